@@ -1,0 +1,187 @@
+"""This file writes a small right cache with plain zarr-python, after docs/cache_format.md and without `pipeline`."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
+WINDOWS = (("brain", 40.0, 80.0), ("subdural", 50.0, 130.0), ("bone", 600.0, 2800.0))
+COMPRESSORS = {
+    "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle", typesize=1),
+    "lz4hc": BloscCodec(cname="lz4hc", clevel=9, shuffle="noshuffle", typesize=1),
+    "zstd": ZstdCodec(level=1),
+}
+COMMIT = "00c0ffee00c0ffee"
+
+
+@dataclass(frozen=True)
+class FakeCache:
+    """A cache on disk and what it must give.
+
+    Attributes:
+        path: its folder.
+        table: (N,) lines as in the format.
+        images: size -> (N, 3, S, S) uint8, in the order of the table, not of rows.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    images: dict[int, np.ndarray]
+
+
+def write_cache(
+    path: Path,
+    *,
+    patients: int = 8,
+    slices: int = 5,
+    sizes: tuple[int, ...] = (32,),
+    classes: tuple[str, ...] = CLASSES,
+    unlabelled: int = 0,
+    rows_per_shard: int = 8,
+    compressor: str = "lz4",
+    seed: int = 0,
+    row_seed: int = 0,
+) -> FakeCache:
+    """Write a cache of patients x slices slices, one series a patient.
+
+    A label of class k shows as a bright square at a place of its own, so that a model can learn it. Rows are in
+    pseudo-random order with holes; rows that no line names hold noise or nothing.
+
+    Args:
+        unlabelled: so many lines, the first of the table, have no label.
+        seed: of the content. row_seed: of the rows, which mean nothing.
+    """
+    rng = np.random.default_rng(seed)
+    table = _table(rng, patients, slices, classes, unlabelled)
+    capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
+    table["row"] = np.random.default_rng(row_seed).permutation(capacity)[: len(table)]
+    labels = table[list(classes)].to_numpy(float) if classes else np.zeros((len(table), 0))
+    images = {size: _images(np.random.default_rng((seed, size)), labels, size) for size in sizes}
+
+    zarr.create_group(path)
+    for size in sizes:
+        stored = np.random.default_rng(1).integers(0, 256, (capacity, 3, size, size), np.uint8)
+        stored[table["row"]] = images[size]
+        _write_arrays(path, size, stored, rows_per_shard, compressor)
+    _commit(path, table, classes, sizes, rows_per_shard)
+    return FakeCache(path, table, images)
+
+
+def _table(
+    rng: np.random.Generator, patients: int, slices: int, classes: tuple[str, ...], unlabelled: int
+) -> pd.DataFrame:
+    lines: list[dict[str, Any]] = []
+    for patient in range(patients):
+        study, series = (f"ID_{rng.integers(1 << 40):010x}" for _ in range(2))
+        for position in range(slices):
+            uid = f"ID_{rng.integers(1 << 36):09x}"
+            findings = dict.fromkeys(classes, 0)
+            if classes and rng.random() < 0.5:
+                findings[classes[patient % max(1, len(classes) - 1)]] = 1
+                findings[classes[-1]] = 1
+            lines.append(
+                {
+                    "row": 0,
+                    "image_id": uid,
+                    "sop_instance_uid": uid,
+                    "patient_id": f"ID_{patient:08x}",
+                    "study_instance_uid": study,
+                    "series_instance_uid": series,
+                    "frame": 0,
+                    "z_mm": -100.0 + 5.1 * position,
+                    "z_norm": position / (slices - 1) if slices > 1 else 0.5,
+                    **findings,
+                }
+            )
+    table = pd.DataFrame(lines)
+    table[list(classes)] = table[list(classes)].astype("Int8")
+    table.loc[: unlabelled - 1, list(classes)] = pd.NA
+    return table
+
+
+def _images(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarray:
+    images = rng.integers(40, 90, (len(labels), 3, size, size), np.uint8)
+    images[:, :, :2, :] = 0  # air, so that a chunk compresses
+    side = size // 4
+    for k in range(labels.shape[1]):
+        top, left = 1 + side * (k // 3), 1 + side * (k % 3)
+        images[labels[:, k] == 1, :, top : top + side, left : left + side] = 230
+    images[0] = 0  # the format: a live row of nothing but 0 has a stored chunk too
+    return images
+
+
+def _write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
+    images = zarr.create_array(
+        path,
+        name=f"images/{size}-0badcafe",
+        shape=stored.shape,
+        dtype="uint8",
+        chunks=(1, *stored.shape[1:]),
+        shards=(rows_per_shard, *stored.shape[1:]),
+        compressors=[COMPRESSORS[compressor], Crc32cCodec()],
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    images[:] = stored
+    wide = stored.reshape(*stored.shape[:2], -1).astype(np.uint64)
+    sums = zarr.create_array(
+        path,
+        name=f"sums/{size}-0badcafe",
+        shape=(len(stored), 3, 2),
+        dtype="uint64",
+        chunks=(rows_per_shard, 3, 2),
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    sums[:] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
+
+
+def _commit(
+    path: Path, table: pd.DataFrame, classes: tuple[str, ...], sizes: tuple[int, ...], rows_per_shard: int
+) -> None:
+    text = table.to_csv(index=False, lineterminator="\n").encode()
+    digest = hashlib.sha256(text).hexdigest()
+    attributes = {
+        "format": "ich-slices",
+        "format_version": 1,
+        "commit": COMMIT,
+        "created": "2026-01-01T00:00:00Z",
+        "dataset": "fake",
+        "windows": [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in WINDOWS],
+        "sizes": {str(size): f"images/{size}-0badcafe" for size in sizes},
+        "sums": {str(size): f"sums/{size}-0badcafe" for size in sizes},
+        "classes": [{"name": name, "weight": 2.0 if name == "any" else 1.0} for name in classes],
+        "rows_per_shard": rows_per_shard,
+        "num_slices": len(table),
+        "metadata": {"file": f"tables/{digest}.csv", "digest": digest},
+        "counts": {
+            "files": len(table),
+            "gave_slices": len(table),
+            "duplicates": 0,
+            "not_a_slice": 0,
+            "failed": 0,
+            "not_dicom": 0,
+        },
+        "label_counts": {"slices_without_label": 0, "labels_without_slice": 0, "any_disagrees": 0},
+    }
+    zarr.open_group(path, mode="r+").attrs.update(attributes)
+    zarr.consolidate_metadata(path)
+    for folder in ("tables", "commits", ".pipeline"):
+        (path / folder).mkdir()
+    (path / "tables" / f"{digest}.csv").write_bytes(text)
+    (path / "metadata.csv").write_bytes(text)
+    arrays = {
+        name: json.loads((path / name / "zarr.json").read_text())
+        for size in sizes
+        for name in (f"images/{size}-0badcafe", f"sums/{size}-0badcafe")
+    }
+    commit = {"attributes": attributes, "arrays": arrays, "private": None}
+    (path / "commits" / f"{COMMIT}.json").write_text(json.dumps(commit))

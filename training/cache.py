@@ -1,0 +1,296 @@
+"""This file opens a cache: one commit's settings, its table, its sums, and where its image arrays lie."""
+
+import difflib
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from training.errors import CacheError
+
+FORMAT = "ich-slices"
+FORMAT_VERSION = 1
+TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
+TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
+REPAIR = "run: pipeline verify --repair"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
+
+    name: str
+    level_hu: float
+    width_hu: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageArray:
+    """One image array on disk: all that is needed to find and to decode a slice in it.
+
+    Attributes:
+        path: the array's folder.
+        shape: (rows, C, S, S), uint8.
+        rows_per_shard: slices in one shard, which is one file.
+        compressor: Zarr v3 name of the inner chunks' compressor; a crc32c follows it.
+    """
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    rows_per_shard: int
+    compressor: str
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, those that no longer exist among them."""
+        return -(-self.shape[0] // self.rows_per_shard)
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of one shard, under the default chunk key encoding of Zarr v3."""
+        return self.path / "c" / str(shard) / "0" / "0" / "0"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One commit of a cache, as docs/cache_format.md describes it. Later commits do not change it.
+
+    Attributes:
+        path: the cache's folder.
+        commit: the commit's id, 16 hex digits.
+        windows: in channel order.
+        classes: names, in column order; empty where the cache has no labels.
+        class_weights: (K,) float32, in the order of `classes`.
+        sizes: image sides S in pixels, ascending.
+        rows_per_shard: slices in one shard.
+        num_slices: lines of the table, N.
+        table: N lines in the format's order and columns; texts as str, z and labels float64, NaN where absent.
+        keys: (N,) uint64, one a line: what order, split and random numbers are keyed by. 8-byte BLAKE2b,
+            little-endian, of the UTF-8 text "<sop_instance_uid>\\x1f<frame>".
+    """
+
+    path: Path
+    commit: str
+    windows: tuple[Window, ...]
+    classes: tuple[str, ...]
+    class_weights: np.ndarray
+    sizes: tuple[int, ...]
+    rows_per_shard: int
+    num_slices: int
+    table: pd.DataFrame = field(repr=False)
+    keys: np.ndarray = field(repr=False)
+    _attributes: Mapping[str, Any] = field(repr=False)
+    _arrays: Mapping[str, Any] = field(repr=False)
+
+    def labels(self) -> np.ndarray:
+        """Return the labels, (N, K) float32: 0 or 1, NaN where a slice has none.
+
+        Raises:
+            CacheError: the cache was built without labels.
+        """
+        if not self.classes:
+            raise CacheError(f"{self.path}: has no labels; run: pipeline build ... --labels FILE")
+        return self.table[list(self.classes)].to_numpy(np.float32)
+
+    def array(self, size: int) -> ImageArray:
+        """Return the image array of one size.
+
+        Raises:
+            CacheError: the size was not built, or its array is stored in another way than the format's.
+        """
+        path = self._array_path("sizes", size)
+        return _image_array(self.path / path, self._arrays.get(path, {}))
+
+    def sums(self, size: int, rows: np.ndarray) -> np.ndarray:
+        """Return sum and sum of squares of the grey levels by slice and channel.
+
+        Args:
+            rows: (n,) rows of the arrays, any order.
+
+        Returns:
+            (n, C, 2) uint64.
+
+        Raises:
+            CacheError: the size was not built, or the sums are damaged or missing.
+        """
+        import zarr  # 0.3 s, and only whoever reads sums needs it
+
+        path = self.path / self._array_path("sums", size)
+        for shard in np.unique(np.asarray(rows) // self.rows_per_shard):
+            # zarr-python reads a missing chunk as zeros, which would pass for black slices.
+            if not (path / "c" / str(shard) / "0" / "0").is_file():
+                raise CacheError(f"{path}: shard {shard} is missing; {REPAIR}")
+        try:
+            return np.asarray(zarr.open_array(path, mode="r").oindex[np.asarray(rows)])  # type: ignore[index]
+        except (ValueError, OSError, KeyError, IndexError) as error:
+            raise CacheError(f"{path}: cannot be read ({error}); {REPAIR}") from error
+
+    def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and population standard deviation by channel of grey level / 255 over all pixels of `rows`.
+
+        Exact: the sums are added as integers, and only their quotients are rounded, to float64.
+
+        Returns:
+            (C,) float64 mean and (C,) float64 standard deviation, in [0, 1].
+        """
+        totals = self.sums(size, rows).sum(axis=0, dtype=np.uint64)
+        n = len(rows) * size * size
+        mean = [int(s) / (n * 255) for s, _ in totals]
+        variance = [(n * int(q) - int(s) ** 2) / (n * 255) ** 2 for s, q in totals]
+        return np.array(mean), np.sqrt(np.array(variance))
+
+    def _array_path(self, kind: str, size: int) -> str:
+        if str(size) not in self._attributes[kind]:
+            built = ", ".join(str(side) for side in self.sizes)
+            raise CacheError(
+                f"{self.path}: built at {built} px; this run wants {size}; run: pipeline build ... --size {size}"
+            )
+        return self._attributes[kind][str(size)]
+
+
+def open_cache(path: str | Path, commit: str | None = None) -> Cache:
+    """Open the current commit of a cache, or the one with the given id.
+
+    Raises:
+        CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
+    """
+    path = Path(path)
+    attributes, arrays = _current(path) if commit is None else _kept(path, commit)
+    _check_format(path, attributes)
+    try:
+        return _cache(path, attributes, arrays)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path}: the commit's attributes are damaged ({error!r}); {REPAIR}") from error
+
+
+def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:
+    """Return the (N,) uint64 keys of slices; see `Cache.keys`."""
+    digests = (
+        hashlib.blake2b(f"{uid}\x1f{frame}".encode(), digest_size=8).digest()
+        for uid, frame in zip(sop_instance_uids.tolist(), frames.tolist(), strict=True)
+    )
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+def _current(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not path.is_dir():
+        raise CacheError(f"{path}: no cache here; run: pipeline build --src DICOMS --out {path}")
+    if not (path / "zarr.json").exists():
+        if (path / ".pipeline").is_dir():
+            raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
+        raise CacheError(f"{path}: not a cache: it holds no zarr.json")
+    root = _read_json(path / "zarr.json")
+    consolidated = root.get("consolidated_metadata") or {}
+    return root.get("attributes", {}), consolidated.get("metadata", {})
+
+
+def _kept(path: Path, commit: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = path / "commits" / f"{commit}.json"
+    if not file.exists():
+        current = _current(path)[0].get("commit")
+        kept = sorted(entry.stem for entry in file.parent.glob("*.json"))
+        near = difflib.get_close_matches(commit, kept, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {path}"
+        raise CacheError(f"{path}: has no commit {commit}; {hint}")
+    record = _read_json(file)
+    return record.get("attributes", {}), record.get("arrays", {})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{file}: cannot be read ({error}); {REPAIR}") from error
+    if not isinstance(content, dict):
+        raise CacheError(f"{file}: not a JSON object; {REPAIR}")
+    return content
+
+
+def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
+    if attributes.get("format") != FORMAT:
+        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
+    version = attributes.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise CacheError(f"{path}: its format_version {version!r} is no version; {REPAIR}")
+    if version > FORMAT_VERSION:
+        raise CacheError(
+            f"{path}: has format version {version}, this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
+        )
+
+
+def _cache(path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
+    classes = tuple(entry["name"] for entry in attributes["classes"])
+    table = _read_table(path / attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
+    if len(table) != attributes["num_slices"]:
+        raise CacheError(
+            f"{path}: the table has {len(table)} lines, the commit {attributes['num_slices']} slices; {REPAIR}"
+        )
+    return Cache(
+        path=path,
+        commit=attributes["commit"],
+        windows=tuple(Window(w["name"], w["level_hu"], w["width_hu"]) for w in attributes["windows"]),
+        classes=classes,
+        class_weights=np.array([entry["weight"] for entry in attributes["classes"]], np.float32),
+        sizes=tuple(sorted(int(size) for size in attributes["sizes"])),
+        rows_per_shard=attributes["rows_per_shard"],
+        num_slices=len(table),
+        table=table,
+        keys=slice_keys(table["sop_instance_uid"], table["frame"]),
+        _attributes=attributes,
+        _arrays=arrays,
+    )
+
+
+def _read_table(file: Path, digest: str, classes: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {REPAIR}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {REPAIR}")
+    numbers = ("z_mm", "z_norm", *classes)
+    table = pd.read_csv(
+        io.BytesIO(content),
+        dtype={name: str for name in TEXT_COLUMNS}
+        | {"row": np.int64, "frame": np.int64}
+        | dict.fromkeys(numbers, float),
+        # An identifier may be the text "NA" or "null"; only an empty number is absent.
+        keep_default_na=False,
+        na_values={name: [""] for name in numbers},
+        float_precision="round_trip",
+    )
+    if tuple(table.columns) != (*TABLE_COLUMNS, *classes):
+        raise CacheError(f"{file}: the table's columns are not those of format version {FORMAT_VERSION}; {REPAIR}")
+    return table
+
+
+def _image_array(path: Path, metadata: Mapping[str, Any]) -> ImageArray:
+    """Check that an array's zarr.json is of the one kind that the format allows."""
+    try:
+        (sharding,) = metadata["codecs"]
+        shape = tuple(metadata["shape"])
+        inner = sharding["configuration"]
+        index = [codec["name"] for codec in inner["index_codecs"]]
+        data_type, compressor, checksum = (codec["name"] for codec in inner["codecs"])
+        rows_per_shard, *rest = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        fits = (
+            metadata["data_type"] == "uint8"
+            and sharding["name"] == "sharding_indexed"
+            and tuple(rest) == shape[1:]
+            and tuple(inner["chunk_shape"]) == (1, *shape[1:])
+            and (data_type, checksum) == ("bytes", "crc32c")
+            and compressor in ("blosc", "zstd")
+            and index == ["bytes", "crc32c"]
+            and inner.get("index_location", "end") == "end"
+            and shape[2] == shape[3]
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise CacheError(f"{path}: the array is not stored as format version {FORMAT_VERSION} says; {REPAIR}")
+    return ImageArray(path, shape, rows_per_shard, compressor)

@@ -1,0 +1,134 @@
+"""This file divides patients into training, validation and test, and keeps the division as split.csv."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from training.errors import ConfigError, RunError
+
+SIDES = ("train", "validation", "test")
+
+
+def split_patients(
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    *,
+    seed: int,
+) -> np.ndarray:
+    """Divide the slices by patient, stratified on the findings that each patient has in any slice.
+
+    The outcome depends on the patients, their findings and the seed alone: not on rows, nor on the order of lines.
+
+    Args:
+        table: N lines with `patient_id` and one column a class.
+        fractions: wished shares of the patients on the three sides, adding up to 1.
+
+    Returns:
+        (N,) str: one of `SIDES` a line. All lines of a patient have the same.
+
+    Raises:
+        ConfigError: the fractions are not shares, or there are too few patients for the sides wished.
+    """
+    _check_fractions(fractions)
+    findings = table.groupby("patient_id", sort=True)[list(classes)].max().fillna(0).astype(bool)
+    patients = findings.index.to_numpy()
+    wanted = [side for side, fraction in zip(SIDES, fractions, strict=True) if fraction > 0]
+    if len(patients) < len(wanted):
+        raise ConfigError(
+            f"split: {len(patients)} patients are too few for {', '.join(wanted)}; set a fraction to 0 or add patients"
+        )
+    sides = _divide(findings.to_numpy(), fractions, seed)
+    return pd.Series(sides, index=patients).loc[table["patient_id"]].to_numpy(dtype=str)
+
+
+def write_split(path: Path, table: pd.DataFrame, sides: np.ndarray) -> None:
+    """Write `split.csv`: patient_id, split; one line a patient, sorted by patient."""
+    lines = pd.DataFrame({"patient_id": table["patient_id"].to_numpy(), "split": sides})
+    lines.drop_duplicates().sort_values("patient_id").to_csv(path, index=False, lineterminator="\n")
+
+
+def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
+    """Return the side of each line of `table`, (N,) str, as `split.csv` has it for the line's patient.
+
+    Raises:
+        RunError: the file cannot be read, has a patient twice, an unknown side, or lacks a patient of the table.
+    """
+    try:
+        lines = pd.read_csv(path, dtype=str, keep_default_na=False)
+        sides = lines.set_index("patient_id", verify_integrity=True)["split"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: cannot be used as a split ({error}); it must have patient_id, split once a patient")
+    if unknown := set(sides) - set(SIDES):
+        raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SIDES)}")
+    found = sides.reindex(table["patient_id"])
+    if found.isna().any():
+        missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
+        raise RunError(f"{path}: lacks {len(set(missing))} patients of the cache, {missing[0]} for one")
+    return found.to_numpy(dtype=str)
+
+
+def _check_fractions(fractions: tuple[float, float, float]) -> None:
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9 or fractions[0] == 0:
+        raise ConfigError(f"split: fractions {fractions} must be train, validation, test shares that add up to 1")
+
+
+def _divide(findings: np.ndarray, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
+    """Divide P patients, given (P, K) bool findings; returns (P,) sides.
+
+    First the held-out patients are taken from all, then they are divided into validation and test.
+    """
+    _, validation, test = fractions
+    sides = np.full(len(findings), SIDES[0], dtype=object)
+    everybody = np.arange(len(findings))
+    held_sides = [share > 0 for share in (validation, test)]
+    if not any(held_sides):
+        return sides
+    held_out = _count(len(findings), validation + test, at_least=sum(held_sides))
+    held = _choose(everybody, findings, held_out, seed)
+    sides[held] = SIDES[1] if validation else SIDES[2]
+    if all(held_sides):
+        tested = _count(len(held), test / (validation + test), at_least=1)
+        sides[_choose(held, findings[held], tested, seed + 1)] = SIDES[2]
+    return sides
+
+
+def _count(patients: int, share: float, at_least: int) -> int:
+    return int(np.clip(round(patients * share), at_least, patients - 1))
+
+
+def _choose(patients: np.ndarray, findings: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose `count` of the patients, stratified with scikit-learn as finely as the strata's sizes allow."""
+    from sklearn.model_selection import train_test_split  # 0.7 s, not to be paid by `train --help`
+
+    strata = _strata(findings, smallest=max(2, -(-len(patients) // max(1, min(count, len(patients) - count)))))
+    enough = len(np.unique(strata)) <= min(count, len(patients) - count)
+    _, chosen = train_test_split(
+        patients, test_size=count, random_state=seed % 2**32, stratify=strata if enough else None
+    )
+    return np.sort(chosen)
+
+
+def _strata(findings: np.ndarray, smallest: int) -> np.ndarray:
+    """Condense multi-label findings (P, K) to (P,) strata of at least `smallest` patients each.
+
+    A combination of findings that enough patients share is a stratum of its own. Patients of a rarer combination go
+    by their rarest finding that enough of them share, for it is the one that chance would spread worst; the rest
+    is one stratum.
+    """
+    _, strata, sizes = np.unique(findings, axis=0, return_inverse=True, return_counts=True)
+    strata = strata.reshape(-1)
+    loose = sizes[strata] < smallest
+    next_stratum = len(sizes)
+    for k in np.argsort(findings.sum(axis=0), kind="stable"):
+        members = loose & findings[:, k]
+        if members.sum() >= smallest:
+            strata[members] = next_stratum + k
+            loose &= ~members
+    if 0 < loose.sum() < smallest:
+        largest = np.bincount(strata[~loose]).argmax() if not loose.all() else 0
+        strata[loose] = largest
+    elif loose.any():
+        strata[loose] = next_stratum + findings.shape[1]
+    return strata
