@@ -167,6 +167,7 @@ class Ranking:
         at = falling[positive]
         self._before = np.searchsorted(falling[~positive], at, side="left")
         self._through = np.searchsorted(falling[~positive], at, side="right")
+        self._tied_before = np.searchsorted(at, at, side="left")
         self._tied_through = np.searchsorted(at, at, side="right")
 
     def scores(self, weights: np.ndarray) -> tuple[float, float]:
@@ -176,19 +177,36 @@ class Ranking:
         precision as the step-wise sum over distinct thresholds, without interpolation, as scikit-learn defines it.
         """
         positives = weights[self._positive_groups]
-        true = _running_sum(positives)
-        false = _running_sum(weights[self._negative_groups])
+        true, false = self._running_sums(weights)
         total_true, total_false = int(true[-1]), int(false[-1])
         if total_true == 0:
             return np.nan, np.nan
-        hits = true[self._tied_through]
-        false_alarms = false[self._through]
-        precision = np.divide(hits, hits + false_alarms, out=np.zeros(len(hits)), where=hits > 0)
-        average_precision = float(positives @ precision) / total_true
+        average_precision = float(positives @ self._precision(true, false)) / total_true
         if total_false == 0:
             return np.nan, average_precision
-        above = float(positives @ (false[self._before] + false_alarms).astype(np.float64)) / 2
+        above = float(positives @ (false[self._before] + false[self._through]).astype(np.float64)) / 2
         return 1 - above / (total_true * total_false), average_precision
+
+    def roc(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """False and true positive rates, (M,) float64 each, from (0, 0) to (1, 1); NaN where undefined."""
+        true, false = self._running_sums(weights)
+        last = np.unique(self._tied_through) - 1  # one positive of each group of ties, which gives a slope
+        corners = np.stack([false[self._before], false[self._through]], axis=1)[last].ravel()
+        heights = np.stack([true[self._tied_before], true[self._tied_through]], axis=1)[last].ravel()
+        false_rate = _ratio(np.concatenate([[0], corners, false[-1:]]), false[-1])
+        return false_rate, _ratio(np.concatenate([[0], heights, true[-1:]]), true[-1])
+
+    def precision_recall(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Recall and precision, (M,) float64 each, at the probability of each positive, highest first."""
+        true, false = self._running_sums(weights)
+        return _ratio(true[self._tied_through], true[-1]), self._precision(true, false)
+
+    def _running_sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _running_sum(weights[self._positive_groups]), _running_sum(weights[self._negative_groups])
+
+    def _precision(self, true: np.ndarray, false: np.ndarray) -> np.ndarray:
+        hits = true[self._tied_through]
+        return np.divide(hits, hits + false[self._through], out=np.zeros(len(hits)), where=hits > 0)
 
 
 def _running_sum(values: np.ndarray) -> np.ndarray:

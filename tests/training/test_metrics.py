@@ -181,3 +181,17 @@ def test_weights_of_groups_equal_repeated_slices(seed: int, ties: bool) -> None:
         assert ranked == pytest.approx((want["roc_auc"], want["average_precision"]), abs=1e-9, nan_ok=True)
         for key, values in by_class.items():
             assert values[0, k] == pytest.approx(want[key], abs=1e-9, nan_ok=True), key
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_lie_on_scikit_learns(ties: bool) -> None:
+    labels, probabilities = simulate(6, ties=ties)
+    y, p = labels[:, 0], probabilities[:, 0]
+    ranking = Ranking(y, p, np.zeros(len(y), int))
+    false_rate, true_rate = ranking.roc(np.ones(1, int))
+    assert sk.auc(false_rate, true_rate) == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
+    expected = set(zip(*(np.round(part, 9) for part in sk.roc_curve(y, p)[:2]), strict=True))
+    assert expected <= set(zip(np.round(false_rate, 9), np.round(true_rate, 9), strict=True))
+    recall, precision = ranking.precision_recall(np.ones(1, int))
+    points = zip(*(np.round(part, 9) for part in sk.precision_recall_curve(y, p)[1::-1]), strict=True)
+    assert set(zip(np.round(recall, 9), np.round(precision, 9), strict=True)) <= set(points)
