@@ -1,0 +1,102 @@
+"""This file writes CT slices as DICOM files with the attributes of RSNA 2019's, and is the one that writes them."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom import config, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+IMPLEMENTATION_UID = "1.2.826.0.1.3680043.8.498.1"  # under pydicom's own root
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAttributes:
+    """What a file says beside its pixels.
+
+    Attributes:
+        position, orientation: ImagePositionPatient (mm) and ImageOrientationPatient.
+        spacing_mm: between rows, between columns.
+        bits_stored, intercept: of the coding; HU = stored + intercept.
+        windows: one (centre, width) or several, as text, because the files hold "00036".
+        implicit_vr: Implicit instead of Explicit VR Little Endian.
+    """
+
+    sop_instance_uid: str
+    patient_id: str
+    study_instance_uid: str
+    series_instance_uid: str
+    position: tuple[float, float, float]
+    orientation: tuple[float, float, float, float, float, float]
+    spacing_mm: tuple[float, float]
+    bits_stored: int
+    intercept: int
+    windows: tuple[tuple[str, str], ...]
+    implicit_vr: bool
+
+
+def encode_slice(stored: np.ndarray, attributes: SliceAttributes) -> bytes:
+    """Encode one slice as a DICOM Part 10 file, uncompressed.
+
+    Args:
+        stored: (H, W) uint16 or int16 values; the dtype decides PixelRepresentation.
+
+    Source: DICOM PS3.10 section 7 (file format), PS3.3 C.7.6.3 (image pixel), C.11.1 (rescale). Which attributes are
+        there, and that UIDs are "ID_" and hex digits, follows the RSNA 2019 files; that is not valid DICOM.
+    """
+    dataset = _dataset(attributes)
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated, dataset.BitsStored = 16, attributes.bits_stored
+    dataset.HighBit = attributes.bits_stored - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelData = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).tobytes()
+    file = io.BytesIO()
+    with _unchecked_uids():
+        dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _dataset(attributes: SliceAttributes) -> Dataset:
+    """Everything but the pixels."""
+    with _unchecked_uids():
+        dataset = Dataset()
+        dataset.file_meta = _file_meta(attributes)
+        dataset.SOPInstanceUID = attributes.sop_instance_uid
+        dataset.Modality = "CT"
+        dataset.PatientID = attributes.patient_id
+        dataset.StudyInstanceUID = attributes.study_instance_uid
+        dataset.SeriesInstanceUID = attributes.series_instance_uid
+        dataset.StudyID = ""
+        dataset.ImagePositionPatient = [f"{value:.6f}" for value in attributes.position]
+        dataset.ImageOrientationPatient = [f"{value:.6f}" for value in attributes.orientation]
+        dataset.SamplesPerPixel = 1
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.PixelSpacing = [f"{value:.6f}" for value in attributes.spacing_mm]
+        centres, widths = zip(*attributes.windows, strict=True)
+        dataset.WindowCenter, dataset.WindowWidth = list(centres), list(widths)
+        dataset.RescaleIntercept, dataset.RescaleSlope = str(attributes.intercept), "1"
+    return dataset
+
+
+def _file_meta(attributes: SliceAttributes) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = attributes.sop_instance_uid
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if attributes.implicit_vr else ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    return meta
+
+
+@contextmanager
+def _unchecked_uids() -> Iterator[None]:
+    """Keep pydicom from warning about each "ID_..." UID."""
+    settings = config.settings
+    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    try:
+        yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = reading, writing
