@@ -177,7 +177,7 @@ class Noise:
         waves = np.fft.fftfreq(side)[:, None, None] ** 2 + np.fft.fftfreq(side)[:, None] ** 2
         length = np.sqrt(waves + np.fft.rfftfreq(side) ** 2)
         band = np.exp(-np.square((length - 0.19) / 0.05))
-        values = np.fft.irfftn(np.fft.rfftn(rng.standard_normal((side,) * 3)) * band, s=(side,) * 3)
+        values = np.fft.irfftn(np.fft.rfftn(rng.standard_normal((side,) * 3)) * band, (side,) * 3, (0, 1, 2))
         self._cells = (values / values.std()).astype(np.float32).ravel()
 
     def at(self, points: Grid, wavelength_mm: float) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import config, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 IMPLEMENTATION_UID = "1.2.826.0.1.3680043.8.498.1"  # under pydicom's own root
 
@@ -84,9 +84,9 @@ def _dataset(attributes: SliceAttributes) -> Dataset:
 def _file_meta(attributes: SliceAttributes) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = attributes.sop_instance_uid
+    meta.MediaStorageSOPInstanceUID = UID(attributes.sop_instance_uid)
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if attributes.implicit_vr else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     return meta
 
 

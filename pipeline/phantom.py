@@ -121,7 +121,7 @@ def write(out: Path, patients: int, seed: int, progress: Callable[[int], None] |
                     for name, label in zip(LABEL_ORDER, row, strict=True)
                 )
                 studies, slices = studies + 1, slices + len(study.uids)
-                positive += study.labels.sum(0)
+                positive += study.labels.sum(0, dtype=np.int64)
             if progress is not None:
                 progress(slices - before)
     return Summary(patients, studies, slices, dict(zip(LABEL_ORDER, positive.tolist(), strict=True)))
