@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from training.ranking import Ranking, share
+
 CLIP = 1e-15
 CALIBRATION_BINS = 15
 
@@ -41,6 +43,25 @@ class Tally:
     def weighted(self, weights: np.ndarray) -> "Tally":
         """The tallies (R, ...) of R resamples, each taking group g weights[r, g] times; weights are (R, G)."""
         return Tally(*(np.tensordot(weights, sums, axes=1) for sums in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every score of R sets of slices; NaN where undefined.
+
+    Attributes:
+        weighted_log_loss: (R,).
+        classes: score -> (R, K).
+        micro, macro: score -> (R,).
+        n, positives: (R, K), labels and positive labels.
+    """
+
+    weighted_log_loss: np.ndarray
+    classes: dict[str, np.ndarray]
+    micro: dict[str, np.ndarray]
+    macro: dict[str, np.ndarray]
+    n: np.ndarray
+    positives: np.ndarray
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -89,17 +110,12 @@ def _gaps(probabilities: np.ndarray, error: np.ndarray, groups: np.ndarray, num_
     return np.stack(columns, axis=1).reshape(num_groups, CALIBRATION_BINS, -1).swapaxes(1, 2)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
 def _agreement(n: np.ndarray, positives: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, positives),
-        "specificity": _ratio(n - positives - predicted + hits, n - positives),
-        "f1": _ratio(2 * hits, positives + predicted),
+        "precision": share(hits, predicted),
+        "recall": share(hits, positives),
+        "specificity": share(n - positives - predicted + hits, n - positives),
+        "f1": share(2 * hits, positives + predicted),
     }
 
 
@@ -112,11 +128,11 @@ def class_scores(sums: Tally) -> dict[str, np.ndarray]:
     Source: Naeini et al., AAAI 2015 (calibration error); Brier, Mon. Weather Rev. 78 (1950).
     """
     return {
-        "log_loss": _ratio(sums.loss, sums.n),
+        "log_loss": share(sums.loss, sums.n),
         **_agreement(sums.n, sums.positives, sums.predicted, sums.hits),
-        "brier": _ratio(sums.squared_error, sums.n),
-        "calibration_error": _ratio(np.abs(sums.gaps).sum(axis=-1), sums.n),
-        "prevalence": _ratio(sums.positives, sums.n),
+        "brier": share(sums.squared_error, sums.n),
+        "calibration_error": share(np.abs(sums.gaps).sum(axis=-1), sums.n),
+        "prevalence": share(sums.positives, sums.n),
     }
 
 
@@ -130,7 +146,7 @@ def macro_scores(by_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Precision, recall and F1, each (G,) float64, as the plain mean over the classes where they are defined."""
     names = ("precision", "recall", "f1")
     defined = {name: ~np.isnan(by_class[name]) for name in names}
-    return {name: _ratio(np.nansum(by_class[name], axis=-1), defined[name].sum(axis=-1)) for name in names}
+    return {name: share(np.nansum(by_class[name], axis=-1), defined[name].sum(axis=-1)) for name in names}
 
 
 def weighted_log_loss(sums: Tally, class_weights: np.ndarray) -> np.ndarray:
@@ -140,86 +156,55 @@ def weighted_log_loss(sums: Tally, class_weights: np.ndarray) -> np.ndarray:
 
     Source: RSNA Intracranial Hemorrhage Detection (Kaggle 2019), evaluation page.
     """
-    return _ratio(sums.loss @ class_weights, sums.n @ class_weights)
+    return share(sums.loss @ class_weights, sums.n @ class_weights)
 
 
-class Ranking:
-    """The order of one class's probabilities: sorted once, scored under any weights of the groups.
+class Scorer:
+    """Labels and probabilities, prepared once and then scored many times with other weights of the groups."""
 
-    Between two positives only the weight of the negatives matters, so a resample costs one gather and one running
-    sum over the negatives.
-    """
-
-    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> None:
-        """Sort.
+    def __init__(
+        self,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        class_weights: Sequence[float] | np.ndarray,
+        thresholds: np.ndarray,
+        groups: np.ndarray,
+    ) -> None:
+        """Sum up and sort.
 
         Args:
-            labels: (N,) float, 0, 1 or NaN for none.
-            probabilities: (N,) float64.
-            groups: (N,) int.
+            labels: (N, K) float, 0, 1, or NaN where there is none.
+            probabilities: (N, K) float64 in [0, 1].
+            class_weights: (K,), from the cache.
+            thresholds: (K,) float64, probability from which a slice counts as positive.
+            groups: (N,) int from 0 on: what is weighted together, a patient say.
         """
-        order = np.argsort(-probabilities, kind="stable")
-        order = order[~np.isnan(labels[order])]
-        positive = labels[order] == 1
-        falling = -probabilities[order]
-        self._positive_groups = groups[order[positive]]
-        self._negative_groups = groups[order[~positive]]
-        at = falling[positive]
-        self._before = np.searchsorted(falling[~positive], at, side="left")
-        self._through = np.searchsorted(falling[~positive], at, side="right")
-        self._tied_before = np.searchsorted(at, at, side="left")
-        self._tied_through = np.searchsorted(at, at, side="right")
+        num_groups = int(groups.max(initial=0)) + 1
+        self._class_weights = np.asarray(class_weights, dtype=np.float64)
+        self._tally = tally(labels, probabilities, thresholds, groups, num_groups)
+        self._rankings = [Ranking(y, p, groups) for y, p in zip(labels.T, probabilities.T, strict=True)]
 
-    def scores(self, weights: np.ndarray) -> tuple[float, float]:
-        """ROC AUC and average precision when group g counts weights[g] times; (G,) int; NaN where undefined.
-
-        Source: AUC as the Mann-Whitney statistic, ties by half (Hanley and McNeil, Radiology 143, 1982); average
-        precision as the step-wise sum over distinct thresholds, without interpolation, as scikit-learn defines it.
-        """
-        positives = weights[self._positive_groups]
-        true, false = self._running_sums(weights)
-        total_true, total_false = int(true[-1]), int(false[-1])
-        if total_true == 0:
-            return np.nan, np.nan
-        average_precision = float(positives @ self._precision(true, false)) / total_true
-        if total_false == 0:
-            return np.nan, average_precision
-        above = float(positives @ (false[self._before] + false[self._through]).astype(np.float64)) / 2
-        return 1 - above / (total_true * total_false), average_precision
-
-    def roc(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positive rates, (M,) float64 each, from (0, 0) to (1, 1); NaN where undefined."""
-        true, false = self._running_sums(weights)
-        last = np.unique(self._tied_through) - 1  # one positive of each group of ties, which gives a slope
-        corners = np.stack([false[self._before], false[self._through]], axis=1)[last].ravel()
-        heights = np.stack([true[self._tied_before], true[self._tied_through]], axis=1)[last].ravel()
-        false_rate = _ratio(np.concatenate([[0], corners, false[-1:]]), false[-1])
-        return false_rate, _ratio(np.concatenate([[0], heights, true[-1:]]), true[-1])
-
-    def precision_recall(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Recall and precision, (M,) float64 each, at the probability of each positive, highest first."""
-        true, false = self._running_sums(weights)
-        return _ratio(true[self._tied_through], true[-1]), self._precision(true, false)
-
-    def _running_sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _running_sum(weights[self._positive_groups]), _running_sum(weights[self._negative_groups])
-
-    def _precision(self, true: np.ndarray, false: np.ndarray) -> np.ndarray:
-        hits = true[self._tied_through]
-        return np.divide(hits, hits + false[self._through], out=np.zeros(len(hits)), where=hits > 0)
-
-
-def _running_sum(values: np.ndarray) -> np.ndarray:
-    sums = np.zeros(len(values) + 1, dtype=np.int64)
-    np.cumsum(values, out=sums[1:])
-    return sums
+    def scores(self, weights: np.ndarray) -> Scores:
+        """Score R times, the r-th time with group g counted weights[r, g] times; (R, G) int."""
+        sums = self._tally.weighted(weights.astype(np.float64))
+        by_class = class_scores(sums)
+        ranked = np.array([[ranking.scores(line) for ranking in self._rankings] for line in weights])
+        by_class["roc_auc"], by_class["average_precision"] = np.moveaxis(ranked, -1, 0)
+        return Scores(
+            weighted_log_loss=weighted_log_loss(sums, self._class_weights),
+            classes=by_class,
+            micro=micro_scores(sums),
+            macro=macro_scores(by_class),
+            n=sums.n,
+            positives=sums.positives,
+        )
 
 
 def score(
     labels: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
-    class_weights: Sequence[float],
+    class_weights: Sequence[float] | np.ndarray,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
     """All scores of one set of slices, ready for JSON.
@@ -232,8 +217,8 @@ def score(
         threshold: probability from which a slice counts as positive.
 
     Returns:
-        `weighted_log_loss`; `classes`: name -> scores of that class, with `n` and `positives`; `micro`, `macro`;
-        `threshold`. A value that is not defined is None, its reason stands beside it under `undefined`.
+        `weighted_log_loss`; `classes`: name -> scores of that class, with `n` and `positives`; `micro`, `macro`.
+        A value that is not defined is None, and its reason stands beside it under `undefined`.
     """
     return score_at(labels, probabilities, classes, class_weights, np.full(len(classes), threshold))
 
@@ -242,31 +227,26 @@ def score_at(
     labels: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
-    class_weights: Sequence[float],
+    class_weights: Sequence[float] | np.ndarray,
     thresholds: np.ndarray,
 ) -> dict[str, Any]:
     """As `score`, with a threshold for each class, (K,) float64."""
     one_group = np.zeros(len(labels), dtype=np.int64)
-    sums = tally(labels, probabilities, thresholds, one_group, 1)
-    by_class = class_scores(sums)
-    ranked = [
-        Ranking(labels[:, k], probabilities[:, k], one_group).scores(np.ones(1, np.int64)) for k in range(len(classes))
-    ]
-    columns = {name: values[0] for name, values in by_class.items()}
-    columns["roc_auc"], columns["average_precision"] = np.array(ranked, dtype=np.float64).reshape(-1, 2).T
-    counts = {"n": sums.n[0], "positives": sums.positives[0]}
+    scorer = Scorer(labels, probabilities, class_weights, thresholds, one_group)
+    values = scorer.scores(np.ones((1, 1), dtype=np.int64))
+    by_class = {
+        name: {
+            "n": int(values.n[0, k]),
+            "positives": int(values.positives[0, k]),
+            **_json_ready({key: of[0, k] for key, of in values.classes.items()}),
+        }
+        for k, name in enumerate(classes)
+    }
     return {
-        **_json_ready({"weighted_log_loss": weighted_log_loss(sums, np.asarray(class_weights, dtype=np.float64))[0]}),
-        "classes": {
-            name: {
-                "threshold": float(thresholds[k]),
-                **{key: int(values[k]) for key, values in counts.items()},
-                **_json_ready({key: values[k] for key, values in columns.items()}),
-            }
-            for k, name in enumerate(classes)
-        },
-        "micro": _json_ready({key: values[0] for key, values in micro_scores(sums).items()}),
-        "macro": _json_ready({key: values[0] for key, values in macro_scores(by_class).items()}),
+        **_json_ready({"weighted_log_loss": values.weighted_log_loss[0]}),
+        "classes": by_class,
+        "micro": _json_ready({key: of[0] for key, of in values.micro.items()}),
+        "macro": _json_ready({key: of[0] for key, of in values.macro.items()}),
     }
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from training import figures, page
 from training.cache import Cache
 from training.errors import RunError
-from training.metrics import Ranking
 from training.page import Section
 from training.pictures import read_images, window_pictures
 from training.predictions import Predictions, read_predictions
+from training.ranking import Ranking
 from training.split import SIDES
 
 UNDEFINED = "\N{EN DASH}"
