@@ -4,34 +4,14 @@ Head coordinates are mm: x to the patient's left, y to the back, z up; (0, 0, 0)
 slice are float32 of shape (G, G). Depths are mm, positive inside.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-Array = np.ndarray
+from pipeline.shapes import Array, Blob, Grid, Noise, covers, draw, mark
 
 AIR, FAT, CSF, WHITE, GREY, MUSCLE, SKIN = -1000.0, -100.0, 7.0, 27.5, 37.0, 58.0, 45.0
-
-
-class Grid(NamedTuple):
-    """Head coordinates of the pixel centres of one slice, mm, (G, G) float32 each."""
-
-    x: Array
-    y: Array
-    z: Array
-
-
-class Blob(NamedTuple):
-    """An ellipsoid, turned by `angle` degrees about z (its mirror image the other way), blended over `soft` mm."""
-
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    angle: float = 0.0
-    hu: float = 0.0
-    soft: float = 1.2
-    paired: bool = True
 
 
 # Sizes and places follow axial atlas plates of the adult head; each patient's warp and scale vary them.
@@ -104,49 +84,6 @@ CELLS = (
 )
 
 
-def draw(canvas: Array, grid: Grid, blob: Blob, hu: float | None = None, grow_mm: float = 0.0) -> None:
-    """Blend a blob into (G, G) HU in place; only the pixels near it are touched."""
-    value = np.float32(blob.hu if hu is None else hu)
-    for window, cover in _covers(grid, blob, grow_mm):
-        part = canvas[window]
-        part += cover * (value - part)
-
-
-def mark(canvas: Array, grid: Grid, blob: Blob, grow_mm: float = 0.0) -> None:
-    """Raise (G, G) coverage in [0, 1] to the blob's own, in place."""
-    for window, cover in _covers(grid, blob, grow_mm):
-        np.maximum(canvas[window], cover, out=canvas[window])
-
-
-def _covers(grid: Grid, blob: Blob, grow_mm: float) -> Iterator[tuple[tuple[slice, slice], Array]]:
-    """The window of each side of a blob that the slice meets, and the coverage in it."""
-    reach = max(blob.radii) + grow_mm + 8  # the head's turn and the warp bend rows and columns by less than 8 mm
-    if abs(blob.centre[2] - float(grid.z[::51, ::51].mean())) > blob.radii[2] + grow_mm + 45:
-        return
-    middle = grid.x.shape[0] // 2
-    across, down = grid.x[middle], grid.y[:, middle]
-    top, bottom = np.searchsorted(down, (blob.centre[1] - reach, blob.centre[1] + reach))
-    for side in (1, -1) if blob.paired else (1,):
-        x = side * blob.centre[0]
-        first, last = np.searchsorted(across, (x - reach, x + reach))
-        window = (slice(int(top), int(bottom)), slice(int(first), int(last)))
-        part = Grid(*(axis[window] for axis in grid))
-        if part.z.size and abs(part.z - np.float32(blob.centre[2])).min() < blob.radii[2] + grow_mm + 2:
-            yield window, coverage(part, blob, side, grow_mm)
-
-
-def coverage(grid: Grid, blob: Blob, side: int = 1, grow_mm: float = 0.0) -> Array:
-    """Share of each pixel inside the blob, in [0, 1]."""
-    turn = np.deg2rad(side * blob.angle)
-    c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    dx, dy = grid.x - np.float32(side * blob.centre[0]), grid.y - np.float32(blob.centre[1])
-    rx, ry, rz = (np.float32(radius + grow_mm) for radius in blob.radii)
-    q = np.square((c * dx + s * dy) / rx) + np.square((c * dy - s * dx) / ry)
-    q += np.square((grid.z - np.float32(blob.centre[2])) / rz)
-    depth = (1 - np.sqrt(q)) * min(rx, ry, rz)
-    return np.clip(depth / np.float32(blob.soft) + np.float32(0.5), 0, 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Head:
     """What makes one patient's head different from another's.
@@ -167,53 +104,6 @@ class Head:
     atrophy: float
     calcified: tuple[Blob, ...]
     aerated: float
-
-
-class Noise:
-    """Smooth random values at any point: periodic over 240 mm, mean 0, sigma 1, correlated over about 10 mm."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        side = 48
-        waves = np.fft.fftfreq(side)[:, None, None] ** 2 + np.fft.fftfreq(side)[:, None] ** 2
-        length = np.sqrt(waves + np.fft.rfftfreq(side) ** 2)
-        band = np.exp(-np.square((length - 0.19) / 0.05))
-        values = np.fft.irfftn(np.fft.rfftn(rng.standard_normal((side,) * 3)) * band, (side,) * 3, (0, 1, 2))
-        self._cells = (values / values.std()).astype(np.float32).ravel()
-
-    def at(self, points: Grid, wavelength_mm: float) -> Array:
-        """Values at the points, their ups and downs about `wavelength_mm` apart; same shape, float32."""
-        scale = np.float32(26.3 / wavelength_mm / 5)
-        low, part = [], []
-        for axis in points:
-            cell = axis * scale + np.float32(480)
-            whole = cell.astype(np.int32)
-            part.append(cell - whole)
-            low.append(whole % 48)
-        (i, j, k), (a, b, c) = low, part
-        i0, i1, j0, j1 = i * 2304, (i + 1) % 48 * 2304, j * 48, (j + 1) % 48 * 48
-        k1 = (k + 1) % 48
-        take = self._cells.take
-        edges = [take(p + q + k) * (1 - c) + take(p + q + k1) * c for p in (i0, i1) for q in (j0, j1)]
-        near, far = edges[0] * (1 - b) + edges[1] * b, edges[2] * (1 - b) + edges[3] * b
-        return near * (1 - a) + far * a
-
-    def smooth(self, grid: Grid, wavelength_mm: float) -> Array:
-        """As `at` for a whole slice and long wavelengths: taken at every fourth pixel and interpolated."""
-        coarse = self.at(Grid(*(axis[::4, ::4] for axis in grid)), wavelength_mm)
-        return enlarge(enlarge(coarse))
-
-
-def enlarge(image: Array) -> Array:
-    """(H, W) -> (2H, 2W) by linear interpolation; pixel (i, j) stays at (2i, 2j)."""
-    tall = np.empty((2 * image.shape[0], image.shape[1]), np.float32)
-    tall[::2] = image
-    tall[1:-1:2] = (image[1:] + image[:-1]) * np.float32(0.5)
-    tall[-1] = image[-1]
-    wide = np.empty((tall.shape[0], 2 * image.shape[1]), np.float32)
-    wide[:, ::2] = tall
-    wide[:, 1:-1:2] = (tall[:, 1:] + tall[:, :-1]) * np.float32(0.5)
-    wide[:, -1] = tall[:, -1]
-    return wide
 
 
 class Surfaces(NamedTuple):
@@ -336,7 +226,7 @@ def _sinuses(hu: Array, grid: Grid, noise: Noise) -> None:
     for blob in SINUSES:
         draw(hu, grid, blob)
     for blob, size_mm in CELLS:
-        for window, cover in _covers(grid, blob, 0.0):
+        for window, cover in covers(grid, blob, 0.0):
             wall = np.clip(np.abs(noise.at(Grid(*(axis[window] for axis in grid)), size_mm)) * 5 - 0.5, 0, 1)
             hu[window] += cover * (450 - 1350 * wall - hu[window])
 
@@ -349,7 +239,7 @@ def _brain(
     brain = WHITE + (GREY - WHITE) * cortex
     for blob in (*DEEP_GREY, *HINDBRAIN):
         draw(brain, grid, blob)
-    for window, cover in _covers(grid, HINDBRAIN[0], 0.0):
+    for window, cover in covers(grid, HINDBRAIN[0], 0.0):
         brain[window] += 2.2 * cover * noise.at(Grid(*(axis[window] for axis in grid)), 7)
     ventricles = np.zeros_like(brain)
     for blob in VENTRICLES:

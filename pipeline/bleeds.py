@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.anatomy import CSF, Array, Blob, Grid, Noise, Surfaces, Tissue, coverage
+from pipeline.anatomy import CSF, Surfaces, Tissue
+from pipeline.shapes import Array, Blob, Grid, Noise, coverage
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.anatomy import Array, Blob, Grid, Head, Noise, enlarge, surfaces, tissues
+from pipeline.anatomy import Head, surfaces, tissues
 from pipeline.bleeds import CLASSES, Bleed, bleed_into, burden, draw_bleeds
 from pipeline.dicom_write import SliceAttributes, encode_slice
+from pipeline.shapes import Array, Blob, Grid, Noise, enlarge
 
 SIDE = 512
 VISIBLE_MM2 = 30.0
