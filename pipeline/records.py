@@ -12,6 +12,7 @@ class SliceRecord:
     Attributes:
         frame: 0 for a single-frame file, else counts from 1.
         patient_id: already hashed, unless the catalog says `patient_ids: keep`.
+        patient_from_study: PatientID was empty, so the study stands for the patient.
         position: ImagePositionPatient, mm, or None.
         orientation: ImageOrientationPatient, row then column direction cosines, or None.
         slice_location: mm, or None.
@@ -29,6 +30,7 @@ class SliceRecord:
     frame: int
     sop_instance_uid: str
     patient_id: str
+    patient_from_study: bool
     study_instance_uid: str
     series_instance_uid: str
     position: tuple[float, float, float] | None
@@ -77,3 +79,18 @@ class Reject:
     code: str
     message: str
     frame: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One place in a shard's plan: a file, or a range of frames of a file that does not fit one shard.
+
+    Attributes:
+        slot: place in the plan of the shard.
+        first, stop: frames counted from 0, stop excluded; stop 0 means the whole file.
+    """
+
+    slot: int
+    path: str
+    first: int = 0
+    stop: int = 0

@@ -1,0 +1,330 @@
+"""This file decides from a header whether a file holds CT slices, and what their values mean."""
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+REJECT_CODES: dict[str, tuple[str, str]] = {
+    "not_dicom": ("not_dicom", "The file is not DICOM."),
+    "dicomdir": ("not_a_slice", "A DICOMDIR or another index without pixels."),
+    "not_ct": ("not_a_slice", "Another kind of DICOM object: SR, SEG, MR, secondary capture and so on."),
+    "colour": ("not_a_slice", "A colour picture, such as a screen or a dose report marked CT."),
+    "localizer": ("not_a_slice", "A localizer (scout), as ImageType says."),
+    "screen": ("not_a_slice", "A screen or a dose report, as ImageType says."),
+    "not_axial": ("not_a_slice", "The slice normal is more than 45 degrees off the body's axis."),
+    "damaged_header": ("failed", "The header cannot be read, or lacks what every CT slice has."),
+    "no_pixels": ("failed", "A CT object without pixel data."),
+    "truncated": ("failed", "The pixel data are shorter than the header says."),
+    "too_large": ("failed", "Larger than the limits that keep memory and time within bounds."),
+    "pixel_format": ("failed", "Stored values of a kind that CT does not have."),
+    "no_rescale": ("failed", "No RescaleSlope or RescaleIntercept, so HU are not known (policy missing_rescale)."),
+    "rescale_type": ("failed", "RescaleType says that the values are not HU."),
+    "bad_rescale": ("failed", "RescaleSlope or RescaleIntercept that cannot give HU."),
+    "unsupported_coding": ("failed", "A transfer syntax that no decoder is used for."),
+    "missing_decoder": ("failed", "The decoder for this transfer syntax is not installed."),
+    "decoding_failed": ("failed", "The decoder refused the pixel data."),
+}
+
+SHARED_GROUPS, PER_FRAME_GROUPS = 0x52009229, 0x52009230
+IMAGE_TYPE, FRAME_TYPE = 0x00080008, 0x00089007
+SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
+MODALITY, MANUFACTURER = 0x00080060, 0x00080070
+PATIENT_ID, STUDY_INSTANCE, SERIES_INSTANCE = 0x00100020, 0x0020000D, 0x0020000E
+INSTANCE_NUMBER, POSITION, ORIENTATION, SLICE_LOCATION = 0x00200013, 0x00200032, 0x00200037, 0x00201041
+SAMPLES, PHOTOMETRIC, NUMBER_OF_FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
+BITS_ALLOCATED, BITS_STORED, HIGH_BIT, PIXEL_REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+PADDING_VALUE, PADDING_LIMIT = 0x00280120, 0x00280121
+INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
+LOSSY, MODALITY_LUT, PIXEL_DATA = 0x00282110, 0x00283000, 0x7FE00010
+FRAME_ELEMENTS = (FRAME_TYPE, POSITION, ORIENTATION, INTERCEPT, SLOPE, RESCALE_TYPE)
+# CT Image Frame Type, Plane Position, Plane Orientation, Pixel Value Transformation.
+FRAME_SEQUENCES = (0x00189329, 0x00209113, 0x00209116, 0x00289145)
+# The allow-list: nothing else of a file is looked at, so nothing else can leave it.
+NEEDED_ELEMENTS = [
+    IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE, MODALITY, MANUFACTURER, PATIENT_ID, STUDY_INSTANCE, SERIES_INSTANCE,
+    INSTANCE_NUMBER, POSITION, ORIENTATION, SLICE_LOCATION, SAMPLES, PHOTOMETRIC, NUMBER_OF_FRAMES, ROWS, COLUMNS,
+    BITS_ALLOCATED, BITS_STORED, HIGH_BIT, PIXEL_REPRESENTATION, PADDING_VALUE, PADDING_LIMIT, INTERCEPT, SLOPE,
+    RESCALE_TYPE, LOSSY, MODALITY_LUT, SHARED_GROUPS, PER_FRAME_GROUPS,
+]  # fmt: skip
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+# Enhanced CT Image Storage, Legacy Converted Enhanced CT Image Storage.
+ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM"}
+SCREEN_WORDS = {"SCREEN SAVE", "DOSE_INFO", "DOSE", "DOSE REPORT", "PROTOCOL", "REPORT", "RESULTS", "SUMMARY"}
+MANUFACTURERS = {
+    "GE": ("GE ", "GENERAL ELECTRIC"), "Siemens": ("SIEMENS",), "Philips": ("PHILIPS", "ADAC"), "Canon": ("CANON",),
+    "Toshiba": ("TOSHIBA",), "Hitachi": ("HITACHI",), "Fujifilm": ("FUJI",), "NeuroLogica": ("NEUROLOGICA",),
+    "Samsung": ("SAMSUNG",), "Neusoft": ("NEUSOFT",), "United Imaging": ("UNITED IMAGING", "UIH"),
+    "Shimadzu": ("SHIMADZU",), "Picker": ("PICKER",), "Marconi": ("MARCONI",), "Elscint": ("ELSCINT",),
+    "MinFound": ("MINFOUND",), "Anke": ("ANKE",), "Carestream": ("CARESTREAM",), "Planmed": ("PLANMED",),
+}  # fmt: skip
+
+# The largest CT matrix in use is 2048 x 2048; four times that still fits a worker's memory many times over.
+MAX_PIXELS = 4096 * 4096
+MAX_FRAMES = 20_000
+# Millimetres. The DICOM patient coordinate system has its origin at the scanner; farther away is damage.
+MAX_COORDINATE_MM = 100_000.0
+# Real slopes are 1, a few 0.1 to 2, and 32 for 12 bits squeezed into 8; real intercepts -8192 to 1.
+MIN_SLOPE, MAX_SLOPE, MAX_INTERCEPT = 1e-3, 100.0, 100_000.0
+_COS_45 = math.sqrt(0.5)
+_UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+
+
+class Rejected(Exception):
+    """The file, or one frame of it, gives no slice.
+
+    Attributes:
+        code: a word from `REJECT_CODES`.
+        message: one sentence without patient data.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What holds for every frame of a file; names as in `SliceRecord`.
+
+    Attributes:
+        patient: PatientID as the file has it, or "".
+        padding: inclusive range of stored values that are no tissue, or None. It may lie outside of what
+            bits_stored can hold: writers declare a 16-bit value for 12-bit pixels.
+    """
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    patient: str
+    slice_location: float | None
+    instance_number: int | None
+    num_frames: int
+    height: int
+    width: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    padding: tuple[int, int] | None
+    lossy_flag: str
+    manufacturer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """What may differ from frame to frame; names as in `SliceRecord`."""
+
+    position: tuple[float, float, float] | None
+    orientation: tuple[float, float, float, float, float, float] | None
+    slope: float
+    intercept: float
+
+
+def text(raw: bytes) -> str:
+    """Decode a value without padding; any byte gives some character, so comparing and hashing always work."""
+    return raw.decode("latin-1").strip(" \0")
+
+
+def read_file_facts(values: Mapping[int, bytes], little_endian: bool, media_class: str) -> FileFacts:
+    """Decide whether a file holds CT slices.
+
+    Raises:
+        Rejected: it does not, or what every CT slice needs is missing or beyond the limits.
+    """
+    _require_ct(values, media_class)
+    order: Literal["little", "big"] = "little" if little_endian else "big"
+    bits_allocated, bits_stored, signed = _read_pixel_format(values, order)
+    height, width = _integer(values, ROWS, order), _integer(values, COLUMNS, order)
+    if not height or not width:
+        raise Rejected("damaged_header", "Rows or Columns is missing or 0")
+    if height * width > MAX_PIXELS:
+        raise Rejected("too_large", f"{height} x {width} pixels; the limit is {MAX_PIXELS} in all")
+    return FileFacts(
+        sop_instance_uid=_uid(values, SOP_INSTANCE, "SOPInstanceUID"),
+        study_instance_uid=_uid(values, STUDY_INSTANCE, "StudyInstanceUID"),
+        series_instance_uid=_uid(values, SERIES_INSTANCE, "SeriesInstanceUID"),
+        patient=text(values.get(PATIENT_ID, b"")),
+        slice_location=_coordinate(values.get(SLICE_LOCATION, b"")),
+        instance_number=_read_count(values.get(INSTANCE_NUMBER, b"")),
+        num_frames=read_num_frames(values),
+        height=height,
+        width=width,
+        bits_allocated=bits_allocated,
+        bits_stored=bits_stored,
+        signed=signed,
+        padding=_read_padding(values, order, signed),
+        lossy_flag=text(values.get(LOSSY, b"")),
+        manufacturer=_known_manufacturer(text(values.get(MANUFACTURER, b""))),
+    )
+
+
+def read_frame_facts(values: Mapping[int, bytes], missing_rescale: Literal["reject", "identity"]) -> FrameFacts:
+    """Decide whether a frame is an axial slice in HU.
+
+    Raises:
+        Rejected: it is not, or it does not say so.
+
+    Source: DICOM PS3.3 C.7.6.2 (Image Plane), C.11.1 (Modality LUT), C.8.15.3.10 (Pixel Value Transformation).
+    """
+    _require_slice_type(text(values.get(FRAME_TYPE, b"")))
+    orientation = _read_orientation(values.get(ORIENTATION, b""))
+    if orientation is not None:
+        _require_axial(orientation)
+    position = _numbers(values.get(POSITION, b""), 3)
+    if position is not None and max(map(abs, position)) > MAX_COORDINATE_MM:
+        position = None
+    slope, intercept = _read_rescale(values, missing_rescale)
+    return FrameFacts(position, orientation, slope, intercept)  # type: ignore[arg-type]
+
+
+def read_num_frames(values: Mapping[int, bytes]) -> int:
+    """Read NumberOfFrames; a file without it has one.
+
+    Raises:
+        Rejected: it is no number, below 1, or beyond the limit.
+    """
+    raw = values.get(NUMBER_OF_FRAMES, b"")
+    if not text(raw):
+        return 1
+    count = _read_count(raw)
+    if count is None or count < 1:
+        raise Rejected("damaged_header", "NumberOfFrames is no positive number")
+    if count > MAX_FRAMES:
+        raise Rejected("too_large", f"{count} frames; the limit is {MAX_FRAMES}")
+    return count
+
+
+def _require_ct(values: Mapping[int, bytes], media_class: str) -> None:
+    sop_class = text(values.get(SOP_CLASS, b"")) or media_class
+    modality = text(values.get(MODALITY, b""))
+    if sop_class == MEDIA_DIRECTORY:
+        raise Rejected("dicomdir", "a media directory")
+    if sop_class and sop_class not in (CT_IMAGE, *ENHANCED_CT):
+        raise Rejected("not_ct", "the SOP class is not CT image storage")
+    if modality != "CT" and (modality or not sop_class):
+        raise Rejected("not_ct", "the modality is not CT")
+    photometric = text(values.get(PHOTOMETRIC, b""))
+    if photometric and not photometric.startswith("MONOCHROME"):
+        raise Rejected("colour", "the pixels are colours")
+    _require_slice_type(text(values.get(IMAGE_TYPE, b"")))
+
+
+def _require_slice_type(image_type: str) -> None:
+    words = {word.strip() for word in image_type.upper().split("\\")}
+    if words & LOCALIZER_WORDS:
+        raise Rejected("localizer", "ImageType says localizer")
+    if words & SCREEN_WORDS:
+        raise Rejected("screen", "ImageType says screen or report")
+
+
+def _read_pixel_format(values: Mapping[int, bytes], order: Literal["little", "big"]) -> tuple[int, int, bool]:
+    """Return BitsAllocated, BitsStored and whether stored values are signed.
+
+    Source: DICOM PS3.5 8.1.1: HighBit is BitsStored - 1. Files that say otherwise exist with the bits in either
+    place, so they are turned away rather than guessed.
+    """
+    allocated, stored = _integer(values, BITS_ALLOCATED, order), _integer(values, BITS_STORED, order)
+    sign = _integer(values, PIXEL_REPRESENTATION, order)
+    if _integer(values, SAMPLES, order) not in (1, None):
+        raise Rejected("colour", "more than one sample a pixel")
+    if allocated not in (8, 16) or stored is None or not 8 <= stored <= allocated:
+        raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; known are 8 to 16 bits in 8 or 16")
+    if sign not in (0, 1):
+        raise Rejected("pixel_format", "PixelRepresentation is neither 0 nor 1")
+    if _integer(values, HIGH_BIT, order) not in (stored - 1, None):
+        raise Rejected("pixel_format", "HighBit is not BitsStored - 1")
+    return allocated, stored, sign == 1
+
+
+def _read_padding(
+    values: Mapping[int, bytes], order: Literal["little", "big"], signed: bool
+) -> tuple[int, int] | None:
+    """Read PixelPaddingValue and PixelPaddingRangeLimit, in stored values.
+
+    Source: DICOM PS3.3 C.7.5.1.1.2; the sign is PixelRepresentation's, whatever the VR says.
+    """
+    raw = values.get(PADDING_VALUE, b"")[:2]
+    if len(raw) < 2:
+        return None
+    limit = values.get(PADDING_LIMIT, b"")[:2]
+    ends = [int.from_bytes(end, order, signed=signed) for end in (raw, limit if len(limit) == 2 else raw)]
+    return min(ends), max(ends)
+
+
+def _read_rescale(values: Mapping[int, bytes], missing: Literal["reject", "identity"]) -> tuple[float, float]:
+    if MODALITY_LUT in values:
+        raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
+    unit = text(values.get(RESCALE_TYPE, b"")).upper()
+    if unit not in ("", "HU"):
+        raise Rejected("rescale_type", "RescaleType is not HU")
+    raw_slope, raw_intercept = (text(values.get(tag, b"")) for tag in (SLOPE, INTERCEPT))
+    if missing == "reject" and not (raw_slope and raw_intercept):
+        raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept; missing_rescale: identity accepts it")
+    slope, intercept = _number(raw_slope or "1"), _number(raw_intercept or "0")
+    if slope is None or not MIN_SLOPE <= slope <= MAX_SLOPE:
+        raise Rejected("bad_rescale", f"RescaleSlope is not a number from {MIN_SLOPE} to {MAX_SLOPE}")
+    if intercept is None or abs(intercept) > MAX_INTERCEPT:
+        raise Rejected("bad_rescale", f"RescaleIntercept is not a number up to {MAX_INTERCEPT}")
+    return slope, intercept
+
+
+def _read_orientation(raw: bytes) -> tuple[float, ...] | None:
+    """Read ImageOrientationPatient if its two directions span a plane: 6 numbers, unit vectors within 1 %."""
+    cosines = _numbers(raw, 6)
+    if cosines is None or any(abs(math.hypot(*axis) - 1) > 0.01 for axis in (cosines[:3], cosines[3:])):
+        return None
+    dot = sum(a * b for a, b in zip(cosines[:3], cosines[3:], strict=True))
+    return cosines if abs(dot) < 0.01 else None
+
+
+def _require_axial(orientation: tuple[float, ...]) -> None:
+    rx, ry, _, cx, cy, _ = orientation
+    if abs(rx * cy - ry * cx) < _COS_45:
+        raise Rejected("not_axial", "the slice normal is more than 45 degrees off the body's axis")
+
+
+def _known_manufacturer(name: str) -> str:
+    name = name.upper() + " "
+    return next((known for known, marks in MANUFACTURERS.items() if any(mark in name for mark in marks)), "other")
+
+
+def _uid(values: Mapping[int, bytes], tag: int, name: str) -> str:
+    """Return a UID. RSNA's `ID_` and hex digits pass as well; a value that could break a table does not."""
+    uid = text(values.get(tag, b""))
+    if not _UID.fullmatch(uid):
+        raise Rejected("damaged_header", f"{name} is missing or no identifier")
+    return uid
+
+
+def _integer(values: Mapping[int, bytes], tag: int, order: Literal["little", "big"]) -> int | None:
+    raw = values.get(tag, b"")
+    return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(raw: bytes, count: int) -> tuple[float, ...] | None:
+    numbers = [_number(part) for part in text(raw).split("\\")]
+    return tuple(numbers) if len(numbers) == count and None not in numbers else None  # type: ignore[arg-type]
+
+
+def _coordinate(raw: bytes) -> float | None:
+    number = _number(text(raw))
+    return number if number is not None and abs(number) <= MAX_COORDINATE_MM else None
+
+
+def _read_count(raw: bytes) -> int | None:
+    """Read an integer string of 32 bits."""
+    number = _number(text(raw))
+    return int(number) if number is not None and number == int(number) and abs(number) < 2**31 else None

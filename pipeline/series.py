@@ -1,0 +1,175 @@
+"""This file places slices along the patient's axis: z_mm, z_norm and the facts of each series' geometry."""
+
+import numpy as np
+import pandas as pd
+
+AXES = ("x", "y", "z")
+# Normals that differ by less are one orientation: scanners write direction cosines with 4 to 7 digits.
+_SAME_DIRECTION_DECIMALS = 3
+# Below this, positions are one position: scanners write them to 0.001 mm or better.
+SAME_POSITION_MM = 0.001
+
+
+def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
+    """Place every slice within its series; the result depends on the set of slices alone, not on their order.
+
+    A series is placed by the first of these that all its slices have, or else by that which most of them have, in
+    which case the others are placed nowhere: the position along the normal, SliceLocation, InstanceNumber. For
+    positions a series has one normal: that of the orientation most of its slices have, of equally many that with the
+    smallest SOP Instance UID; its largest component is made positive.
+
+    Args:
+        slices: one line a slice with series_instance_uid, sop_instance_uid, frame; position px, py, pz (mm);
+            orientation rx, ry, rz, cx, cy, cz (direction cosines of row and column); slice_location (mm);
+            instance_number; NaN where absent.
+
+    Returns:
+        z_mm: float64, mm; NaN where only the order is known or not even that.
+        z_norm: float64 in [0, 1], (z - min) / (max - min) within the series; 0.5 where there is one position.
+        z_from: "position", "slice_location", "instance_number" or "none".
+
+    Source: DICOM PS3.3 C.7.6.2.1.1 (ImagePositionPatient, ImageOrientationPatient).
+    """
+    series, num_series = _number_series(slices)
+    along = _project(slices, series, num_series)
+    steps = np.stack(
+        [along, slices["slice_location"].to_numpy(float), slices["instance_number"].to_numpy(float)]
+    )  # (3, slices)
+    known = ~np.isnan(steps)
+    counts = np.stack([np.bincount(series, weights=row, minlength=num_series) for row in known])  # (3, series)
+    step = counts.argmax(axis=0)  # the first of the largest
+    chosen = step[series]
+    z = np.take_along_axis(steps, chosen[None], axis=0)[0]
+    placed = ~np.isnan(z)
+    names = np.array(["position", "slice_location", "instance_number", "none"], object)
+    return pd.DataFrame(
+        {
+            "z_mm": np.where(chosen < 2, z, np.nan),
+            "z_norm": _normalise(z, series, num_series),
+            "z_from": names[np.where(placed, chosen, 3)],
+        },
+        index=slices.index,
+    )
+
+
+def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
+    """Describe the geometry of every series, for the report.
+
+    Args:
+        slices: as for `place_slices`.
+
+    Returns:
+        one line a series, sorted by and indexed with series_instance_uid: slices; z_from, of most slices;
+        spacing_median_mm, spacing_min_mm, spacing_max_mm between neighbouring positions, NaN without two; uneven
+        (spacings differ by more than 0.1 mm); gaps (spacings above 1.5 x the median); repeated (slices at a position
+        that another one has already); tilt_degrees between the normal and the body's axis, NaN without orientations;
+        orientations (how many: above 1 is a mixed series).
+    """
+    series, num_series = _number_series(slices)
+    placed = place_slices(slices)
+    normals, has_normal = _normals(slices)
+    directions = _number_directions(normals, has_normal, series)
+    tilt = np.degrees(np.arccos(np.clip(np.abs(normals[:, 2]), 0, 1)))
+    per_slice = pd.DataFrame(
+        {
+            "series": series,
+            "z": placed["z_mm"].to_numpy(),
+            "z_from": placed["z_from"].to_numpy(),
+            "tilt": np.where(has_normal, tilt, np.nan),
+            "direction": np.where(has_normal, directions, np.nan),
+        }
+    )
+    grouped = per_slice.groupby("series")
+    facts = pd.DataFrame(
+        {"slices": grouped.size(), "z_from": grouped["z_from"].agg(_most_common)} | _spacing_facts(per_slice, num_series)
+    )
+    facts["tilt_degrees"] = grouped["tilt"].median()
+    facts["orientations"] = grouped["direction"].nunique()
+    facts.index = pd.Index(np.sort(slices["series_instance_uid"].unique()), name="series_instance_uid")
+    return facts
+
+
+def _spacing_facts(per_slice: pd.DataFrame, num_series: int) -> dict[str, np.ndarray]:
+    ordered = per_slice.dropna(subset="z").sort_values(["series", "z"], kind="stable")
+    steps = ordered.groupby("series")["z"].diff()
+    same = (steps <= SAME_POSITION_MM).to_numpy()
+    series = ordered["series"].to_numpy()
+    apart = pd.DataFrame({"series": series, "mm": steps.to_numpy()})[~same].dropna()
+    grouped = apart.groupby("series")["mm"]
+    every = pd.RangeIndex(num_series)
+    median, low, high = (found.reindex(every).to_numpy() for found in (grouped.median(), grouped.min(), grouped.max()))
+    wide = apart["series"][(apart["mm"] > 1.5 * median[apart["series"]]).to_numpy()]
+    return {
+        "spacing_median_mm": median,
+        "spacing_min_mm": low,
+        "spacing_max_mm": high,
+        "uneven": high - low > 0.1,
+        "gaps": np.bincount(wide, minlength=num_series),
+        "repeated": np.bincount(series[same], minlength=num_series),
+    }
+
+
+def _most_common(words: pd.Series) -> str:
+    return str(words.mode().iloc[0])
+
+
+def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Number the series of every slice in the order of their UIDs."""
+    codes, uids = pd.factorize(slices["series_instance_uid"], sort=True)
+    return codes, len(uids)
+
+
+def _project(slices: pd.DataFrame, series: np.ndarray, num_series: int) -> np.ndarray:
+    """Project every position on the normal of its series, mm; NaN without position or orientation."""
+    normals, has_normal = _normals(slices)
+    representative = _choose_representatives(slices, normals, has_normal, series, num_series)
+    # A series without any orientation points at slice -1; its slices have no normal, so nothing comes of it.
+    of_series = normals[representative[series]]
+    positions = slices[["px", "py", "pz"]].to_numpy(float)
+    # Written out: a matrix product may add in another order on another machine or for another number of slices.
+    along = positions[:, 0] * of_series[:, 0] + positions[:, 1] * of_series[:, 1] + positions[:, 2] * of_series[:, 2]
+    return np.where(has_normal, along, np.nan)
+
+
+def _normals(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return (slices, 3) unit normals, the largest component positive, and (slices,) which have one."""
+    normals = np.cross(slices[["rx", "ry", "rz"]].to_numpy(float), slices[["cx", "cy", "cz"]].to_numpy(float))
+    length = np.sqrt((normals * normals).sum(axis=1))
+    has_normal = length > 0
+    largest = np.take_along_axis(normals, np.abs(normals).argmax(axis=1)[:, None], axis=1)[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return normals * (np.sign(largest) / length)[:, None], has_normal
+
+
+def _number_directions(normals: np.ndarray, has_normal: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Number the orientations: slices of one series with the same rounded normal have the same number."""
+    rounded = np.where(has_normal[:, None], normals.round(_SAME_DIRECTION_DECIMALS) + 0.0, 2.0)
+    keys = pd.DataFrame({"series": series} | {axis: rounded[:, column] for column, axis in enumerate(AXES)})
+    return keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+
+
+def _choose_representatives(
+    slices: pd.DataFrame, normals: np.ndarray, has_normal: np.ndarray, series: np.ndarray, num_series: int
+) -> np.ndarray:
+    """Return for each series the slice whose normal stands for it, or -1."""
+    directions = _number_directions(normals, has_normal, series)
+    votes = np.where(has_normal, np.bincount(directions)[directions], 0)
+    uids = pd.factorize(slices["sop_instance_uid"], sort=True)[0]
+    candidates = np.lexsort((slices["frame"].to_numpy(), uids, -votes, series))
+    candidates = candidates[has_normal[candidates]]
+    chosen = np.full(num_series, -1)
+    first_series, first_candidate = np.unique(series[candidates], return_index=True)
+    chosen[first_series] = candidates[first_candidate]
+    return chosen
+
+
+def _normalise(z: np.ndarray, series: np.ndarray, num_series: int) -> np.ndarray:
+    low, high = np.full(num_series, np.inf), np.full(num_series, -np.inf)
+    placed = ~np.isnan(z)
+    np.minimum.at(low, series[placed], z[placed])
+    np.maximum.at(high, series[placed], z[placed])
+    span = high - low
+    normalised = np.full(len(z), 0.5)
+    spread = placed & (span > SAME_POSITION_MM)[series]
+    normalised[spread] = (z - low[series])[spread] / span[series][spread]
+    return normalised
