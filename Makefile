@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer, git and make.
+PYTHON ?= python3
+UV_VERSION = 0.13.9
+BIN = .venv/bin
+
+.PHONY: demo test lint types clean constraints
+
+demo: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+
+# Each package is tested in an environment that holds only its own extra; what joins them in one that holds all.
+test: lint types .venv-pipeline/ready .venv-training/ready
+	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 $(PYTEST)
+	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training $(PYTEST)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy pipeline training
+
+.venv/ready: EXTRA = all
+.venv-pipeline/ready: EXTRA = pipeline,codecs,test
+.venv-training/ready: EXTRA = training,test
+.venv%/ready .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D) 2>/dev/null || bash benchmarks/venv_package.sh $(PYTHON) $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(@D) $(@D)/bin/uv pip install --quiet -c constraints.txt -e ".[$(EXTRA)]"
+	@touch $@
+
+# Versions only, for every supported Python; no download address is recorded.
+constraints: .venv/ready
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf .venv .venv-pipeline .venv-training demo build *.egg-info

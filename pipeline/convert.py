@@ -1,0 +1,265 @@
+"""This file builds one shard: files in, one shard of each array and a done-record out. It is what a worker runs."""
+
+import contextlib
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline import cache, dicom, kernel
+from pipeline.catalog import Reading, Window
+from pipeline.contents import certain
+from pipeline.errors import CacheError
+from pipeline.files import write_atomic
+from pipeline.plan import ShardJob
+from pipeline.records import Reject, Slice, SliceRecord, Unit
+from pipeline.shards import Codec, ShardWriter, encode_sums
+from pipeline.sources import Buffer, Source
+
+RECORD_FIELDS = tuple(spec.name for spec in dataclasses.fields(SliceRecord))
+LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs", "pylibjpeg")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every task of a build needs; sent to a worker with each task, so it stays small.
+
+    Attributes:
+        token: of the lock; a task publishes nothing once another builder holds the cache.
+        codecs: compressor of each array, by the array's name.
+    """
+
+    source: Source
+    root: Path
+    token: str
+    reading: Reading
+    reading_fingerprint: str
+    patient_key: bytes | None
+    windows: tuple[Window, ...]
+    rows_per_shard: int
+    codecs: dict[str, Codec]
+
+
+@dataclass(slots=True)
+class ShardResult:
+    """What a task tells the builder; a few hundred bytes.
+
+    Attributes:
+        handed_back: files with more frames than fitted, with their number of frames.
+        vanished: files that were gone when they were to be read.
+        changed: files that no longer have the content that their rows were built from.
+    """
+
+    shard: int
+    slices: int = 0
+    rejects: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
+    handed_back: list[tuple[str, int]] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] = lambda slot: None) -> ShardResult:
+    """Read the job's files, write its shard of every array, then the done-record.
+
+    Args:
+        begin: called with a file's slot before the file is touched.
+
+    Raises:
+        CacheError: another builder has taken the cache over.
+        OSError: the target cannot be written; the source cannot be read at all.
+    """
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        shard = _Shard(context, job, begin, stack)
+        result = shard.add_to_record() if job.again else shard.fill()
+        if not result.changed:
+            _check_token(context)
+            result.bytes_written = shard.publish()
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def _check_token(context: Context) -> None:
+    if not cache.holds_lock(context.root, context.token):
+        raise CacheError(f"{context.root}: another build has taken over; this one stops without publishing")
+
+
+class _Shard:
+    """The shard that a task is filling: one writer, one sums array and one scratch image an array."""
+
+    def __init__(
+        self, context: Context, job: ShardJob, begin: Callable[[int], object], stack: contextlib.ExitStack
+    ) -> None:
+        rows, channels = context.rows_per_shard, len(context.windows)
+        self.context, self.job, self.begin = context, job, begin
+        self.images = [np.empty((channels, spec.size_px, spec.size_px), np.uint8) for spec in job.arrays]
+        self.sums = [np.zeros((rows, channels, 2), np.uint64) for _ in job.arrays]
+        self.writers = [
+            stack.enter_context(
+                ShardWriter(cache.images_file(context.root, spec, job.shard), rows, context.codecs[spec.name])
+            )
+            for spec in job.arrays
+        ]
+        self.record: dict[str, Any] = {}
+        self.buffer = Buffer()
+        self.used = 0
+
+    def store(self, position: int, found: Slice) -> None:
+        """Render one slice into every array at a row of the shard."""
+        record, windows = found.record, self.context.windows
+        sums = [array[position] for array in self.sums]
+        kernel.render(found.stored, record.slope, record.intercept, found.padding, windows, self.images, sums)
+        for writer, image in zip(self.writers, self.images, strict=True):
+            writer.add(position, image)
+
+    def fill(self) -> ShardResult:
+        """Read every unit, pack the slices that are accepted from the shard's start, and note all that was seen."""
+        result = ShardResult(self.job.shard)
+        log = _Log()
+        refused = dict(self.job.refused)
+        for unit in self.job.units:
+            self.begin(unit.slot)
+            log.begin(unit)
+            try:
+                data, stamp = self.context.source.read(unit.path, self.buffer)
+            except FileNotFoundError:
+                result.vanished.append(unit.path)
+                continue
+            except OSError as error:
+                log.reject(Reject("unreadable", f"the file cannot be read: {error.strerror}"))
+                continue
+            log.stamp(stamp.size, certain(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data))
+            if unit.slot in refused:
+                log.reject(refused[unit.slot])
+                continue
+            frames = unit.stop - unit.first if unit.stop else dicom.count_frames(data, unit.path)
+            if self.used + frames > self.context.rows_per_shard:
+                result.handed_back.append((unit.path, frames))
+                log.hand_back()
+                continue
+            for found in self._read(unit, data):
+                if isinstance(found, Reject):
+                    log.reject(found)
+                else:
+                    self.store(self.used, found)
+                    log.accept(found.record)
+                    self.used += 1
+        result.slices, result.rejects = self.used, len(log.rejects["slot"])
+        self.record = self._new_record(log)
+        return result
+
+    def _read(self, unit: Unit, data: memoryview) -> Iterable[Slice | Reject]:
+        frames = (unit.first, unit.stop) if unit.stop else None
+        return dicom.read_slices(data, unit.path, self.context.reading, self.context.patient_key, frames)
+
+    def _new_record(self, log: "_Log") -> dict[str, Any]:
+        return {
+            "shard": self.job.shard,
+            "reading": self.context.reading_fingerprint,
+            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": library_versions(),
+            "files": log.files,
+            "slices": log.slices,
+            "rejects": log.rejects,
+            "arrays": {},
+        }
+
+    def add_to_record(self) -> ShardResult:
+        """Read the shard's live files again and render their slices into the new arrays, at the rows they have."""
+        result = ShardResult(self.job.shard)
+        record = cache.read_record(self.context.root, self.job.shard)
+        if record is None:
+            raise CacheError(
+                f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
+            )
+        self.record = record
+        positions = {key: row for row, key in enumerate(zip(record["slices"]["slot"], record["slices"]["frame"]))}
+        for unit in self.job.units:
+            self.begin(unit.slot)
+            try:
+                data, _ = self.context.source.read(unit.path, self.buffer)
+            except FileNotFoundError:
+                result.changed.append(unit.path)
+                continue
+            if xxhash.xxh3_128_hexdigest(data) != record["files"]["digest"][unit.slot]:
+                result.changed.append(unit.path)
+                continue
+            frames = Unit(unit.slot, unit.path, record["files"]["first"][unit.slot], record["files"]["stop"][unit.slot])
+            for found in self._read(frames, data):
+                if isinstance(found, Slice):
+                    self.store(positions[unit.slot, found.record.frame], found)
+                    result.slices += 1
+        self.used = result.slices
+        return result
+
+    def publish(self) -> int:
+        """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
+        total = 0
+        for writer, sums, spec in zip(self.writers, self.sums, self.job.arrays, strict=True):
+            size = 0
+            if self.used:
+                size = writer.finish()
+                writer.publish()
+                write_atomic(cache.sums_file(self.context.root, spec, self.job.shard), encode_sums(sums))
+            self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests}
+            total += size
+        cache.write_record(self.context.root, self.job.shard, self.record)
+        return total
+
+
+class _Log:
+    """Columns of the done-record, filled file by file. A file's line stays null where it gave no entry."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[Any]] = {
+            "path": [],
+            "size": [],
+            "mtime_ns": [],
+            "digest": [],
+            "first": [],
+            "stop": [],
+        }
+        self.slices: dict[str, list[Any]] = {"slot": [], **{name: [] for name in RECORD_FIELDS}}
+        self.rejects: dict[str, list[Any]] = {"slot": [], "frame": [], "code": [], "message": []}
+
+    def begin(self, unit: Unit) -> None:
+        self._slot = unit.slot
+        for column in ("size", "mtime_ns", "digest"):
+            self.files[column].append(None)
+        self.files["path"].append(unit.path)
+        self.files["first"].append(unit.first)
+        self.files["stop"].append(unit.stop)
+
+    def stamp(self, size: int, mtime_ns: int, digest: str) -> None:
+        self.files["size"][-1], self.files["mtime_ns"][-1], self.files["digest"][-1] = size, mtime_ns, digest
+
+    def hand_back(self) -> None:
+        self.files["size"][-1] = self.files["mtime_ns"][-1] = self.files["digest"][-1] = None
+
+    def accept(self, record: SliceRecord) -> None:
+        self.slices["slot"].append(self._slot)
+        for name in RECORD_FIELDS:
+            self.slices[name].append(getattr(record, name))
+
+    def reject(self, found: Reject) -> None:
+        self.rejects["slot"].append(self._slot)
+        for name in ("frame", "code", "message"):
+            self.rejects[name].append(getattr(found, name))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides over pixels, as installed here."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

@@ -1,0 +1,81 @@
+"""This file writes files that are whole or not there, and seals them so that a flipped bit is noticed."""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CacheError
+
+PARTIAL = ".partial"
+
+
+def partial_name(path: Path) -> Path:
+    """A fresh temporary name beside `path`; leftovers are known by their ending."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Rename a complete, fsynced temporary file to its name and make the name durable."""
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, each name durable."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace or create a file: temporary file, fsync, rename, fsync of the folder."""
+    make_folder(path.parent)
+    partial = partial_name(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def canonical(content: Any) -> bytes:
+    """JSON text that is the same for the same content, with a line end."""
+    return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n").encode()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def seal(content: bytes) -> bytes:
+    """Put the content's digest, as one line of text, before it."""
+    return sha256(content).encode() + b"\n" + content
+
+
+def read_sealed(path: Path) -> bytes:
+    """Read a sealed file.
+
+    Raises:
+        CacheError: the content does not match its digest.
+        FileNotFoundError: there is none.
+    """
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if sha256(content).encode() != digest:
+        raise CacheError(f"{path}: damaged, its digest does not match; run: pipeline verify --repair")
+    return content

@@ -1,0 +1,133 @@
+"""This file holds what a commit knows of every source file: its stamp, its content, where its slices lie."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+UNKNOWN_TIME = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """One line a source file, sorted by path; columns of equal length n.
+
+    Attributes:
+        paths: relative to the source.
+        sizes: int64, bytes.
+        mtimes_ns: int64; UNKNOWN_TIME where the file was so new that a later change could carry the same stamp.
+        digests: (n, 2) uint64, xxh3-128 of the content, high and low half.
+        shards: int32, the shard that holds the file's slices, or the first one.
+        slots: int32, the file's place in that shard's plan.
+        parts: int32, over how many consecutive shards its frames run, usually 1.
+    """
+
+    paths: list[str]
+    sizes: np.ndarray
+    mtimes_ns: np.ndarray
+    digests: np.ndarray
+    shards: np.ndarray
+    slots: np.ndarray
+    parts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def index(self) -> dict[str, int]:
+        """Path -> line."""
+        return {path: line for line, path in enumerate(self.paths)}
+
+    def take(self, lines: np.ndarray) -> "Ledger":
+        """The ledger of these lines, in this order."""
+        return Ledger(
+            [self.paths[line] for line in lines.tolist()],
+            self.sizes[lines],
+            self.mtimes_ns[lines],
+            self.digests[lines],
+            self.shards[lines],
+            self.slots[lines],
+            self.parts[lines],
+        )
+
+    def encode(self) -> bytes:
+        """As a NumPy .npz; paths are joined by NUL, which no path can hold."""
+        names = np.frombuffer("\0".join(self.paths).encode("utf-8", "surrogateescape"), np.uint8)
+        file = io.BytesIO()
+        np.savez(
+            file,
+            names=names,
+            sizes=self.sizes,
+            mtimes_ns=self.mtimes_ns,
+            digests=self.digests,
+            shards=self.shards,
+            slots=self.slots,
+            parts=self.parts,
+        )
+        return file.getvalue()
+
+    @staticmethod
+    def decode(content: bytes) -> "Ledger":
+        with np.load(io.BytesIO(content)) as columns:
+            names = columns["names"].tobytes().decode("utf-8", "surrogateescape")
+            return Ledger(
+                names.split("\0") if names else [],
+                columns["sizes"],
+                columns["mtimes_ns"],
+                columns["digests"],
+                columns["shards"],
+                columns["slots"],
+                columns["parts"],
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a ledger, while it is being put together."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: str
+    shard: int
+    slot: int
+    parts: int
+
+
+def ledger_of(entries: list[Entry]) -> Ledger:
+    """The ledger of these entries, sorted by path."""
+    entries = sorted(entries, key=lambda entry: entry.path)
+    halves = [(int(entry.digest[:16], 16), int(entry.digest[16:], 16)) for entry in entries]
+    return Ledger(
+        [entry.path for entry in entries],
+        np.array([entry.size for entry in entries], np.int64),
+        np.array([entry.mtime_ns for entry in entries], np.int64),
+        np.array(halves, np.uint64).reshape(-1, 2),
+        np.array([entry.shard for entry in entries], np.int32),
+        np.array([entry.slot for entry in entries], np.int32),
+        np.array([entry.parts for entry in entries], np.int32),
+    )
+
+
+def merge(old: Ledger, lines: np.ndarray, new: Ledger) -> Ledger:
+    """These lines of `old` and all of `new`, sorted by path."""
+    kept = old.take(lines)
+    joined = Ledger(
+        kept.paths + new.paths,
+        np.concatenate([kept.sizes, new.sizes]),
+        np.concatenate([kept.mtimes_ns, new.mtimes_ns]),
+        np.concatenate([kept.digests, new.digests]),
+        np.concatenate([kept.shards, new.shards]),
+        np.concatenate([kept.slots, new.slots]),
+        np.concatenate([kept.parts, new.parts]),
+    )
+    order = sorted(range(len(joined)), key=joined.paths.__getitem__)
+    return joined.take(np.array(order, np.int64))
+
+
+def empty_ledger() -> Ledger:
+    return ledger_of([])
+
+
+def digest_hex(halves: np.ndarray) -> str:
+    """A (2,) uint64 line of `Ledger.digests` as 32 hex digits."""
+    return f"{int(halves[0]):016x}{int(halves[1]):016x}"

@@ -1,0 +1,68 @@
+"""This file shows a build at work: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.plan import Plan, ShardJob
+
+LINE_EVERY_S = 5.0
+
+
+class ShownProgress:
+    """Prints the plan's reasons, then slices, slices/s, rejects and the time that is left, to stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._rejects = 0
+        self._done = 0
+        self._total = 0
+        self._started = self._printed = time.monotonic()
+
+    def planned(self, plan: Plan) -> None:
+        for reason in plan.reasons or ("nothing to do: the cache is up to date",):
+            print(reason, file=sys.stderr)
+        self._total = plan.slices_expected
+        self._started = self._printed = time.monotonic()
+        if self._total and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=self._total, unit=" slices", smoothing=0.1, postfix={"rejects": 0}, dynamic_ncols=True
+            )
+
+    def shard_done(self, job: ShardJob, result: Any) -> None:
+        self._rejects += result.rejects
+        self._done += len(job.units)
+        if self._bar is not None:
+            self._bar.set_postfix(rejects=self._rejects, refresh=False)
+            self._bar.update(len(job.units))
+        elif time.monotonic() - self._printed > LINE_EVERY_S:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._printed = time.monotonic()
+        rate = self._done / max(self._printed - self._started, 1e-9)
+        left = max(self._total - self._done, 0) / max(rate, 1e-9)
+        print(
+            f"{self._done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._rejects:,} rejects, "
+            f"{tqdm.format_interval(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def stage(self, name: str) -> None:
+        self._close()
+        print(name, file=sys.stderr)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> "ShownProgress":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()

@@ -1,0 +1,153 @@
+"""This file encodes and decodes shard files of Zarr v3's sharding codec, and writes them as a stream."""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+import xxhash
+from numcodecs.zstd import Zstd
+
+from pipeline.errors import CacheError
+from pipeline.files import make_folder, partial_name, publish
+
+# numcodecs starts threads of its own for large buffers; every core already has its worker.
+numcodecs.blosc.use_threads = False
+
+MISSING = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """The compressor of the inner chunks: lz4 or lz4hc inside blosc without shuffle, or zstd."""
+
+    name: str
+    level: int
+
+    def encode(self, image: np.ndarray) -> bytes:
+        """Compress one (C, S, S) uint8 image and append its crc32c (4 bytes, little-endian)."""
+        if self.name == "zstd":
+            packed = bytes(Zstd(level=self.level).encode(image))
+        else:
+            packed = numcodecs.blosc.compress(image, self.name.encode(), self.level, numcodecs.blosc.NOSHUFFLE, 0, 1)
+        return packed + struct.pack("<I", google_crc32c.value(packed))
+
+    def decode(self, chunk: bytes, image: np.ndarray) -> None:
+        """Check the crc32c of one stored chunk and decompress it into `image`.
+
+        Raises:
+            ValueError: the checksum, the compressed data or the size is wrong.
+        """
+        packed = chunk[:-4]
+        if len(chunk) < 4 or struct.unpack("<I", chunk[-4:])[0] != google_crc32c.value(packed):
+            raise ValueError("checksum does not match")
+        flat = image.reshape(-1)
+        try:
+            if self.name == "zstd":
+                flat[:] = np.frombuffer(Zstd().decode(packed), np.uint8)
+            else:
+                flat[:] = np.frombuffer(numcodecs.blosc.decompress(packed), np.uint8)
+        except RuntimeError as error:
+            raise ValueError(f"cannot be decompressed: {error}") from error
+
+    def metadata(self) -> list[dict[str, Any]]:
+        """The inner codecs as Zarr v3 metadata, `bytes` and `crc32c` around the compressor."""
+        if self.name == "zstd":
+            compressor = {"name": "zstd", "configuration": {"level": self.level, "checksum": False}}
+        else:
+            blosc = {"typesize": 1, "cname": self.name, "clevel": self.level, "shuffle": "noshuffle", "blocksize": 0}
+            compressor = {"name": "blosc", "configuration": blosc}
+        return [{"name": "bytes"}, compressor, {"name": "crc32c"}]
+
+    @staticmethod
+    def of(metadata: dict[str, Any]) -> "Codec":
+        """The compressor that an image array's zarr.json states."""
+        compressor = metadata["codecs"][0]["configuration"]["codecs"][1]
+        settings = compressor["configuration"]
+        if compressor["name"] == "zstd":
+            return Codec("zstd", settings["level"])
+        return Codec(settings["cname"], settings["clevel"])
+
+
+class ShardWriter:
+    """Writes one shard file as its images come, under a temporary name until `publish`.
+
+    Source: Zarr v3 sharding codec: inner chunks one after another, then the index of (offset, length) pairs,
+    uint64 little-endian, 2^64 - 1 twice for a missing chunk, then the crc32c of the index.
+    """
+
+    def __init__(self, path: Path, rows: int, codec: Codec) -> None:
+        """Open a temporary file beside `path` for a shard of `rows` inner chunks."""
+        make_folder(path.parent)
+        self.path = path
+        self.digests: list[str | None] = [None] * rows
+        self._codec = codec
+        self._index = np.full((rows, 2), MISSING, "<u8")
+        self._offset = 0
+        self._partial = partial_name(path)
+        self._file: BinaryIO = self._partial.open("wb")
+
+    def add(self, position: int, image: np.ndarray) -> None:
+        """Store one (C, S, S) uint8 image, all zeros or not, at a row of the shard; keeps its xxh3-128 digest."""
+        chunk = self._codec.encode(image)
+        self._file.write(chunk)
+        self._index[position] = self._offset, len(chunk)
+        self._offset += len(chunk)
+        self.digests[position] = xxhash.xxh3_128_hexdigest(image)
+
+    def finish(self) -> int:
+        """Write the index and fsync. Returns the file's size in bytes."""
+        index = self._index.tobytes()
+        self._file.write(index + struct.pack("<I", google_crc32c.value(index)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._offset + len(index) + 4
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        publish(self._partial, self.path)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def read_shard(path: Path, shape: tuple[int, ...], rows: int, codec: Codec) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode every stored inner chunk of a shard file, checksums verified.
+
+    Yields:
+        (row within the shard, image of `shape` uint8); the array is reused.
+
+    Raises:
+        CacheError: names the file and what is damaged.
+        FileNotFoundError: there is no such shard.
+    """
+    content = path.read_bytes()
+    index = content[-(rows * 16 + 4) :]
+    if len(index) != rows * 16 + 4 or struct.unpack("<I", index[-4:])[0] != google_crc32c.value(index[:-4]):
+        raise CacheError(f"{path}: damaged shard, the index's checksum does not match")
+    image = np.empty(shape, np.uint8)
+    for position, (offset, length) in enumerate(np.frombuffer(index[:-4], "<u8").reshape(rows, 2).tolist()):
+        if offset == MISSING and length == MISSING:
+            continue
+        try:
+            codec.decode(content[offset : offset + length], image)
+        except ValueError as error:
+            raise CacheError(f"{path}: damaged shard, row {position}: {error}") from error
+        yield position, image
+
+
+def encode_sums(sums: np.ndarray) -> bytes:
+    """Encode a (rows, C, 2) uint64 chunk of a sums array: little-endian bytes and their crc32c."""
+    content = sums.astype("<u8").tobytes()
+    return content + struct.pack("<I", google_crc32c.value(content))

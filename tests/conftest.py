@@ -1,0 +1,30 @@
+"""This file holds what all tests share: real data, and the rule that CI skips nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
+# What CI's machine does not have either.
+ALLOWED_SKIPS = ("needs CUDA",)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real DICOM files; tests that need it are skipped without it."""
+    if not TEST_DATA.is_dir():
+        pytest.skip(f"no real test data at {TEST_DATA}; set ICH_TEST_DATA")
+    return TEST_DATA
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and os.environ.get("NO_SKIPS") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} was skipped where nothing may be skipped: {reason}"
+    return report
