@@ -256,9 +256,7 @@ def _read_table(file: Path, digest: str, classes: tuple[str, ...]) -> pd.DataFra
     numbers = ("z_mm", "z_norm", *classes)
     table = pd.read_csv(
         io.BytesIO(content),
-        dtype={name: str for name in TEXT_COLUMNS}
-        | {"row": np.int64, "frame": np.int64}
-        | dict.fromkeys(numbers, float),
+        dtype=dict.fromkeys(TEXT_COLUMNS, str) | {"row": np.int64, "frame": np.int64} | dict.fromkeys(numbers, float),
         # An identifier may be the text "NA" or "null"; only an empty number is absent.
         keep_default_na=False,
         na_values={name: [""] for name in numbers},
@@ -285,6 +283,7 @@ def _image_array(path: Path, metadata: Mapping[str, Any]) -> ImageArray:
             and tuple(inner["chunk_shape"]) == (1, *shape[1:])
             and (data_type, checksum) == ("bytes", "crc32c")
             and compressor in ("blosc", "zstd")
+            and inner["index_codecs"][0]["configuration"]["endian"] == "little"
             and index == ["bytes", "crc32c"]
             and inner.get("index_location", "end") == "end"
             and shape[2] == shape[3]

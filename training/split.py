@@ -57,9 +57,11 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     """
     try:
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
-        sides = lines.set_index("patient_id", verify_integrity=True)["split"]
+        sides = lines.set_index("patient_id")["split"]
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: cannot be used as a split ({error}); it must have patient_id, split once a patient")
+        raise RunError(f"{path}: no table of patient_id, split ({error}); restore it, or begin a new run") from error
+    if not sides.index.is_unique:
+        raise RunError(f"{path}: has patient {sides.index[sides.index.duplicated()][0]} more than once")
     if unknown := set(sides) - set(SIDES):
         raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SIDES)}")
     found = sides.reindex(table["patient_id"])

@@ -149,7 +149,7 @@ def _commit(
 ) -> None:
     text = table.to_csv(index=False, lineterminator="\n").encode()
     digest = hashlib.sha256(text).hexdigest()
-    attributes = {
+    attributes: dict[str, Any] = {
         "format": "ich-slices",
         "format_version": 1,
         "commit": COMMIT,
