@@ -16,8 +16,8 @@ from pipeline.errors import CacheError, SourceError
 from pipeline.files import sha256
 from pipeline.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
 from pipeline.plan import Content, Known, Plan, ShardJob
-from pipeline.sources import Listing, Source, open_source
 from pipeline.settings import Settings, Workers
+from pipeline.sources import Listing, Source, open_source
 from pipeline.stages import ArraySpec, Fingerprints, fingerprints
 
 
@@ -121,20 +121,20 @@ def _known(root: Path, head: cache.Commit | None, wanted: Fingerprints) -> Known
     reading = head.private["reading"] if head else None
     ledger = cache.read_ledger(root, head.id) if head else empty_ledger()
     if pending and reading != wanted.reading:
-        reading, ledger, head_arrays = wanted.reading, empty_ledger(), frozenset()
+        reading, ledger, committed = wanted.reading, empty_ledger(), set[str]()
     else:
-        head_arrays = frozenset(path.split("/")[1] for path in head.arrays) if head else frozenset()
+        committed = {path.split("/")[1] for path in head.arrays} if head else set()
     records = {shard: cache.read_record(root, shard) for shard in (pending.shards if pending else ())}
     done = {shard: record for shard, record in records.items() if record}
     arrays = {shard: frozenset(record["arrays"]) for shard, record in done.items()}
-    if any(spec.name not in head_arrays for spec in wanted.arrays):
+    if any(spec.name not in committed for spec in wanted.arrays):
         arrays |= _arrays_of(root, ledger)
     new = ledger_of(entries_of(done))
     ledger = merge(ledger, _lines_without(ledger, set(new.paths)), new)
     return Known(
         ledger=ledger,
         reading=reading,
-        committed_arrays=head_arrays,
+        committed_arrays=frozenset(committed),
         table=head.private["table"] if head else None,
         arrays=arrays,
         unfinished={shard: units for shard, units in pending.shards.items() if shard not in done} if pending else {},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -241,7 +242,7 @@ def _parse_plain(kind: type, value: Any, key: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, wanted):
         word = {int: "a whole number", float: "a number", str: "text"}[kind]
         raise _Invalid(key, f"must be {word}, not {value!r}")
-    if kind is float and not abs(float(value)) < float("inf"):
+    if isinstance(value, float) and not math.isfinite(value):
         raise _Invalid(key, f"must be finite, not {value!r}")
     return kind(value)
 

@@ -97,7 +97,7 @@ def build(
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.shard_done, shown.stage)
         outcome = build(settings, out, where, key, labels, prune, wanted["check"] == "hash", steps)
-    return _print_outcome(out, outcome, limit)
+    return _print_outcome(out, outcome, settings.labels.filepath is not None, limit)
 
 
 @main.command(epilog=EXIT_CODES)
@@ -121,8 +121,13 @@ def phantom(out: Path, patients: int, seed: int) -> None:
     from pipeline import phantom
 
     with tqdm(total=patients, unit=" patients", disable=None) as bar:
-        summary = phantom.write(out, patients, seed, lambda done: bar.update(1) and None)
-    click.echo(str(summary))
+
+        def patient_done(number: int) -> None:
+            bar.update(1)
+
+        summary = phantom.write(out, patients, seed, patient_done)
+    positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
+    click.echo(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
 
 
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
@@ -177,7 +182,7 @@ def _reject_limit(text: str) -> Callable[[int, int], bool]:
     return lambda failed, files: failed > share
 
 
-def _print_outcome(out: Path, outcome: Any, too_many: Callable[[int, int], bool]) -> int:
+def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[int, int], bool]) -> int:
     attributes = outcome.commit.attributes
     counts = attributes["counts"]
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
@@ -186,7 +191,7 @@ def _print_outcome(out: Path, outcome: Any, too_many: Callable[[int, int], bool]
     if others:
         click.echo(f"without a slice: {others}; see {out / 'rejects.csv'}")
     for name, number in attributes["label_counts"].items():
-        if number:
+        if number and labelled:
             click.echo(f"labels: {number:,} {name.replace('_', ' ')}")
     if too_many(counts["failed"], counts["files"]):
         click.echo(

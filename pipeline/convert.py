@@ -182,7 +182,8 @@ class _Shard:
                 f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
             )
         self.record = record
-        positions = {key: row for row, key in enumerate(zip(record["slices"]["slot"], record["slices"]["frame"]))}
+        keys = zip(record["slices"]["slot"], record["slices"]["frame"], strict=True)
+        positions = {key: position for position, key in enumerate(keys)}
         for unit in self.job.units:
             self.begin(unit.slot)
             try:

@@ -19,10 +19,8 @@ from pipeline.records import Reject
 from pipeline.settings import Workers
 
 # One thread each: the processes already fill the cores. Set before the workers import anything.
-ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
-}
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
+ONE_THREAD = dict.fromkeys(THREAD_COUNTS, "1")
 TASKS_IN_FLIGHT = 2  # a worker: one running, one waiting
 FILE_LIMIT_S = 60
 MEMORY_LIMIT_BYTES = 4 << 30

@@ -52,9 +52,9 @@ def _read_rsna_long(name: str, frame: pd.DataFrame, classes: list[str]) -> pd.Da
     codes, unique = pd.factorize(pd.Series(images))
     table = np.full((len(unique), len(classes)), np.nan, np.float32)
     table[codes, column] = values
-    disagree = ~_equal(table[codes, column], values)
-    if disagree.any():
-        raise SourceError(f"{name}: {ids[disagree].iloc[0]} is given twice with different labels; correct the file")
+    disagree = np.flatnonzero(~_equal(table[codes, column], values))
+    if disagree.size:
+        raise SourceError(f"{name}: {ids.iloc[disagree[0]]} is given twice with different labels; correct the file")
     return _labels(table, unique, classes)
 
 
@@ -73,11 +73,10 @@ def _read_wide(name: str, frame: pd.DataFrame, classes: list[str]) -> pd.DataFra
     codes, unique = pd.factorize(frame[key])
     merged = np.full((len(unique), len(classes)), np.nan, np.float32)
     merged[codes] = table
-    disagree = ~_equal(merged[codes], table).all(1)
-    if disagree.any():
-        raise SourceError(
-            f"{name}: {frame[key][disagree].iloc[0]} is given twice with different labels; correct the file"
-        )
+    disagree = np.flatnonzero(~_equal(merged[codes], table).all(1))
+    if disagree.size:
+        image = frame[key].iloc[disagree[0]]
+        raise SourceError(f"{name}: {image} is given twice with different labels; correct the file")
     return _labels(merged, unique, classes)
 
 

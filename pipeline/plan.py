@@ -1,4 +1,4 @@
-"""This file decides what to build and why, from what is there and what is wanted. It is pure: it reads and writes nothing."""
+"""This file decides what to build and why, from what is there and what is wanted; it reads and writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

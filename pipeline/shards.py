@@ -99,7 +99,7 @@ class ShardWriter:
         self._file.write(chunk)
         self._index[position] = self._offset, len(chunk)
         self._offset += len(chunk)
-        self.digests[position] = xxhash.xxh3_128_hexdigest(image)
+        self.digests[position] = xxhash.xxh3_128_hexdigest(image.data)
 
     def finish(self) -> int:
         """Write the index and fsync. Returns the file's size in bytes."""

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.catalog import TABLE_COLUMNS
-from pipeline.ledger import Ledger
 from pipeline.dicom_rules import REJECT_CODES
+from pipeline.ledger import Ledger
 from pipeline.series import place_slices
 
 REJECT_CLASSES = {code: kind for code, (kind, _) in REJECT_CODES.items()} | {
