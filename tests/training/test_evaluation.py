@@ -1,0 +1,155 @@
+"""This file holds the full evaluation: thresholds and calibration come from validation alone, levels are pooled."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn import metrics as sk
+
+from training.errors import RunError
+from training.evaluation import assess, evaluate_predictions, log_look, read_operating
+from training.metrics import score
+from training.operating import choose_operating, logit, platt, sigmoid, youden_threshold
+from training.pooling import pool
+from training.predictions import Predictions
+
+CLASSES = ("bleed", "any")
+WEIGHTS = [1.0, 2.0]
+
+
+def predictions(seed: int, patients: int = 40, slices: int = 6) -> Predictions:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(patients), slices)
+    labels = (rng.normal(size=(patients, 2))[groups] + rng.normal(size=(len(groups), 2)) > 0.7).astype(float)
+    probabilities = sigmoid(3 * labels - 3 + rng.normal(0, 1.5, labels.shape))
+    table = pd.DataFrame(
+        {
+            "row": np.arange(len(groups)),
+            "image_id": [f"{seed}-{i}" for i in range(len(groups))],
+            "patient_id": [f"p{g}" for g in groups],
+            "series_instance_uid": [f"s{g}" for g in groups],
+            "z_norm": 0.5,
+        }
+    )
+    return Predictions(table, CLASSES, labels, probabilities)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_youdens_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.append((rng.random(80) < 0.3).astype(float), [0.0, 1.0])
+    p = np.round(rng.random(82), 1 if ties else 9)
+    false_rate, recall, thresholds = sk.roc_curve(y, p, drop_intermediate=False)
+    got = youden_threshold(y, p)
+    hard = p >= got
+    assert (hard[y == 1].mean() - hard[y == 0].mean()) == pytest.approx((recall - false_rate).max())
+    best = thresholds[np.isclose(recall - false_rate, (recall - false_rate).max())]
+    assert got == pytest.approx(best[np.isfinite(best)].max())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_platt_is_the_maximum_of_the_likelihood(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = (rng.random(500) < 0.2).astype(float)
+    p = sigmoid(0.4 * (4 * y - 2) + rng.normal(0, 0.5, 500) + 1)
+    positives = y.sum()
+    targets = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (500 - positives + 2))
+
+    def loss(fit: np.ndarray) -> float:
+        q = sigmoid(fit[0] * logit(p) + fit[1])
+        return -float(np.sum(targets * np.log(q) + (1 - targets) * np.log(1 - q)))
+
+    assert platt(y, p) == pytest.approx(minimize(loss, [1.0, 0.0], tol=1e-12).x, abs=1e-4)
+
+
+def test_platt_stays_finite_where_a_threshold_separates() -> None:
+    y = np.repeat([0.0, 1.0], 50)
+    slope, offset = platt(y, np.repeat([0.0, 1.0], 50))
+    assert np.isfinite([slope, offset]).all()
+    assert slope > 0
+
+
+def test_calibration_mends_probabilities_that_are_too_sure() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(-1, 1.5, (4000, 2))
+    labels = (rng.random(truth.shape) < sigmoid(truth)).astype(float)
+    sure = sigmoid(4 * truth + 2)
+    operating = choose_operating(labels[:2000], sure[:2000], CLASSES)
+    before = score(labels[2000:], sure[2000:], CLASSES, WEIGHTS)
+    after = score(labels[2000:], operating.calibrate(sure[2000:]), CLASSES, WEIGHTS)
+    for name in CLASSES:
+        assert after["classes"][name]["calibration_error"] < before["classes"][name]["calibration_error"] / 3
+        assert after["classes"][name]["roc_auc"] == pytest.approx(before["classes"][name]["roc_auc"])
+
+
+def test_a_class_that_validation_lacks_keeps_its_probabilities_and_says_so() -> None:
+    labels = np.column_stack([np.zeros(30), np.tile([0.0, 1.0], 15)])
+    operating = choose_operating(labels, np.random.default_rng(0).random((30, 2)), CLASSES)
+    assert operating.thresholds[0] == 0.5
+    assert "bleed" in operating.reasons
+    assert operating.calibrate(np.array([[0.3, 0.3]]))[0, 0] == pytest.approx(0.3)
+
+
+def test_test_uses_what_validation_chose_whatever_test_is(tmp_path: Path) -> None:
+    validation, test = predictions(0), predictions(1)
+    assess(tmp_path, "validation", validation, WEIGHTS)
+    chosen = (tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()
+    content = assess(tmp_path, "test", test, WEIGHTS)
+    assert ((tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()) == chosen
+    thresholds = json.loads(chosen[0])["levels"]["slice"]["classes"]
+    for k, name in enumerate(CLASSES):
+        assert thresholds[name] == youden_threshold(validation.labels[:, k], validation.probabilities[:, k])
+        hard = test.probabilities[:, k] >= thresholds[name]
+        at = content["at_threshold"]["classes"][name]
+        assert at["recall"] == pytest.approx(sk.recall_score(test.labels[:, k], hard))
+        half = test.probabilities[:, k] >= 0.5
+        assert content["classes"][name]["recall"] == pytest.approx(sk.recall_score(test.labels[:, k], half))
+
+
+def test_tta_has_thresholds_of_its_own(tmp_path: Path) -> None:
+    assess(tmp_path, "validation", predictions(0), WEIGHTS)
+    assert "at_threshold" not in assess(tmp_path, "test_tta", predictions(1), WEIGHTS)
+    assess(tmp_path, "validation_tta", predictions(2), WEIGHTS)
+    assert "at_threshold" in assess(tmp_path, "test_tta", predictions(1), WEIGHTS)
+
+
+def test_what_was_chosen_reads_back_exactly(tmp_path: Path) -> None:
+    assess(tmp_path, "validation", predictions(0), WEIGHTS)
+    known = predictions(0)
+    read = read_operating(tmp_path)["slice"]
+    made = choose_operating(known.labels, known.probabilities, CLASSES)
+    assert (read.thresholds == made.thresholds).all()
+    assert (read.slopes == made.slopes).all()
+    assert (read.offsets == made.offsets).all()
+
+
+def test_damaged_thresholds_are_the_users_error(tmp_path: Path) -> None:
+    assess(tmp_path, "validation", predictions(0), WEIGHTS)
+    (tmp_path / "thresholds.json").write_text("{}")
+    with pytest.raises(RunError, match="cannot be read"):
+        assess(tmp_path, "test", predictions(1), WEIGHTS)
+
+
+def test_levels_are_the_scores_of_the_pooled_predictions() -> None:
+    known = predictions(3)
+    content = evaluate_predictions(known, WEIGHTS, {}, resamples=20)
+    for level in ("series", "patient"):
+        pooled = pool(known, level)
+        expected = score(pooled.labels, pooled.probabilities, CLASSES, WEIGHTS)
+        assert {key: content["levels"][level][key] for key in expected} == expected
+    json.dumps(content, allow_nan=False)
+
+
+def test_each_look_at_test_is_a_line(tmp_path: Path) -> None:
+    for minute in (1, 2):
+        log_look(tmp_path, "test", "c0ffee", 10, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
+    lines = pd.read_csv(tmp_path / "looks.csv")
+    assert list(lines["time"]) == ["2026-01-01T00:01:00+00:00", "2026-01-01T00:02:00+00:00"]
+    assert list(lines.columns) == ["time", "what", "commit", "slices"]
