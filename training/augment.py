@@ -1,4 +1,4 @@
-"""This file turns a batch of uint8 images into the floats that the model sees, augmented and normalised on the device."""
+"""This file turns uint8 images into the floats that the model sees, augmented and normalised on the device."""
 
 import math
 from dataclasses import dataclass
@@ -124,8 +124,8 @@ class Normalise:
         self._std = torch.as_tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
 
     def __call__(self, grey: Tensor) -> Tensor:
-        """Normalise (B, C, S, S) float32 grey levels in [0, 1], in place."""
-        return grey.sub_(self._mean).div_(self._std)
+        """Return (B, C, S, S) float32 normalised, from grey levels in [0, 1]."""
+        return (grey - self._mean).div_(self._std)
 
 
 def sample(grey: Tensor, flip: np.ndarray, angle: np.ndarray) -> Tensor:

@@ -137,6 +137,8 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:  # NaN is never within
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
+    if min(config.split_fractions) <= 0 or abs(sum(config.split_fractions) - 1) > 1e-9:
+        raise ConfigError(f"split_fractions: {config.split_fractions} are not three shares above 0 that add up to 1")
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:

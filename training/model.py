@@ -1,5 +1,6 @@
 """This file builds FusionNet: an image backbone's features, joined with the slice position, to logits."""
 
+import dataclasses
 import difflib
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.errors import ConfigError
+from training.errors import ConfigError, RunError
 
 # Where torchvision's classification models keep what follows the features.
 HEADS = ("fc", "classifier", "head", "heads")
@@ -23,9 +24,7 @@ class FusionNet(nn.Module):
     Linear(F, K). Without the position branch P is 0.
     """
 
-    def __init__(
-        self, backbone: nn.Module, num_features: int, num_classes: int, config: TrainConfig
-    ) -> None:
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, config: TrainConfig) -> None:
         """Join a backbone that gives (B, num_features) with a fresh head; widths and rates come from the settings."""
         super().__init__()
         self.backbone = backbone
@@ -100,10 +99,30 @@ def load_weights(net: FusionNet, path: Path) -> None:
     target = net if whole else net.backbone
     wanted = target.state_dict()
     if not whole:
-        state = {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in (*HEADS, *AUXILIARY_HEADS) or name in wanted}
+        state = {
+            name: tensor
+            for name, tensor in state.items()
+            if name.partition(".")[0] not in (*HEADS, *AUXILIARY_HEADS) or name in wanted
+        }
     if problem := _misfit(wanted, state):
         raise ConfigError(f"{path}: holds weights of another network than this one: {problem}")
     target.load_state_dict(state)
+
+
+def load_run_weights(config: TrainConfig, num_classes: int, path: Path) -> FusionNet:
+    """Build a run's network with the weights that the run has kept.
+
+    Raises:
+        RunError: there are none yet, or they cannot be used.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}")
+    net = build_model(dataclasses.replace(config, weights="none"), num_classes)
+    try:
+        load_weights(net, path)
+    except ConfigError as error:
+        raise RunError(str(error)) from error
+    return net
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

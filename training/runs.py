@@ -133,7 +133,9 @@ def create_run(
 def check_free(path: Path) -> None:
     """Raise a RunError unless `path` is free for a new run."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        way_out = f"to go on with it: train run --resume {path}" if (path / "settings.json").exists() else "choose another"
+        way_out = (
+            f"to go on with it: train run --resume {path}" if (path / "settings.json").exists() else "choose another"
+        )
         raise RunError(f"{path}: exists and is not empty; {way_out}")
 
 
@@ -145,7 +147,9 @@ def open_run(path: Path) -> Run:
     """
     file = path / "settings.json"
     if not file.exists():
-        raise RunError(f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}")
+        raise RunError(
+            f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
+        )
     try:
         content = json.loads(file.read_bytes())
         data = {name: _tuples(value) for name, value in content["data"].items()}
@@ -272,4 +276,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
-

@@ -1,0 +1,168 @@
+"""This file does a whole job: a run from its folder to its report, and the evaluation of a finished one."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training import config as settings
+from training.augment import Normalise
+from training.cache import Cache, open_cache
+from training.config import Machine, TrainConfig
+from training.distributed import Processes
+from training.errors import RunError
+from training.inference import predict_slices
+from training.loop import fit, lines_of, open_stream
+from training.metrics import score
+from training.model import FusionNet, load_run_weights
+from training.report import write_report
+from training.runs import (
+    Run,
+    check_free,
+    check_same_kind,
+    create_run,
+    open_run,
+    prediction_table,
+    write_json,
+    write_table,
+)
+from training.split import split_patients
+
+VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
+
+
+def begin(path: Path, cache_path: Path, config: TrainConfig, processes: Processes) -> tuple[Run, Cache]:
+    """Make a new run's folder on the cache's current commit; one process makes it, all open it.
+
+    Raises:
+        TrainingError: the folder is not free, or the cache does not fit the settings.
+    """
+    if processes.writes:
+        check_free(path)
+        cache = open_cache(cache_path)
+        cache.array(config.size_px)
+        labelled = ~np.isnan(cache.labels()).all(axis=1)
+        sides = split_patients(cache.table, cache.classes, config.split_fractions, seed=config.seed)
+        rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
+        create_run(path, config, cache, sides, cache.mean_std(config.size_px, rows), environment(processes))
+    processes.wait()
+    run = open_run(path)
+    return run, open_cache(cache_path, run.data.commit)
+
+
+def resume(path: Path, cache_path: Path | None, overrides: Mapping[str, Any]) -> tuple[Run, Cache]:
+    """Open a run to go on with, on the commit that it began with.
+
+    Args:
+        cache_path: where the cache has moved to; None for where it was.
+        overrides: settings given anew, which must be those of the run.
+
+    Raises:
+        RunError: a setting differs. CacheError: the commit is no longer there.
+    """
+    run = open_run(path)
+    wanted = settings.from_mapping(settings.to_mapping(run.config) | dict(overrides))
+    if changes := settings.differences(run.config, wanted):
+        raise RunError(
+            f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start a new run"
+        )
+    return run, open_cache(cache_path or run.data.cache, run.data.commit)
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """Say what a run computes with; with another of these the last bits may differ."""
+    device = processes.device
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": processes.count,
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def changed_environment(run: Run, processes: Processes) -> list[str]:
+    """Say in what a run's machine differs from the one that it began on."""
+    now = environment(processes)
+    return [
+        f"{name}: {run.environment.get(name)} then, {now[name]} now"
+        for name in now
+        if run.environment.get(name) != now[name]
+    ]
+
+
+def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+    """Train a run to its end, score its best weights on validation and test, and write its report.
+
+    Returns:
+        the scores on test.
+    """
+    fit(run, cache, machine, processes)
+    scores: dict[str, Any] = {}
+    for side in ("validation", "test"):
+        scores = evaluate(run, cache, side, machine, processes, tta=False)
+    if processes.writes:
+        write_report(run.path, cache)
+    return scores
+
+
+def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
+    """Score a run's best weights on a side of its split.
+
+    Writes `predictions_<side>.csv` and `scores_<side>.json`; with TTA `_tta` follows the side's name.
+
+    Returns:
+        the scores, as in the JSON.
+    """
+    lines = lines_of(run, cache, side)
+    lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
+    scores = score(cache.labels()[lines], probabilities, run.data.classes, run.data.class_weights)
+    if processes.writes:
+        name = f"{side}_tta" if tta else side
+        table = prediction_table(cache, lines, probabilities, run.data.classes)
+        write_table(run.path / f"predictions_{name}.csv", table)
+        write_json(run.path / f"scores_{name}.json", scores)
+    return scores
+
+
+def run_predictions(
+    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
+
+    Returns:
+        lines (n,) ascending and probabilities (n, K) float64.
+
+    Raises:
+        RunError: the cache has other windows or classes, or the run has no weights yet.
+    """
+    check_same_kind(run, cache)
+    return predict_slices(
+        load_network(run, processes),
+        open_stream(run, cache, lines, machine, processes),
+        len(lines),
+        Normalise(np.array(run.data.mean), np.array(run.data.std), processes.device),
+        processes,
+        bf16=run.config.bf16,
+        tta=tta,
+    )
+
+
+def load_network(run: Run, processes: Processes) -> FusionNet:
+    """Build a run's network with its best weights, ready to predict.
+
+    Raises:
+        RunError: the run has no weights yet, or they cannot be read.
+    """
+    net = load_run_weights(run.config, len(run.data.classes), run.weights)
+    return net.to(processes.device, memory_format=torch.channels_last).eval()
+
+
+def absolute_weights(weights: str) -> str:
+    """Return a weights setting that means the same from every folder."""
+    return weights if weights in settings.WEIGHTS else os.path.abspath(weights)

@@ -1,0 +1,423 @@
+"""This file trains: the story of a run, from where it stands to its last evaluation."""
+
+import copy
+import dataclasses
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.augment import Augment, draw_mixup, mix, splitmix64, to_device
+from training.cache import Cache
+from training.checkpoints import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from training.config import Machine, TrainConfig
+from training.distributed import Processes
+from training.errors import ConfigError, RunError
+from training.inference import Stopped, predict_slices
+from training.loss import image_losses
+from training.metrics import score
+from training.model import FusionNet, build_model
+from training.runs import Run, write_atomically
+from training.schedule import Schedule
+from training.stream import Batch, Stream, on_device
+from training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with and does not change."""
+
+    run: Run
+    cache: Cache
+    machine: Machine
+    processes: Processes
+    schedule: Schedule
+    train: Stream
+    validation: Stream
+    num_validation: int
+    augment: Augment
+    class_weights: Tensor
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.run.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+
+@dataclass
+class Learner:
+    """What training changes.
+
+    Attributes:
+        ema: the network of averaged weights, where the run keeps one; it is then what is evaluated and kept.
+        broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
+    """
+
+    net: FusionNet
+    ema: FusionNet | None
+    optimizer: torch.optim.Optimizer
+    broken: Tensor
+    progress: Progress
+
+    @property
+    def evaluated(self) -> FusionNet:
+        return self.ema or self.net
+
+
+def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
+    """Train a run from where it stands to its end: all its epochs, or until validation no longer improves.
+
+    Its best weights are then in `weights.safetensors`. Killed anywhere and called again, it ends with the same.
+
+    Raises:
+        Stopped: asked to stop by SIGTERM or Ctrl-C; a checkpoint was written.
+        RunError: a loss or gradient was not finite, the GPU's memory did not suffice, or the checkpoint is of
+            another run.
+    """
+    setup = set_up(run, cache, machine, processes)
+    learner = start(setup)
+    watch = Watch(run, cache, processes, learner.progress, setup.schedule.total_steps)
+    with asked_to_stop() as stop, memory_error_explained(setup), watch:
+        while not finished(learner.progress, setup.config):
+            try:
+                train_epoch(setup, learner, watch, stop)
+                validate(setup, learner, watch, stop)
+            except Stopped:
+                save_progress(setup, learner, watch)
+                raise
+            learner.progress.epoch += 1
+            learner.progress.batches = 0
+            save_progress(setup, learner, watch)
+    processes.wait()  # whoever reads the weights next finds them written
+
+
+def finished(progress: Progress, config: TrainConfig) -> bool:
+    """Whether all epochs are done, or the last `patience_epochs` were no better than one before them."""
+    waited = progress.epoch - 1 - progress.best_epoch
+    return progress.epoch >= config.epochs or waited >= config.patience_epochs
+
+
+def train_epoch(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+    """Train the rest of the epoch under way."""
+    config, schedule, progress = setup.config, setup.schedule, learner.progress
+    model = prepare(setup, learner)
+    batches = setup.train.epoch(
+        config.seed,
+        progress.epoch,
+        skip_batches=progress.batches,
+        rank=setup.processes.rank,
+        world=setup.processes.count,
+    )
+    step_loss = torch.zeros((), device=setup.device)
+    for batch, keys in with_host_keys(batches, setup.device):
+        last = schedule.ends_step(progress.batches)
+        watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
+        step_loss += backward(setup, learner, model, batch, keys, synchronise=last)
+        progress.batches += 1
+        if not last:
+            continue
+        rate = schedule.rate(progress.step)
+        norm = update(setup, learner, step_loss, rate)
+        progress.step += 1
+        watch.saw_step(progress, rate, step_loss, norm)
+        step_loss = torch.zeros_like(step_loss)
+        if progress.step % setup.machine.log_every == 0:
+            watch.look()
+        if setup.processes.any(stop()):
+            raise Stopped
+        if setup.machine.checkpoint_every and progress.step % setup.machine.checkpoint_every == 0:
+            save_progress(setup, learner, watch)
+    watch.look()
+
+
+def backward(
+    setup: Setup, learner: Learner, model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
+) -> Tensor:
+    """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes.
+
+    Nothing here waits for the device.
+    """
+    config, processes = setup.config, setup.processes
+    number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
+    images, z_norm, labels = make_inputs(setup, batch, keys, number)
+    seed_dropout(config.seed, number, processes.rank)
+    later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
+    with later:
+        with autocast(config, setup.device):
+            logits = model(images, z_norm)
+        own = image_losses(logits, labels, setup.class_weights).sum()
+        share = own / setup.schedule.images_in_step(learner.progress.batches)
+        # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
+        (share * processes.count).backward()
+    return processes.add_up(share.detach())
+
+
+def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network sees of a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
+
+    Args:
+        keys: (B,) uint64 on the host.
+        number: of the batch in the run, from 0.
+    """
+    config, processes = setup.config, setup.processes
+    epoch, in_epoch = divmod(number, setup.schedule.batches)
+    images, z_norm, labels = setup.augment(batch.images, keys, epoch), batch.z_norm, batch.labels
+    if config.mixup_alpha:
+        size = setup.schedule.images_in_batch(in_epoch)
+        everyone = draw_mixup(config, number, size)
+        share, partner = (to_device(processes.part(values), setup.device) for values in everyone)
+        images, z_norm, labels = (
+            mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
+        )
+    return images.contiguous(memory_format=torch.channels_last), z_norm, labels
+
+
+def with_host_keys(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield batches on the device, each with its keys (B,) uint64 on the host, where random numbers are drawn."""
+    keys: deque[np.ndarray] = deque()
+
+    def noted() -> Iterator[Batch]:
+        for batch in batches:
+            keys.append(batch.keys.numpy().view(np.uint64).copy())
+            yield batch
+
+    for batch in on_device(noted(), device):
+        yield batch, keys.popleft()
+
+
+def update(setup: Setup, learner: Learner, loss: Tensor, rate: float) -> Tensor:
+    """Take one step of the optimizer and return the gradient's norm before clipping.
+
+    From the first loss or gradient on that is not finite, the device skips the step, and so every later one: the
+    host may learn of it many steps later and still has the weights from before.
+    """
+    optimizer = learner.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, setup.config.gradient_clip)
+    learner.broken = torch.maximum(learner.broken, (~torch.isfinite(loss + norm)).float())
+    optimizer.found_inf = learner.broken  # type: ignore[attr-defined]  # read by fused AdamW, as GradScaler sets it
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if learner.ema is not None:
+        average(learner.ema, learner.net, setup.config.ema_decay)
+    return norm
+
+
+@torch.no_grad()
+def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+    for averaged, current in zip(ema.buffers(), net.buffers(), strict=True):
+        averaged.copy_(current)
+
+
+def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+    """Score the epoch on validation, log it, and keep the weights if none were better."""
+    lines, probabilities = predict_slices(
+        learner.evaluated,
+        setup.validation,
+        setup.num_validation,
+        setup.augment.normalise,
+        setup.processes,
+        bf16=setup.config.bf16,
+        title="validation",
+        asked_to_stop=stop,
+    )
+    labels = setup.cache.labels()[lines]
+    data = setup.run.data
+    loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
+    progress = learner.progress
+    watch.saw_validation(progress, loss)
+    if loss < progress.best_loss:
+        progress.best_loss, progress.best_epoch = loss, progress.epoch
+        if setup.processes.writes:
+            keep_weights(setup.run, learner)
+
+
+def keep_weights(run: Run, learner: Learner) -> None:
+    """Write `weights.safetensors`, with where they come from in its metadata."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in learner.evaluated.state_dict().items()}
+    progress = learner.progress
+    origin = {"model": run.config.model, "commit": run.data.commit, "step": str(progress.step)}
+    content = save(tensors, metadata=origin | {"epoch": str(progress.epoch)})
+    write_atomically(run.weights, lambda file: file.write(content))
+
+
+def save_progress(setup: Setup, learner: Learner, watch: Watch) -> None:
+    """Write a checkpoint, once the losses up to here are known to be finite and the log is on the disk."""
+    watch.look()
+    learner.progress.log_bytes = watch.sync()
+    if setup.processes.writes:
+        checkpoint = Checkpoint(
+            learner.net.state_dict(),
+            learner.optimizer.state_dict(),
+            learner.ema.state_dict() if learner.ema is not None else None,
+            learner.progress,
+        )
+        save_checkpoint(setup.run, checkpoint, setup.machine.keep_checkpoints)
+
+
+def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Setup:
+    """Open the streams of a run's slices and bring to the device what training needs there."""
+    config = run.config
+    if config.sync_batch_norm and processes.device.type == "cpu":
+        raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
+    if config.deterministic and processes.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
+    return Setup(
+        run=run,
+        cache=cache,
+        machine=machine,
+        processes=processes,
+        schedule=Schedule(len(train), config),
+        train=open_stream(run, cache, train, machine, processes),
+        validation=open_stream(run, cache, validation, machine, processes),
+        num_validation=len(validation),
+        augment=Augment(config, np.array(run.data.mean), np.array(run.data.std), processes.device),
+        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+    )
+
+
+def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
+    """Return the lines of a side of the run's split, (n,) int64, that have a label at all.
+
+    Raises:
+        RunError: there are none.
+    """
+    labelled = ~np.isnan(cache.labels()).all(axis=1)
+    lines = np.flatnonzero(labelled & (run.sides(cache) == side))
+    if not len(lines):
+        raise RunError(f"{run.path}: no slice with a label on the side {side} of split.csv; build with more labels")
+    return lines
+
+
+def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+    """Open a stream over lines of a cache, in the run's batch size.
+
+    Raises:
+        ConfigError: the batch does not divide evenly over the processes.
+    """
+    if run.config.batch_size % processes.count:
+        raise ConfigError(
+            f"batch_size: {run.config.batch_size} does not divide over {processes.count} processes; "
+            f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
+        )
+    return Stream(
+        cache,
+        run.config.size_px,
+        lines,
+        run.config.batch_size // processes.count,
+        threads=machine.input_threads,
+        ahead=machine.batches_ahead,
+        pin=processes.device.type == "cuda",
+    )
+
+
+def start(setup: Setup) -> Learner:
+    """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
+    checkpoint = load_checkpoint(setup.run)
+    config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
+    net = build_model(config, len(setup.run.data.classes)).to(setup.device, memory_format=torch.channels_last)
+    if config.sync_batch_norm and setup.processes.count > 1:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    ema = copy_of(net) if config.ema_decay else None
+    learner = Learner(net, ema, make_optimizer(net, config), torch.zeros((), device=setup.device), Progress())
+    if checkpoint is not None:
+        net.load_state_dict(checkpoint.model)
+        learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        if ema is not None and checkpoint.ema is not None:
+            ema.load_state_dict(checkpoint.ema)
+        learner.progress = checkpoint.progress
+    return learner
+
+
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Make a fused AdamW that decays matrices and kernels, but no norms and biases: those have one dimension.
+
+    Source: Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019.
+    """
+    weights = list(net.parameters())
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def prepare(setup: Setup, learner: Learner) -> nn.Module:
+    """Make the network ready for an epoch: its backbone held or free, and joined with the other processes' networks."""
+    net, frozen = learner.net, learner.progress.epoch < setup.config.frozen_epochs
+    net.train()
+    net.backbone.train(not frozen)
+    net.backbone.requires_grad_(not frozen)
+    if setup.processes.count > 1:
+        devices = [setup.device] if setup.device.type == "cuda" else None
+        return DistributedDataParallel(net, device_ids=devices)
+    return torch.compile(net) if setup.config.compile else net  # type: ignore[return-value]
+
+
+def copy_of(net: FusionNet) -> FusionNet:
+    """Return a copy of a network, without gradients."""
+    return copy.deepcopy(net).requires_grad_(False)
+
+
+def seed_dropout(seed: int, number: int, rank: int) -> None:
+    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there."""
+    state = np.array([seed], np.uint64)
+    for value in (number, rank):
+        state = splitmix64(state) ^ np.uint64(value)
+    torch.manual_seed(int(splitmix64(state)[0]))
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Compute in bf16 where the settings and the device allow; a CPU gains nothing from it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type == "cuda")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and the first Ctrl-C into a question that the loop asks after each step."""
+    seen: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def memory_error_explained(setup: Setup) -> Iterator[None]:
+    """Say which batch size the GPU's memory did not suffice for, and what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        config = setup.config
+        smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
+        way_out = f"start anew with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
+        raise RunError(
+            f"{setup.run.path}: out of GPU memory at a batch size of {config.batch_size} with {config.model} at "
+            f"{config.size_px} px; {way_out}"
+        ) from error
