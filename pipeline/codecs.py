@@ -91,7 +91,7 @@ def coded_size(code: bytes) -> tuple[int, int] | None:
         at = 2 if code[:2] == b"\xff\xd8" else len(code)
         while True:
             marker, length = struct.unpack_from(">HH", code, at)
-            if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) or marker == 0xFFF7:
+            if (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)) or marker == 0xFFF7:
                 height, width, components = struct.unpack_from(">HHB", code, at + 5)
                 return (height, width) if components == 1 else None
             if marker < 0xFF00 or length < 2:

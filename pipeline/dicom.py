@@ -170,8 +170,8 @@ def _stored_values(cells: np.ndarray, facts: FileFacts) -> np.ndarray:
     signed_cells = cells.view(np.int16) if facts.signed else cells
     if facts.bits_stored == 16:
         return signed_cells
-    low, high = (-(1 << facts.bits_stored - 1), 1 << facts.bits_stored - 1) if facts.signed else (0, 1 << facts.bits_stored)
-    if signed_cells.max() < high and (low == 0 or signed_cells.min() >= low):
+    high = 1 << (facts.bits_stored - facts.signed)
+    if signed_cells.max() < high and (not facts.signed or signed_cells.min() >= -high):
         return signed_cells
     unused = 16 - facts.bits_stored
     stored = (cells << unused).view(signed_cells.dtype) >> unused
@@ -197,7 +197,7 @@ def _identify_patient(facts: FileFacts, reading: Reading, patient_key: bytes | N
 
 
 def _digest_pixels(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> str:
-    digest = xxhash.xxh3_128(np.ascontiguousarray(stored))
+    digest = xxhash.xxh3_128(np.ascontiguousarray(stored).data)
     low, high = padding or (0, -1)
     digest.update(struct.pack("<2I2s2d2i", *stored.shape, stored.dtype.kind.encode(), slope, intercept, low, high))
     return digest.hexdigest()

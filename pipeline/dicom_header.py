@@ -1,26 +1,31 @@
 """This file reads the header of a DICOM file with pydicom: bytes in, the raw values of the needed elements out."""
 
 import logging
-import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from struct import Struct, unpack_from
 from typing import Any
 
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.filereader import data_element_generator, read_dataset
+from pydicom.tag import Tag
 
 from pipeline.dicom_rules import (
     FRAME_ELEMENTS,
     FRAME_SEQUENCES,
+    MODALITY,
     NEEDED_ELEMENTS,
     PER_FRAME_GROUPS,
+    PIXEL_DATA,
     SHARED_GROUPS,
+    SOP_CLASS,
+    SOP_INSTANCE,
     Rejected,
     text,
 )
@@ -31,15 +36,18 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 
-# The pixel data of a head CT slice begins within 1-8 KB; copying more than this first costs more than parsing it.
-QUICK_BYTES = 32 << 10
 # Functional groups of 2,000 frames take about 4 MB; more than this before the pixels is no CT.
 MAX_HEADER_BYTES = 64 << 20
 # 1,000 frames of 512 x 512 take 0.5 GB; a deflated file that unpacks to more is taken for a bomb.
 MAX_INFLATED_BYTES = 600 << 20
+TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS = 0x00020010, 0x00020002
+PIXEL_ELEMENTS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+_META_ELEMENTS, _AFTER_META = frozenset((TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS)), 0x00030000
+_NEEDED = frozenset(NEEDED_ELEMENTS)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIXEL_ELEMENTS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_IMPLICIT, _EXPLICIT, _LENGTH = Struct("<HHHH"), Struct("<HH2sH"), Struct("<L")
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,37 +139,37 @@ def _read_header(data: memoryview) -> Header:
     if not has_preamble and bytes(data[:2]) not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
     meta, begin = _read_meta(data, begin)
-    syntax = text(meta.get(0x00020010, b"")) or _guess_syntax(data, begin)
-    body = _inflate(data[begin:]) if syntax == DEFLATED else data
-    begin = 0 if syntax == DEFLATED else begin
+    syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or _guess_syntax(data, begin)
+    body, begin = (_inflate(data[begin:]), 0) if syntax == DEFLATED else (data, begin)
     elements, end, implicit = _read_elements(body, begin, syntax)
-    values = _raw_values(elements)
-    if not has_preamble and not values.keys() & {0x00080016, 0x00080018, 0x00080060}:
+    values = {tag: _raw_value(element) for tag, element in elements.items()}
+    if not has_preamble and not values.keys() & {SOP_CLASS, SOP_INSTANCE, MODALITY}:
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
     return Header(
         values=values,
-        frames=tuple(_frame_groups(elements)),
+        frames=tuple(_read_frame_groups(elements)),
         little_endian=syntax != EXPLICIT_BIG,
         transfer_syntax=syntax,
-        media_class=text(meta.get(0x00020002, b"")),
+        media_class=text(meta.get(MEDIA_STORAGE_SOP_CLASS, b"")),
         body=body,
         pixels=_find_pixels(body, end, implicit, syntax != EXPLICIT_BIG),
     )
 
 
-def _read_meta(data: memoryview, begin: int) -> tuple[dict[int, bytes], int]:
+def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
     """Read the file meta information, always Explicit VR Little Endian, and where the data set begins.
 
     Source: DICOM PS3.10, 7.1.
     """
-    stream = BytesIO(data[begin : begin + QUICK_BYTES])
+    if quick := _walk(data, begin, False, _META_ELEMENTS, _AFTER_META):
+        return quick
+    stream = BytesIO(data[begin : begin + MAX_HEADER_BYTES])
     elements = data_element_generator(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    meta = {int(element.tag): element.value for element in elements if isinstance(element.value, bytes)}
-    return meta, begin + stream.tell()
+    return {int(element.tag): _raw_value(element) for element in elements}, begin + stream.tell()
 
 
 def _guess_syntax(data: memoryview, begin: int) -> str:
-    """Tell the transfer syntax of a file without file meta information from its first element."""
+    """Tell the transfer syntax of a file that does not state it from its first element."""
     first = bytes(data[begin : begin + 6])
     if not first[4:].isalpha():
         return IMPLICIT_LITTLE
@@ -180,48 +188,58 @@ def _inflate(deflated: memoryview) -> memoryview:
 
 
 def _read_elements(body: memoryview, begin: int, syntax: str) -> tuple[Mapping[int, Any], int, bool]:
-    """Return the elements before the pixel data, where they end, and whether they are in Implicit VR."""
+    """Return the needed elements before the pixel data, where those begin, and whether this is Implicit VR."""
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
-    if bytes(body[begin + 4 : begin + 6]).isalpha() != implicit:
-        stream = BytesIO(body[begin : begin + QUICK_BYTES])
-        reached: list[int] = []
-
-        def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-            if tag in _PIXEL_ELEMENTS:
-                reached.append(tag)
-            return bool(reached)
-
-        try:
-            generator = data_element_generator(stream, implicit, little, at_pixels, specific_tags=NEEDED_ELEMENTS)
-            elements = {int(element.tag): element for element in generator}
-        except Exception:
-            reached.clear()  # cut off in the middle of a sequence, or damaged: the long way tells
-        if reached:
-            return elements, begin + stream.tell(), implicit
-    return _read_all_elements(body, begin, implicit, little)
-
-
-def _read_all_elements(
-    body: memoryview, begin: int, implicit: bool, little: bool
-) -> tuple[Mapping[int, Any], int, bool]:
-    """The same as `_read_elements` for what is not plain: a long header, none of pixels, a coding that is not as stated."""
+    quick = _walk(body, begin, implicit, _NEEDED, PIXEL_ELEMENTS[0]) if little else None
+    if quick and PER_FRAME_GROUPS not in quick[0]:  # functional groups are sequences in sequences
+        return *quick, implicit
     stream = BytesIO(body[begin : begin + MAX_HEADER_BYTES])
-    dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in _PIXEL_ELEMENTS)
-    implicit = bool(dataset.original_encoding[0])
+    dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS)
     elements = {tag: dataset.get_item(tag) for tag in NEEDED_ELEMENTS if tag in dataset}
-    return elements, begin + stream.tell(), implicit
+    return elements, begin + stream.tell(), bool(dataset.original_encoding[0])
 
 
-def _raw_values(elements: Mapping[int, Any]) -> dict[int, bytes]:
-    """Value bytes by tag; of a sequence only that it is there."""
-    raw = {}
-    for tag, element in elements.items():
-        value = element.value
-        raw[tag] = value if isinstance(value, bytes) else b"" if value is None else b"sequence"
-    return raw
+def _walk(
+    body: memoryview, at: int, implicit: bool, wanted: frozenset[int], until: int
+) -> tuple[dict[int, bytes], int] | None:
+    """Read the wanted top-level elements before the tag `until`, and where that begins, in a plain file.
+
+    It does in 10-30 us what takes pydicom 100-300, since nine elements in ten need only be stepped over. Whatever is
+    not plain (an undefined length, an unknown VR, a value beyond the end, no such tag) gives None: pydicom's turn.
+
+    Source: DICOM PS3.5 7.1.
+    """
+    values: dict[int, bytes] = {}
+    unpack = (_IMPLICIT if implicit else _EXPLICIT).unpack_from
+    last = len(body) - 12
+    while at <= last:
+        group, element, vr, length = unpack(body, at)
+        tag = group << 16 | element
+        if tag >= until:
+            return (values, at) if tag in PIXEL_ELEMENTS or until == _AFTER_META else None
+        at += 8
+        if implicit:
+            length = vr | length << 16
+        elif vr in _LONG_VRS:
+            (length,) = _LENGTH.unpack_from(body, at)
+            at += 4
+        elif vr not in _SHORT_VRS:
+            return None
+        if tag in wanted:
+            values[tag] = bytes(body[at : at + length])
+        at += length
+    return None
 
 
-def _frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:
+def _raw_value(element: Any) -> bytes:
+    """Return the value bytes of an element of pydicom's; of a sequence only that it is there."""
+    value = element if isinstance(element, bytes) else element.value
+    if isinstance(value, bytes):
+        return value
+    return b"" if value is None else b"sequence"
+
+
+def _read_frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:
     """Yield for each frame the needed values out of its functional groups, the shared ones first.
 
     Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups).
@@ -235,16 +253,14 @@ def _frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:
 
 
 def _items(elements: Mapping[int, Any], tag: int) -> Iterable[Dataset]:
-    if tag not in elements:
-        return ()
-    return Dataset({tag: elements[tag]})[tag].value or ()
+    return Dataset({Tag(tag): elements[tag]})[tag].value or () if tag in elements else ()
 
 
 def _group_values(group: Dataset) -> dict[int, bytes]:
-    values = {}
+    values: dict[int, bytes] = {}
     for sequence in FRAME_SEQUENCES:
         for item in group[sequence].value[:1] if sequence in group else ():
-            values |= _raw_values({tag: item.get_item(tag) for tag in FRAME_ELEMENTS if tag in item})
+            values |= {tag: _raw_value(item.get_item(tag)) for tag in FRAME_ELEMENTS if tag in item}
     return values
 
 
@@ -254,14 +270,14 @@ def _find_pixels(body: memoryview, at: int, implicit: bool, little: bool) -> Pix
     head = bytes(body[at : at + 12])
     if len(head) < 8:
         return None
-    group, element = struct.unpack_from(endian + "HH", head)
+    group, element = unpack_from(endian + "HH", head)
     tag = group << 16 | element
-    if tag not in _PIXEL_ELEMENTS:
+    if tag not in PIXEL_ELEMENTS:
         return None
     if implicit or head[4:6] not in _LONG_VRS:
-        (length,), size = struct.unpack_from(endian + ("L" if implicit else "xxH"), head, 4), 8
+        (length,), size = unpack_from(endian + ("L" if implicit else "xxH"), head, 4), 8
     elif len(head) == 12:
-        (length,), size = struct.unpack_from(endian + "L", head, 8), 12
+        (length,), size = unpack_from(endian + "L", head, 8), 12
     else:
         return None
     return Pixels(tag, at + size, None if length == _UNDEFINED_LENGTH else length)

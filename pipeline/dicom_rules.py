@@ -2,7 +2,6 @@
 
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -241,9 +240,7 @@ def _read_pixel_format(values: Mapping[int, bytes], order: Literal["little", "bi
     return allocated, stored, sign == 1
 
 
-def _read_padding(
-    values: Mapping[int, bytes], order: Literal["little", "big"], signed: bool
-) -> tuple[int, int] | None:
+def _read_padding(values: Mapping[int, bytes], order: Literal["little", "big"], signed: bool) -> tuple[int, int] | None:
     """Read PixelPaddingValue and PixelPaddingRangeLimit, in stored values.
 
     Source: DICOM PS3.3 C.7.5.1.1.2; the sign is PixelRepresentation's, whatever the VR says.

@@ -80,9 +80,8 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
         }
     )
     grouped = per_slice.groupby("series")
-    facts = pd.DataFrame(
-        {"slices": grouped.size(), "z_from": grouped["z_from"].agg(_most_common)} | _spacing_facts(per_slice, num_series)
-    )
+    facts = pd.DataFrame({"slices": grouped.size(), "z_from": grouped["z_from"].agg(_most_common)})
+    facts = facts.assign(**_spacing_facts(per_slice, num_series))
     facts["tilt_degrees"] = grouped["tilt"].median()
     facts["orientations"] = grouped["direction"].nunique()
     facts.index = pd.Index(np.sort(slices["series_instance_uid"].unique()), name="series_instance_uid")

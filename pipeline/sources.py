@@ -50,7 +50,7 @@ class Buffer:
         """Return writable memory of `size` bytes, aligned to 16; it invalidates what was read before."""
         if size > self._memory.size:
             self._memory = np.empty(max(size, 2 * self._memory.size), np.uint8)
-        return memoryview(self._memory)[:size]
+        return self._memory.data[:size]
 
 
 class Source(Protocol):
