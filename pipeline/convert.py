@@ -141,7 +141,7 @@ class _Shard:
             if unit.slot in refused:
                 log.reject(refused[unit.slot])
                 continue
-            frames = unit.stop - unit.first if unit.stop else dicom.count_frames(data, unit.path)
+            frames = unit.stop - unit.first if unit.stop else dicom.count_frames(data)
             if self.used + frames > self.context.rows_per_shard:
                 result.handed_back.append((unit.path, frames))
                 log.hand_back()
@@ -159,7 +159,7 @@ class _Shard:
 
     def _read(self, unit: Unit, data: memoryview) -> Iterable[Slice | Reject]:
         frames = (unit.first, unit.stop) if unit.stop else None
-        return dicom.read_slices(data, unit.path, self.context.reading, self.context.patient_key, frames)
+        return dicom.read_slices(data, self.context.reading, self.context.patient_key, frames)
 
     def _new_record(self, log: "_Log") -> dict[str, Any]:
         return {

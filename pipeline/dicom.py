@@ -24,14 +24,11 @@ from pipeline.dicom_rules import (
 from pipeline.records import Reject, Slice, SliceRecord
 from pipeline.repair import unwrap_12_bits
 
-__all__ = ["REJECT_CODES", "VERSION", "count_frames", "read_slices"]
-
-VERSION = 1
+__all__ = ["REJECT_CODES", "count_frames", "read_slices"]
 
 
 def read_slices(
     data: memoryview | bytes,
-    path: str,
     reading: Reading,
     patient_key: bytes | None,
     frames: tuple[int, int] | None = None,
@@ -68,7 +65,7 @@ def read_slices(
                 yield Reject(reason.code, reason.message, _frame_number(facts, index))
 
 
-def count_frames(data: memoryview | bytes, path: str) -> int:
+def count_frames(data: memoryview | bytes) -> int:
     """Tell how many frames a file states, from its header alone; 1 for anything that is not readable."""
     try:
         return read_num_frames(read_header(memoryview(data)).values)
