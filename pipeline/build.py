@@ -248,19 +248,7 @@ def _convert(
     """Run the plan's tasks, and further ones for files with more frames than fitted. Returns the new entries."""
     if not found.plan.jobs:
         return []
-    from pipeline.convert import Context
-
-    context = Context(
-        source=found.source,
-        root=root,
-        token=token,
-        reading=settings.reading,
-        reading_fingerprint=found.wanted.reading,
-        patient_key=patient_key,
-        windows=settings.windows,
-        rows_per_shard=settings.layout.rows_per_shard,
-        codecs={spec.name: _codec(root, spec, settings) for spec in found.wanted.arrays},
-    )
+    context = make_context(settings, root, found, token, patient_key)
     pending = dict(found.plan.pending)
     jobs = found.plan.jobs
     while jobs:
@@ -272,6 +260,23 @@ def _convert(
     records = {shard: _record(root, shard) for shard in pending}
     there = set(found.listing.paths)
     return [entry for entry in entries_of(records) if entry.path in there]
+
+
+def make_context(settings: Settings, root: Path, found: Survey, token: str, patient_key: bytes | None) -> Any:
+    """Put together what every task of the build needs: a `convert.Context`."""
+    from pipeline.convert import Context
+
+    return Context(
+        source=found.source,
+        root=root,
+        token=token,
+        reading=settings.reading,
+        reading_fingerprint=found.wanted.reading,
+        patient_key=patient_key,
+        windows=settings.windows,
+        rows_per_shard=settings.layout.rows_per_shard,
+        codecs={spec.name: _codec(root, spec, settings) for spec in found.wanted.arrays},
+    )
 
 
 def _codec(root: Path, spec: ArraySpec, settings: Settings) -> Any:
