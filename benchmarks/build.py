@@ -1,0 +1,248 @@
+"""This file measures what a slice costs: the usual way, the project's own shard task, and the floor below both.
+
+    python benchmarks/build.py [--slices 512] [--repeats 5] [--folder DIR] [--data DIR]
+
+One process, one core, one run, page cache warm; every way reads the same phantom files. The ways take turns and the
+best of the repeats counts, so that a busy machine disturbs the ratios little.
+"""
+
+import argparse
+import contextlib
+import functools
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
+os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+
+import numpy as np  # noqa: E402
+import pydicom  # noqa: E402
+import zarr  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from pipeline import build, cache, catalog, convert, dicom, phantom, shards, sources  # noqa: E402
+from pipeline.engine import run_jobs  # noqa: E402
+from pipeline.settings import Settings, Workers, make_settings  # noqa: E402
+
+SIZES = ((224,), (380,), (224, 380))
+SLICES_A_PATIENT = 20  # at least, in the phantom
+
+
+# --- the ways ------------------------------------------------------------------------------------------------------
+
+
+def usual_way(files: Sequence[Path], sizes_px: Sequence[int], windows: Sequence[catalog.Window], folder: Path) -> None:
+    """What a script does: dcmread, float windows, Pillow, one assignment a slice through zarr-python."""
+    group = zarr.open_group(folder, mode="w")
+    arrays = [
+        group.create_array(str(side), shape=(len(files), 3, side, side), chunks=(1, 3, side, side), dtype="uint8")
+        for side in sizes_px
+    ]
+    for row, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        hu = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        channels = []
+        for window in windows:
+            low = window.level_hu - window.width_hu / 2
+            channels.append((np.clip((hu - low) / window.width_hu, 0, 1) * 255).astype(np.uint8))
+        picture = Image.fromarray(np.stack(channels, -1))
+        for side, array in zip(sizes_px, arrays, strict=True):
+            resized = picture.resize((side, side), Image.Resampling.BILINEAR)
+            array[row] = np.moveaxis(np.asarray(resized), -1, 0)
+
+
+def floor(files: Sequence[Path]) -> None:
+    """Open, read and close every file: no way is faster."""
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.read(descriptor, os.fstat(descriptor).st_size)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[convert.ShardResult]]]:
+    """The tasks that `pipeline build --workers 0` would run into a new cache, ready to be run."""
+    with cache.lock(root) as token:
+        found = build.survey(settings, root)
+        context = build.make_context(settings, root, found, token, patient_key=None)
+        yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0)))
+
+
+def own_way(settings: Settings, root: Path) -> float:
+    """Build a new cache's shards with the project's task; returns its seconds."""
+    with shard_tasks(settings, root) as run:
+        started = time.perf_counter()
+        results = run()
+        seconds = time.perf_counter() - started
+    rejects = sum(result.rejects for result in results)
+    if rejects:
+        raise SystemExit(f"{rejects} phantom files were rejected: the figures would mean nothing")
+    return seconds
+
+
+# --- by step -------------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """Time by step, each function's own: what it calls under another step counts there."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._switch()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._running.pop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def watch(self, owner: Any, attribute: str, name: str) -> Iterator[None]:
+        """Count the time of a function, wherever it is called from, under a step."""
+        function = getattr(owner, attribute)
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.step(name):
+                return function(*arguments, **options)
+
+        setattr(owner, attribute, timed)
+        try:
+            yield
+        finally:
+            setattr(owner, attribute, function)
+
+
+STEPS: tuple[tuple[str, Any, str], ...] = (
+    ("read", sources, "_read_file"),
+    ("digest of the file", convert.xxhash, "xxh3_128_hexdigest"),
+    ("header", dicom, "read_header"),
+    ("rules and record", dicom, "read_slices"),
+    ("stored values and their digest", dicom, "_stored_values"),
+    ("render", convert.kernel, "render"),
+    ("compress, crc32c", shards.Codec, "encode"),
+    ("write", shards.ShardWriter, "finish"),
+    ("done-record", cache, "write_record"),
+    ("fsync", os, "fsync"),
+)
+
+
+def time_by_step(settings: Settings, root: Path) -> dict[str, float]:
+    """Run the shard tasks once with every step timed; returns seconds by step, the rest under its own name."""
+    watch = Stopwatch()
+    with contextlib.ExitStack() as stack:
+        for name, owner, attribute in STEPS:
+            stack.enter_context(watch.watch(owner, attribute, name))
+        run = stack.enter_context(shard_tasks(settings, root))
+        watch.seconds.clear()
+        with watch.step("the rest of the task"):
+            run()
+    return dict(watch.seconds)
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+def best(repeats: int, ways: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """The least seconds of each way over the repeats, the ways taking turns."""
+    seconds: dict[str, float] = dict.fromkeys(ways, math.inf)
+    for _ in range(repeats):
+        for name, way in ways.items():
+            seconds[name] = min(seconds[name], way())
+    return seconds
+
+
+def timed(function: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def make_slices(folder: Path, count: int) -> list[Path]:
+    """Phantom files in `folder`, exactly `count` of them; those that are there already are used."""
+    dicoms = folder / "dicoms"
+    if len(list(dicoms.glob("*.dcm"))) < count:
+        print(f"making {count} phantom slices", flush=True)
+        phantom.write(folder, math.ceil(count / SLICES_A_PATIENT), seed=0)
+    found = sorted(dicoms.glob("*.dcm"))
+    for surplus in found[count:]:
+        surplus.unlink()
+    return found[:count]
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder of this name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def wanted(data: Path, sizes_px: tuple[int, ...]) -> Settings:
+    """The settings of `pipeline build --dataset phantom --src data/dicoms --size ...`, without labels."""
+    found = catalog.load(None)
+    labels = catalog.LabelFile()
+    return make_settings(found, "phantom", str(data / "dicoms"), labels, b"", sizes_px, key_digest="")
+
+
+def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeats: int, folder: Path) -> None:
+    settings = wanted(data, sizes_px)
+    own_way(settings, fresh(folder / "warm-up"))  # compiles, or loads what was compiled
+    seconds = best(
+        repeats,
+        {
+            "the usual way": lambda: timed(
+                lambda: usual_way(files, sizes_px, settings.windows, fresh(folder / "usual"))
+            ),
+            "pipeline, one core": lambda: own_way(settings, fresh(folder / "own")),
+            "open, read, close": lambda: timed(lambda: floor(files)),
+        },
+    )
+    print(f"\n{' and '.join(map(str, sizes_px))} px\n{'way':<34}{'slices/s':>10}{'ms a slice':>12}{'ratio':>8}")
+    for name, took in seconds.items():
+        ratio = seconds["the usual way"] / took
+        print(f"{name:<34}{len(files) / took:>10,.0f}{1000 * took / len(files):>12.3f}{ratio:>8.1f}")
+    runs = [time_by_step(settings, fresh(folder / "steps")) for _ in range(repeats)]
+    print(f"\n{'step, of the fastest of the runs':<34}{'ms a slice':>22}{'share':>8}")
+    fastest = min(runs, key=lambda run: sum(run.values()))
+    for name in (*(name for name, _, _ in STEPS), "the rest of the task"):
+        took = fastest.get(name, 0.0)
+        print(f"{name:<34}{1000 * took / len(files):>22.4f}{took / sum(fastest.values()):>8.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where scratch goes")
+    parser.add_argument("--data", type=Path, help="a folder that keeps the phantom files for the next run")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as scratch:
+        data = options.data or Path(scratch) / "data"
+        files = make_slices(data, options.slices)
+        size_kb = files[0].stat().st_size / 1000
+        print(f"{len(files)} slices of {size_kb:.0f} KB, best of {options.repeats}, one core of {os.cpu_count()}")
+        for sizes_px in SIZES:
+            measure(data, files, sizes_px, options.repeats, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
