@@ -163,7 +163,7 @@ class Stream:
     def _batches(self, parts: list[np.ndarray]) -> Generator[Batch, None, None]:
         filling: deque[tuple[_Slot, Callable[[], Batch]]] = deque()
         numbers = iter(range(len(parts)))
-        self._begin_requests(parts, 0)
+        self._cold_until = 0
         pool = ThreadPoolExecutor(max(1, self._threads), "stream")
         try:
             while True:
@@ -203,8 +203,8 @@ class Stream:
     def _begin_requests(self, parts: list[np.ndarray], number: int) -> None:
         """Have the system read ahead from batch `number` on.
 
-        The requests cost 5 % of the throughput where everything is in memory, so they stop after `COLD_BATCHES`
-        batches, and begin again when a batch without them had to wait for the disk.
+        The requests would cost a tenth of the throughput where everything is in memory, so they begin when a batch
+        without them had to wait for the disk, and stop after `COLD_BATCHES` batches.
         """
         self._cold_until = number + COLD_BATCHES
         self._request(parts[number : number + HINTS_AHEAD])
