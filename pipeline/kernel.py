@@ -1,15 +1,17 @@
 """This file turns stored values into windowed, resized uint8 images in one pass: the hot path of a build.
 
-The resize is Pillow's own arithmetic, so the result is Pillow's bit for bit: horizontal pass, rounded to uint8,
-then vertical pass, each with integer weights of 22 fractional bits. Integers only, so every CPU gives the same digest.
+The resize is Pillow's arithmetic: a horizontal pass, rounded to uint8, then a vertical pass, each with integer weights
+of 22 fractional bits. Only integers are added, so every CPU gives the same pixels and the same digest.
 
 What makes it fast: all windows of a stored value are one look-up of four bytes; a band of rows is looked up in
-transposed order, so that both passes run along contiguous bytes; air at the sides and above is not computed.
+transposed order, so that both passes add along contiguous bytes; black columns at the sides of a band are not computed.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,16 +22,37 @@ from pipeline.catalog import Window
 VERSION = 1
 """Raise by hand when a value that `render` or `grey_levels` gives changes: it is part of every fingerprint."""
 
-MAX_WINDOWS = 4  # grey levels of one stored value are packed in one uint32
+MAX_WINDOWS = 4  # the grey levels of one stored value are the bytes of one uint32
 
-_FRACTION_BITS = 22  # as Pillow: 32 bits less 8 of the grey level less 2 of headroom
+_FRACTION_BITS = 22  # as Pillow: 32 less 8 bits of the grey level less 2 of headroom
 _HALF = 1 << (_FRACTION_BITS - 1)
-_LANES = 16  # rows of a band: 64 bytes of packed grey levels, one cache line
+_LANES = 32  # rows of a band; 16 to 32 measured alike, 64 slower
+_BAND_BYTES = MAX_WINDOWS * _LANES
 _STORED_VALUES = 1 << 16
+_CACHE_LINE = 64  # bytes
 
-_TAPS = (int32[::1], int32[::1], int32[:, ::1])  # start, count, weights of `_taps`
 
-_scratch = threading.local()  # one set of buffers a thread: the compiled passes release the GIL
+class _Taps(NamedTuple):
+    """Weights that resize one axis to S pixels; of several sizes, side by side, in `_side_by_side`."""
+
+    start: np.ndarray  # (S,) int32: the first input pixel of an output pixel
+    count: np.ndarray  # (S,) int32: how many there are, at most K
+    weight: np.ndarray  # (S, K) int32: sums to 2**22 but for the weights' own rounding
+
+
+class _Scratch(NamedTuple):
+    """Working memory of one thread for one shape; `wide` is the sum of the sizes."""
+
+    lit: np.ndarray  # (W,) uint16: which columns of a band are not black
+    band: np.ndarray  # (W, lanes) uint32: packed grey levels of a band of rows, transposed
+    columns: np.ndarray  # (wide, lanes) uint32: the same after the horizontal pass
+    rows: np.ndarray  # (H, wide) uint32: the slice after the horizontal pass
+    spans: np.ndarray  # (sizes, bands, 2) int64: columns [begin, end) of `rows` that are not black
+    mixed: np.ndarray  # (S,) uint32: one row of an image, packed
+    acc: np.ndarray  # int32: one line of either pass before rounding
+
+
+_threads = threading.local()  # the compiled passes release the GIL: working memory must not be shared
 
 
 def render(
@@ -47,27 +70,26 @@ def render(
         stored: (H, W) int16 or uint16 stored values, C order; may be read-only.
         slope: HU = stored x slope + intercept, never rounded.
         intercept: in HU.
-        padding: inclusive range of stored values that are no tissue, 0 in every window; or None.
+        padding: inclusive range of stored values that are no tissue: 0 in every window; or None.
         windows: C of them, 1 to 4.
         images: one (C, S, S) uint8 a size, C order, written; S may differ.
         sums: one (C, 2) uint64 a size, C order, written: sum and sum of squares of the grey levels of a channel.
 
     Raises:
-        ValueError: an array has another shape than this; nothing was written.
+        ValueError: images or sums do not fit the windows; nothing was written.
 
-    Source: the result equals `PIL.Image.resize((S, S), BILINEAR)` of `grey_levels`, by channel, at every pixel.
+    Source: equals the horizontal, then the vertical pass of Pillow's `Image.resize((S, S), BILINEAR)` on each channel
+        of `grey_levels`. Pillow 13 goes vertical first for some frames that are not square: 1 grey level at most.
     """
     _check_shapes(len(windows), images, sums)
     height, width = stored.shape
     sizes_px = tuple(image.shape[1] for image in images)
     table, first, reach = _lookup_table(slope, intercept, padding, stored.dtype.kind == "i", windows)
-    starts, counts, weights = _side_by_side(width, sizes_px)
-    band, columns, rows, spans, mixed, acc = _buffers(height, width, sizes_px)
-    _horizontal(stored.view(np.uint16), table, first, reach, starts, counts, weights, band, columns, rows, spans)
-    left = 0
-    for size_px, image, total in zip(sizes_px, images, sums, strict=True):
-        _vertical(rows, spans, left, *_taps(width, size_px), *_taps(height, size_px), mixed, acc, image, total)
-        left += size_px
+    taps, edges = _side_by_side(width, sizes_px)
+    scratch = _scratch(height, width, sizes_px)
+    _horizontal(stored.view(np.uint16), table, first, reach, taps, edges, scratch)
+    for i, (image, total) in enumerate(zip(images, sums, strict=True)):
+        _vertical(scratch, i, edges[i], _taps(height, sizes_px[i]), image, total)
 
 
 def grey_levels(
@@ -78,7 +100,7 @@ def grey_levels(
     Args: as for `render`.
 
     Returns:
-        (C, H, W) uint8, floor(255 x + 0.5) of x = clip((HU - (level - width/2)) / width, 0, 1).
+        (C, H, W) uint8, floor(255 x + 0.5) of x = clip((HU - (level - width/2)) / width, 0, 1), in float64.
     """
     table = _lookup_table(slope, intercept, padding, stored.dtype.kind == "i", windows)[0]
     packed = table[stored.view(np.uint16)].view(np.uint8).reshape(*stored.shape, MAX_WINDOWS)
@@ -86,7 +108,7 @@ def grey_levels(
 
 
 def _check_shapes(num_windows: int, images: Sequence[np.ndarray], sums: Sequence[np.ndarray]) -> None:
-    """The compiled passes do not check bounds: a wrong shape would corrupt memory."""
+    """The compiled passes check no bounds: a wrong shape would corrupt memory."""
     if not 1 <= num_windows <= MAX_WINDOWS:
         raise ValueError(f"1 to {MAX_WINDOWS} windows, not {num_windows}")
     for image, total in zip(images, sums, strict=True):
@@ -102,8 +124,8 @@ def _lookup_table(
     """Grey levels of every stored value.
 
     Returns:
-        (65536,) uint32 by the stored value's bit pattern, one byte a window; then the first stored value (as bit
-        pattern) that is not black in every window, and how far above it the last one lies (-1 where there is none).
+        (65536,) uint32 by the stored value's bit pattern, one byte a window; then the bit pattern of the first stored
+        value that is not black in every window, and how far above it the last one lies.
     """
     bits = np.arange(_STORED_VALUES, dtype=np.uint16)
     stored = bits.view(np.int16) if signed else bits
@@ -114,18 +136,14 @@ def _lookup_table(
         grey[:, c] = np.floor(255 * x + 0.5)
     if padding is not None:
         grey[(stored >= padding[0]) & (stored <= padding[1])] = 0
-    lit = np.sort(stored[grey.any(axis=1)]).astype(int)
-    first, last = (lit[0], lit[-1]) if lit.size else (0, -1)
+    lit = stored[grey.any(axis=1)].astype(int)
+    first, last = (lit.min(), lit.max()) if lit.size else (0, 0)
     return grey.view(np.uint32)[:, 0], int(first) % _STORED_VALUES, int(last - first)
 
 
 @lru_cache(maxsize=64)
-def _taps(length: int, size_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of a triangle filter, widened by the scale where it shrinks, that resizes `length` pixels to `size_px`.
-
-    Returns:
-        (S,) int32 first input pixel; (S,) int32 number of them, at most K; (S, K) int32 weights that sum to 2**22
-        but for their rounding.
+def _taps(length: int, size_px: int) -> _Taps:
+    """Weights of a triangle filter, widened by the scale where it shrinks, that resize `length` pixels to `size_px`.
 
     Source: Pillow, `src/libImaging/Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`.
     """
@@ -138,33 +156,51 @@ def _taps(length: int, size_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     distance = np.abs((offset + start[:, None] - centre[:, None] + 0.5) * (1 / support))
     weight = np.where(offset < count[:, None], np.maximum(1 - distance, 0), 0)
     weight /= np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds one after another, as Pillow; sum does not
-    return start, count, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
+    return _Taps(start, count, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32))
 
 
 @lru_cache(maxsize=64)
-def _side_by_side(width: int, sizes_px: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The taps of all sizes as those of one wide row, so that one horizontal pass serves every size."""
-    starts, counts, weights = zip(*(_taps(width, size_px) for size_px in sizes_px), strict=True)
-    widest = max(weight.shape[1] for weight in weights)
-    padded = [np.pad(weight, ((0, 0), (0, widest - weight.shape[1]))) for weight in weights]
-    return np.concatenate(starts), np.concatenate(counts), np.concatenate(padded)
+def _side_by_side(width: int, sizes_px: tuple[int, ...]) -> tuple[_Taps, np.ndarray]:
+    """The taps of all sizes as those of one wide row, so that one horizontal pass serves them all; and their edges."""
+    each = [_taps(width, size_px) for size_px in sizes_px]
+    widest = max(taps.weight.shape[1] for taps in each)
+    weights = [np.pad(taps.weight, ((0, 0), (0, widest - taps.weight.shape[1]))) for taps in each]
+    starts, counts = [taps.start for taps in each], [taps.count for taps in each]
+    return _Taps(np.concatenate(starts), np.concatenate(counts), np.concatenate(weights)), np.cumsum((0, *sizes_px))
 
 
-def _buffers(height: int, width: int, sizes_px: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Working memory of this thread, kept while the shape stays: fresh memory costs more in page faults than a pass."""
+def _scratch(height: int, width: int, sizes_px: tuple[int, ...]) -> _Scratch:
+    """This thread's working memory, kept while the shape stays: fresh memory costs more in page faults than a pass."""
     shape = (height, width, sizes_px)
-    if getattr(_scratch, "shape", None) != shape:
-        bands, wide = -(-height // _LANES), sum(sizes_px)
-        _scratch.shape = shape
-        _scratch.buffers = (
-            np.zeros((width, _LANES), np.uint32),  # band: packed grey levels of a band of rows, transposed
-            np.zeros((wide, _LANES), np.uint32),  # columns: the same after the horizontal pass
-            np.zeros((height, wide), np.uint32),  # rows: the slice after the horizontal pass
-            np.zeros((bands, 2), np.int32),  # spans: columns [begin, end) of a band that are not all black
-            np.zeros(max(sizes_px), np.uint32),  # mixed: one row of an image, packed
-            np.zeros(max(sizes_px) * MAX_WINDOWS, np.int32),  # acc: the same before rounding
+    if getattr(_threads, "shape", None) != shape:
+        wide, widest = sum(sizes_px), max(sizes_px)
+        _threads.scratch = _Scratch(
+            lit=np.empty(width, np.uint16),
+            band=_aligned((width, _LANES), np.uint32),
+            columns=_aligned((wide, _LANES), np.uint32),
+            rows=_aligned((height, wide), np.uint32),
+            spans=np.empty((len(sizes_px), -(-height // _LANES), 2), np.int64),
+            mixed=_aligned((widest,), np.uint32),
+            acc=_aligned((MAX_WINDOWS * max(widest, _LANES),), np.int32),
         )
-    return _scratch.buffers
+        _threads.shape = shape
+    return _threads.scratch
+
+
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Uninitialised memory that begins a cache line; sums that straddle two made the horizontal pass 2.8x slower."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+_STORED = types.Array(uint16, 2, "C", readonly=True, aligned=False)  # as a reader's buffer may give it
+_TABLE = types.Array(uint32, 1, "C")
+_TAPS = types.NamedTuple((int32[::1], int32[::1], int32[:, ::1]), _Taps)
+_SCRATCH = types.NamedTuple(
+    (uint16[::1], uint32[:, ::1], uint32[:, ::1], uint32[:, ::1], int64[:, :, ::1], uint32[::1], int32[::1]), _Scratch
+)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -174,11 +210,11 @@ def _lit_span(rows, first, reach, lit):  # type: ignore[no-untyped-def]
     for y in range(rows.shape[0]):
         row = rows[y]
         for x in range(lit.size):
-            lit[x] |= int32(uint16(row[x] - first)) <= reach
+            lit[x] |= uint16(row[x] - first) <= reach  # modulo 2**16, so it holds for signed values too
     begin, end = 0, lit.size
     while end > 0 and lit[end - 1] == 0:
         end -= 1
-    while begin < end and lit[begin] == 0:
+    while begin < lit.size and lit[begin] == 0:
         begin += 1
     return begin, end
 
@@ -194,83 +230,58 @@ def _look_up(rows, table, begin, end, band):  # type: ignore[no-untyped-def]
             column[lane] = table[rows[lane, x]]
 
 
-@numba.njit(cache=True, nogil=True)
-def _weigh(source, offset, start, count, weight, acc, grey):  # type: ignore[no-untyped-def]
-    """One line of either pass: grey = round(sum over taps of weight x source[start + tap, offset:])."""
-    acc[:] = _HALF
-    for k in range(count):
-        factor, line = weight[k], source[start + k][offset:]
-        for i in range(acc.size):
-            acc[i] += factor * line[i]
-    for i in range(acc.size):
+@numba.njit(inline="always")  # so that a constant size stays one: 2.6x
+def _weigh(source, offset, taps, s, acc, grey, size):  # type: ignore[no-untyped-def]
+    """Line s of either pass: grey = round(sum over taps of weight x source[start + tap, offset:])."""
+    for i in range(size):
+        acc[i] = _HALF
+    for k in range(taps.count[s]):
+        weight, line = taps.weight[s, k], source[taps.start[s] + k][offset:]
+        for i in range(size):
+            acc[i] += weight * line[i]
+    for i in range(size):
         grey[i] = uint32(acc[i]) >> uint32(_FRACTION_BITS)
 
 
-@numba.njit(
-    void(
-        types.Array(uint16, 2, "C", readonly=True, aligned=False),  # as a reader's buffer may give it
-        types.Array(uint32, 1, "C", readonly=True),
-        uint16,
-        int32,
-        *_TAPS,
-        uint32[:, ::1],
-        uint32[:, ::1],
-        uint32[:, ::1],
-        int32[:, ::1],
-    ),
-    cache=True,
-    nogil=True,
-)
-def _horizontal(stored, table, first, reach, starts, counts, weights, band, columns, rows, spans):  # type: ignore[no-untyped-def]
-    """Look up and resize every row of the slice: rows[y, s], packed."""
-    height, wide = rows.shape
-    lit = np.empty(stored.shape[1], np.uint16)
-    acc = np.empty(MAX_WINDOWS * _LANES, np.int32)
-    band_bytes, column_bytes = band.view(np.uint8), columns.view(np.uint8)
-    for b in range(spans.shape[0]):
-        top = b * _LANES
-        bottom = min(top + _LANES, height)
-        begin, end = _lit_span(stored[top:bottom], first, reach, lit)
-        spans[b, 0], spans[b, 1] = begin, end
-        if begin == end:
-            rows[top:bottom] = 0
-            continue
-        _look_up(stored[top:bottom], table, begin, end, band)
-        for s in range(wide):
-            if begin < starts[s] + counts[s] and starts[s] < end:
-                _weigh(band_bytes, 0, starts[s], counts[s], weights[s], acc, column_bytes[s])
-            else:
-                columns[s] = 0
-        for s in range(wide):
-            column = columns[s]
-            for lane in range(bottom - top):
-                rows[top + lane, s] = column[lane]
+@numba.njit(void(_STORED, _TABLE, uint16, uint16, _TAPS, int64[::1], _SCRATCH), cache=True, nogil=True)
+def _horizontal(stored, table, first, reach, taps, edges, scratch):  # type: ignore[no-untyped-def]
+    """Look up and resize every row of the slice: fills `rows` and `spans`."""
+    rows, columns, spans = scratch.rows, scratch.columns, scratch.spans
+    ends = taps.start + taps.count
+    band_bytes, column_bytes = scratch.band.view(np.uint8), columns.view(np.uint8)
+    for b in range(spans.shape[1]):
+        top, bottom = b * _LANES, min((b + 1) * _LANES, stored.shape[0])
+        begin, end = _lit_span(stored[top:bottom], first, reach, scratch.lit)
+        _look_up(stored[top:bottom], table, begin, end, scratch.band)
+        for i in range(spans.shape[0]):
+            left, right = edges[i], edges[i + 1]
+            lit_left = left + np.searchsorted(ends[left:right], begin, side="right")
+            lit_right = left + np.searchsorted(taps.start[left:right], end, side="left")
+            spans[i, b, 0], spans[i, b, 1] = lit_left, lit_right
+            for s in range(lit_left, lit_right):
+                _weigh(band_bytes, 0, taps, s, scratch.acc, column_bytes[s], _BAND_BYTES)
+            for y in range(top, bottom):
+                row = rows[y]
+                row[left:lit_left] = 0
+                for s in range(lit_left, lit_right):
+                    row[s] = columns[s, y - top]
+                row[lit_right:right] = 0
 
 
-@numba.njit(
-    void(
-        uint32[:, ::1], int32[:, ::1], int64, *_TAPS, *_TAPS, uint32[::1], int32[::1], uint8[:, :, ::1], uint64[:, ::1]
-    ),
-    cache=True,
-    nogil=True,
-)
-def _vertical(rows, spans, left, x_starts, x_counts, x_weights, starts, counts, weights, mixed, acc, image, total):  # type: ignore[no-untyped-def]
-    """Resize the columns [left, left + S) of `rows` to one image, and sum its grey levels."""
-    num_windows, size_px, _ = image.shape
-    x_ends = x_starts + x_counts
-    row_bytes, mixed_bytes = rows.view(np.uint8), mixed.view(np.uint8)
+@numba.njit(void(_SCRATCH, int64, int64, _TAPS, uint8[:, :, ::1], uint64[:, ::1]), cache=True, nogil=True)
+def _vertical(scratch, i, left, taps, image, total):  # type: ignore[no-untyped-def]
+    """Resize the columns [left, left + S) of `rows` to the image of size number i, and sum its grey levels."""
+    row_bytes, mixed_bytes, mixed = scratch.rows.view(np.uint8), scratch.mixed.view(np.uint8), scratch.mixed
     image[:] = 0
     total[:] = 0
-    for y in range(size_px):
-        bands = spans[starts[y] // _LANES : (starts[y] + counts[y] - 1) // _LANES + 1]
-        begin = np.searchsorted(x_ends, bands[:, 0].min(), side="right")
-        end = np.searchsorted(x_starts, bands[:, 1].max(), side="left")
+    for y in range(image.shape[1]):
+        bands = scratch.spans[i, taps.start[y] // _LANES : (taps.start[y] + taps.count[y] - 1) // _LANES + 1]
+        begin, end = bands[:, 0].min(), bands[:, 1].max()
         if begin >= end:
             continue
-        lit_acc = acc[: MAX_WINDOWS * (end - begin)]
-        _weigh(row_bytes, MAX_WINDOWS * (left + begin), starts[y], counts[y], weights[y], lit_acc, mixed_bytes)
-        for c in range(num_windows):
-            line = image[c, y, begin:end]
+        _weigh(row_bytes, MAX_WINDOWS * begin, taps, y, scratch.acc, mixed_bytes, MAX_WINDOWS * (end - begin))
+        for c in range(image.shape[0]):
+            line = image[c, y, begin - left : end - left]
             grey_sum, square_sum = int32(0), int32(0)
             for x in range(line.size):
                 line[x] = mixed[x] >> uint32(8 * c)
