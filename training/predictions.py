@@ -43,13 +43,20 @@ def read_predictions(path: Path) -> Predictions:
         table = pd.read_csv(
             path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, float_precision="round_trip"
         )
-    except (OSError, ValueError) as error:
+        return from_table(table)
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path}: cannot be read as predictions ({error}); {way_out}") from error
+
+
+def from_table(table: pd.DataFrame) -> Predictions:
+    """Take a table of predictions apart; `p_<class>` columns name the classes.
+
+    Raises:
+        KeyError: a column is missing. ValueError: there is no class, or a number is none.
+    """
     classes = tuple(name.removeprefix("p_") for name in table.columns if name.startswith("p_"))
-    if missing := [name for name in (*COLUMNS, *classes) if name not in table.columns]:
-        raise RunError(f"{path}: has no column {missing[0]}; {way_out}")
     if not classes:
-        raise RunError(f"{path}: has no column of probabilities, p_<class>; {way_out}")
+        raise ValueError("it has no column of probabilities, p_<class>")
     return Predictions(
         slices=table[list(COLUMNS)],
         classes=classes,
@@ -59,4 +66,4 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _numbers(columns: pd.DataFrame) -> np.ndarray:
-    return columns.apply(pd.to_numeric).to_numpy(np.float64)
+    return columns.apply(pd.to_numeric).to_numpy(np.float64, na_value=np.nan)

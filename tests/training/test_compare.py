@@ -1,0 +1,92 @@
+"""This file holds the comparison of runs: paired draws, the same slices, and differences that are there or not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.training.test_evaluation import CLASSES, predictions
+from training.bootstrap import bootstrap, interval
+from training.compare import Contestant, average_seeds, compare, to_text
+from training.errors import RunError
+from training.metrics import Scorer
+from training.operating import logit, sigmoid
+from training.pooling import patient_groups
+from training.predictions import Predictions
+
+WEIGHTS = (1.0, 2.0)
+
+
+def contestant(name: str, known: Predictions, skill: float = 1.0, noise: float = 0.0) -> Contestant:
+    rng = np.random.default_rng(len(name))
+    logits = logit(known.probabilities) * skill + noise * rng.normal(size=known.labels.shape)
+    return Contestant(name, Predictions(known.slices, CLASSES, known.labels, sigmoid(logits)), WEIGHTS)
+
+
+def line(table: pd.DataFrame, score: str, name: str) -> pd.Series:
+    return table[(table["score"] == score) & (table["class"] == name)].iloc[0]
+
+
+def test_a_worse_run_is_clearly_worse() -> None:
+    known = predictions(0, patients=80)
+    table = compare([contestant("good", known), contestant("noisy", known, noise=3.0)], resamples=200)
+    auc = line(table, "roc_auc", "any")
+    assert auc["difference"] < 0
+    assert auc["high"] < 0
+    assert line(table, "weighted_log_loss", "all")["low"] > 0
+
+
+def test_a_run_equals_itself() -> None:
+    known = predictions(0)
+    table = compare([contestant("a", known), contestant("b", known)], resamples=50)
+    assert (table[["difference", "low", "high"]].fillna(0) == 0).all().all()
+
+
+def test_pairing_narrows_the_interval() -> None:
+    known = predictions(0, patients=80)
+    a, b = contestant("a", known), contestant("bb", known, noise=0.3)
+    paired = line(compare([a, b], resamples=200), "roc_auc", "any")
+    groups, patients = patient_groups(known)
+    draws = [
+        bootstrap(
+            Scorer(of.known.labels, of.known.probabilities, WEIGHTS, np.full(2, 0.5), groups), patients, 200, seed
+        )
+        for seed, of in enumerate((a, b))
+    ]
+    low, high = interval(draws[1].classes["roc_auc"][:, 1] - draws[0].classes["roc_auc"][:, 1])
+    assert paired["high"] - paired["low"] < (high - low) / 2
+
+
+def test_order_of_slices_does_not_matter() -> None:
+    known = predictions(0)
+    order = np.random.default_rng(0).permutation(len(known))
+    shuffled = Predictions(
+        known.slices.iloc[order].reset_index(drop=True), CLASSES, known.labels[order], known.probabilities[order]
+    )
+    table = compare([contestant("a", known), contestant("b", shuffled)], resamples=20)
+    assert table["difference"].abs().max() < 1e-12
+
+
+def test_other_slices_are_refused() -> None:
+    with pytest.raises(RunError, match="other slices"):
+        compare([contestant("a", predictions(0)), contestant("b", predictions(1))])
+
+
+def test_other_labels_are_refused() -> None:
+    known = predictions(0)
+    flipped = Predictions(known.slices, CLASSES, 1 - known.labels, known.probabilities)
+    with pytest.raises(RunError, match="other labels"):
+        compare([contestant("a", known), contestant("b", flipped)])
+
+
+def test_every_pair_of_three_is_compared() -> None:
+    known = predictions(0)
+    table = compare([contestant(name, known, noise=0.1) for name in ("a", "bb", "ccc")], resamples=20)
+    assert set(zip(table["a"], table["b"], strict=True)) == {("a", "bb"), ("a", "ccc"), ("bb", "ccc")}
+    assert "ccc minus bb" in to_text(table)
+
+
+def test_seeds_are_averaged() -> None:
+    known = predictions(0)
+    mean = average_seeds([contestant("a", known), contestant("bb", known, noise=1.0)], "both")
+    expected = (known.probabilities + contestant("bb", known, noise=1.0).known.probabilities) / 2
+    assert mean.known.probabilities == pytest.approx(expected)

@@ -1,0 +1,116 @@
+"""This file remembers what a run's cache held, slice by slice, so that another cache can be compared with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from training.cache import Cache, open_cache
+from training.errors import CacheError, RunError
+from training.runs import Run, write_atomically
+
+FILE = "content.npz"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a cache holds of each slice, as codes: equal codes, equal content.
+
+    Attributes:
+        keys: (N,) uint64, `Cache.keys`, ascending.
+        facts: (N,) uint64, of patient, series, position and labels.
+        pixels: (N,) uint64, of the sums of grey levels and of their squares.
+    """
+
+    keys: np.ndarray
+    facts: np.ndarray
+    pixels: np.ndarray
+
+
+def content_of(cache: Cache, size_px: int) -> Content:
+    """Return the content of a cache at one size, whatever rows it lies in."""
+    texts = ["patient_id", "series_instance_uid"]
+    # As objects, for pandas has several kinds of text, which differ from version to version.
+    facts = cache.table[[*texts, "z_norm", *cache.classes]].astype(dict.fromkeys(texts, object))
+    sums = cache.sums(size_px, cache.table["row"].to_numpy()).reshape(len(facts), -1)
+    order = np.argsort(cache.keys)
+    return Content(cache.keys[order], _codes(facts)[order], _codes(pd.DataFrame(sums))[order])
+
+
+def _codes(table: pd.DataFrame) -> np.ndarray:
+    return pd.util.hash_pandas_object(table, index=False, categorize=False).to_numpy(np.uint64)
+
+
+def write_content(run: Path, content: Content) -> None:
+    """Write `content.npz`, some 24 bytes a slice."""
+    write_atomically(run / FILE, lambda file: np.savez(file, **vars(content)))
+
+
+def read_content(run: Path) -> Content:
+    """Read `content.npz` back.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        with np.load(run / FILE) as arrays:
+            return Content(arrays["keys"], arrays["facts"], arrays["pixels"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{run / FILE}: cannot be read ({error}); evaluate on the run's own commit") from error
+
+
+def differences(before: Content, after: Content) -> list[str]:
+    """Say in what the content of two caches differs; nothing where it is the same."""
+    _, old, new = np.intersect1d(before.keys, after.keys, assume_unique=True, return_indices=True)
+    counts = {
+        "gone": len(before.keys) - len(old),
+        "added": len(after.keys) - len(new),
+        "with another patient, series, position or label": int((before.facts[old] != after.facts[new]).sum()),
+        "with other pixels": int((before.pixels[old] != after.pixels[new]).sum()),
+    }
+    return [f"{count} {'slice' if count == 1 else 'slices'} {what}" for what, count in counts.items() if count]
+
+
+def open_own_cache(run: Run, path: Path | None) -> Cache:
+    """Open the cache that a run was trained on, or another with the same content.
+
+    Args:
+        path: where it lies now; None for where it was.
+
+    Raises:
+        RunError: the cache has neither the run's commit nor the same content; it says what differs.
+    """
+    where = path or Path(run.data.cache)
+    try:
+        return open_cache(where, run.data.commit)
+    except CacheError:
+        cache = open_cache(where)
+    changes = differences(read_content(run.path), content_of(cache, run.config.size_px))
+    if changes:
+        raise RunError(
+            f"{where}: its commit {cache.commit} differs from {run.data.commit}, which the run {run.path} was trained "
+            f"on: {', '.join(changes)}; give the run's own cache, or score this one by: train evaluate --split external"
+        )
+    return cache
+
+
+def external_lines(run: Run, cache: Cache) -> np.ndarray:
+    """Return all lines of another cache that have a label, (n,) int64.
+
+    Raises:
+        RunError: a patient or slice of the run's training is among them.
+    """
+    labelled = np.flatnonzero(~np.isnan(cache.labels()).all(axis=1))
+    split = pd.read_csv(run.split, dtype=str, keep_default_na=False)
+    trained = set(split.loc[split["split"] != "test", "patient_id"])
+    patients = cache.table["patient_id"].iloc[labelled]
+    if known := sorted(set(patients) & trained):
+        slices = cache.table["image_id"].iloc[labelled][patients.isin(known).to_numpy()].tolist()
+        raise RunError(
+            f"{cache.path}: {len(known)} of its patients, {known[0]} for one, were in the run's training or "
+            f"validation, with {len(slices)} slices, {slices[0]} for one; leave them out of the external set"
+        )
+    if not len(labelled):
+        raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")
+    return labelled
