@@ -179,7 +179,9 @@ def run_command(
 
 @main.command("evaluate", epilog=EXIT_CODES)
 @run_option
-@click.option("--split", "side", type=click.Choice(["validation", "test"]), default="test", show_default=True)
+@click.option(
+    "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
+)
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
 @click.option("--cache", type=FOLDER, help="Where the run's cache has moved to.")
 @machine_options
@@ -189,7 +191,7 @@ def evaluate_command(run_path: Path, side: str, tta: bool, cache: Path | None, d
     from training.distributed import join_processes
 
     with join_processes(device) as processes:
-        run, opened = job.resume(run_path, cache, {})
+        run, opened = job.open_to_evaluate(run_path, cache, side)
         scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
         if processes.writes:
             click.echo(f"{'class':<20}log loss  ROC AUC  average precision")

@@ -3,23 +3,28 @@
 import os
 import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from training import config as settings
 from training.augment import Normalise
 from training.cache import Cache, open_cache
 from training.config import Machine, TrainConfig
+from training.content import content_of, external_lines, open_own_cache, write_content
 from training.distributed import Processes
 from training.errors import RunError
+from training.evaluation import assess, log_look
 from training.inference import predict_slices
+from training.leakage import check_leakage, check_run
 from training.loop import fit, lines_of, open_stream
-from training.metrics import score
 from training.model import FusionNet, load_run_weights
+from training.predictions import from_table
 from training.report import write_report
 from training.runs import (
     Run,
@@ -49,7 +54,9 @@ def begin(path: Path, cache_path: Path, config: TrainConfig, processes: Processe
         labelled = ~np.isnan(cache.labels()).all(axis=1)
         sides = split_patients(cache.table, cache.classes, config.split_fractions, seed=config.seed)
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
+        check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
         create_run(path, config, cache, sides, cache.mean_std(config.size_px, rows), environment(processes))
+        write_content(path, content_of(cache, config.size_px))
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit)
@@ -111,22 +118,50 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
     return scores
 
 
-def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
-    """Score a run's best weights on a side of its split.
+def open_to_evaluate(path: Path, cache_path: Path | None, side: str) -> tuple[Run, Cache]:
+    """Open a run and the cache to score it on: its own or an equal one, or for "external" any other.
 
-    Writes `predictions_<side>.csv` and `scores_<side>.json`; with TTA `_tta` follows the side's name.
+    Raises:
+        RunError: the cache's content is not the run's; it names the difference.
+    """
+    run = open_run(path)
+    if side != "external":
+        return run, open_own_cache(run, cache_path)
+    if cache_path is None:
+        raise RunError(f"{path}: which external set? give it by --cache")
+    return run, open_cache(cache_path)
+
+
+def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
+    """Score a run's best weights on a side of its split, or on all labelled slices of another cache.
+
+    Writes `predictions_<side>.csv` and `scores_<side>.json`; with TTA `_tta` follows the side's name. Validation
+    chooses thresholds and calibration, looks at anything else are logged.
+
+    Args:
+        side: validation, test, or "external" where the cache is not the run's.
 
     Returns:
-        the scores, as in the JSON.
+        the scores, as in the JSON, in the process that writes.
+
+    Raises:
+        RunError: leakage, which it names.
     """
-    lines = lines_of(run, cache, side)
+    if side == "external":
+        lines = external_lines(run, cache)
+    else:
+        check_run(run, cache)
+        lines = lines_of(run, cache, side)
     lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
-    scores = score(cache.labels()[lines], probabilities, run.data.classes, run.data.class_weights)
-    if processes.writes:
-        name = f"{side}_tta" if tta else side
-        table = prediction_table(cache, lines, probabilities, run.data.classes)
-        write_table(run.path / f"predictions_{name}.csv", table)
-        write_json(run.path / f"scores_{name}.json", scores)
+    if not processes.writes:
+        return {}
+    name = f"{side}_tta" if tta else side
+    table = prediction_table(cache, lines, probabilities, run.data.classes)
+    scores = assess(run.path, name, from_table(table), run.data.class_weights)
+    write_table(run.path / f"predictions_{name}.csv", table)
+    write_json(run.path / f"scores_{name}.json", scores)
+    if side != "validation":
+        log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
     return scores
 
 
@@ -160,7 +195,7 @@ def load_network(run: Run, processes: Processes) -> FusionNet:
         RunError: the run has no weights yet, or they cannot be read.
     """
     net = load_run_weights(run.config, len(run.data.classes), run.weights)
-    return net.to(processes.device, memory_format=torch.channels_last).eval()
+    return net.to(processes.device).to(memory_format=torch.channels_last).eval()
 
 
 def absolute_weights(weights: str) -> str:

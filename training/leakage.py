@@ -1,35 +1,33 @@
 """This file finds what would make test scores too good: a patient on two sides, or one patient under two names."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from training.cache import Cache
 from training.errors import RunError
+from training.runs import Run
 from training.shards import SliceReader
 
 MOST_NAMED = 20
 
 
-def check_leakage(split: Path, cache: Cache, size_px: int) -> None:
+def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
     """Raise a RunError that names the slices if scores on this split would be too good.
 
     Args:
-        split: a run's split.csv, read here line by line: it may have been edited.
-        cache: with the run's slices.
+        split: `patient_id, split`, a line as often as there is one: a run's split.csv may have been edited.
+        cache: with the slices.
         size_px: which images to compare.
     """
-    sides = pd.read_csv(split, dtype=str, keep_default_na=False)
     table = cache.table
-    if doubled := patients_on_two_sides(sides):
+    if doubled := patients_on_two_sides(split):
         slices = table.loc[table["patient_id"].isin(doubled), "image_id"].tolist()
         raise RunError(
-            f"{split}: patient {_list(doubled)} is on two sides, with slices {_list(slices)}; "
-            "restore the split, or start a new run"
+            f"split.csv: patient {_list(doubled)} is on two sides, with slices {_list(slices)}; "
+            "restore the file, or start a new run"
         )
     if groups := same_pixels(cache, size_px):
-        of_patient = sides.set_index("patient_id")["split"].to_dict()
+        of_patient = split.set_index("patient_id")["split"].to_dict()
         named = [
             " = ".join(f"{image} ({patient}, {of_patient.get(patient, 'no side')})" for image, patient in pairs)
             for pairs in (table.loc[lines, ["image_id", "patient_id"]].to_numpy().tolist() for lines in groups)
@@ -38,6 +36,11 @@ def check_leakage(split: Path, cache: Cache, size_px: int) -> None:
             f"{cache.path}: the same pixels under several patients, so that a split by patient does not hold: "
             f"{_list(named, '; ')}; give them one patient id or leave one out, build again, and start a new run"
         )
+
+
+def check_run(run: Run, cache: Cache) -> None:
+    """Check a run's split, as its split.csv has it now; raises as `check_leakage`."""
+    check_leakage(pd.read_csv(run.split, dtype=str, keep_default_na=False), cache, run.config.size_px)
 
 
 def patients_on_two_sides(split: pd.DataFrame) -> list[str]:

@@ -25,11 +25,10 @@ def fake(tmp_path: Path) -> FakeCache:
     return write_cache(tmp_path / "cache.zarr", patients=6, slices=5)
 
 
-def write_split(path: Path, cache: Cache) -> Path:
+def split_of(cache: Cache) -> pd.DataFrame:
     patients = sorted(set(cache.table["patient_id"]))
     sides = ["train", "validation", "test"] * 2
-    pd.DataFrame({"patient_id": patients, "split": sides}).to_csv(path, index=False)
-    return path
+    return pd.DataFrame({"patient_id": patients, "split": sides})
 
 
 def plant(fake: FakeCache, to_line: int, image: np.ndarray) -> None:
@@ -42,17 +41,17 @@ def plant(fake: FakeCache, to_line: int, image: np.ndarray) -> None:
     sums[row] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
 
 
-def test_clean_data_pass(fake: FakeCache, tmp_path: Path) -> None:
+def test_clean_data_pass(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
-    check_leakage(write_split(tmp_path / "split.csv", cache), cache, SIZE)
+    check_leakage(split_of(cache), cache, SIZE)
 
 
-def test_same_pixels_under_two_patients_are_named(fake: FakeCache, tmp_path: Path) -> None:
+def test_same_pixels_under_two_patients_are_named(fake: FakeCache) -> None:
     plant(fake, 12, fake.images[SIZE][3])
     cache = open_cache(fake.path)
     first, second = fake.table["image_id"].iloc[[3, 12]]
     with pytest.raises(RunError, match="same pixels under several patients") as error:
-        check_leakage(write_split(tmp_path / "split.csv", cache), cache, SIZE)
+        check_leakage(split_of(cache), cache, SIZE)
     assert first in str(error.value)
     assert second in str(error.value)
     assert "train" in str(error.value)
@@ -82,10 +81,10 @@ def test_three_patients_make_one_group(fake: FakeCache) -> None:
     assert sorted(group) == [3, 12, 22]
 
 
-def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache, tmp_path: Path) -> None:
+def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
-    split = write_split(tmp_path / "split.csv", cache)
-    split.write_text(split.read_text() + f"{cache.table['patient_id'].iloc[0]},test\n")
+    planted = {"patient_id": [cache.table["patient_id"].iloc[0]], "split": ["test"]}
+    split = pd.concat([split_of(cache), pd.DataFrame(planted)])
     with pytest.raises(RunError, match="on two sides") as error:
         check_leakage(split, cache, SIZE)
     for name in cache.table["image_id"].iloc[:5]:
