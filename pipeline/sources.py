@@ -3,13 +3,17 @@
 import errno
 import os
 import stat
+import zlib
 from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.archives import archive_kind, list_members, read_member
 from pipeline.errors import SourceError
 
 # A file of 4 GB is no slice and no series; reading it would take a worker's memory.
@@ -78,12 +82,16 @@ def open_source(src: str) -> Source:
     Raises:
         SourceError: there is no such path, or it cannot be read.
     """
-    path = Path(src)
-    if path.is_dir():
-        return Folder(str(path))
-    if not path.exists():
-        raise SourceError(f"{src}: no such file or folder; give a folder of DICOM files, an archive or one file")
-    return SingleFile(str(path))
+    if "://" in src:
+        return Remote(src.rstrip("/"))
+    try:
+        if stat.S_ISDIR(os.stat(src).st_mode):
+            return Folder(os.path.abspath(src))
+        file = os.path.abspath(src)
+        kind = archive_kind(file)
+    except OSError as error:
+        raise SourceError(f"{src}: {error.strerror}; give a folder of DICOM files, an archive or one file") from None
+    return Archive(file, kind) if kind else SingleFile(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +119,64 @@ class SingleFile:
         except OSError as error:
             raise SourceError(f"{self.file}: {error.strerror}") from None
         return _listing(
-            self.file, [Path(self.file).name], array("q", [status.st_size]), array("q", [status.st_mtime_ns])
+            self.file, [os.path.basename(self.file)], array("q", [status.st_size]), array("q", [status.st_mtime_ns])
         )
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
         return _read_file(self.file, buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A zip or tar file, read in place."""
+
+    file: str
+    kind: str
+
+    def scan(self) -> Listing:
+        members = dict(list_members(self.file, self.kind))  # of several with one name the last
+        if not members:
+            raise SourceError(f"{self.file}: no files in it; give an archive of DICOM files")
+        sizes = np.fromiter((member.size for member in members.values()), np.int64, len(members))
+        times = np.fromiter((member.mtime_ns for member in members.values()), np.int64, len(members))
+        return Listing(list(members), sizes, times, ordered=True)
+
+    def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+        content, member = read_member(self.file, self.kind, path)
+        return content, Stamp(member.size, member.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A folder behind an address that fsspec knows, such as s3://bucket/study.
+
+    Reading takes two requests a file: one for its size and time, so that a giant is refused before it is fetched and
+    a change between the two shows, and one for its content.
+    """
+
+    address: str
+
+    def scan(self) -> Listing:
+        with _plain_errors(self.address):
+            system, root = _open_system(self.address)
+            found = system.find(root, detail=True)
+        paths, sizes, times = [], array("q"), array("q")
+        for name, info in found.items():
+            path = name[len(root) :].lstrip("/")
+            if path and not any(part.startswith(".") for part in path.split("/")):
+                paths.append(path)
+                sizes.append(info["size"])
+                times.append(_changed_ns(info))
+        return _listing(self.address, paths, sizes, times)
+
+    def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+        system, root = _open_system(self.address)
+        name = f"{root}/{path.translate(_OPENED)}"
+        system.invalidate_cache(name)
+        info = system.info(name)
+        _check_size(info["size"])
+        content = system.cat_file(name)
+        return memoryview(content), Stamp(len(content), _changed_ns(info))
 
 
 # Bytes of a file name that are not UTF-8 reach Python as lone surrogates, which no table can hold. They are listed as
@@ -185,11 +246,44 @@ def _read_file(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES >> 30} GB")
+        _check_size(status.st_size)
         memory, done = buffer.view(status.st_size), 0
         while done < status.st_size and (count := os.readv(descriptor, [memory[done:]])):
             done += count
     finally:
         os.close(descriptor)
     return memory[:done], Stamp(done, status.st_mtime_ns)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES >> 30} GB")
+
+
+@contextmanager
+def _plain_errors(address: str) -> Iterator[None]:
+    """Turn what fsspec and the packages behind it raise for a wrong address or a refused one into one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise SourceError(f"{address}: {error}; for s3:// run: pip install 'ich-cache[s3]'") from None
+    except Exception as error:
+        raise SourceError(f"{address}: {type(error).__name__}: {error}".splitlines()[0]) from None
+
+
+def _open_system(address: str) -> tuple[Any, str]:
+    """Return fsspec's file system, which it keeps open for the process, and the root in it."""
+    from fsspec.core import url_to_fs  # only for addresses: a plan of a folder does not wait for it
+
+    return url_to_fs(address)
+
+
+def _changed_ns(info: Mapping[str, Any]) -> int:
+    """Return the time of the last change in ns plus a checksum of the entity tag, if the store has either."""
+    changed = next(
+        (info[key] for key in ("LastModified", "mtime", "last_modified", "updated", "created") if info.get(key)), 0
+    )
+    if isinstance(changed, str):
+        changed = datetime.fromisoformat(changed)
+    seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
+    return int(seconds * 1e9) + zlib.crc32(str(info.get("ETag", "")).encode())
