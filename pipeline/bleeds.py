@@ -1,103 +1,245 @@
 """This file places the five kinds of intracranial bleeding in a head, and paints them into a slice."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from pipeline.anatomy import CSF, Surfaces, Tissue
+from pipeline.anatomy import Head, Layers, Surfaces, tentorium_height
 from pipeline.shapes import Array, Blob, Grid, Noise, coverage
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Bleed:
-    """One bleeding.
+    """A bleeding: `hu` of the clot; what it does to the brain around it, mm; and the pixels it fills, in [0, 1]."""
 
-    Attributes:
-        kind: a word of CLASSES.
-        side: 1 left, -1 right.
-        centre: mm, head coordinates.
-        radii: how far it reaches along x, y, z, mm.
-        thickness: mm, of blood against the skull or the falx.
-        hu: of the clot.
-        lobes: of an intraparenchymal bleeding.
-        oedema: mm of swollen, darker brain around it.
-        along_falx: a subdural bleeding beside the falx, not under the vault.
-    """
-
-    kind: str
-    side: int
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    thickness: float
+    kind: ClassVar[str]
     hu: float
-    lobes: tuple[Blob, ...] = ()
-    oedema: float = 0.0
-    along_falx: bool = False
+
+    def presses(self, bones: Surfaces) -> Array:
+        """How far it pushes the brain away from the skull."""
+        return np.zeros_like(bones.cavity)
+
+    def swells(self, grid: Grid) -> Array:
+        """How far it widens sulci and cisterns."""
+        return np.zeros_like(grid.x)
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        """The share of each pixel that is blood; may darken the brain layer around it, in place."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
-class Burden:
-    """What the bleeds do to the brain of one slice, (G, G) float32 mm: `pressed` inward, `swollen` sulci; and the
-    thickness of each bleeding's layer."""
+@dataclass(frozen=True, slots=True)
+class Epidural(Bleed):
+    """A lens between skull and dura, thickest over `centre` on the inner table."""
 
-    pressed: Array
-    swollen: Array
-    layers: list[Array | None] = field(default_factory=list)
+    kind = "epidural"
+    centre: Point
+    reach_mm: float
+    thick_mm: float
+
+    def presses(self, bones: Surfaces) -> Array:
+        return np.float32(self.thick_mm) * np.maximum(1 - _away(bones.foot, self.centre, (self.reach_mm,) * 3), 0)
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        return _under_skull(self.presses(bones), bones)
 
 
-def draw_bleeds(rng: np.random.Generator, kinds: list[str], half_width: float, half_length: float) -> tuple[Bleed, ...]:
+@dataclass(frozen=True, slots=True)
+class Subdural(Bleed):
+    """A crescent of even thickness with long thin ends over one half of the brain."""
+
+    kind = "subdural"
+    side: int
+    centre: Point
+    radii: Point
+    thick_mm: float
+
+    def presses(self, bones: Surfaces) -> Array:
+        ends = np.clip(1.25 * (1 - np.square(_away(bones.foot, self.centre, self.radii))), 0, 1)
+        return np.float32(self.thick_mm) * ends * np.clip((bones.foot.x * self.side - 2) / 6, 0, 1)
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        return _under_skull(self.presses(bones), bones)
+
+
+@dataclass(frozen=True, slots=True)
+class Interhemispheric(Bleed):
+    """A subdural bleeding along one side of the falx."""
+
+    kind = "subdural"
+    side: int
+    centre: Point
+    radii: Point
+    thick_mm: float
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        away = _away(grid._replace(x=np.zeros_like(grid.x)), self.centre, self.radii)
+        around = np.square((grid.y - 4) / 54) + np.square((grid.z - 4) / 42)
+        thick = np.float32(self.thick_mm) * np.clip(1.3 * (1 - away), 0, 1) * np.clip(4 * (around - 1), 0, 1)
+        across = grid.x * np.float32(self.side)
+        return np.clip(thick - across + 0.5, 0, 1) * np.clip(across + 0.5, 0, 1) * (thick > 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Tentorial(Bleed):
+    """A subdural bleeding that lies on one half of the tentorium."""
+
+    kind = "subdural"
+    side: int
+    thick_mm: float
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        above = grid.z - tentorium_height(grid)
+        behind = np.clip((grid.y - 18 - 0.45 * np.abs(grid.x)) / 3, 0, 1)
+        lying = np.clip(above + 0.5, 0, 1) * np.clip(np.float32(self.thick_mm) - above, 0, 1)
+        return lying * behind * np.clip(grid.x * self.side - 1, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Subarachnoid(Bleed):
+    """Blood in place of fluid, in the sulci and cisterns around `centre`."""
+
+    kind = "subarachnoid"
+    centre: Point
+    radii: Point
+    wide_mm: float
+
+    def swells(self, grid: Grid) -> Array:
+        return np.float32(self.wide_mm) * self._near(grid)
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        return layers.cisterns * self._near(grid)
+
+    def _near(self, grid: Grid) -> Array:
+        return np.clip(2 * (1 - _away(grid, self.centre, self.radii)), 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Intraventricular(Bleed):
+    """Blood in the ventricles between two heights, below a level: the patient lies on the back, so it sinks to +y."""
+
+    kind = "intraventricular"
+    level_mm: float
+    centre: Point
+    reach_mm: float
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        sunk = np.clip((grid.y - np.float32(self.level_mm)) / 1.5 + 0.5, 0, 1)
+        level = grid._replace(y=np.zeros_like(grid.y))
+        near = _away(level, self.centre, (self.reach_mm, 1.0, self.reach_mm))
+        return layers.ventricles * sunk * np.clip(3 * (1 - near), 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Intraparenchymal(Bleed):
+    """Lobes of clot in the brain, with darker oedema of `oedema_mm` around them."""
+
+    kind = "intraparenchymal"
+    lobes: tuple[Blob, ...]
+    oedema_mm: float
+
+    def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
+        clot, swelling = np.zeros_like(grid.x), np.zeros_like(grid.x)
+        for lobe in self.lobes:
+            np.maximum(clot, coverage(grid, lobe), out=clot)
+            np.maximum(swelling, coverage(grid, lobe._replace(soft=4.0), 1, self.oedema_mm), out=swelling)
+        brain = np.clip((bones.cavity - 2) / 3, 0, 1)
+        hu = layers.brain
+        hu += 0.75 * swelling * brain * (18 - hu) * (hu > 18)
+        return clot * brain
+
+
+def _away(points: Grid, centre: Point, radii: Point) -> Array:
+    """Squared distance in units of the radii."""
+    total = np.zeros_like(points.x)
+    for axis, middle, radius in zip(points, centre, radii, strict=True):
+        total += np.square((axis - np.float32(middle)) / np.float32(radius))
+    return total
+
+
+def _under_skull(thick: Array, bones: Surfaces) -> Array:
+    return np.clip(thick - bones.cavity + 0.5, 0, 1) * (thick > 0.8)
+
+
+def press_and_swell(bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces) -> tuple[Array, Array]:
+    """What all bleeds together do to the brain: the arguments `pressed` and `swollen` of `anatomy.paint`."""
+    pressed, swollen = np.zeros_like(grid.x), np.zeros_like(grid.x)
+    for bleed in bleeds:
+        np.maximum(pressed, bleed.presses(bones), out=pressed)
+        np.maximum(swollen, bleed.swells(grid), out=swollen)
+    return pressed, swollen
+
+
+def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces, noise: Noise) -> Array:
+    """Paint the blood into the brain layer, in place.
+
+    Returns:
+        (G, G) uint8: 0 where there is no blood, else 1 + the index in CLASSES of the kind that fills the pixel.
+    """
+    owner = np.zeros(grid.x.shape, np.uint8)
+    inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)
+    for bleed in bleeds:
+        cover = bleed.fills(layers, grid, bones)
+        if (cover * inside).max() < 0.05:
+            continue
+        clot = np.float32(bleed.hu) + 3 * noise.smooth(grid, 12)
+        hu = layers.brain
+        hu += cover * (clot - hu)
+        owner[cover * inside > 0.6] = 1 + CLASSES.index(bleed.kind)
+    return owner
+
+
+def draw_bleeds(rng: np.random.Generator, kinds: list[str], head: Head) -> tuple[Bleed, ...]:
     """Choose place, size and density for each kind; places cover the whole height that anatomy allows."""
-    return tuple(_PLACE[kind](rng, half_width, half_length) for kind in kinds)
+    return tuple(_DRAW[kind](rng, head) for kind in kinds)
 
 
-def _on_vault(
-    rng: np.random.Generator, half_width: float, half_length: float
-) -> tuple[int, tuple[float, float, float]]:
+def _draw_on_vault(rng: np.random.Generator, head: Head) -> tuple[int, Point]:
     """A side, and a point on the inner table of that side."""
     side = int(rng.choice((-1, 1)))
     turn, z = rng.uniform(-1.1, 1.1), rng.uniform(-8, 74)
-    size = np.sqrt(max(1 - ((z - 15) / 80) ** 2, 0.1))
-    return side, (side * half_width * size * np.cos(turn), 2 + half_length * size * np.sin(turn), z)
+    size = np.sqrt(max(1 - ((z - 15) / head.half_height) ** 2, 0.1))
+    return side, (side * head.half_width * size * np.cos(turn), 2 + head.half_length * size * np.sin(turn), z)
 
 
-def _epidural(rng: np.random.Generator, half_width: float, half_length: float) -> Bleed:
-    side, centre = _on_vault(rng, half_width, half_length)
+def _draw_epidural(rng: np.random.Generator, head: Head) -> Bleed:
+    _, centre = _draw_on_vault(rng, head)
     reach = rng.uniform(22, 42)
-    thick = reach * rng.uniform(0.28, 0.55)
-    return Bleed("epidural", side, centre, (reach, reach, reach), thick, rng.uniform(60, 82))
+    return Epidural(rng.uniform(60, 82), centre, reach, reach * rng.uniform(0.28, 0.55))
 
 
-def _subdural(rng: np.random.Generator, half_width: float, half_length: float) -> Bleed:
-    side, centre = _on_vault(rng, half_width, half_length)
-    along_falx = bool(rng.random() < 0.2)
-    if along_falx:
-        centre = (0.0, rng.choice((-1, 1)) * rng.uniform(30, 60), rng.uniform(30, 75))
-    radii = (200.0, rng.uniform(45, 85), rng.uniform(25, 50))
-    thick = rng.uniform(3.5, 7) if along_falx else rng.uniform(4, 15)
-    return Bleed("subdural", side, centre, radii, thick, rng.uniform(52, 76), along_falx=along_falx)
+def _draw_subdural(rng: np.random.Generator, head: Head) -> Bleed:
+    side, centre = _draw_on_vault(rng, head)
+    place, hu = rng.random(), rng.uniform(52, 76)
+    if place < 0.15:
+        middle = (0.0, rng.choice((-1, 1)) * rng.uniform(30, 60), rng.uniform(30, 75))
+        return Interhemispheric(hu, side, middle, (1.0, rng.uniform(30, 60), rng.uniform(20, 40)), rng.uniform(3.5, 7))
+    if place < 0.25:
+        return Tentorial(hu, side, rng.uniform(4, 8))
+    radii = (200.0, rng.uniform(40, 85), rng.uniform(20, 50))
+    return Subdural(hu, side, centre, radii, rng.uniform(4, 15))
 
 
-def _subarachnoid(rng: np.random.Generator, half_width: float, half_length: float) -> Bleed:
-    side, centre = _on_vault(rng, half_width, half_length)
-    if rng.random() < 0.5:
-        centre, radii = (side * rng.uniform(0, 25), rng.uniform(-25, 5), rng.uniform(0, 12)), rng.uniform(28, 48, 3)
-    else:
-        radii = rng.uniform(24, 45, 3)
-    wide = rng.uniform(0.9, 1.6)
-    return Bleed("subarachnoid", side, centre, tuple(radii.tolist()), wide, rng.uniform(54, 72))
+def _draw_subarachnoid(rng: np.random.Generator, head: Head) -> Bleed:
+    side, centre = _draw_on_vault(rng, head)
+    radii = tuple(rng.uniform(22, 45, 3).tolist())
+    if rng.random() < 0.45:  # an aneurysm of the circle of Willis bleeds into the basal cisterns
+        centre = (side * rng.uniform(0, 25), rng.uniform(-25, 5), rng.uniform(0, 12))
+    return Subarachnoid(rng.uniform(54, 72), centre, radii, rng.uniform(0.9, 1.6))
 
 
-def _intraventricular(rng: np.random.Generator, half_width: float, half_length: float) -> Bleed:
-    level = rng.uniform(5, 42) if rng.random() < 0.6 else -60.0
-    reach = rng.uniform(25, 60)
-    side = int(rng.choice((-1, 0, 1)))
-    return Bleed(
-        "intraventricular", side, (12.0 * side, level, rng.uniform(0, 30)), (reach,) * 3, 0.0, rng.uniform(55, 78)
-    )
+def _draw_intraventricular(rng: np.random.Generator, head: Head) -> Bleed:
+    level = rng.uniform(0, 32) if rng.random() < 0.6 else -60.0
+    side = rng.choice((-1, 0, 1))
+    return Intraventricular(rng.uniform(55, 78), level, (12.0 * side, 0.0, rng.uniform(5, 35)), rng.uniform(22, 60))
 
 
+# Centre and radii, mm: putamen, thalamus, frontal, temporal, parietal, high frontal, occipital, cerebellum, pons.
 _SITES = (
     ((26, -5, 15), (9, 15, 12)),
     ((12, 9, 19), (8, 10, 9)),
@@ -105,126 +247,27 @@ _SITES = (
     ((46, 12, 0), (12, 17, 12)),
     ((38, 38, 42), (15, 16, 16)),
     ((24, -14, 58), (13, 18, 14)),
-    ((24, 64, 20), (12, 13, 13)),
+    ((24, 64, 22), (12, 13, 13)),
     ((26, 46, -16), (13, 12, 9)),
-    ((3, 11, -10), (8, 7, 8)),
+    ((3, 12, -12), (8, 7, 8)),
 )
 
 
-def _intraparenchymal(rng: np.random.Generator, half_width: float, half_length: float) -> Bleed:
-    side = int(rng.choice((-1, 1)))
+def _draw_intraparenchymal(rng: np.random.Generator, head: Head) -> Bleed:
     site, radii = _SITES[rng.integers(len(_SITES))]
-    centre = np.array(site) * (side, 1, 1) + rng.normal(0, 3, 3)
-    size = np.array(radii) * rng.uniform(0.45, 1.25)
-    lobes = tuple(
-        Blob(
-            tuple((centre + rng.normal(0, 0.35, 3) * size).tolist()),
-            tuple((size * rng.uniform(0.55, 1.0, 3)).tolist()),
-            rng.uniform(-40, 40),
-            soft=1.6,
-            paired=False,
-        )
-        for _ in range(rng.integers(2, 5))
-    )
-    return Bleed(
-        "intraparenchymal",
-        side,
-        tuple(centre.tolist()),
-        tuple(size.tolist()),
-        0.0,
-        rng.uniform(58, 86),
-        lobes,
-        rng.uniform(2, 9),
-    )
+    centre = np.array(site) * (rng.choice((-1, 1)), 1, 1) + rng.normal(0, 3, 3)
+    size = np.array(radii) * rng.uniform(0.5, 1.3)
+    lobes = []
+    for _ in range(rng.integers(2, 5)):
+        middle, reach = centre + rng.normal(0, 0.35, 3) * size, size * rng.uniform(0.55, 1.0, 3)
+        lobes.append(Blob(tuple(middle.tolist()), tuple(reach.tolist()), rng.uniform(-40, 40), soft=1.6, paired=False))
+    return Intraparenchymal(rng.uniform(58, 86), tuple(lobes), rng.uniform(2, 9))
 
 
-_PLACE = {
-    "epidural": _epidural,
-    "intraparenchymal": _intraparenchymal,
-    "intraventricular": _intraventricular,
-    "subarachnoid": _subarachnoid,
-    "subdural": _subdural,
+_DRAW: dict[str, Callable[[np.random.Generator, Head], Bleed]] = {
+    "epidural": _draw_epidural,
+    "intraparenchymal": _draw_intraparenchymal,
+    "intraventricular": _draw_intraventricular,
+    "subarachnoid": _draw_subarachnoid,
+    "subdural": _draw_subdural,
 }
-
-
-def burden(bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces) -> Burden:
-    """How far each bleed pushes the brain and widens its sulci in one slice."""
-    total = Burden(np.zeros_like(grid.x), np.zeros_like(grid.x))
-    for bleed in bleeds:
-        layer: Array | None = None
-        if bleed.kind in ("epidural", "subdural") and not bleed.along_falx:
-            layer = _layer(bleed, bones.foot)
-            np.maximum(total.pressed, layer, out=total.pressed)
-        elif bleed.kind == "subarachnoid":
-            layer = _nearness(bleed, grid)
-            np.maximum(total.swollen, layer * bleed.thickness, out=total.swollen)
-        total.layers.append(layer)
-    return total
-
-
-def _layer(bleed: Bleed, foot: Grid) -> Array:
-    """Thickness of blood under each point of the vault, mm: a lens, or a crescent with long thin ends."""
-    away = sum(np.square((on - c) / r) for on, c, r in zip(foot, bleed.centre, bleed.radii, strict=True))
-    if bleed.kind == "epidural":
-        return np.float32(bleed.thickness) * np.maximum(1 - away, 0)
-    flat = np.clip(1.25 * (1 - np.square(away)), 0, 1) * np.clip((foot.x * bleed.side - 2) / 6, 0, 1)
-    return np.float32(bleed.thickness) * flat
-
-
-def _nearness(bleed: Bleed, grid: Grid) -> Array:
-    away = sum(np.square((p - c) / r) for p, c, r in zip(grid, bleed.centre, bleed.radii, strict=True))
-    return np.clip(2 * (1 - away), 0, 1)
-
-
-def bleed_into(
-    hu: Array, tissue: Tissue, bleeds: tuple[Bleed, ...], total: Burden, grid: Grid, bones: Surfaces, noise: Noise
-) -> Array:
-    """Paint the blood into (G, G) HU in place.
-
-    Returns:
-        (G, G) uint8: 0 where there is no blood, else 1 + the index in CLASSES of the kind that fills the pixel.
-    """
-    owner = np.zeros(hu.shape, np.uint8)
-    inside = np.clip(bones.cavity + 0.5, 0, 1)
-    for bleed, layer in zip(bleeds, total.layers, strict=True):
-        cover = _cover(hu, bleed, layer, tissue, grid, bones) * inside
-        if cover.max() < 0.05:
-            continue
-        clot = np.float32(bleed.hu) + 3 * noise.smooth(grid, 12)
-        hu += cover * (clot - hu)
-        owner[cover > 0.5] = 1 + CLASSES.index(bleed.kind)
-    return owner
-
-
-def _cover(hu: Array, bleed: Bleed, layer: Array | None, tissue: Tissue, grid: Grid, bones: Surfaces) -> Array:
-    """Share of each pixel that this bleed fills, in [0, 1]."""
-    if bleed.kind == "intraparenchymal":
-        return _parenchymal(hu, bleed, grid, bones)
-    if bleed.kind == "intraventricular":
-        fluid = np.clip((grid.y - bleed.centre[1]) / 1.5 + 0.5, 0, 1)
-        return tissue.ventricles * fluid * _nearness(bleed, Grid(grid.x, np.full_like(grid.y, bleed.centre[1]), grid.z))
-    if bleed.along_falx:
-        away = np.square((grid.y - bleed.centre[1]) / bleed.radii[1]) + np.square(
-            (grid.z - bleed.centre[2]) / bleed.radii[2]
-        )
-        around = np.square((grid.y - 4) / 54) + np.square((grid.z - 4) / 42)
-        thick = bleed.thickness * np.clip(1.3 * (1 - away), 0, 1) * np.clip(4 * (around - 1), 0, 1)
-        return (
-            np.clip(thick - grid.x * bleed.side + 0.5, 0, 1) * np.clip(grid.x * bleed.side + 0.5, 0, 1) * (thick > 0.5)
-        )
-    assert layer is not None
-    if bleed.kind == "subarachnoid":
-        return tissue.cisterns * layer
-    return np.clip(layer - bones.cavity + 0.5, 0, 1) * (layer > 0.8)
-
-
-def _parenchymal(hu: Array, bleed: Bleed, grid: Grid, bones: Surfaces) -> Array:
-    """Lobes of clot; the darker oedema around them is painted here, in place."""
-    clot, swelling = np.zeros_like(hu), np.zeros_like(hu)
-    for lobe in bleed.lobes:
-        np.maximum(clot, coverage(grid, lobe), out=clot)
-        wide = lobe._replace(soft=4.0)
-        np.maximum(swelling, coverage(grid, wide, 1, bleed.oedema), out=swelling)
-    brain = np.clip((bones.cavity - 2) / 3, 0, 1)
-    hu += 0.75 * swelling * brain * (0.5 * (CSF + 30) - hu)
-    return clot * brain

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
+CELLS = 64  # along one side of the noise box
 
 
 class Grid(NamedTuple):
@@ -44,21 +45,18 @@ def mark(canvas: Array, grid: Grid, blob: Blob, grow_mm: float = 0.0) -> None:
         np.maximum(canvas[window], cover, out=canvas[window])
 
 
-def covers(grid: Grid, blob: Blob, grow_mm: float) -> Iterator[tuple[tuple[slice, slice], Array]]:
+def covers(grid: Grid, blob: Blob, grow_mm: float = 0.0) -> Iterator[tuple[tuple[slice, slice], Array]]:
     """The window of each side of a blob that the slice meets, and the coverage in it."""
-    reach = max(blob.radii) + grow_mm + 8  # the head's turn and the warp bend rows and columns by less than 8 mm
-    if abs(blob.centre[2] - float(grid.z[::51, ::51].mean())) > blob.radii[2] + grow_mm + 45:
-        return
-    middle = grid.x.shape[0] // 2
+    reach = max(blob.radii[:2]) + grow_mm + 6  # the head's turn and the warp bend rows and columns by less than 6 mm
+    middle, last = grid.x.shape[0] // 2, grid.x.shape[0] - 1
     across, down = grid.x[middle], grid.y[:, middle]
-    top, bottom = np.searchsorted(down, (blob.centre[1] - reach, blob.centre[1] + reach))
+    top, row, bottom = np.searchsorted(down, blob.centre[1] + np.array((-reach, 0, reach)))
     for side in (1, -1) if blob.paired else (1,):
-        x = side * blob.centre[0]
-        first, last = np.searchsorted(across, (x - reach, x + reach))
-        window = (slice(int(top), int(bottom)), slice(int(first), int(last)))
-        part = Grid(*(axis[window] for axis in grid))
-        if part.z.size and abs(part.z - np.float32(blob.centre[2])).min() < blob.radii[2] + grow_mm + 2:
-            yield window, coverage(part, blob, side, grow_mm)
+        left, column, right = np.searchsorted(across, side * blob.centre[0] + np.array((-reach, 0, reach)))
+        over = abs(float(grid.z[min(row, last), min(column, last)]) - blob.centre[2])
+        if over < blob.radii[2] + grow_mm + 2 + 0.3 * reach:  # slices lean by less than 0.3 in the head
+            window = (slice(int(top), int(bottom)), slice(int(left), int(right)))
+            yield window, coverage(Grid(*(axis[window] for axis in grid)), blob, side, grow_mm)
 
 
 def coverage(grid: Grid, blob: Blob, side: int = 1, grow_mm: float = 0.0) -> Array:
@@ -74,28 +72,29 @@ def coverage(grid: Grid, blob: Blob, side: int = 1, grow_mm: float = 0.0) -> Arr
 
 
 class Noise:
-    """Smooth random values at any point: periodic over 240 mm, mean 0, sigma 1, correlated over about 10 mm."""
+    """Smooth random values at any point, of mean 0, sigma 1: a periodic box of cells, interpolated."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        side = 48
+        side = CELLS
         waves = np.fft.fftfreq(side)[:, None, None] ** 2 + np.fft.fftfreq(side)[:, None] ** 2
         length = np.sqrt(waves + np.fft.rfftfreq(side) ** 2)
-        band = np.exp(-np.square((length - 0.19) / 0.05))
+        band = np.exp(-np.square((length - 0.15) / 0.04))
         values = np.fft.irfftn(np.fft.rfftn(rng.standard_normal((side,) * 3)) * band, (side,) * 3, (0, 1, 2))
         self._cells = (values / values.std()).astype(np.float32).ravel()
 
     def at(self, points: Grid, wavelength_mm: float) -> Array:
         """Values at the points, their ups and downs about `wavelength_mm` apart; same shape, float32."""
-        scale = np.float32(26.3 / wavelength_mm / 5)
+        scale = np.float32(1 / (0.15 * wavelength_mm))
         low, part = [], []
         for axis in points:
-            cell = axis * scale + np.float32(480)
+            cell = axis * scale + np.float32(10 * CELLS)
             whole = cell.astype(np.int32)
             part.append(cell - whole)
-            low.append(whole % 48)
+            low.append(whole % CELLS)
         (i, j, k), (a, b, c) = low, part
-        i0, i1, j0, j1 = i * 2304, (i + 1) % 48 * 2304, j * 48, (j + 1) % 48 * 48
-        k1 = (k + 1) % 48
+        row, plane = CELLS, CELLS * CELLS
+        i0, i1, j0, j1 = i * plane, (i + 1) % CELLS * plane, j * row, (j + 1) % CELLS * row
+        k1 = (k + 1) % CELLS
         take = self._cells.take
         edges = [take(p + q + k) * (1 - c) + take(p + q + k1) * c for p in (i0, i1) for q in (j0, j1)]
         near, far = edges[0] * (1 - b) + edges[1] * b, edges[2] * (1 - b) + edges[3] * b
