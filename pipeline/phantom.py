@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.anatomy import Head, paint, surfaces
 from pipeline.bleeds import CLASSES, bleed_into, draw_bleeds, press_and_swell
 from pipeline.dicom_write import SliceAttributes, encode_slice
+from pipeline.errors import SourceError
 from pipeline.scanner import CODING_SHARES, CODINGS, SIDE, Coding, Geometry, Scanner, draw_geometry, draw_pose
 from pipeline.shapes import Array, Blob, Grid, Noise
 
@@ -62,29 +63,34 @@ def write(out: Path, patients: int, seed: int, progress: Callable[[int], None] |
     """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice.
 
     Args:
-        progress: called after each study with the number of slices written for it.
+        progress: called after each patient with the number of patients done.
+
+    Raises:
+        SourceError: `out/dicoms` holds files, which would mix with the new ones.
     """
-    folder = out / "dicoms"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _make_empty(out / "dicoms")
     positive, studies, slices = np.zeros(len(LABELS), np.int64), 0, 0
     with (out / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("ID", "Label"))
-        for study in _studies(patients, seed):
-            for name, data in encode_study(study):
-                (folder / name).write_bytes(data)
-            table.writerows(label_rows(study))
-            studies, slices = studies + 1, slices + len(study.uids)
-            positive += study.labels.sum(0, dtype=np.int64)
+        for patient in range(patients):
+            for number in range(count_studies(seed, patient)):
+                study = make_study(seed, patient, number)
+                for name, data in encode_study(study):
+                    (folder / name).write_bytes(data)
+                table.writerows(label_rows(study))
+                studies, slices = studies + 1, slices + len(study.uids)
+                positive += study.labels.sum(0, dtype=np.int64)
             if progress is not None:
-                progress(len(study.uids))
+                progress(patient + 1)
     return Summary(patients, studies, slices, dict(zip(LABELS, positive.tolist(), strict=True)))
 
 
-def _studies(patients: int, seed: int) -> Iterator[Study]:
-    for patient in range(patients):
-        for number in range(count_studies(seed, patient)):
-            yield make_study(seed, patient, number)
+def _make_empty(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if next(folder.iterdir(), None) is not None:
+        raise SourceError(f"{folder}: not empty, and its files would mix with the new ones; choose another --out")
+    return folder
 
 
 def encode_study(study: Study) -> Iterator[tuple[str, bytes]]:
