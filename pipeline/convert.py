@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -141,12 +141,13 @@ class _Shard:
             if unit.slot in refused:
                 log.reject(refused[unit.slot])
                 continue
-            frames = unit.stop - unit.first if unit.stop else dicom.count_frames(data)
+            slices = self._read(unit, data)
+            frames = unit.stop - unit.first if unit.stop else slices.num_frames
             if self.used + frames > self.context.rows_per_shard:
                 result.handed_back.append((unit.path, frames))
                 log.hand_back()
                 continue
-            for found in self._read(unit, data):
+            for found in slices:
                 if isinstance(found, Reject):
                     log.reject(found)
                 else:
@@ -157,7 +158,7 @@ class _Shard:
         self.record = self._new_record(log)
         return result
 
-    def _read(self, unit: Unit, data: memoryview) -> Iterable[Slice | Reject]:
+    def _read(self, unit: Unit, data: memoryview) -> dicom.Slices:
         frames = (unit.first, unit.stop) if unit.stop else None
         return dicom.read_slices(data, self.context.reading, self.context.patient_key, frames)
 

@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -19,12 +20,27 @@ from pipeline.dicom_rules import (
     Rejected,
     read_file_facts,
     read_frame_facts,
-    read_num_frames,
 )
 from pipeline.records import Reject, Slice, SliceRecord
 from pipeline.repair import unwrap_12_bits
 
-__all__ = ["REJECT_CODES", "count_frames", "read_slices"]
+__all__ = ["REJECT_CODES", "Slices", "read_slices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """The frames of one file; iterating decodes them one after another, once.
+
+    Attributes:
+        num_frames: of the whole file, as its header states; 1 where the file gives no slice.
+        items: a Slice or a Reject for each frame that was asked for, or a single Reject for the whole file.
+    """
+
+    num_frames: int
+    items: Iterator[Slice | Reject]
+
+    def __iter__(self) -> Iterator[Slice | Reject]:
+        return self.items
 
 
 def read_slices(
@@ -32,45 +48,41 @@ def read_slices(
     reading: Reading,
     patient_key: bytes | None,
     frames: tuple[int, int] | None = None,
-) -> Iterator[Slice | Reject]:
-    """Decode a DICOM file: one item a frame, decoded when asked for, or a single Reject for the whole file.
+) -> Slices:
+    """Read a DICOM file's header now, and each frame when the result is iterated.
 
     Stored values of an uncompressed file are a view of `data`, which must not change while they are used.
+    HU = stored x slope + intercept is never rounded on the way.
 
     Args:
         data: the whole file.
         reading: the catalog's policies.
         patient_key: up to 64 bytes that key the hash of PatientID; None where the catalog keeps PatientID.
         frames: the part to read, (first, stop) counted from 0; None for all.
-
-    Yields:
-        Slice, or Reject. HU = stored x slope + intercept is never rounded on the way.
     """
     try:
         header = read_header(memoryview(data))
         facts = read_file_facts(header.values, header.little_endian, header.media_class)
         _require_pixels(header, facts)
     except Rejected as reason:
-        yield Reject(reason.code, reason.message)
-        return
+        return Slices(1, iter((Reject(reason.code, reason.message),)))
     first, stop = frames or (0, facts.num_frames)
+    wanted = range(first, min(stop, facts.num_frames))
+    return Slices(facts.num_frames, _read_frames(header, facts, reading, patient_key, wanted))
+
+
+def _read_frames(
+    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, wanted: range
+) -> Iterator[Slice | Reject]:
     codes = iter(()) if header.transfer_syntax in NATIVE else coded_frames(header, facts.num_frames)
-    for index in range(min(stop, facts.num_frames)):
+    for index in range(wanted.stop):
         try:
             code = next(codes, None)
-            if index >= first:
+            if index in wanted:
                 yield _read_frame(header, facts, reading, patient_key, index, code)
         except Rejected as reason:
-            if index >= first:
+            if index in wanted:
                 yield Reject(reason.code, reason.message, _frame_number(facts, index))
-
-
-def count_frames(data: memoryview | bytes) -> int:
-    """Tell how many frames a file states, from its header alone; 1 for anything that is not readable."""
-    try:
-        return read_num_frames(read_header(memoryview(data)).values)
-    except Rejected:
-        return 1
 
 
 def _frame_number(facts: FileFacts, index: int) -> int:
