@@ -45,6 +45,7 @@ DEEP_GREY = (
     Blob((10.5, 8, 19), (8, 14, 10), -22, 35.5, 3.0),
     Blob((40, -8, 15), (2.5, 16, 13), -8, 37, 2.0),
 )
+PALE = Blob((22, -4, 38), (9, 38, 9), -6, soft=10.0)  # white matter along the ventricles, which darkens with age
 HINDBRAIN = (
     Blob((24, 44, -14), (25, 26, 20), 0, 35, 4.0),
     Blob((0, 46, -12), (8, 22, 20), 0, 36.5, 2.5, paired=False),
@@ -96,7 +97,7 @@ class Head:
         half_width, half_length, half_height: of the cranial cavity, mm.
         skull_mm, scalp_mm: thickness.
         atrophy: 0 young to 1 old: widens ventricles, sulci and the space around the brain.
-        specks: calcium and metal, HU in them.
+        specks: calcium, metal and old scars, HU in them.
     """
 
     half_width: float
@@ -184,16 +185,16 @@ def _vault(head: Head, grid: Grid) -> tuple[Array, Grid]:
 def _floor(ax: Array, y: Array) -> tuple[Array, Array]:
     """Height of the skull base under each point, and the thickness of the bone below it, mm."""
     middle = np.exp(-np.square(np.square((ax - 42) / 29) + np.square((y + 9 - 0.25 * (ax - 37)) / 24)))
-    sella = np.exp(-np.square(ax / 17) - np.square((y + 8) / 17))
-    roof = np.exp(-np.square((ax - 30) / 16) - np.square((y + 58) / 24))
-    front = 10 - 30 * middle - 8 * sella + 6 * roof
+    sella = np.exp(-np.square(ax / 18) - np.square((y + 4) / 20))
+    roof = np.exp(-np.square((y + 52) / 26)) * np.clip((ax - 8) / 36, 0, 1)
+    front = 10 - 30 * middle - 14 * sella + 8 * roof
     bowl = np.square(ax / 53) + np.square((y - 43) / 41)
     hind = -39 + 42 * np.square(bowl) - 40 * np.exp(-np.square(np.square(ax / 14) + np.square((y - 27) / 17)))
     away = (y - 7 - 0.52 * (ax - 12)) * np.float32(0.887)  # from the petrous ridge, which runs outward and back
     petrous = np.clip((ax - 9) / 6, 0, 1)
     ridge = 2 - 0.13 * np.square(away) - 60 * (1 - petrous)
-    height = np.maximum(np.minimum(front, hind), np.minimum(ridge, 4))
-    thick = 2.6 + 18 * petrous * np.exp(-np.square(away / 13)) + 15 * sella + 4 * np.exp(-np.square(bowl))
+    height = np.maximum(np.minimum(front, hind), np.minimum(ridge, 1))
+    thick = 1.8 + 18 * petrous * np.exp(-np.square(away / 13)) + 15 * sella + 4 * np.exp(-np.square(bowl))
     return height, thick
 
 
@@ -225,7 +226,7 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
     for layer in (outer, bone):
         _carve_air(layer, grid, noise)
     ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise)
-    brain = _brain(grid, cortex, noise)
+    brain = _brain(head, grid, cortex, noise)
     brain += np.maximum(ventricles, cisterns) * (CSF - brain)
     _membranes(brain, grid, bones.cavity)
     shadow = np.exp(-np.square((grid.y - 10) / 12) - np.square((grid.z + 10) / 9)) * (np.abs(grid.x) < 45)
@@ -258,11 +259,12 @@ def _carve_air(hu: Array, grid: Grid, noise: Noise) -> None:
             hu[window] += cover * (400 - 1250 * wall - hu[window])
 
 
-def _brain(grid: Grid, cortex: Array, noise: Noise) -> Array:
+def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
     """HU of grey and white matter, without the spaces in it."""
     brain = WHITE + (GREY - WHITE) * cortex
     hind = under_tentorium(grid)
     brain += hind * (34 - brain)
+    draw(brain, grid, PALE, WHITE - 2 - 6 * head.atrophy)
     for blob in (*DEEP_GREY, *HINDBRAIN):
         draw(brain, grid, blob)
     for window, cover in covers(grid, HINDBRAIN[0]):
@@ -304,7 +306,8 @@ def _folds(head: Head, grid: Grid, depth: Array, swollen: Array, foot: Grid, noi
     around = np.sqrt(np.square((y - 4) / 52) + np.square((z - 6) / 40))
     fissure = np.abs(x) + 60 * np.clip(1.05 - around, 0, 1)
     surface = np.minimum(depth, fissure)
-    cells = np.flatnonzero((surface < 26) & (depth > -2) & (under_tentorium(grid) < 0.5))
+    core = np.square(x / 32) + np.square((y - 2) / 38) + np.square((z - 12) / 22) < 1
+    cells = np.flatnonzero((surface < 26) & (depth > -2) & (under_tentorium(grid) < 0.5) & ~core)
     medial = (fissure < depth).ravel()[cells]
     here = Grid(*(axis.ravel()[cells] for axis in grid))
     on = Grid(*(axis.ravel()[cells] for axis in foot))

@@ -202,6 +202,9 @@ def _draw_head(rng: np.random.Generator) -> Head:
         specks.append(Blob(place, (1.5, 7, 6), 0, rng.uniform(150, 500), paired=False))
     if rng.random() < 0.15:  # basal ganglia
         specks.append(Blob((21, -6, 15), (3, 5, 4), 16, rng.uniform(60, 140)))
+    if rng.random() < 0.12:  # an old infarct
+        place = (rng.choice((-1, 1)) * rng.uniform(30, 48), rng.uniform(-45, 45), rng.uniform(5, 50))
+        specks.append(Blob(place, tuple(rng.uniform(8, 20, 3).tolist()), 0, rng.uniform(12, 20), 5.0, paired=False))
     if rng.random() < 0.04:  # aneurysm clip
         place = (rng.uniform(-25, 25), -15.0, 5.0)
         specks.append(Blob(place, (1.8, 4.0, 4.0), 30, rng.uniform(10_000, 29_000), paired=False))
