@@ -117,7 +117,7 @@ def _read_frame(
     stored = _stored_values(_read_cells(header, facts, index, code), facts)
     signed, repair = facts.signed, ""
     if reading.repair == "rsna_12bit_wrap" and _has_wrapped(facts, frame_facts):
-        stored, signed, repair = unwrap_12_bits(stored), True, reading.repair
+        stored, signed, repair = unwrap_12_bits(stored, int(frame_facts.intercept)), True, reading.repair
     record = SliceRecord(
         frame=_frame_number(facts, index),
         sop_instance_uid=facts.sop_instance_uid,

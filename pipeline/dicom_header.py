@@ -236,7 +236,7 @@ def _raw_value(element: Any) -> bytes:
     value = element if isinstance(element, bytes) else element.value
     if isinstance(value, bytes):
         return value
-    return b"" if value is None else b"sequence"
+    return b"sequence" if value else b""
 
 
 def _read_frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:

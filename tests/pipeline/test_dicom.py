@@ -82,14 +82,15 @@ def oracle_hu(path: Path) -> np.ndarray:
 def test_each_coding_gives_the_same_hu(test_data: Path, name: str, largest_difference: int) -> None:
     reference = read_one((test_data / "transfer_syntaxes/CTImage.dcm").read_bytes())
     found = read_one((test_data / f"{CODINGS}{name}.dcm").read_bytes())
-    # Outside of the field of view lies padding of -2000, which lossy coding in 12 or 8 bits clipped.
-    inside = to_hu(reference) > -3000
-    assert np.abs(to_hu(found) - to_hu(reference))[inside].max() == largest_difference
+    assert round(np.abs(to_hu(found) - to_hu(reference)).max()) == largest_difference
     assert (found.record.pixel_digest == reference.record.pixel_digest) == (largest_difference == 0)
     assert found.record.lossy == (largest_difference > 0)
 
 
-@pytest.mark.parametrize("name", ["JPEGProcess10_12TransferSyntax_1.2.840.10008.1.2.4.55", "JPEGProcess6_8TransferSyntax_1.2.840.10008.1.2.4.53"])
+@pytest.mark.parametrize(
+    "name",
+    ["JPEGProcess10_12TransferSyntax_1.2.840.10008.1.2.4.55", "JPEGProcess6_8TransferSyntax_1.2.840.10008.1.2.4.53"],
+)
 def test_a_retired_coding_is_rejected(test_data: Path, name: str) -> None:
     assert code_of((test_data / f"{CODINGS}{name}.dcm").read_bytes()) == "unsupported_coding"
 
@@ -161,7 +162,11 @@ def test_both_ways_agree_on_every_real_file(test_data: Path) -> None:
 
 def test_plain_files_take_the_quick_way(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_header, "read_dataset", None)
-    for name in ("head_ct_tilted/01.dcm", "transfer_syntaxes/CTImage.dcm", f"{CODINGS}RLELosslessTransferSyntax_1.2.840.10008.1.2.5.dcm"):
+    for name in (
+        "head_ct_tilted/01.dcm",
+        "transfer_syntaxes/CTImage.dcm",
+        f"{CODINGS}RLELosslessTransferSyntax_1.2.840.10008.1.2.5.dcm",
+    ):
         read_one((test_data / name).read_bytes())
 
 
@@ -217,7 +222,9 @@ def test_both_ways_agree_on_made_headers(
     syntax=st.sampled_from([ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]),
     seed=st.integers(0, 99),
 )
-def test_junk_above_bits_stored_is_dropped(bits: int, signed: bool, junk: int, slope: float, syntax: str, seed: int) -> None:
+def test_junk_above_bits_stored_is_dropped(
+    bits: int, signed: bool, junk: int, slope: float, syntax: str, seed: int
+) -> None:
     low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
     values = np.random.default_rng(seed).integers(low, high, (9, 7))
     mask = (1 << bits) - 1
@@ -275,7 +282,7 @@ def test_monochrome1_does_not_invert_hu() -> None:
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "screen"),
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "not_axial"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.6, -0.8]}, "not_axial"),
-        ({"SOPInstanceUID": ""}, "damaged_header"),
+        ({"SOPInstanceUID": "1.2,3\n"}, "damaged_header"),
         ({"SeriesInstanceUID": None}, "damaged_header"),
         ({"Rows": 0}, "damaged_header"),
         ({"Rows": 60000, "Columns": 60000}, "too_large"),
@@ -318,7 +325,7 @@ def test_rsna_identifiers_pass() -> None:
 # --- the 12-bit wrap -----------------------------------------------------------------------------------------------
 
 
-def wrapped_head(padding: int, air: int, metal: int) -> np.ndarray:
+def wrapped_head(padding: int, air: int, noise: int, metal: int) -> np.ndarray:
     """HU of a disc of brain in a ring of skull with a piece of metal, in air, in a field of view with padding."""
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
     radius = np.hypot(y, x)
@@ -326,16 +333,18 @@ def wrapped_head(padding: int, air: int, metal: int) -> np.ndarray:
     hu[radius < 0.7] = 1500
     hu[radius < 0.62] = 35
     hu[(radius > 0.62) & (radius < 0.66) & (x > 0.3)] = metal
-    hu += np.where((hu == air) & (np.arange(96) % 3 == 0), -30, 0)  # noise of air
+    # Noise of air; at the head's edge partial volume raises every pixel.
+    hu += np.where((hu == air) & (radius > 0.76) & (np.arange(96) % 3 == 0), noise, 0)
     return hu
 
 
 @pytest.mark.parametrize("intercept", [0, 1])
 @pytest.mark.parametrize(
-    ("padding", "air", "metal"), [(-2000, -1000, 3071), (-1024, -990, 2100), (-2000, -1024, 1999), (-1024, -1090, 3000)]
+    ("padding", "air", "noise", "metal"),
+    [(-2000, -1000, -30, 3071), (-1024, -990, -90, 2100), (-2000, -1024, -200, 1999), (-2047, -1000, 0, 3000)],
 )
-def test_wrapped_values_come_back(intercept: int, padding: int, air: int, metal: int) -> None:
-    hu = wrapped_head(padding, air, metal)
+def test_wrapped_values_come_back(intercept: int, padding: int, air: int, noise: int, metal: int) -> None:
+    hu = wrapped_head(padding, air, noise, metal)
     cells = ((hu - intercept) % 4096).astype(np.uint16)
     data = ct_file(cells, BitsStored=12, RescaleIntercept=intercept)
     repaired = read_one(data, Reading(repair="rsna_12bit_wrap", patient_ids="keep"))
@@ -364,7 +373,7 @@ def test_an_enhanced_ct_has_values_and_position_by_frame() -> None:
         np.testing.assert_array_equal(to_hu(one), stored[frame] * (1 + frame / 4) - 1000 - frame)
     part = list(dicom.read_slices(data, KEEP, None, (1, 3)))
     assert [one.record for one in part] == [one.record for one in found[1:3]]
-    assert dicom.count_frames(data) == 4
+    assert dicom.read_slices(data, KEEP, None).num_frames == 4
 
 
 def test_a_frame_without_hu_leaves_the_others() -> None:
@@ -389,10 +398,14 @@ def test_frames_of_a_compressed_file_are_read_one_by_one() -> None:
     np.testing.assert_array_equal(second.stored, stored[1])
 
 
-def test_counting_frames_never_fails() -> None:
-    assert dicom.count_frames(b"") == 1
-    assert dicom.count_frames(ct_file(gradient())) == 1
-    assert dicom.count_frames(ct_file(gradient(), NumberOfFrames="many")) == 1
+def test_the_number_of_frames_is_known_before_any_is_decoded() -> None:
+    def num_frames(data: bytes) -> int:
+        return dicom.read_slices(data, KEEP, None).num_frames
+
+    assert num_frames(b"") == 1
+    assert num_frames(ct_file(gradient())) == 1
+    assert num_frames(ct_file(gradient(), NumberOfFrames=1234)) == 1  # its pixels are too few for that
+    assert num_frames(ct_file(gradient(), NumberOfFrames=1234).replace(b"1234", b"many")) == 1
 
 
 # --- files that are not as they should be --------------------------------------------------------------------------
@@ -496,12 +509,18 @@ MARK = "QZMARK"
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_no_text_of_the_file_leaves_it(broken: bool, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_text_of_the_file_leaves_it(
+    broken: bool, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
     dataset = ct_dataset(gradient())
     inner = Dataset()
     for target in (dataset, inner):
         for tag, (vr, _, _, _, keyword) in pydicom.datadict.DicomDictionary.items():
-            if vr in TEXT_VRS and 0x0008 <= tag >> 16 <= 0x4010 and keyword not in ("Modality", "PhotometricInterpretation", "SpecificCharacterSet", "RescaleType"):
+            if (
+                vr in TEXT_VRS
+                and 0x0008 <= tag >> 16 <= 0x4010
+                and keyword not in ("Modality", "PhotometricInterpretation", "SpecificCharacterSet", "RescaleType")
+            ):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     target.add(pydicom.DataElement(tag, vr, MARK, validation_mode=pydicom.config.IGNORE))
@@ -539,7 +558,10 @@ def test_losslessly_coded_copies_have_the_same_pixel_digest(test_data: Path) -> 
         plain = read_one(path.read_bytes())
         dataset = pydicom.dcmread(path)
         cells = plain.stored.view(np.uint16)
-        for syntax, encoder in (("1.2.840.10008.1.2.4.80", "jpegls_encode"), ("1.2.840.10008.1.2.4.70", "ljpeg_encode")):
+        for syntax, encoder in (
+            ("1.2.840.10008.1.2.4.80", "jpegls_encode"),
+            ("1.2.840.10008.1.2.4.70", "ljpeg_encode"),
+        ):
             dataset.PixelData = pydicom.encaps.encapsulate([bytes(getattr(imagecodecs, encoder)(cells))])
             assert read_one(encode(dataset, syntax)).record.pixel_digest == plain.record.pixel_digest
         dataset.PixelData = plain.stored.tobytes()
