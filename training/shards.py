@@ -3,9 +3,11 @@
 import mmap
 import os
 import resource
+import threading
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -46,10 +48,7 @@ class SliceReader:
             raise CacheError(f"{self._array.path}: the table names rows that the array does not have; {REPAIR}")
         self._shards = rows // self._array.rows_per_shard
         self._starts, self._stops = self._find(rows % self._array.rows_per_shard)
-        self._most_mapped = _allow_descriptors(self._array.shards)
-        self._forget_maps()
-        # Otherwise numcodecs lets calls from the main thread run on a pool of threads of its own.
-        blosc.use_threads = False
+        self._begin()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,13 +67,11 @@ class SliceReader:
             CacheError: a slice is damaged; it names the slice and its shard.
         """
         checksum, decompress = google_crc32c.value, DECOMPRESS[self._array.compressor]
-        contents, done = self._contents, 0
+        opened, done = self._opened, 0
         try:
             # A microsecond in this loop is 2 % of the throughput.
             for (shard, start, stop), destination in zip(self._places(which), out, strict=False):
-                content = contents[shard]
-                if content is None:
-                    content = self._map(shard)
+                _, content = opened[shard] or self._open(shard)
                 stored = content[start:stop]
                 if checksum(stored) != CRC32C_OF_INTACT:
                     raise ValueError("its checksum differs")
@@ -86,9 +83,9 @@ class SliceReader:
     def will_read(self, which: np.ndarray) -> None:
         """Ask the system to bring slices into memory, and do not wait for it."""
         for shard, start, stop in self._places(which):
-            self._map(shard)
+            mapped, _ = self._open(shard)
             first = start - start % mmap.PAGESIZE
-            self._maps[shard].madvise(mmap.MADV_WILLNEED, first, stop - first)
+            mapped.madvise(mmap.MADV_WILLNEED, first, stop - first)
 
     def wait_for(self, which: np.ndarray) -> None:
         """Wait until slices are in memory, without the GIL.
@@ -97,41 +94,40 @@ class SliceReader:
         """
         page = np.empty(mmap.PAGESIZE, np.uint8)
         for shard, start, stop in self._places(which):
-            last = self._map(shard)[max(start, stop - mmap.PAGESIZE) : stop]
+            _, content = self._open(shard)
+            last = content[max(start, stop - mmap.PAGESIZE) : stop]
             page[: len(last)] = last  # numpy releases the GIL to copy more than 500 items
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_maps", "_contents", "_mapped")}
+        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_oldest", "_opening")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget_maps()
-        blosc.use_threads = False
+        self._begin()
 
-    def _forget_maps(self) -> None:
-        self._maps: list[Any] = [None] * self._array.shards
-        self._contents: list[Any] = [None] * self._array.shards
-        self._mapped: deque[int] = deque()
+    def _begin(self) -> None:
+        """Begin in this process, with no shard open."""
+        self._opened: list[tuple[mmap.mmap, np.ndarray] | None] = [None] * self._array.shards
+        self._oldest: deque[int] = deque()
+        self._opening = threading.Lock()
+        self._most_open = _allow_descriptors(self._array.shards)
+        # Otherwise numcodecs lets calls from the main thread run on a pool of threads of its own.
+        blosc.use_threads = False
 
     def _places(self, which: np.ndarray) -> Iterable[tuple[int, int, int]]:
         return zip(*(part[which].tolist() for part in (self._shards, self._starts, self._stops)), strict=True)
 
-    def _map(self, shard: int) -> np.ndarray:
-        """Return a shard's bytes, mapped now if they are not yet; the shard mapped first makes room for it."""
-        if self._contents[shard] is None:
-            file = self._array.shard_path(shard)
-            try:
-                with open(file, "rb") as opened:
-                    mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
-            except (OSError, ValueError) as error:
-                raise CacheError(f"{file}: the shard cannot be read ({error}); {REPAIR}") from error
-            self._maps[shard], self._contents[shard] = mapped, np.frombuffer(mapped, np.uint8)
-            self._mapped.append(shard)
-            if len(self._mapped) > self._most_mapped:
-                # Memory that another thread still reads stays mapped until that thread drops it.
-                oldest = self._mapped.popleft()
-                self._maps[oldest] = self._contents[oldest] = None
-        return self._contents[shard]
+    def _open(self, shard: int) -> tuple[mmap.mmap, np.ndarray]:
+        """Return a shard's bytes, mapped now if they are not yet; the one mapped first makes room where needed."""
+        with self._opening:
+            opened = self._opened[shard]
+            if opened is None:
+                opened = self._opened[shard] = _map(self._array.shard_path(shard))
+                self._oldest.append(shard)
+                if len(self._oldest) > self._most_open:
+                    # What another thread still reads of it stays mapped until that thread drops it.
+                    self._opened[self._oldest.popleft()] = None
+        return opened
 
     def _find(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where in its shard each slice's stored bytes begin and end, both (n,) int64.
@@ -165,6 +161,15 @@ class SliceReader:
         uid, frame = self._names.iloc[which]
         file = self._array.shard_path(self._shards[which])
         return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {REPAIR}")
+
+
+def _map(file: Path) -> tuple[mmap.mmap, np.ndarray]:
+    try:
+        with open(file, "rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{file}: the shard cannot be read ({error}); {REPAIR}") from error
+    return mapped, np.frombuffer(mapped, np.uint8)
 
 
 def _allow_descriptors(shards: int) -> int:

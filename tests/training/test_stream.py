@@ -332,8 +332,21 @@ def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int)
 
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    pytest.raises(KeyboardInterrupt, go_on_for_ever)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go_on_for_ever()
+    finally:
+        timer.cancel()
     assert stream_threads() == []
+
+
+def test_threads_that_open_more_shards_than_they_may_read_right(fake: FakeCache) -> None:
+    """Two shards at most are mapped, so the threads take them away from each other all the time."""
+    stream = stream_of(fake.path, batch_size=4, threads=4)
+    stream._reader._most_open = 2
+    for epoch in range(20):
+        for batch in stream.epoch(0, epoch):
+            assert np.array_equal(batch.images.numpy(), fake.images[SIZE][batch.lines.numpy()])
 
 
 def test_on_device_gives_the_same_batches(fake: FakeCache) -> None:
