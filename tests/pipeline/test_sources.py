@@ -1,0 +1,313 @@
+import io
+import os
+import pickle
+import socket
+import struct
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from pipeline import archives, sources
+from pipeline.errors import SourceError
+from pipeline.sources import Archive, Buffer, open_source
+
+CONTENTS = {"b/2.dcm": b"second" * 50, "a.dcm": b"first", "b/c/3": b"", "b/2": b"no suffix"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in CONTENTS.items():
+        path = tmp_path / "dicoms" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "dicoms"
+
+
+def read_all(src: str) -> dict[str, bytes]:
+    source = pickle.loads(pickle.dumps(open_source(src)))
+    listing, buffer = source.scan(), Buffer()
+    found = {}
+    for path, size, mtime_ns in zip(listing.paths, listing.sizes, listing.mtimes_ns, strict=True):
+        content, stamp = source.read(path, buffer)
+        assert stamp == (size, mtime_ns)
+        found[path] = bytes(content)
+    return found
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_listed_sorted_and_read(folder: Path) -> None:
+    assert read_all(str(folder)) == CONTENTS
+    listing = open_source(str(folder)).scan()
+    assert listing.paths == sorted(CONTENTS)
+    assert not listing.ordered
+    assert listing.sizes.dtype == listing.mtimes_ns.dtype == np.int64
+    assert listing.mtimes_ns[0] == (folder / "a.dcm").stat().st_mtime_ns
+
+
+def test_hidden_names_and_what_is_no_file_are_left_out(folder: Path) -> None:
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git/config").write_bytes(b"x")
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket"))
+        (folder / "dangling").symlink_to("nowhere")
+        assert read_all(str(folder)) == CONTENTS
+
+
+def test_links_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/4").write_bytes(b"four")
+    (folder / "b/loop").symlink_to(folder)
+    (folder / "a-link").symlink_to(folder / "b")  # seen before, as itself
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "file").symlink_to(folder / "a.dcm")
+    assert read_all(str(folder)) == CONTENTS | {"out/4": b"four", "file": b"first"}
+
+
+def test_names_that_are_not_utf8_are_listed_as_text_and_read(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.dcm", "wb") as file:
+        file.write(b"latin")
+    found = read_all(str(folder))
+    (name,) = found.keys() - CONTENTS.keys()
+    assert name.encode("utf-8")  # can be written to a table
+    assert found[name] == b"latin"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("/b/c/"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"b/c/: Permission denied; make it readable"):
+        open_source(str(folder)).scan()
+
+
+def test_no_source_and_no_files_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No such file or directory; give a folder") as error:
+        open_source(str(tmp_path / "missing"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(SourceError, match="no files in it"):
+        open_source(str(tmp_path)).scan()
+
+
+def test_one_file_is_a_source(folder: Path) -> None:
+    assert read_all(str(folder / "a.dcm")) == {"a.dcm": b"first"}
+
+
+def test_a_vanished_file_is_told_from_one_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(folder))
+    (folder / "a.dcm").unlink()
+    with pytest.raises(FileNotFoundError):
+        source.read("a.dcm", Buffer())
+    os.mkfifo(folder / "a.dcm")
+    started = time.monotonic()
+    with pytest.raises(OSError, match="not a regular file"):
+        source.read("a.dcm", Buffer())
+    assert time.monotonic() - started < 5
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
+    with pytest.raises(OSError, match="larger than"):
+        source.read("b/2.dcm", Buffer())
+
+
+def test_the_stamp_is_that_of_what_was_read(folder: Path) -> None:
+    source = open_source(str(folder))
+    source.scan()
+    (folder / "a.dcm").write_bytes(b"changed")
+    os.utime(folder / "a.dcm", ns=(1, 7))
+    content, stamp = source.read("a.dcm", Buffer())
+    assert (bytes(content), stamp) == (b"changed", (7, 7))
+
+
+def test_the_buffer_is_reused_and_grows(folder: Path) -> None:
+    source, buffer = open_source(str(folder)), Buffer()
+    first, _ = source.read("a.dcm", buffer)
+    second, _ = source.read("b/2.dcm", buffer)
+    assert bytes(first) == bytes(second)[: len(first)]  # the same memory
+    (folder / "large").write_bytes(bytes(range(256)) * 8192)
+    large, _ = source.read("large", buffer)
+    assert bytes(large) == bytes(range(256)) * 8192
+    assert not large.readonly
+
+
+# --- archives ------------------------------------------------------------------------------------------------------
+
+
+def write_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> str:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return str(path)
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> str:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), 1_500_000_000
+            archive.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_read_in_place_in_its_order(tmp_path: Path, method: int) -> None:
+    src = write_zip(tmp_path / "x.zip", CONTENTS, method)
+    assert read_all(src) == CONTENTS
+    listing = open_source(src).scan()
+    assert listing.paths == list(CONTENTS)
+    assert listing.ordered
+
+
+@pytest.mark.parametrize("mode", ["w"])
+@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_read_in_place_in_its_order(
+    tmp_path: Path, mode: str, style: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarfile.TarFile, "format", style)
+    src = write_tar(tmp_path / "x.tar", CONTENTS | {"d" * 90 + "/" + "e" * 60: b"long"})
+    assert read_all(src) == CONTENTS | {"d" * 90 + "/" + "e" * 60: b"long"}
+    assert open_source(src).scan().paths[:4] == list(CONTENTS)
+
+
+def test_names_in_an_archive_are_never_paths(tmp_path: Path) -> None:
+    members = {"../../escape": b"1", "/etc/passwd": b"2", ".hidden/x": b"h", "__MACOSX/a": b"m"}
+    for src in (write_zip(tmp_path / "x.zip", members), write_tar(tmp_path / "x.tar", members)):
+        assert sorted(read_all(src).values())[:2] == [b"1", b"2"]
+        assert not any("hidden" in path for path in open_source(src).scan().paths)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar", "x.zip"]
+
+
+def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
+    src = write_zip(tmp_path / "x.zip", {"a": b"old", "b": b"new"}, zipfile.ZIP_STORED)
+    data = Path(src).read_bytes()
+    Path(src).write_bytes(data.replace(b"b", b"a"))
+    assert read_all(src) == {"a": b"new"}
+
+
+def test_zip64_and_a_comment_are_understood(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("big", "w", force_zip64=True) as member:
+            member.write(b"z" * 1000)
+        archive.comment = b"PK\5\6 is not here" * 20
+    # What a writer stores for an archive of more than 4 GB, made by hand for a small one.
+    data = (tmp_path / "x.zip").read_bytes()
+    at = data.rindex(b"PK\5\6", 0, data.index(b"PK\5\6 is not here"))
+    _, _, _, _, count, size, offset, _ = struct.unpack_from("<4s4H2LH", data, at)
+    end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, at, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    (tmp_path / "y.zip").write_bytes(data[:at] + end64 + locator + end)
+    assert read_all(str(tmp_path / "y.zip")) == {"big": b"z" * 1000}
+
+
+def test_a_member_that_changed_under_the_same_time_has_another_stamp(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("a", (2020, 1, 1, 0, 0, 0))
+    stamps = []
+    for name, content in (("x", b"1234"), ("y", b"5678")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(info, content)
+        stamps.append(open_source(str(tmp_path / name)).scan().mtimes_ns[0])
+    assert stamps[0] != stamps[1]
+
+
+def test_damaged_members_and_archives_are_told(tmp_path: Path) -> None:
+    src = write_zip(tmp_path / "x.zip", {"a": os.urandom(1000), "b": b"good"})
+    data = bytearray(Path(src).read_bytes())
+    data[200] ^= 1
+    Path(src).write_bytes(data)
+    source = open_source(src)
+    with pytest.raises(OSError, match="damaged"):
+        source.read("a", Buffer())
+    assert bytes(source.read("b", Buffer())[0]) == b"good"
+    Path(src).write_bytes(data[:-30])
+    with pytest.raises(SourceError, match="a damaged zip archive"):
+        open_source(src).scan()
+
+
+def test_vanished_members_and_archives_are_told(tmp_path: Path) -> None:
+    src = write_zip(tmp_path / "x.zip", CONTENTS)
+    source = open_source(src)
+    with pytest.raises(FileNotFoundError):
+        source.read("missing", Buffer())
+    Path(src).unlink()
+    with pytest.raises(FileNotFoundError):
+        source.read("a.dcm", Buffer())
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = write_zip(tmp_path / "x.zip", {"bomb": bytes(20 << 20), "blank": bytes(512 * 512 * 2)})
+    source = open_source(src)
+    monkeypatch.setattr(archives, "_inflate", None)
+    with pytest.raises(OSError, match="100 times"):
+        source.read("bomb", Buffer())
+    monkeypatch.undo()
+    assert len(source.read("blank", Buffer())[0]) == 512 * 512 * 2
+    # A member that is larger than it says is cut off at what it says.
+    data = bytearray(Path(src).read_bytes())
+    entry = data.rindex(b"PK\1\2", 0, data.rindex(b"blank"))
+    data[entry + 24 : entry + 28] = struct.pack("<L", 1000)
+    Path(src).write_bytes(data)
+    with pytest.raises(OSError, match="damaged"):
+        open_source(src).read("blank", Buffer())
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
+    with pytest.raises(SourceError, match="more than 1 files"):
+        open_source(write_zip(tmp_path / "y.zip", CONTENTS)).read("a.dcm", Buffer())
+
+
+def test_encrypted_members_are_refused(tmp_path: Path) -> None:
+    src = write_zip(tmp_path / "x.zip", {"a": b"secret"})
+    data = bytearray(Path(src).read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1
+    Path(src).write_bytes(data)
+    with pytest.raises(OSError, match="encrypted"):
+        open_source(src).read("a", Buffer())
+
+
+def test_a_compressed_tar_says_what_to_do(tmp_path: Path) -> None:
+    src = write_tar(tmp_path / "x.tar.gz", CONTENTS, "w:gz")
+    with pytest.raises(SourceError, match=r"compressed as a whole \(gzip\); unpack it"):
+        open_source(src)
+
+
+def test_an_index_is_small(tmp_path: Path) -> None:
+    src = write_zip(tmp_path / "x.zip", {f"stage_2_train/ID_{number:09x}.dcm": b"" for number in range(3000)})
+    index = archives.Index(archives.list_members(src, "zip"))
+    held = sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray))
+    assert held <= 64 * 3000
+    assert isinstance(open_source(src), Archive)
+    assert index.find("stage_2_train/ID_000000bb7.dcm").size == 0
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+def test_an_fsspec_address_is_listed_and_read() -> None:
+    system = fsspec.filesystem("memory")
+    for name, content in CONTENTS.items():
+        system.pipe(f"/bucket/study/{name}", content)
+    system.pipe("/bucket/study/.hidden", b"x")
+    try:
+        assert read_all("memory://bucket/study") == CONTENTS
+        with pytest.raises(FileNotFoundError):
+            open_source("memory://bucket/study").read("missing", Buffer())
+        with pytest.raises(SourceError, match="no files in it"):
+            open_source("memory://bucket/empty").scan()
+    finally:
+        system.rm("/bucket", recursive=True)
+
+
+def test_an_unknown_protocol_is_one_line() -> None:
+    with pytest.raises(SourceError, match="nonsense://x: ") as error:
+        open_source("nonsense://x").scan()
+    assert "\n" not in str(error.value)
