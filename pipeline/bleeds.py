@@ -182,7 +182,7 @@ def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Sur
         (G, G) uint8: 0 where there is no blood, else 1 + the index in CLASSES of the kind that fills the pixel.
     """
     owner = np.zeros(grid.x.shape, np.uint8)
-    inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)
+    inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)  # a little bone in the pixel hides the blood
     for bleed in bleeds:
         cover = bleed.fills(layers, grid, bones)
         if (cover * inside).max() < 0.05:
@@ -190,7 +190,7 @@ def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Sur
         clot = np.float32(bleed.hu) + 3 * noise.smooth(grid, 12)
         hu = layers.brain
         hu += cover * (clot - hu)
-        owner[cover * inside > 0.6] = 1 + CLASSES.index(bleed.kind)
+        owner[(cover > 0.6) & (inside > 0.97)] = 1 + CLASSES.index(bleed.kind)
     return owner
 
 

@@ -75,8 +75,8 @@ def draw_geometry(rng: np.random.Generator, origin: Array, size: float) -> Geome
     tilt = np.deg2rad(rng.uniform(4, 23)) if rng.random() < 0.92 else 0.0
     bottom, top = size * rng.uniform(-50, -34), size * rng.uniform(95, 104)
     if rng.random() < 0.44:
-        change = rng.uniform(-15, 25)
-        below, above = np.arange(bottom, change, rng.uniform(2.5, 4.0)), np.arange(change, top, rng.uniform(5.0, 7.5))
+        below = np.arange(bottom, rng.uniform(-15, 25), rng.uniform(2.5, 4.0))
+        above = np.arange(below[-1] + rng.uniform(1, 5), top, rng.uniform(5.0, 7.5))
         along = np.concatenate([below, above])
     else:
         along = np.arange(bottom, top, rng.choice((2.5, 3.0, 4.0, 5.0, 5.0, 5.0)))
