@@ -330,6 +330,10 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
     classes = [klass.name for klass in settings.classes]
     rows_per_shard = settings.layout.rows_per_shard
     tables = make_tables(ledger, records, rows_per_shard, settings.image_id, labels, classes)
+    if found.head is None and tables.metadata.empty:
+        kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in tables.counts.items() if number)
+        first = tables.rejects.iloc[0]
+        raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
             f"{settings.labels.filepath}: none of its {len(labels):,} images is among the slices; are these the labels "

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole way on a synthetic study set: DICOM files, cache, model, scores, predictions. Needs `pipeline` and `train`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=demo
+rm -rf "$out"
+step() { printf '\n== %s\n' "$*"; }
+
+step "synthetic head CT studies"
+pipeline phantom --out $out --patients 60 --seed 0
+
+step "cache"
+pipeline build --src $out/dicoms --labels $out/labels.csv --dataset phantom --out $out/cache.zarr --size 96
+
+step "training"
+train run --cache $out/cache.zarr --out $out/run --size 96 --model resnet18 --weights none \
+    --epochs 10 --batch-size 32 --lr 1e-3 --seed 0 --device cpu
+
+step "evaluation on the test patients, with test-time augmentation"
+train evaluate --run $out/run --split test --tta
+
+step "prediction"
+train predict --run $out/run --cache $out/cache.zarr --out $out/submission.csv
+
+cat <<END
+
+The demo is done:
+  cache       $out/cache.zarr     (metadata.csv, rejects.csv and the images)
+  run         $out/run            (settings, split, log, checkpoints, weights)
+  scores      $out/run/scores_validation.json, $out/run/scores_test.json
+  predictions $out/run/predictions_test.csv, $out/submission.csv
+  report      $out/run/report.html     open it in a browser
+END
