@@ -1,0 +1,106 @@
+"""Who may import whom: the two packages never meet, and each library has its home."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pipeline", "training")
+# Library -> the modules that may import it; everything else asks them.
+HOMES = {
+    "pipeline": {
+        "pydicom": {"pipeline.dicom", "pipeline.phantom"},
+        "dask": {"pipeline.engine"},
+        "distributed": {"pipeline.engine"},
+        "numba": {"pipeline.kernel"},
+        "yaml": {"pipeline.catalog", "pipeline.engine"},
+        "fsspec": {"pipeline.sources", "pipeline.archives", "pipeline.publish"},
+        "click": {"pipeline.cli"},
+    },
+    "training": {
+        "zarr": {"training.cache"},
+        "click": {"training.cli"},
+    },
+}
+FORBIDDEN = {"pipeline": {"training", "torch", "torchvision"}, "training": {"pipeline", "pydicom", "dask", "distributed"}}
+
+
+def modules(package: str) -> dict[str, Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imports(file: Path) -> set[str]:
+    """Full names of every module that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_packages_meet_only_on_disk(package):
+    for name, file in modules(package).items():
+        wrong = {found.split(".")[0] for found in imports(file)} & FORBIDDEN[package]
+        assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_library_has_its_home(package):
+    for name, file in modules(package).items():
+        for library, homes in HOMES[package].items():
+            if library in {found.split(".")[0] for found in imports(file)}:
+                assert any(name == home or name.startswith((f"{home}.", f"{home}_")) for home in homes), (
+                    f"{name} imports {library}, whose home is {sorted(homes)}"
+                )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_modules_import_each_other_in_a_circle(package):
+    known = modules(package)
+    edges = {name: imports(file) & known.keys() - {name, package} for name, file in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for following in sorted(edges[name]):
+                visit(following, (*path, name))
+            done.add(name)
+
+    for name in known:
+        visit(name, ())
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ("import pipeline.cli", "numpy pandas pydicom dask distributed numba zarr yaml"),
+        ("import pipeline.build, pipeline.settings", "pandas pydicom dask distributed numba zarr"),
+        ("import training.cli", "torch torchvision pandas sklearn zarr matplotlib"),
+    ],
+)
+def test_what_must_be_quick_imports_nothing_heavy(command, heavy):
+    code = f"{command}\nimport sys\nprint(*(set({heavy.split()!r}) & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert found.strip() == ""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_says_what_it_is_for_and_no_function_is_long(package):
+    for name, file in modules(package).items():
+        tree = ast.parse(file.read_text())
+        if not name == package:
+            docstring = ast.get_docstring(tree) or ""
+            assert docstring.startswith("This "), f"{name}: the docstring does not finish 'This file ...'"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 60, f"{name}.{node.name} has {lines} lines"
