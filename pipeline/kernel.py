@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -32,25 +31,9 @@ _STORED_VALUES = 1 << 16
 _CACHE_LINE = 64  # bytes
 
 
-class _Taps(NamedTuple):
-    """Weights that resize one axis to S pixels; of several sizes, side by side, in `_side_by_side`."""
-
-    start: np.ndarray  # (S,) int32: the first input pixel of an output pixel
-    count: np.ndarray  # (S,) int32: how many there are, at most K
-    weight: np.ndarray  # (S, K) int32: sums to 2**22 but for the weights' own rounding
-
-
-class _Scratch(NamedTuple):
-    """Working memory of one thread for one shape; `wide` is the sum of the sizes."""
-
-    lit: np.ndarray  # (W,) uint16: which columns of a band are not black
-    band: np.ndarray  # (W, lanes) uint32: packed grey levels of a band of rows, transposed
-    columns: np.ndarray  # (wide, lanes) uint32: the same after the horizontal pass
-    rows: np.ndarray  # (H, wide) uint32: the slice after the horizontal pass
-    spans: np.ndarray  # (sizes, bands, 2) int64: columns [begin, end) of `rows` that are not black
-    mixed: np.ndarray  # (S,) uint32: one row of an image, packed
-    acc: np.ndarray  # int32: one line of either pass before rounding
-
+# Plain tuples: numba's cache on disk would pickle a named tuple's class, and fail to load after it is renamed.
+_Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
+_Scratch = tuple[np.ndarray, ...]
 
 _threads = threading.local()  # the compiled passes release the GIL: working memory must not be shared
 
@@ -145,6 +128,10 @@ def _lookup_table(
 def _taps(length: int, size_px: int) -> _Taps:
     """Weights of a triangle filter, widened by the scale where it shrinks, that resize `length` pixels to `size_px`.
 
+    Returns:
+        (S,) int32 first input pixel of an output pixel; (S,) int32 how many there are, at most K; (S, K) int32 weights,
+        which sum to 2**22 but for their own rounding.
+
     Source: Pillow, `src/libImaging/Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`.
     """
     scale = length / size_px
@@ -156,32 +143,31 @@ def _taps(length: int, size_px: int) -> _Taps:
     distance = np.abs((offset + start[:, None] - centre[:, None] + 0.5) * (1 / support))
     weight = np.where(offset < count[:, None], np.maximum(1 - distance, 0), 0)
     weight /= np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds one after another, as Pillow; sum does not
-    return _Taps(start, count, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32))
+    return start, count, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
 
 
 @lru_cache(maxsize=64)
 def _side_by_side(width: int, sizes_px: tuple[int, ...]) -> tuple[_Taps, np.ndarray]:
     """The taps of all sizes as those of one wide row, so that one horizontal pass serves them all; and their edges."""
-    each = [_taps(width, size_px) for size_px in sizes_px]
-    widest = max(taps.weight.shape[1] for taps in each)
-    weights = [np.pad(taps.weight, ((0, 0), (0, widest - taps.weight.shape[1]))) for taps in each]
-    starts, counts = [taps.start for taps in each], [taps.count for taps in each]
-    return _Taps(np.concatenate(starts), np.concatenate(counts), np.concatenate(weights)), np.cumsum((0, *sizes_px))
+    starts, counts, weights = zip(*(_taps(width, size_px) for size_px in sizes_px), strict=True)
+    widest = max(weight.shape[1] for weight in weights)
+    padded = [np.pad(weight, ((0, 0), (0, widest - weight.shape[1]))) for weight in weights]
+    taps = np.concatenate(starts), np.concatenate(counts), np.concatenate(padded)
+    return taps, np.cumsum((0, *sizes_px))
 
 
 def _scratch(height: int, width: int, sizes_px: tuple[int, ...]) -> _Scratch:
     """This thread's working memory, kept while the shape stays: fresh memory costs more in page faults than a pass."""
     shape = (height, width, sizes_px)
     if getattr(_threads, "shape", None) != shape:
-        wide, widest = sum(sizes_px), max(sizes_px)
-        _threads.scratch = _Scratch(
-            lit=np.empty(width, np.uint16),
-            band=_aligned((width, _LANES), np.uint32),
-            columns=_aligned((wide, _LANES), np.uint32),
-            rows=_aligned((height, wide), np.uint32),
-            spans=np.empty((len(sizes_px), -(-height // _LANES), 2), np.int64),
-            mixed=_aligned((widest,), np.uint32),
-            acc=_aligned((MAX_WINDOWS * max(widest, _LANES),), np.int32),
+        wide, longest = sum(sizes_px), max(*sizes_px, _LANES)
+        _threads.scratch = (
+            np.empty(width, np.uint16),  # lit: which columns of a band are not black
+            _aligned((width, _LANES), np.uint32),  # band: packed grey levels of a band of rows, transposed
+            _aligned((height, wide), np.uint32),  # rows: the slice after the horizontal pass
+            np.empty((len(sizes_px), -(-height // _LANES), 2), np.int64),  # spans: columns of `rows` not black, by band
+            _aligned((longest,), np.uint32),  # line: packed; a column of a band, then a row of an image
+            _aligned((MAX_WINDOWS * longest,), np.int32),  # acc: the line before rounding
         )
         _threads.shape = shape
     return _threads.scratch
@@ -197,10 +183,8 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 _STORED = types.Array(uint16, 2, "C", readonly=True, aligned=False)  # as a reader's buffer may give it
 _TABLE = types.Array(uint32, 1, "C")
-_TAPS = types.NamedTuple((int32[::1], int32[::1], int32[:, ::1]), _Taps)
-_SCRATCH = types.NamedTuple(
-    (uint16[::1], uint32[:, ::1], uint32[:, ::1], uint32[:, ::1], int64[:, :, ::1], uint32[::1], int32[::1]), _Scratch
-)
+_TAPS = types.Tuple((int32[::1], int32[::1], int32[:, ::1]))
+_SCRATCH = types.Tuple((uint16[::1], uint32[:, ::1], uint32[:, ::1], int64[:, :, ::1], uint32[::1], int32[::1]))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -231,12 +215,12 @@ def _look_up(rows, table, begin, end, band):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")  # so that a constant size stays one: 2.6x
-def _weigh(source, offset, taps, s, acc, grey, size):  # type: ignore[no-untyped-def]
-    """Line s of either pass: grey = round(sum over taps of weight x source[start + tap, offset:])."""
+def _weigh(source, offset, start, count, weights, acc, grey, size):  # type: ignore[no-untyped-def]
+    """One line of either pass: grey = round(sum over taps of weight x source[start + tap, offset:])."""
     for i in range(size):
         acc[i] = _HALF
-    for k in range(taps.count[s]):
-        weight, line = taps.weight[s, k], source[taps.start[s] + k][offset:]
+    for k in range(count):
+        weight, line = weights[k], source[start + k][offset:]
         for i in range(size):
             acc[i] += weight * line[i]
     for i in range(size):
@@ -246,46 +230,49 @@ def _weigh(source, offset, taps, s, acc, grey, size):  # type: ignore[no-untyped
 @numba.njit(void(_STORED, _TABLE, uint16, uint16, _TAPS, int64[::1], _SCRATCH), cache=True, nogil=True)
 def _horizontal(stored, table, first, reach, taps, edges, scratch):  # type: ignore[no-untyped-def]
     """Look up and resize every row of the slice: fills `rows` and `spans`."""
-    rows, columns, spans = scratch.rows, scratch.columns, scratch.spans
-    ends = taps.start + taps.count
-    band_bytes, column_bytes = scratch.band.view(np.uint8), columns.view(np.uint8)
+    starts, counts, weights = taps
+    lit, band, rows, spans, line, acc = scratch
+    ends = starts + counts
+    band_bytes, line_bytes = band.view(np.uint8), line.view(np.uint8)
     for b in range(spans.shape[1]):
         top, bottom = b * _LANES, min((b + 1) * _LANES, stored.shape[0])
-        begin, end = _lit_span(stored[top:bottom], first, reach, scratch.lit)
-        _look_up(stored[top:bottom], table, begin, end, scratch.band)
+        begin, end = _lit_span(stored[top:bottom], first, reach, lit)
+        _look_up(stored[top:bottom], table, begin, end, band)
         for i in range(spans.shape[0]):
             left, right = edges[i], edges[i + 1]
             lit_left = left + np.searchsorted(ends[left:right], begin, side="right")
-            lit_right = left + np.searchsorted(taps.start[left:right], end, side="left")
+            lit_right = left + np.searchsorted(starts[left:right], end, side="left")
             spans[i, b, 0], spans[i, b, 1] = lit_left, lit_right
             for s in range(lit_left, lit_right):
-                _weigh(band_bytes, 0, taps, s, scratch.acc, column_bytes[s], _BAND_BYTES)
+                _weigh(band_bytes, 0, starts[s], counts[s], weights[s], acc, line_bytes, _BAND_BYTES)
+                for y in range(top, bottom):
+                    rows[y, s] = line[y - top]
             for y in range(top, bottom):
-                row = rows[y]
-                row[left:lit_left] = 0
-                for s in range(lit_left, lit_right):
-                    row[s] = columns[s, y - top]
-                row[lit_right:right] = 0
+                rows[y, left:lit_left] = 0
+                rows[y, lit_right:right] = 0
 
 
 @numba.njit(void(_SCRATCH, int64, int64, _TAPS, uint8[:, :, ::1], uint64[:, ::1]), cache=True, nogil=True)
 def _vertical(scratch, i, left, taps, image, total):  # type: ignore[no-untyped-def]
     """Resize the columns [left, left + S) of `rows` to the image of size number i, and sum its grey levels."""
-    row_bytes, mixed_bytes, mixed = scratch.rows.view(np.uint8), scratch.mixed.view(np.uint8), scratch.mixed
+    starts, counts, weights = taps
+    _, _, rows, spans, line, acc = scratch
+    row_bytes, line_bytes = rows.view(np.uint8), line.view(np.uint8)
     image[:] = 0
     total[:] = 0
     for y in range(image.shape[1]):
-        bands = scratch.spans[i, taps.start[y] // _LANES : (taps.start[y] + taps.count[y] - 1) // _LANES + 1]
+        bands = spans[i, starts[y] // _LANES : (starts[y] + counts[y] - 1) // _LANES + 1]
         begin, end = bands[:, 0].min(), bands[:, 1].max()
         if begin >= end:
             continue
-        _weigh(row_bytes, MAX_WINDOWS * begin, taps, y, scratch.acc, mixed_bytes, MAX_WINDOWS * (end - begin))
+        offset, size = MAX_WINDOWS * begin, MAX_WINDOWS * (end - begin)
+        _weigh(row_bytes, offset, starts[y], counts[y], weights[y], acc, line_bytes, size)
         for c in range(image.shape[0]):
-            line = image[c, y, begin - left : end - left]
+            grey = image[c, y, begin - left : end - left]
             grey_sum, square_sum = int32(0), int32(0)
-            for x in range(line.size):
-                line[x] = mixed[x] >> uint32(8 * c)
-                grey_sum += int32(line[x])
-                square_sum += int32(line[x]) * int32(line[x])
+            for x in range(grey.size):
+                grey[x] = line[x] >> uint32(8 * c)
+                grey_sum += int32(grey[x])
+                square_sum += int32(grey[x]) * int32(grey[x])
             total[c, 0] += uint64(grey_sum)
             total[c, 1] += uint64(square_sum)
