@@ -53,7 +53,7 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 
 def stream_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("stream") and thread.is_alive()]
 
 
 @pytest.mark.parametrize("compressor", ["lz4", "lz4hc", "zstd"])
