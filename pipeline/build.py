@@ -327,9 +327,9 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
     kept = found.plan.settled.kept
     ledger = merge(kept, _lines_without(kept, set(new.paths)), new)
     records = {shard: _record(root, shard) for shard in shards_of(ledger)}
-    classes = [klass.name for klass in settings.classes]
+    classes = () if labels is None else settings.classes
     rows_per_shard = settings.layout.rows_per_shard
-    tables = make_tables(ledger, records, rows_per_shard, settings.image_id, labels, classes)
+    tables = make_tables(ledger, records, rows_per_shard, settings.image_id, labels, [klass.name for klass in classes])
     if found.head is None and tables.metadata.empty:
         kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in tables.counts.items() if number)
         first = tables.rejects.iloc[0]
@@ -348,7 +348,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
         "windows": [{"name": w.name, "level_hu": w.level_hu, "width_hu": w.width_hu} for w in settings.windows],
         "sizes": {str(spec.size_px): spec.images_path for spec in found.wanted.arrays},
         "sums": {str(spec.size_px): spec.sums_path for spec in found.wanted.arrays},
-        "classes": [{"name": klass.name, "weight": klass.weight} for klass in settings.classes],
+        "classes": [{"name": klass.name, "weight": klass.weight} for klass in classes],
         "splits": {side: getattr(settings.splits, side) for side in ("train", "validation", "test")},
         "rows_per_shard": rows_per_shard,
         "num_slices": len(tables.metadata),
