@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.anatomy import Head, paint, surfaces
-from pipeline.bleeds import CLASSES, bleed_into, draw_bleeds, press_and_swell
+from pipeline.bleeds import CLASSES, Bleed, bleed_into, draw_bleeds, press_and_swell
 from pipeline.dicom_write import SliceAttributes, encode_slice
 from pipeline.errors import SourceError
-from pipeline.scanner import CODING_SHARES, CODINGS, SIDE, Coding, Geometry, Scanner, draw_geometry, draw_pose
+from pipeline.scanner import CODING_SHARES, CODINGS, SIDE, Coding, Geometry, Pose, Scanner, draw_geometry, draw_pose
 from pipeline.shapes import Array, Blob, Grid, Noise
 
 LABELS = (*CLASSES, "any")
@@ -133,26 +133,18 @@ def make_study(seed: int, patient: int, number: int = 0) -> Study:
     body = np.random.default_rng((seed, patient, 3))
     head, shape, size = _draw_head(body), Noise(body), body.uniform(0.94, 1.05)
     rng = np.random.default_rng((seed, patient, 4, number))
-    bleeds = draw_bleeds(rng, _draw_kinds(seed, patient, rng), head)
+    bleeds = draw_bleeds(rng, draw_kinds(seed, patient, rng), head)
     origin = np.array([rng.normal(0, 3), rng.normal(0, 5), rng.uniform(-200, 200)])
     geometry = draw_geometry(rng, origin, size)
     pose = draw_pose(rng, geometry, origin, size)
     coding = CODINGS[rng.choice(len(CODINGS), p=CODING_SHARES)]
-    scanner = Scanner(rng, geometry, coding)
-    stored = np.empty((len(geometry.positions), SIDE, SIDE), np.int16 if coding.signed else np.uint16)
-    blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
-    for k, position in enumerate(geometry.positions):
-        grid = _warp(pose.grid(geometry, position), shape)
-        bones = surfaces(head, grid, shape.smooth(grid, 40))
-        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), shape)
-        blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
-        stored[k] = scanner.expose(layers, bones, rng)
+    stored, blood = _scan(head, bleeds, shape, pose, geometry, coding, rng)
     series = 2 * patient + number
     return Study(
-        patient_id=f"ID_{_scramble(patient, 32, seed):08x}",
-        study_instance_uid=f"ID_{_scramble(series, 40, seed + 1):010x}",
-        series_instance_uid=f"ID_{_scramble(series, 40, seed + 2):010x}",
-        uids=tuple(f"ID_{_scramble(MAX_SLICES * series + k, 36, seed + 3):09x}" for k in range(len(stored))),
+        patient_id=f"ID_{scramble(patient, 32, seed):08x}",
+        study_instance_uid=f"ID_{scramble(series, 40, seed + 1):010x}",
+        series_instance_uid=f"ID_{scramble(series, 40, seed + 2):010x}",
+        uids=tuple(f"ID_{scramble(MAX_SLICES * series + k, 36, seed + 3):09x}" for k in range(len(stored))),
         geometry=geometry,
         coding=coding,
         windows=_draw_windows(rng),
@@ -163,6 +155,28 @@ def make_study(seed: int, patient: int, number: int = 0) -> Study:
     )
 
 
+def _scan(
+    head: Head,
+    bleeds: tuple[Bleed, ...],
+    shape: Noise,
+    pose: Pose,
+    geometry: Geometry,
+    coding: Coding,
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """(N, 512, 512) stored values, and (N, 256, 256) what blood fills each second pixel."""
+    scanner = Scanner(rng, geometry, coding)
+    stored = np.empty((len(geometry.positions), SIDE, SIDE), np.int16 if coding.signed else np.uint16)
+    blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
+    for k, position in enumerate(geometry.positions):
+        grid = _warp(pose.grid(geometry, position), shape)
+        bones = surfaces(head, grid, shape.smooth(grid, 40))
+        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), shape)
+        blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
+        stored[k] = scanner.expose(layers, bones, rng)
+    return stored, blood
+
+
 def _label(blood: Array, spacing_mm: float) -> Array:
     """(N, 6) uint8: which kinds of blood each slice shows."""
     pixels = np.stack([np.bincount(plane.ravel(), minlength=len(LABELS))[1:] for plane in blood])
@@ -170,7 +184,7 @@ def _label(blood: Array, spacing_mm: float) -> Array:
     return np.concatenate([shown, shown.any(1, keepdims=True)], 1).astype(np.uint8)
 
 
-def _scramble(number: int, bits: int, key: int) -> int:
+def scramble(number: int, bits: int, key: int) -> int:
     """A permutation of the integers below 2**bits, so that different numbers never meet."""
     mask = (1 << bits) - 1
     for turn in range(3):
@@ -180,7 +194,7 @@ def _scramble(number: int, bits: int, key: int) -> int:
     return number
 
 
-def _draw_kinds(seed: int, patient: int, rng: np.random.Generator) -> list[str]:
+def draw_kinds(seed: int, patient: int, rng: np.random.Generator) -> list[str]:
     """The kinds of bleeding: of each ten patients five have none, and each kind is the first of one of the others."""
     block = np.random.default_rng((seed, patient // 10, 5)).permutation(10)
     place = int(block[patient % 10])

@@ -114,7 +114,7 @@ class Scanner:
         self._holder = _holder(side_mm, rng)
         outside = np.hypot(side_mm, side_mm[:, None]) > side_mm[-1]
         self._outside = outside if coding.signed and rng.random() < 0.7 else None
-        self._tiles = [_noise_tile(rng) for _ in range(3)]
+        self._tiles = [noise_tile(rng) for _ in range(3)]
         self._sigma = np.float32(rng.uniform(2.2, 4.2) / np.sqrt(2))
         self._coding = coding
 
@@ -159,7 +159,7 @@ def _holder(side_mm: Array, rng: np.random.Generator) -> Array:
     return (AIR + 45 * foam + shell * rng.uniform(700, 1250)).astype(np.float32)
 
 
-def _noise_tile(rng: np.random.Generator) -> Array:
+def noise_tile(rng: np.random.Generator) -> Array:
     """(512, 512) noise of a soft-tissue kernel, sigma 1; it wraps around, so it can be rolled.
 
     Source: the autocorrelation at 1, 2, 3 pixels of white matter in a head CT (GE HiSpeed, STD+): 0.65, 0.13, -0.02.

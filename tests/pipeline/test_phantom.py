@@ -15,7 +15,7 @@ from pipeline import phantom
 from pipeline.bleeds import CLASSES, draw_bleeds
 from pipeline.dicom_write import SliceAttributes, encode_slice
 from pipeline.errors import SourceError
-from pipeline.scanner import CODINGS, PADDING, draw_geometry
+from pipeline.scanner import CODINGS, PADDING, draw_geometry, noise_tile
 from pipeline.shapes import Blob, Grid, Noise, coverage, draw, enlarge
 
 SEED = 7
@@ -175,9 +175,7 @@ def test_hu_are_those_of_a_head(studies):
 
 
 def test_brain_noise_is_correlated_like_a_scanner_s():
-    from pipeline.scanner import _noise_tile
-
-    tile = _noise_tile(np.random.default_rng(0))
+    tile = noise_tile(np.random.default_rng(0))
     near = [np.mean(tile[:, k:] * tile[:, :-k]) for k in (1, 2, 3)]
     assert near == pytest.approx([0.65, 0.13, -0.02], abs=0.12)
 
@@ -225,17 +223,17 @@ def test_blood_makes_a_slice_brighter_than_the_same_head_without_it(studies, mon
 
 
 def test_half_the_patients_bleed(studies):
-    first = [phantom._draw_kinds(3, patient, np.random.default_rng(patient)) for patient in range(200)]
+    first = [phantom.draw_kinds(3, patient, np.random.default_rng(patient)) for patient in range(200)]
     assert sum(bool(kinds) for kinds in first) == 100
     assert {kind for kinds in first for kind in kinds} == set(CLASSES)
 
 
 def test_identifiers_never_meet():
     for bits in (32, 36, 40):
-        made = {phantom._scramble(number, bits, SEED) for number in range(20_000)}
+        made = {phantom.scramble(number, bits, SEED) for number in range(20_000)}
         assert len(made) == 20_000
         assert max(made) < 2**bits
-    small = {phantom._scramble(number, 12, SEED) for number in range(4096)}
+    small = {phantom.scramble(number, 12, SEED) for number in range(4096)}
     assert small == set(range(4096))
 
 
