@@ -14,7 +14,6 @@ from pipeline.dicom_header import EXPLICIT_BIG, NATIVE, Header, coded_frames, re
 from pipeline.dicom_rules import (
     PIXEL_DATA,
     POSITION,
-    REJECT_CODES,
     FileFacts,
     FrameFacts,
     Rejected,
@@ -23,8 +22,6 @@ from pipeline.dicom_rules import (
 )
 from pipeline.records import Reject, Slice, SliceRecord
 from pipeline.repair import unwrap_12_bits
-
-__all__ = ["REJECT_CODES", "Slices", "read_slices"]
 
 
 @dataclass(frozen=True, slots=True)

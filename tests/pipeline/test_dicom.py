@@ -41,7 +41,7 @@ def read_one(data: bytes, reading: Reading = KEEP) -> Slice:
 def code_of(data: bytes, reading: Reading = KEEP) -> str:
     (found,) = read(data, reading)
     assert isinstance(found, Reject), found.record
-    assert found.code in dicom.REJECT_CODES
+    assert found.code in dicom_rules.REJECT_CODES
     return found.code
 
 
