@@ -6,7 +6,7 @@ BIN = .venv/bin
 .PHONY: demo test lint types clean constraints
 
 demo: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 # Each package is tested in an environment that holds only its own extra; what joins them in one that holds all.
 test: lint types .venv-pipeline/ready .venv-training/ready
@@ -27,7 +27,7 @@ types: .venv/ready
 .venv%/ready .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@rm -rf $(@D)
-	@$(PYTHON) -m venv $(@D) 2>/dev/null || bash benchmarks/venv_package.sh $(PYTHON) $(@D)
+	@$(PYTHON) -m venv $(@D) 2>/dev/null || bash scripts/make_venv.sh $(PYTHON) $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	VIRTUAL_ENV=$(@D) $(@D)/bin/uv pip install --quiet -c constraints.txt -e ".[$(EXTRA)]"
 	@touch $@
