@@ -191,10 +191,10 @@ def _floor(ax: Array, y: Array) -> tuple[Array, Array]:
     bowl = np.square(ax / 53) + np.square((y - 43) / 41)
     hind = -39 + 42 * np.square(bowl) - 40 * np.exp(-np.square(np.square(ax / 14) + np.square((y - 27) / 17)))
     away = (y - 7 - 0.52 * (ax - 12)) * np.float32(0.887)  # from the petrous ridge, which runs outward and back
-    petrous = np.clip((ax - 9) / 6, 0, 1)
-    ridge = 2 - 0.13 * np.square(away) - 60 * (1 - petrous)
+    petrous = np.clip((ax - 5) / 15, 0, 1)
+    ridge = 2 - 0.13 * np.square(away) - 45 * np.square(1 - petrous)
     height = np.maximum(np.minimum(front, hind), np.minimum(ridge, 1))
-    thick = 1.8 + 18 * petrous * np.exp(-np.square(away / 13)) + 15 * sella + 4 * np.exp(-np.square(bowl))
+    thick = 1.8 + 18 * petrous * np.exp(-np.square(away / 13)) + 15 * sella + 8 * np.clip((y - 20) / 20, 0, 1)
     return height, thick
 
 
