@@ -1,0 +1,149 @@
+"""This file measures the kernel against the usual way, NumPy float windows and Pillow, on one core.
+
+    python benchmarks/kernel.py [--slices 12] [--repeats 30] [--data DIR]
+
+One process, one run, one thread; the ways take turns, each twice in a row, and the best repeat of each slice counts:
+stored values are in the CPU's cache, as after reading a file, and a busy machine disturbs the ratios little.
+Kinds of slices: synthetic heads; noise without any black, the worst case; a real series under --data.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numba
+import numpy as np
+from PIL import Image
+
+from pipeline import kernel
+from pipeline.catalog import Window
+
+WINDOWS = (Window("brain", 40.0, 80.0), Window("subdural", 50.0, 130.0), Window("bone", 600.0, 2800.0))
+SIZES = ((224,), (380,), (224, 380))
+INTERCEPT = -1024.0  # of the synthetic slices, and close enough for the real ones: only the time is looked at
+
+
+def usual_way(stored: np.ndarray, images: Sequence[np.ndarray]) -> None:
+    """Float HU, one float window a channel, Pillow a channel and size."""
+    hu = stored.astype(np.float32) + np.float32(INTERCEPT)
+    for c, window in enumerate(WINDOWS):
+        low = window.level_hu - window.width_hu / 2
+        grey = np.floor(255 * np.clip((hu - low) / window.width_hu, 0, 1) + 0.5).astype(np.uint8)
+        for image in images:
+            side = (image.shape[-1], image.shape[-1])
+            image[c] = np.asarray(Image.fromarray(grey).resize(side, Image.Resampling.BILINEAR))
+
+
+@numba.njit(nogil=True)
+def look_up(stored, table, first, reach, lit, band):  # type: ignore[no-untyped-def]
+    """The part of the kernel's horizontal pass that all sizes share."""
+    for top in range(0, stored.shape[0], band.shape[1]):
+        rows = stored[top : top + band.shape[1]]
+        begin, end = kernel._lit_span(rows, first, reach, lit)
+        kernel._look_up(rows, table, begin, end, band)
+
+
+def synthetic_head(seed: int) -> np.ndarray:
+    """A skull of 16 x 20 cm in a field of 25 cm, brain with noise inside: (512, 512) int16."""
+    random = np.random.default_rng(seed)
+    y, x = (np.mgrid[:512, :512] - 255.5) / 256
+    radius = np.hypot(x / 0.64, y / 0.8)
+    hu = np.where(radius < 0.93, 33, np.where(radius < 1, 1200, -1000)) + random.normal(0, 8, radius.shape)
+    return np.round(hu - INTERCEPT).clip(0).astype(np.int16)
+
+
+def make_slices(count: int, data: Path) -> dict[str, list[np.ndarray]]:
+    """Stored values by kind."""
+    random = np.random.default_rng(0)
+    slices = {
+        "synthetic heads": [synthetic_head(seed) for seed in range(count)],
+        "noise, no black": [random.integers(1000, 2000, (512, 512), np.int16) for _ in range(count)],
+    }
+    files = sorted((data / "head_ct_tilted").glob("*.dcm"))[:: max(1, 28 // count)]
+    if files:
+        import pydicom
+
+        to_stored = int(-INTERCEPT)  # that series has intercept 0
+        slices["head_ct_tilted"] = [(pydicom.dcmread(file).pixel_array + to_stored).astype(np.int16) for file in files]
+    return slices
+
+
+def best_ms(
+    ways: dict[str, Callable[[np.ndarray], object]], slices: Sequence[np.ndarray], repeats: int
+) -> dict[str, float]:
+    """Milliseconds a slice of each way: mean over the slices of the best repeat."""
+    best = {name: np.full(len(slices), np.inf) for name in ways}
+    for _ in range(repeats):
+        for i, stored in enumerate(slices):
+            for name, way in [pair for pair in ways.items() for _ in range(2)]:
+                begin = time.perf_counter()
+                way(stored)
+                best[name][i] = min(best[name][i], time.perf_counter() - begin)
+    return {name: 1000 * float(seconds.mean()) for name, seconds in best.items()}
+
+
+def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Callable[[np.ndarray], object]]:
+    """The two ways, and the kernel's parts, each a function of the stored values."""
+    images = [np.zeros((len(WINDOWS), side, side), np.uint8) for side in sizes_px]
+    sums = [np.zeros((len(WINDOWS), 2), np.uint64) for _ in sizes_px]
+    table, first, reach = kernel._lookup_table(1.0, INTERCEPT, None, True, WINDOWS)
+    shared = (table, np.uint16(first), np.uint16(reach))
+    taps, edges = kernel._side_by_side(shape[1], sizes_px)
+    scratch = kernel._scratch(*shape, sizes_px)
+
+    def vertical(_: np.ndarray) -> None:
+        for i, side in enumerate(sizes_px):
+            kernel._vertical(scratch, i, edges[i], kernel._taps(shape[0], side), images[i], sums[i])
+
+    return {
+        "usual way": lambda stored: usual_way(stored, images),
+        "kernel": lambda stored: kernel.render(stored, 1.0, INTERCEPT, None, WINDOWS, images, sums),
+        "look-up": lambda stored: look_up(stored.view(np.uint16), *shared, *scratch[:2]),
+        "look-up and horizontal": lambda stored: kernel._horizontal(
+            stored.view(np.uint16), *shared, taps, edges, scratch
+        ),
+        "vertical and sums": vertical,
+    }
+
+
+def import_seconds(code: str, cache_dir: str) -> float:
+    """CPU time of a fresh process that runs `code`, numba's compiled code kept in `cache_dir`."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NUMBA_CACHE_DIR": cache_dir})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def print_import_costs() -> None:
+    with tempfile.TemporaryDirectory() as cache_dir:
+        compiled = import_seconds("import pipeline.kernel", cache_dir)
+        loaded = min(import_seconds("import pipeline.kernel", cache_dir) for _ in range(3))
+        bare = min(import_seconds("import numba", cache_dir) for _ in range(3))
+    print(f"import, CPU time: first {compiled:.2f} s, then {loaded:.2f} s, of which numba itself {bare:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slices", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("ICH_TEST_DATA", "../shared/data")))
+    options = parser.parse_args()
+
+    print_import_costs()
+    for kind, slices in make_slices(options.slices, options.data).items():
+        for sizes_px in SIZES:
+            took = best_ms(make_ways(sizes_px, slices[0].shape), slices, options.repeats)
+            usual, own = took.pop("usual way"), took.pop("kernel")
+            parts = ", ".join(f"{name} {ms:.3f}" for name, ms in took.items())
+            sizes = "+".join(map(str, sizes_px))
+            print(f"{kind:16} {sizes:>7}: usual {usual:5.2f} ms, kernel {own:.3f} ms, {usual / own:4.1f}x ({parts})")
+
+
+if __name__ == "__main__":
+    main()
