@@ -132,7 +132,7 @@ def phantom(out: Path, patients: int, seed: int) -> None:
 
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
     settings, _, _ = _settings(out, **wanted)
-    from pipeline.build import survey
+    from pipeline.survey import survey
 
     made = survey(settings, out, wanted["check"] == "hash").plan
     if as_json:
@@ -154,7 +154,7 @@ def _settings(
     check: str,
 ) -> tuple[Any, bytes | None, bytes]:
     """Catalog and options put together: (settings, patient key or None, content of the label file)."""
-    from pipeline import cache, patients
+    from pipeline import commits, patients
     from pipeline.catalog import LabelFile, load
     from pipeline.settings import make_settings, read_label_file
 
@@ -167,7 +167,7 @@ def _settings(
     content = read_label_file(label_file)
     key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
     digest = patients.key_digest(key) if key else ""
-    cache.refuse_other_key(out, digest)
+    commits.refuse_other_key(out, digest)
     return make_settings(found, dataset, source, label_file, content, sizes, digest), key, content
 
 

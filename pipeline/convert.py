@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import platform
 import time
 from collections.abc import Callable
@@ -16,14 +17,18 @@ import xxhash
 from pipeline import cache, dicom, kernel
 from pipeline.catalog import Reading, Window
 from pipeline.contents import certain
-from pipeline.errors import CacheError
-from pipeline.files import write_atomic
-from pipeline.plan import ShardJob
+from pipeline.drafts import Drafts
+from pipeline.errors import CacheError, SourceError
+from pipeline.ledger import UNKNOWN_TIME, UNREAD
+from pipeline.lock import holds_lock
+from pipeline.plan import HandedBack, ShardJob
 from pipeline.records import Reject, Slice, SliceRecord, Unit
 from pipeline.shards import Codec, ShardWriter, encode_sums
 from pipeline.sources import Buffer, Source
 
 RECORD_FIELDS = tuple(spec.name for spec in dataclasses.fields(SliceRecord))
+# What a file system that has been unmounted, or whose server is gone, answers.
+LOST_SOURCE = {errno.ENODEV, errno.ENOTCONN, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.ESTALE}
 LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs", "pylibjpeg")
 
 
@@ -52,9 +57,9 @@ class ShardResult:
     """What a task tells the builder; a few hundred bytes.
 
     Attributes:
-        handed_back: files with more frames than fitted, with their number of frames.
-        vanished: files that were gone when they were to be read.
-        changed: files that no longer have the content that their rows were built from.
+        handed_back: files with more frames than fitted.
+        vanished: files that were gone when they were to be read; the shard is not published.
+        changed: files that no longer have the content that their rows were built from; as `vanished`.
     """
 
     shard: int
@@ -62,7 +67,7 @@ class ShardResult:
     rejects: int = 0
     bytes_written: int = 0
     seconds: float = 0.0
-    handed_back: list[tuple[str, int]] = field(default_factory=list)
+    handed_back: list[HandedBack] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
@@ -75,13 +80,14 @@ def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] 
 
     Raises:
         CacheError: another builder has taken the cache over.
-        OSError: the target cannot be written; the source cannot be read at all.
+        SourceError: the source as a whole cannot be reached any more.
+        OSError: the target cannot be written.
     """
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         shard = _Shard(context, job, begin, stack)
         result = shard.add_to_record() if job.again else shard.fill()
-        if not result.changed:
+        if not (result.vanished or result.changed):
             _check_token(context)
             result.bytes_written = shard.publish()
     result.seconds = time.perf_counter() - started
@@ -89,8 +95,22 @@ def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] 
 
 
 def _check_token(context: Context) -> None:
-    if not cache.holds_lock(context.root, context.token):
+    if not holds_lock(context.root, context.token):
         raise CacheError(f"{context.root}: another build has taken over; this one stops without publishing")
+
+
+def _refuse_lost_source(path: str, error: OSError) -> None:
+    """Tell a source that has gone from a file that cannot be read.
+
+    Raises:
+        SourceError: nothing of it can be read any more; its files are not to be taken for broken ones.
+    """
+    if error.errno in LOST_SOURCE:
+        raise SourceError(f"{path}: the source has gone ({error.strerror}); bring it back and run the command again")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class _Shard:
@@ -103,11 +123,11 @@ class _Shard:
         self.context, self.job, self.begin = context, job, begin
         self.images = [np.empty((channels, spec.size_px, spec.size_px), np.uint8) for spec in job.arrays]
         self.sums = [np.zeros((rows, channels, 2), np.uint64) for _ in job.arrays]
+        self.drafts = stack.enter_context(Drafts(context.root))
+        self.files = [cache.images_file(context.root, spec, job.shard) for spec in job.arrays]
         self.writers = [
-            stack.enter_context(
-                ShardWriter(cache.images_file(context.root, spec, job.shard), rows, context.codecs[spec.name])
-            )
-            for spec in job.arrays
+            stack.enter_context(ShardWriter(self.drafts.begin(file), rows, context.codecs[spec.name]))
+            for file, spec in zip(self.files, job.arrays, strict=True)
         ]
         self.record: dict[str, Any] = {}
         self.buffer = Buffer()
@@ -129,22 +149,32 @@ class _Shard:
         for unit in self.job.units:
             self.begin(unit.slot)
             log.begin(unit)
+            if unit.slot in self.job.gone:
+                continue
             try:
                 data, stamp = self.context.source.read(unit.path, self.buffer)
             except FileNotFoundError:
                 result.vanished.append(unit.path)
                 continue
             except OSError as error:
+                _refuse_lost_source(unit.path, error)
+                log.stamp(0, UNKNOWN_TIME, UNREAD)
                 log.reject(Reject("unreadable", f"the file cannot be read: {error.strerror}"))
                 continue
-            log.stamp(stamp.size, certain(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data))
+            digest = xxhash.xxh3_128_hexdigest(data)
+            log.stamp(stamp.size, certain(stamp.mtime_ns), digest)
             if unit.slot in refused:
                 log.reject(refused[unit.slot])
+                continue
+            if unit.digest not in ("", digest):  # other content than the frames were counted from
+                whole = self._read(Unit(unit.slot, unit.path), data)
+                result.handed_back.append(HandedBack(unit, whole.num_frames, digest))
+                log.hand_back()
                 continue
             slices = self._read(unit, data)
             frames = unit.stop - unit.first if unit.stop else slices.num_frames
             if self.used + frames > self.context.rows_per_shard:
-                result.handed_back.append((unit.path, frames))
+                result.handed_back.append(HandedBack(unit, frames, digest))
                 log.hand_back()
                 continue
             for found in slices:
@@ -166,7 +196,7 @@ class _Shard:
         return {
             "shard": self.job.shard,
             "reading": self.context.reading_fingerprint,
-            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "built": _now(),
             "versions": library_versions(),
             "files": log.files,
             "slices": log.slices,
@@ -190,12 +220,17 @@ class _Shard:
             try:
                 data, _ = self.context.source.read(unit.path, self.buffer)
             except FileNotFoundError:
+                result.vanished.append(unit.path)
+                continue
+            except OSError as error:
+                _refuse_lost_source(unit.path, error)
                 result.changed.append(unit.path)
                 continue
             if xxhash.xxh3_128_hexdigest(data) != record["files"]["digest"][unit.slot]:
                 result.changed.append(unit.path)
                 continue
-            frames = Unit(unit.slot, unit.path, record["files"]["first"][unit.slot], record["files"]["stop"][unit.slot])
+            first, stop = record["files"]["first"][unit.slot], record["files"]["stop"][unit.slot]
+            frames = Unit(unit.slot, unit.path, first=first, stop=stop)
             for found in self._read(frames, data):
                 if isinstance(found, Slice):
                     self.store(positions[unit.slot, found.record.frame], found)
@@ -205,17 +240,20 @@ class _Shard:
 
     def publish(self) -> int:
         """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
-        total = 0
-        for writer, sums, spec in zip(self.writers, self.sums, self.job.arrays, strict=True):
-            size = 0
-            if self.used:
-                size = writer.finish()
-                writer.publish()
-                write_atomic(cache.sums_file(self.context.root, spec, self.job.shard), encode_sums(sums))
-            self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests}
-            total += size
-        cache.write_record(self.context.root, self.job.shard, self.record)
-        return total
+        root, shard = self.context.root, self.job.shard
+        sizes = [writer.finish() if self.used else 0 for writer in self.writers]
+        for writer, size, spec in zip(self.writers, sizes, self.job.arrays, strict=True):
+            about = {"built": _now(), "versions": library_versions()}
+            self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests, **about}
+        contents = {
+            cache.sums_file(root, spec, shard): encode_sums(sums)
+            for spec, sums in zip(self.job.arrays, self.sums, strict=True)
+        }
+        done = cache.record_file(root, shard)
+        for path, content in {**contents, done: cache.encode_record(self.record)}.items():
+            self.drafts.begin(path).write_bytes(content)
+        self.drafts.publish([*self.files, *contents] if self.used else [], last=done)
+        return sum(sizes)
 
 
 class _Log:
@@ -224,6 +262,7 @@ class _Log:
     def __init__(self) -> None:
         self.files: dict[str, list[Any]] = {
             "path": [],
+            "why": [],
             "size": [],
             "mtime_ns": [],
             "digest": [],
@@ -238,6 +277,7 @@ class _Log:
         for column in ("size", "mtime_ns", "digest"):
             self.files[column].append(None)
         self.files["path"].append(unit.path)
+        self.files["why"].append(unit.why)
         self.files["first"].append(unit.first)
         self.files["stop"].append(unit.stop)
 

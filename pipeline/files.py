@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import CacheError
 
 PARTIAL = ".partial"
+PRIVATE = ".pipeline"  # the folder of a cache that only this program looks at
 
 
 def partial_name(path: Path) -> Path:

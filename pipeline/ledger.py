@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 UNKNOWN_TIME = -1
+# Stands for the content of a file that could not be read: it is tried again by every build, and kept as it is if that
+# fails again.
+UNREAD = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,19 @@ class Ledger:
     def index(self) -> dict[str, int]:
         """Path -> line."""
         return {path: line for line, path in enumerate(self.paths)}
+
+    def unread(self) -> np.ndarray:
+        """(n,) bool: files that are there but could not be read."""
+        return (self.digests == 0).all(1)
+
+    def live_slots(self) -> dict[int, dict[int, str]]:
+        """Shard -> slot -> path of today, of every file."""
+        live: dict[int, dict[int, str]] = {}
+        columns = zip(self.paths, self.shards.tolist(), self.slots.tolist(), self.parts.tolist(), strict=True)
+        for path, shard, slot, parts in columns:
+            for part in range(parts):
+                live.setdefault(shard + part, {})[slot] = path
+        return live
 
     def take(self, lines: np.ndarray) -> "Ledger":
         """The ledger of these lines, in this order."""
@@ -108,9 +124,12 @@ def ledger_of(entries: list[Entry]) -> Ledger:
     )
 
 
-def merge(old: Ledger, lines: np.ndarray, new: Ledger) -> Ledger:
-    """These lines of `old` and all of `new`, sorted by path."""
-    kept = old.take(lines)
+def merge(old: Ledger, new: Ledger) -> Ledger:
+    """All of `new`, and of `old` the lines with other paths; sorted by path."""
+    if not len(new):
+        return old
+    paths = set(new.paths)
+    kept = old.take(np.array([line for line, path in enumerate(old.paths) if path not in paths], np.int64))
     joined = Ledger(
         kept.paths + new.paths,
         np.concatenate([kept.sizes, new.sizes]),

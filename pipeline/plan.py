@@ -1,16 +1,18 @@
 """This file decides what to build and why, from what is there and what is wanted; it reads and writes nothing."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-import numpy as np
 import xxhash
 
-from pipeline.ledger import UNKNOWN_TIME, Ledger, empty_ledger
+from pipeline.changes import Settled
+from pipeline.ledger import Ledger
 from pipeline.records import Reject, Unit
 from pipeline.sources import Listing
 from pipeline.stages import ArraySpec, Fingerprints
+
+FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class ShardJob:
         units: what to read, in slot order.
         arrays: what to write.
         again: the shard has a record already, rows and frames are as it says, and only these arrays are added.
+        gone: slots whose file has vanished since they were planned: they stay empty.
         refused: slots whose file killed a worker -> the reject that says so.
     """
 
@@ -28,168 +31,20 @@ class ShardJob:
     units: tuple[Unit, ...]
     arrays: tuple[ArraySpec, ...]
     again: bool = False
+    gone: frozenset[int] = frozenset()
     refused: tuple[tuple[int, Reject], ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How the files that are there differ from those that are known; lines of the listing and of the ledger.
-
-    Attributes:
-        same: (n, 2) int64, equal size and time: (listing line, ledger line).
-        unsure: as `same`, equal size and another or an unknown time: the content must be compared.
-        resized: as `same`, another size.
-        new: listing lines of unknown paths.
-        vanished: ledger lines whose path is gone.
-        suspects: those of `new` whose size and time equal a vanished line's: perhaps renamed.
-    """
-
-    same: np.ndarray
-    unsure: np.ndarray
-    resized: np.ndarray
-    new: np.ndarray
-    vanished: np.ndarray
-    suspects: np.ndarray
-
-    def lines_to_read(self) -> list[int]:
-        """Listing lines whose content must be known before it can be said what to build."""
-        return sorted([*self.unsure[:, 0].tolist(), *self.suspects.tolist()])
+    def paths(self) -> list[str]:
+        """The files that the task reads."""
+        return [unit.path for unit in self.units if unit.slot not in self.gone]
 
 
-def compare(listing: Listing, ledger: Ledger, check_content: bool = False) -> Difference:
-    """Compare by path, size and time; with `check_content` no time is believed."""
-    if not check_content and _equal(listing, ledger):
-        lines = np.arange(len(ledger))
-        return _difference(np.stack([lines, lines], 1))
-    known = ledger.index()
-    matches = np.array([known.pop(path, -1) for path in listing.paths], np.int64)
-    found = np.flatnonzero(matches >= 0)
-    there, was = found, matches[found]
-    sized = listing.sizes[there] == ledger.sizes[was]
-    timed = (listing.mtimes_ns[there] == ledger.mtimes_ns[was]) & (not check_content)
-    pairs = np.stack([there, was], 1)
-    new = np.flatnonzero(matches < 0)
-    vanished = np.array(sorted(known.values()), np.int64)
-    return Difference(
-        same=pairs[sized & timed],
-        unsure=pairs[sized & ~timed],
-        resized=pairs[~sized],
-        new=new,
-        vanished=vanished,
-        suspects=_suspects(listing, ledger, new, vanished),
-    )
+class HandedBack(NamedTuple):
+    """A file with more frames than were left in the shard it was planned into, and what it turned out to be."""
 
-
-def _equal(listing: Listing, ledger: Ledger) -> bool:
-    return (
-        len(listing.paths) == len(ledger)
-        and np.array_equal(listing.sizes, ledger.sizes)
-        and np.array_equal(listing.mtimes_ns, ledger.mtimes_ns)
-        and listing.paths == ledger.paths
-    )
-
-
-def _difference(same: np.ndarray) -> Difference:
-    pairs, lines = np.empty((0, 2), np.int64), np.empty(0, np.int64)
-    return Difference(same, pairs, pairs, lines, lines, lines)
-
-
-def _suspects(listing: Listing, ledger: Ledger, new: np.ndarray, vanished: np.ndarray) -> np.ndarray:
-    stamps = set(zip(ledger.sizes[vanished].tolist(), ledger.mtimes_ns[vanished].tolist(), strict=True))
-    found = [
-        line
-        for line in new.tolist()
-        if {(size := int(listing.sizes[line]), int(listing.mtimes_ns[line])), (size, UNKNOWN_TIME)} & stamps
-    ]
-    return np.array(found, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a file that was read to compare it turned out to be."""
-
-    size: int
-    mtime_ns: int
-    digest: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The difference once contents are known.
-
-    Attributes:
-        kept: ledger of the files whose slices stay, with today's paths and times.
-        fresh: listing lines to be converted: new files and new contents.
-        changed: how many of `fresh` have a known path.
-        touched: how many of `kept` have another time.
-        renamed: (old path, new path) of those of `kept` that have another path.
-        vanished: paths that are gone.
-    """
-
-    kept: Ledger
-    fresh: list[int]
-    changed: int
-    touched: int
-    renamed: list[tuple[str, str]]
-    vanished: list[str]
-
-
-def settle(listing: Listing, ledger: Ledger, difference: Difference, contents: Mapping[int, Content]) -> Settled:
-    """Decide with the contents of `difference.lines_to_read()` which files stay.
-
-    A line without content could not be read: it counts as fresh, and the build will say what is wrong with it.
-    """
-    kept = [tuple(pair) for pair in difference.same.tolist()]
-    fresh = [int(line) for line, _ in difference.resized]
-    times: dict[int, int] = {}
-    for line, was in difference.unsure.tolist():
-        content = contents.get(line)
-        if content and content.digest == _digest(ledger, was):
-            kept.append((line, was))
-            times[was] = content.mtime_ns
-        else:
-            fresh.append(line)
-    changed = len(fresh)
-    gone = _by_digest(ledger, difference.vanished.tolist())
-    renamed = []
-    for line in difference.new.tolist():
-        content = contents.get(line)
-        candidates = gone.get((content.size, *content.digest)) if content else None
-        if candidates:
-            was = candidates.pop(0)
-            kept.append((line, was))
-            times[was] = content.mtime_ns if content else UNKNOWN_TIME
-            renamed.append((ledger.paths[was], listing.paths[line]))
-        else:
-            fresh.append(line)
-    return Settled(
-        kept=_kept_ledger(listing, ledger, kept, times),
-        fresh=sorted(fresh),
-        changed=changed,
-        touched=len(times) - len(renamed),
-        renamed=renamed,
-        vanished=[ledger.paths[was] for lines in gone.values() for was in lines],
-    )
-
-
-def _by_digest(ledger: Ledger, lines: list[int]) -> dict[tuple[int, int, int], list[int]]:
-    found: dict[tuple[int, int, int], list[int]] = {}
-    for line in lines:
-        found.setdefault((int(ledger.sizes[line]), *_digest(ledger, line)), []).append(line)
-    return found
-
-
-def _digest(ledger: Ledger, line: int) -> tuple[int, int]:
-    return int(ledger.digests[line, 0]), int(ledger.digests[line, 1])
-
-
-def _kept_ledger(listing: Listing, ledger: Ledger, kept: list[tuple[int, int]], times: Mapping[int, int]) -> Ledger:
-    kept = sorted(kept, key=lambda pair: listing.paths[pair[0]])
-    lines = np.array([was for _, was in kept], np.int64)
-    taken = ledger.take(lines)
-    mtimes_ns = np.array([times.get(was, int(old)) for (_, was), old in zip(kept, taken.mtimes_ns, strict=True)])
-    paths = [listing.paths[line] for line, _ in kept]
-    return Ledger(paths, taken.sizes, mtimes_ns.astype(np.int64), taken.digests, taken.shards, taken.slots, taken.parts)
+    unit: Unit
+    frames: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +53,26 @@ class Plan:
 
     Attributes:
         settled: which files stay and which are read.
-        pending: shard -> units of every shard that is to be filled, to be kept before the first is written.
+        compared: files that had to be read to settle that.
+        pending: shard -> units of every shard that is not committed yet, to be kept before the first is written.
         jobs: the tasks, in order.
         reasons: why, in plain words; empty where nothing is to be done.
-        commit: whether a new commit is due, with or without tasks.
     """
 
     settled: Settled
+    compared: tuple[str, ...]
     pending: dict[int, tuple[Unit, ...]]
     jobs: tuple[ShardJob, ...]
     reasons: tuple[str, ...]
-    commit: bool
+
+    @property
+    def commit(self) -> bool:
+        """Whether a new commit is due, with or without tasks."""
+        return bool(self.reasons)
 
     @property
     def slices_expected(self) -> int:
-        return sum(len(job.units) for job in self.jobs)
+        return sum(len(job.paths()) for job in self.jobs)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain data: reasons, and what each task reads and writes."""
@@ -222,12 +82,9 @@ class Plan:
             "renamed": [list(pair) for pair in self.settled.renamed],
             "vanished": self.settled.vanished,
             "touched": self.settled.touched,
+            "compared": list(self.compared),
             "tasks": [
-                {
-                    "shard": job.shard,
-                    "files": [unit.path for unit in job.units],
-                    "arrays": [spec.images_path for spec in job.arrays],
-                }
+                {"shard": job.shard, "files": job.paths(), "arrays": [spec.images_path for spec in job.arrays]}
                 for job in self.jobs
             ],
         }
@@ -238,128 +95,181 @@ class Known:
     """What is there.
 
     Attributes:
-        ledger: files whose slices lie in finished shards, of the current commit and of a build that was killed.
-        reading: the fingerprint of reading of those shards, None before the first build.
-        committed_arrays: names of the arrays of the current commit; they hold every shard of its ledger.
-        table: the fingerprint of the current commit's table, None before the first commit.
-        arrays: shard -> names of the arrays that hold it, for shards that the current commit does not vouch for.
-        unfinished: shard -> units of a killed build's shards that are still to be filled.
+        committed: the files of the current commit.
+        reading: the fingerprint of how the current commit's files were read, None before the first.
+        table: the fingerprint of the current commit's table, None before the first.
+        committed_arrays: names of the arrays of the current commit; they hold every file of it.
+        ledger: files that were read as is wanted now and whose slices lie in finished shards, committed or left by a
+            killed build.
+        arrays: shard -> names of the arrays that hold all of its files in `ledger`, where the commit does not vouch.
+        pending: shard -> units that a killed build has planned.
+        done: those of `pending` that it has finished.
         next_shard: the first shard number that was never given out.
-        resumed: whether a killed build left shards, finished or not.
     """
 
-    ledger: Ledger
+    committed: Ledger
     reading: str | None
-    committed_arrays: frozenset[str]
     table: str | None
+    committed_arrays: frozenset[str]
+    ledger: Ledger
     arrays: Mapping[int, frozenset[str]]
-    unfinished: Mapping[int, tuple[Unit, ...]]
+    pending: Mapping[int, tuple[Unit, ...]]
+    done: frozenset[int]
     next_shard: int
-    resumed: bool
+
+    def unfinished(self) -> dict[int, tuple[Unit, ...]]:
+        """What a killed build has left to be done."""
+        return {shard: units for shard, units in self.pending.items() if shard not in self.done}
 
 
-def make(listing: Listing, known: Known, settled: Settled, wanted: Fingerprints, rows_per_shard: int) -> Plan:
+def make(
+    listing: Listing,
+    known: Known,
+    settled: Settled,
+    compared: Iterable[str],
+    wanted: Fingerprints,
+    rows_per_shard: int,
+) -> Plan:
     """Plan the shards and tasks.
 
     Args:
-        settled: made against `usable(known, wanted)`.
+        settled: `known.ledger` against `listing`.
+        compared: files that were read for that.
     """
-    resumable = known.unfinished if known.reading == wanted.reading else {}
-    planned = {unit.path for units in resumable.values() for unit in units}
-    paths = [listing.paths[line] for line in settled.fresh if listing.paths[line] not in planned]
-    fresh = _new_shards(paths if listing.ordered else shuffled(paths), known.next_shard, rows_per_shard)
-    pending = {**resumable, **fresh}
+    unfinished = known.unfinished()
+    planned = {unit.path for units in unfinished.values() for unit in units}
+    why = {listing.paths[line]: _why(known, wanted, line in settled.changed) for line in settled.fresh}
+    fresh = [path for path in why if path not in planned]
+    fresh = fresh if listing.ordered else shuffled(fresh)
+    new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
     again = _added_arrays(known, settled.kept, wanted)
-    jobs = (*again, *(ShardJob(shard, units, wanted.arrays) for shard, units in sorted(pending.items())))
-    reasons = tuple(_reasons(known, settled, wanted, len(paths), len(resumable), again))
-    return Plan(settled, pending, jobs, reasons, commit=bool(reasons))
+    resumed = _left_jobs(listing, unfinished, wanted)
+    jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
+    changed = sum(listing.paths[line] not in planned for line in settled.changed)
+    reasons = tuple(_reasons(known, settled, wanted, len(fresh), changed, len(resumed), again))
+    return Plan(settled, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 
-def usable(known: Known, wanted: Fingerprints) -> Ledger:
-    """The ledger that files are compared with: empty where they must all be read in another way."""
-    return known.ledger if known.reading in (None, wanted.reading) else empty_ledger()
+def _why(known: Known, wanted: Fingerprints, changed: bool) -> str:
+    if known.reading is None:
+        return FIRST
+    if known.reading != wanted.reading:
+        return OTHERWISE
+    return CHANGED if changed else NEW
 
 
-def shuffled(paths: Sequence[str]) -> list[str]:
+def _left_jobs(
+    listing: Listing, unfinished: Mapping[int, tuple[Unit, ...]], wanted: Fingerprints
+) -> tuple[ShardJob, ...]:
+    """Tasks of a killed build as it planned them; a shard of which no file is left needs none."""
+    if not unfinished:
+        return ()
+    there = set(listing.paths)
+    gone = {
+        shard: frozenset(unit.slot for unit in units if unit.path not in there) for shard, units in unfinished.items()
+    }
+    return tuple(
+        ShardJob(shard, units, wanted.arrays, gone=gone[shard])
+        for shard, units in sorted(unfinished.items())
+        if len(gone[shard]) < len(units)
+    )
+
+
+def shuffled(paths: Iterable[str]) -> list[str]:
     """The paths in pseudo-random order: by the xxh3-64 of the path, so that a shard mixes patients."""
     return sorted(paths, key=lambda path: (xxhash.xxh3_64_intdigest(path.encode("utf-8", "surrogateescape")), path))
 
 
-def _new_shards(paths: Sequence[str], first: int, rows_per_shard: int) -> dict[int, tuple[Unit, ...]]:
+def _new_shards(files: Sequence[tuple[str, str]], first: int, rows_per_shard: int) -> dict[int, tuple[Unit, ...]]:
     """One slot a file, whole shards, from shard number `first` on."""
-    starts = range(0, len(paths), rows_per_shard)
+    starts = range(0, len(files), rows_per_shard)
     return {
-        first + number: tuple(Unit(slot, path) for slot, path in enumerate(paths[start : start + rows_per_shard]))
+        first + number: tuple(
+            Unit(slot, path, why) for slot, (path, why) in enumerate(files[start : start + rows_per_shard])
+        )
         for number, start in enumerate(starts)
     }
 
 
-def place_frames(
-    handed_back: Sequence[tuple[str, int]], first: int, rows_per_shard: int
-) -> dict[int, tuple[Unit, ...]]:
+def place_frames(handed_back: Iterable[HandedBack], first: int, rows_per_shard: int) -> dict[int, tuple[Unit, ...]]:
     """Plan files whose number of frames is known into shards of their own, from shard number `first` on.
 
     Files that fit one shard are packed in order; a larger one takes consecutive shards by itself.
     """
     shards: dict[int, tuple[Unit, ...]] = {}
     used = rows_per_shard
-    for path, frames in sorted(handed_back, key=lambda file: (file[1] > rows_per_shard, file[0])):
+    of_path = {file.unit.path: file for file in handed_back}  # each part of a file that has changed hands it back
+    for unit, frames, digest in sorted(
+        of_path.values(), key=lambda file: (file.frames > rows_per_shard, file.unit.path)
+    ):
         if frames > rows_per_shard:
             for start in range(0, frames, rows_per_shard):
-                shards[first + len(shards)] = (Unit(0, path, start, min(start + rows_per_shard, frames)),)
+                stop = min(start + rows_per_shard, frames)
+                shards[first + len(shards)] = (replace(unit, slot=0, first=start, stop=stop, digest=digest),)
             continue
         if used + frames > rows_per_shard:
             shards[first + len(shards)] = ()
             used = 0
         shard = first + len(shards) - 1
-        shards[shard] = (*shards[shard], Unit(len(shards[shard]), path, 0, frames))
+        slot = len(shards[shard])
+        shards[shard] = (*shards[shard], replace(unit, slot=slot, first=0, stop=frames, digest=digest))
         used += frames
     return shards
 
 
 def _added_arrays(known: Known, kept: Ledger, wanted: Fingerprints) -> tuple[ShardJob, ...]:
     """Tasks that add wanted arrays to shards that lack them."""
-    units: dict[int, list[Unit]] = {}
-    columns = zip(kept.paths, kept.shards.tolist(), kept.slots.tolist(), kept.parts.tolist(), strict=True)
-    for path, shard, slot, parts in columns:
-        for part in range(parts):
-            units.setdefault(shard + part, []).append(Unit(slot, path))
+    names = {spec.name for spec in wanted.arrays}
+    if names <= known.committed_arrays and all(names <= there for there in known.arrays.values()):
+        return ()
+    unread = {path for path, unread in zip(kept.paths, kept.unread().tolist(), strict=True) if unread}
     jobs = []
-    for shard, found in sorted(units.items()):
+    for shard, paths in sorted(kept.live_slots().items()):
         there = known.arrays.get(shard, known.committed_arrays)
         missing = tuple(spec for spec in wanted.arrays if spec.name not in there)
-        if missing:
-            found.sort(key=lambda unit: unit.slot)
-            jobs.append(ShardJob(shard, tuple(found), missing, again=True))
+        units = tuple(Unit(slot, path) for slot, path in sorted(paths.items()) if path not in unread)
+        if missing and units:
+            jobs.append(ShardJob(shard, units, missing, again=True))
     return tuple(jobs)
 
 
 def _reasons(
-    known: Known, settled: Settled, wanted: Fingerprints, fresh: int, resumed: int, again: Sequence[ShardJob]
+    known: Known,
+    settled: Settled,
+    wanted: Fingerprints,
+    fresh: int,
+    changed: int,
+    resumed: int,
+    again: Sequence[ShardJob],
 ) -> list[str]:
     reasons = []
-    new = max(fresh - settled.changed, 0)
+    if known.pending:
+        reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
     if known.reading not in (None, wanted.reading):
-        reasons.append(f"files are to be read with other settings or by another version: all {fresh:,} are read again")
-    elif known.table is None and not known.resumed:
+        reasons.append(f"files are read with other settings or by another version: {fresh:,} are converted again")
+    elif known.reading is None and not known.pending:
         reasons.append(f"first build: {fresh:,} files")
     else:
-        if known.resumed:
-            reasons.append(f"a build was interrupted: it goes on, {resumed:,} shards are left of it")
-        for number, what in ((new, "new"), (min(settled.changed, fresh), "changed")):
-            if number:
-                reasons.append(f"{number:,} {what} {'file is' if number == 1 else 'files are'} converted")
-    for number, what in ((len(settled.renamed), "renamed: slices stay"), (len(settled.vanished), "gone: slices leave")):
-        if number:
-            reasons.append(f"{number:,} {'file is' if number == 1 else 'files are'} {what}")
+        reasons += _counted(fresh - changed, "new file is", "new files are", "converted")
+        reasons += _counted(changed, "changed file is", "changed files are", "converted")
+    reasons += _counted(len(settled.renamed), "file is", "files are", "renamed: the slices stay")
+    reasons += _counted(len(settled.vanished), "file is", "files are", "gone: with --prune the slices leave")
     for spec in wanted.arrays:
         shards = sum(spec in job.arrays for job in again)
         if shards:
-            reasons.append(
-                f"size {spec.size_px} is new or its windows have changed: {shards:,} shards are converted for it"
-            )
-    if not again and known.table is not None and {spec.name for spec in wanted.arrays} != known.committed_arrays:
-        reasons.append("the wanted sizes have changed: the commit names others")
+            what = f"size {spec.size_px} is new or its windows have changed"
+            reasons.append(f"{what}: {_count(shards, 'shard is', 'shards are')} converted for it")
+    same_way = known.reading == wanted.reading
+    if not again and same_way and {spec.name for spec in wanted.arrays} != known.committed_arrays:
+        reasons.append("the wanted sizes or windows have changed: the commit names others, already converted")
     if known.table is not None and known.table != wanted.table:
         reasons.append("labels, classes or other settings of the table have changed: the table is written again")
     return reasons
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _counted(number: int, one: str, many: str, what: str) -> list[str]:
+    return [f"{_count(number, one, many)} {what}"] if number else []

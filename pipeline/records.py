@@ -87,10 +87,14 @@ class Unit:
 
     Attributes:
         slot: place in the plan of the shard.
+        why: why it is read, in a few words, for `pipeline why`.
         first, stop: frames counted from 0, stop excluded; stop 0 means the whole file.
+        digest: xxh3-128 hex of the content that the frames were counted from, "" for a whole file.
     """
 
     slot: int
     path: str
+    why: str = ""
     first: int = 0
     stop: int = 0
+    digest: str = ""

@@ -1,12 +1,11 @@
 """This file encodes and decodes shard files of Zarr v3's sharding codec, and writes them as a stream."""
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numcodecs.blosc
@@ -15,7 +14,6 @@ import xxhash
 from numcodecs.zstd import Zstd
 
 from pipeline.errors import CacheError
-from pipeline.files import make_folder, partial_name, publish
 
 # numcodecs starts threads of its own for large buffers; every core already has its worker.
 numcodecs.blosc.use_threads = False
@@ -76,50 +74,45 @@ class Codec:
 
 
 class ShardWriter:
-    """Writes one shard file as its images come, under a temporary name until `publish`.
+    """Writes one shard file as its images come.
 
     Source: Zarr v3 sharding codec: inner chunks one after another, then the index of (offset, length) pairs,
     uint64 little-endian, 2^64 - 1 twice for a missing chunk, then the crc32c of the index.
     """
 
     def __init__(self, path: Path, rows: int, codec: Codec) -> None:
-        """Open a temporary file beside `path` for a shard of `rows` inner chunks."""
-        make_folder(path.parent)
-        self.path = path
+        """Create the file of a shard of `rows` inner chunks."""
         self.digests: list[str | None] = [None] * rows
         self._codec = codec
         self._index = np.full((rows, 2), MISSING, "<u8")
         self._offset = 0
-        self._partial = partial_name(path)
-        self._file: BinaryIO = self._partial.open("wb")
+        self._file = path.open("wb", buffering=0)
 
     def add(self, position: int, image: np.ndarray) -> None:
         """Store one (C, S, S) uint8 image, all zeros or not, at a row of the shard; keeps its xxh3-128 digest."""
         chunk = self._codec.encode(image)
-        self._file.write(chunk)
+        self._write(chunk)
         self._index[position] = self._offset, len(chunk)
         self._offset += len(chunk)
         self.digests[position] = xxhash.xxh3_128_hexdigest(image.data)
 
     def finish(self) -> int:
-        """Write the index and fsync. Returns the file's size in bytes."""
+        """Write the index and close the file; it is not yet durable. Returns its size in bytes."""
         index = self._index.tobytes()
-        self._file.write(index + struct.pack("<I", google_crc32c.value(index)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._write(index + struct.pack("<I", google_crc32c.value(index)))
         self._file.close()
         return self._offset + len(index) + 4
 
-    def publish(self) -> None:
-        """Give the finished file its name."""
-        publish(self._partial, self.path)
+    def _write(self, content: bytes) -> None:
+        written = self._file.write(content)
+        while written < len(content):  # a disk that is nearly full takes a part
+            written += self._file.write(content[written:])
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
-        self._partial.unlink(missing_ok=True)
 
 
 def read_shard(path: Path, shape: tuple[int, ...], rows: int, codec: Codec) -> Iterator[tuple[int, np.ndarray]]:

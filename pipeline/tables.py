@@ -57,7 +57,7 @@ def make_tables(
         image_id: `sop_instance_uid` or `file_stem`.
         labels: as `labels.read_labels` gives them, None where there are none.
     """
-    slots = _live_slots(ledger)
+    slots = ledger.live_slots()
     slices = _slices(slots, records, rows_per_shard)
     rejects = _rejects(slots, records)
     slices, duplicates = _drop_duplicates(slices)
@@ -72,16 +72,6 @@ def make_tables(
     metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]
     rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)[["path", "code", "message"]]
     return Tables(metadata, rejects, counts, label_counts)
-
-
-def _live_slots(ledger: Ledger) -> dict[int, dict[int, str]]:
-    """Shard -> slot -> path of today, of every file of the ledger."""
-    live: dict[int, dict[int, str]] = {}
-    columns = zip(ledger.paths, ledger.shards.tolist(), ledger.slots.tolist(), ledger.parts.tolist(), strict=True)
-    for path, shard, slot, parts in columns:
-        for part in range(parts):
-            live.setdefault(shard + part, {})[slot] = path
-    return live
 
 
 def _slices(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any], rows_per_shard: int) -> pd.DataFrame:
