@@ -25,7 +25,10 @@ HOMES = {
         "click": {"training.cli"},
     },
 }
-FORBIDDEN = {"pipeline": {"training", "torch", "torchvision"}, "training": {"pipeline", "pydicom", "dask", "distributed"}}
+FORBIDDEN = {
+    "pipeline": {"training", "torch", "torchvision"},
+    "training": {"pipeline", "pydicom", "dask", "distributed"},
+}
 
 
 def modules(package: str) -> dict[str, Path]:
