@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -100,7 +100,8 @@ def join_processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), count, chosen, dist.new_group(backend="gloo"))
+        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))  # every process is in it
+        yield Processes(dist.get_rank(), count, chosen, control)
     finally:
         dist.destroy_process_group()
 

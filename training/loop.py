@@ -2,10 +2,11 @@
 
 import copy
 import dataclasses
+import json
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -110,44 +111,64 @@ def finished(progress: Progress, config: TrainConfig) -> bool:
 
 def train_epoch(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
     """Train the rest of the epoch under way."""
-    config, schedule, progress = setup.config, setup.schedule, learner.progress
+    progress, every = learner.progress, setup.machine.checkpoint_every
     model = prepare(setup, learner)
+    batches = epoch_batches(setup, progress)
+    while progress.batches < setup.schedule.batches:
+        train_step(setup, learner, model, batches, watch)
+        if progress.step % setup.machine.log_every == 0:
+            watch.look()
+        if setup.processes.any(stop()):
+            raise Stopped
+        if every and progress.step % every == 0:
+            save_progress(setup, learner, watch)
+    watch.look()
+
+
+def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield what is left of the epoch under way: batches on the device, and their keys (B,) uint64 on the host."""
+    keys: deque[np.ndarray] = deque()
     batches = setup.train.epoch(
-        config.seed,
+        setup.config.seed,
         progress.epoch,
         skip_batches=progress.batches,
         rank=setup.processes.rank,
         world=setup.processes.count,
     )
-    step_loss = torch.zeros((), device=setup.device)
-    for batch, keys in with_host_keys(batches, setup.device):
-        last = schedule.ends_step(progress.batches)
+
+    def noted() -> Iterator[Batch]:
+        for batch in batches:
+            # Random numbers are drawn on the host; the ring takes its memory back.
+            keys.append(batch.keys.numpy().view(np.uint64).copy())
+            yield batch
+
+    for batch in on_device(noted(), setup.device):
+        yield batch, keys.popleft()
+
+
+def train_step(
+    setup: Setup, learner: Learner, model: nn.Module, batches: Iterator[tuple[Batch, np.ndarray]], watch: Watch
+) -> None:
+    """Take as many batches as a step has, and update the weights once. Nothing here waits for the device."""
+    schedule, progress = setup.schedule, learner.progress
+    loss = torch.zeros((), device=setup.device)
+    ended = False
+    while not ended:
+        batch, keys = next(batches)
+        ended = schedule.ends_step(progress.batches)
         watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
-        step_loss += backward(setup, learner, model, batch, keys, synchronise=last)
+        loss += backward(setup, learner, model, batch, keys, synchronise=ended)
         progress.batches += 1
-        if not last:
-            continue
-        rate = schedule.rate(progress.step)
-        norm = update(setup, learner, step_loss, rate)
-        progress.step += 1
-        watch.saw_step(progress, rate, step_loss, norm)
-        step_loss = torch.zeros_like(step_loss)
-        if progress.step % setup.machine.log_every == 0:
-            watch.look()
-        if setup.processes.any(stop()):
-            raise Stopped
-        if setup.machine.checkpoint_every and progress.step % setup.machine.checkpoint_every == 0:
-            save_progress(setup, learner, watch)
-    watch.look()
+    rate = schedule.rate(progress.step)
+    norm = update(setup, learner, loss, rate)
+    progress.step += 1
+    watch.saw_step(progress, rate, loss, norm)
 
 
 def backward(
     setup: Setup, learner: Learner, model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
 ) -> Tensor:
-    """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes.
-
-    Nothing here waits for the device.
-    """
+    """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes."""
     config, processes = setup.config, setup.processes
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
     images, z_norm, labels = make_inputs(setup, batch, keys, number)
@@ -181,19 +202,6 @@ def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tu
             mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
         )
     return images.contiguous(memory_format=torch.channels_last), z_norm, labels
-
-
-def with_host_keys(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield batches on the device, each with its keys (B,) uint64 on the host, where random numbers are drawn."""
-    keys: deque[np.ndarray] = deque()
-
-    def noted() -> Iterator[Batch]:
-        for batch in batches:
-            keys.append(batch.keys.numpy().view(np.uint64).copy())
-            yield batch
-
-    for batch in on_device(noted(), device):
-        yield batch, keys.popleft()
 
 
 def update(setup: Setup, learner: Learner, loss: Tensor, rate: float) -> Tensor:
@@ -251,8 +259,9 @@ def keep_weights(run: Run, learner: Learner) -> None:
     """Write `weights.safetensors`, with where they come from in its metadata."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in learner.evaluated.state_dict().items()}
     progress = learner.progress
-    origin = {"model": run.config.model, "commit": run.data.commit, "step": str(progress.step)}
-    content = save(tensors, metadata=origin | {"epoch": str(progress.epoch)})
+    origin = {"model": run.config.model, "commit": run.data.commit, "step": progress.step, "epoch": progress.epoch}
+    # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
+    content = save(tensors, metadata={"origin": json.dumps(origin)})
     write_atomically(run.weights, lambda file: file.write(content))
 
 
@@ -333,7 +342,7 @@ def start(setup: Setup) -> Learner:
     """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
     checkpoint = load_checkpoint(setup.run)
     config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
-    net = build_model(config, len(setup.run.data.classes)).to(setup.device, memory_format=torch.channels_last)
+    net = build_model(config, len(setup.run.data.classes)).to(setup.device).to(memory_format=torch.channels_last)
     if config.sync_batch_norm and setup.processes.count > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     ema = copy_of(net) if config.ema_decay else None

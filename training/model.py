@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -160,8 +161,7 @@ def _remove_classifier(backbone: nn.Module) -> int:
     if isinstance(layers[at], nn.Conv2d):  # SqueezeNet classifies each place and pools afterwards
         before.append(nn.AdaptiveAvgPool2d(1))
     setattr(backbone, name, nn.Sequential(*before) if before else nn.Identity())
-    layer = layers[at]
-    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    return cast(nn.Linear | nn.Conv2d, layers[at]).weight.shape[1]
 
 
 def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
