@@ -1,0 +1,371 @@
+"""This file measures how fast shuffled batches come out of the cache, beside the loaders that people use.
+
+    python benchmarks/stream.py [--patients 40] [--batch-size 256] [--repeats 5] [--folder DIR]
+    python benchmarks/stream.py --cache cache.zarr [--dicoms DIR]
+
+One process, one core, one run, page cache warm; every way delivers the same slices as (B, 3, S, S) uint8 batches in a
+freshly shuffled order. The ways take turns and the best of the repeats counts, so that a busy machine disturbs the
+ratios little. A way whose package is not installed is left out with the reason; all come by
+`pip install tensorstore lmdb webdataset litdata mosaicml-streaming monai`.
+"""
+
+import argparse
+import importlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"), "1"))
+
+import numpy as np
+import torch
+from numcodecs import lz4
+from torch.utils.data import DataLoader, Dataset
+
+from training.cache import Cache, open_cache
+from training.stream import Stream
+
+RING = 4  # batches of preallocated memory, for the ways that fill memory they are given
+Epoch = Callable[[np.ndarray], Iterable[Any]]  # (n,) order -> batches
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of a cache, for every way to store as it likes.
+
+    Attributes:
+        pixels: (n, 3, S, S) uint8, a memory map, in the order of the cache's table.
+        dicoms: the folder that the cache was built from, or None.
+        folder: where the ways may write.
+    """
+
+    cache: Cache
+    size: int
+    batch_size: int
+    pixels: np.ndarray
+    dicoms: Path | None
+    folder: Path
+
+    def batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the parts of an order that make up its batches."""
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def ring(self) -> Iterator[np.ndarray]:
+        """Yield (batch_size, 3, S, S) uint8 memory for one batch after another."""
+        slots = np.zeros((RING, self.batch_size, *self.pixels.shape[1:]), np.uint8)
+        while True:
+            yield from slots
+
+    def loader(self, dataset: Dataset) -> Epoch:
+        """Deliver a map-style dataset by torch's DataLoader, in this process: there is one core."""
+        return lambda order: DataLoader(dataset, self.batch_size, sampler=order.tolist())
+
+
+class Items(Dataset):
+    """A map-style dataset of one function."""
+
+    def __init__(self, count: int, read: Callable[[int], torch.Tensor]) -> None:
+        self.count, self.read = count, read
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, line: int) -> torch.Tensor:
+        return self.read(line)
+
+
+# --- the ways: each stores the slices, and returns where and how an epoch is read -----------------------------------
+
+
+def this_stream(slices: Slices) -> tuple[Path, Epoch]:
+    """training.stream with one thread."""
+    stream = Stream(slices.cache, slices.size, np.arange(slices.cache.num_slices), slices.batch_size, threads=1)
+    epochs = iter(range(1 << 30))
+    return slices.cache.array(slices.size).path, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))
+
+
+def memory_map(slices: Slices) -> tuple[Path, Epoch]:
+    """The floor: raw pixels, gathered into a ring."""
+    ring = slices.ring()
+
+    def epoch(order: np.ndarray) -> Iterator[np.ndarray]:
+        for lines in slices.batches(order):
+            yield np.take(slices.pixels, lines, axis=0, out=next(ring)[: len(lines)], mode="clip")
+
+    return slices.folder / "pixels.npy", epoch
+
+
+def zarr_item(slices: Slices) -> tuple[Path, Epoch]:
+    """zarr-python, z[i] in a DataLoader."""
+    import zarr
+
+    path = slices.cache.array(slices.size).path
+    stored: Any = zarr.open_array(path, mode="r")
+    rows = slices.cache.table["row"].tolist()
+    return path, slices.loader(Items(len(rows), lambda line: torch.from_numpy(stored[rows[line]])))
+
+
+def tensorstore_batch(slices: Slices) -> tuple[Path, Epoch]:
+    """tensorstore, one read a batch."""
+    tensorstore = importlib.import_module("tensorstore")
+    path = slices.cache.array(slices.size).path
+    store = tensorstore.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(path)},
+            "context": {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}},
+        }
+    ).result()
+    rows = slices.cache.table["row"].to_numpy()
+    return path, lambda order: (store[rows[lines]].read().result() for lines in slices.batches(order))
+
+
+def lmdb_lz4(slices: Slices) -> tuple[Path, Epoch]:
+    """LMDB with LZ4 values, decompressed into a ring."""
+    lmdb = importlib.import_module("lmdb")
+    path, ring = slices.folder / "lmdb", slices.ring()
+    environment = lmdb.open(str(path), map_size=slices.pixels.nbytes * 2)
+    with environment.begin(write=True) as transaction:
+        for line, image in enumerate(slices.pixels):
+            transaction.put(str(line).encode(), lz4.compress(np.ascontiguousarray(image)))
+
+    def epoch(order: np.ndarray) -> Iterator[np.ndarray]:
+        with environment.begin(buffers=True) as transaction:
+            for lines in slices.batches(order):
+                images = next(ring)[: len(lines)]
+                for line, image in zip(lines.tolist(), images.reshape(len(lines), -1), strict=True):
+                    lz4.decompress(transaction.get(str(line).encode()), image)
+                yield images
+
+    return path, epoch
+
+
+def webdataset_raw(slices: Slices) -> tuple[Path, Epoch]:
+    """WebDataset, raw pixels in tar shards, its shuffle buffer."""
+    webdataset = importlib.import_module("webdataset")
+    path = slices.folder / "webdataset"
+    path.mkdir()
+    for first in range(0, len(slices.pixels), 256):
+        with tarfile.open(path / f"{first:06d}.tar", "w") as tar:
+            for line in range(first, min(first + 256, len(slices.pixels))):
+                data = slices.pixels[line].tobytes()
+                member = tarfile.TarInfo(f"{line:09d}.raw")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    shape = slices.pixels.shape[1:]
+    shards = sorted(str(file) for file in path.iterdir())
+
+    def epoch(order: np.ndarray) -> Iterable[Any]:
+        dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=int(order[0])).shuffle(1000)
+        images = dataset.map(lambda item: (np.frombuffer(item["raw"], np.uint8).reshape(shape),))
+        return (batch for (batch,) in webdataset.WebLoader(images.batched(slices.batch_size), batch_size=None))
+
+    return path, epoch
+
+
+def mosaicml_loader(slices: Slices) -> tuple[Path, Epoch]:
+    """MosaicML Streaming, its shuffle, through a DataLoader."""
+    streaming = importlib.import_module("streaming")
+    path, shape = slices.folder / "mosaicml", slices.pixels.shape[1:]
+    columns = {"image": f"ndarray:uint8:{','.join(map(str, shape))}"}
+    with streaming.MDSWriter(out=str(path), columns=columns) as writer:
+        for image in slices.pixels:
+            writer.write({"image": np.asarray(image)})
+    dataset = streaming.StreamingDataset(local=str(path), shuffle=True, batch_size=slices.batch_size)
+    return path, lambda order: (batch["image"] for batch in DataLoader(dataset, slices.batch_size))
+
+
+def litdata_loader(slices: Slices) -> tuple[Path, Epoch]:
+    """LitData, zstd chunks, through its StreamingDataLoader."""
+    litdata = importlib.import_module("litdata")
+    path = slices.folder / "litdata"
+    pixels = slices.folder / "pixels.npy"
+    read = _PixelReader(pixels)
+    litdata.optimize(
+        read, list(range(len(slices.pixels))), str(path), chunk_bytes="64MB", compression="zstd", num_workers=1
+    )
+    dataset = litdata.StreamingDataset(str(path), shuffle=True)
+    loader = litdata.StreamingDataLoader(dataset, batch_size=slices.batch_size, num_workers=0)
+    return path, lambda order: (batch["image"] for batch in loader)
+
+
+class _PixelReader:
+    """Reads a slice from the raw pixels; LitData runs it in a process of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, line: int) -> dict[str, np.ndarray]:
+        return {"image": np.load(self.path, mmap_mode="r")[line].copy()}
+
+
+def png_folder(slices: Slices) -> tuple[Path, Epoch]:
+    """A folder of PNG files in a DataLoader."""
+    from PIL import Image
+
+    path = slices.folder / "png"
+    path.mkdir()
+    for line, image in enumerate(slices.pixels):
+        Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(path / f"{line}.png")
+
+    def read(line: int) -> torch.Tensor:
+        with Image.open(path / f"{line}.png") as picture:
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    return path, slices.loader(Items(len(slices.pixels), read))
+
+
+def monai_persistent(slices: Slices) -> tuple[Path, Epoch]:
+    """MONAI PersistentDataset in a DataLoader."""
+    data = importlib.import_module("monai.data")
+    path = slices.folder / "monai"
+    dataset = data.PersistentDataset(list(range(len(slices.pixels))), _as_tensor(slices), cache_dir=path)
+    for line in range(len(dataset)):
+        dataset[line]
+    return path, slices.loader(dataset)
+
+
+def monai_in_memory(slices: Slices) -> tuple[Path, Epoch]:
+    """MONAI CacheDataset, everything in memory, in a DataLoader."""
+    data = importlib.import_module("monai.data")
+    lines = list(range(len(slices.pixels)))
+    dataset = data.CacheDataset(lines, _as_tensor(slices), num_workers=0, progress=False)
+    return slices.folder / "pixels.npy", slices.loader(dataset)
+
+
+def _as_tensor(slices: Slices) -> Callable[[int], torch.Tensor]:
+    return lambda line: torch.from_numpy(slices.pixels[line].copy())
+
+
+def dicom_item(slices: Slices) -> tuple[Path, Epoch]:
+    """DICOM in __getitem__: dcmread, float windows, Pillow."""
+    import pydicom
+    from PIL import Image
+
+    if slices.dicoms is None:
+        raise ImportError("no --dicoms given")
+    files = sorted(file for file in slices.dicoms.rglob("*") if file.is_file())[: len(slices.pixels)]
+    windows = slices.cache.windows
+
+    def read(line: int) -> torch.Tensor:
+        dataset = pydicom.dcmread(files[line])
+        hu = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        low = [window.level_hu - window.width_hu / 2 for window in windows]
+        grey = [np.clip((hu - start) / w.width_hu, 0, 1) * 255 for start, w in zip(low, windows, strict=True)]
+        picture = Image.fromarray(np.stack(grey, -1).astype(np.uint8))
+        resized = picture.resize((slices.size, slices.size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    return slices.dicoms, slices.loader(Items(len(files), read))
+
+
+FLOOR = memory_map
+WAYS: tuple[Callable[[Slices], tuple[Path, Epoch]], ...] = (
+    memory_map,
+    this_stream,
+    lmdb_lz4,
+    tensorstore_batch,
+    monai_in_memory,
+    monai_persistent,
+    mosaicml_loader,
+    litdata_loader,
+    webdataset_raw,
+    zarr_item,
+    png_folder,
+    dicom_item,
+)
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def bytes_in(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+def build_cache(folder: Path, patients: int) -> tuple[Path, Path]:
+    """Write a phantom and build a cache of it with the project's own commands; returns both folders."""
+    program = str(Path(sys.executable).with_name("pipeline"))
+    phantom, cache = folder / "phantom", folder / "cache.zarr"
+    subprocess.run([program, "phantom", "--out", phantom, "--patients", str(patients)], check=True)
+    subprocess.run([program, "build", "--src", phantom / "dicoms", "--out", cache, "--dataset", "phantom"], check=True)
+    return cache, phantom / "dicoms"
+
+
+def make_slices(cache_path: Path, size: int, batch_size: int, dicoms: Path | None, folder: Path) -> Slices:
+    """Decode all slices of a cache into one file of raw pixels."""
+    cache = open_cache(cache_path)
+    shape = (cache.num_slices, *cache.array(size).shape[1:])
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for batch in Stream(cache, size, np.arange(cache.num_slices), batch_size).epoch(0, 0, shuffle=False):
+        pixels[batch.lines.numpy()] = batch.images.numpy()
+    pixels.flush()
+    return Slices(cache, size, batch_size, np.load(folder / "pixels.npy", mmap_mode="r"), dicoms, folder)
+
+
+def prepare(slices: Slices) -> dict[Callable, tuple[Path, Epoch]]:
+    """Let every way store the slices; one that cannot is named with its reason."""
+    ready = {}
+    for way in WAYS:
+        try:
+            ready[way] = way(slices)
+        except Exception as error:  # whatever a peer or its installation raises, the others are measured
+            print(f"left out: {way.__doc__} ({type(error).__name__}: {error})", file=sys.stderr)
+    return ready
+
+
+def measure(epoch: Epoch, order: np.ndarray) -> float:
+    """Return images/s of one epoch."""
+    began = time.perf_counter()
+    images = sum(len(batch) for batch in epoch(order))
+    return images / (time.perf_counter() - began)
+
+
+def report(slices: Slices, repeats: int) -> None:
+    """Measure all ways in turns and print the table."""
+    ready = prepare(slices)
+    rng = np.random.default_rng(0)
+    speed: dict[Callable, float] = dict.fromkeys(ready, 0.0)
+    for _ in range(repeats + 1):  # one more, for the page cache
+        order = rng.permutation(len(slices.pixels))
+        for way, (_, epoch) in ready.items():
+            speed[way] = max(speed[way], measure(epoch, order))
+    print(f"{len(slices.pixels)} slices at {slices.size} px, batches of {slices.batch_size}, one core")
+    print(f"{'images/s':>9} {'of map':>7} {'KB':>6}  way")
+    for way in sorted(ready, key=lambda way: -speed[way]):
+        kilobytes = bytes_in(ready[way][0]) / len(slices.pixels) / 1000
+        print(f"{speed[way]:9.0f} {speed[way] / speed[FLOOR]:7.3f} {kilobytes:6.1f}  {way.__doc__}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, help="measure on this cache instead of a phantom's")
+    parser.add_argument("--dicoms", type=Path, help="the DICOM files that --cache was built from")
+    parser.add_argument("--patients", type=int, default=40, help="of the phantom")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        cache, dicoms = options.cache, options.dicoms
+        if cache is None:
+            cache, dicoms = build_cache(Path(folder), options.patients)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        report(make_slices(cache, options.size, options.batch_size, dicoms, Path(folder)), options.repeats)
+
+
+if __name__ == "__main__":
+    main()
