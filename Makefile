@@ -24,7 +24,7 @@ types: .venv/ready
 .venv/ready: EXTRA = all
 .venv-pipeline/ready: EXTRA = pipeline,codecs,test
 .venv-training/ready: EXTRA = training,test
-.venv%/ready .venv/ready: pyproject.toml constraints.txt
+.venv/ready .venv-pipeline/ready .venv-training/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D) 2>/dev/null || bash scripts/make_venv.sh $(PYTHON) $(@D)
