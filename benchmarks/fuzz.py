@@ -162,7 +162,7 @@ def edit_element(data: bytearray, rng: random.Random) -> None:
         data[at : at + 1] = bytes([rng.randrange(256)])
 
 
-DAMAGES = (flip_bits, truncate, drop_bytes, repeat_bytes, write_extreme, edit_element, edit_element)
+DAMAGES = (flip_bits, truncate, drop_bytes, repeat_bytes, write_extreme, edit_element)
 
 
 def judge(data: bytes) -> str:

@@ -1,5 +1,8 @@
 import hashlib
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -451,6 +454,14 @@ def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(
     assert code_of(encode(dataset, syntax)) == "decoding_failed"
 
 
+def test_a_cut_off_code_stream_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ct_dataset(gradient(64, 64))
+    code = bytes(imagecodecs.jpegls_encode(gradient(64, 64).view(np.uint16)))
+    dataset.PixelData = pydicom.encaps.encapsulate([code[: len(code) // 4 * 2]])
+    monkeypatch.setattr(codecs, "_run", None)
+    assert code_of(encode(dataset, "1.2.840.10008.1.2.4.80")) == "truncated"
+
+
 def test_a_panicking_decoder_is_a_reject(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Panic(BaseException):
         pass
@@ -468,7 +479,7 @@ def test_a_panicking_decoder_is_a_reject(test_data: Path, monkeypatch: pytest.Mo
 
 
 def test_a_missing_decoder_names_the_extra(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
     (found,) = read((test_data / "odd/bad_sequence.dcm").read_bytes())
     assert found.code == "missing_decoder"
     assert "ich-cache[codecs]" in found.message
@@ -580,3 +591,12 @@ def test_every_reject_code_has_a_class_and_a_sentence() -> None:
     for kind, sentence in dicom_rules.REJECT_CODES.values():
         assert kind in ("not_dicom", "not_a_slice", "failed")
         assert sentence.endswith(".")
+
+
+def test_damaged_files_give_a_slice_or_a_reject_within_limits(test_data: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "benchmarks/fuzz.py", "--mutants", "300", "--seed", "1"]
+    environment = os.environ | {"ICH_TEST_DATA": str(test_data.resolve()), "PYTHONPATH": str(root)}
+    campaign = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert campaign.returncode == 0, campaign.stdout + campaign.stderr
+    assert "failures: 0" in campaign.stdout
