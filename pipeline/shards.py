@@ -13,8 +13,6 @@ import numpy as np
 import xxhash
 from numcodecs.zstd import Zstd
 
-from pipeline.errors import CacheError
-
 # numcodecs starts threads of its own for large buffers; every core already has its worker.
 numcodecs.blosc.use_threads = False
 
@@ -115,20 +113,21 @@ class ShardWriter:
         self._file.close()
 
 
-def read_shard(path: Path, shape: tuple[int, ...], rows: int, codec: Codec) -> Iterator[tuple[int, np.ndarray]]:
+def read_shard(
+    content: bytes, shape: tuple[int, ...], rows: int, codec: Codec
+) -> Iterator[tuple[int, np.ndarray | None, str]]:
     """Decode every stored inner chunk of a shard file, checksums verified.
 
     Yields:
-        (row within the shard, image of `shape` uint8); the array is reused.
+        (row within the shard, image of `shape` uint8, ""); the array is reused. For a chunk that is damaged, None
+        and what is wrong with it.
 
     Raises:
-        CacheError: names the file and what is damaged.
-        FileNotFoundError: there is no such shard.
+        ValueError: the index is damaged, so no row can be found.
     """
-    content = path.read_bytes()
     index = content[-(rows * 16 + 4) :]
     if len(index) != rows * 16 + 4 or struct.unpack("<I", index[-4:])[0] != google_crc32c.value(index[:-4]):
-        raise CacheError(f"{path}: damaged shard, the index's checksum does not match")
+        raise ValueError("the checksum of the index does not match")
     image = np.empty(shape, np.uint8)
     for position, (offset, length) in enumerate(np.frombuffer(index[:-4], "<u8").reshape(rows, 2).tolist()):
         if offset == MISSING and length == MISSING:
@@ -136,11 +135,20 @@ def read_shard(path: Path, shape: tuple[int, ...], rows: int, codec: Codec) -> I
         try:
             codec.decode(content[offset : offset + length], image)
         except ValueError as error:
-            raise CacheError(f"{path}: damaged shard, row {position}: {error}") from error
-        yield position, image
+            yield position, None, str(error)
+        else:
+            yield position, image, ""
 
 
 def encode_sums(sums: np.ndarray) -> bytes:
     """Encode a (rows, C, 2) uint64 chunk of a sums array: little-endian bytes and their crc32c."""
     content = sums.astype("<u8").tobytes()
     return content + struct.pack("<I", google_crc32c.value(content))
+
+
+def check_sums(content: bytes, rows: int, channels: int) -> str:
+    """What is wrong with a stored chunk of a sums array, "" where nothing is."""
+    if len(content) != rows * channels * 16 + 4:
+        return f"{len(content)} bytes instead of {rows * channels * 16 + 4}"
+    right = struct.unpack("<I", content[-4:])[0] == google_crc32c.value(content[:-4])
+    return "" if right else "checksum does not match"
