@@ -115,9 +115,9 @@ def make_mutant(seeds: list[tuple[str, bytes]], seed: int, number: int) -> tuple
 
 
 def _place(data: bytearray, rng: random.Random, width: int) -> int:
-    """Choose an offset: mostly in the header, else anywhere."""
+    """Choose an offset: in the header, or as often anywhere."""
     end = max(1, len(data) - width)
-    return rng.randrange(min(end, 8192)) if rng.random() < 0.7 else rng.randrange(end)
+    return rng.randrange(min(end, 8192)) if rng.random() < 0.5 else rng.randrange(end)
 
 
 def flip_bits(data: bytearray, rng: random.Random) -> None:

@@ -10,7 +10,7 @@ import xxhash
 
 from pipeline.catalog import Reading
 from pipeline.codecs import decode_frame, is_lossy
-from pipeline.dicom_header import EXPLICIT_BIG, NATIVE, Header, coded_frames, read_header
+from pipeline.dicom_header import EXPLICIT_BIG, NATIVE, Header, Pixels, coded_frames, read_header
 from pipeline.dicom_rules import (
     PIXEL_DATA,
     POSITION,
@@ -19,6 +19,7 @@ from pipeline.dicom_rules import (
     Rejected,
     read_file_facts,
     read_frame_facts,
+    require_ct,
 )
 from pipeline.records import Reject, Slice, SliceRecord
 from pipeline.repair import unwrap_12_bits
@@ -59,8 +60,11 @@ def read_slices(
     """
     try:
         header = read_header(memoryview(data))
-        facts = read_file_facts(header.values, header.little_endian, header.media_class)
-        _require_pixels(header, facts)
+        require_ct(header.values, header.media_class)
+        if header.pixels is None:
+            raise Rejected("no_pixels", "no pixel data")
+        facts = read_file_facts(header.values, header.little_endian)
+        _require_room(header, header.pixels, facts)
     except Rejected as reason:
         return Slices(1, iter((Reject(reason.code, reason.message),)))
     first, stop = frames or (0, facts.num_frames)
@@ -86,11 +90,8 @@ def _frame_number(facts: FileFacts, index: int) -> int:
     return index + 1 if facts.num_frames > 1 else 0
 
 
-def _require_pixels(header: Header, facts: FileFacts) -> None:
+def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
     """Check that the pixel data can hold what the header says, before anything is allocated for them."""
-    pixels = header.pixels
-    if pixels is None:
-        raise Rejected("no_pixels", "no pixel data")
     if pixels.tag != PIXEL_DATA:
         raise Rejected("pixel_format", "floating-point pixels")
     held = len(header.body) - pixels.start

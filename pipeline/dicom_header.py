@@ -38,8 +38,8 @@ NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 
 # Functional groups of 2,000 frames take about 4 MB; more than this before the pixels is no CT.
 MAX_HEADER_BYTES = 64 << 20
-# 1,000 frames of 512 x 512 take 0.5 GB; a deflated file that unpacks to more is taken for a bomb.
-MAX_INFLATED_BYTES = 600 << 20
+# 1,000 frames of 512 x 512 take 0.5 GB, and CT deflates to a third or a half: more than either of these is a bomb.
+MAX_INFLATED_BYTES, MAX_RATIO, RATIO_MATTERS_BYTES = 600 << 20, 100, 16 << 20
 TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS = 0x00020010, 0x00020002
 PIXEL_ELEMENTS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 _META_ELEMENTS, _AFTER_META = frozenset((TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS)), 0x00030000
@@ -177,13 +177,14 @@ def _guess_syntax(data: memoryview, begin: int) -> str:
 
 
 def _inflate(deflated: memoryview) -> memoryview:
+    limit = min(MAX_INFLATED_BYTES, max(RATIO_MATTERS_BYTES, MAX_RATIO * len(deflated)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(deflated, MAX_INFLATED_BYTES)
+        inflated = inflater.decompress(deflated, limit)
     except zlib.error:
         raise Rejected("damaged_header", "the deflated data set cannot be inflated") from None
     if inflater.unconsumed_tail:
-        raise Rejected("too_large", f"the data set inflates to more than {MAX_INFLATED_BYTES >> 20} MB")
+        raise Rejected("too_large", f"the data set inflates to more than {limit >> 20} MB")
     return memoryview(inflated)
 
 

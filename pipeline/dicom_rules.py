@@ -15,7 +15,7 @@ REJECT_CODES: dict[str, tuple[str, str]] = {
     "screen": ("not_a_slice", "A screen or a dose report, as ImageType says."),
     "not_axial": ("not_a_slice", "The slice normal is more than 45 degrees off the body's axis."),
     "damaged_header": ("failed", "The header cannot be read, or lacks what every CT slice has."),
-    "no_pixels": ("failed", "A CT object without pixel data."),
+    "no_pixels": ("failed", "A CT object without pixel data, or cut off before them."),
     "truncated": ("failed", "The pixel data are shorter than the header says."),
     "too_large": ("failed", "Larger than the limits that keep memory and time within bounds."),
     "pixel_format": ("failed", "Stored values of a kind that CT does not have."),
@@ -129,13 +129,35 @@ def text(raw: bytes) -> str:
     return raw.decode("latin-1").strip(" \0")
 
 
-def read_file_facts(values: Mapping[int, bytes], little_endian: bool, media_class: str) -> FileFacts:
-    """Decide whether a file holds CT slices.
+def require_ct(values: Mapping[int, bytes], media_class: str) -> None:
+    """Tell a CT object from the others that a study holds.
+
+    Args:
+        media_class: SOP class in the file meta information, or "".
 
     Raises:
-        Rejected: it does not, or what every CT slice needs is missing or beyond the limits.
+        Rejected: it is another kind of object, a colour picture, a localizer or a screen.
     """
-    _require_ct(values, media_class)
+    sop_class = text(values.get(SOP_CLASS, b"")) or media_class
+    modality = text(values.get(MODALITY, b""))
+    if sop_class == MEDIA_DIRECTORY:
+        raise Rejected("dicomdir", "a media directory")
+    if sop_class and sop_class not in (CT_IMAGE, *ENHANCED_CT):
+        raise Rejected("not_ct", "the SOP class is not CT image storage")
+    if modality != "CT" and (modality or not sop_class):
+        raise Rejected("not_ct", "the modality is not CT")
+    photometric = text(values.get(PHOTOMETRIC, b""))
+    if photometric and not photometric.startswith("MONOCHROME"):
+        raise Rejected("colour", "the pixels are colours")
+    _require_slice_type(text(values.get(IMAGE_TYPE, b"")))
+
+
+def read_file_facts(values: Mapping[int, bytes], little_endian: bool) -> FileFacts:
+    """Read what every frame of a CT file has in common.
+
+    Raises:
+        Rejected: what every CT slice needs is missing or beyond the limits.
+    """
     order: Literal["little", "big"] = "little" if little_endian else "big"
     bits_allocated, bits_stored, signed = _read_pixel_format(values, order)
     height, width = _integer(values, ROWS, order), _integer(values, COLUMNS, order)
@@ -198,21 +220,6 @@ def read_num_frames(values: Mapping[int, bytes]) -> int:
     return count
 
 
-def _require_ct(values: Mapping[int, bytes], media_class: str) -> None:
-    sop_class = text(values.get(SOP_CLASS, b"")) or media_class
-    modality = text(values.get(MODALITY, b""))
-    if sop_class == MEDIA_DIRECTORY:
-        raise Rejected("dicomdir", "a media directory")
-    if sop_class and sop_class not in (CT_IMAGE, *ENHANCED_CT):
-        raise Rejected("not_ct", "the SOP class is not CT image storage")
-    if modality != "CT" and (modality or not sop_class):
-        raise Rejected("not_ct", "the modality is not CT")
-    photometric = text(values.get(PHOTOMETRIC, b""))
-    if photometric and not photometric.startswith("MONOCHROME"):
-        raise Rejected("colour", "the pixels are colours")
-    _require_slice_type(text(values.get(IMAGE_TYPE, b"")))
-
-
 def _require_slice_type(image_type: str) -> None:
     words = {word.strip() for word in image_type.upper().split("\\")}
     if words & LOCALIZER_WORDS:
@@ -231,7 +238,9 @@ def _read_pixel_format(values: Mapping[int, bytes], order: Literal["little", "bi
     sign = _integer(values, PIXEL_REPRESENTATION, order)
     if _integer(values, SAMPLES, order) not in (1, None):
         raise Rejected("colour", "more than one sample a pixel")
-    if allocated not in (8, 16) or stored is None or not 8 <= stored <= allocated:
+    if allocated is None or stored is None:
+        raise Rejected("damaged_header", "BitsAllocated or BitsStored is missing")
+    if allocated not in (8, 16) or not 8 <= stored <= allocated:
         raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; known are 8 to 16 bits in 8 or 16")
     if sign not in (0, 1):
         raise Rejected("pixel_format", "PixelRepresentation is neither 0 nor 1")
