@@ -172,6 +172,16 @@ def cards(items: Sequence[str], caption: str) -> str:
     return f'<figure><div class="cards">{"".join(items)}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
+def code(text: str) -> str:
+    """Return a block of commands."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def details(title: str, content: str) -> str:
+    """Return a block that opens when asked to."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
 def data_address(content: bytes, media_type: str) -> str:
     """Return the bytes as an address that holds them."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

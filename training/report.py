@@ -1,7 +1,6 @@
 """This file writes a run's report: one page that shows what the run was, how well it did, and where it fails."""
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,320 +9,214 @@ import pandas as pd
 
 from training import figures, page
 from training.cache import Cache
-from training.errors import RunError
+from training.heatmap import HeatMaps, open_heat_maps
+from training.model_card import write_model_card
 from training.page import Section
-from training.pictures import read_images, window_pictures
-from training.predictions import Predictions, read_predictions
-from training.ranking import Ranking
+from training.report_scores import (
+    SETS,
+    UNDEFINED,
+    curves,
+    decisions,
+    not_there,
+    number,
+    other_sets,
+    scores,
+    subgroups,
+)
+from training.report_slices import mistakes, sheet
+from training.results import Results, read_results
+from training.runs import open_run
 from training.split import SIDES
 
-UNDEFINED = "\N{EN DASH}"
 NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
-TABLE_SCORES = {
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-    "precision": "precision",
-    "recall": "recall",
-    "specificity": "specificity",
-    "f1": "F1",
-    "brier": "Brier score",
-    "calibration_error": "calibration error",
-}
-SHEET_SLICES = 12
-
-
-@dataclass(frozen=True)
-class Results:
-    """What lies in a run's folder; whatever is not there yet is empty.
-
-    Attributes:
-        settings: settings.json.
-        split: `patient_id, split`.
-        log: as runs.LOG_COLUMNS has it.
-        predictions, scores: by side of the split.
-    """
-
-    path: Path
-    settings: dict[str, Any] = field(repr=False)
-    split: pd.DataFrame = field(repr=False)
-    log: pd.DataFrame = field(repr=False)
-    predictions: dict[str, Predictions] = field(repr=False)
-    scores: dict[str, dict[str, Any]] = field(repr=False)
-
-    @property
-    def shown(self) -> str | None:
-        """The side that the report shows: test where it has been looked at, else validation."""
-        return next((side for side in ("test", "validation") if side in self.scores and side in self.predictions), None)
-
-
-def read_results(run: Path) -> Results:
-    """Read what a run has left behind.
-
-    Raises:
-        RunError: there is no run, or one of its files is damaged.
-    """
-    if not (run / "settings.json").exists():
-        raise RunError(
-            f"{run}: no run here, it has no settings.json; runs are made by: train run --cache C --out {run}"
-        )
-    sides = [side for side in SIDES if (run / f"predictions_{side}.csv").exists()]
-    return Results(
-        path=run,
-        settings=_read_json(run / "settings.json"),
-        split=_read_csv(run / "split.csv", ("patient_id", "split")),
-        log=_read_csv(run / "log.csv", ("step", "epoch")),
-        predictions={side: read_predictions(run / f"predictions_{side}.csv") for side in sides},
-        scores={
-            side: _read_json(run / f"scores_{side}.json") for side in SIDES if (run / f"scores_{side}.json").exists()
-        },
-    )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read ({error}); run: train evaluate --run {file.parent}") from error
-
-
-def _read_csv(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    if not file.exists():
-        return pd.DataFrame(columns=list(columns))
-    try:
-        return pd.read_csv(file, dtype={"patient_id": str})
-    except ValueError as error:
-        raise RunError(f"{file}: cannot be read ({error}); restore it") from error
+SHORT_RUN_STEPS = 20
 
 
 def write_report(run: Path, cache: Cache | None) -> Path:
-    """Write run/report.html from the run's folder.
+    """Write run/report.html and run/model_card.md from the run's folder.
 
     Args:
-        cache: where the slices are shown from; without it the report says that it has no pictures.
+        cache: the run's, where the slices are shown from; without it the report says that it has no pictures.
+
+    Returns:
+        the report's path.
 
     Raises:
         RunError: there is no run, or one of its files is damaged.
     """
     results = read_results(run)
     sections = [
-        summary(results),
-        training(results),
+        summary(results, cache),
         scores(results),
         curves(results),
+        decisions(results),
+        subgroups(results),
         sheet(results, cache),
-        settings(results),
+        mistakes(results, cache, _heat_maps(results, cache)),
+        other_sets(results),
+        training(results),
+        repeat(results),
     ]
-    config = results.settings.get("config", {})
-    lead = f"{config.get('model', 'model')} at {config.get('size_px', '?')} px on single head-CT slices"
-    head = [page.paragraph(lead, "lead")]
+    write_model_card(results)
+    title = f"{_config(results).get('model', 'A model')} on single head-CT slices"
     path = run / "report.html"
-    path.write_text(page.page(f"Run {run.resolve().name}", head, sections, NOT_A_DEVICE), encoding="utf-8")
+    path.write_text(page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE)), encoding="utf-8")
     return path
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a score as text, a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}"
+def _config(results: Results) -> dict[str, Any]:
+    return results.settings.get("config", {})
 
 
-def missing(what: str, command: str) -> list[str]:
-    """Return the block that stands where a part of the run is not there."""
-    return [page.paragraph(f"{what} Run: {command}", "notice")]
+def _heat_maps(results: Results, cache: Cache | None) -> HeatMaps | None:
+    if cache is None or results.shown is None or not (results.path / "weights.safetensors").exists():
+        return None
+    return open_heat_maps(open_run(results.path))
 
 
-def summary(results: Results) -> Section:
+def _head(results: Results) -> list[str]:
+    data = results.settings.get("data", {})
+    position = "with" if _config(results).get("position", True) else "without"
+    words = (
+        f"Run {results.name}: {_config(results).get('size_px', '?')} px, {position} the slice's "
+        f"position; cache {Path(data.get('cache', '?')).name}, commit {data.get('commit', '?')}."
+    )
+    return [page.paragraph(words, "lead"), page.paragraph(NOT_A_DEVICE, "lead")]
+
+
+def summary(results: Results, cache: Cache | None) -> Section:
     """The key numbers, and how many patients, series and slices they rest on."""
-    blocks = []
-    if (side := results.shown) is not None:
-        total = results.scores[side]
-        worst = results.scores[side]["classes"]
-        tiles = [(number(total["weighted_log_loss"], 4), f"weighted log loss, {side}")]
-        if "any" in worst:
-            tiles += [
-                (number(worst["any"]["roc_auc"]), f"ROC AUC of any, {side}"),
-                (number(worst["any"]["average_precision"]), f"average precision of any, {side}"),
-            ]
-        tiles.append((number(total["macro"]["f1"]), f"macro F1 at 0.5, {side}"))
-        tiles.append((f"{len(results.predictions[side]):,}", f"slices in {side}"))
-        blocks.append(page.tiles(tiles))
-    else:
-        blocks += missing("The run has no scores yet.", f"train evaluate --run {results.path} --split validation")
-    blocks.append(_split_table(results))
+    blocks = _tiles(results) if results.shown else list(not_there(results, "").blocks)
+    blocks.append(_split_table(results, cache))
+    tests = results.looks[results.looks["what"].astype(str).str.startswith("test")]
+    if len(tests) > 1:
+        words = (
+            f"Test has been looked at {len(tests)} times (looks.csv): what was changed in between was not blind to it."
+        )
+        blocks.append(page.paragraph(words, "notice"))
     return Section("Summary", blocks)
 
 
-def _split_table(results: Results) -> str:
-    patients = results.split["split"].value_counts()
-    classes = next((p.classes for p in results.predictions.values()), ())
+def _tiles(results: Results) -> list[str]:
+    name = results.shown or ""
+    content = results.scores[name]
+    main = list(content["classes"])[-1]
+    of, spans = content["classes"][main], content.get("intervals", {})
+    span = spans.get("classes", {}).get(main, {})
+
+    def tile(value: float | None, between: list[float] | None, words: str, digits: int = 3) -> tuple[str, str]:
+        interval = f" (95 % interval {between[0]:.{digits}f} to {between[1]:.{digits}f})" if between else ""
+        return number(value, digits), f"{words}{interval}"
+
+    known = results.predictions[name]
+    return [
+        page.tiles(
+            [
+                tile(content["weighted_log_loss"], spans.get("weighted_log_loss"), "weighted log loss", 4),
+                tile(of["roc_auc"], span.get("roc_auc"), f"ROC AUC of {main}"),
+                tile(of["average_precision"], span.get("average_precision"), f"average precision of {main}"),
+                (f"{len(known):,}", f"slices of {known.slices['patient_id'].nunique():,} patients in {SETS[name]}"),
+            ]
+        )
+    ]
+
+
+def _split_table(results: Results, cache: Cache | None) -> str:
+    classes = next((known.classes for known in results.predictions.values()), ())
     rows = []
     for side in SIDES:
-        known = results.predictions.get(side)
-        row = [side, f"{patients.get(side, 0):,}"]
-        if known is None:
+        patients = set(results.split.loc[results.split["split"] == side, "patient_id"])
+        table = _slices_of(results, cache, side, patients)
+        row = [side, f"{len(patients):,}"]
+        if table is None:
             row += [UNDEFINED] * (2 + len(classes))
         else:
-            prevalence = [f"{100 * share:.1f} %" for share in _share(known.labels)]
-            row += [f"{known.slices['series_instance_uid'].nunique():,}", f"{len(known):,}", *prevalence]
+            share = table[list(classes)].astype(float).mean().to_numpy()
+            row += [f"{table['series_instance_uid'].nunique():,}", f"{len(table):,}"]
+            row += [UNDEFINED if np.isnan(part) else f"{100 * part:.1f} %" for part in share]
         rows.append(row)
-    caption = "The data. No patient is on two sides. By class: the share of labelled slices that have the finding."
+    caption = (
+        "Table 1. The data. No patient is on two sides. By class: the share of labelled slices that have the finding."
+    )
     return page.table(caption, ["side", "patients", "series", "slices", *classes], rows)
 
 
-def _share(labels: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(labels)
-    return np.nansum(labels, axis=0) / np.maximum(known.sum(axis=0), 1)
+def _slices_of(results: Results, cache: Cache | None, side: str, patients: set[str]) -> pd.DataFrame | None:
+    if side in results.predictions:
+        known = results.predictions[side]
+        return known.slices.join(pd.DataFrame(known.labels, columns=list(known.classes)))
+    return None if cache is None else cache.table[cache.table["patient_id"].isin(patients)]
 
 
 def training(results: Results) -> Section:
-    """Loss, score and learning rate over the run."""
-    log = results.log
-    if not len(log):
-        return Section("Training", missing("The run has no log yet.", "train run"))
-    log = log.reindex(columns=log.columns.union(["split", "loss", "weighted_log_loss", "learning_rate"]))
-    epochs = log[log["weighted_log_loss"].notna()]
+    """Loss, score and learning rate over the run, and how fast it was."""
+    if not len(results.log):
+        return Section("Training", [page.paragraph("The run has no log yet. Run: train run", "notice")])
+    columns = ["split", "loss", "weighted_log_loss", "learning_rate", "images_per_s"]
+    log = results.log.reindex(columns=results.log.columns.union(columns))
     steps = log[log["loss"].notna() & (log["split"] != "validation")]
+    epochs = log[log["weighted_log_loss"].notna()]
+    panels = _history(steps, epochs)
+    caption = (
+        "Figure 7. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
+        "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
+    )
+    blocks = [page.figure([(page.data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption)]
+    if (rates := log["images_per_s"].dropna()).size:
+        device = results.settings.get("environment", {}).get("device", "an unknown device")
+        words = (
+            f"Throughput: {rates.median():,.0f} images/s in the median, on {device}, reading and augmentation included."
+        )
+        blocks.append(page.paragraph(words))
+    return Section("Training", blocks)
+
+
+def _history(steps: pd.DataFrame, epochs: pd.DataFrame) -> list[tuple[bytes, str]]:
     x, loss = steps["step"].to_numpy(float), steps["loss"].to_numpy(float)
     lines = [("training batches", x, loss, "faint")]
-    if len(loss) > 20:
-        lines.append(("their running mean", x, _running_mean(loss), "line"))
-    if epochs["loss"].notna().any():
-        held_out = epochs[epochs["loss"].notna()]
-        lines.append(("validation", held_out["step"].to_numpy(float), held_out["loss"].to_numpy(float), "points"))
-    panels = [(figures.draw_history(lines, "step", "Loss"), "training and validation loss by step")]
+    if len(loss) > SHORT_RUN_STEPS:
+        lines.append(
+            ("their running mean", x, steps["loss"].ewm(span=max(10, len(loss) // 20)).mean().to_numpy(), "line")
+        )
+    score = epochs["weighted_log_loss"].to_numpy(float)
     if len(epochs):
-        line = ("validation", epochs["epoch"].to_numpy(float), epochs["weighted_log_loss"].to_numpy(float), "points")
-        panels.append((figures.draw_history([line], "epoch", "Weighted log loss"), "weighted log loss by epoch"))
+        lines.append(("validation", epochs["step"].to_numpy(float), score, "points"))
+    panels = [(figures.draw_history(lines, "step", "Loss"), "loss by step")]
+    if len(epochs):
+        line = ("validation", epochs["epoch"].to_numpy(float) + 1, score, "points")
+        panels.append((figures.draw_history([line], "epoch", "Weighted log loss on validation"), "score by epoch"))
     rate = steps[steps["learning_rate"].notna()]
     if len(rate):
         line = ("rate", rate["step"].to_numpy(float), rate["learning_rate"].to_numpy(float), "line")
         panels.append((figures.draw_history([line], "step", "Learning rate"), "learning rate by step"))
-    caption = (
-        "Training. The loss of training batches is that of augmented and mixed images, so it lies above "
-        "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
+    return panels
+
+
+def repeat(results: Results) -> Section:
+    """The command, the settings and the versions that give this run again."""
+    config, data = _config(results), results.settings.get("data", {})
+    cache = Path(data.get("cache", "CACHE")).name
+    command = " \\\n    ".join(
+        [f"train run --cache {cache} --out RUN", *(f"--set {key}={_setting(value)}" for key, value in config.items())]
     )
-    return Section("Training", [page.figure([(_svg(content), words) for content, words in panels], caption)])
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    return pd.Series(values).ewm(span=max(10, len(values) // 20)).mean().to_numpy()
-
-
-def _svg(content: bytes) -> str:
-    return page.data_address(content, "image/svg+xml")
-
-
-def scores(results: Results) -> Section:
-    """The scores by class, micro and macro."""
-    if (side := results.shown) is None:
-        way_out = f"train evaluate --run {results.path} --split validation"
-        return Section("Scores", missing("The run has no scores yet.", way_out))
-    content = results.scores[side]
-    head = ["class", "positive / all", *TABLE_SCORES.values()]
-    rows = [
-        [name, f"{of['positives']:,} / {of['n']:,}", *(number(of.get(key)) for key in TABLE_SCORES)]
-        for name, of in content["classes"].items()
-    ]
-    rows += [
-        [f"{kind} mean", "", *(number(content[kind][key]) if key in content[kind] else "" for key in TABLE_SCORES)]
-        for kind in ("micro", "macro")
-    ]
-    caption = f"Scores on {side}, slice by slice. Precision, recall, specificity and F1 at a probability of 0.5."
-    return Section("Scores", [page.table(caption, head, rows), *_undefined(content)])
-
-
-def _undefined(content: dict[str, Any]) -> list[str]:
-    reasons = [
-        f"{name}: {TABLE_SCORES.get(key, key)}, {reason}"
-        for name, of in content["classes"].items()
-        for key, reason in of.get("undefined", {}).items()
-    ]
-    return [page.paragraph("Not defined: " + "; ".join(reasons) + ".", "lead")] if reasons else []
-
-
-def curves(results: Results) -> Section:
-    """ROC and precision-recall curves of all classes."""
-    if (side := results.shown) is None:
-        return Section("Curves", missing("The run has no predictions yet.", f"train evaluate --run {results.path}"))
-    known = results.predictions[side]
-    colour = figures.colours(known.classes)
-    roc, precision_recall = [], []
-    one = np.ones(1, np.int64)
-    for k, name in enumerate(known.classes):
-        ranking = Ranking(known.labels[:, k], known.probabilities[:, k], np.zeros(len(known), np.int64))
-        area, average = ranking.scores(one)
-        if not np.isnan(area):
-            roc.append((f"{name}  {area:.3f}", *ranking.roc(one), colour[name]))
-        if not np.isnan(average):
-            precision_recall.append((f"{name}  {average:.3f}", *ranking.precision_recall(one), colour[name]))
-    panels = [
-        (
-            figures.draw_curves(roc, "1 \N{MINUS SIGN} specificity", "recall (sensitivity)", "ROC", True),
-            "ROC curves by class",
-        ),
-        (
-            figures.draw_curves(precision_recall, "recall", "precision", "Precision-recall", False),
-            "precision by recall",
-        ),
-    ]
-    caption = (
-        f"ROC and precision-recall curves on {side}, slice by slice; beside each name ROC AUC or average precision."
+    words = (
+        f"The same cache content (commit {data.get('commit', '?')}), the same split (SHA-256 "
+        f"{data.get('split', '?')[:16]}), and this command repeat the run; to the last bit on a CPU with the same "
+        "versions and threads."
     )
-    return Section("Curves", [page.figure([(_svg(content), words) for content, words in panels], caption, "22rem")])
-
-
-def sheet(results: Results, cache: Cache | None) -> Section:
-    """Some slices in all windows, with labels and probabilities."""
-    if (side := results.shown) is None:
-        return Section("Slices", missing("The run has no predictions yet.", f"train evaluate --run {results.path}"))
-    if cache is None:
-        return Section("Slices", missing("The cache was not given.", f"train report --run {results.path} --cache C"))
-    known = results.predictions[side]
-    chosen = choose_slices(known, SHEET_SLICES)
-    images = read_images(cache, results.settings["config"]["size_px"], known.slices["row"].to_numpy()[chosen])
-    windows = [window.name for window in cache.windows]
-    items = [_card(known, line, image, windows) for line, image in zip(chosen, images, strict=True)]
-    caption = (
-        f"Slices of {side}: for each finding some that have it, then some without any, chosen by chance and not by "
-        f"their probabilities. Windows from the left: {', '.join(windows)}. Labels in bold, probabilities as bars."
-    )
-    return Section("Slices", [page.cards(items, caption)])
-
-
-def _card(known: Predictions, line: int, image: np.ndarray, windows: list[str]) -> str:
-    slice_ = known.slices.iloc[line]
-    bars = [
-        (name, float(p), bool(y == 1))
-        for name, p, y in zip(known.classes, known.probabilities[line], known.labels[line], strict=True)
-    ]
-    name = f"{slice_['image_id']} · position {slice_['z_norm']:.2f}"
-    return page.card(window_pictures(image, windows), name, bars)
-
-
-def choose_slices(known: Predictions, count: int) -> np.ndarray:
-    """Choose lines to show: for each class in turn one that has it, then one without a finding, and so on.
-
-    Returns:
-        at most (count,) int64 lines, each once; the same for the same slices, in whatever order they stand.
-    """
-    shuffled = np.random.default_rng(0).permutation(len(known))
-    by_name = np.argsort(known.slices["image_id"].to_numpy(str), kind="stable")[shuffled]
-    positive = known.labels[by_name] == 1
-    # `any` is implied by the others, so it gets no slices of its own where there are others.
-    kinds = [positive[:, k] for k, name in enumerate(known.classes) if name != "any"] or [positive[:, 0]]
-    queues = [list(by_name[kind]) for kind in (*kinds, ~positive.any(axis=1))]
-    chosen: dict[int, None] = {}
-    while len(chosen) < count and any(queues):
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen[int(queue.pop(0))] = None
-    return np.array(list(chosen), dtype=np.int64)
-
-
-def settings(results: Results) -> Section:
-    """Every setting that the run used."""
     rows = [[key, _plain(value)] for key, value in _flatten(results.settings)]
-    return Section("Settings", [page.table("Settings as used.", ["setting", "value"], rows, text_columns=(1,))])
+    table = page.table("Table 7. Settings as used.", ["setting", "value"], rows, text_columns=(1,))
+    blocks = [page.paragraph(words), page.code(command), page.details("All settings, data and versions", table)]
+    if len(results.looks):
+        looks = results.looks.astype(str).to_numpy().tolist()
+        caption = "Table 8. Every look at test or an external set."
+        blocks.append(page.table(caption, list(results.looks.columns), looks))
+    return Section("Repeat", blocks)
+
+
+def _setting(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"'{text}'" if " " in text else text
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

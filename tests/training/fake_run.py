@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 from training.cache import Cache
-from training.metrics import score
+from training.evaluation import assess
+from training.operating import sigmoid
+from training.predictions import from_table
 from training.runs import LOG_COLUMNS
 from training.split import split_patients
 
@@ -27,11 +29,11 @@ def write_run(
         table = cache.table[side_of_line == side].reset_index(drop=True)
         labels = table[list(cache.classes)].to_numpy(float)
         logits = skill * (np.nan_to_num(labels) - 0.7) + rng.normal(0, 1.2, labels.shape)
-        probabilities = 1 / (1 + np.exp(-logits))
         columns = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]
-        named = pd.DataFrame(probabilities, columns=[f"p_{name}" for name in cache.classes])
-        table[columns].join(named).to_csv(path / f"predictions_{side}.csv", index=False)
-        scores = score(labels, probabilities, cache.classes, cache.class_weights.tolist())
+        named = pd.DataFrame(sigmoid(logits), columns=[f"p_{name}" for name in cache.classes])
+        predictions = table[columns].join(named)
+        predictions.to_csv(path / f"predictions_{side}.csv", index=False)
+        scores = assess(path, side, from_table(predictions), cache.class_weights)
         (path / f"scores_{side}.json").write_text(json.dumps(scores))
 
 

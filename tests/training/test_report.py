@@ -11,7 +11,9 @@ from tests.training.fake_cache import write_cache
 from tests.training.fake_run import write_run
 from training.cache import Cache, open_cache
 from training.errors import RunError
-from training.report import choose_slices, read_results, write_report
+from training.report import write_report
+from training.report_slices import choose_slices, most_confident_mistakes
+from training.results import read_results
 
 
 @pytest.fixture(scope="module")
@@ -19,22 +21,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return open_cache(write_cache(tmp_path_factory.mktemp("cache") / "cache.zarr", patients=30, slices=6).path)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Cache) -> Path:
+    """A run with its report, which the tests only look at."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    write_run(path, cache)
+    write_report(path, cache)
+    return path
+
+
 @pytest.fixture
-def run(tmp_path: Path, cache: Cache) -> Path:
-    write_run(tmp_path / "run", cache)
-    return tmp_path / "run"
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_shows_the_scores_of_the_run(run: Path, cache: Cache) -> None:
-    text = write_report(run, cache).read_text()
-    scores = read_results(run).scores["test"]
-    assert f"{scores['weighted_log_loss']:.4f}" in text
+def test_shows_the_scores_of_the_run(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    scores = read_results(finished).scores["test"]
+    assert f"<b>{scores['weighted_log_loss']:.4f}</b>" in text
     for name, of in scores["classes"].items():
-        assert f"{name}</td><td>{of['positives']:,} / {of['n']:,}" in text
+        span = scores["intervals"]["classes"][name]["roc_auc"]
+        small = f"<small>{span[0]:.3f} to {span[1]:.3f}</small>" if span else ""
+        row = f"<td>{name}</td><td>{of['positives']:,} / {of['n']:,}</td><td>{of['roc_auc']:.3f}{small}</td>"
+        assert row in text
 
 
-def test_asks_nothing_of_a_network(run: Path, cache: Cache) -> None:
-    text = write_report(run, cache).read_text()
+def test_asks_nothing_of_a_network(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
@@ -43,12 +57,41 @@ def test_asks_nothing_of_a_network(run: Path, cache: Cache) -> None:
     assert "url(" not in text
 
 
-@pytest.mark.parametrize(
-    "gone", ["split.csv", "log.csv", "predictions_test.csv", "scores_test.json", "predictions_validation.csv"]
-)
-def test_says_what_is_missing(run: Path, cache: Cache, gone: str) -> None:
-    (run / gone).unlink()
-    assert "</html>" in write_report(run, cache).read_text()
+def test_confusion_adds_up(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    known = read_results(finished).predictions["test"]
+    table = text[text.index("Table 4.") :]
+    for k, name in enumerate(known.classes):
+        cells = re.search(rf"<td>{name}</td>((?:<td>[^<]*</td>){{5}})", table)
+        assert cells
+        _, *counts = (float(cell) for cell in re.findall(r"<td>([^<]*)</td>", cells[1]))
+        assert sum(counts) == len(known)
+        assert counts[0] + counts[1] == known.labels[:, k].sum()
+
+
+def test_model_card_has_the_scores_and_both_checklists(finished: Path) -> None:
+    text = (finished / "model_card.md").read_text()
+    scores = read_results(finished).scores["test"]
+    assert f"| any | {scores['classes']['any']['positives']}" in text
+    assert "| CLAIM | TRIPOD+AI |" in text
+    rows = re.findall(r"^\| ([0-9, -]*) \| ([0-9, -]+) \|", text, re.MULTILINE)
+    for column, last in enumerate((44, 27)):
+        assert set().union(*(items(row[column]) for row in rows)) == set(range(1, last + 1))
+
+
+def items(text: str) -> set[int]:
+    """Read item numbers as the checklist has them: 1, 2, 14-18."""
+    spans = [part.split("-") for part in text.split(",") if part.strip()]
+    return {item for span in spans for item in range(int(span[0]), int(span[-1]) + 1)}
+
+
+def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
+    for file in ("split.csv", "log.csv", "thresholds.json", "predictions_test.csv"):
+        (run / file).unlink()
+    text = write_report(run, None).read_text()
+    assert "Scores on validation" in text
+    assert "The run has no log yet." in text
+    assert "The cache was not given." in text
 
 
 def test_bare_run_and_no_cache(run: Path) -> None:
@@ -58,10 +101,6 @@ def test_bare_run_and_no_cache(run: Path) -> None:
     text = write_report(run, None).read_text()
     assert "The run has no scores yet." in text
     assert "The run has no log yet." in text
-
-
-def test_without_the_cache_says_so(run: Path) -> None:
-    assert "The cache was not given." in write_report(run, None).read_text()
 
 
 def test_no_run_is_the_users_error(tmp_path: Path) -> None:
@@ -75,14 +114,13 @@ def test_damaged_scores_are_the_users_error(run: Path) -> None:
         write_report(run, None)
 
 
-def test_same_run_gives_the_same_bytes(run: Path, cache: Cache) -> None:
-    other = run.parent / "again" / "run"
-    shutil.copytree(run, other)
-    assert write_report(run, cache).read_bytes() == write_report(other, cache).read_bytes()
+def test_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path, cache: Cache) -> None:
+    other = shutil.copytree(finished, tmp_path / "run")
+    assert (finished / "report.html").read_bytes() == write_report(other, cache).read_bytes()
 
 
-def test_sheet_shows_every_finding(run: Path) -> None:
-    known = read_results(run).predictions["test"]
+def test_sheet_shows_every_finding(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
     chosen = choose_slices(known, 12)
     assert len(set(chosen)) == len(chosen) <= 12
     shown = known.labels[chosen]
@@ -90,11 +128,22 @@ def test_sheet_shows_every_finding(run: Path) -> None:
     assert (shown == 0).all(axis=1).any()
 
 
-def test_sheet_does_not_depend_on_the_order_of_lines(run: Path) -> None:
-    known = read_results(run).predictions["test"]
+def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
     order = np.random.default_rng(0).permutation(len(known))
     shuffled = type(known)(
         known.slices.iloc[order].reset_index(drop=True), known.classes, known.labels[order], known.probabilities[order]
     )
     names = known.slices["image_id"].to_numpy()
     assert list(names[choose_slices(known, 12)]) == list(names[order][choose_slices(shuffled, 12)])
+
+
+def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
+    error = np.abs(known.probabilities - known.labels)
+    found = most_confident_mistakes(known, 12)
+    assert found
+    assert all(error[line, k] > 0.5 for line, k in found)
+    assert len({line for line, _ in found}) == len(found)
+    line, k = found[0]
+    assert error[line, k] == error[:, k].max()

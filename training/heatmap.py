@@ -1,0 +1,74 @@
+"""This file shows where in a slice a network finds its evidence: Grad-CAM, as captum computes it."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.augment import Normalise
+from training.model import FusionNet, load_run_weights
+from training.runs import Run
+
+
+class HeatMaps:
+    """A run's network, ready to be asked where its evidence lies."""
+
+    MISSING: ClassVar[str] = (
+        "they need the run's weights, a network with feature maps, and captum (pip install captum)."
+    )
+
+    def __init__(self, net: FusionNet, normalise: Normalise, layer: nn.Module) -> None:
+        """Take a network with its best weights, and the layer whose feature maps are to be weighed."""
+        from captum.attr import LayerGradCam  # type: ignore[import-untyped]
+
+        self._grad_cam = LayerGradCam(net, layer)
+        self._normalise = normalise
+
+    def of(self, images: np.ndarray, z_norm: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return (n, S, S) float32 in [0, 1]: where the evidence for a class lies, 1 at the strongest place.
+
+        Args:
+            images: (n, C, S, S) uint8 grey levels. z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
+
+        Source: Selvaraju et al., "Grad-CAM", ICCV 2017.
+        """
+        grey = torch.from_numpy(images).float().div_(255)
+        place = torch.from_numpy(np.asarray(z_norm, np.float32))
+        target = torch.from_numpy(np.asarray(classes, np.int64))
+        maps: Tensor = self._grad_cam.attribute((self._normalise(grey), place), target=target, relu_attributions=True)
+        side = images.shape[-1]
+        maps = nn.functional.interpolate(maps.detach(), size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+        return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).numpy()
+
+
+def open_heat_maps(run: Run) -> HeatMaps | None:
+    """Return heat maps of a run's best weights on the CPU; None where HeatMaps.MISSING says why."""
+    try:
+        import captum.attr  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError:
+        return None
+    if not Path(run.weights).exists():
+        return None
+    net = load_run_weights(run.config, len(run.data.classes), run.weights).eval()
+    layer = last_feature_maps(net, run.config.size_px)
+    if layer is None:
+        return None
+    return HeatMaps(net, Normalise(np.array(run.data.mean), np.array(run.data.std), torch.device("cpu")), layer)
+
+
+def last_feature_maps(net: FusionNet, size_px: int) -> nn.Module | None:
+    """Return the backbone's last module that gives feature maps (1, D, h, w) with h, w > 1; None where none does."""
+    found: list[nn.Module] = []
+
+    def note(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            found.append(module)
+
+    handles = [module.register_forward_hook(note) for module in net.backbone.modules()]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, size_px, size_px), torch.zeros(1))
+    for handle in handles:
+        handle.remove()
+    return found[-1] if found else None
