@@ -80,7 +80,8 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
         }
     )
     grouped = per_slice.groupby("series")
-    facts = pd.DataFrame({"slices": grouped.size(), "z_from": grouped["z_from"].agg(_most_common)})
+    by_step = per_slice.value_counts(["series", "z_from"]).reset_index().drop_duplicates("series").set_index("series")
+    facts = pd.DataFrame({"slices": grouped.size(), "z_from": by_step["z_from"]})
     facts = facts.assign(**_spacing_facts(per_slice, num_series))
     facts["tilt_degrees"] = grouped["tilt"].median()
     facts["orientations"] = grouped["direction"].nunique()
@@ -106,10 +107,6 @@ def _spacing_facts(per_slice: pd.DataFrame, num_series: int) -> dict[str, np.nda
         "gaps": np.bincount(wide, minlength=num_series),
         "repeated": np.bincount(series[same], minlength=num_series),
     }
-
-
-def _most_common(words: pd.Series) -> str:
-    return str(words.mode().iloc[0])
 
 
 def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
@@ -151,14 +148,18 @@ def _choose_representatives(
     slices: pd.DataFrame, normals: np.ndarray, has_normal: np.ndarray, series: np.ndarray, num_series: int
 ) -> np.ndarray:
     """Return for each series the slice whose normal stands for it, or -1."""
-    directions = _number_directions(normals, has_normal, series)
-    votes = np.where(has_normal, np.bincount(directions)[directions], 0)
-    uids = pd.factorize(slices["sop_instance_uid"], sort=True)[0]
-    candidates = np.lexsort((slices["frame"].to_numpy(), uids, -votes, series))
-    candidates = candidates[has_normal[candidates]]
     chosen = np.full(num_series, -1)
-    first_series, first_candidate = np.unique(series[candidates], return_index=True)
-    chosen[first_series] = candidates[first_candidate]
+    rows = np.flatnonzero(has_normal)
+    chosen[series[rows]] = rows  # whichever, where all normals of a series are the same to the bit
+    distinct = pd.DataFrame({"series": series[rows]} | dict(zip(AXES, normals[rows].T, strict=True))).drop_duplicates()
+    several = np.bincount(distinct["series"], minlength=num_series) > 1
+    rows = rows[several[series[rows]]]
+    directions = _number_directions(normals[rows], has_normal[rows], series[rows])
+    votes = np.bincount(directions)[directions]
+    uids = pd.factorize(slices["sop_instance_uid"].iloc[rows], sort=True)[0]
+    best_first = np.lexsort((slices["frame"].to_numpy()[rows], uids, -votes, series[rows]))
+    first_series, first = np.unique(series[rows][best_first], return_index=True)
+    chosen[first_series] = rows[best_first][first]
     return chosen
 
 
