@@ -232,7 +232,7 @@ def _listing(src: str, paths: list[str], sizes: array, times: array) -> Listing:
         raise SourceError(f"{src}: no files in it; give a folder of DICOM files, an archive or one file")
     order = sorted(range(len(paths)), key=paths.__getitem__)
     return Listing(
-        [paths[index].translate(_LISTED) for index in order],
+        [path if (path := paths[index]).isascii() else path.translate(_LISTED) for index in order],
         np.array(sizes, np.int64)[order],
         np.array(times, np.int64)[order],
     )
