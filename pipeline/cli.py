@@ -112,7 +112,7 @@ def plan(out: Path, as_json: bool, **wanted: Any) -> int:
 @main.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets dicoms/ and labels.csv.")
 @click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
-@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @_command
 def phantom(out: Path, patients: int, seed: int) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form."""

@@ -12,7 +12,7 @@ PACKAGES = ("pipeline", "training")
 # Library -> the modules that may import it; everything else asks them.
 HOMES = {
     "pipeline": {
-        "pydicom": {"pipeline.dicom", "pipeline.phantom"},
+        "pydicom": {"pipeline.dicom"},
         "dask": {"pipeline.engine"},
         "distributed": {"pipeline.engine"},
         "numba": {"pipeline.kernel"},
