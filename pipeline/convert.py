@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -298,6 +299,7 @@ class _Log:
             self.rejects[name].append(getattr(found, name))
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of what decides over pixels, as installed here."""
     versions = {"python": platform.python_version()}
