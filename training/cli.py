@@ -9,6 +9,7 @@ import click
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
 from training import config as settings
+from training.cli_scores import COMMANDS
 from training.config import Machine, TrainConfig
 from training.errors import TrainingError
 
@@ -51,8 +52,8 @@ def run_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")(command)
 
 
-class Command(click.Command):
-    """A command whose known errors are one line and exit code 1."""
+class Group(click.Group):
+    """Commands whose known errors are one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -60,10 +61,6 @@ class Command(click.Command):
         except TrainingError as error:
             click.echo(" ".join(str(error).split()), err=True)
             sys.exit(1)
-
-
-class Group(click.Group):
-    command_class = Command
 
 
 @click.group(cls=Group, epilog=EXIT_CODES)
@@ -234,17 +231,8 @@ def predict_command(
                 click.echo(str(path))
 
 
-@main.command("report", epilog=EXIT_CODES)
-@run_option
-@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to.")
-def report_command(run_path: Path, cache: Path | None) -> None:
-    """Write a run's report.html anew."""
-    from training.cache import open_cache
-    from training.report import write_report
-    from training.runs import open_run
-
-    run = open_run(run_path)
-    click.echo(str(write_report(run.path, open_cache(cache or run.data.cache, run.data.commit))))
+for command in COMMANDS:
+    main.add_command(command)
 
 
 def new_config(overrides: dict[str, Any]) -> TrainConfig:

@@ -118,16 +118,6 @@ def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.nd
     return flat
 
 
-def average_seeds(contestants: Sequence[Contestant], name: str) -> Contestant:
-    """Return the mean of the probabilities of runs that differ in their seed only, as one contestant."""
-    aligned = [_aligned(of, contestants[0]) for of in contestants]
-    first = aligned[0]
-    mean = np.mean([of.known.probabilities for of in aligned], axis=0)
-    return Contestant(
-        name, Predictions(first.known.slices, first.known.classes, first.known.labels, mean), first.class_weights
-    )
-
-
 def to_text(table: pd.DataFrame, every_score: bool = False) -> str:
     """Return the comparison as lines to print: the main scores, or all."""
     main = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")

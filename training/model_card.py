@@ -103,7 +103,7 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
         ("12", "11", "missing data", "slices without a label in a class are left out of its loss and scores"),
         ("13", "5", "image acquisition", AUTHORS),
         ("14-18", "8", "reference standard, annotators, variability", AUTHORS),
-        ("19, 20", "12, 16", "partitions and their level", f"by patient, stratified on the findings: {patients} patients"),
+        ("19, 20", "12, 16", "partitions and their level", f"by patient, stratified on findings: {patients} patients"),
         ("21", "10", "sample size", AUTHORS),
         ("22, 24", "12, 22", "model, initial parameters", start),
         ("23", "18", "software", versions or AUTHORS),

@@ -35,14 +35,15 @@ caption { padding-bottom: .5rem; }
 .panels { display: grid; gap: 1rem 1.4rem; margin-bottom: .6rem; justify-content: start; }
 .panels img { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 1.4rem 0 2rem; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums;
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
         border-bottom: 1.5px solid var(--ink); }
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
-th, td { padding: .32rem .8rem; text-align: right; white-space: nowrap; }
+th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }
+thead th { white-space: normal; max-width: 7rem; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; position: sticky; left: 0; background: #fff; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
-td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.2; }
+td small { display: block; color: var(--soft); font-size: .74rem; line-height: 1.2; }
 tr.rule td { border-top: 1px solid var(--line); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem 1.2rem; }
 .card { border: 1px solid var(--line); background: #fff; min-width: 0; }

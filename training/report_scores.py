@@ -152,7 +152,7 @@ def curves(results: Results) -> Section:
         "slices with like probability, the share that has the finding, with its interval. Diamonds: probabilities "
         "calibrated on validation. Grey columns: how many slices there are, on a logarithmic scale."
     )
-    return Section("Curves", [_figure(overview, first, "22rem"), _figure(panels, second, "16rem")])
+    return Section("Curves", [_figure(overview, first, "22rem"), _figure(panels, second, "19rem")])
 
 
 def _class_panels(
@@ -312,6 +312,8 @@ def _group_table(known: Predictions, weights: list[float], name: str) -> str:
     main = known.classes[-1]
     rows = []
     for words, chosen in groups.items():
+        if not chosen.any():
+            continue
         of = _group_scores(known, chosen, weights)
         rows.append(
             [

@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.test_evaluation import CLASSES, predictions
 from training.bootstrap import bootstrap, interval
-from training.compare import Contestant, average_seeds, compare, to_text
+from training.compare import Contestant, compare, to_text
 from training.errors import RunError
 from training.metrics import Scorer
 from training.operating import logit, sigmoid
@@ -83,10 +83,3 @@ def test_every_pair_of_three_is_compared() -> None:
     table = compare([contestant(name, known, noise=0.1) for name in ("a", "bb", "ccc")], resamples=20)
     assert set(zip(table["a"], table["b"], strict=True)) == {("a", "bb"), ("a", "ccc"), ("bb", "ccc")}
     assert "ccc minus bb" in to_text(table)
-
-
-def test_seeds_are_averaged() -> None:
-    known = predictions(0)
-    mean = average_seeds([contestant("a", known), contestant("bb", known, noise=1.0)], "both")
-    expected = (known.probabilities + contestant("bb", known, noise=1.0).known.probabilities) / 2
-    assert mean.known.probabilities == pytest.approx(expected)

@@ -1,0 +1,88 @@
+"""This file is the commands that look at runs: compare, ablate, report, export."""
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--on", type=PREDICTIONS, default="test", show_default=True, help="Which predictions to compare.")
+@click.option("--tta", is_flag=True, help="Compare one run with itself with TTA.")
+@click.option("--out", type=FILE, help="The whole table, CSV.")
+def compare_command(runs: tuple[Path, ...], on: str, tta: bool, out: Path | None) -> None:
+    """Say how much better one run is than another on the same slices, with 95 % intervals."""
+    from training.compare import compare, read_contestant, to_text
+    from training.runs import write_table
+
+    contestants = [read_contestant(run, on) for run in runs]
+    if tta:
+        contestants += [read_contestant(run, f"{on.removesuffix('_tta')}_tta") for run in runs]
+    table = compare(contestants)
+    if out is not None:
+        write_table(out, table)
+    click.echo(to_text(table))
+    click.echo("\n* the interval leaves out 0")
+
+
+@click.command("ablate")
+@click.option("--cache", type=FOLDER, required=True, help="The cache to train from.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the runs and of the table; runs that are done stay.")
+@click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="May be given again.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="May be given again.")
+@click.option("--on", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="A setting of every run, epochs=2 say.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def ablate_command(
+    cache: Path,
+    out: Path,
+    models: tuple[str, ...],
+    seeds: tuple[int, ...],
+    on: str,
+    others: tuple[str, ...],
+    device: str,
+) -> None:
+    """Train with and without the slice position, for each model and seed, and say what the position adds."""
+    from training.ablate import ablate
+    from training.compare import to_text
+    from training.config import Machine, parse_setting
+
+    table = ablate(cache, out, models, seeds, dict(parse_setting(text) for text in others), Machine(device), on)
+    click.echo(to_text(table))
+    click.echo(f"\n* the interval leaves out 0\n{out / 'ablation.csv'}")
+
+
+@click.command("report")
+@click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")
+@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to.")
+def report_command(run_path: Path, cache: Path | None) -> None:
+    """Write report.html and model_card.md of a run anew."""
+    from training.content import open_own_cache
+    from training.report import write_report
+    from training.runs import open_run
+
+    click.echo(write_report(run_path, open_own_cache(open_run(run_path), cache)))
+
+
+@click.command("export")
+@click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")
+@click.option("--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
+@click.option("--out", type=FILE, help="The file. [default: model.onnx or model.pt2 in the run's folder]")
+@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to; its first slices are the check.")
+def export_command(run_path: Path, form: str, out: Path | None, cache: Path | None) -> None:
+    """Write the run's network as one file: uint8 images and slice positions in, probabilities out."""
+    from training.content import open_own_cache
+    from training.export import SUFFIXES, export
+    from training.runs import open_run
+
+    run = open_run(run_path)
+    out = out or run_path / f"model{SUFFIXES[form]}"
+    difference = export(run, open_own_cache(run, cache), form, out)
+    click.echo(f"{out}: largest difference of a probability from the run's {difference:.1e}")
+
+
+COMMANDS = (compare_command, ablate_command, report_command, export_command)
