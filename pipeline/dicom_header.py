@@ -48,6 +48,7 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _IMPLICIT, _EXPLICIT, _LENGTH = Struct("<HHHH"), Struct("<HH2sH"), Struct("<L")
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_VRS = _LONG_VRS | _SHORT_VRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,15 @@ def coded_frames(header: Header, num_frames: int) -> Iterator[bytes]:
     Source: DICOM PS3.5 A.4 (encapsulation; fragments, Basic Offset Table).
     """
     assert header.pixels is not None
+    frames = generate_frames(bytes(header.body[header.pixels.start :]), number_of_frames=num_frames)
+    while (code := _next_code(frames)) is not None:
+        yield code
+
+
+def _next_code(frames: Iterator[bytes]) -> bytes | None:
     with _quiet_pydicom():
         try:
-            yield from generate_frames(bytes(header.body[header.pixels.start :]), number_of_frames=num_frames)
+            return next(frames, None)
         except Exception as error:
             raise Rejected("truncated", f"no complete code stream of the frame ({type(error).__name__})") from None
 
@@ -191,7 +198,8 @@ def _inflate(deflated: memoryview) -> memoryview:
 def _read_elements(body: memoryview, begin: int, syntax: str) -> tuple[Mapping[int, Any], int, bool]:
     """Return the needed elements before the pixel data, where those begin, and whether this is Implicit VR."""
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
-    quick = _walk(body, begin, implicit, _NEEDED, PIXEL_ELEMENTS[0]) if little else None
+    as_stated = (bytes(body[begin + 4 : begin + 6]) in _VRS) != implicit
+    quick = _walk(body, begin, implicit, _NEEDED, PIXEL_ELEMENTS[0]) if little and as_stated else None
     if quick and PER_FRAME_GROUPS not in quick[0]:  # functional groups are sequences in sequences
         return *quick, implicit
     stream = BytesIO(body[begin : begin + MAX_HEADER_BYTES])
