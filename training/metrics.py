@@ -184,9 +184,13 @@ class Scorer:
         self._tally = tally(labels, probabilities, thresholds, groups, num_groups)
         self._rankings = [Ranking(y, p, groups) for y, p in zip(labels.T, probabilities.T, strict=True)]
 
+    def summed(self, weights: np.ndarray) -> Tally:
+        """Return the sums of R draws, from which all scores but the ranked ones follow at once; as in `scores`."""
+        return self._tally.weighted(weights.astype(np.float64))
+
     def scores(self, weights: np.ndarray) -> Scores:
         """Score R times, the r-th time with group g counted weights[r, g] times; (R, G) int."""
-        sums = self._tally.weighted(weights.astype(np.float64))
+        sums = self.summed(weights)
         by_class = class_scores(sums)
         ranked = np.array([[ranking.scores(line) for ranking in self._rankings] for line in weights])
         by_class["roc_auc"], by_class["average_precision"] = np.moveaxis(ranked, -1, 0)
