@@ -166,10 +166,11 @@ def _convert(
         return []
     context = make_context(settings, root, found, token, patient_key)
     _declare_arrays(root, settings, found.wanted.arrays)
+    base = found.head.id if found.head else ""
     pending = dict(found.plan.pending)
     jobs = found.plan.jobs
     while jobs:
-        cache.write_pending(root, cache.Pending(found.wanted.reading, pending))
+        cache.write_pending(root, cache.Pending(base, found.wanted.reading, pending))
         handed_back = _run(context, jobs, workers, progress)
         more = plan.place_frames(handed_back, max(pending, default=-1) + 1, settings.layout.rows_per_shard)
         pending |= more

@@ -18,10 +18,12 @@ class Pending:
     """A plan of rows that was kept before its first shard was written.
 
     Attributes:
+        head: id of the commit that it builds on, "" for the first build.
         reading: the fingerprint of reading that it was made for.
         shards: shard -> its units; a shard is done when its record is there.
     """
 
+    head: str
     reading: str
     shards: Mapping[int, tuple[Unit, ...]]
 
@@ -55,6 +57,16 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
     return seal(canonical(record))
 
 
+def units_of(record: Mapping[str, Any]) -> tuple[Unit, ...]:
+    """The units that a shard was filled from."""
+    files = record["files"]
+    columns = zip(files["path"], files["why"], files["first"], files["stop"], files["digest"], strict=True)
+    return tuple(
+        Unit(slot, path, why, first, stop, (digest or "") if stop else "")
+        for slot, (path, why, first, stop, digest) in enumerate(columns)
+    )
+
+
 def recorded_shards(root: Path) -> list[int]:
     """The shards that have a done-record, sorted."""
     try:
@@ -82,7 +94,7 @@ def read_pending(root: Path) -> Pending | None:
         int(shard): tuple(Unit(slot, *unit) for slot, unit in enumerate(units))
         for shard, units in content["shards"].items()
     }
-    return Pending(content["reading"], shards)
+    return Pending(content["head"], content["reading"], shards)
 
 
 def write_pending(root: Path, pending: Pending) -> None:
@@ -90,7 +102,8 @@ def write_pending(root: Path, pending: Pending) -> None:
         str(shard): [[unit.path, unit.why, unit.first, unit.stop, unit.digest] for unit in units]
         for shard, units in pending.shards.items()
     }
-    write_atomic(pending_file(root), seal(canonical({"reading": pending.reading, "shards": shards})))
+    content = {"head": pending.head, "reading": pending.reading, "shards": shards}
+    write_atomic(pending_file(root), seal(canonical(content)))
 
 
 def clear_pending(root: Path) -> None:
@@ -99,9 +112,7 @@ def clear_pending(root: Path) -> None:
 
 def is_committed(pending: Pending, head: Commit | None) -> bool:
     """Whether a commit holds the work of this plan: its builder was killed before it could remove the plan."""
-    if head is None or head.private["reading"] != pending.reading:
-        return False
-    return max(pending.shards, default=-1) < head.private["next_shard"]
+    return head is not None and head.id != pending.head and head.private["reading"] == pending.reading
 
 
 def next_shard(root: Path, head: Commit | None, pending: Pending | None) -> int:

@@ -1,20 +1,15 @@
 """This file is the `pipeline` command: it reads settings, calls one function and prints its result."""
 
-import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.errors import PipelineError
-
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 you can act, one line on stderr says how; 2 wrong usage, or, for `plan`, work pending."
-)
+from pipeline import cli_upkeep
+from pipeline.cli_run import EXIT_CODES, command
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 110})
@@ -23,22 +18,8 @@ def main() -> None:
     """Turn head-CT DICOM files into a training cache, once and fast."""
 
 
-def _command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Errors that the user can mend become one line and exit code 1; all others keep their traceback."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            code = function(*args, **options)
-        except PipelineError as error:
-            click.echo(f"error: {error}", err=True)
-            code = 1
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; what is finished is kept: run the same command to go on", err=True)
-            code = 130
-        sys.exit(code or 0)
-
-    return run
+for upkeep in (cli_upkeep.info, cli_upkeep.why, cli_upkeep.verify, cli_upkeep.gc):
+    main.add_command(upkeep)
 
 
 def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +58,7 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--prune", is_flag=True, help="Let the slices of files that are gone leave the cache.")
 @click.option("--dry-run", is_flag=True, help="As `pipeline plan`.")
-@_command
+@command
 def build(
     out: Path, workers: int | None, scheduler: str | None, max_rejects: str, prune: bool, dry_run: bool, **wanted: Any
 ) -> int:
@@ -103,7 +84,7 @@ def build(
 @main.command(epilog=EXIT_CODES)
 @_build_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_command
+@command
 def plan(out: Path, as_json: bool, **wanted: Any) -> int:
     """Say what `build` with the same options would do and why; write nothing."""
     return _show_plan(out, wanted, as_json)
@@ -113,7 +94,7 @@ def plan(out: Path, as_json: bool, **wanted: Any) -> int:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets dicoms/ and labels.csv.")
 @click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@_command
+@command
 def phantom(out: Path, patients: int, seed: int) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form."""
     from tqdm import tqdm

@@ -27,6 +27,8 @@ from pipeline.records import Reject, Slice, SliceRecord, Unit
 from pipeline.shards import Codec, ShardWriter, encode_sums
 from pipeline.sources import Buffer, Source
 
+FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
+REJECT_FIELDS = ("slot", "frame", "code", "message")
 RECORD_FIELDS = tuple(spec.name for spec in dataclasses.fields(SliceRecord))
 # What a file system that has been unmounted, or whose server is gone, answers.
 LOST_SOURCE = {errno.ENODEV, errno.ENOTCONN, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.ESTALE}
@@ -110,7 +112,8 @@ def _refuse_lost_source(path: str, error: OSError) -> None:
         raise SourceError(f"{path}: the source has gone ({error.strerror}); bring it back and run the command again")
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -197,7 +200,7 @@ class _Shard:
         return {
             "shard": self.job.shard,
             "reading": self.context.reading_fingerprint,
-            "built": _now(),
+            "built": now(),
             "versions": library_versions(),
             "files": log.files,
             "slices": log.slices,
@@ -244,7 +247,7 @@ class _Shard:
         root, shard = self.context.root, self.job.shard
         sizes = [writer.finish() if self.used else 0 for writer in self.writers]
         for writer, size, spec in zip(self.writers, sizes, self.job.arrays, strict=True):
-            about = {"built": _now(), "versions": library_versions()}
+            about = {"built": now(), "versions": library_versions()}
             self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests, **about}
         contents = {
             cache.sums_file(root, spec, shard): encode_sums(sums)
@@ -261,17 +264,9 @@ class _Log:
     """Columns of the done-record, filled file by file. A file's line stays null where it gave no entry."""
 
     def __init__(self) -> None:
-        self.files: dict[str, list[Any]] = {
-            "path": [],
-            "why": [],
-            "size": [],
-            "mtime_ns": [],
-            "digest": [],
-            "first": [],
-            "stop": [],
-        }
+        self.files: dict[str, list[Any]] = {name: [] for name in FILE_FIELDS}
         self.slices: dict[str, list[Any]] = {"slot": [], **{name: [] for name in RECORD_FIELDS}}
-        self.rejects: dict[str, list[Any]] = {"slot": [], "frame": [], "code": [], "message": []}
+        self.rejects: dict[str, list[Any]] = {name: [] for name in REJECT_FIELDS}
 
     def begin(self, unit: Unit) -> None:
         self._slot = unit.slot
