@@ -548,6 +548,7 @@ def test_no_text_of_the_file_leaves_it(
     data = encode(dataset)
     if broken:
         data = data[:-10]
+    caplog.clear()  # of what writing said
     caplog.set_level(logging.DEBUG)
     (found,) = read(data, Reading(), b"k" * 32)
     assert isinstance(found, Reject if broken else Slice)
@@ -560,6 +561,7 @@ def test_nothing_is_printed_or_warned_for_rsna_identifiers(
     capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = ct_file(gradient(), SOPInstanceUID="ID_1", StudyInstanceUID="ID_2", SeriesInstanceUID="ID_3")
+    caplog.clear()  # of what writing said
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_one(data)
