@@ -54,6 +54,12 @@ class Slices:
     dicoms: Path | None
     folder: Path
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the slices in the cache; its shards may also hold rows that no commit names."""
+        stream = Stream(self.cache, self.size, np.arange(self.cache.num_slices), self.batch_size)
+        return int(stream.stored_bytes.sum())
+
     def batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the parts of an order that make up its batches."""
         for start in range(0, len(order), self.batch_size):
@@ -83,17 +89,17 @@ class Items(Dataset):
         return self.read(line)
 
 
-# --- the ways: each stores the slices, and returns where and how an epoch is read -----------------------------------
+# --- the ways: each stores the slices, and returns the bytes it takes and how an epoch is read -----------------------------------
 
 
-def this_stream(slices: Slices) -> tuple[Path, Epoch]:
-    """training.stream with one thread."""
+def this_stream(slices: Slices) -> tuple[int, Epoch]:
+    """training.stream with one thread, checksums verified."""
     stream = Stream(slices.cache, slices.size, np.arange(slices.cache.num_slices), slices.batch_size, threads=1)
     epochs = iter(range(1 << 30))
-    return slices.cache.array(slices.size).path, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))
+    return slices.stored_bytes, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))
 
 
-def memory_map(slices: Slices) -> tuple[Path, Epoch]:
+def memory_map(slices: Slices) -> tuple[int, Epoch]:
     """The floor: raw pixels, gathered into a ring."""
     ring = slices.ring()
 
@@ -101,20 +107,20 @@ def memory_map(slices: Slices) -> tuple[Path, Epoch]:
         for lines in slices.batches(order):
             yield np.take(slices.pixels, lines, axis=0, out=next(ring)[: len(lines)], mode="clip")
 
-    return slices.folder / "pixels.npy", epoch
+    return slices.pixels.nbytes, epoch
 
 
-def zarr_item(slices: Slices) -> tuple[Path, Epoch]:
+def zarr_item(slices: Slices) -> tuple[int, Epoch]:
     """zarr-python, z[i] in a DataLoader."""
     import zarr
 
     path = slices.cache.array(slices.size).path
     stored: Any = zarr.open_array(path, mode="r")
     rows = slices.cache.table["row"].tolist()
-    return path, slices.loader(Items(len(rows), lambda line: torch.from_numpy(stored[rows[line]])))
+    return slices.stored_bytes, slices.loader(Items(len(rows), lambda line: torch.from_numpy(stored[rows[line]])))
 
 
-def tensorstore_batch(slices: Slices) -> tuple[Path, Epoch]:
+def tensorstore_batch(slices: Slices) -> tuple[int, Epoch]:
     """tensorstore, one read a batch."""
     tensorstore = importlib.import_module("tensorstore")
     path = slices.cache.array(slices.size).path
@@ -126,11 +132,11 @@ def tensorstore_batch(slices: Slices) -> tuple[Path, Epoch]:
         }
     ).result()
     rows = slices.cache.table["row"].to_numpy()
-    return path, lambda order: (store[rows[lines]].read().result() for lines in slices.batches(order))
+    return slices.stored_bytes, lambda order: (store[rows[lines]].read().result() for lines in slices.batches(order))
 
 
-def lmdb_lz4(slices: Slices) -> tuple[Path, Epoch]:
-    """LMDB with LZ4 values, decompressed into a ring."""
+def lmdb_lz4(slices: Slices) -> tuple[int, Epoch]:
+    """LMDB with LZ4 values, decompressed into a ring; no checksums."""
     lmdb = importlib.import_module("lmdb")
     path, ring = slices.folder / "lmdb", slices.ring()
     environment = lmdb.open(str(path), map_size=slices.pixels.nbytes * 2)
@@ -146,10 +152,10 @@ def lmdb_lz4(slices: Slices) -> tuple[Path, Epoch]:
                     lz4.decompress(transaction.get(str(line).encode()), image)
                 yield images
 
-    return path, epoch
+    return bytes_in(path), epoch
 
 
-def webdataset_raw(slices: Slices) -> tuple[Path, Epoch]:
+def webdataset_raw(slices: Slices) -> tuple[int, Epoch]:
     """WebDataset, raw pixels in tar shards, its shuffle buffer."""
     webdataset = importlib.import_module("webdataset")
     path = slices.folder / "webdataset"
@@ -169,10 +175,10 @@ def webdataset_raw(slices: Slices) -> tuple[Path, Epoch]:
         images = dataset.map(lambda item: (np.frombuffer(item["raw"], np.uint8).reshape(shape),))
         return (batch for (batch,) in webdataset.WebLoader(images.batched(slices.batch_size), batch_size=None))
 
-    return path, epoch
+    return bytes_in(path), epoch
 
 
-def mosaicml_loader(slices: Slices) -> tuple[Path, Epoch]:
+def mosaicml_loader(slices: Slices) -> tuple[int, Epoch]:
     """MosaicML Streaming, its shuffle, through a DataLoader."""
     streaming = importlib.import_module("streaming")
     path, shape = slices.folder / "mosaicml", slices.pixels.shape[1:]
@@ -181,10 +187,10 @@ def mosaicml_loader(slices: Slices) -> tuple[Path, Epoch]:
         for image in slices.pixels:
             writer.write({"image": np.asarray(image)})
     dataset = streaming.StreamingDataset(local=str(path), shuffle=True, batch_size=slices.batch_size)
-    return path, lambda order: (batch["image"] for batch in DataLoader(dataset, slices.batch_size))
+    return bytes_in(path), lambda order: (batch["image"] for batch in DataLoader(dataset, slices.batch_size))
 
 
-def litdata_loader(slices: Slices) -> tuple[Path, Epoch]:
+def litdata_loader(slices: Slices) -> tuple[int, Epoch]:
     """LitData, zstd chunks, through its StreamingDataLoader."""
     litdata = importlib.import_module("litdata")
     path = slices.folder / "litdata"
@@ -195,7 +201,7 @@ def litdata_loader(slices: Slices) -> tuple[Path, Epoch]:
     )
     dataset = litdata.StreamingDataset(str(path), shuffle=True)
     loader = litdata.StreamingDataLoader(dataset, batch_size=slices.batch_size, num_workers=0)
-    return path, lambda order: (batch["image"] for batch in loader)
+    return bytes_in(path), lambda order: (batch["image"] for batch in loader)
 
 
 class _PixelReader:
@@ -208,7 +214,7 @@ class _PixelReader:
         return {"image": np.load(self.path, mmap_mode="r")[line].copy()}
 
 
-def png_folder(slices: Slices) -> tuple[Path, Epoch]:
+def png_folder(slices: Slices) -> tuple[int, Epoch]:
     """A folder of PNG files in a DataLoader."""
     from PIL import Image
 
@@ -221,32 +227,39 @@ def png_folder(slices: Slices) -> tuple[Path, Epoch]:
         with Image.open(path / f"{line}.png") as picture:
             return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
-    return path, slices.loader(Items(len(slices.pixels), read))
+    return bytes_in(path), slices.loader(Items(len(slices.pixels), read))
 
 
-def monai_persistent(slices: Slices) -> tuple[Path, Epoch]:
+def monai_persistent(slices: Slices) -> tuple[int, Epoch]:
     """MONAI PersistentDataset in a DataLoader."""
     data = importlib.import_module("monai.data")
     path = slices.folder / "monai"
     dataset = data.PersistentDataset(list(range(len(slices.pixels))), _as_tensor(slices), cache_dir=path)
     for line in range(len(dataset)):
         dataset[line]
-    return path, slices.loader(dataset)
+    return bytes_in(path), slices.loader(dataset)
 
 
-def monai_in_memory(slices: Slices) -> tuple[Path, Epoch]:
+def monai_in_memory(slices: Slices) -> tuple[int, Epoch]:
     """MONAI CacheDataset, everything in memory, in a DataLoader."""
     data = importlib.import_module("monai.data")
     lines = list(range(len(slices.pixels)))
     dataset = data.CacheDataset(lines, _as_tensor(slices), num_workers=0, progress=False)
-    return slices.folder / "pixels.npy", slices.loader(dataset)
+    return slices.pixels.nbytes, slices.loader(dataset)
 
 
-def _as_tensor(slices: Slices) -> Callable[[int], torch.Tensor]:
-    return lambda line: torch.from_numpy(slices.pixels[line].copy())
+def _as_tensor(slices: Slices) -> Any:
+    """Return the transform from a line to its slice; MONAI keeps the results of its own Transform classes only."""
+    transforms = importlib.import_module("monai.transforms")
+
+    class ReadSlice(transforms.Transform):  # type: ignore[misc, name-defined]
+        def __call__(self, line: int) -> torch.Tensor:
+            return torch.from_numpy(slices.pixels[line].copy())
+
+    return ReadSlice()
 
 
-def dicom_item(slices: Slices) -> tuple[Path, Epoch]:
+def dicom_item(slices: Slices) -> tuple[int, Epoch]:
     """DICOM in __getitem__: dcmread, float windows, Pillow."""
     import pydicom
     from PIL import Image
@@ -265,11 +278,11 @@ def dicom_item(slices: Slices) -> tuple[Path, Epoch]:
         resized = picture.resize((slices.size, slices.size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
-    return slices.dicoms, slices.loader(Items(len(files), read))
+    return bytes_in(slices.dicoms), slices.loader(Items(len(files), read))
 
 
 FLOOR = memory_map
-WAYS: tuple[Callable[[Slices], tuple[Path, Epoch]], ...] = (
+WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,
     this_stream,
     lmdb_lz4,
@@ -288,17 +301,21 @@ WAYS: tuple[Callable[[Slices], tuple[Path, Epoch]], ...] = (
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def bytes_in(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder."""
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+def bytes_in(folder: Path) -> int:
+    """Return the size of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def build_cache(folder: Path, patients: int) -> tuple[Path, Path]:
     """Write a phantom and build a cache of it with the project's own commands; returns both folders."""
     program = str(Path(sys.executable).with_name("pipeline"))
     phantom, cache = folder / "phantom", folder / "cache.zarr"
+    labels = phantom / "labels.csv"
     subprocess.run([program, "phantom", "--out", phantom, "--patients", str(patients)], check=True)
-    subprocess.run([program, "build", "--src", phantom / "dicoms", "--out", cache, "--dataset", "phantom"], check=True)
+    subprocess.run(
+        [program, "build", "--dataset", "phantom", "--src", phantom / "dicoms", "--labels", labels, "--out", cache],
+        check=True,
+    )
     return cache, phantom / "dicoms"
 
 
@@ -313,7 +330,7 @@ def make_slices(cache_path: Path, size: int, batch_size: int, dicoms: Path | Non
     return Slices(cache, size, batch_size, np.load(folder / "pixels.npy", mmap_mode="r"), dicoms, folder)
 
 
-def prepare(slices: Slices) -> dict[Callable, tuple[Path, Epoch]]:
+def prepare(slices: Slices) -> dict[Callable, tuple[int, Epoch]]:
     """Let every way store the slices; one that cannot is named with its reason."""
     ready = {}
     for way in WAYS:
@@ -343,7 +360,7 @@ def report(slices: Slices, repeats: int) -> None:
     print(f"{len(slices.pixels)} slices at {slices.size} px, batches of {slices.batch_size}, one core")
     print(f"{'images/s':>9} {'of map':>7} {'KB':>6}  way")
     for way in sorted(ready, key=lambda way: -speed[way]):
-        kilobytes = bytes_in(ready[way][0]) / len(slices.pixels) / 1000
+        kilobytes = ready[way][0] / len(slices.pixels) / 1000
         print(f"{speed[way]:9.0f} {speed[way] / speed[FLOOR]:7.3f} {kilobytes:6.1f}  {way.__doc__}")
 
 
