@@ -40,12 +40,13 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
 th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }
-thead th { white-space: normal; max-width: 7rem; }
+thead th { white-space: normal; max-width: 8.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; position: sticky; left: 0; background: #fff; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
 td small { display: block; color: var(--soft); font-size: .74rem; line-height: 1.2; }
 tr.rule td { border-top: 1px solid var(--line); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem 1.2rem; }
+.cards + figcaption { margin-top: .9rem; }
 .card { border: 1px solid var(--line); background: #fff; min-width: 0; }
 .strip { display: grid; background: #000; gap: 1px; }
 .strip img { display: block; width: 100%; height: auto; }

@@ -158,7 +158,7 @@ def training(results: Results) -> Section:
     epochs = log[log["weighted_log_loss"].notna()]
     panels = _history(steps, epochs)
     caption = (
-        "Figure 7. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
+        "Figure 6. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
         "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
     )
     blocks = [page.figure([(page.data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption)]

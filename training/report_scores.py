@@ -144,11 +144,11 @@ def curves(results: Results) -> Section:
         ),
     ]
     first = (
-        f"Figure 2. ROC and precision-recall curves on {SETS[name]}, slice by slice; beside each name ROC AUC or "
+        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, slice by slice; beside each name ROC AUC or "
         "average precision."
     )
     second = (
-        "Figure 3. The same by class, shaded: pointwise 95 % interval by bootstrap over patients; and reliability: of "
+        "Figure 2. The same by class, shaded: pointwise 95 % interval by bootstrap over patients; and reliability: of "
         "slices with like probability, the share that has the finding, with its interval. Diamonds: probabilities "
         "calibrated on validation. Grey columns: how many slices there are, on a logarithmic scale."
     )
@@ -250,14 +250,17 @@ def subgroups(results: Results) -> Section:
             [[of[key] or np.nan, *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
         ).T
         panels.append(
-            (figures.draw_by_position(centres, values, low, high, words, words.capitalize()), f"{words} by position")
+            (
+                figures.draw_by_position(centres, values, low, high, words, words[0].upper() + words[1:]),
+                f"{words} by position",
+            )
         )
     share = np.array([of["prevalence"] if of["prevalence"] is not None else np.nan for of in found])
     panels.append(
         (figures.draw_by_position(centres, share, share, share, "share", f"Prevalence of {main}"), "prevalence")
     )
     caption = (
-        f"Figure 4. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
+        f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
         "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
     )
     return Section("Subgroups", [_figure(panels, caption, "20rem"), _group_table(known, weights, name)])

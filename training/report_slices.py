@@ -30,7 +30,7 @@ def sheet(results: Results, cache: Cache | None) -> Section:
         for line, image in zip(chosen, images, strict=True)
     ]
     caption = (
-        f"Figure 5. Slices of {SETS[name]}: in turn one with each finding and one without any, chosen by chance, not "
+        f"Figure 4. Slices of {SETS[name]}: in turn one with each finding and one without any, chosen by chance, not "
         f"by their probabilities. Windows from the left: {', '.join(windows)}. Bold and blue: the label is positive. "
         "Bars: predicted probabilities."
     )
@@ -61,7 +61,7 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         kind = "missed" if known.labels[line, k] == 1 else "false alarm"
         items.append(page.card(pictures, f"{known.classes[k]}: {kind} · {_title(known, line)}", _bars(known, line)))
     caption = (
-        f"Figure 6. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
+        f"Figure 5. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
         "lies farthest from its label; a label may be wrong, too. "
     )
     caption += (
