@@ -89,7 +89,7 @@ class Items(Dataset):
         return self.read(line)
 
 
-# --- the ways: each stores the slices, and returns the bytes it takes and how an epoch is read -----------------------------------
+# --- the ways: each stores the slices, and returns the bytes it takes and how an epoch is read ----------------------
 
 
 def this_stream(slices: Slices) -> tuple[int, Epoch]:
