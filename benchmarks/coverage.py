@@ -29,6 +29,13 @@ def coverage(simulations: int, patients: int, slices: int, correlated: float, dr
     """Print the share of intervals that hold the truth, drawn over patients and over slices."""
     labels, probabilities, _ = simulate(np.random.default_rng(10**6), 400_000, 4, correlated)
     truth = score(labels, probabilities, CLASSES, WEIGHTS)["classes"]["any"]
+    names = ("log_loss", "roc_auc", "average_precision", "recall", "precision", "brier")
+    held: dict[str, dict[str, list[bool]]] = {unit: {name: [] for name in names} for unit in ("patients", "slices")}
+    for seed in range(simulations):
+        labels, probabilities, groups = simulate(np.random.default_rng(seed), patients, slices, correlated)
+        for unit, drawn in (("patients", groups), ("slices", np.arange(len(groups)))):
+            scorer = Scorer(labels, probabilities, WEIGHTS, HALF, drawn)
+            spans = intervals(bootstrap(scorer, int(drawn.max()) + 1, draws, seed), CLASSES)["classes"]["any"]
             for name in names:
                 low, high = spans[name]
                 held[unit][name].append(low <= truth[name] <= high)

@@ -20,8 +20,8 @@ h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
 p { max-width: 46rem; margin: .6rem 0; }
 .lead { color: var(--soft); }
 .notice { border-left: 3px solid var(--bad); padding: .1rem 0 .1rem .9rem; }
-nav { margin: 1.4rem 0 0; font-size: .92rem; line-height: 2; }
-nav a { margin-right: 1.1rem; white-space: nowrap; }
+nav { margin: 1.4rem 0 0; font-size: .92rem; line-height: 2; display: flex; flex-wrap: wrap; column-gap: 1.1rem; }
+nav a { white-space: nowrap; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: 1px; margin: 1.6rem 0 .8rem;
          background: var(--line); border: 1px solid var(--line); }

@@ -22,7 +22,8 @@ FLAGS = [
 ]  # fmt: skip
 # A window cannot be as narrow as a telephone, a frame can.
 FRAME = """<!DOCTYPE html><html><body>
-<iframe id="f" src="run/report.html" style="width: {width}px; height: 3000px; border: 0"></iframe><pre id="found"></pre><script>
+<iframe id="f" src="run/report.html" style="width: {width}px; height: 3000px; border: 0"></iframe>
+<pre id="found"></pre><script>
 const frame = document.getElementById("f");
 frame.onload = () => {{
   const page = frame.contentDocument;
