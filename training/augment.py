@@ -104,6 +104,8 @@ class Augment:
 
     def __call__(self, images: Tensor, keys: np.ndarray, epoch: int) -> Tensor:
         """Return (B, C, S, S) float32, normalised, from (B, C, S, S) uint8 and the slices' keys (B,) uint64."""
+        if not len(images):
+            return images.float()  # torch samples no empty batch
         draws = draw(self.config, epoch, keys)
         grey = images.float().div_(255)
         if self.config.flip_probability or self.config.rotation_degrees:

@@ -67,13 +67,14 @@ def predict_slices(
     bar = tqdm(total=num_slices, unit="slice", desc=title, leave=False, disable=None if processes.writes else True)
     with torch.inference_mode(), bar:
         for batch in on_device(batches, processes.device):
-            results.append(look(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
-            lines.append(batch.lines.clone())  # the ring takes its memory back
-            bar.update(len(batch.lines) * processes.count)
+            if len(batch.lines):  # a process may have no part in the last batch
+                results.append(look(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
+                lines.append(batch.lines.clone())  # the ring takes its memory back
+                bar.update(len(batch.lines) * processes.count)
             if processes.any(asked_to_stop()):
                 raise Stopped
-    own = (torch.cat(lines).cpu().numpy(), torch.cat(results).cpu().numpy())
-    parts = processes.gather(own)
+    own = [(of.cpu().numpy(), result.cpu().numpy()) for of, result in zip(lines, results, strict=True)]
+    parts = [part for process in processes.gather(own) for part in process]
     everything = np.concatenate([part[0] for part in parts])
     order = np.argsort(everything, kind="stable")
     return everything[order], np.concatenate([part[1] for part in parts])[order]

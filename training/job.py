@@ -23,7 +23,7 @@ from training.evaluation import assess, log_look
 from training.inference import predict_slices
 from training.leakage import check_leakage, check_run
 from training.loop import fit, lines_of, open_stream
-from training.model import FusionNet, load_run_weights
+from training.model import FusionNet, build_model, load_run_weights
 from training.predictions import from_table
 from training.report import write_report
 from training.runs import (
@@ -55,6 +55,8 @@ def begin(path: Path, cache_path: Path, config: TrainConfig, processes: Processe
         sides = split_patients(cache.table, cache.classes, config.split_fractions, seed=config.seed)
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
         check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
+        # Only to learn before a folder is made that the model and its weights are to be had.
+        build_model(config, len(cache.classes))
         create_run(path, config, cache, sides, cache.mean_std(config.size_px, rows), environment(processes))
         write_content(path, content_of(cache, config.size_px))
     processes.wait()

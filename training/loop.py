@@ -172,6 +172,8 @@ def backward(
     config, processes = setup.config, setup.processes
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
     images, z_norm, labels = make_inputs(setup, batch, keys, number)
+    if not len(images):
+        images, z_norm, labels = stand_in(images, labels)
     seed_dropout(config.seed, number, processes.rank)
     later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
     with later:
@@ -202,6 +204,15 @@ def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tu
             mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
         )
     return images.contiguous(memory_format=torch.channels_last), z_norm, labels
+
+
+def stand_in(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return two images without labels, so without loss, for a process whose part of the last batch is empty.
+
+    It must take its turn in the exchange of gradients, and batch norm asks for two.
+    """
+    blank = images.new_zeros((2, *images.shape[1:])).contiguous(memory_format=torch.channels_last)
+    return blank, images.new_zeros(2), labels.new_full((2, labels.shape[1]), torch.nan)
 
 
 def update(setup: Setup, learner: Learner, loss: Tensor, rate: float) -> Tensor:

@@ -1,9 +1,12 @@
 """This file tests training: that it learns, resumes to the bit, guards itself, and is the same in several processes."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import socket
+from queue import Empty
 
 import numpy as np
 import pandas as pd
@@ -403,8 +406,6 @@ def in_process(rank, count, port, path, cache_path, config, queue):
 
 def run_in_processes(count, path, cache_path, config):
     queue = SPAWNED.Queue()
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -414,7 +415,10 @@ def run_in_processes(count, path, cache_path, config):
     ]
     for process in started:
         process.start()
-    result = queue.get(timeout=120)
+    result = None
+    while result is None and not any(process.exitcode for process in started):
+        with contextlib.suppress(Empty):
+            result = queue.get(timeout=0.2)
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * count
