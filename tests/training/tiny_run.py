@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def settings(**changes: Any) -> TrainConfig:
 
 
 def machine(**changes: Any) -> Machine:
-    return Machine(**({"device": "cpu", "input_threads": 0, "log_every": 2} | changes))
+    return replace(Machine(device="cpu", input_threads=0, log_every=2), **changes)
 
 
 def train(path: Path, cache: Path, config: TrainConfig, **options: Any) -> Run:

@@ -1,0 +1,70 @@
+"""This file kills training runs at random times and at random writes, and compares where they end up.
+
+    python -m benchmarks.resume --kills 50
+
+Prints unreadable checkpoints and final weights that differ from the undisturbed run's; both must be 0.
+"""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from tests.training.fake_cache import write_cache
+from tests.training.tiny_run import settings, spawn
+from training.checkpoints import list_checkpoints, load_checkpoint
+from training.errors import RunError
+from training.runs import open_run
+
+WRITES = 60  # fsyncs and renames in an undisturbed run
+
+
+@click.command()
+@click.option("--kills", default=50, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, seed: int) -> None:
+    """Kill and resume runs until so many kills have struck."""
+    rng = np.random.default_rng(seed)
+    struck = unreadable = other = runs = at_writes = 0
+    with tempfile.TemporaryDirectory(prefix="resume-") as folder:
+        cache = write_cache(Path(folder) / "c.zarr", patients=10, slices=5).path
+        whole = Path(folder) / "undisturbed"
+        spawn(whole, cache, settings(), checkpoint_every=1).join()
+        expected = (whole / "weights.safetensors").read_bytes()
+        while struck < kills:
+            runs += 1
+            path = Path(folder) / f"run{runs}"
+            finished = False
+            while not finished:
+                # Half the kills come at a write, the other half at any time.
+                kill_at = int(rng.integers(1, WRITES)) if rng.random() < 0.5 and struck < kills else 0
+                process = spawn(path, cache, settings(), kill_at, checkpoint_every=1)
+                process.join(None if kill_at or struck >= kills else rng.uniform(0.1, 3))
+                process.kill()
+                process.join()
+                finished = process.exitcode == 0
+                struck += process.exitcode == -signal.SIGKILL
+                at_writes += bool(kill_at) and not finished
+                unreadable += _unreadable(path)
+            other += (path / "weights.safetensors").read_bytes() != expected
+    click.echo(f"{struck} kills, {at_writes} of them at a write, in {runs} runs")
+    click.echo(f"unreadable checkpoints {unreadable}, final weights that differ {other}")
+    sys.exit(bool(unreadable or other))
+
+
+def _unreadable(path: Path) -> int:
+    """Return 1 if a run that was begun has a newest checkpoint that cannot be read."""
+    if not (path / "settings.json").exists():
+        return 0
+    run = open_run(path)
+    try:
+        return int(load_checkpoint(run) is None and bool(list_checkpoints(run)))
+    except RunError:
+        return 1
+
+
+if __name__ == "__main__":
+    main()
