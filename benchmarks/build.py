@@ -75,7 +75,7 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[co
     with lock(root) as token:
         found = survey(settings, root)
         context = build.make_context(settings, root, found, token, patient_key=None)
-        yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0)))
+        yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 
 def own_way(settings: Settings, root: Path) -> "Took":

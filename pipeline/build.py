@@ -1,5 +1,6 @@
 """This file tells the story of a build: survey what is there, run the plan's tasks, land the commit."""
 
+import contextlib
 import dataclasses
 import errno
 import shutil
@@ -34,9 +35,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a build tells while it works: the plan, then each shard."""
+    """What a build tells while it works: the plan, where its tasks run, then each shard."""
 
     planned: Callable[[Plan], None]
+    note: Callable[[str], None]
     shard_done: Callable[[ShardJob, Any], None]
     stage: Callable[[str], None]
 
@@ -221,15 +223,16 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 
     of_shard = {job.shard: job for job in jobs}
     handed_back: list[HandedBack] = []
-    for result in run_jobs(context, list(of_shard.values()), workers):
-        missed = result.vanished + result.changed
-        if missed:
-            raise SourceError(
-                f"{missed[0]}: vanished or changed while it was to be read, with {len(missed) - 1:,} more files of "
-                "its shard; the finished work is kept: run the same command again"
-            )
-        progress.shard_done(of_shard[result.shard], result)
-        handed_back += result.handed_back
+    with contextlib.closing(run_jobs(context, list(of_shard.values()), workers, progress.note)) as results:
+        for result in results:
+            missed = result.vanished + result.changed
+            if missed:
+                raise SourceError(
+                    f"{missed[0]}: vanished or changed while it was to be read, with {len(missed) - 1:,} more files of "
+                    "its shard; the finished work is kept: run the same command again"
+                )
+            progress.shard_done(of_shard[result.shard], result)
+            handed_back += result.handed_back
     return handed_back
 
 

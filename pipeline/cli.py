@@ -53,6 +53,11 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_build_options
 @click.option("--workers", type=click.IntRange(min=0), help="Local processes; 0 works in this one. Default: cores.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, tcp://...")
+@click.option("--scheduler-file", type=click.Path(path_type=Path), help="File with a running scheduler's address.")
+@click.option(
+    "--cluster", type=click.Path(path_type=Path), help="YAML file of a Dask cluster, as docs/cluster.md says."
+)
+@click.option("--performance-report", type=click.Path(path_type=Path), help="Dask's report of the tasks, HTML.")
 @click.option(
     "--max-rejects", default="0", show_default=True, help="Failed files, N or P%, past which the exit code is 1."
 )
@@ -60,7 +65,16 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="As `pipeline plan`.")
 @command
 def build(
-    out: Path, workers: int | None, scheduler: str | None, max_rejects: str, prune: bool, dry_run: bool, **wanted: Any
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: Path | None,
+    cluster: Path | None,
+    performance_report: Path | None,
+    max_rejects: str,
+    prune: bool,
+    dry_run: bool,
+    **wanted: Any,
 ) -> int:
     """Build a cache, or bring it up to date: only what has changed runs again.
 
@@ -72,11 +86,10 @@ def build(
     settings, key, labels = _settings(out, **wanted)
     from pipeline.build import Progress, build
     from pipeline.progress import ShownProgress
-    from pipeline.settings import Workers
 
-    where = Workers(workers if workers is not None else len(os.sched_getaffinity(0)), scheduler)
+    where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     with ShownProgress() as shown:
-        steps = Progress(shown.planned, shown.shard_done, shown.stage)
+        steps = Progress(shown.planned, shown.note, shown.shard_done, shown.stage)
         outcome = build(settings, out, where, key, labels, prune, wanted["check"] == "hash", steps)
     return _print_outcome(out, outcome, settings.labels.filepath is not None, limit)
 
@@ -150,6 +163,23 @@ def _settings(
     digest = patients.key_digest(key) if key else ""
     commits.refuse_other_key(out, digest)
     return make_settings(found, dataset, source, label_file, content, sizes, digest), key, content
+
+
+def _workers(
+    local: int | None, scheduler: str | None, scheduler_file: Path | None, cluster: Path | None, report: Path | None
+) -> Any:
+    """Where the tasks run; local processes, one a core, unless an option says otherwise."""
+    from pipeline.settings import Workers
+
+    options = (("--workers", local), ("--scheduler", scheduler), ("--scheduler-file", scheduler_file))
+    given = [option for option, value in (*options, ("--cluster", cluster)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} both say where tasks run: give one of them.")
+    if report and local == 0:
+        raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
+    if not given:
+        local = len(os.sched_getaffinity(0))
+    return Workers(local or 0, scheduler, scheduler_file, cluster, report)
 
 
 def _reject_limit(text: str) -> Callable[[int, int], bool]:

@@ -52,6 +52,10 @@ class ShownProgress:
             flush=True,
         )
 
+    def note(self, line: str) -> None:
+        """Print a line without harm to the bar."""
+        tqdm.write(line, file=sys.stderr)
+
     def stage(self, name: str) -> None:
         self._close()
         print(name, file=sys.stderr)

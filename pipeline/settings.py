@@ -35,15 +35,25 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Where tasks run.
+    """Where tasks run: in this process, in local ones, or on a Dask cluster.
 
     Attributes:
-        local: local processes; 0 runs the tasks in this one.
+        local: local processes; 0 where one of the next three says where, or for a plain loop in this process.
         scheduler: address of a running Dask scheduler, or None.
+        scheduler_file: the file in which a running scheduler left its address, or None.
+        cluster: YAML file that describes a cluster to start, or None.
+        report: file for Dask's performance report, or None.
     """
 
     local: int
     scheduler: str | None = None
+    scheduler_file: Path | None = None
+    cluster: Path | None = None
+    report: Path | None = None
+
+    @property
+    def in_process(self) -> bool:
+        return not (self.local or self.scheduler or self.scheduler_file or self.cluster)
 
 
 def make_settings(

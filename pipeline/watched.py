@@ -1,0 +1,96 @@
+"""This file keeps a file that hangs, crashes or eats memory from taking a build with it."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from pipeline.convert import Context, ShardResult, build_shard
+from pipeline.errors import CacheError
+from pipeline.plan import ShardJob
+from pipeline.records import Reject
+
+# One thread each: the processes already fill the cores. Set before a worker imports anything.
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
+ONE_THREAD = dict.fromkeys(THREAD_COUNTS, "1")
+FILE_LIMIT_S = 60.0
+# The largest file that passes the reader's own limits takes a tenth of it.
+MEMORY_LIMIT_BYTES = 4 << 30
+_OUT_OF_MEMORY = 77
+
+
+@contextlib.contextmanager
+def limits() -> Iterator[Callable[[int], None]]:
+    """Limit this process's memory, and the time from one call of what it gives to the next.
+
+    Past the time the process ends: no exception reaches a decoder that hangs in native code.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, hard))
+
+    def begin(slot: int) -> None:
+        # SIGALRM's default action ends the process even where a decoder holds the interpreter's lock.
+        signal.setitimer(signal.ITIMER_REAL, FILE_LIMIT_S)
+
+    try:
+        yield begin
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def run_watched(context: Context, job: ShardJob) -> ShardResult:
+    """Run a job in a child process again and again, leaving out the file that ended the last one.
+
+    Raises:
+        CacheError: the job cannot be run even without its files.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(len(job.units) + 1):
+        slot = spawn.Value("i", -1)
+        receiver, sender = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_watched_child, args=(context, job, slot, sender))
+        process.start()
+        sender.close()
+        outcome = _receive(receiver)
+        process.join()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        if outcome is not None:
+            return outcome
+        if slot.value < 0:
+            break
+        why = {-signal.SIGALRM: f"took more than {FILE_LIMIT_S:.0f} s", _OUT_OF_MEMORY: "took too much memory"}
+        refused = Reject(
+            "killed_worker", f"the file {why.get(process.exitcode or 0, 'ended the process that decoded it')}"
+        )
+        job = replace(job, refused=(*job.refused, (slot.value, refused)))
+    raise CacheError(f"{context.root}: shard {job.shard} ends every process that builds it; is there memory enough?")
+
+
+def _receive(receiver: Any) -> ShardResult | BaseException | None:
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+
+
+def _watched_child(context: Context, job: ShardJob, slot: Any, sender: Any) -> None:
+    os.environ.update(ONE_THREAD)
+
+    def begin(number: int) -> None:
+        slot.value = number
+        limit(number)
+
+    try:
+        with limits() as limit:
+            sender.send(build_shard(context, job, begin))
+    except MemoryError:
+        sys.exit(_OUT_OF_MEMORY)
+    except Exception as error:
+        sender.send(error)
