@@ -208,6 +208,8 @@ def examine_records(found: Examination) -> None:
             record = cache.read_record(root, shard)
             assert record
             found.records[shard] = record
+        else:  # what it vouched for can be mended, and is no leftover
+            found.files |= {path for folder in ("images", "sums") for path in root.glob(f"{folder}/*/c/{shard}/**/*")}
     for commit_id, ledger in found.ledgers.items():
         for shard, problem in _disagreements(found, found.commits[commit_id], ledger):
             found.damaged("record", cache.record_file(root, shard), problem, shard=shard, commit=commit_id)

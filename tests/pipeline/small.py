@@ -1,0 +1,158 @@
+"""This file makes tiny data sets, builds caches of them, and counts what a build does; for tests and campaigns."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from click.testing import CliRunner, Result
+
+from pipeline import convert, dicom_write, kernel
+from pipeline.cli import main
+from pipeline.sources import Folder
+
+CATALOG = """
+windows:
+  - {{name: brain, level_hu: {level}, width_hu: 80}}
+  - {{name: subdural, level_hu: 50, width_hu: 130}}
+  - {{name: bone, level_hu: 600, width_hu: 2800}}
+sizes: [{sizes}]
+layout: {{rows_per_shard: {rows}}}
+datasets:
+  generic:
+    description: tiny slices
+    image_id: sop_instance_uid
+    patient_ids: keep
+    missing_rescale: {rescale}
+    classes: [{{name: bleed}}, {{name: any, weight: 2}}]
+"""
+LONG_AGO_NS = 1_500_000_000_123_456_789
+SIDE_PX = 16
+
+
+def slice_bytes(number: int, content: int = 0, series: int = 0) -> bytes:
+    """A DICOM file of 16 x 16 pixels; `number` decides UID and position, `content` the pixels."""
+    noise = np.random.default_rng([number, content]).integers(0, 2000, (SIDE_PX, SIDE_PX), dtype=np.uint16)
+    attributes = dicom_write.SliceAttributes(
+        sop_instance_uid=f"1.2.3.{series}.{number}",
+        patient_id=f"patient{series}",
+        study_instance_uid=f"1.2.4.{series}",
+        series_instance_uid=f"1.2.5.{series}",
+        position=(0.0, 0.0, 5.0 * number),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        spacing_mm=(0.5, 0.5),
+        bits_stored=12,
+        intercept=-1024,
+        windows=(("40", "80"),),
+        implicit_vr=False,
+    )
+    return dicom_write.encode_slice(noise, attributes)
+
+
+def write(path: Path, content: bytes, mtime_ns: int = LONG_AGO_NS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+def write_slices(src: Path, numbers: range) -> None:
+    for number in numbers:
+        write(src / f"{number:03d}.dcm", slice_bytes(number))
+
+
+@dataclass
+class Work:
+    """What a build touched: files read, slices decoded for an array, shard files written."""
+
+    read: list[str] = field(default_factory=list)
+    rendered: int = 0
+    shards: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Work]:
+    """Count the work of builds with `--workers 0`."""
+    work = Work()
+    read, render, publish = Folder.read, kernel.render, convert.Drafts.publish
+
+    def counting_read(self, path, buffer):
+        work.read.append(path)
+        return read(self, path, buffer)
+
+    def counting_render(*arguments):
+        work.rendered += 1
+        return render(*arguments)
+
+    def counting_publish(self, paths, last):
+        work.shards += [str(path) for path in paths if "/images/" in str(path)]
+        return publish(self, paths, last)
+
+    with (
+        patch.object(Folder, "read", counting_read),
+        patch.object(kernel, "render", counting_render),
+        patch.object(convert.Drafts, "publish", counting_publish),
+    ):
+        yield work
+
+
+@dataclass
+class Small:
+    """A source, a catalog and a cache in one folder."""
+
+    folder: Path
+    level: int = 40
+    sizes: tuple[int, ...] = (8,)
+    rows: int = 8
+    rescale: str = "reject"
+    labels: dict[str, int] | None = None
+
+    @property
+    def src(self) -> Path:
+        return self.folder / "dicoms"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "cache.zarr"
+
+    def options(self) -> list[str]:
+        """The options of build and plan."""
+        catalog, labels = self.folder / "catalog.yaml", self.folder / "labels.csv"
+        sizes = ", ".join(str(size) for size in self.sizes)
+        catalog.write_text(CATALOG.format(level=self.level, sizes=sizes, rows=self.rows, rescale=self.rescale))
+        if self.labels is None:
+            return ["--src", str(self.src), "--out", str(self.out), "--catalog", str(catalog)]
+        lines = [f"{uid},{bleed},{bleed}" for uid, bleed in self.labels.items()]
+        labels.write_text("\n".join(["image_id,bleed,any", *lines]) + "\n")
+        return ["--src", str(self.src), "--out", str(self.out), "--catalog", str(catalog), "--labels", str(labels)]
+
+    def build(self, *more: object, code: int = 0) -> Result:
+        return run("build", *self.options(), "--workers", 0, *more, code=code)
+
+    def plan(self, *more: object, code: int = 2) -> Result:
+        return run("plan", *self.options(), *more, code=code)
+
+    def verify(self, *more: object, code: int = 0) -> Result:
+        return run("verify", self.out, *more, code=code)
+
+    def repair(self, code: int = 0) -> Result:
+        return self.verify("--repair", "--src", self.src, code=code)
+
+    def digest(self) -> str:
+        return run("info", self.out, "--digest").stdout.strip()
+
+    def clean_digest(self, folder: Path) -> str:
+        """The digest of a cache built at once from the same source and settings."""
+        clean = Small(folder, self.level, self.sizes, self.rows, self.rescale, self.labels)
+        folder.mkdir(parents=True)
+        (folder / "dicoms").symlink_to(self.src.resolve())
+        clean.build()
+        return clean.digest()
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
