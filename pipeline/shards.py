@@ -1,5 +1,6 @@
 """This file encodes and decodes shard files of Zarr v3's sharding codec, and writes them as a stream."""
 
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,11 +126,8 @@ def read_shard(
     Raises:
         ValueError: the index is damaged, so no row can be found.
     """
-    index = content[-(rows * 16 + 4) :]
-    if len(index) != rows * 16 + 4 or struct.unpack("<I", index[-4:])[0] != google_crc32c.value(index[:-4]):
-        raise ValueError("the checksum of the index does not match")
     image = np.empty(shape, np.uint8)
-    for position, (offset, length) in enumerate(np.frombuffer(index[:-4], "<u8").reshape(rows, 2).tolist()):
+    for position, (offset, length) in enumerate(_read_index(content, rows)):
         if offset == MISSING and length == MISSING:
             continue
         try:
@@ -138,6 +136,31 @@ def read_shard(
             yield position, None, str(error)
         else:
             yield position, image, ""
+
+
+def read_image(
+    content: bytes | mmap.mmap, shape: tuple[int, ...], rows: int, codec: Codec, position: int
+) -> np.ndarray:
+    """Decode the image at one row of a shard file, (C, S, S) uint8, checksums verified.
+
+    Args:
+        content: of the file, in memory or mapped.
+
+    Raises:
+        ValueError: the index or the chunk is damaged, or the row has none.
+    """
+    offset, length = _read_index(content, rows)[position]
+    image = np.empty(shape, np.uint8)
+    codec.decode(content[offset : offset + length], image)
+    return image
+
+
+def _read_index(content: bytes | mmap.mmap, rows: int) -> list[tuple[int, int]]:
+    """Offset and length of every inner chunk; MISSING twice for a row without one."""
+    index = content[-(rows * 16 + 4) :]
+    if len(index) != rows * 16 + 4 or struct.unpack("<I", index[-4:])[0] != google_crc32c.value(index[:-4]):
+        raise ValueError("the checksum of the index does not match")
+    return [(offset, length) for offset, length in np.frombuffer(index[:-4], "<u8").reshape(rows, 2).tolist()]
 
 
 def encode_sums(sums: np.ndarray) -> bytes:

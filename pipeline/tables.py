@@ -15,11 +15,18 @@ from pipeline.dicom_rules import REJECT_CODES
 from pipeline.ledger import Ledger
 from pipeline.series import place_slices
 
-REJECT_CLASSES = {code: kind for code, (kind, _) in REJECT_CODES.items()} | {
-    "unreadable": "failed",
-    "killed_worker": "failed",
-    "duplicate": "duplicates",
-    "duplicate_conflict": "failed",
+# Every code that a line of rejects.csv may have -> its class in the accounting, and one sentence.
+REJECTS = REJECT_CODES | {
+    "unreadable": ("failed", "The file or archive member cannot be read; the message has the system's reason."),
+    "killed_worker": (
+        "failed",
+        "The decoder died, hung or took too much memory; the file was tried alone before it was given up.",
+    ),
+    "duplicate": ("duplicates", "The same slice, with equal HU and geometry, was found under a smaller path."),
+    "duplicate_conflict": (
+        "failed",
+        "The same SOP Instance UID and frame with other HU or geometry; none of them is used.",
+    ),
 }
 POSITION_COLUMNS = ("px", "py", "pz")
 ORIENTATION_COLUMNS = ("rx", "ry", "rz", "cx", "cy", "cz")
@@ -84,15 +91,15 @@ def _slices(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any], r
             columns.setdefault(name, []).extend([values[position] for position in positions])
         columns.setdefault("path", []).extend([slots[found["slot"][position]] for position in positions])
         columns.setdefault("row", []).extend([shard * rows_per_shard + position for position in positions])
-    positions_mm = _vectors(columns.pop("position", []), POSITION_COLUMNS)
-    orientations = _vectors(columns.pop("orientation", []), ORIENTATION_COLUMNS)
+    positions_mm = vectors(columns.pop("position", []), POSITION_COLUMNS)
+    orientations = vectors(columns.pop("orientation", []), ORIENTATION_COLUMNS)
     frame = pd.DataFrame({**columns, **positions_mm, **orientations})
     for name in ("slice_location", "instance_number"):
         frame[name] = pd.to_numeric(frame[name]).astype(float)
     return frame
 
 
-def _vectors(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def vectors(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Lists of fixed length, or None, as one float column a component, NaN for None."""
     missing = [float("nan")] * len(names)
     table = np.array([value or missing for value in values], np.float64).reshape(len(values), len(names))
@@ -143,7 +150,7 @@ def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:
     """The accounting: every file in one class; a file that gave any slice counts as that."""
-    classes = rejects["code"].map(REJECT_CLASSES)
+    classes = rejects["code"].map({code: kind for code, (kind, _) in REJECTS.items()})
     gave = set(slices["path"])
     by_path = dict(zip(rejects["path"].to_list()[::-1], classes.to_list()[::-1], strict=True))
     counts = dict.fromkeys(("files", "gave_slices", "duplicates", "not_a_slice", "failed", "not_dicom"), 0)
