@@ -38,7 +38,7 @@ def test_out_of_range_is_named(name):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="^ema_deacy: unknown setting, did you mean ema_decay"):
+    with pytest.raises(ConfigError, match=r"^ema_deacy: unknown setting, did you mean ema_decay"):
         from_mapping({"ema_deacy": 0.9})
 
 

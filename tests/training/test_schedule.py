@@ -1,5 +1,7 @@
 """This file tests the counting of batches and steps, and the learning rate."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_rate_rises_then_falls_along_a_cosine():
     rates = [schedule.rate(step) for step in range(schedule.total_steps)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert max(rates) == rates[10] == 1.0
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[55] == pytest.approx(0.01 + 0.99 / 2)
     assert schedule.rate(schedule.total_steps) == pytest.approx(0.01)
 
