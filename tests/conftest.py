@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Machines are shared: how long an example takes says nothing.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 ROOT = Path(__file__).parent.parent
 TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
