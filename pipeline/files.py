@@ -80,3 +80,24 @@ def read_sealed(path: Path) -> bytes:
     if sha256(content).encode() != digest:
         raise CacheError(f"{path}: damaged, its digest does not match; run: pipeline verify --repair")
     return content
+
+
+def correct_one_bit(sealed: bytes) -> bytes | None:
+    """The content of a sealed file in which one bit has flipped; None where that is not what is wrong with it.
+
+    Tries every bit: 0.5 s for 10 KB, a minute for 150 KB, which is worth it where nothing else has the content.
+    """
+    digest, _, content = sealed.partition(b"\n")
+    found = sha256(content).encode()
+    if len(found) == len(digest) and sum((a ^ b).bit_count() for a, b in zip(found, digest, strict=True)) == 1:
+        return content
+    before, tail = hashlib.sha256(), memoryview(content)
+    for place, byte in enumerate(content):
+        for bit in range(8):
+            trial = before.copy()
+            trial.update(bytes((byte ^ 1 << bit,)))
+            trial.update(tail[place + 1 :])
+            if trial.hexdigest().encode() == digest:
+                return content[:place] + bytes((byte ^ 1 << bit,)) + content[place + 1 :]
+        before.update(tail[place : place + 1])
+    return None

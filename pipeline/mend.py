@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline import cache, commits
 from pipeline.commits import Commit, Spare
 from pipeline.documents import ROOT_DOCUMENT, zarr_documents
 from pipeline.errors import CacheError
-from pipeline.files import sha256, write_atomic
+from pipeline.files import correct_one_bit, seal, sha256, write_atomic
 from pipeline.ledger import Ledger
 from pipeline.mend_shards import Lost, NeedsSource, Originals, drop_shard, mend_images, mend_sums, rebuild_record
 from pipeline.verify import (
@@ -156,16 +156,33 @@ def _mend_shard(found: Examination, shard: int, originals: Originals, lost: Lost
     if not any(shard in ledger.live_slots() for ledger in found.ledgers.values()):
         drop_shard(found, shard)
         return
-    if any(damage.part == "record" for damage in damages):
+    names = {damage.array for damage in damages if damage.part == "images"}
+    if shard not in found.records and _correct_record(found, shard):
+        again = replace(found, damages=[], files=set())
+        examine_shards(again, [shard], lambda shards: None)
+        damages = again.damages
+        names = {damage.array for damage in damages if damage.part == "images"}
+    elif any(damage.part == "record" for damage in damages):
         rebuild_record(found, shard, originals, _rows_of_slices(found, shard), lost)
         names = set(found.records[shard]["arrays"])
-    else:
-        names = {damage.array for damage in damages if damage.part == "images"}
     for name in sorted(names):
         mend_images(found, shard, name, originals, lost)
     for damage in damages:
         if damage.part == "sums" and damage.array not in names:
             mend_sums(found, shard, damage.array)
+
+
+def _correct_record(found: Examination, shard: int) -> bool:
+    """Mend a record in which one bit has flipped: it may know of slices whose files are long gone."""
+    path = cache.record_file(found.root, shard)
+    content = correct_one_bit(path.read_bytes()) if path.exists() else None
+    if content is None:
+        return False
+    write_atomic(path, seal(content))
+    record = cache.read_record(found.root, shard)
+    assert record
+    found.records[shard] = record
+    return True
 
 
 def _rows_of_slices(found: Examination, shard: int) -> dict[tuple[str, int], int]:
