@@ -23,8 +23,9 @@ from training.config import Machine, TrainConfig
 from training.distributed import Processes, join_processes
 from training.inference import look, views
 from training.job import begin
-from training.loop import Learner, Setup, epoch_batches, make_inputs, prepare, set_up, start, train_step
+from training.loop import epoch_batches, make_inputs, train_step
 from training.loss import image_losses
+from training.setup import Learner, Setup, prepare, set_up, start
 from training.watch import Watch
 
 

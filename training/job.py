@@ -22,7 +22,7 @@ from training.errors import RunError
 from training.evaluation import assess, log_look
 from training.inference import predict_slices
 from training.leakage import check_leakage, check_run
-from training.loop import fit, lines_of, open_stream
+from training.loop import fit
 from training.model import FusionNet, build_model, load_run_weights
 from training.predictions import from_table
 from training.report import write_report
@@ -36,20 +36,26 @@ from training.runs import (
     write_json,
     write_table,
 )
+from training.setup import lines_of, open_stream
 from training.split import split_patients
 
 VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
 
 
-def begin(path: Path, cache_path: Path, config: TrainConfig, processes: Processes) -> tuple[Run, Cache]:
+def begin(
+    path: Path, cache_path: str | Path, config: TrainConfig, processes: Processes, local_copy: Path | None = None
+) -> tuple[Run, Cache]:
     """Make a new run's folder on the cache's current commit; one process makes it, all open it.
+
+    Args:
+        cache_path, local_copy: as `open_cache` takes them.
 
     Raises:
         TrainingError: the folder is not free, or the cache does not fit the settings.
     """
     if processes.writes:
         check_free(path)
-        cache = open_cache(cache_path)
+        cache = open_cache(cache_path, local_copy=local_copy)
         cache.array(config.size_px)
         labelled = ~np.isnan(cache.labels()).all(axis=1)
         sides = split_patients(cache.table, cache.classes, config.split_fractions, seed=config.seed)
@@ -61,10 +67,12 @@ def begin(path: Path, cache_path: Path, config: TrainConfig, processes: Processe
         write_content(path, content_of(cache, config.size_px))
     processes.wait()
     run = open_run(path)
-    return run, open_cache(cache_path, run.data.commit)
+    return run, open_cache(cache_path, run.data.commit, local_copy)
 
 
-def resume(path: Path, cache_path: Path | None, overrides: Mapping[str, Any]) -> tuple[Run, Cache]:
+def resume(
+    path: Path, cache_path: str | Path | None, overrides: Mapping[str, Any], local_copy: Path | None = None
+) -> tuple[Run, Cache]:
     """Open a run to go on with, on the commit that it began with.
 
     Args:
@@ -80,7 +88,7 @@ def resume(path: Path, cache_path: Path | None, overrides: Mapping[str, Any]) ->
         raise RunError(
             f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start a new run"
         )
-    return run, open_cache(cache_path or run.data.cache, run.data.commit)
+    return run, open_cache(cache_path or run.data.cache, run.data.commit, local_copy)
 
 
 def environment(processes: Processes) -> dict[str, Any]:
@@ -120,7 +128,9 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
     return scores
 
 
-def open_to_evaluate(path: Path, cache_path: Path | None, side: str) -> tuple[Run, Cache]:
+def open_to_evaluate(
+    path: Path, cache_path: str | Path | None, side: str, local_copy: Path | None = None
+) -> tuple[Run, Cache]:
     """Open a run and the cache to score it on: its own or an equal one, or for "external" any other.
 
     Raises:
@@ -128,10 +138,10 @@ def open_to_evaluate(path: Path, cache_path: Path | None, side: str) -> tuple[Ru
     """
     run = open_run(path)
     if side != "external":
-        return run, open_own_cache(run, cache_path)
+        return run, open_own_cache(run, cache_path, local_copy)
     if cache_path is None:
         raise RunError(f"{path}: which external set? give it by --cache")
-    return run, open_cache(cache_path)
+    return run, open_cache(cache_path, local_copy=local_copy)
 
 
 def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:

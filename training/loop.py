@@ -1,14 +1,10 @@
 """This file trains: the story of a run, from where it stands to its last evaluation."""
 
-import copy
-import dataclasses
 import json
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,64 +12,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.augment import Augment, draw_mixup, mix, splitmix64, to_device
+from training.augment import draw_mixup, mix, splitmix64, to_device
 from training.cache import Cache
-from training.checkpoints import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from training.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.config import Machine, TrainConfig
 from training.distributed import Processes
-from training.errors import ConfigError, RunError
+from training.errors import RunError
 from training.inference import Stopped, predict_slices
 from training.loss import image_losses
 from training.metrics import score
-from training.model import FusionNet, build_model
 from training.runs import Run, write_atomically
-from training.schedule import Schedule
-from training.stream import Batch, Stream, on_device
+from training.setup import Learner, Setup, prepare, set_up, start
+from training.stream import Batch, on_device
 from training.watch import Watch
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run works with and does not change."""
-
-    run: Run
-    cache: Cache
-    machine: Machine
-    processes: Processes
-    schedule: Schedule
-    train: Stream
-    validation: Stream
-    num_validation: int
-    augment: Augment
-    class_weights: Tensor
-
-    @property
-    def config(self) -> TrainConfig:
-        return self.run.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
-
-
-@dataclass
-class Learner:
-    """What training changes.
-
-    Attributes:
-        ema: the network of averaged weights, where the run keeps one; it is then what is evaluated and kept.
-        broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
-    """
-
-    net: FusionNet
-    ema: FusionNet | None
-    optimizer: torch.optim.Optimizer
-    broken: Tensor
-    progress: Progress
-
-    @property
-    def evaluated(self) -> FusionNet:
-        return self.ema or self.net
 
 
 def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
@@ -288,113 +239,6 @@ def save_progress(setup: Setup, learner: Learner, watch: Watch) -> None:
             learner.progress,
         )
         save_checkpoint(setup.run, checkpoint, setup.machine.keep_checkpoints)
-
-
-def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Setup:
-    """Open the streams of a run's slices and bring to the device what training needs there."""
-    config = run.config
-    if config.sync_batch_norm and processes.device.type == "cpu":
-        raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
-    if config.deterministic and processes.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
-    return Setup(
-        run=run,
-        cache=cache,
-        machine=machine,
-        processes=processes,
-        schedule=Schedule(len(train), config),
-        train=open_stream(run, cache, train, machine, processes),
-        validation=open_stream(run, cache, validation, machine, processes),
-        num_validation=len(validation),
-        augment=Augment(config, np.array(run.data.mean), np.array(run.data.std), processes.device),
-        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
-    )
-
-
-def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
-    """Return the lines of a side of the run's split, (n,) int64, that have a label at all.
-
-    Raises:
-        RunError: there are none.
-    """
-    labelled = ~np.isnan(cache.labels()).all(axis=1)
-    lines = np.flatnonzero(labelled & (run.sides(cache) == side))
-    if not len(lines):
-        raise RunError(f"{run.path}: no slice with a label on the side {side} of split.csv; build with more labels")
-    return lines
-
-
-def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
-    """Open a stream over lines of a cache, in the run's batch size.
-
-    Raises:
-        ConfigError: the batch does not divide evenly over the processes.
-    """
-    if run.config.batch_size % processes.count:
-        raise ConfigError(
-            f"batch_size: {run.config.batch_size} does not divide over {processes.count} processes; "
-            f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
-        )
-    return Stream(
-        cache,
-        run.config.size_px,
-        lines,
-        run.config.batch_size // processes.count,
-        threads=machine.input_threads,
-        ahead=machine.batches_ahead,
-        pin=processes.device.type == "cuda",
-    )
-
-
-def start(setup: Setup) -> Learner:
-    """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
-    checkpoint = load_checkpoint(setup.run)
-    config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
-    net = build_model(config, len(setup.run.data.classes)).to(setup.device).to(memory_format=torch.channels_last)
-    if config.sync_batch_norm and setup.processes.count > 1:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    ema = copy_of(net) if config.ema_decay else None
-    learner = Learner(net, ema, make_optimizer(net, config), torch.zeros((), device=setup.device), Progress())
-    if checkpoint is not None:
-        net.load_state_dict(checkpoint.model)
-        learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
-        if ema is not None and checkpoint.ema is not None:
-            ema.load_state_dict(checkpoint.ema)
-        learner.progress = checkpoint.progress
-    return learner
-
-
-def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make a fused AdamW that decays matrices and kernels, but no norms and biases: those have one dimension.
-
-    Source: Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019.
-    """
-    weights = list(net.parameters())
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def prepare(setup: Setup, learner: Learner) -> nn.Module:
-    """Make the network ready for an epoch: its backbone held or free, and joined with the other processes' networks."""
-    net, frozen = learner.net, learner.progress.epoch < setup.config.frozen_epochs
-    net.train()
-    net.backbone.train(not frozen)
-    net.backbone.requires_grad_(not frozen)
-    if setup.processes.count > 1:
-        devices = [setup.device] if setup.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=devices)
-    return torch.compile(net) if setup.config.compile else net  # type: ignore[return-value]
-
-
-def copy_of(net: FusionNet) -> FusionNet:
-    """Return a copy of a network, without gradients."""
-    return copy.deepcopy(net).requires_grad_(False)
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:

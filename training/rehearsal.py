@@ -13,23 +13,18 @@ from training.distributed import Processes
 from training.errors import RunError
 from training.inference import predict_slices
 from training.job import begin
-from training.loop import (
-    Learner,
-    Setup,
-    epoch_batches,
-    lines_of,
-    memory_error_explained,
-    open_stream,
-    prepare,
-    save_progress,
-    set_up,
-    start,
-    train_step,
-)
+from training.loop import epoch_batches, memory_error_explained, save_progress, train_step
+from training.setup import Learner, Setup, lines_of, open_stream, prepare, set_up, start
 from training.watch import Watch
 
 
-def rehearse(cache_path: Path, config: TrainConfig, machine: Machine, processes: Processes) -> str:
+def rehearse(
+    cache_path: str | Path,
+    config: TrainConfig,
+    machine: Machine,
+    processes: Processes,
+    local_copy: Path | None = None,
+) -> str:
     """Do two steps, an evaluation, a save and a reload in a folder that does not stay.
 
     Returns:
@@ -40,7 +35,7 @@ def rehearse(cache_path: Path, config: TrainConfig, machine: Machine, processes:
     """
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         path = Path(processes.gather(folder)[0]) / "run"
-        run, cache = begin(path, cache_path, config, processes)
+        run, cache = begin(path, cache_path, config, processes, local_copy)
         setup = set_up(run, cache, machine, processes)
         learner = start(setup)
         with memory_error_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:

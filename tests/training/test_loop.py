@@ -25,9 +25,11 @@ from training.distributed import join_processes
 from training.errors import RunError
 from training.inference import Stopped, look, predict_slices
 from training.job import begin, evaluate, resume, run_predictions
-from training.loop import Schedule, backward, epoch_batches, finished, fit, lines_of, prepare, set_up, start, update
+from training.loop import backward, epoch_batches, finished, fit, update
 from training.model import build_model
 from training.runs import LOG_COLUMNS, open_run
+from training.schedule import Schedule
+from training.setup import lines_of, make_optimizer, prepare, set_up, start
 from training.watch import Watch
 
 WEIGHTS = np.array([1, 1, 1, 1, 1, 2])
@@ -284,7 +286,7 @@ def test_validation_that_no_longer_improves_ends_the_run():
 
 def test_norms_and_biases_are_not_decayed(tmp_path):
     net = build_model(settings(), 6)
-    decayed, spared = loop.make_optimizer(net, settings()).param_groups
+    decayed, spared = make_optimizer(net, settings()).param_groups
     assert decayed["weight_decay"] == 0.05
     assert spared["weight_decay"] == 0
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
