@@ -165,6 +165,10 @@ class _Shard:
                 log.stamp(0, UNKNOWN_TIME, UNREAD)
                 log.reject(Reject("unreadable", f"the file cannot be read: {error.strerror}"))
                 continue
+            except MemoryError:
+                log.stamp(0, UNKNOWN_TIME, UNREAD)
+                log.reject(Reject("too_large", "the file is larger than the memory that a file may take"))
+                continue
             digest = xxhash.xxh3_128_hexdigest(data)
             log.stamp(stamp.size, certain(stamp.mtime_ns), digest)
             if unit.slot in refused:

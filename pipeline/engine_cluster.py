@@ -22,7 +22,7 @@ CONNECT_S = 20
 TASKS_WORTH_A_DASHBOARD = 100
 CLUSTER_KEYS = {"class", "settings", "scale", "adapt"}
 DASK_SETTINGS = {
-    # A task whose worker has died twice is looked into.
+    # A task whose worker has died twice is looked into: clusters take workers away for reasons of their own.
     "distributed.scheduler.allowed-failures": 1,
     "distributed.nanny.pre-spawn-environ": ONE_THREAD,
     # Workers hold results of a few hundred bytes; there is nothing to spill.
@@ -60,6 +60,8 @@ def _describe(client: Any) -> str:
 
 
 def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
+    # A local process dies of what it does, so its task is looked into at once.
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
     watch = tasks >= TASKS_WORTH_A_DASHBOARD and importlib.util.find_spec("bokeh") is not None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipeline-"))
     cluster = distributed.LocalCluster(

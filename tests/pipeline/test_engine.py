@@ -1,0 +1,151 @@
+"""Local workers: files that kill them, workers that are killed, and what a worker checks before it works."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from pipeline import preflight, sources, survey
+from pipeline.convert import Context, library_versions
+from pipeline.errors import CacheError
+from pipeline.lock import lock
+from pipeline.plan import ShardJob
+from pipeline.progress import ShownProgress
+from pipeline.records import Unit
+from tests.pipeline.faulty import FAULTS, Faulty
+from tests.pipeline.small import Small, run, slice_bytes, write, write_slices
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Small:
+    """24 slices in 6 shards, from a source that `Faulty` reads."""
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src))
+    small = Small(tmp_path, rows=4)
+    write_slices(small.src, range(24))
+    return small
+
+
+def after_shards(monkeypatch, count: int, act) -> None:
+    """Have something happen when a build has finished so many shards."""
+    finished = []
+    shard_done = ShownProgress.shard_done
+
+    def acting(self, job, result):
+        shard_done(self, job, result)
+        finished.append(job)
+        if len(finished) == count:
+            act()
+
+    monkeypatch.setattr(ShownProgress, "shard_done", acting)
+
+
+def test_files_that_kill_their_worker_are_found_and_their_neighbours_are_built(small):
+    small.rows = 32
+    for number, kind in enumerate(FAULTS):
+        write(small.src / f"{kind}-1.dcm", slice_bytes(100 + number))
+    run("build", *small.options(), "--workers", 2, code=1)
+    rejects = pd.read_csv(small.out / "rejects.csv", index_col="path")
+    assert sorted(rejects.index) == sorted(f"{kind}-1.dcm" for kind in FAULTS)
+    assert set(rejects["code"]) == {"killed_worker"}
+    assert "took more than 60 s" in rejects.loc["hang-1.dcm", "message"]
+    assert "too much memory" in rejects.loc["bomb-1.dcm", "message"]
+    assert "ended the process" in rejects.loc["abort-1.dcm", "message"]
+    for kind in FAULTS:
+        (small.src / f"{kind}-1.dcm").unlink()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert len(pd.read_csv(small.out / "metadata.csv")) == 24
+
+
+def test_killed_workers_cost_nothing_but_time(small, monkeypatch):
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
+
+    def kill_one():
+        next(child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())).kill()
+
+    after_shards(monkeypatch, 1, kill_one)
+    run("build", *small.options(), "--workers", 2)
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+def test_a_killed_build_leaves_no_process_and_is_gone_on_with(small):
+    code = (
+        "from pipeline import survey\nfrom pipeline.cli import main\nfrom tests.pipeline.faulty import Faulty\n"
+        "if __name__ == '__main__':\n    survey.open_source = lambda src: Faulty(src, pause_s=0.2)\n    main()\n"
+    )
+    script = small.folder / "command.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), "build", *small.options(), "--workers", "2"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    records = small.out / ".pipeline" / "shards"
+    while not (records.is_dir() and any(records.glob("*.json"))):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    done = {file.name: file.stat().st_mtime_ns for file in records.glob("*.json")}
+    assert "a build was interrupted" in small.build().stderr
+    kept = {file.name: file.stat().st_mtime_ns for file in records.glob("*.json")}
+    assert done.items() <= kept.items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    for _ in range(200):
+        if not _members(process.pid):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"processes are left: {_members(process.pid)}")
+
+
+def _members(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    alive = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process.pid)
+    return alive
+
+
+# --- what a worker checks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(small) -> Iterator[tuple[Context, ShardJob]]:
+    small.build()
+    with lock(small.out) as token:
+        context = Context(Faulty(str(small.src)), small.out, token, None, "", None, (), 4, {})
+        yield context, ShardJob(0, (Unit(0, "000.dcm"), Unit(1, "001.dcm")), ())
+
+
+def test_a_worker_that_sees_all_is_checked_once(job, monkeypatch):
+    context, task = job
+    preflight.check_worker(context, task, library_versions())
+    monkeypatch.setattr(preflight, "holds_lock", None)
+    preflight.check_worker(context, task, {"numpy": "0.0"})
+
+
+def test_a_worker_with_other_libraries_is_refused(job):
+    with pytest.raises(CacheError, match=r"worker on .*: numpy .*, the build was started with 0\.1; install"):
+        preflight.check_worker(*job, {**library_versions(), "numpy": "0.1"})
+    with pytest.raises(CacheError, match="rare-decoder none"):
+        preflight.check_worker(*job, {**library_versions(), "rare-decoder": "1"})
+
+
+def test_a_worker_on_another_file_system_is_refused(job, tmp_path):
+    context, task = job
+    with pytest.raises(CacheError, match="does not see this build's lock"):
+        preflight.check_worker(replace(context, root=tmp_path / "elsewhere"), task, library_versions())
+
+
+def test_a_worker_without_the_source_is_refused(job, tmp_path):
+    context, task = job
+    with pytest.raises(CacheError, match=r"does not see the source, 001\.dcm for one"):
+        preflight.check_worker(replace(context, source=sources.Folder(str(tmp_path))), task, library_versions())
