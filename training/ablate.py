@@ -17,13 +17,14 @@ PREFERRED_SIZES = {"efficientnet_b3": 380}
 
 
 def ablate(
-    cache: Path,
+    cache: str | Path,
     out: Path,
     models: Sequence[str],
     seeds: Sequence[int],
     others: Mapping[str, Any],
     machine: Machine,
     predictions: str,
+    local_copy: Path | None = None,
 ) -> pd.DataFrame:
     """Train each model with and without the position branch, with each seed, and compare; writes `ablation.csv`.
 
@@ -42,7 +43,7 @@ def ablate(
                     name = f"{model}-{'position' if position else 'no-position'}-seed{seed}"
                     values = {"model": model, "seed": seed, "position": position} | dict(others)
                     values.setdefault("size_px", PREFERRED_SIZES.get(model, 224))
-                    _train(cache, out / name, values, machine, processes)
+                    _train(cache, out / name, values, machine, processes, local_copy)
                     runs.append(out / name)
                 tables.append(compare([read_contestant(run, predictions) for run in runs]))
     table = pd.concat(tables, ignore_index=True)
@@ -50,11 +51,18 @@ def ablate(
     return table
 
 
-def _train(cache: Path, path: Path, values: Mapping[str, Any], machine: Machine, processes: Processes) -> None:
+def _train(
+    cache: str | Path,
+    path: Path,
+    values: Mapping[str, Any],
+    machine: Machine,
+    processes: Processes,
+    local_copy: Path | None,
+) -> None:
     if (path / "scores_test.json").exists():
         return
     if (path / "settings.json").exists():
-        run, opened = job.resume(path, cache, values)
+        run, opened = job.resume(path, cache, values, local_copy)
     else:
-        run, opened = job.begin(path, cache, settings.from_mapping(values), processes)
+        run, opened = job.begin(path, cache, settings.from_mapping(values), processes, local_copy)
     job.complete(run, opened, machine, processes)

@@ -4,21 +4,29 @@ import difflib
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pandas as pd
 
 from training.errors import CacheError
+from training.mirror import REPAIR, REQUESTS, Folder, Mirror, open_files
 
 FORMAT = "ich-slices"
 FORMAT_VERSION = 1
 TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
 TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
-REPAIR = "run: pipeline verify --repair"
+CHECKSUM_BYTES = 4
+# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
+# Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
+CRC32C_OF_INTACT = 0x48674BC7
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +40,18 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ImageArray:
-    """One image array on disk: all that is needed to find and to decode a slice in it.
+    """One image array: all that is needed to find and to decode a slice in it.
 
     Attributes:
-        path: the array's folder.
+        files: of the cache.
+        name: of the array, which is its folder in the cache.
         shape: (rows, C, S, S), uint8.
         rows_per_shard: slices in one shard, which is one file.
         compressor: Zarr v3 name of the inner chunks' compressor; a crc32c follows it.
     """
 
-    path: Path
+    files: Folder | Mirror
+    name: str
     shape: tuple[int, int, int, int]
     rows_per_shard: int
     compressor: str
@@ -51,9 +61,14 @@ class ImageArray:
         """Number of shards, those that no longer exist among them."""
         return -(-self.shape[0] // self.rows_per_shard)
 
-    def shard_path(self, shard: int) -> Path:
+    @property
+    def index_bytes(self) -> int:
+        """Length of a shard's index, which ends the shard."""
+        return self.rows_per_shard * 16 + CHECKSUM_BYTES
+
+    def shard_name(self, shard: int) -> str:
         """Return the file of one shard, under the default chunk key encoding of Zarr v3."""
-        return self.path / "c" / str(shard) / "0" / "0" / "0"
+        return f"{self.name}/c/{shard}/0/0/0"
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class Cache:
     """One commit of a cache, as docs/cache_format.md describes it. Later commits do not change it.
 
     Attributes:
-        path: the cache's folder.
+        path: the cache's folder or address, as it was given.
         commit: the commit's id, 16 hex digits.
         windows: in channel order.
         classes: names, in column order; empty where the cache has no labels.
@@ -74,7 +89,7 @@ class Cache:
             little-endian, of the UTF-8 text "<sop_instance_uid>\\x1f<frame>".
     """
 
-    path: Path
+    path: str
     commit: str
     windows: tuple[Window, ...]
     classes: tuple[str, ...]
@@ -84,6 +99,7 @@ class Cache:
     num_slices: int
     table: pd.DataFrame = field(repr=False)
     keys: np.ndarray = field(repr=False)
+    _files: Folder | Mirror = field(repr=False)
     _attributes: Mapping[str, Any] = field(repr=False)
     _arrays: Mapping[str, Any] = field(repr=False)
 
@@ -103,8 +119,8 @@ class Cache:
         Raises:
             CacheError: the size was not built, or its array is stored in another way than the format's.
         """
-        path = self._array_path("sizes", size)
-        return _image_array(self.path / path, self._arrays.get(path, {}))
+        name = self._array_name("sizes", size)
+        return _image_array(self._files, name, self._arrays.get(name, {}))
 
     def sums(self, size: int, rows: np.ndarray) -> np.ndarray:
         """Return sum and sum of squares of the grey levels by slice and channel.
@@ -118,17 +134,13 @@ class Cache:
         Raises:
             CacheError: the size was not built, or the sums are damaged or missing.
         """
-        import zarr  # 0.3 s, and only whoever reads sums needs it
-
-        path = self.path / self._array_path("sums", size)
-        for shard in np.unique(np.asarray(rows) // self.rows_per_shard):
-            # zarr-python reads a missing chunk as zeros, which would pass for black slices.
-            if not (path / "c" / str(shard) / "0" / "0").is_file():
-                raise CacheError(f"{path}: shard {shard} is missing; {REPAIR}")
-        try:
-            return np.asarray(zarr.open_array(path, mode="r").oindex[np.asarray(rows)])  # type: ignore[index]
-        except (ValueError, OSError, KeyError, IndexError) as error:
-            raise CacheError(f"{path}: cannot be read ({error}); {REPAIR}") from error
+        name = self._array_name("sums", size)
+        shards, position = np.unique(np.asarray(rows) // self.rows_per_shard, return_inverse=True)
+        read = partial(_read_sums, self._files, name, (self.rows_per_shard, len(self.windows), 2))
+        with ThreadPoolExecutor(REQUESTS) as readers:
+            chunks = list(readers.map(read, shards.tolist()))
+        stored = np.array(chunks, np.uint64).reshape(-1, self.rows_per_shard, len(self.windows), 2)
+        return stored[position, np.asarray(rows) % self.rows_per_shard]
 
     def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and population standard deviation by channel of grey level / 255 over all pixels of `rows`.
@@ -144,7 +156,7 @@ class Cache:
         variance = [(n * int(q) - int(s) ** 2) / (n * 255) ** 2 for s, q in totals]
         return np.array(mean), np.sqrt(np.array(variance))
 
-    def _array_path(self, kind: str, size: int) -> str:
+    def _array_name(self, kind: str, size: int) -> str:
         if str(size) not in self._attributes[kind]:
             built = ", ".join(str(side) for side in self.sizes)
             raise CacheError(
@@ -153,17 +165,21 @@ class Cache:
         return self._attributes[kind][str(size)]
 
 
-def open_cache(path: str | Path, commit: str | None = None) -> Cache:
+def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | None = None) -> Cache:
     """Open the current commit of a cache, or the one with the given id.
+
+    Args:
+        path: its folder, or its address, s3://bucket/cache.zarr say.
+        local_copy: a folder on local disk where what is read of the cache is copied to; an address needs one.
 
     Raises:
         CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
     """
-    path = Path(path)
-    attributes, arrays = _current(path) if commit is None else _kept(path, commit)
-    _check_format(path, attributes)
+    files = open_files(str(path), local_copy)
+    attributes, arrays = _current(files) if commit is None else _kept(files, commit)
+    _check_format(files.address, attributes)
     try:
-        return _cache(path, attributes, arrays)
+        return _cache(files, attributes, arrays)
     except (KeyError, TypeError, AttributeError) as error:
         raise CacheError(f"{path}: the commit's attributes are damaged ({error!r}); {REPAIR}") from error
 
@@ -177,41 +193,44 @@ def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8")
 
 
-def _current(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not path.is_dir():
-        raise CacheError(f"{path}: no cache here; run: pipeline build --src DICOMS --out {path}")
-    if not (path / "zarr.json").exists():
-        if (path / ".pipeline").is_dir():
+def _current(files: Folder | Mirror) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = files.address
+    if not files.exists("zarr.json"):
+        if not files.exists(""):
+            raise CacheError(f"{path}: no cache here; run: pipeline build --src DICOMS --out {path}")
+        if files.exists(".pipeline"):
             raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
         raise CacheError(f"{path}: not a cache: it holds no zarr.json")
-    root = _read_json(path / "zarr.json")
+    root = _read_json(files, "zarr.json")
     consolidated = root.get("consolidated_metadata") or {}
     return root.get("attributes", {}), consolidated.get("metadata", {})
 
 
-def _kept(path: Path, commit: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    file = path / "commits" / f"{commit}.json"
-    if not file.exists():
-        current = _current(path)[0].get("commit")
-        kept = sorted(entry.stem for entry in file.parent.glob("*.json"))
+def _kept(files: Folder | Mirror, commit: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    name = f"commits/{commit}.json"
+    if not files.exists(name):
+        current = _current(files)[0].get("commit")
+        kept = [entry.removesuffix(".json") for entry in files.names("commits") if entry.endswith(".json")]
         near = difflib.get_close_matches(commit, kept, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {path}"
-        raise CacheError(f"{path}: has no commit {commit}; {hint}")
-    record = _read_json(file)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {files.address}"
+        )
+        raise CacheError(f"{files.address}: has no commit {commit}; {hint}")
+    record = _read_json(files, name)
     return record.get("attributes", {}), record.get("arrays", {})
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(files: Folder | Mirror, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{file}: cannot be read ({error}); {REPAIR}") from error
+        content = json.loads(files.read(name))
+    except ValueError as error:
+        raise CacheError(f"{files.origin(name)}: cannot be read ({error}); {REPAIR}") from error
     if not isinstance(content, dict):
-        raise CacheError(f"{file}: not a JSON object; {REPAIR}")
+        raise CacheError(f"{files.origin(name)}: not a JSON object; {REPAIR}")
     return content
 
 
-def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
+def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
     if attributes.get("format") != FORMAT:
         raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
     version = attributes.get("format_version")
@@ -223,15 +242,15 @@ def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         )
 
 
-def _cache(path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
+def _cache(files: Folder | Mirror, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
     classes = tuple(entry["name"] for entry in attributes["classes"])
-    table = _read_table(path / attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
+    table = _read_table(files, attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
     if len(table) != attributes["num_slices"]:
         raise CacheError(
-            f"{path}: the table has {len(table)} lines, the commit {attributes['num_slices']} slices; {REPAIR}"
+            f"{files.address}: the table has {len(table)} lines, the commit {attributes['num_slices']} slices; {REPAIR}"
         )
     return Cache(
-        path=path,
+        path=files.address,
         commit=attributes["commit"],
         windows=tuple(Window(w["name"], w["level_hu"], w["width_hu"]) for w in attributes["windows"]),
         classes=classes,
@@ -241,18 +260,20 @@ def _cache(path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Any])
         num_slices=len(table),
         table=table,
         keys=slice_keys(table["sop_instance_uid"], table["frame"]),
+        _files=files,
         _attributes=attributes,
         _arrays=arrays,
     )
 
 
-def _read_table(file: Path, digest: str, classes: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(files: Folder | Mirror, name: str, digest: str, classes: tuple[str, ...]) -> pd.DataFrame:
+    file = files.bring(name, 0)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {REPAIR}") from error
+        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {REPAIR}")
+        raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {files.way_out}")
     table = pd.read_csv(
         io.BytesIO(content),
         dtype=dict.fromkeys(TEXT_COLUMNS, str)
@@ -269,7 +290,19 @@ def _read_table(file: Path, digest: str, classes: tuple[str, ...]) -> pd.DataFra
     return table
 
 
-def _image_array(path: Path, metadata: Mapping[str, Any]) -> ImageArray:
+def _read_sums(files: Folder | Mirror, array: str, shape: tuple[int, int, int], shard: int) -> np.ndarray:
+    """Return the sums of one shard's rows, (rows_per_shard, C, 2) uint64: a chunk is these and their CRC-32C."""
+    file = files.bring(f"{array}/c/{shard}/0/0", CHECKSUM_BYTES)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{file}: the sums cannot be read ({error.strerror}); {files.way_out}") from error
+    if google_crc32c.value(content) != CRC32C_OF_INTACT or len(content) != 8 * math.prod(shape) + CHECKSUM_BYTES:
+        raise CacheError(f"{file}: the sums are damaged; {files.way_out}")
+    return np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(shape)
+
+
+def _image_array(files: Folder | Mirror, name: str, metadata: Mapping[str, Any]) -> ImageArray:
     """Check that an array's zarr.json is of the one kind that the format allows."""
     try:
         (sharding,) = metadata["codecs"]
@@ -293,5 +326,7 @@ def _image_array(path: Path, metadata: Mapping[str, Any]) -> ImageArray:
     except (KeyError, TypeError, ValueError, IndexError):
         fits = False
     if not fits:
-        raise CacheError(f"{path}: the array is not stored as format version {FORMAT_VERSION} says; {REPAIR}")
-    return ImageArray(path, shape, rows_per_shard, compressor)
+        raise CacheError(
+            f"{files.origin(name)}: the array is not stored as format version {FORMAT_VERSION} says; {REPAIR}"
+        )
+    return ImageArray(files, name, shape, rows_per_shard, compressor)

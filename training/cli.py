@@ -9,7 +9,7 @@ import click
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
 from training import config as settings
-from training.cli_scores import COMMANDS
+from training.cli_scores import CACHE, COMMANDS, local_copy_option
 from training.config import Machine, TrainConfig
 from training.errors import TrainingError
 
@@ -69,7 +69,8 @@ def main() -> None:
 
 
 @main.command("run", epilog=EXIT_CODES)
-@click.option("--cache", type=FOLDER, help="The cache to train from.")
+@click.option("--cache", type=CACHE, help="The cache to train from.")
+@local_copy_option
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
 @click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
 @click.option("--model", help=f"Any classification model of torchvision. [default: {DEFAULTS.model}]")
@@ -114,7 +115,8 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing stays.")
 @machine_options
 def run_command(
-    cache: Path | None,
+    cache: str | None,
+    local_copy: Path | None,
     out: Path | None,
     resume: Path | None,
     others: tuple[str, ...],
@@ -152,16 +154,16 @@ def run_command(
             from training.rehearsal import rehearse
 
             assert cache is not None
-            click.echo(rehearse(cache, new_config(overrides), machine, processes))
+            click.echo(rehearse(cache, new_config(overrides), machine, processes, local_copy))
             return
         if resume is not None:
-            run, opened = job.resume(resume, cache, overrides)
+            run, opened = job.resume(resume, cache, overrides, local_copy)
             if changes := job.changed_environment(run, processes):
                 click.echo(f"the last bits may differ from an undisturbed run: {'; '.join(changes)}", err=True)
         else:
             assert cache is not None
             assert out is not None
-            run, opened = job.begin(out, cache, new_config(overrides), processes)
+            run, opened = job.begin(out, cache, new_config(overrides), processes, local_copy)
         try:
             scores = job.complete(run, opened, machine, processes)
         except Stopped:
@@ -180,15 +182,24 @@ def run_command(
     "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
-@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to.")
+@click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
+@local_copy_option
 @machine_options
-def evaluate_command(run_path: Path, side: str, tta: bool, cache: Path | None, device: str, input_threads: int) -> None:
+def evaluate_command(
+    run_path: Path,
+    side: str,
+    tta: bool,
+    cache: str | None,
+    local_copy: Path | None,
+    device: str,
+    input_threads: int,
+) -> None:
     """Score a run's best weights on its validation or test slices."""
     from training import job
     from training.distributed import join_processes
 
     with join_processes(device) as processes:
-        run, opened = job.open_to_evaluate(run_path, cache, side)
+        run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
         scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
         if processes.writes:
             click.echo(f"{'class':<20}log loss  ROC AUC  average precision")
@@ -200,7 +211,8 @@ def evaluate_command(run_path: Path, side: str, tta: bool, cache: Path | None, d
 
 @main.command("predict", epilog=EXIT_CODES)
 @run_option
-@click.option("--cache", type=FOLDER, required=True, help="The cache to predict; it needs no labels.")
+@click.option("--cache", type=CACHE, required=True, help="The cache to predict; it needs no labels.")
+@local_copy_option
 @click.option(
     "--out", type=FILE, required=True, help="The submission, CSV; OUT_wide.csv and OUT_series.csv go beside it."
 )
@@ -210,7 +222,14 @@ def evaluate_command(run_path: Path, side: str, tta: bool, cache: Path | None, d
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
 @machine_options
 def predict_command(
-    run_path: Path, cache: Path, out: Path, sample: Path | None, tta: bool, device: str, input_threads: int
+    run_path: Path,
+    cache: str,
+    local_copy: Path | None,
+    out: Path,
+    sample: Path | None,
+    tta: bool,
+    device: str,
+    input_threads: int,
 ) -> None:
     """Predict every slice of a cache with a run's best weights."""
     import numpy as np
@@ -222,7 +241,7 @@ def predict_command(
     from training.runs import open_run
 
     with join_processes(device) as processes:
-        run, opened = open_run(run_path), open_cache(cache)
+        run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
         everything = np.arange(opened.num_slices)
         machine = Machine(device, input_threads)
         lines, probabilities = job.run_predictions(run, opened, everything, machine, processes, tta=tta)

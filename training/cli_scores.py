@@ -1,12 +1,24 @@
 """This file is the commands that look at runs: compare, ablate, report, export."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+CACHE = click.Path(file_okay=False)  # stays as it was typed: a Path would spoil an address
 FILE = click.Path(path_type=Path, dir_okay=False)
 PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
+
+
+def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--local-copy",
+        type=FOLDER,
+        metavar="DIR",
+        help="Copy what is read of the cache to this local folder, and read it there: for a cache on a network disk or "
+        "at an address, s3://bucket/cache.zarr say. Runs may share DIR.",
+    )(command)
 
 
 @click.command("compare")
@@ -30,7 +42,8 @@ def compare_command(runs: tuple[Path, ...], on: str, tta: bool, out: Path | None
 
 
 @click.command("ablate")
-@click.option("--cache", type=FOLDER, required=True, help="The cache to train from.")
+@click.option("--cache", type=CACHE, required=True, help="The cache to train from.")
+@local_copy_option
 @click.option("--out", type=FOLDER, required=True, help="Folder of the runs and of the table; runs that are done stay.")
 @click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="May be given again.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="May be given again.")
@@ -38,7 +51,8 @@ def compare_command(runs: tuple[Path, ...], on: str, tta: bool, out: Path | None
 @click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="A setting of every run, epochs=2 say.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def ablate_command(
-    cache: Path,
+    cache: str,
+    local_copy: Path | None,
     out: Path,
     models: tuple[str, ...],
     seeds: tuple[int, ...],
@@ -51,29 +65,32 @@ def ablate_command(
     from training.compare import to_text
     from training.config import Machine, parse_setting
 
-    table = ablate(cache, out, models, seeds, dict(parse_setting(text) for text in others), Machine(device), on)
+    settings = dict(parse_setting(text) for text in others)
+    table = ablate(cache, out, models, seeds, settings, Machine(device), on, local_copy)
     click.echo(to_text(table))
     click.echo(f"\n* the interval leaves out 0\n{out / 'ablation.csv'}")
 
 
 @click.command("report")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")
-@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to.")
-def report_command(run_path: Path, cache: Path | None) -> None:
+@click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
+@local_copy_option
+def report_command(run_path: Path, cache: str | None, local_copy: Path | None) -> None:
     """Write report.html and model_card.md of a run anew."""
     from training.content import open_own_cache
     from training.report import write_report
     from training.runs import open_run
 
-    click.echo(write_report(run_path, open_own_cache(open_run(run_path), cache)))
+    click.echo(write_report(run_path, open_own_cache(open_run(run_path), cache, local_copy)))
 
 
 @click.command("export")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
 @click.option("--out", type=FILE, help="The file. [default: model.onnx or model.pt2 in the run's folder]")
-@click.option("--cache", type=FOLDER, help="Where the run's cache has moved to; its first slices are the check.")
-def export_command(run_path: Path, form: str, out: Path | None, cache: Path | None) -> None:
+@click.option("--cache", type=CACHE, help="Where the run's cache has moved to; its first slices are the check.")
+@local_copy_option
+def export_command(run_path: Path, form: str, out: Path | None, cache: str | None, local_copy: Path | None) -> None:
     """Write the run's network as one file: uint8 images and slice positions in, probabilities out."""
     from training.content import open_own_cache
     from training.export import SUFFIXES, export
@@ -81,7 +98,7 @@ def export_command(run_path: Path, form: str, out: Path | None, cache: Path | No
 
     run = open_run(run_path)
     out = out or run_path / f"model{SUFFIXES[form]}"
-    difference = export(run, open_own_cache(run, cache), form, out)
+    difference = export(run, open_own_cache(run, cache, local_copy), form, out)
     click.echo(f"{out}: largest difference of a probability from the run's {difference:.1e}")
 
 

@@ -72,20 +72,21 @@ def differences(before: Content, after: Content) -> list[str]:
     return [f"{count} {'slice' if count == 1 else 'slices'} {what}" for what, count in counts.items() if count]
 
 
-def open_own_cache(run: Run, path: Path | None) -> Cache:
+def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = None) -> Cache:
     """Open the cache that a run was trained on, or another with the same content.
 
     Args:
         path: where it lies now; None for where it was.
+        local_copy: as `open_cache` takes it.
 
     Raises:
         RunError: the cache has neither the run's commit nor the same content; it says what differs.
     """
-    where = path or Path(run.data.cache)
+    where = path or run.data.cache
     try:
-        return open_cache(where, run.data.commit)
+        return open_cache(where, run.data.commit, local_copy)
     except CacheError:
-        cache = open_cache(where)
+        cache = open_cache(where, local_copy=local_copy)
     changes = differences(read_content(run.path), content_of(cache, run.config.size_px))
     if changes:
         raise RunError(

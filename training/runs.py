@@ -16,6 +16,7 @@ from training import config as settings
 from training.cache import Cache
 from training.config import TrainConfig
 from training.errors import ConfigError, RunError
+from training.mirror import absolute
 from training.split import read_split, write_split
 
 # One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
@@ -112,7 +113,7 @@ def create_run(
     write_split(split, cache.table, sides)
     mean, std = mean_std
     data = Data(
-        cache=os.path.abspath(cache.path),
+        cache=absolute(cache.path),
         commit=cache.commit,
         classes=cache.classes,
         class_weights=tuple(float(weight) for weight in cache.class_weights),

@@ -1,12 +1,12 @@
 """This file reads single slices out of shards: it finds them, checks them, and decodes them into given memory."""
 
 import mmap
-import os
 import resource
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,11 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc, zstd
 
-from training.cache import REPAIR, Cache
+from training.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache
 from training.errors import CacheError
+from training.mirror import REPAIR, REQUESTS
 
-CHECKSUM_BYTES = 4
-# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
-# Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
-CRC32C_OF_INTACT = 0x48674BC7
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF  # Zarr v3, sharding codec: the index entry of an inner chunk that is not stored
-INDEX_READERS = 16  # a request to a network disk takes milliseconds, and there may be thousands of shards
 DESCRIPTORS_LEFT = 256  # to everybody else in the process
 DECOMPRESS = {"blosc": blosc.decompress, "zstd": zstd.decompress}
 
@@ -45,7 +41,7 @@ class SliceReader:
         self._names = cache.table[["sop_instance_uid", "frame"]].iloc[lines]
         rows = cache.table["row"].to_numpy()[lines]
         if len(rows) and not 0 <= rows.min() <= rows.max() < self._array.shape[0]:
-            raise CacheError(f"{self._array.path}: the table names rows that the array does not have; {REPAIR}")
+            raise CacheError(f"{cache.path}: the table names rows that {self._array.name} does not have; {REPAIR}")
         self._shards = rows // self._array.rows_per_shard
         self._starts, self._stops = self._find(rows % self._array.rows_per_shard)
         self._begin()
@@ -78,7 +74,15 @@ class SliceReader:
                 decompress(stored[:-CHECKSUM_BYTES], destination)
                 done += 1
         except (ValueError, RuntimeError, OSError) as error:
-            raise self._damage(which[done], error) from error
+            files = self._array.files
+            raise self._damage(which[done], error, files.where, files.way_out) from error
+
+    def bringing(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
+        """Have the shards of slices that are due, (m,) one part after another, copied to local disk in the background.
+
+        Only where the cache has local copies; `read` waits for a shard that is not there yet.
+        """
+        return self._array.files.bringing(self._shards_due(parts), self._array.index_bytes)
 
     def will_read(self, which: np.ndarray) -> None:
         """Ask the system to bring slices into memory, and do not wait for it."""
@@ -119,15 +123,24 @@ class SliceReader:
 
     def _open(self, shard: int) -> tuple[mmap.mmap, np.ndarray]:
         """Return a shard's bytes, mapped now if they are not yet; the one mapped first makes room where needed."""
+        if (opened := self._opened[shard]) is not None:
+            return opened
+        file = self._array.files.bring(self._array.shard_name(shard), self._array.index_bytes)
         with self._opening:
             opened = self._opened[shard]
             if opened is None:
-                opened = self._opened[shard] = _map(self._array.shard_path(shard))
+                opened = self._opened[shard] = _map(file, self._array.files.way_out)
                 self._oldest.append(shard)
                 if len(self._oldest) > self._most_open:
                     # What another thread still reads of it stays mapped until that thread drops it.
                     self._opened[self._oldest.popleft()] = None
         return opened
+
+    def _shards_due(self, parts: list[np.ndarray]) -> Iterator[str]:
+        """Yield the shards of slices in the order in which they are due."""
+        if parts:
+            shards, first = np.unique(self._shards[np.concatenate(parts)], return_index=True)
+            yield from (self._array.shard_name(shard) for shard in shards[np.argsort(first)])
 
     def _find(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where in its shard each slice's stored bytes begin and end, both (n,) int64.
@@ -136,39 +149,34 @@ class SliceReader:
             inside: (n,) position of each slice in its shard.
         """
         shards, position = np.unique(self._shards, return_inverse=True)
-        with ThreadPoolExecutor(INDEX_READERS) as readers:
+        with ThreadPoolExecutor(REQUESTS) as readers:
             indices = np.array(list(readers.map(self._read_index, shards.tolist())), np.uint64)
         entries = indices.reshape(-1, self._array.rows_per_shard, 2)[position, inside]
         if len(absent := np.flatnonzero(entries[:, 0] == ABSENT)):
-            raise self._damage(absent[0], "it is not in the shard")
+            raise self._damage(absent[0], "it is not in the shard", self._array.files.origin, REPAIR)
         starts, sizes = entries.astype(np.int64).T
         return starts, starts + sizes
 
     def _read_index(self, shard: int) -> np.ndarray:
         """Return a shard's index, (rows_per_shard, 2) uint64: offset and number of bytes of each inner chunk."""
-        file, length = self._array.shard_path(shard), self._array.rows_per_shard * 16 + CHECKSUM_BYTES
-        try:
-            with open(file, "rb") as opened:
-                opened.seek(-length, os.SEEK_END)
-                stored = opened.read(length)
-        except OSError as error:
-            raise CacheError(f"{file}: the shard is missing or too short ({error.strerror}); {REPAIR}") from error
+        files, name = self._array.files, self._array.shard_name(shard)
+        stored = files.tail(name, self._array.index_bytes)
         if google_crc32c.value(stored) != CRC32C_OF_INTACT:
-            raise CacheError(f"{file}: the shard's index is damaged; {REPAIR}")
+            raise CacheError(f"{files.origin(name)}: the shard's index is damaged or cut off; {REPAIR}")
         return np.frombuffer(stored[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
 
-    def _damage(self, which: int, reason: object) -> CacheError:
+    def _damage(self, which: int, reason: object, where: Callable[[str], object], way_out: str) -> CacheError:
         uid, frame = self._names.iloc[which]
-        file = self._array.shard_path(self._shards[which])
-        return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {REPAIR}")
+        file = where(self._array.shard_name(self._shards[which]))
+        return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {way_out}")
 
 
-def _map(file: Path) -> tuple[mmap.mmap, np.ndarray]:
+def _map(file: Path, way_out: str) -> tuple[mmap.mmap, np.ndarray]:
     try:
         with open(file, "rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:
-        raise CacheError(f"{file}: the shard cannot be read ({error}); {REPAIR}") from error
+        raise CacheError(f"{file}: the shard cannot be read ({error}); {way_out}") from error
     return mapped, np.frombuffer(mapped, np.uint8)
 
 

@@ -166,15 +166,16 @@ class Stream:
         self._cold_until = 0
         pool = ThreadPoolExecutor(max(1, self._threads), "stream")
         try:
-            while True:
-                for number in islice(numbers, self._ahead + 1 - len(filling)):
-                    slot = self._take_slot()
-                    fill = partial(self._fill, slot, parts, number)
-                    filling.append((slot, pool.submit(fill).result if self._threads else fill))
-                if not filling:
-                    return
-                yield filling[0][1]()
-                self._free.append(filling.popleft()[0])
+            with self._reader.bringing(parts):
+                while True:
+                    for number in islice(numbers, self._ahead + 1 - len(filling)):
+                        slot = self._take_slot()
+                        fill = partial(self._fill, slot, parts, number)
+                        filling.append((slot, pool.submit(fill).result if self._threads else fill))
+                    if not filling:
+                        return
+                    yield filling[0][1]()
+                    self._free.append(filling.popleft()[0])
         finally:
             pool.shutdown(cancel_futures=True)  # waits for the fills that run, for they write into slots
             self._free.extend(slot for slot, _ in filling)
