@@ -18,7 +18,7 @@ def main() -> None:
     """Turn head-CT DICOM files into a training cache, once and fast."""
 
 
-for upkeep in (cli_upkeep.info, cli_upkeep.why, cli_upkeep.verify, cli_upkeep.gc):
+for upkeep in (cli_upkeep.info, cli_upkeep.why, cli_upkeep.report, cli_upkeep.verify, cli_upkeep.gc):
     main.add_command(upkeep)
 
 

@@ -1,4 +1,4 @@
-"""This file holds the commands that look after a cache: info, why, verify and gc."""
+"""This file holds the commands that look after a cache: info, why, report, verify and gc."""
 
 import json
 import re
@@ -74,6 +74,18 @@ def why(cache: Path, file: str) -> None:
     click.echo(story.path)
     for name, value in story.facts:
         click.echo(f"  {name:<9} {value}")
+
+
+@click.command(epilog=EXIT_CODES)
+@CACHE
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page, one HTML file.")
+@command
+def report(cache: Path, out: Path) -> None:
+    """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
+    from pipeline.report import write_report
+
+    write_report(cache, out)
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
 
 
 @click.command(epilog=EXIT_CODES)
