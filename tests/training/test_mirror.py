@@ -25,6 +25,7 @@ from training.mirror import Mirror
 from training.stream import Stream
 
 SIZE = 32
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 class FaultyStore(LocalFileSystem):
@@ -215,18 +216,16 @@ def test_a_lost_network_is_one_line_and_the_next_run_goes_on(
     fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore], error: Exception, threads: int
 ) -> None:
     copies = tmp_path / "copies"
-    batches = stream_of(open_cache(address, local_copy=copies), threads).epoch(0, 0)
-    next(batches)
-    batches.close()
-    brought = len(shards(copies))
-    stream = stream_of(open_cache(address, local_copy=copies), threads)
+    cache = open_cache(address, local_copy=copies)
+    list(stream_of(cache, threads, np.flatnonzero(cache.table["row"] // 8 < 10)).epoch(0, 0))
+    stream = stream_of(cache, threads)
     store.fault = fail(1000, error)
     text = message(lambda: check_epoch(fake, stream))
     assert [word for word in (address, "network", "start the same command again") if word not in text] == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("mirror", "stream"))]
     store.reset()
     check_epoch(fake, stream_of(open_cache(address, local_copy=copies), threads))
-    assert len(store.whole()) == len(shards(fake.path)) - brought
+    assert len(store.whole()) == len(shards(fake.path)) - 10
 
 
 def test_a_file_that_the_origin_has_lost_is_damage_of_the_origin(address: str, tmp_path: Path) -> None:
@@ -307,8 +306,9 @@ def read_slowly(address: str, copies: Path, rank: int, world: int, answers: Any)
     answers.put((pixels, FaultyStore.whole()))
 
 
+@FORKS
 def test_processes_share_the_copies(fake: FakeCache, address: str, tmp_path: Path) -> None:
-    context: Any = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("fork")
     answers = context.Queue()
     processes = [
         context.Process(target=read_slowly, args=(address, tmp_path / "copies", rank, 3, answers)) for rank in range(3)
@@ -334,10 +334,11 @@ def bring_and_hang(address: str, copies: Path, name: str) -> None:
     Mirror(address, copies).bring(name, 4)
 
 
+@FORKS
 def test_a_killed_process_is_in_nobodys_way(fake: FakeCache, address: str, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     name = f"images/{SIZE}-0badcafe/c/0/0/0/0"
-    process: Any = multiprocessing.get_context("spawn").Process(target=bring_and_hang, args=(address, copies, name))
+    process: Any = multiprocessing.get_context("fork").Process(target=bring_and_hang, args=(address, copies, name))
     process.start()
     deadline = time.monotonic() + 60
     while not (partial := list(copies.rglob("*.partial"))) or not partial[0].stat().st_size:
