@@ -8,7 +8,7 @@ rm -rf "$out"
 step() { printf '\n== %s\n' "$*"; }
 
 step "synthetic head CT studies"
-pipeline phantom --out $out --patients 60 --seed 0
+pipeline phantom --out $out --patients 40 --seed 0
 
 step "cache"
 pipeline build --src $out/dicoms --labels $out/labels.csv --dataset phantom --out $out/cache.zarr --size 96
