@@ -1,6 +1,6 @@
 """This file measures how often 95 % intervals hold the truth on simulated patients, and how fast they are made.
 
-Run: python benchmarks/coverage.py [--simulations 1000] [--slices 750000]
+Run: python benchmarks/intervals.py [--simulations 1000] [--slices 750000]
 """
 
 import argparse
