@@ -5,8 +5,7 @@
 
 One process, one core, one run, page cache warm; every way delivers the same slices as (B, 3, S, S) uint8 batches in a
 freshly shuffled order. The ways take turns and the best of the repeats counts, so that a busy machine disturbs the
-ratios little. A way whose package is not installed is left out with the reason; all come by
-`pip install tensorstore lmdb webdataset litdata mosaicml-streaming monai`.
+ratios little. A way whose package is not installed is left out with the reason; all come by `pip install '.[peers]'`.
 """
 
 import argparse
@@ -59,6 +58,11 @@ class Slices:
         """Bytes of the slices in the cache; its shards may also hold rows that no commit names."""
         stream = Stream(self.cache, self.size, np.arange(self.cache.num_slices), self.batch_size)
         return int(stream.stored_bytes.sum())
+
+    @property
+    def array(self) -> Path:
+        """The folder of the cache's image array."""
+        return Path(self.cache.path, self.cache.array(self.size).name)
 
     def batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the parts of an order that make up its batches."""
@@ -114,7 +118,7 @@ def zarr_item(slices: Slices) -> tuple[int, Epoch]:
     """zarr-python, z[i] in a DataLoader."""
     import zarr
 
-    path = slices.cache.array(slices.size).path
+    path = slices.array
     stored: Any = zarr.open_array(path, mode="r")
     rows = slices.cache.table["row"].tolist()
     return slices.stored_bytes, slices.loader(Items(len(rows), lambda line: torch.from_numpy(stored[rows[line]])))
@@ -123,7 +127,7 @@ def zarr_item(slices: Slices) -> tuple[int, Epoch]:
 def tensorstore_batch(slices: Slices) -> tuple[int, Epoch]:
     """tensorstore, one read a batch."""
     tensorstore = importlib.import_module("tensorstore")
-    path = slices.cache.array(slices.size).path
+    path = slices.array
     store = tensorstore.open(
         {
             "driver": "zarr3",
@@ -306,16 +310,14 @@ def bytes_in(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def build_cache(folder: Path, patients: int) -> tuple[Path, Path]:
-    """Write a phantom and build a cache of it with the project's own commands; returns both folders."""
+def build_cache(folder: Path, patients: int, *options: str) -> tuple[Path, Path]:
+    """Write a phantom and build a cache of it with the project's own commands; returns cache and DICOM folder."""
     program = str(Path(sys.executable).with_name("pipeline"))
     phantom, cache = folder / "phantom", folder / "cache.zarr"
     labels = phantom / "labels.csv"
     subprocess.run([program, "phantom", "--out", phantom, "--patients", str(patients)], check=True)
-    subprocess.run(
-        [program, "build", "--dataset", "phantom", "--src", phantom / "dicoms", "--labels", labels, "--out", cache],
-        check=True,
-    )
+    entry = ["--dataset", "phantom", "--src", phantom / "dicoms", "--labels", labels, "--out", cache]
+    subprocess.run([program, "build", *entry, *options], check=True)
     return cache, phantom / "dicoms"
 
 

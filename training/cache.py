@@ -197,7 +197,8 @@ def _current(files: Folder | Mirror) -> tuple[dict[str, Any], dict[str, Any]]:
     path = files.address
     if not files.exists("zarr.json"):
         if not files.exists(""):
-            raise CacheError(f"{path}: no cache here; run: pipeline build --src DICOMS --out {path}")
+            remedy = "check the address" if "://" in path else f"run: pipeline build --src DICOMS --out {path}"
+            raise CacheError(f"{path}: no cache here; {remedy}")
         if files.exists(".pipeline"):
             raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
         raise CacheError(f"{path}: not a cache: it holds no zarr.json")

@@ -1,6 +1,7 @@
 """This file tests that a cache elsewhere is read by way of local copies, whatever goes wrong on the way."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,16 +11,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from fsspec.implementations.local import LocalFileSystem
 
 import training.mirror
 from tests.training.fake_cache import COMMIT, FakeCache, write_cache
 from training.cache import Cache, open_cache
+from training.cli import main
 from training.errors import CacheError
 from training.mirror import Mirror
 from training.stream import Stream
@@ -32,7 +36,7 @@ class FaultyStore(LocalFileSystem):
     """A store behind faulty://, a folder of this machine really, that counts, delays and fails as a test wants."""
 
     protocol = "faulty"
-    requests: Counter[tuple[str, bool]] = Counter()  # (path, whether the whole file was asked for)
+    requests: ClassVar[Counter[tuple[str, bool]]] = Counter()  # (path, whether the whole file was asked for)
     at_once = most_at_once = 0
     delay_s = 0.0
     fault: Callable[[str], None] = staticmethod(lambda path: None)
@@ -392,3 +396,33 @@ def test_a_wrong_address_is_one_line(address: str, word: str, tmp_path: Path) ->
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     assert "ich-cache[s3]" in message(lambda: open_cache("s3://bucket/cache.zarr", local_copy=tmp_path))
+
+
+def train(*arguments: object) -> tuple[int, list[str]]:
+    """Call the command `train`; return its exit code and what it says on stderr."""
+    torch.set_num_threads(1)
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    return result.exit_code, result.stderr.splitlines()
+
+
+def test_every_command_takes_an_address(tmp_path: Path) -> None:
+    fake = write_cache(tmp_path / "cache.zarr", patients=10, slices=4)
+    address, run = f"faulty://{fake.path}", tmp_path / "run"
+    copies, on_cpu = ("--local-copy", tmp_path / "copies"), ("--device", "cpu")
+    small = ("--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", SIZE, "--epochs", 1)
+    assert train("run", "--cache", address, "--out", run, *small, *on_cpu, *copies)[0] == 0
+    assert json.loads((run / "settings.json").read_text())["data"]["cache"] == address
+    assert len(shards(tmp_path / "copies")) == len(shards(fake.path))
+    predict = ("predict", "--run", run, "--cache", address, "--out", tmp_path / "submission.csv", *on_cpu)
+    evaluate = ("evaluate", "--run", run, *on_cpu)
+    for command in (
+        ("run", "--cache", address, "--out", tmp_path / "other", *small, *on_cpu),
+        ("run", "--resume", run, *on_cpu),
+        ("report", "--run", run),
+        evaluate,
+        predict,
+    ):
+        code, (line,) = train(*command)
+        assert (code, "--local-copy" in line) == (1, True)
+    assert not (tmp_path / "other").exists()
+    assert train(*evaluate, *copies)[0] == train(*predict, *copies)[0] == 0

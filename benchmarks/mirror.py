@@ -1,0 +1,146 @@
+"""This file measures what --local-copy costs while it copies, and that it costs nothing afterwards.
+
+    python benchmarks/mirror.py [--patients 10] [--delay-ms 1] [--megabytes-per-s 1000] [--repeats 3] [--folder DIR]
+    python benchmarks/mirror.py --cache cache.zarr
+
+The store is a folder that answers each request after a delay and sends at a limited rate; nothing else of a bucket is
+imitated. One process, one thread that decodes, the same shuffled epoch every way, the ways in turns; the best of the
+repeats counts. The phantom's shards hold 16 slices, so that a small cache has many: a store's delay is paid by shard.
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from stream import build_cache
+
+from training.cache import open_cache
+from training.mirror import REQUESTS
+from training.stream import Stream
+
+CATALOG = Path(__file__).parents[1] / "data_catalog.yaml"
+
+
+class FarStore(LocalFileSystem):
+    """A folder of this machine behind far://, as far away as the options say."""
+
+    protocol = "far"
+    delay_s = 0.0
+    bytes_per_s = 1e9
+    line = threading.Lock()  # what is sent goes through one line
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        time.sleep(self.delay_s)
+        content = super().cat_file(self._strip_protocol(path), start, end, **options)
+        with self.line:
+            time.sleep(len(content) / self.bytes_per_s)
+        return content
+
+
+fsspec.register_implementation("far", FarStore)
+
+
+def whole_epoch(batches: Iterator[Any]) -> tuple[float, float]:
+    """Return the seconds to the first batch and to the end of an epoch."""
+    began = time.perf_counter()
+    next(batches)
+    first = time.perf_counter() - began
+    for _ in batches:
+        pass
+    return first, time.perf_counter() - began
+
+
+def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+    """Return what is measured; the second epoch goes on with the stream, and so the copies, of the first."""
+
+    def open_stream(address: str, local_copy: Path | None) -> Stream:
+        cache = open_cache(address, local_copy=local_copy)
+        return Stream(cache, size, np.arange(cache.num_slices), batch_size, threads=1)
+
+    near = open_stream(str(cache_path), None)
+    whole_epoch(near.epoch(0, 0))
+    far = near
+
+    def first_epoch() -> tuple[float, float]:
+        nonlocal far
+        shutil.rmtree(copies, ignore_errors=True)
+        far = open_stream(f"far://{cache_path}", copies)
+        return whole_epoch(far.epoch(0, 0))
+
+    return {
+        "a folder of this machine, no copy": lambda: whole_epoch(near.epoch(0, 1)),
+        "first epoch, copying whole shards": first_epoch,
+        "second epoch, from the copies": lambda: whole_epoch(far.epoch(0, 1)),
+        f"no copy: one request a slice, {REQUESTS} at a time, not decoded": lambda: whole_epoch(
+            ranges(near, cache_path, batch_size)
+        ),
+    }
+
+
+def ranges(stream: Stream, cache_path: Path, batch_size: int) -> Iterator[list[bytes]]:
+    """Yield the stored bytes of the slices, batch by batch, as a loader without local copies would ask for them."""
+    reader = stream._reader
+    places = [
+        (reader._array.shard_name(shard), *place) for shard, *place in reader._places(np.arange(len(reader._shards)))
+    ]
+    order = np.random.default_rng(0).permutation(len(places)).tolist()
+    store = FarStore()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        content = pool.map(lambda which: store.cat_file(f"{cache_path}/{places[which][0]}", *places[which][1:]), order)
+        while batch := [stored for _, stored in zip(range(batch_size), content, strict=False)]:
+            yield batch
+
+
+def report(cache_path: Path, size: int, batch_size: int, folder: Path, repeats: int) -> None:
+    """Measure all ways in turns and print the table."""
+    measured = ways(cache_path, size, batch_size, folder / "copies")
+    best = dict.fromkeys(measured, (np.inf, np.inf))
+    for _ in range(repeats):
+        for name, way in measured.items():
+            best[name] = min(best[name], way(), key=lambda seconds: seconds[1])
+    cache = open_cache(cache_path)
+    array = cache.array(size)
+    print(
+        f"{cache.num_slices} slices at {size} px in {array.shards} shards, batches of {batch_size}; the store takes "
+        f"{FarStore.delay_s * 1e3:g} ms a request and sends {FarStore.bytes_per_s / 1e6:g} MB/s"
+    )
+    print(f"{'images/s':>9} {'of local':>8} {'first batch, s':>15}")
+    local = best[next(iter(best))][1]
+    for name, (first, whole) in best.items():
+        print(f"{cache.num_slices / whole:9.0f} {local / whole:8.3f} {first:15.3f}  {name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, help="measure on this cache instead of a phantom's")
+    parser.add_argument("--patients", type=int, default=10, help="of the phantom")
+    parser.add_argument("--delay-ms", type=float, default=1.0, help="of the store, each request")
+    parser.add_argument("--megabytes-per-s", type=float, default=1000.0, help="of the store, all requests together")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    FarStore.delay_s, FarStore.bytes_per_s = options.delay_ms / 1e3, options.megabytes_per_s * 1e6
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        cache = options.cache
+        if cache is None:
+            catalog = Path(folder, "data_catalog.yaml")
+            catalog.write_text(CATALOG.read_text().replace("rows_per_shard: 256", "rows_per_shard: 16"))
+            cache, _ = build_cache(Path(folder), options.patients, "--catalog", str(catalog))
+        report(cache.absolute(), options.size, options.batch_size, Path(folder), options.repeats)
+
+
+if __name__ == "__main__":
+    main()

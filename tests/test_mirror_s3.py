@@ -1,0 +1,62 @@
+"""This file tests local copies of a cache in a bucket, against a server on loopback that speaks S3's protocol."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("s3fs")
+moto = pytest.importorskip("moto.server")
+
+import s3fs  # noqa: E402
+
+import training.mirror  # noqa: E402
+from tests.training.fake_cache import COMMIT, write_cache  # noqa: E402
+from training.cache import open_cache  # noqa: E402
+from training.errors import CacheError  # noqa: E402
+from training.stream import Stream  # noqa: E402
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(training.mirror, "RETRY_AFTER_S", (0.01,))
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield server
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: moto.ThreadedMotoServer, tmp_path: Path) -> None:
+    fake = write_cache(tmp_path / "cache.zarr")
+    bucket = s3fs.S3FileSystem()
+    bucket.mkdir("bucket")
+    bucket.put(str(fake.path), "bucket/cache.zarr", recursive=True)
+    address, copies = "s3://bucket/cache.zarr", tmp_path / "copies"
+
+    cache = open_cache(address, local_copy=copies)
+    rows = fake.table["row"].to_numpy()
+    assert np.array_equal(cache.sums(32, rows), open_cache(fake.path).sums(32, rows))
+    stream = Stream(cache, 32, np.arange(cache.num_slices), 8)
+    for batch in stream.epoch(0, 0):
+        assert np.array_equal(batch.images.numpy(), fake.images[32][batch.lines.numpy()])
+
+    for wrong, commit, word in (
+        ("s3://bucket/other.zarr", None, "check the address"),
+        ("s3://nowhere/cache.zarr", None, "check the address"),
+        (address, COMMIT[:-1] + "f", f"did you mean {COMMIT}?"),
+    ):
+        with pytest.raises(CacheError, match=word.replace("?", r"\?")):
+            open_cache(wrong, commit, copies)
+
+    server.stop()
+    assert len(list(stream.epoch(0, 1))) == 5  # all is here
+    with pytest.raises(CacheError, match="network"):
+        open_cache(address, local_copy=copies)
