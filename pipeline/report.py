@@ -123,7 +123,7 @@ def _slices(root: Path, head: Commit, facts: Facts) -> Section:
 
 
 def _series_words(series: Mapping[Any, Any]) -> str:
-    words = [f"{series['slices']:,} slices"]
+    words = [f"{series['slices']:,} slices" if series["slices"] > 1 else "1 slice"]
     low, high = series["spacing_min_mm"], series["spacing_max_mm"]
     if not np.isnan(low):
         words.append(f"{low:.1f} mm apart" if high - low < 0.1 else f"{low:.1f} to {high:.1f} mm apart")
@@ -161,21 +161,17 @@ def _labels(head: Commit, facts: Facts) -> Section:
 def _rejects(found: Mapping[str, Rejected]) -> Section:
     if not found:
         return Section("Rejects", [paragraph("Every file gave a slice, and every frame of it.")])
-    total = sum(of.lines for of in found.values())
     rows: list[Row] = [
         [
             f"{code}\n{FILES[REJECTS[code][0]]}",
             f"{of.lines:,}",
-            Share(of.lines, total),
             "\n".join([REJECTS[code][1], *map(_shown, of.examples), *(["..."] if of.lines > len(of.examples) else [])]),
         ]
         for code, of in found.items()
     ]
     caption = "Files and frames that gave no slice, by reason, with some paths. rejects.csv names each, with a message."
     words = "Paths and file names may identify patients: treat this page as you treat the files."
-    return Section(
-        "Rejects", [tables([table(caption, ["code", "number", "share", "meaning"], rows, [3])]), paragraph(words)]
-    )
+    return Section("Rejects", [tables([table(caption, ["code", "number", "meaning"], rows, [2])]), paragraph(words)])
 
 
 def _shown(path: str) -> str:
@@ -219,13 +215,9 @@ def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     return Section(
         "Storage",
         [
-            tables(
-                [
-                    table("Images by size.", columns, rows),
-                    table(caption, ["commit", "created", "slices"], commits),
-                ]
-            ),
+            tables([table("Images by size.", columns, rows)]),
             paragraph(words),
+            tables([table(caption, ["commit", "created", "slices"], commits)]),
         ],
     )
 

@@ -32,27 +32,29 @@ nav a { white-space: nowrap; color: var(--accent); text-decoration: none; } nav 
 .tile span { color: var(--soft); font-size: .86rem; line-height: 1.35; display: block; }
 figure { margin: 1.4rem 0 2rem; }
 figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; max-width: 46rem; }
-.tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 3.2rem; margin-bottom: 1rem; }
-.tables figure { margin: 1rem 0; max-width: 100%; min-width: 0; }
-.tables figcaption { max-width: 27rem; padding-bottom: .5rem; }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 33rem), 1fr)); gap: 0 2rem;
+          align-items: start; margin-bottom: 1rem; }
+.tables figure { margin: 1rem 0; min-width: 0; }
+.tables figcaption { padding-bottom: .5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
         border-bottom: 1.5px solid var(--ink); }
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
-th, td { padding: .32rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: .2rem; white-space: normal; min-width: 8rem; }
+th, td { padding: .32rem .55rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: .2rem; white-space: normal; min-width: 8rem;
+                                 position: sticky; left: 0; background: #fff; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 11rem; max-width: 34rem; overflow-wrap: anywhere; }
 td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.35; }
 td.share b { display: inline-block; min-width: 3.6rem; font-weight: inherit; }
-.track { display: inline-block; vertical-align: middle; width: 5rem; height: .5rem;
+.track { display: inline-block; vertical-align: middle; width: 4rem; height: .5rem;
          background: var(--faint); }
 .fill { display: block; height: 100%; background: var(--accent); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem 1.6rem;
           margin-bottom: .7rem; }
 .chart b { display: block; font-size: .92rem; line-height: 1.3; margin-bottom: .2rem; }
 .chart svg { display: block; width: 100%; height: auto; max-width: 30rem; }
-svg text { font-size: 12px; fill: var(--soft); } svg .bar { fill: var(--accent); }
+svg text { font-size: 14px; fill: var(--soft); } svg .bar { fill: var(--accent); }
 svg .grid { stroke: var(--line); stroke-width: .8; } svg .axis { stroke: var(--soft); stroke-width: .8; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1.4rem 1.2rem; }
 .cards + figcaption { margin-top: .9rem; }
@@ -68,13 +70,14 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .track { display: none; }
   main { padding: 1.4rem 1rem 3rem; } h1 { font-size: 1.55rem; } h2 { margin-top: 2.4rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile { padding: .7rem .75rem; } .tile b { font-size: 1.25rem; }
-  th, td { padding: .3rem .55rem; } svg text { font-size: 14px; } .words { font-size: .72rem; }
+  th, td { padding: .3rem .45rem; } thead th { white-space: normal; }
+  td.text { min-width: 9rem; } .words { font-size: .72rem; }
 }
 @media print { nav { display: none; } .card, figure, tr { break-inside: avoid; } }
 """
 
 WIDTH, HEIGHT = 420, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 42
+LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 44
 
 
 class Section(NamedTuple):
@@ -196,7 +199,7 @@ def chart(title: str, edges: np.ndarray, heights: np.ndarray, x_label: str, unit
 
     parts = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(at):.1f}" y2="{y(at):.1f}"></line>'
-        f'<text x="{LEFT - 6}" y="{y(at) + 4:.1f}" text-anchor="end">{at:,g}{unit}</text>'
+        f'<text x="{LEFT - 6}" y="{y(at) + 5:.1f}" text-anchor="end">{at:,g}{unit}</text>'
         for at in y_ticks
     ]
     parts += [
@@ -207,7 +210,7 @@ def chart(title: str, edges: np.ndarray, heights: np.ndarray, x_label: str, unit
     ]
     parts += [
         f'<line class="axis" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{y(0):.1f}" y2="{y(0) + 4:.1f}"></line>'
-        f'<text x="{x(at):.1f}" y="{y(0) + 17:.1f}" text-anchor="middle">{at:g}</text>'
+        f'<text x="{x(at):.1f}" y="{y(0) + 18:.1f}" text-anchor="middle">{at:g}</text>'
         for at in ticks(low, high, 7)
     ]
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"></line>')

@@ -73,7 +73,7 @@ def _coding(value: tuple[Any, ...]) -> str:
 
 def _stored(value: tuple[Any, ...]) -> str:
     bits, signed, slope, intercept = value
-    return f"{bits} bits, {'signed' if signed else 'unsigned'}, slope {slope:g}, intercept {intercept:g}"
+    return f"{bits} bits, {'signed' if signed else 'unsigned'}\nslope {slope:g}, intercept {intercept:g}"
 
 
 def _counted(caption: str, name: str, counts: Sequence[Count], words: Callable[[tuple[Any, ...]], str]) -> str:
