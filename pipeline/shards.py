@@ -1,8 +1,11 @@
 """This file encodes and decodes shard files of Zarr v3's sharding codec, and writes them as a stream."""
 
+import contextlib
 import mmap
+import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +21,8 @@ from numcodecs.zstd import Zstd
 numcodecs.blosc.use_threads = False
 
 MISSING = 2**64 - 1
+# One call for 32 chunks costs half of 32 calls: 3 instead of 6 ms for 14 MB.
+CHUNKS_A_WRITE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Codec:
 
 
 class ShardWriter:
-    """Writes one shard file as its images come.
+    """Writes one shard file as its images come, and has the disk take it meanwhile.
 
     Source: Zarr v3 sharding codec: inner chunks one after another, then the index of (offset, length) pairs,
     uint64 little-endian, 2^64 - 1 twice for a missing chunk, then the crc32c of the index.
@@ -86,32 +91,57 @@ class ShardWriter:
         self._index = np.full((rows, 2), MISSING, "<u8")
         self._offset = 0
         self._file = path.open("wb", buffering=0)
+        self._waiting: list[bytes] = []
+        self._flusher = ThreadPoolExecutor(1)
+        self._flushed: Future[None] | None = None
 
     def add(self, position: int, image: np.ndarray) -> None:
         """Store one (C, S, S) uint8 image, all zeros or not, at a row of the shard; keeps its xxh3-128 digest."""
         chunk = self._codec.encode(image)
-        self._write(chunk)
+        self._waiting.append(chunk)
         self._index[position] = self._offset, len(chunk)
         self._offset += len(chunk)
         self.digests[position] = xxhash.xxh3_128_hexdigest(image.data)
+        if len(self._waiting) == CHUNKS_A_WRITE:
+            self._write()
+            self._flush()
 
     def finish(self) -> int:
-        """Write the index and close the file; it is not yet durable. Returns its size in bytes."""
+        """Write the index and close the file; its end is not yet durable. Returns its size in bytes."""
         index = self._index.tobytes()
-        self._write(index + struct.pack("<I", google_crc32c.value(index)))
-        self._file.close()
+        self._waiting.append(index + struct.pack("<I", google_crc32c.value(index)))
+        self._write()
+        self._close()
         return self._offset + len(index) + 4
 
-    def _write(self, content: bytes) -> None:
-        written = self._file.write(content)
-        while written < len(content):  # a disk that is nearly full takes a part
-            written += self._file.write(content[written:])
+    def _write(self) -> None:
+        written, size = os.writev(self._file.fileno(), self._waiting), sum(map(len, self._waiting))
+        if written < size:  # a disk that is nearly full takes a part, then says so
+            rest = memoryview(b"".join(self._waiting))
+            while written < size:
+                written += self._file.write(rest[written:])
+        self._waiting.clear()
+
+    def _flush(self) -> None:
+        """Have what is written go to the disk while the next images are made, unless it is still at it."""
+        if self._flushed is None or self._flushed.done():
+            if self._flushed is not None:
+                self._flushed.result()
+            self._flushed = self._flusher.submit(os.fdatasync, self._file.fileno())
+
+    def _close(self) -> None:
+        self._flusher.shutdown()
+        self._file.close()
+        if self._flushed is not None:
+            self._flushed.result()
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # the shard is given up for another reason
+                self._close()
 
 
 def read_shard(
