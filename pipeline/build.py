@@ -99,11 +99,15 @@ def _build(
 
 
 def _note_touched(root: Path, found: Survey) -> None:
-    """Nothing is to be built: keep new time stamps, so that the next scan believes them, and mend stale copies."""
+    """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
     assert found.head
     if found.plan.settled.touched:
         commits.write_ledger(root, found.head.id, found.plan.settled.kept)
-    commits.mend_copies(root, found.head)
+    if commits.mend_copies(root, found.head):
+        _collect_leftovers(root, found.head)
+    pending = cache.read_pending(root)
+    if pending and cache.is_committed(pending, found.head):
+        cache.clear_pending(root)
 
 
 def _collect_leftovers(root: Path, head: commits.Commit | None) -> None:

@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,14 +66,31 @@ def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
     watch = tasks >= TASKS_WORTH_A_DASHBOARD and importlib.util.find_spec("bokeh") is not None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipeline-"))
-    cluster = distributed.LocalCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0" if watch else None,
-        local_directory=folder,
-        silence_logs=logging.CRITICAL,
-    )
+    with _interrupts_ignored():
+        cluster = distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0" if watch else None,
+            local_directory=folder,
+            silence_logs=logging.CRITICAL,
+        )
     return stack.enter_context(cluster)
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let the processes that are started here inherit that SIGINT is ignored.
+
+    A terminal sends Ctrl-C to all of them: this process ends the workers, and they need not print how it felt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _client_of_scheduler(address: str | None, file: Path | None) -> Any:
