@@ -68,7 +68,7 @@ def write_report(root: Path, out: Path) -> None:
         _settings(head, facts),
     ]
     lead = f"Data set {head.attributes['dataset']}; commit {head.id} of {_shown_time(head.attributes['created'])}."
-    text = page(f"Head-CT cache {root.name}", lead, sections, NO_DEVICE)
+    text = page(f"Head-CT cache {root.resolve().name}", lead, sections, NO_DEVICE)
     try:
         write_atomic(out, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -165,7 +165,7 @@ def _rejects(found: Mapping[str, Rejected]) -> Section:
         [
             f"{code}\n{FILES[REJECTS[code][0]]}",
             f"{of.lines:,}",
-            "\n".join([REJECTS[code][1], *map(_shown, of.examples), *(["..."] if of.lines > len(of.examples) else [])]),
+            "\n".join([REJECTS[code][1], *map(_shown, of.examples), *(["..."] if of.more else [])]),
         ]
         for code, of in found.items()
     ]
@@ -203,7 +203,8 @@ def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     live = about["rows"]
     words = (
         f"{live['stored']:,} rows are stored, {live['live']:,} of them are in the table: "
-        f"{100 * live['dead_share']:.1f} % are dead. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
+        f"{100 * live['dead_share']:.1f} % are dead, of duplicates and of "
+        f"files that changed or left. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
         "that this commit does not use; `pipeline gc` says what may go."
     )
     commits: list[Row] = [

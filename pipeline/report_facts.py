@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.commits import Commit, rejects_file, table_file
+from pipeline.commits import REPAIR, Commit, rejects_file, table_file
+from pipeline.errors import CacheError
+from pipeline.files import sha256
 from pipeline.landing import require_record
 from pipeline.series import place_slices, series_facts
 from pipeline.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
@@ -77,7 +79,7 @@ def count_slices(root: Path, head: Commit) -> Facts:
     """Read the commit's table and, one after another, the done-records of its shards.
 
     Raises:
-        CacheError: a record is missing or damaged.
+        CacheError: one of them is missing or damaged.
     """
     table = _read_table(root, head)
     seen = _Seen(head)
@@ -105,11 +107,30 @@ def _read_table(root: Path, head: Commit) -> pd.DataFrame:
     texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
     kinds: dict[str, Any] = {"row": np.int64, **dict.fromkeys(texts, str), "z_norm": float}
     kinds |= dict.fromkeys(classes, np.float32)
-    content = io.BytesIO(table_file(root, head).read_bytes())
+    content = _read(table_file(root, head), head.attributes["metadata"]["digest"])
     table = pd.read_csv(
-        content, usecols=list(kinds), dtype=kinds, keep_default_na=False, na_values={klass: [""] for klass in classes}
+        io.BytesIO(content),
+        usecols=list(kinds),
+        dtype=kinds,
+        keep_default_na=False,
+        na_values={klass: [""] for klass in classes},
     )
     return table.sort_values("row", ignore_index=True)
+
+
+def _read(path: Path, digest: str) -> bytes:
+    """The content of a table, which must have this SHA-256.
+
+    Raises:
+        CacheError: it is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CacheError(f"{path}: missing; {REPAIR}") from None
+    if sha256(content) != digest:
+        raise CacheError(f"{path}: damaged, its digest does not match; {REPAIR}")
+    return content
 
 
 class _Tally:
@@ -214,20 +235,33 @@ def find_prevalence(table: pd.DataFrame, klass: str) -> Prevalence:
 
 @dataclass(slots=True)
 class Rejected:
-    """The lines of rejects.csv with one code: how many, and the first few paths, each once."""
+    """The lines of rejects.csv with one code.
+
+    Attributes:
+        examples: the first few paths, each once.
+        more: whether there are other paths.
+    """
 
     lines: int
     examples: list[str]
+    more: bool
 
 
 def count_rejects(root: Path, head: Commit) -> dict[str, Rejected]:
-    """Count the commit's rejects by code, the most first."""
+    """Count the commit's rejects by code, the most first.
+
+    Raises:
+        CacheError: their table is missing or damaged.
+    """
+    content = _read(rejects_file(root, head), head.private["rejects_digest"])
     found: dict[str, Rejected] = {}
     # A path is what the file system has, not always text.
-    with rejects_file(root, head).open(encoding="utf-8", errors="backslashreplace", newline="") as file:
-        for line in csv.DictReader(file):
-            of = found.setdefault(line["code"], Rejected(0, []))
-            of.lines += 1
-            if len(of.examples) < EXAMPLES and line["path"] not in of.examples:
+    for line in csv.DictReader(io.StringIO(content.decode("utf-8", "backslashreplace"), newline="")):
+        of = found.setdefault(line["code"], Rejected(0, [], more=False))
+        of.lines += 1
+        if line["path"] not in of.examples:
+            if len(of.examples) < EXAMPLES:
                 of.examples.append(line["path"])
+            else:
+                of.more = True
     return dict(sorted(found.items(), key=lambda item: (-item[1].lines, item[0])))

@@ -71,7 +71,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   main { padding: 1.4rem 1rem 3rem; } h1 { font-size: 1.55rem; } h2 { margin-top: 2.4rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile { padding: .7rem .75rem; } .tile b { font-size: 1.25rem; }
   th, td { padding: .3rem .45rem; } thead th { white-space: normal; }
-  td.text { min-width: 9rem; } .words { font-size: .72rem; }
+  td.text { min-width: 8rem; } .words { font-size: .72rem; }
 }
 @media print { nav { display: none; } .card, figure, tr { break-inside: avoid; } }
 """

@@ -376,13 +376,16 @@ def test_damage_and_a_bad_target_are_one_line(tmp_path: Path) -> None:
     found = run("report", small.out, "--out", tmp_path, code=1)
     assert found.stderr.count("\n") == 1
     assert "--out" in found.stderr
-    (shard,) = small.out.glob("images/*/c/0/0/0/0")
-    content = bytearray(shard.read_bytes())
-    content[5] ^= 1
-    shard.write_bytes(content)
-    found = run("report", small.out, "--out", tmp_path / "r.html", code=1)
-    assert found.stderr.count("\n") == 1
-    assert "verify --repair" in found.stderr
+    for pattern in ("images/*/c/0/0/0/0", "tables/*.csv", ".pipeline/rejects/*.csv", ".pipeline/shards/0.json"):
+        (file,) = small.out.glob(pattern)
+        whole = file.read_bytes()
+        for damaged in (whole[:5] + bytes([whole[5] ^ 1]) + whole[6:], None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            found = run("report", small.out, "--out", tmp_path / "r.html", code=1)
+            assert found.stderr.count("\n") == 1
+            assert file.name in found.stderr
+            assert "verify --repair" in found.stderr
+        file.write_bytes(whole)
     assert not (tmp_path / "r.html").exists()
 
 
