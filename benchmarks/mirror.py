@@ -90,13 +90,12 @@ def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str
 def ranges(stream: Stream, cache_path: Path, batch_size: int) -> Iterator[list[bytes]]:
     """Yield the stored bytes of the slices, batch by batch, as a loader without local copies would ask for them."""
     reader = stream._reader
-    places = [
-        (reader._array.shard_name(shard), *place) for shard, *place in reader._places(np.arange(len(reader._shards)))
-    ]
+    everything = reader._places(np.arange(len(stream.stored_bytes)))
+    places = [(f"{cache_path}/{reader._array.shard_name(shard)}", start, stop) for shard, start, stop in everything]
     order = np.random.default_rng(0).permutation(len(places)).tolist()
     store = FarStore()
     with ThreadPoolExecutor(REQUESTS) as pool:
-        content = pool.map(lambda which: store.cat_file(f"{cache_path}/{places[which][0]}", *places[which][1:]), order)
+        content = pool.map(lambda which: store.cat_file(*places[which]), order)
         while batch := [stored for _, stored in zip(range(batch_size), content, strict=False)]:
             yield batch
 

@@ -316,7 +316,7 @@ def build_cache(folder: Path, patients: int, *options: str) -> tuple[Path, Path]
     phantom, cache = folder / "phantom", folder / "cache.zarr"
     labels = phantom / "labels.csv"
     subprocess.run([program, "phantom", "--out", phantom, "--patients", str(patients)], check=True)
-    entry = ["--dataset", "phantom", "--src", phantom / "dicoms", "--labels", labels, "--out", cache]
+    entry: list[str | Path] = ["--dataset", "phantom", "--src", phantom / "dicoms", "--labels", labels, "--out", cache]
     subprocess.run([program, "build", *entry, *options], check=True)
     return cache, phantom / "dicoms"
 

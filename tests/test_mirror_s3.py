@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from training.stream import Stream  # noqa: E402
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -34,7 +35,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: moto.ThreadedMotoServer, tmp_path: Path) -> None:
+def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: Any, tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr")
     bucket = s3fs.S3FileSystem()
     bucket.mkdir("bucket")

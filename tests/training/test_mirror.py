@@ -1,7 +1,6 @@
 """This file tests that a cache elsewhere is read by way of local copies, whatever goes wrong on the way."""
 
 import errno
-import json
 import multiprocessing
 import os
 import shutil
@@ -19,13 +18,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fsspec.implementations.local import LocalFileSystem
+from safetensors.torch import save_file
 
 import training.mirror
 from tests.training.fake_cache import COMMIT, FakeCache, write_cache
+from tests.training.tiny_run import HERE, SETTINGS, settings
 from training.cache import Cache, open_cache
 from training.cli import main
 from training.errors import CacheError
+from training.job import begin
 from training.mirror import Mirror
+from training.model import build_model
 from training.stream import Stream
 
 SIZE = 32
@@ -324,17 +327,14 @@ def test_processes_share_the_copies(fake: FakeCache, address: str, tmp_path: Pat
         process.join(timeout=60)
     pixels = {line: image for part, _ in read for line, image in part.items()}
     assert pixels == {line: image.tobytes() for line, image in enumerate(fake.images[SIZE])}
-    asked = sum((whole for _, whole in read), Counter())
+    asked: Counter[str] = sum((whole for _, whole in read), Counter())
     assert len(asked) == len(shards(fake.path))
     assert set(asked.values()) == {1}
     assert list((tmp_path / "copies").rglob("*.partial")) == []
 
 
 def bring_and_hang(address: str, copies: Path, name: str) -> None:
-    def never(descriptor: int) -> None:
-        time.sleep(600)
-
-    os.fsync = never
+    os.fsync = lambda descriptor: time.sleep(600)  # type: ignore[assignment]
     Mirror(address, copies).bring(name, 4)
 
 
@@ -407,22 +407,19 @@ def train(*arguments: object) -> tuple[int, list[str]]:
 
 def test_every_command_takes_an_address(tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr", patients=10, slices=4)
-    address, run = f"faulty://{fake.path}", tmp_path / "run"
-    copies, on_cpu = ("--local-copy", tmp_path / "copies"), ("--device", "cpu")
-    small = ("--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", SIZE, "--epochs", 1)
-    assert train("run", "--cache", address, "--out", run, *small, *on_cpu, *copies)[0] == 0
-    assert json.loads((run / "settings.json").read_text())["data"]["cache"] == address
-    assert len(shards(tmp_path / "copies")) == len(shards(fake.path))
-    predict = ("predict", "--run", run, "--cache", address, "--out", tmp_path / "submission.csv", *on_cpu)
-    evaluate = ("evaluate", "--run", run, *on_cpu)
-    for command in (
-        ("run", "--cache", address, "--out", tmp_path / "other", *small, *on_cpu),
-        ("run", "--resume", run, *on_cpu),
-        ("report", "--run", run),
-        evaluate,
-        predict,
-    ):
+    address, run_path, copies = f"faulty://{fake.path}", tmp_path / "run", tmp_path / "copies"
+    run, cache = begin(run_path, address, settings(), HERE, copies)
+    assert run.data.cache == address
+    save_file(build_model(run.config, len(cache.classes)).state_dict(), run.weights)
+
+    small = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    on_cpu = ("--device", "cpu", "--input-threads", 0)
+    rehearse = ("run", "--cache", address, "--dry-run", *small, *on_cpu)
+    evaluate = ("evaluate", "--run", run_path, *on_cpu)
+    predict = ("predict", "--run", run_path, "--cache", address, "--out", tmp_path / "submission.csv", *on_cpu)
+    for command in (rehearse, evaluate, predict, ("run", "--resume", run_path, *on_cpu), ("report", "--run", run_path)):
         code, (line,) = train(*command)
         assert (code, "--local-copy" in line) == (1, True)
-    assert not (tmp_path / "other").exists()
-    assert train(*evaluate, *copies)[0] == train(*predict, *copies)[0] == 0
+    for command in (rehearse, evaluate, predict):
+        assert train(*command, "--local-copy", copies)[0] == 0
+    assert len(shards(copies)) == len(shards(fake.path))
