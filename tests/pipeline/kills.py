@@ -192,7 +192,7 @@ class Victim:
 
     def collect(self) -> list[object]:
         run(*self.change())
-        return ["gc", self.small.out, "--older-than", GC_AGE, "--yes"]
+        return ["gc", self.small.out, "--older-than", "0s", "--yes"]
 
     def damage(self) -> list[object]:
         """Damage shards, records and a copy. The source has all of it: no older commit is kept."""
@@ -214,7 +214,9 @@ class Victim:
         """Repeat an act, killed at call 1, 1 + step, ... of `syscall`, until it ends before that; returns the kills."""
         for number in itertools.count():
             command = act()
-            if run_killed(lambda: run(*command), syscall, 1 + number * step) is not None:  # noqa: B023
+            code = run_killed(lambda: run(*command), syscall, 1 + number * step)  # noqa: B023
+            if code is not None:
+                assert code == 0, command
                 self.check()
                 return number
             self.kills += 1
