@@ -81,6 +81,7 @@ class Cache:
         windows: in channel order.
         classes: names, in column order; empty where the cache has no labels.
         class_weights: (K,) float32, in the order of `classes`.
+        splits: shares of the patients for train, validation and test, as the catalog states them.
         sizes: image sides S in pixels, ascending.
         rows_per_shard: slices in one shard.
         num_slices: lines of the table, N.
@@ -94,6 +95,7 @@ class Cache:
     windows: tuple[Window, ...]
     classes: tuple[str, ...]
     class_weights: np.ndarray
+    splits: tuple[float, float, float]
     sizes: tuple[int, ...]
     rows_per_shard: int
     num_slices: int
@@ -245,6 +247,7 @@ def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
 
 def _cache(files: Folder | Mirror, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
     classes = tuple(entry["name"] for entry in attributes["classes"])
+    splits = attributes["splits"]
     table = _read_table(files, attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
     if len(table) != attributes["num_slices"]:
         raise CacheError(
@@ -256,6 +259,7 @@ def _cache(files: Folder | Mirror, attributes: Mapping[str, Any], arrays: Mappin
         windows=tuple(Window(w["name"], w["level_hu"], w["width_hu"]) for w in attributes["windows"]),
         classes=classes,
         class_weights=np.array([entry["weight"] for entry in attributes["classes"]], np.float32),
+        splits=(splits["train"], splits["validation"], splits["test"]),
         sizes=tuple(sorted(int(size) for size in attributes["sizes"])),
         rows_per_shard=attributes["rows_per_shard"],
         num_slices=len(table),

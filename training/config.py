@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from training.errors import ConfigError
@@ -31,7 +32,8 @@ class TrainConfig:
 
     # The order of things. Everything random is a hash of this, the epoch and the slice.
     seed: int = 0
-    split_fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    # Train, validation, test; as the cache states them, unless given.
+    split_fractions: tuple[float, float, float] | None = None
 
     # Four passes over 420,000 training slices are 13,000 steps: neighbouring slices are near copies, so more passes
     # over-fit before they help.
@@ -137,8 +139,9 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:  # NaN is never within
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
-    if min(config.split_fractions) <= 0 or abs(sum(config.split_fractions) - 1) > 1e-9:
-        raise ConfigError(f"split_fractions: {config.split_fractions} are not three shares above 0 that add up to 1")
+    shares = config.split_fractions
+    if shares is not None and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9):
+        raise ConfigError(f"split_fractions: {shares} are not three shares above 0 that add up to 1")
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
@@ -179,6 +182,8 @@ def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if get_origin(wanted) is UnionType:
+        return None if value is None else _typed(name, value, get_args(wanted)[0])
     if get_origin(wanted) is tuple:
         length = len(get_args(wanted))
         if not isinstance(value, list | tuple) or len(value) != length:

@@ -1,5 +1,6 @@
 """This file does a whole job: a run from its folder to its report, and the evaluation of a finished one."""
 
+import dataclasses
 import os
 import platform
 from collections.abc import Mapping
@@ -58,7 +59,9 @@ def begin(
         cache = open_cache(cache_path, local_copy=local_copy)
         cache.array(config.size_px)
         labelled = ~np.isnan(cache.labels()).all(axis=1)
-        sides = split_patients(cache.table, cache.classes, config.split_fractions, seed=config.seed)
+        shares = config.split_fractions or cache.splits
+        config = dataclasses.replace(config, split_fractions=shares)
+        sides = split_patients(cache.table, cache.classes, shares, seed=config.seed)
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
         check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
         # Only to learn before a folder is made that the model and its weights are to be had.

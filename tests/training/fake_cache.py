@@ -159,6 +159,7 @@ def _commit(
         "sizes": {str(size): f"images/{size}-0badcafe" for size in sizes},
         "sums": {str(size): f"sums/{size}-0badcafe" for size in sizes},
         "classes": [{"name": name, "weight": 2.0 if name == "any" else 1.0} for name in classes],
+        "splits": {"train": 0.7, "validation": 0.15, "test": 0.15},
         "rows_per_shard": rows_per_shard,
         "num_slices": len(table),
         "metadata": {"file": f"tables/{digest}.csv", "digest": digest},

@@ -188,7 +188,9 @@ def test_mixup_is_the_convex_sum_of_images_labels_and_positions():
 def test_mixup_draws_a_beta_share_and_a_partner_by_seed_and_batch():
     config = TrainConfig(mixup_alpha=0.2)
     shares, partners = draw_mixup(config, 7, 20_000)
-    assert stats.kstest(shares, stats.beta(0.2, 0.2).cdf).pvalue > 1e-4
+    lower = shares[shares < 0.5]  # the distribution is symmetric, and float32 rounds a fiftieth of it to just 1
+    assert abs(len(lower) / 20_000 - 0.5) < 0.02
+    assert stats.kstest(lower, lambda x: 2 * stats.beta(0.2, 0.2).cdf(x)).pvalue > 1e-4
     np.testing.assert_array_equal(np.sort(partners), np.arange(20_000))
     again = draw_mixup(config, 7, 20_000)
     np.testing.assert_array_equal(shares, again[0])
