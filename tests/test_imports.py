@@ -21,7 +21,7 @@ HOMES = {
         "click": {"pipeline.cli"},
     },
     "training": {
-        "zarr": {"training.cache"},
+        "fsspec": {"training.mirror"},
         "click": {"training.cli"},
     },
 }
