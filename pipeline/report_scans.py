@@ -106,7 +106,7 @@ def geometry(facts: Facts) -> Section:
         [
             charts([panel for panel in panels if panel], words),
             tables([_placed(facts), _notes(series)]),
-            paragraph(f"{repeated:,} slices lie at a position that another slice of their series has already."),
+            paragraph(f"Slices at a position that another slice of their series has already: {repeated:,}."),
         ],
     )
 
