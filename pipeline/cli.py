@@ -124,6 +124,18 @@ def phantom(out: Path, patients: int, seed: int) -> None:
     click.echo(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
 
 
+@main.command(epilog=EXIT_CODES)
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("address")
+@command
+def publish(cache: Path, address: str) -> None:
+    """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what is lacking there."""
+    from pipeline.publish import publish
+
+    done = publish(cache, address)
+    click.echo(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
+
+
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
     settings, _, _ = _settings(out, **wanted)
     from pipeline.survey import survey

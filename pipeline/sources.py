@@ -176,7 +176,7 @@ class Remote:
         info = system.info(name)
         _check_size(info["size"])
         # The range keeps s3fs from asking for the size once more, and the content from being larger than was checked.
-        content = system.cat_file(name, 0, info["size"]) if info["size"] else b""
+        content = system.cat_file(name, start=0, end=info["size"]) if info["size"] else b""
         return memoryview(content), Stamp(len(content), _changed_ns(info))
 
 
