@@ -139,16 +139,17 @@ def _read_commit(root: Path, commit_id: str) -> Commit | None:
 
 
 def find_head(root: Path, every: Mapping[str, Commit]) -> Commit | None:
-    """The commit that the root stands for, also where the root is damaged: then the one it resembles most."""
-    try:
-        content = (root / ROOT_DOCUMENT).read_bytes()
-    except FileNotFoundError:
-        content = b""
-        if not commits.copied_file(root).exists():
-            return None
-    distances = {commit_id: _distance(content, _root_document(commit)) for commit_id, commit in every.items()}
-    newest = sorted(every, key=lambda commit_id: every[commit_id].attributes["created"], reverse=True)
-    return every[min(newest, key=distances.__getitem__)] if every else None
+    """The commit that the root stands for, also where it is damaged: then the one it resembles most.
+
+    Where it is missing: the commit that was copied last, or else the one that follows all others.
+    """
+    copied = commits.copied_file(root)
+    marker = copied.read_bytes().decode("ascii", "replace") if copied.exists() else ""
+    if not (root / ROOT_DOCUMENT).exists():
+        followers = sorted(every, key=lambda commit: len(every.keys() & set(every[commit].private["before"])))
+        return every.get(marker) or (every[followers[-1]] if followers and marker else None)
+    content = (root / ROOT_DOCUMENT).read_bytes()
+    return min(every.values(), key=lambda commit: _distance(content, _root_document(commit)), default=None)
 
 
 def _distance(found: bytes, wanted: bytes) -> int:
