@@ -135,7 +135,8 @@ class Stopwatch:
 
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("read", sources, "_read_file"),
-    ("digest of the file", convert.xxhash, "xxh3_128_hexdigest"),
+    ("announce the files ahead", sources.Folder, "will_read"),
+    ("digests of file and image", convert.xxhash, "xxh3_128_hexdigest"),
     ("header", dicom, "read_header"),
     ("rules", dicom, "read_slices"),
     ("record of the slice", dicom, "_read_frame"),
@@ -143,7 +144,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("stored values", dicom, "_stored_values"),
     ("render", convert.kernel, "render"),
     ("compress, crc32c", shards.Codec, "encode"),
-    ("write", shards.ShardWriter, "_write"),
+    ("write, start of the flush", shards.ShardWriter, "_write"),
     ("done-record", cache, "encode_record"),
     ("fsync and rename", convert.Drafts, "publish"),
 )

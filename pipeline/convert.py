@@ -23,9 +23,10 @@ from pipeline.errors import CacheError, SourceError
 from pipeline.ledger import UNKNOWN_TIME, UNREAD
 from pipeline.lock import holds_lock
 from pipeline.plan import HandedBack, ShardJob
+from pipeline.reading import reading
 from pipeline.records import Reject, Slice, SliceRecord, Unit
 from pipeline.shards import Codec, ShardWriter, encode_sums
-from pipeline.sources import Buffer, Source
+from pipeline.sources import Source
 
 FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
 REJECT_FIELDS = ("slot", "frame", "code", "message")
@@ -134,7 +135,8 @@ class _Shard:
             for file, spec in zip(self.files, job.arrays, strict=True)
         ]
         self.record: dict[str, Any] = {}
-        self.buffer = Buffer()
+        paths = [unit.path for unit in job.units if unit.slot not in job.gone]
+        self.read = stack.enter_context(reading(context.source, paths))
         self.used = 0
 
     def store(self, position: int, found: Slice) -> None:
@@ -156,7 +158,7 @@ class _Shard:
             if unit.slot in self.job.gone:
                 continue
             try:
-                data, stamp = self.context.source.read(unit.path, self.buffer)
+                data, stamp = self.read(unit.path)
             except FileNotFoundError:
                 result.vanished.append(unit.path)
                 continue
@@ -226,7 +228,7 @@ class _Shard:
         for unit in self.job.units:
             self.begin(unit.slot)
             try:
-                data, _ = self.context.source.read(unit.path, self.buffer)
+                data, _ = self.read(unit.path)
             except FileNotFoundError:
                 result.vanished.append(unit.path)
                 continue

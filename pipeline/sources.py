@@ -1,5 +1,6 @@
 """This file finds the files of a source and reads them: a folder, one file, an archive, or an address."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -105,6 +106,15 @@ class Folder:
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
         return _read_file(f"{self.root}/{path.translate(_OPENED)}", buffer)
+
+    def will_read(self, path: str) -> None:
+        """Have the system bring a file from the disk while others are worked on."""
+        with contextlib.suppress(OSError):  # `read` will say what is wrong
+            descriptor = os.open(f"{self.root}/{path.translate(_OPENED)}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ import pytest
 
 from pipeline import archives, sources
 from pipeline.errors import SourceError
-from pipeline.sources import Archive, Buffer, open_source
+from pipeline.reading import reading
+from pipeline.sources import Archive, Buffer, Folder, Remote, open_source
 
 CONTENTS = {"b/2.dcm": b"second" * 50, "a.dcm": b"first", "b/c/3": b"", "b/2": b"no suffix"}
 
@@ -388,3 +389,18 @@ def test_an_unknown_protocol_is_one_line() -> None:
     with pytest.raises(SourceError, match="nonsense://x: ") as error:
         open_source("nonsense://x").scan()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [[], ["a"], [f"{number:02d}" for number in range(30)]])
+def test_reading_ahead_gives_every_file_in_any_order_that_is_asked_for(tmp_path: Path, names: list[str]) -> None:
+    system = fsspec.filesystem("memory")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 3)
+        system.pipe(f"/ahead/{name}", name.encode() * 3)
+    for source in (Folder(str(tmp_path)), Remote("memory://ahead")):
+        with reading(source, names) as read:
+            assert [bytes(read(name)[0]) for name in names] == [name.encode() * 3 for name in names]
+        with reading(source, names) as read:
+            assert [bytes(read(name)[0]) for name in names[::-2]] == [name.encode() * 3 for name in names[::-2]]
+            with pytest.raises(FileNotFoundError):
+                read("missing")
