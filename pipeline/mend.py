@@ -13,12 +13,11 @@ from pipeline import cache, commits
 from pipeline.commits import Commit, Spare
 from pipeline.documents import ROOT_DOCUMENT, zarr_documents
 from pipeline.errors import CacheError
+from pipeline.examination import Damage, Examination
 from pipeline.files import correct_one_bit, seal, sha256, write_atomic
 from pipeline.ledger import Ledger
 from pipeline.mend_shards import Lost, NeedsSource, Originals, drop_shard, mend_images, mend_sums, rebuild_record
 from pipeline.verify import (
-    Damage,
-    Examination,
     examine_commits,
     examine_records,
     examine_rest,

@@ -15,13 +15,13 @@ from pipeline.commits import Commit
 from pipeline.convert import FILE_FIELDS, RECORD_FIELDS, REJECT_FIELDS, library_versions, now
 from pipeline.drafts import Drafts
 from pipeline.errors import CacheError
+from pipeline.examination import Examination
 from pipeline.files import write_atomic
 from pipeline.ledger import UNREAD, digest_hex
 from pipeline.patients import key_digest
 from pipeline.records import Reject, Slice, SliceRecord
 from pipeline.shards import Codec, ShardWriter, encode_sums, read_shard
 from pipeline.sources import Buffer, Source
-from pipeline.verify import Examination
 from pipeline.verify_shards import document_of, row_problems, spec_of
 
 

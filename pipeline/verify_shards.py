@@ -9,9 +9,9 @@ import xxhash
 
 from pipeline import cache
 from pipeline.documents import array_metadata
+from pipeline.examination import Examination
 from pipeline.shards import Codec, check_sums, read_shard
 from pipeline.stages import ArraySpec
-from pipeline.verify import Examination
 
 
 def spec_of(name: str) -> ArraySpec:
