@@ -89,7 +89,7 @@ def load_seeds() -> list[tuple[str, bytes]]:
     import pydicom
 
     from pipeline.catalog import Reading
-    from pipeline.dicom import read_slices
+    from pipeline.dicom.read import read_slices
     from pipeline.records import Slice
 
     folders = [DATA, Path(pydicom.__file__).parent / "data" / "test_files"]
@@ -174,8 +174,8 @@ def judge(data: bytes) -> str:
     import numpy as np
 
     from pipeline.catalog import Reading
-    from pipeline.dicom import read_slices
-    from pipeline.dicom_rules import REJECT_CODES
+    from pipeline.dicom.read import read_slices
+    from pipeline.dicom.rules import REJECT_CODES
     from pipeline.records import Reject
 
     outcome = ""

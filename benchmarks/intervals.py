@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from training.bootstrap import bootstrap, draw_patients, intervals
-from training.metrics import Scorer, score
+from training.scores.bootstrap import bootstrap, draw_patients, intervals
+from training.scores.metrics import Scorer, score
 
 CLASSES = ("bleed", "any")
 WEIGHTS = (1.0, 2.0)

@@ -104,7 +104,7 @@ def measure_record(entries: int) -> None:
 import resource, time
 import numpy as np
 from pipeline import changes, plan
-from pipeline.ledger import Ledger, empty_ledger
+from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.sources import Listing
 from pipeline.stages import ArraySpec, Fingerprints
 n = {entries}

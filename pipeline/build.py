@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import cache, commits, plan
-from pipeline.documents import array_metadata, new_array_metadata
+from pipeline import plan
+from pipeline.cache import commits, layout
+from pipeline.cache.documents import array_metadata, new_array_metadata
+from pipeline.cache.files import canonical, write_atomic
+from pipeline.cache.ledger import Entry, ledger_of, merge
+from pipeline.cache.lock import lock
 from pipeline.errors import CacheError, SourceError
-from pipeline.files import canonical, write_atomic
-from pipeline.ledger import Entry, ledger_of, merge
-from pipeline.lock import lock
 from pipeline.plan import HandedBack, Plan, ShardJob
 from pipeline.settings import Settings, Workers
 from pipeline.stages import ArraySpec
@@ -105,14 +106,14 @@ def _note_touched(root: Path, found: Survey) -> None:
         commits.write_ledger(root, found.head.id, found.plan.settled.kept)
     if commits.mend_copies(root, found.head):
         _collect_leftovers(root, found.head)
-    pending = cache.read_pending(root)
-    if pending and cache.is_committed(pending, found.head):
-        cache.clear_pending(root)
+    pending = layout.read_pending(root)
+    if pending and layout.is_committed(pending, found.head):
+        layout.clear_pending(root)
 
 
 def _collect_leftovers(root: Path, head: commits.Commit | None) -> None:
     """Remove what killed builders have left: temporary files, and commits that never became the current one."""
-    for partial in cache.partials(root):
+    for partial in layout.partials(root):
         partial.unlink(missing_ok=True)
     landed = {head.id, *commits.kept_before(root, head)} if head else set()
     for stray in commits.commit_ids(root) - landed:
@@ -138,7 +139,7 @@ def _parse_labels(settings: Settings, content: bytes) -> Any:
 
 def _check_space(root: Path, settings: Settings, made: Plan) -> None:
     need = sum(
-        cache.disk_need([spec.size_px for spec in job.arrays], len(settings.windows), len(job.paths()))
+        layout.disk_need([spec.size_px for spec in job.arrays], len(settings.windows), len(job.paths()))
         for job in made.jobs
     )
     free = shutil.disk_usage(root).free
@@ -176,12 +177,12 @@ def _convert(
     pending = dict(found.plan.pending)
     jobs = found.plan.jobs
     while jobs:
-        cache.write_pending(root, cache.Pending(base, found.wanted.reading, pending))
+        layout.write_pending(root, layout.Pending(base, found.wanted.reading, pending))
         handed_back = _run(context, jobs, workers, progress)
         more = plan.place_frames(handed_back, max(pending, default=-1) + 1, settings.layout.rows_per_shard)
         pending |= more
         jobs = tuple(ShardJob(shard, units, found.wanted.arrays) for shard, units in sorted(more.items()))
-    records = {shard: record for shard in pending if (record := cache.read_record(root, shard))}
+    records = {shard: record for shard in pending if (record := layout.read_record(root, shard))}
     there = set(found.listing.paths)
     return [entry for entry in entries_of(records) if entry.path in there]
 
@@ -205,7 +206,7 @@ def make_context(settings: Settings, root: Path, found: Survey, token: str, pati
 
 def _codec(root: Path, spec: ArraySpec, settings: Settings) -> Any:
     """The compressor of an array: that of the array on disk, for a new one the catalog's."""
-    from pipeline.shards import Codec
+    from pipeline.cache.shards import Codec
 
     existing = array_metadata(root, spec.images_path)
     return Codec.of(existing) if existing else Codec(settings.layout.compression, settings.layout.compression_level)
@@ -223,7 +224,7 @@ def _declare_arrays(root: Path, settings: Settings, wanted: Iterable[ArraySpec])
 
 
 def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Progress) -> list[HandedBack]:
-    from pipeline.engine import run_jobs
+    from pipeline.engine.run import run_jobs
 
     of_shard = {job.shard: job for job in jobs}
     handed_back: list[HandedBack] = []
@@ -245,8 +246,8 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 
 def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry], labels: Any) -> commits.Commit:
     """Write tables and commit, and forget the pending plan."""
+    from pipeline.cache.landing import land, tables_of
     from pipeline.convert import library_versions
-    from pipeline.landing import land, tables_of
 
     ledger = merge(found.plan.settled.kept, ledger_of(entries))
     rows_per_shard = settings.layout.rows_per_shard
@@ -263,8 +264,8 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
     }
     tables = tables_of(root, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
-    pending = cache.read_pending(root)
-    next_shard = cache.next_shard(root, found.head, pending)
+    pending = layout.read_pending(root)
+    next_shard = layout.next_shard(root, found.head, pending)
     private = {
         "next_shard": next_shard,
         "reading": found.wanted.reading,
@@ -278,7 +279,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
     arrays = _array_documents(root, settings, found.wanted.arrays, next_shard * rows_per_shard)
     commit = land(root, found.head, ledger, tables, terms, arrays, private)
     if pending and pending.reading == found.wanted.reading:
-        cache.clear_pending(root)
+        layout.clear_pending(root)
     return commit
 
 

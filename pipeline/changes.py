@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.ledger import UNKNOWN_TIME, Ledger
+from pipeline.cache.ledger import UNKNOWN_TIME, Ledger
 from pipeline.sources import Listing
 
 

@@ -112,7 +112,7 @@ def phantom(out: Path, patients: int, seed: int) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form."""
     from tqdm import tqdm
 
-    from pipeline import phantom
+    from pipeline.phantom import study as phantom
 
     with tqdm(total=patients, unit=" patients", disable=None) as bar:
 
@@ -160,7 +160,8 @@ def _settings(
     check: str,
 ) -> tuple[Any, bytes | None, bytes]:
     """Catalog and options put together: (settings, patient key or None, content of the label file)."""
-    from pipeline import commits, patients
+    from pipeline import patients
+    from pipeline.cache import commits
     from pipeline.catalog import LabelFile, load
     from pipeline.settings import make_settings, read_label_file
 

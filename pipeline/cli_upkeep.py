@@ -24,7 +24,7 @@ def info(cache: Path, only_digest: bool, as_json: bool) -> None:
 
     The digest is the same for the same content, whatever the order in which it was built.
     """
-    from pipeline.info import digest, summary
+    from pipeline.upkeep.info import digest, summary
 
     if only_digest:
         click.echo(digest(cache))
@@ -68,7 +68,7 @@ def why(cache: Path, file: str) -> None:
 
     FILE is its path under the source, or its last parts. A file that gave no slice is told with the reason.
     """
-    from pipeline.info import why
+    from pipeline.upkeep.info import why
 
     story = why(cache, file)
     click.echo(story.path)
@@ -82,7 +82,7 @@ def why(cache: Path, file: str) -> None:
 @command
 def report(cache: Path, out: Path) -> None:
     """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
-    from pipeline.report import write_report
+    from pipeline.report.report import write_report
 
     write_report(cache, out)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
@@ -102,9 +102,9 @@ def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None)
     """
     from tqdm import tqdm
 
-    from pipeline.info import require_cache
-    from pipeline.lock import lock, shared_lock
-    from pipeline.verify import examine
+    from pipeline.cache.lock import lock, shared_lock
+    from pipeline.upkeep.info import require_cache
+    from pipeline.upkeep.verify import examine
 
     require_cache(cache)
     with lock(cache) if repair else shared_lock(cache):
@@ -134,9 +134,9 @@ def _say_verified(cache: Path, damages: int, shards: int) -> int:
 
 def _repair(found: Any, src: str | None, patient_key: Path | None) -> int:
     from pipeline import patients
-    from pipeline.mend import mend
-    from pipeline.mend_shards import Originals
     from pipeline.sources import open_source
+    from pipeline.upkeep.mend import mend
+    from pipeline.upkeep.mend_shards import Originals
 
     has_key = patient_key or patients.default_key_file().exists()
     key = patients.read_key(patient_key) if has_key else None
@@ -170,9 +170,9 @@ def gc(cache: Path, older_than: str, yes: bool) -> None:
     """
     from contextlib import nullcontext
 
-    from pipeline.gc import find_unused, remove
-    from pipeline.info import require_head
-    from pipeline.lock import lock
+    from pipeline.cache.lock import lock
+    from pipeline.upkeep.gc import find_unused, remove
+    from pipeline.upkeep.info import require_head
 
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", older_than)
     if not match:

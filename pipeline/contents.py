@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from pipeline.ledger import UNKNOWN_TIME
+from pipeline.cache.ledger import UNKNOWN_TIME
 from pipeline.sources import Buffer, Source
 
 

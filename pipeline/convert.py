@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline import cache, dicom, kernel
+from pipeline import kernel
+from pipeline.cache import layout
+from pipeline.cache.drafts import Drafts
+from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD
+from pipeline.cache.lock import holds_lock
+from pipeline.cache.shards import Codec, ShardWriter, encode_sums
 from pipeline.catalog import Reading, Window
 from pipeline.contents import certain
-from pipeline.drafts import Drafts
+from pipeline.dicom.read import Slices, read_slices
 from pipeline.errors import CacheError, SourceError
-from pipeline.ledger import UNKNOWN_TIME, UNREAD
-from pipeline.lock import holds_lock
 from pipeline.plan import HandedBack, ShardJob
 from pipeline.reading import reading
 from pipeline.records import Reject, Slice, SliceRecord, Unit
-from pipeline.shards import Codec, ShardWriter, encode_sums
 from pipeline.sources import Source
 
 FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
@@ -129,7 +131,7 @@ class _Shard:
         self.images = [np.empty((channels, spec.size_px, spec.size_px), np.uint8) for spec in job.arrays]
         self.sums = [np.zeros((rows, channels, 2), np.uint64) for _ in job.arrays]
         self.drafts = stack.enter_context(Drafts(context.root))
-        self.files = [cache.images_file(context.root, spec, job.shard) for spec in job.arrays]
+        self.files = [layout.images_file(context.root, spec, job.shard) for spec in job.arrays]
         self.writers = [
             stack.enter_context(ShardWriter(self.drafts.begin(file), rows, context.codecs[spec.name]))
             for file, spec in zip(self.files, job.arrays, strict=True)
@@ -198,9 +200,9 @@ class _Shard:
         self.record = self._new_record(log)
         return result
 
-    def _read(self, unit: Unit, data: memoryview) -> dicom.Slices:
+    def _read(self, unit: Unit, data: memoryview) -> Slices:
         frames = (unit.first, unit.stop) if unit.stop else None
-        return dicom.read_slices(data, self.context.reading, self.context.patient_key, frames)
+        return read_slices(data, self.context.reading, self.context.patient_key, frames)
 
     def _new_record(self, log: "_Log") -> dict[str, Any]:
         return {
@@ -217,7 +219,7 @@ class _Shard:
     def add_to_record(self) -> ShardResult:
         """Read the shard's live files again and render their slices into the new arrays, at the rows they have."""
         result = ShardResult(self.job.shard)
-        record = cache.read_record(self.context.root, self.job.shard)
+        record = layout.read_record(self.context.root, self.job.shard)
         if record is None:
             raise CacheError(
                 f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
@@ -256,11 +258,11 @@ class _Shard:
             about = {"built": now(), "versions": library_versions()}
             self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests, **about}
         contents = {
-            cache.sums_file(root, spec, shard): encode_sums(sums)
+            layout.sums_file(root, spec, shard): encode_sums(sums)
             for spec, sums in zip(self.job.arrays, self.sums, strict=True)
         }
-        done = cache.record_file(root, shard)
-        for path, content in {**contents, done: cache.encode_record(self.record)}.items():
+        done = layout.record_file(root, shard)
+        for path, content in {**contents, done: layout.encode_record(self.record)}.items():
             self.drafts.begin(path).write_bytes(content)
         self.drafts.publish([*self.files, *contents] if self.used else [], last=done)
         return sum(sizes)

@@ -5,8 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+from pipeline.cache.files import write_atomic
 from pipeline.errors import CatalogError
-from pipeline.files import write_atomic
 
 KEY_BYTES = 32
 

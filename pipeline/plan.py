@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from pipeline.cache.ledger import Ledger
 from pipeline.changes import Settled
-from pipeline.ledger import Ledger
 from pipeline.records import Reject, Unit
 from pipeline.sources import Listing
 from pipeline.stages import ArraySpec, Fingerprints

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import cache, commits
-from pipeline.commits import Commit
-from pipeline.documents import zarr_documents
+from pipeline.cache import commits, layout
+from pipeline.cache.commits import Commit
+from pipeline.cache.documents import zarr_documents
 from pipeline.errors import CacheError
 
 ROOT = "zarr.json"
@@ -56,7 +56,7 @@ def publish(root: Path, address: str) -> Published:
 def _fixed_files(root: Path, head: Commit) -> Iterator[str]:
     """The files of a commit that are written once, relative to the root, and the copies of its tables."""
     for shard in commits.read_ledger(root, head.id).live_slots():
-        record = cache.read_record(root, shard)
+        record = layout.read_record(root, shard)
         if record is None or record["slices"]["slot"]:
             for path in head.attributes["sizes"].values():
                 yield f"{path}/c/{shard}/0/0/0"

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.cache.files import sha256
 from pipeline.catalog import Catalog, ClassWeight, LabelFile, Layout, Reading, Splits, Window, check_sizes
 from pipeline.errors import SourceError
-from pipeline.files import sha256
 
 
 @dataclass(frozen=True, slots=True)

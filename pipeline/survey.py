@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import cache, changes, commits, plan
+from pipeline import changes, plan
+from pipeline.cache import commits, layout
+from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
 from pipeline.changes import Content, Settled
 from pipeline.contents import digest_files
-from pipeline.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
 from pipeline.plan import Known, Plan
 from pipeline.records import Unit
 from pipeline.settings import Settings
@@ -72,12 +73,12 @@ def _contents(source: Source, listing: Listing, lines: Iterable[int]) -> dict[in
 
 def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Known:
     """What the cache knows: the current commit, and what a killed build for the same reading has left."""
-    pending = cache.read_pending(root)
-    next_shard = cache.next_shard(root, head, pending)
-    if pending and (pending.reading != wanted.reading or cache.is_committed(pending, head)):
+    pending = layout.read_pending(root)
+    next_shard = layout.next_shard(root, head, pending)
+    if pending and (pending.reading != wanted.reading or layout.is_committed(pending, head)):
         pending = None
     planned = pending.shards if pending else {}
-    done = {shard: record for shard in planned if (record := cache.read_record(root, shard))}
+    done = {shard: record for shard in planned if (record := layout.read_record(root, shard))}
     committed = commits.read_ledger(root, head.id) if head else empty_ledger()
     same_way = head is not None and head.private["reading"] == wanted.reading
     arrays = {path.split("/")[1] for path in head.arrays} if head and same_way else set()
@@ -110,7 +111,7 @@ def _arrays_of(root: Path, ledger: Ledger) -> dict[int, frozenset[str]]:
     """
     found = {}
     for shard, slots in ledger.live_slots().items():
-        record = cache.read_record(root, shard)
+        record = layout.read_record(root, shard)
         rows = live_rows(record, slots) if record else []
         arrays = record["arrays"] if record else {}
         found[shard] = frozenset(name for name, array in arrays.items() if all(array["digests"][row] for row in rows))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.cache.ledger import Ledger
 from pipeline.catalog import TABLE_COLUMNS
-from pipeline.dicom_rules import REJECT_CODES
-from pipeline.ledger import Ledger
+from pipeline.dicom.rules import REJECT_CODES
 from pipeline.series import place_slices
 
 # Every code that a line of rejects.csv may have -> its class in the accounting, and one sentence.

@@ -100,7 +100,7 @@ def test_what_must_be_quick_imports_nothing_heavy(command, heavy):
 def test_every_module_says_what_it_is_for_and_no_function_is_long(package):
     for name, file in modules(package).items():
         tree = ast.parse(file.read_text())
-        if name != package:
+        if file.read_text().strip():
             docstring = ast.get_docstring(tree) or ""
             assert docstring.startswith("This "), f"{name}: the docstring does not finish 'This file ...'"
         for node in ast.walk(tree):

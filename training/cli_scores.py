@@ -28,8 +28,8 @@ def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--out", type=FILE, help="The whole table, CSV.")
 def compare_command(runs: tuple[Path, ...], on: str, tta: bool, out: Path | None) -> None:
     """Say how much better one run is than another on the same slices, with 95 % intervals."""
-    from training.compare import compare, read_contestant, to_text
     from training.runs import write_table
+    from training.scores.compare import compare, read_contestant, to_text
 
     contestants = [read_contestant(run, on) for run in runs]
     if tta:
@@ -61,9 +61,9 @@ def ablate_command(
     device: str,
 ) -> None:
     """Train with and without the slice position, for each model and seed, and say what the position adds."""
-    from training.ablate import ablate
-    from training.compare import to_text
     from training.config import Machine, parse_setting
+    from training.scores.ablate import ablate
+    from training.scores.compare import to_text
 
     settings = dict(parse_setting(text) for text in others)
     table = ablate(cache, out, models, seeds, settings, Machine(device), on, local_copy)
@@ -77,9 +77,9 @@ def ablate_command(
 @local_copy_option
 def report_command(run_path: Path, cache: str | None, local_copy: Path | None) -> None:
     """Write report.html and model_card.md of a run anew."""
-    from training.content import open_own_cache
-    from training.report import write_report
+    from training.report.report import write_report
     from training.runs import open_run
+    from training.scores.content import open_own_cache
 
     click.echo(write_report(run_path, open_own_cache(open_run(run_path), cache, local_copy)))
 
@@ -92,9 +92,9 @@ def report_command(run_path: Path, cache: str | None, local_copy: Path | None) -
 @local_copy_option
 def export_command(run_path: Path, form: str, out: Path | None, cache: str | None, local_copy: Path | None) -> None:
     """Write the run's network as one file: uint8 images and slice positions in, probabilities out."""
-    from training.content import open_own_cache
     from training.export import SUFFIXES, export
     from training.runs import open_run
+    from training.scores.content import open_own_cache
 
     run = open_run(run_path)
     out = out or run_path / f"model{SUFFIXES[form]}"

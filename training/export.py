@@ -10,7 +10,7 @@ from training.augment import Normalise
 from training.cache import Cache
 from training.errors import RunError
 from training.model import FusionNet, load_run_weights
-from training.pictures import read_images
+from training.report.pictures import read_images
 from training.runs import Run
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}

@@ -17,16 +17,12 @@ from training import config as settings
 from training.augment import Normalise
 from training.cache import Cache, open_cache
 from training.config import Machine, TrainConfig
-from training.content import content_of, external_lines, open_own_cache, write_content
 from training.distributed import Processes
 from training.errors import RunError
-from training.evaluation import assess, log_look
 from training.inference import predict_slices
-from training.leakage import check_leakage, check_run
 from training.loop import fit
 from training.model import FusionNet, build_model, load_run_weights
-from training.predictions import from_table
-from training.report import write_report
+from training.report.report import write_report
 from training.runs import (
     Run,
     check_free,
@@ -37,6 +33,10 @@ from training.runs import (
     write_json,
     write_table,
 )
+from training.scores.content import content_of, external_lines, open_own_cache, write_content
+from training.scores.evaluation import assess, log_look
+from training.scores.leakage import check_leakage, check_run
+from training.scores.predictions import from_table
 from training.setup import lines_of, open_stream
 from training.split import split_patients
 

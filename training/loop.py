@@ -20,8 +20,8 @@ from training.distributed import Processes
 from training.errors import RunError
 from training.inference import Stopped, predict_slices
 from training.loss import image_losses
-from training.metrics import score
 from training.runs import Run, write_atomically
+from training.scores.metrics import score
 from training.setup import Learner, Setup, prepare, set_up, start
 from training.stream import Batch, on_device
 from training.watch import Watch

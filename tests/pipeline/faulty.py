@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pipeline import dicom
+from pipeline.dicom import read as dicom
 from pipeline.sources import Buffer, Folder, Stamp
 
 READ_SLICES = dicom.read_slices

@@ -12,8 +12,9 @@ import numpy as np
 import pydicom
 from click.testing import CliRunner, Result
 
-from pipeline import convert, dicom_write, kernel
+from pipeline import convert, kernel
 from pipeline.cli import main
+from pipeline.dicom import write as dicom_write
 from pipeline.sources import Folder
 
 CATALOG = """

@@ -13,8 +13,9 @@ import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline import dicom_write, phantom
 from pipeline.cli import main
+from pipeline.dicom import write as dicom_write
+from pipeline.phantom import study as phantom
 
 WINDOWS = ((40, 80), (50, 130), (600, 2800))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import engine_cluster, survey
+from pipeline import survey
+from pipeline.engine import cluster as engine_cluster
 from tests.pipeline.faulty import Faulty
 from tests.pipeline.small import Small, run, write_slices
 from tests.pipeline.test_engine import after_shards

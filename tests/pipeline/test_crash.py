@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import convert, files
-from pipeline.cache import read_pending, recorded_shards
-from pipeline.lock import holds_lock, lock
+from pipeline import convert
+from pipeline.cache import files
+from pipeline.cache.layout import read_pending, recorded_shards
+from pipeline.cache.lock import holds_lock, lock
 from tests.pipeline.history import check_history
 from tests.pipeline.kills import LEVELS, Victim, read_view, reader, run_killed, strace_works
 from tests.pipeline.small import Small, counted, run, slice_bytes, write, write_slices
@@ -111,7 +112,7 @@ def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
 
 
 def run_without_copies(small: Small) -> None:
-    from pipeline import commits
+    from pipeline.cache import commits
 
     mend = commits.mend_copies
     commits.mend_copies = lambda root, commit: False
@@ -164,7 +165,7 @@ def test_a_second_builder_is_told_who_is_first_and_since_when(small):
 
 
 def test_the_lock_dies_with_its_process(small):
-    code = f"from pathlib import Path; from pipeline.lock import lock; lock(Path({str(small.out)!r})).__enter__(); import os; os.kill(os.getpid(), 9)"  # noqa: E501
+    code = f"from pathlib import Path; from pipeline.cache.lock import lock; lock(Path({str(small.out)!r})).__enter__(); import os; os.kill(os.getpid(), 9)"  # noqa: E501
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     small.build()
 

@@ -22,8 +22,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import codecs, dicom, dicom_header, dicom_rules
 from pipeline.catalog import Reading
+from pipeline.dicom import codecs
+from pipeline.dicom import header as dicom_header
+from pipeline.dicom import read as dicom
+from pipeline.dicom import rules as dicom_rules
 from pipeline.records import Reject, Slice
 from tests.pipeline.dicom_files import ct_dataset, ct_file, deflate, encode, enhanced_file, frame_groups, gradient
 

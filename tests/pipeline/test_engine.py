@@ -13,10 +13,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from pipeline import preflight, sources, survey
+from pipeline import sources, survey
+from pipeline.cache.lock import lock
 from pipeline.convert import Context, library_versions
+from pipeline.engine import preflight
 from pipeline.errors import CacheError
-from pipeline.lock import lock
 from pipeline.plan import ShardJob
 from pipeline.progress import ShownProgress
 from pipeline.records import Unit

@@ -11,12 +11,12 @@ import pydicom
 import pytest
 from pydicom import config
 
-from pipeline import phantom
-from pipeline.bleeds import CLASSES, draw_bleeds
-from pipeline.dicom_write import SliceAttributes, encode_slice
+from pipeline.dicom.write import SliceAttributes, encode_slice
 from pipeline.errors import SourceError
-from pipeline.scanner import CODINGS, PADDING, draw_geometry, noise_tile
-from pipeline.shapes import Blob, Grid, Noise, coverage, draw, enlarge
+from pipeline.phantom import study as phantom
+from pipeline.phantom.bleeds import CLASSES, draw_bleeds
+from pipeline.phantom.scanner import CODINGS, PADDING, draw_geometry, noise_tile
+from pipeline.phantom.shapes import Blob, Grid, Noise, coverage, draw, enlarge
 
 SEED = 7
 

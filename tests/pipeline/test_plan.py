@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import changes, plan
-from pipeline.ledger import UNKNOWN_TIME, UNREAD, Entry, Ledger, digest_hex, empty_ledger, ledger_of, merge
+from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD, Entry, Ledger, digest_hex, empty_ledger, ledger_of, merge
 from pipeline.records import Unit
 from pipeline.sources import Listing
 from pipeline.stages import ArraySpec, Fingerprints

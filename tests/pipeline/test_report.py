@@ -20,9 +20,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from pipeline.report_page import chart, ticks
-from pipeline.report_pictures import choose_slices, encode_png
-from pipeline.report_scans import CODINGS
+from pipeline.report.page import chart, ticks
+from pipeline.report.pictures import choose_slices, encode_png
+from pipeline.report.scans import CODINGS
 from pipeline.tables import REJECTS
 from tests.pipeline import dicom_files
 from tests.pipeline.small import Small, run, write

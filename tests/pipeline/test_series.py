@@ -193,7 +193,7 @@ def test_facts_of_a_series() -> None:
 
 def test_the_real_series(test_data: Any) -> None:
     from pipeline.catalog import Reading
-    from pipeline.dicom import read_slices
+    from pipeline.dicom.read import read_slices
 
     rows = []
     for path in sorted((test_data / "head_ct_tilted").glob("*.dcm")):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from pipeline.lock import lock
+from pipeline.cache.lock import lock
 from tests.pipeline.small import LONG_AGO_NS, Small, frames_bytes, run, slice_bytes, write, write_slices
 
 

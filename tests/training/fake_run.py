@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from training.cache import Cache
-from training.evaluation import assess
-from training.operating import sigmoid
-from training.predictions import from_table
 from training.runs import LOG_COLUMNS
+from training.scores.evaluation import assess
+from training.scores.operating import sigmoid
+from training.scores.predictions import from_table
 from training.split import split_patients
 
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from training.bootstrap import bootstrap, difference, draw_patients, interval, intervals
-from training.metrics import Scorer, score
-from training.pooling import patient_groups, pool
-from training.predictions import Predictions
+from training.scores.bootstrap import bootstrap, difference, draw_patients, interval, intervals
+from training.scores.metrics import Scorer, score
+from training.scores.pooling import patient_groups, pool
+from training.scores.predictions import Predictions
 
 CLASSES = ("bleed", "any")
 WEIGHTS = [1.0, 2.0]

@@ -13,7 +13,7 @@ import pytest
 from tests.training.fake_cache import write_cache
 from tests.training.fake_run import write_run
 from training.cache import open_cache
-from training.report import write_report
+from training.report.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

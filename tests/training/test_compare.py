@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from tests.training.test_evaluation import CLASSES, predictions
-from training.bootstrap import bootstrap, interval
-from training.compare import Contestant, compare, to_text
 from training.errors import RunError
-from training.metrics import Scorer
-from training.operating import logit, sigmoid
-from training.pooling import patient_groups
-from training.predictions import Predictions
+from training.scores.bootstrap import bootstrap, interval
+from training.scores.compare import Contestant, compare, to_text
+from training.scores.metrics import Scorer
+from training.scores.operating import logit, sigmoid
+from training.scores.pooling import patient_groups
+from training.scores.predictions import Predictions
 
 WEIGHTS = (1.0, 2.0)
 

@@ -13,11 +13,11 @@ from scipy.optimize import minimize
 from sklearn import metrics as sk
 
 from training.errors import RunError
-from training.evaluation import assess, evaluate_predictions, log_look, read_operating
-from training.metrics import score
-from training.operating import choose_operating, logit, platt, sigmoid, youden_threshold
-from training.pooling import pool
-from training.predictions import Predictions
+from training.scores.evaluation import assess, evaluate_predictions, log_look, read_operating
+from training.scores.metrics import score
+from training.scores.operating import choose_operating, logit, platt, sigmoid, youden_threshold
+from training.scores.pooling import pool
+from training.scores.predictions import Predictions
 
 CLASSES = ("bleed", "any")
 WEIGHTS = [1.0, 2.0]

@@ -7,9 +7,9 @@ from torch import nn
 
 from training.augment import Normalise
 from training.config import TrainConfig
-from training.heatmap import HeatMaps, last_feature_maps
 from training.model import FusionNet, build_model
-from training.pictures import overlay
+from training.report.heatmap import HeatMaps, last_feature_maps
+from training.report.pictures import overlay
 
 pytest.importorskip("captum", reason="captum is not installed")
 PLAIN = Normalise(np.zeros(3), np.ones(3), torch.device("cpu"))

@@ -12,10 +12,10 @@ import zarr
 from tests.training.fake_cache import FakeCache, write_cache
 from training.cache import Cache, open_cache
 from training.config import TrainConfig
-from training.content import content_of, differences, external_lines, open_own_cache, read_content, write_content
 from training.errors import RunError
-from training.leakage import check_leakage, same_pixels
 from training.runs import Run, create_run
+from training.scores.content import content_of, differences, external_lines, open_own_cache, read_content, write_content
+from training.scores.leakage import check_leakage, same_pixels
 
 SIZE = 32
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from training.metrics import CALIBRATION_BINS, Scorer, score, score_at
-from training.ranking import Ranking
+from training.scores.metrics import CALIBRATION_BINS, Scorer, score, score_at
+from training.scores.ranking import Ranking
 
 CLASSES = ["epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"]
 WEIGHTS = [1.0, 1.0, 1.0, 1.0, 1.0, 2.0]

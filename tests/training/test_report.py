@@ -11,9 +11,9 @@ from tests.training.fake_cache import write_cache
 from tests.training.fake_run import write_run
 from training.cache import Cache, open_cache
 from training.errors import RunError
-from training.report import write_report
-from training.report_slices import choose_slices, most_confident_mistakes
-from training.results import read_results
+from training.report.report import write_report
+from training.report.slices import choose_slices, most_confident_mistakes
+from training.scores.results import read_results
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""This file keeps a cache to one builder at a time, by an OS lock that dies with its process."""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.cache.files import PRIVATE, canonical, make_folder
+from pipeline.errors import CacheError
+
+
+@contextlib.contextmanager
+def lock(root: Path) -> Iterator[str]:
+    """Hold the cache for one builder; gives the lock's token.
+
+    The token is gone from the file at the end, and another builder's replaces it, so that a worker which outlives its
+    builder can tell. A folder that was made for the lock alone does not stay.
+
+    Raises:
+        CacheError: another process holds it; says which and since when.
+    """
+    path = lock_file(root)
+    make_folder(path.parent)
+    handle = _take(path)
+    try:
+        token = secrets.token_hex(16)
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        holder = {"token": token, "process": os.getpid(), "host": socket.gethostname(), "since": since}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, canonical(holder), 0)
+        yield token
+    finally:
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            _remove_empty(path)
+        os.close(handle)
+
+
+def _take(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise CacheError(f"{path.parent.parent}: {_holder(path)} is at work on it; wait or end that one") from None
+        # Whoever held it last may have removed the file between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == os.stat(path).st_ino:
+                return handle
+        os.close(handle)
+
+
+def _remove_empty(path: Path) -> None:
+    if [entry.name for entry in path.parent.iterdir()] == [path.name] and list(path.parent.parent.iterdir()) == [
+        path.parent
+    ]:
+        path.unlink()
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+
+
+@contextlib.contextmanager
+def shared_lock(root: Path) -> Iterator[None]:
+    """Keep builders out while the cache is examined; writes nothing.
+
+    Raises:
+        CacheError: a builder is at work; says which and since when.
+    """
+    path = lock_file(root)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CacheError(f"{root}: {_holder(path)} is at work on it; wait or end that one") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def lock_file(root: Path) -> Path:
+    return root / PRIVATE / "lock"
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        holder = json.loads(path.read_bytes())
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
+    return "another process"
+
+
+def holds_lock(root: Path, token: str) -> bool:
+    """Whether the builder with this token is still the cache's builder, as far as the lock's file tells."""
+    try:
+        return bool(json.loads(lock_file(root).read_bytes())["token"] == token)
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,292 @@
+"""This file reads the header of a DICOM file with pydicom: bytes in, the raw values of the needed elements out."""
+
+import logging
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from struct import Struct, unpack_from
+from typing import Any
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.filereader import data_element_generator, read_dataset
+from pydicom.tag import Tag
+
+from pipeline.dicom.rules import (
+    FRAME_ELEMENTS,
+    FRAME_SEQUENCES,
+    MODALITY,
+    NEEDED_ELEMENTS,
+    PER_FRAME_GROUPS,
+    PIXEL_DATA,
+    SHARED_GROUPS,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    Rejected,
+    text,
+)
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
+
+# Functional groups of 2,000 frames take about 4 MB; more than this before the pixels is no CT.
+MAX_HEADER_BYTES = 64 << 20
+# 1,000 frames of 512 x 512 take 0.5 GB, and CT deflates to a third or a half: more than either of these is a bomb.
+MAX_INFLATED_BYTES, MAX_RATIO, RATIO_MATTERS_BYTES = 600 << 20, 100, 16 << 20
+TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS = 0x00020010, 0x00020002
+PIXEL_ELEMENTS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+_META_ELEMENTS, _AFTER_META = frozenset((TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS)), 0x00030000
+_NEEDED = frozenset(NEEDED_ELEMENTS)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_IMPLICIT, _EXPLICIT, _LENGTH = Struct("<HHHH"), Struct("<HH2sH"), Struct("<L")
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_VRS = _LONG_VRS | _SHORT_VRS
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Where the pixel data element lies.
+
+    Attributes:
+        tag: 7FE00010, or 7FE00008 or 7FE00009 for floating-point pixels.
+        start: offset of its value in the body.
+        length: of its value as stated, bytes; None if it is undefined, as of encapsulated pixels.
+    """
+
+    tag: int
+    start: int
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The needed elements of a file, as raw bytes.
+
+    Attributes:
+        values: value bytes by tag, in the byte order of the file.
+        frames: the same out of the functional groups, one mapping a frame; empty in a classic file.
+        little_endian: byte order of numbers in `values` and of native pixels.
+        transfer_syntax: UID of the coding.
+        media_class: SOP class as the file meta information has it, or "".
+        body: the bytes that `pixels` counts in: the file's, or the inflated data set.
+        pixels: the pixel data element, or None.
+    """
+
+    values: Mapping[int, bytes]
+    frames: tuple[Mapping[int, bytes], ...]
+    little_endian: bool
+    transfer_syntax: str
+    media_class: str
+    body: memoryview
+    pixels: Pixels | None
+
+
+def read_header(data: memoryview) -> Header:
+    """Read the header of a DICOM file, with or without preamble, in any transfer syntax.
+
+    Raises:
+        Rejected: the bytes are no DICOM file, or its header cannot be read.
+    """
+    with _quiet_pydicom():
+        try:
+            return _read_header(data)
+        except (Rejected, MemoryError):
+            raise
+        except Exception as error:
+            raise Rejected("damaged_header", f"the header cannot be read ({type(error).__name__})") from None
+
+
+def coded_frames(header: Header, num_frames: int) -> Iterator[bytes]:
+    """Yield the code stream of each frame out of encapsulated pixel data.
+
+    Raises:
+        Rejected: the fragments hold no further frame.
+
+    Source: DICOM PS3.5 A.4 (encapsulation; fragments, Basic Offset Table).
+    """
+    assert header.pixels is not None
+    frames = generate_frames(bytes(header.body[header.pixels.start :]), number_of_frames=num_frames)
+    while (code := _next_code(frames)) is not None:
+        yield code
+
+
+def _next_code(frames: Iterator[bytes]) -> bytes | None:
+    with _quiet_pydicom():
+        try:
+            return next(frames, None)
+        except Exception as error:
+            raise Rejected("truncated", f"no complete code stream of the frame ({type(error).__name__})") from None
+
+
+@contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom from checking values and quoting them: a warning would print what may be patient data."""
+    logger, settings = logging.getLogger("pydicom"), config.settings
+    disabled, mode = logger.disabled, settings.reading_validation_mode
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.disabled, settings.reading_validation_mode = True, config.IGNORE
+        try:
+            yield
+        finally:
+            logger.disabled, settings.reading_validation_mode = disabled, mode
+
+
+def _read_header(data: memoryview) -> Header:
+    has_preamble = data[128:132] == b"DICM"
+    begin = 132 if has_preamble else 0
+    if not has_preamble and bytes(data[:2]) not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+        raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
+    meta, begin = _read_meta(data, begin)
+    syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or _guess_syntax(data, begin)
+    body, begin = (_inflate(data[begin:]), 0) if syntax == DEFLATED else (data, begin)
+    elements, end, implicit = _read_elements(body, begin, syntax)
+    values = {tag: _raw_value(element) for tag, element in elements.items()}
+    if not has_preamble and not values.keys() & {SOP_CLASS, SOP_INSTANCE, MODALITY}:
+        raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
+    return Header(
+        values=values,
+        frames=tuple(_read_frame_groups(elements)),
+        little_endian=syntax != EXPLICIT_BIG,
+        transfer_syntax=syntax,
+        media_class=text(meta.get(MEDIA_STORAGE_SOP_CLASS, b"")),
+        body=body,
+        pixels=_find_pixels(body, end, implicit, syntax != EXPLICIT_BIG),
+    )
+
+
+def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
+    """Read the file meta information, always Explicit VR Little Endian, and where the data set begins.
+
+    Source: DICOM PS3.10, 7.1.
+    """
+    if quick := _walk(data, begin, False, _META_ELEMENTS, _AFTER_META):
+        return quick
+    stream = BytesIO(data[begin : begin + MAX_HEADER_BYTES])
+    elements = data_element_generator(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    return {int(element.tag): _raw_value(element) for element in elements}, begin + stream.tell()
+
+
+def _guess_syntax(data: memoryview, begin: int) -> str:
+    """Tell the transfer syntax of a file that does not state it from its first element."""
+    first = bytes(data[begin : begin + 6])
+    if not first[4:].isalpha():
+        return IMPLICIT_LITTLE
+    return EXPLICIT_BIG if first[:1] == b"\0" else EXPLICIT_LITTLE
+
+
+def _inflate(deflated: memoryview) -> memoryview:
+    limit = min(MAX_INFLATED_BYTES, max(RATIO_MATTERS_BYTES, MAX_RATIO * len(deflated)))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(deflated, limit)
+    except zlib.error:
+        raise Rejected("damaged_header", "the deflated data set cannot be inflated") from None
+    if inflater.unconsumed_tail:
+        raise Rejected("too_large", f"the data set inflates to more than {limit >> 20} MB")
+    return memoryview(inflated)
+
+
+def _read_elements(body: memoryview, begin: int, syntax: str) -> tuple[Mapping[int, Any], int, bool]:
+    """Return the needed elements before the pixel data, where those begin, and whether this is Implicit VR."""
+    implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
+    as_stated = (bytes(body[begin + 4 : begin + 6]) in _VRS) != implicit
+    quick = _walk(body, begin, implicit, _NEEDED, PIXEL_ELEMENTS[0]) if little and as_stated else None
+    if quick and PER_FRAME_GROUPS not in quick[0]:  # functional groups are sequences in sequences
+        return *quick, implicit
+    stream = BytesIO(body[begin : begin + MAX_HEADER_BYTES])
+    dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS)
+    elements = {tag: dataset.get_item(tag) for tag in NEEDED_ELEMENTS if tag in dataset}
+    return elements, begin + stream.tell(), bool(dataset.original_encoding[0])
+
+
+def _walk(
+    body: memoryview, at: int, implicit: bool, wanted: frozenset[int], until: int
+) -> tuple[dict[int, bytes], int] | None:
+    """Read the wanted top-level elements before the tag `until`, and where that begins, in a plain file.
+
+    It does in 10-30 us what takes pydicom 100-300, since nine elements in ten need only be stepped over. Whatever is
+    not plain (an undefined length, an unknown VR, a value beyond the end, no such tag) gives None: pydicom's turn.
+
+    Source: DICOM PS3.5 7.1.
+    """
+    values: dict[int, bytes] = {}
+    unpack = (_IMPLICIT if implicit else _EXPLICIT).unpack_from
+    last = len(body) - 12
+    while at <= last:
+        group, element, vr, length = unpack(body, at)
+        tag = group << 16 | element
+        if tag >= until:
+            return (values, at) if tag in PIXEL_ELEMENTS or until == _AFTER_META else None
+        at += 8
+        if implicit:
+            length = vr | length << 16
+        elif vr in _LONG_VRS:
+            (length,) = _LENGTH.unpack_from(body, at)
+            at += 4
+        elif vr not in _SHORT_VRS:
+            return None
+        if tag in wanted:
+            values[tag] = bytes(body[at : at + length])
+        at += length
+    return None
+
+
+def _raw_value(element: Any) -> bytes:
+    """Return the value bytes of an element of pydicom's; of a sequence only that it is there."""
+    value = element if isinstance(element, bytes) else element.value
+    if isinstance(value, bytes):
+        return value
+    return b"sequence" if value else b""
+
+
+def _read_frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:
+    """Yield for each frame the needed values out of its functional groups, the shared ones first.
+
+    Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups).
+    """
+    if PER_FRAME_GROUPS not in elements:
+        return
+    shared = [_group_values(item) for item in _items(elements, SHARED_GROUPS)]
+    common = shared[0] if shared else {}
+    for item in _items(elements, PER_FRAME_GROUPS):
+        yield common | _group_values(item)
+
+
+def _items(elements: Mapping[int, Any], tag: int) -> Iterable[Dataset]:
+    return Dataset({Tag(tag): elements[tag]})[tag].value or () if tag in elements else ()
+
+
+def _group_values(group: Dataset) -> dict[int, bytes]:
+    values: dict[int, bytes] = {}
+    for sequence in FRAME_SEQUENCES:
+        for item in group[sequence].value[:1] if sequence in group else ():
+            values |= {tag: _raw_value(item.get_item(tag)) for tag in FRAME_ELEMENTS if tag in item}
+    return values
+
+
+def _find_pixels(body: memoryview, at: int, implicit: bool, little: bool) -> Pixels | None:
+    """Read the element header at `at`, if pixel data begin there."""
+    endian = "<" if little else ">"
+    head = bytes(body[at : at + 12])
+    if len(head) < 8:
+        return None
+    group, element = unpack_from(endian + "HH", head)
+    tag = group << 16 | element
+    if tag not in PIXEL_ELEMENTS:
+        return None
+    if implicit or head[4:6] not in _LONG_VRS:
+        (length,), size = unpack_from(endian + ("L" if implicit else "xxH"), head, 4), 8
+    elif len(head) == 12:
+        (length,), size = unpack_from(endian + "L", head, 8), 12
+    else:
+        return None
+    return Pixels(tag, at + size, None if length == _UNDEFINED_LENGTH else length)

@@ -1,0 +1,132 @@
+"""This file finds workers: local processes, a running scheduler, or a cluster that a YAML file describes."""
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import yaml
+
+from pipeline.engine.watched import ONE_THREAD
+from pipeline.errors import CacheError
+from pipeline.settings import Workers
+
+CONNECT_S = 20
+# A dashboard takes a second to start; a build of fewer tasks is over before anybody looks at it.
+TASKS_WORTH_A_DASHBOARD = 100
+CLUSTER_KEYS = {"class", "settings", "scale", "adapt"}
+DASK_SETTINGS = {
+    # A task whose worker has died twice is looked into: clusters take workers away for reasons of their own.
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+    # Workers hold results of a few hundred bytes; there is nothing to spill.
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+}
+
+
+@contextlib.contextmanager
+def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterator[Any]:
+    """Give a Dask client whose workers will do so many tasks; local processes and clusters end with it.
+
+    Raises:
+        CacheError: there is no such scheduler or cluster.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(DASK_SETTINGS))
+        if workers.scheduler or workers.scheduler_file:
+            client = stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file))
+        elif workers.cluster:
+            cluster = stack.enter_context(_start_cluster(workers.cluster))
+            client = stack.enter_context(cluster.get_client())
+        else:
+            client = stack.enter_context(distributed.Client(_start_local(min(workers.local, tasks), tasks, stack)))
+        if workers.local == 0 or tasks >= TASKS_WORTH_A_DASHBOARD:
+            say(_describe(client))
+        yield client
+
+
+def _describe(client: Any) -> str:
+    count = len(client.nthreads())
+    has_dashboard = "dashboard" in client.scheduler_info()["services"]
+    dashboard = f", dashboard {client.dashboard_link}" if has_dashboard else ""
+    return f"{count} Dask {'worker' if count == 1 else 'workers'}{' so far' if count == 0 else ''}{dashboard}"
+
+
+def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
+    # A local process dies of what it does, so its task is looked into at once.
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+    watch = tasks >= TASKS_WORTH_A_DASHBOARD and importlib.util.find_spec("bokeh") is not None
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipeline-"))
+    with _interrupts_ignored():
+        cluster = distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0" if watch else None,
+            local_directory=folder,
+            silence_logs=logging.CRITICAL,
+        )
+    return stack.enter_context(cluster)
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let the processes that are started here inherit that SIGINT is ignored.
+
+    A terminal sends Ctrl-C to all of them: this process ends the workers, and they need not print how it felt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _client_of_scheduler(address: str | None, file: Path | None) -> Any:
+    try:
+        if file is None:
+            return distributed.Client(address, timeout=CONNECT_S)
+        if not file.exists():
+            raise CacheError(f"--scheduler-file {file}: there is no such file; is `dask scheduler` running?")
+        return distributed.Client(scheduler_file=str(file), timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        where = f"--scheduler {address}" if file is None else f"--scheduler-file {file}"
+        raise CacheError(f"{where}: no Dask scheduler answers ({error}); start one, or correct the address") from error
+
+
+def _start_cluster(file: Path) -> Any:
+    """Start the cluster of a file: `class`, a dotted name; `settings` for it; `scale`, a number, or `adapt`."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CacheError(f"--cluster {file}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or "class" not in content or content.keys() - CLUSTER_KEYS:
+        raise CacheError(f"--cluster {file}: takes the keys {', '.join(sorted(CLUSTER_KEYS))}; class is needed")
+    if ("scale" in content) == ("adapt" in content):
+        raise CacheError(f"--cluster {file}: give scale: N, or adapt: {{minimum: N, maximum: N}}, one of them")
+    try:
+        cluster = _cluster_class(str(content["class"]))(**content.get("settings") or {})
+        if "scale" in content:
+            cluster.scale(content["scale"])
+        else:
+            cluster.adapt(**content["adapt"])
+    except Exception as error:  # any class may be named here, with errors of its own
+        message = " ".join(str(error).split())
+        raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error
+    return cluster
+
+
+def _cluster_class(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)

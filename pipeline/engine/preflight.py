@@ -1,0 +1,58 @@
+"""This file checks on a worker, before its first task, that it can do what the build needs."""
+
+import socket
+
+from pipeline.cache.lock import holds_lock
+from pipeline.convert import Context, library_versions
+from pipeline.errors import CacheError
+from pipeline.plan import ShardJob
+from pipeline.sources import Buffer
+
+_checked: set[str] = set()
+
+
+def check_worker(context: Context, job: ShardJob, versions: dict[str, str]) -> None:
+    """Check this process once a build: libraries, source, target.
+
+    Args:
+        versions: of the libraries that decide over pixels, where the build was started.
+
+    Raises:
+        CacheError: names this machine, what is wrong, and the way out.
+    """
+    if context.token in _checked:
+        return
+    here = f"worker on {socket.gethostname()}"
+    for name, wanted in versions.items():
+        if name == "python":  # decides over no pixel
+            continue
+        found = library_versions().get(name, "none")
+        if found != wanted:
+            raise CacheError(f"{here}: {name} {found}, the build was started with {wanted}; install the same there")
+    if not holds_lock(context.root, context.token):
+        raise CacheError(
+            f"{here}: does not see this build's lock in {context.root}; --out must lie on a file system that all "
+            "workers share, under the same path"
+        )
+    _check_source(here, context, job)
+    _checked.add(context.token)
+
+
+def _check_source(here: str, context: Context, job: ShardJob) -> None:
+    """One file of the task must be there: a source that is not mounted has none."""
+    buffer, missing = Buffer(), ""
+    for unit in job.units:
+        if unit.slot in job.gone:
+            continue
+        try:
+            context.source.read(unit.path, buffer)
+            return
+        except FileNotFoundError:
+            missing = unit.path
+        except OSError:
+            return
+    if missing:
+        raise CacheError(
+            f"{here}: does not see the source, {missing} for one; --src must be readable under the same path by all "
+            "workers"
+        )

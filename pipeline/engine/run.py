@@ -1,0 +1,130 @@
+"""This file runs tasks: in a plain loop, on local processes, or on any Dask cluster."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+from pipeline.convert import Context, ShardResult, build_shard, library_versions
+from pipeline.engine.preflight import check_worker
+from pipeline.engine.watched import limits, run_watched
+from pipeline.errors import CacheError, PipelineError
+from pipeline.plan import ShardJob
+from pipeline.settings import Workers
+
+# Tasks that Dask knows of at a time, of about 20 KB each: two for each of 512 workers.
+TASKS_IN_FLIGHT = 1024
+# For what may pass: a server that stalls, a worker that is replaced.
+RETRIES = 2
+
+
+def run_jobs(
+    context: Context, jobs: Sequence[ShardJob], workers: Workers, say: Callable[[str], None]
+) -> Generator[ShardResult, None, None]:
+    """Run every job and give its result as it comes.
+
+    A job whose worker dies is run again in a watched process, which finds the file that kills it; that file becomes
+    a reject, its neighbours are built.
+
+    Args:
+        say: told in a line where the tasks run.
+
+    Raises:
+        PipelineError: workers cannot be had, cannot do the work, or are gone; finished shards are kept.
+        OSError: the target cannot be written.
+    """
+    if workers.in_process:
+        yield from (build_shard(context, job) for job in jobs)
+        return
+    from pipeline.engine.cluster import connect
+
+    with connect(workers, len(jobs), say) as client, _performance_report(workers.report):
+        yield from _run_on_dask(client, context, jobs)
+
+
+def build_on_worker(
+    context: Context, job: ShardJob, versions: dict[str, str]
+) -> ShardResult | PipelineError | MemoryError:
+    """Build a shard inside limits: a file that hangs or eats memory ends this process, not the machine.
+
+    Errors that would come again are returned: Dask retries those that are raised.
+    """
+    try:
+        _check_threads()
+        with limits() as begin:
+            begin(job.units[0].slot)
+            check_worker(context, job, versions)
+            return build_shard(context, job, begin)
+    except (PipelineError, MemoryError) as error:
+        return error
+
+
+def _check_threads() -> None:
+    import distributed
+
+    threads = distributed.get_worker().state.nthreads
+    if threads > 1:
+        raise CacheError(
+            f"a Dask worker has {threads} threads, which would share the limits of one process; start it with "
+            "--nthreads 1, and --nworkers N for more"
+        )
+
+
+def _run_on_dask(client: Any, context: Context, jobs: Sequence[ShardJob]) -> Iterator[ShardResult]:
+    import distributed
+
+    versions = library_versions()
+    waiting = iter(jobs)
+    of_future: dict[Any, ShardJob] = {}
+
+    def submit(count: int) -> list[Any]:
+        futures = {
+            client.submit(build_on_worker, context, job, versions, retries=RETRIES, pure=False): job
+            for job in itertools.islice(waiting, count)
+        }
+        of_future.update(futures)
+        return list(futures)
+
+    running = distributed.as_completed(submit(TASKS_IN_FLIGHT))
+    for future in running:
+        job = of_future.pop(future)
+        outcome = _outcome(future)
+        running.update(submit(1))
+        yield outcome or run_watched(context, job)
+
+
+def _outcome(future: Any) -> ShardResult | None:
+    """The result of a task; None where a file of it ended the worker, or would have."""
+    import distributed
+
+    try:
+        outcome = future.result()
+    except distributed.KilledWorker:
+        return None
+    except CancelledError:
+        raise CacheError("the Dask scheduler has gone; finished shards are kept: run the same command again") from None
+    except ModuleNotFoundError as error:
+        raise CacheError(f"a worker has no module {error.name}; install the same packages there as here") from error
+    if isinstance(outcome, MemoryError):
+        return None
+    if isinstance(outcome, PipelineError):
+        raise outcome
+    return outcome
+
+
+@contextlib.contextmanager
+def _performance_report(file: Path | None) -> Iterator[None]:
+    """Have Dask write its report of the tasks, an HTML page, when they are done."""
+    if file is None:
+        yield
+        return
+    import distributed
+
+    try:
+        import bokeh  # noqa: F401
+    except ImportError:
+        raise CacheError(f"--performance-report {file}: Dask draws it with bokeh; pip install bokeh") from None
+    with distributed.performance_report(filename=str(file)):
+        yield

@@ -1,0 +1,93 @@
+"""This file chooses the slices that the report shows and turns them into PNG pictures."""
+
+import hashlib
+import mmap
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.cache.commits import REPAIR, Commit
+from pipeline.cache.layout import images_file
+from pipeline.cache.shards import Codec, read_image
+from pipeline.errors import CacheError
+from pipeline.stages import ArraySpec
+
+SERIES = 8
+SLICES = 3
+LARGEST_PX = 256
+
+
+def choose_slices(table: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    """Choose series by chance, and slices spread evenly over each; the same ones wherever their rows lie.
+
+    Args:
+        table: as `report_facts.Facts.table`.
+
+    Returns:
+        at most 8 pairs: SeriesInstanceUID; at most 3 lines of the table, in the order of z. One series a patient as
+        long as there are patients, and short series last.
+    """
+    series = table.groupby("series_instance_uid").agg(patient=("patient_id", "first"), slices=("row", "size"))
+    series["chance"] = [hashlib.blake2b(uid.encode(), digest_size=8).hexdigest() for uid in series.index]
+    series["short"] = series["slices"] < SLICES
+    series = series.sort_values(["short", "chance"])
+    series["turn"] = series.groupby("patient").cumcount()
+    chosen = series.sort_values(["short", "turn", "chance"]).index[:SERIES]
+    return [(uid, _spread(table[table["series_instance_uid"] == uid])) for uid in chosen]
+
+
+def _spread(slices: pd.DataFrame) -> np.ndarray:
+    lines = slices.sort_values("z_norm", kind="stable").index.to_numpy()
+    if len(lines) <= SLICES:
+        return lines
+    return lines[((np.arange(SLICES) + 0.5) * len(lines) / SLICES).astype(int)]
+
+
+def read_row(root: Path, head: Commit, row: int) -> np.ndarray:
+    """Read one image of the smallest size, (C, S, S) uint8; where S is above 256, means of blocks below it.
+
+    Raises:
+        CacheError: it is missing or damaged.
+    """
+    size, path = min(head.attributes["sizes"].items(), key=lambda item: int(item[0]))
+    document: dict[str, Any] = head.arrays[path]
+    rows = head.attributes["rows_per_shard"]
+    shard, position = divmod(row, rows)
+    file = images_file(root, ArraySpec(int(size), path.rpartition("-")[2]), shard)
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            image = read_image(content, tuple(document["shape"][1:]), rows, Codec.of(document), position)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{file}: row {position}: damaged ({error}); {REPAIR}") from error
+    return _shrink(image, -(-int(size) // LARGEST_PX))
+
+
+def _shrink(image: np.ndarray, step: int) -> np.ndarray:
+    """Means of blocks of step x step pixels; an incomplete block at the edge is left out."""
+    channels, side = image.shape[0], image.shape[1] // step
+    blocks = image[:, : side * step, : side * step].reshape(channels, side, step, side, step)
+    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
+def encode_png(grey: np.ndarray) -> bytes:
+    """Encode (H, W) uint8 grey levels.
+
+    Source: PNG (ISO/IEC 15948) 11.2; every row with filter 1, the difference to the pixel on the left.
+    """
+    rows = np.diff(grey, axis=1, prepend=np.uint8(0))
+    filtered = np.insert(rows, 0, 1, axis=1)
+    head = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 8, 0, 0, 0, 0)
+    parts: Sequence[tuple[bytes, bytes]] = (
+        (b"IHDR", head),
+        (b"IDAT", zlib.compress(filtered.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

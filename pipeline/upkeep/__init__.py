@@ -1,0 +1,1 @@
+"""This package looks after a cache: says what is in it, verifies, repairs and collects."""

@@ -1,0 +1,242 @@
+"""This file tells what is in a cache: a summary, its logical digest, and why a file is in it as it is."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import commits, layout
+from pipeline.cache.commits import Commit
+from pipeline.cache.files import PRIVATE
+from pipeline.cache.landing import require_record
+from pipeline.cache.ledger import Ledger, digest_hex
+from pipeline.errors import CacheError
+from pipeline.survey import live_rows
+
+
+def require_cache(root: Path) -> None:
+    """Refuse a path that is no cache, finished or not.
+
+    Raises:
+        CacheError: it is none.
+    """
+    if not (root / PRIVATE).is_dir():
+        raise CacheError(f"{root}: no such cache; run: pipeline build --src DICOMS --out {root}")
+
+
+def require_head(root: Path) -> Commit:
+    """The current commit of a cache that must have one.
+
+    Raises:
+        CacheError: there is no cache, or no commit yet, or it is damaged.
+    """
+    require_cache(root)
+    head = commits.head(root)
+    if head is None:
+        raise CacheError(f"{root}: nothing was committed yet; run the same `pipeline build` again to finish it")
+    return head
+
+
+# --- summary -------------------------------------------------------------------------------------------------------
+
+
+def summary(root: Path) -> dict[str, Any]:
+    """What is in a cache, as plain data.
+
+    Returns:
+        the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (id, created, slices,
+        newest first), `source`, `versions`, `reading`, and `unfinished` (shards planned and done by a build that was
+        interrupted, or None).
+
+    Raises:
+        CacheError: there is no cache, or it is damaged.
+    """
+    head = require_head(root)
+    ledger = commits.read_ledger(root, head.id)
+    every = [
+        {"commit": c.id, "created": c.attributes["created"], "slices": c.attributes["num_slices"]}
+        for c in commits.chain(root, head)
+    ]
+    return {
+        **head.attributes,
+        "rows": _rows(root, head),
+        "bytes": _bytes(root, head, set(ledger.live_slots())),
+        "commits": every,
+        "source": head.private["source"],
+        "reading": head.private["reading_settings"],
+        "versions": head.private["versions"],
+        "unfinished": _unfinished(root, head),
+    }
+
+
+def _rows(root: Path, head: Commit) -> dict[str, Any]:
+    """Rows with a stored image in the arrays of the current commit, and how many of them it names."""
+    names = {path.split("/")[1] for path in head.arrays}
+    stored = 0
+    for shard in layout.recorded_shards(root):
+        arrays = require_record(root, shard)["arrays"]
+        images = [arrays[name]["digests"] for name in names & arrays.keys()]
+        stored += sum(any(digests) for digests in zip(*images, strict=True))
+    live = head.attributes["num_slices"]
+    return {"stored": stored, "live": live, "dead_share": round(1 - live / stored, 4) if stored else 0.0}
+
+
+def _bytes(root: Path, head: Commit, live: set[int]) -> dict[str, int]:
+    """Bytes on disk: of each size of the current commit, of shards and arrays that it does not use, and of the rest."""
+    sizes = {path: size for size, path in (*head.attributes["sizes"].items(), *head.attributes["sums"].items())}
+    found = dict.fromkeys([*head.attributes["sizes"], "unused", "private", "tables_and_metadata"], 0)
+    for folder, _, names in os.walk(root):
+        parts = Path(folder).relative_to(root).parts
+        for name in names:
+            kind = "tables_and_metadata"
+            if parts[:1] == (PRIVATE,):
+                kind = "private"
+            elif parts[:1] in (("images",), ("sums",)) and len(parts) > 1:
+                used = "/".join(parts[:2]) in sizes and (len(parts) < 4 or int(parts[3]) in live)
+                kind = sizes["/".join(parts[:2])] if used else "unused"
+            found[kind] += (Path(folder) / name).stat().st_size
+    return found
+
+
+def _unfinished(root: Path, head: Commit) -> dict[str, int] | None:
+    pending = layout.read_pending(root)
+    if pending is None or layout.is_committed(pending, head):
+        return None
+    done = sum(layout.record_file(root, shard).exists() for shard in pending.shards)
+    return {"shards": len(pending.shards), "done": done}
+
+
+def digest(root: Path) -> str:
+    """The logical digest of the current commit: the same for the same content, whatever its history.
+
+    Raises:
+        CacheError: there is no cache, or it is damaged.
+    """
+    import pandas as pd
+
+    from pipeline.tables import logical_digest
+
+    head = require_head(root)
+    rows_per_shard = head.attributes["rows_per_shard"]
+    content = commits.table_file(root, head).read_bytes()
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    table = table.astype({"row": int, "frame": int})
+    digests: dict[str, dict[int, str]] = {size: {} for size in head.attributes["sizes"]}
+    for shard in sorted(set((table["row"] // rows_per_shard).tolist())):
+        arrays = require_record(root, shard)["arrays"]
+        for size, path in head.attributes["sizes"].items():
+            images = arrays[path.split("/")[1]]["digests"]
+            digests[size] |= {shard * rows_per_shard + row: image for row, image in enumerate(images) if image}
+    return logical_digest(table, digests, head.attributes["windows"])
+
+
+# --- one file ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Why a file is in the cache as it is.
+
+    Attributes:
+        path: relative to the source.
+        facts: (what, value) in the order to be told.
+    """
+
+    path: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def why(root: Path, file: str) -> Story:
+    """Tell from what was recorded when a file was built, from which content, how, and into which rows.
+
+    Args:
+        file: its path, as it is under the source or as it can be opened from here; or its last parts, if only one
+            file ends in them.
+
+    Raises:
+        CacheError: the cache does not know such a file, or is damaged.
+    """
+    head = require_head(root)
+    ledger = commits.read_ledger(root, head.id)
+    line = _find(root, head, ledger, file)
+    path, shard, slot = ledger.paths[line], int(ledger.shards[line]), int(ledger.slots[line])
+    parts = range(shard, shard + int(ledger.parts[line]))
+    records = {part: require_record(root, part) for part in parts}
+    facts = [*_reading_facts(records[shard], slot, path, head), ("content", _content(ledger, line))]
+    facts += _array_facts(head, records[shard])
+    places = _places(root, head)
+    for part, record in records.items():
+        facts += _slice_facts(head, part, record, slot, places)
+    facts += list(_reject_facts(root, head, path))
+    return Story(path, tuple(facts))
+
+
+def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
+    index = ledger.index()
+    source = str(head.private["source"])
+    for candidate in (file, os.path.relpath(file, source)):
+        if candidate in index:
+            return index[candidate]
+    ends = [path for path in ledger.paths if path.endswith("/" + file.lstrip("./"))]
+    if len(ends) == 1:
+        return index[ends[0]]
+    if ends:
+        raise CacheError(f"{file}: {len(ends):,} files end so, {ends[0]} and {ends[1]} for two; give more of the path")
+    raise CacheError(f"{file}: {root} was not built from such a file; it was built from {source}; run: pipeline plan")
+
+
+def _reading_facts(record: Mapping[str, Any], slot: int, path: str, head: Commit) -> Iterator[tuple[str, str]]:
+    files = record["files"]
+    yield "read", f"{record['built']}, because of {files['why'][slot]}" if files["why"][slot] else record["built"]
+    if files["path"][slot] != path:
+        yield "name", f"it was {files['path'][slot]} then, and has the same content"
+    yield "with", _versions(record)
+    settings = ", ".join(f"{name} {value}" for name, value in head.private["reading_settings"].items())
+    yield "settings", f"{settings} (fingerprint {record['reading'][:8]})"
+
+
+def _versions(about: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+
+
+def _content(ledger: Ledger, line: int) -> str:
+    if ledger.unread()[line]:
+        return "it could not be read"
+    return f"{int(ledger.sizes[line]):,} bytes, xxh3-128 {digest_hex(ledger.digests[line])}"
+
+
+def _array_facts(head: Commit, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for size, path in head.attributes["sizes"].items():
+        array = record["arrays"].get(path.split("/")[1])
+        if array and any(array["digests"]):
+            yield f"size {size}", f"converted {array['built']} into {path}"
+    windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in head.attributes["windows"])
+    yield "windows", windows
+
+
+def _slice_facts(
+    head: Commit, shard: int, record: Mapping[str, Any], slot: int, places: Mapping[tuple[str, str], dict[str, str]]
+) -> Iterator[tuple[str, str]]:
+    slices, rows_per_shard = record["slices"], head.attributes["rows_per_shard"]
+    for row in live_rows(record, [slot]):
+        key = slices["sop_instance_uid"][row], str(slices["frame"][row])
+        place = places.get(key)
+        if place and int(place["row"]) == shard * rows_per_shard + row:
+            frame = f", frame {key[1]}" if key[1] != "0" else ""
+            yield "slice", f"{key[0]}{frame}: row {place['row']}, z_norm {place['z_norm']}"
+
+
+def _places(root: Path, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
+    """(SOP Instance UID, frame) -> line of the current commit's table."""
+    text = commits.table_file(root, head).read_text("utf-8")
+    return {(line["sop_instance_uid"], line["frame"]): line for line in csv.DictReader(io.StringIO(text))}
+
+
+def _reject_facts(root: Path, head: Commit, path: str) -> Iterator[tuple[str, str]]:
+    text = commits.rejects_file(root, head).read_text("utf-8", "surrogateescape")
+    for line in csv.DictReader(io.StringIO(text)):
+        if line["path"] == path:
+            yield "rejected", f"{line['code']}: {line['message']}"

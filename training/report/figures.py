@@ -1,0 +1,188 @@
+"""This file draws the report's figures, each a vector picture that stands by itself."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from training.scores.bands import GRID, Band, Reliability
+
+# Okabe and Ito's colours, which people with colour-blindness tell apart; black for the last class, `any`.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
+INK = "#1b1f24"
+SOFT = "#59636e"
+LINE = "#d5d9de"
+RC: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "svg.hashsalt": "report",  # the same numbers give the same bytes
+    "svg.fonttype": "path",  # looks the same where these fonts are not installed
+}
+MOST_POINTS = 600
+
+
+def colours(classes: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each class, the same in every figure."""
+    return {name: INK if name == "any" else COLOURS[k % len(COLOURS)] for k, name in enumerate(classes)}
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return content.getvalue()
+
+
+def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep at most 600 points of a curve, evenly spread along its length: more than a figure can show."""
+    if len(x) <= MOST_POINTS:
+        return x, y
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
+    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    return x[keep], y[keep]
+
+
+def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, title: str) -> bytes:
+    """Draw lines over time.
+
+    Args:
+        series: name, x, y and kind of each line: "faint", "line" or "points".
+    """
+    styles: dict[str, dict[str, Any]] = {
+        "faint": {"color": "#b9c6d3", "linewidth": 0.9},
+        "line": {"color": COLOURS[1]},
+        "points": {"color": COLOURS[0], "marker": "o", "markersize": 4},
+    }
+    with matplotlib.rc_context(RC):
+        figure, axes = _canvas(5.0, 3.2)
+        for name, x, y, kind in series:
+            axes.plot(x, y, label=name, **styles[kind])
+        axes.set(xlabel=x_label, title=title)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.margins(x=0.02)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+        if len(series) > 1:
+            axes.legend()
+        return _svg(figure)
+
+
+def draw_curves(
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, title: str, diagonal: bool
+) -> bytes:
+    """Draw curves in the unit square, each with a name for the legend, x, y and a colour."""
+    with matplotlib.rc_context(RC):
+        figure, axes = _canvas(4.6, 4.6)
+        _unit_square(axes, x_label, y_label, title, diagonal)
+        for name, x, y, colour in curves:
+            axes.plot(*thin(x, y), label=name, color=colour)
+        if curves:
+            axes.legend(loc="lower right" if diagonal else "lower left")
+        return _svg(figure)
+
+
+def draw_band(
+    curve: tuple[np.ndarray, np.ndarray],
+    band: Band,
+    labels: tuple[str, str, str],
+    note: str,
+    colour: str,
+    diagonal: bool,
+) -> bytes:
+    """Draw one curve in the unit square with its interval.
+
+    Args:
+        labels: of x, of y, and the title.
+        note: a line in the corner, the area say.
+    """
+    with matplotlib.rc_context(RC):
+        figure, axes = _canvas(3.5, 3.5)
+        _unit_square(axes, *labels, diagonal)
+        axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(*thin(*curve), color=colour)
+        axes.text(0.97 if diagonal else 0.03, 0.04, note, ha="right" if diagonal else "left", color=INK, fontsize=9)
+        return _svg(figure)
+
+
+def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: str, colour: str) -> bytes:
+    """Draw observed against predicted frequency, and beneath it how many slices lie where, on a logarithmic scale."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(3.5, 4.1), layout="constrained")
+        axes, counts = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
+        _unit_square(axes, "", "observed frequency", title, True)
+        bars = np.clip([plain.observed - plain.low, plain.high - plain.observed], 0, None)
+        axes.errorbar(
+            plain.predicted,
+            plain.observed,
+            bars,
+            fmt="o",
+            color=colour,
+            markersize=4,
+            linewidth=1,
+            label="as predicted",
+        )
+        if calibrated is not None:
+            axes.plot(
+                calibrated.predicted,
+                calibrated.observed,
+                "D",
+                color=SOFT,
+                markersize=3.5,
+                mfc="white",
+                label="calibrated",
+            )
+            axes.legend(loc="upper left")
+        width = 1 / len(plain.count)
+        counts.bar(np.arange(len(plain.count)) * width, plain.count, width * 0.9, align="edge", color=LINE)
+        counts.set(yscale="log", xlabel="predicted probability", ylabel="slices", ylim=(0.7, None))
+        counts.minorticks_off()
+        return _svg(figure)
+
+
+def draw_by_position(
+    centres: np.ndarray, values: np.ndarray, low: np.ndarray, high: np.ndarray, y_label: str, title: str
+) -> bytes:
+    """Draw a score with its interval against the slice position, foot to head; each (bins,), NaN where undefined."""
+    with matplotlib.rc_context(RC):
+        figure, axes = _canvas(5.0, 3.2)
+        bars = np.clip([values - low, high - values], 0, None)
+        axes.errorbar(centres, values, bars, fmt="o-", color=COLOURS[1], markersize=4, elinewidth=1)
+        axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        return _svg(figure)
+
+
+def _unit_square(axes: Axes, x_label: str, y_label: str, title: str, diagonal: bool) -> None:
+    ticks = np.linspace(0, 1, 6)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=ticks, yticks=ticks)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title, aspect="equal")
+    axes.grid(color=LINE, linewidth=0.6)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))

@@ -1,0 +1,128 @@
+"""This file writes a run's model card in Markdown, with what CLAIM and TRIPOD+AI ask for where the run knows it."""
+
+from pathlib import Path
+from typing import Any
+
+from training.scores.results import Results
+
+AUTHORS = "*to be filled in by the authors*"
+
+
+def write_model_card(results: Results) -> Path:
+    """Write run/model_card.md.
+
+    Source: Mitchell et al., "Model cards for model reporting", FAT* 2019; Tejani et al., "CLAIM: 2024 update",
+    Radiology: Artificial Intelligence 6 (2024); Collins et al., "TRIPOD+AI statement", BMJ 385 (2024).
+    """
+    path = results.path / "model_card.md"
+    path.write_text(model_card(results), encoding="utf-8")
+    return path
+
+
+def model_card(results: Results) -> str:
+    """Return the card's text."""
+    config, data = results.settings.get("config", {}), results.settings.get("data", {})
+    windows = ", ".join(f"{name} ({level:g}, {width:g})" for name, level, width in data.get("windows", []))
+    rows = "\n".join(f"| {claim} | {tripod} | {what} | {answer} |" for claim, tripod, what, answer in _answers(results))
+    return f"""# Model card: {config.get("model", "model")}, run {results.name}
+
+Research software, no medical device: it must not be used to diagnose or to treat anybody.
+
+## Model
+
+- Input: one axial head-CT slice of {config.get("size_px", "?")} px, {_position(config)}.
+- Windows (level, width in HU): {windows}.
+- Output: one probability for each of {", ".join(data.get("classes", []))}; several may be high at once.
+- Trained on commit `{data.get("commit", "?")}` of a cache, seed {config.get("seed", "?")}, from
+  {config.get("weights", "?")} weights.
+
+## Intended use
+
+Comparing methods and reproducing results. Not for clinical decisions, other body parts, other modalities, or contrast
+studies unless they were in the training data. A single slice is judged without its neighbours.
+
+## Performance
+
+{_performance(results)}
+
+## Reporting checklist
+
+Item numbers of CLAIM (2024 update) and TRIPOD+AI (2024). What the run cannot know is left to the authors.
+
+| CLAIM | TRIPOD+AI | asked for | answer |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _position(config: dict[str, Any]) -> str:
+    return "with its position within the series" if config.get("position", True) else "without its position"
+
+
+def _performance(results: Results) -> str:
+    if (name := results.shown) is None:
+        return "Not scored yet."
+    content = results.scores[name]
+    spans = content.get("intervals", {}).get("classes", {})
+    lines = [
+        f"On {name}, slice by slice; 95 % intervals by bootstrap over patients where given.",
+        "",
+        "| class | positive / all | ROC AUC | average precision | log loss |",
+        "|---|---|---|---|---|",
+    ]
+    for label, of in content["classes"].items():
+        cells = [_value(of[key], spans.get(label, {}).get(key)) for key in ("roc_auc", "average_precision", "log_loss")]
+        lines.append(f"| {label} | {of['positives']:,} / {of['n']:,} | {' | '.join(cells)} |")
+    span = content.get("intervals", {}).get("weighted_log_loss")
+    lines += ["", f"Weighted log loss: {_value(content['weighted_log_loss'], span)}."]
+    return "\n".join(lines)
+
+
+def _value(value: float | None, span: list[float] | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" + (f" ({span[0]:.3f} to {span[1]:.3f})" if span else "")
+
+
+def _answers(results: Results) -> list[tuple[str, str, str, str]]:
+    config, data = results.settings.get("config", {}), results.settings.get("data", {})
+    environment = results.settings.get("environment", {})
+    sides = results.split["split"].value_counts().to_dict()
+    commit = data.get("commit", "?")
+    start = f"{config.get('model', '?')}, {config.get('weights', '?')} weights"
+    patients = ", ".join(f"{count:,} {side}" for side, count in sides.items()) or AUTHORS
+    external = "scored, see report" if "external" in results.scores else "none"
+    versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))
+    looks = len(results.looks)
+    return [
+        ("1, 2", "1, 2", "title, abstract", AUTHORS),
+        ("3, 4, 6", "3, 4", "background, objectives, study goal", AUTHORS),
+        ("5, 7, 8", "5, 6", "source of data, eligibility", f"cache commit `{commit}`; otherwise {AUTHORS}"),
+        ("9-11", "7, 9", "preprocessing, de-identification", "HU, three windows, antialiased bilinear resize, 8 bits; "
+         "patient ids hashed by the pipeline unless the catalog kept them"),
+        ("12", "11", "missing data", "slices without a label in a class are left out of its loss and scores"),
+        ("13", "5", "image acquisition", AUTHORS),
+        ("14-18", "8", "reference standard, annotators, variability", AUTHORS),
+        ("19, 20", "12, 16", "partitions and their level", f"by patient, stratified on findings: {patients} patients"),
+        ("21", "10", "sample size", AUTHORS),
+        ("22, 24", "12, 22", "model, initial parameters", start),
+        ("23", "18", "software", versions or AUTHORS),
+        ("25, 26", "12, 21", "training, choice of the final model", f"{config.get('epochs', '?')} epochs at most, "
+         "weights with the lowest validation log loss; all settings in `settings.json`"),
+        ("", "13", "class imbalance", "loss weights of the cache: "
+         + ", ".join(f"{weight:g}" for weight in data.get("class_weights", []))),
+        ("27", "12", "ensembling", "none; TTA where the report says so"),
+        ("28, 29", "12", "measures and their uncertainty", "log loss, ROC AUC, average precision, Brier score, "
+         "calibration error, rates at thresholds chosen on validation; 95 % intervals by bootstrap over patients"),
+        ("30", "14", "robustness, fairness", "by slice position and series length; the cache has no age, sex, scanner"),
+        ("31", "15", "explanation, output", "Grad-CAM of the most confident mistakes; probabilities by class"),
+        ("32", "23", "internal test", f"held-out patients; looks at test or external sets logged: {looks}"),
+        ("33", "12, 23", "external test", external),
+        ("34", "18", "registration", AUTHORS),
+        ("35, 36", "20", "participants, demographics", f"{patients} patients; demographics {AUTHORS}"),
+        ("37, 38", "23", "performance with uncertainty", "table above and `report.html`"),
+        ("39", "23", "failure analysis", "`report.html`, section Mistakes"),
+        ("40, 41", "24-27", "limitations, implications", f"single slices, no neighbours; otherwise {AUTHORS}"),
+        ("42, 43", "18", "protocol, availability", f"settings and split kept in the run; otherwise {AUTHORS}"),
+        ("44", "17-19", "funding, ethics, patient involvement", AUTHORS),
+    ]  # fmt: skip

@@ -1,0 +1,47 @@
+"""This file turns slices of a cache into pictures for the report, one for each window."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from training.cache import Cache
+from training.report.page import data_address
+from training.shards import SliceReader
+
+HEAT = np.array([255.0, 106.0, 0.0])
+MOST_HEAT = 0.75  # the slice stays visible under the hottest place
+
+
+def read_images(cache: Cache, size_px: int, rows: np.ndarray) -> np.ndarray:
+    """Return the images of some rows of the cache, (n, C, S, S) uint8."""
+    order = np.argsort(cache.table["row"].to_numpy(), kind="stable")
+    lines = order[np.searchsorted(cache.table["row"].to_numpy()[order], rows)]
+    reader = SliceReader(cache, size_px, lines)
+    images = np.empty((len(lines), *reader.shape), np.uint8)
+    reader.read(np.arange(len(lines)), images.reshape(len(lines), -1))
+    return images
+
+
+def window_pictures(image: np.ndarray, windows: Sequence[str]) -> list[tuple[str, str]]:
+    """Return address and words of one picture a window.
+
+    Args:
+        image: (C, S, S) uint8 grey levels.
+        windows: C names.
+    """
+    return [(png_address(channel), f"{name} window") for channel, name in zip(image, windows, strict=True)]
+
+
+def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay heat, (S, S) float in [0, 1], over a slice, (S, S) uint8; returns (S, S, 3) uint8."""
+    share = MOST_HEAT * heat[..., None]
+    return np.round((1 - share) * grey[..., None] + share * HEAT).astype(np.uint8)
+
+
+def png_address(pixels: np.ndarray) -> str:
+    """Return (H, W) grey or (H, W, 3) colour uint8 as an address that holds a PNG."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG", optimize=True)
+    return data_address(content.getvalue(), "image/png")

@@ -1,0 +1,230 @@
+"""This file writes a run's report: one page that shows what the run was, how well it did, and where it fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from training.cache import Cache
+from training.report import figures, page
+from training.report.heatmap import HeatMaps, open_heat_maps
+from training.report.model_card import write_model_card
+from training.report.page import Section
+from training.report.scores import (
+    SETS,
+    UNDEFINED,
+    curves,
+    decisions,
+    not_there,
+    number,
+    other_sets,
+    scores,
+    subgroups,
+)
+from training.report.slices import mistakes, sheet
+from training.runs import open_run
+from training.scores.results import Results, read_results
+from training.split import SIDES
+
+NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
+SHORT_RUN_STEPS = 20
+
+
+def write_report(run: Path, cache: Cache | None) -> Path:
+    """Write run/report.html and run/model_card.md from the run's folder.
+
+    Args:
+        cache: the run's, where the slices are shown from; without it the report says that it has no pictures.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        RunError: there is no run, or one of its files is damaged.
+    """
+    results = read_results(run)
+    sections = [
+        summary(results, cache),
+        scores(results),
+        curves(results),
+        decisions(results),
+        subgroups(results),
+        sheet(results, cache),
+        mistakes(results, cache, _heat_maps(results, cache)),
+        other_sets(results),
+        training(results),
+        repeat(results),
+    ]
+    write_model_card(results)
+    title = f"{_config(results).get('model', 'A model')} on single head-CT slices"
+    path = run / "report.html"
+    path.write_text(page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE)), encoding="utf-8")
+    return path
+
+
+def _config(results: Results) -> dict[str, Any]:
+    return results.settings.get("config", {})
+
+
+def _heat_maps(results: Results, cache: Cache | None) -> HeatMaps | None:
+    if cache is None or results.shown is None or not (results.path / "weights.safetensors").exists():
+        return None
+    return open_heat_maps(open_run(results.path))
+
+
+def _head(results: Results) -> list[str]:
+    data = results.settings.get("data", {})
+    position = "with" if _config(results).get("position", True) else "without"
+    words = (
+        f"Run {results.name}: {_config(results).get('size_px', '?')} px, {position} the slice's "
+        f"position; cache {Path(data.get('cache', '?')).name}, commit {data.get('commit', '?')}."
+    )
+    return [page.paragraph(words, "lead"), page.paragraph(NOT_A_DEVICE, "lead")]
+
+
+def summary(results: Results, cache: Cache | None) -> Section:
+    """The key numbers, and how many patients, series and slices they rest on."""
+    blocks = _tiles(results) if results.shown else list(not_there(results, "").blocks)
+    blocks.append(_split_table(results, cache))
+    tests = results.looks[results.looks["what"].astype(str).str.startswith("test")]
+    if len(tests) > 1:
+        words = (
+            f"Test has been looked at {len(tests)} times (looks.csv): what was changed in between was not blind to it."
+        )
+        blocks.append(page.paragraph(words, "notice"))
+    return Section("Summary", blocks)
+
+
+def _tiles(results: Results) -> list[str]:
+    name = results.shown or ""
+    content = results.scores[name]
+    main = list(content["classes"])[-1]
+    of, spans = content["classes"][main], content.get("intervals", {})
+    span = spans.get("classes", {}).get(main, {})
+
+    def tile(value: float | None, between: list[float] | None, words: str, digits: int = 3) -> tuple[str, str]:
+        interval = f" (95 % interval {between[0]:.{digits}f} to {between[1]:.{digits}f})" if between else ""
+        return number(value, digits), f"{words}{interval}"
+
+    known = results.predictions[name]
+    return [
+        page.tiles(
+            [
+                tile(content["weighted_log_loss"], spans.get("weighted_log_loss"), "weighted log loss", 4),
+                tile(of["roc_auc"], span.get("roc_auc"), f"ROC AUC of {main}"),
+                tile(of["average_precision"], span.get("average_precision"), f"average precision of {main}"),
+                (f"{len(known):,}", f"slices of {known.slices['patient_id'].nunique():,} patients in {SETS[name]}"),
+            ]
+        )
+    ]
+
+
+def _split_table(results: Results, cache: Cache | None) -> str:
+    classes = next((known.classes for known in results.predictions.values()), ())
+    rows = []
+    for side in SIDES:
+        patients = set(results.split.loc[results.split["split"] == side, "patient_id"])
+        table = _slices_of(results, cache, side, patients)
+        row = [side, f"{len(patients):,}"]
+        if table is None:
+            row += [UNDEFINED] * (2 + len(classes))
+        else:
+            share = table[list(classes)].astype(float).mean().to_numpy()
+            row += [f"{table['series_instance_uid'].nunique():,}", f"{len(table):,}"]
+            row += [UNDEFINED if np.isnan(part) else f"{100 * part:.1f} %" for part in share]
+        rows.append(row)
+    caption = (
+        "Table 1. The data. No patient is on two sides. By class: the share of labelled slices that have the finding."
+    )
+    return page.table(caption, ["side", "patients", "series", "slices", *classes], rows)
+
+
+def _slices_of(results: Results, cache: Cache | None, side: str, patients: set[str]) -> pd.DataFrame | None:
+    if side in results.predictions:
+        known = results.predictions[side]
+        return known.slices.join(pd.DataFrame(known.labels, columns=list(known.classes)))
+    return None if cache is None else cache.table[cache.table["patient_id"].isin(patients)]
+
+
+def training(results: Results) -> Section:
+    """Loss, score and learning rate over the run, and how fast it was."""
+    if not len(results.log):
+        return Section("Training", [page.paragraph("The run has no log yet. Run: train run", "notice")])
+    columns = ["split", "loss", "weighted_log_loss", "learning_rate", "images_per_s"]
+    log = results.log.reindex(columns=results.log.columns.union(columns))
+    steps = log[log["loss"].notna() & (log["split"] != "validation")]
+    epochs = log[log["weighted_log_loss"].notna()]
+    panels = _history(steps, epochs)
+    caption = (
+        "Figure 6. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
+        "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
+    )
+    blocks = [page.figure([(page.data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption)]
+    if (rates := log["images_per_s"].dropna()).size:
+        device = results.settings.get("environment", {}).get("device", "an unknown device")
+        words = (
+            f"Throughput: {rates.median():,.0f} images/s in the median, on {device}, reading and augmentation included."
+        )
+        blocks.append(page.paragraph(words))
+    return Section("Training", blocks)
+
+
+def _history(steps: pd.DataFrame, epochs: pd.DataFrame) -> list[tuple[bytes, str]]:
+    x, loss = steps["step"].to_numpy(float), steps["loss"].to_numpy(float)
+    lines = [("training batches", x, loss, "faint")]
+    if len(loss) > SHORT_RUN_STEPS:
+        lines.append(
+            ("their running mean", x, steps["loss"].ewm(span=max(10, len(loss) // 20)).mean().to_numpy(), "line")
+        )
+    score = epochs["weighted_log_loss"].to_numpy(float)
+    if len(epochs):
+        lines.append(("validation", epochs["step"].to_numpy(float), score, "points"))
+    panels = [(figures.draw_history(lines, "step", "Loss"), "loss by step")]
+    if len(epochs):
+        line = ("validation", epochs["epoch"].to_numpy(float) + 1, score, "points")
+        panels.append((figures.draw_history([line], "epoch", "Weighted log loss on validation"), "score by epoch"))
+    rate = steps[steps["learning_rate"].notna()]
+    if len(rate):
+        line = ("rate", rate["step"].to_numpy(float), rate["learning_rate"].to_numpy(float), "line")
+        panels.append((figures.draw_history([line], "step", "Learning rate"), "learning rate by step"))
+    return panels
+
+
+def repeat(results: Results) -> Section:
+    """The command, the settings and the versions that give this run again."""
+    config, data = _config(results), results.settings.get("data", {})
+    cache = Path(data.get("cache", "CACHE")).name
+    command = " \\\n    ".join(
+        [f"train run --cache {cache} --out RUN", *(f"--set {key}={_setting(value)}" for key, value in config.items())]
+    )
+    words = (
+        f"The same cache content (commit {data.get('commit', '?')}), the same split (SHA-256 "
+        f"{data.get('split', '?')[:16]}), and this command repeat the run; to the last bit on a CPU with the same "
+        "versions and threads."
+    )
+    rows = [[key, _plain(value)] for key, value in _flatten(results.settings)]
+    table = page.table("Table 7. Settings as used.", ["setting", "value"], rows, text_columns=(1,))
+    blocks = [page.paragraph(words), page.code(command), page.details("All settings, data and versions", table)]
+    if len(results.looks):
+        looks = results.looks.astype(str).to_numpy().tolist()
+        caption = "Table 8. Every look at test or an external set."
+        blocks.append(page.table(caption, list(results.looks.columns), looks))
+    return Section("Repeat", blocks)
+
+
+def _setting(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"'{text}'" if " " in text else text
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

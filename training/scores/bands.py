@@ -1,0 +1,93 @@
+"""This file puts intervals around curves: ROC, precision-recall and reliability, by bootstrap over patients."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.scores.bootstrap import LEVEL, draw_patients
+from training.scores.metrics import CALIBRATION_BINS
+from training.scores.ranking import Ranking, share
+
+CURVE_RESAMPLES = 200
+GRID = np.linspace(0, 1, 101)
+TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve on GRID with its pointwise 95 % interval; each (101,) float64."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often slices of like probability have the finding; each (bins,) float64, NaN for an empty bin.
+
+    Attributes:
+        predicted: mean probability. observed: share that has the finding. low, high: its 95 % interval.
+        count: labelled slices.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    count: np.ndarray
+
+
+def roc_band(ranking: Ranking, num_patients: int, seed: int = 0) -> Band:
+    """Return the interval of the true positive rate over GRID, the false positive rate."""
+    return _band([np.interp(GRID, *ranking.roc(weights)) for weights in _draws(num_patients, seed)])
+
+
+def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) -> Band:
+    """Return the interval of the precision over GRID, the recall: at the highest threshold that reaches it."""
+    curves = []
+    for weights in _draws(num_patients, seed):
+        recall, precision = ranking.precision_recall(weights)
+        at = np.searchsorted(recall, GRID)
+        curves.append(np.append(precision, np.nan)[np.minimum(at, len(precision))])
+    return _band(curves)
+
+
+def _draws(num_patients: int, seed: int) -> np.ndarray:
+    return np.concatenate(list(draw_patients(num_patients, CURVE_RESAMPLES, seed)))
+
+
+def _band(curves: list[np.ndarray]) -> Band:
+    defined = [curve for curve in curves if not np.isnan(curve).all()]
+    low, high = np.nanquantile(defined, TAILS, axis=0) if defined else np.full((2, len(GRID)), np.nan)
+    return Band(low, high)
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, num_patients: int, seed: int = 0
+) -> Reliability:
+    """Sum up one class in the bins of the calibration error.
+
+    Args:
+        labels: (N,) float, 0, 1 or NaN. probabilities: (N,) float64. groups: (N,) int, the patient.
+    """
+    known = ~np.isnan(labels)
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    cells = (groups * CALIBRATION_BINS + bins)[known]
+
+    def by_patient(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(cells, weights=values, minlength=num_patients * CALIBRATION_BINS)
+        return sums.reshape(num_patients, CALIBRATION_BINS)
+
+    count, positive = by_patient(np.ones(known.sum())), by_patient(labels[known])
+    weights = _draws(num_patients, seed)
+    observed = share(weights @ positive, weights @ count)
+    low, high = np.full((2, CALIBRATION_BINS), np.nan)
+    filled = count.sum(axis=0) > 0
+    low[filled], high[filled] = np.nanquantile(observed[:, filled], TAILS, axis=0)
+    return Reliability(
+        predicted=share(by_patient(probabilities[known]).sum(axis=0), count.sum(axis=0)),
+        observed=share(positive.sum(axis=0), count.sum(axis=0)),
+        low=low,
+        high=high,
+        count=count.sum(axis=0),
+    )

@@ -1,0 +1,139 @@
+"""This file compares runs on the same slices: how much better one is than another, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from training.errors import RunError
+from training.runs import open_run
+from training.scores.bootstrap import RESAMPLES, bootstrap, difference, interval
+from training.scores.metrics import Scorer, Scores
+from training.scores.pooling import patient_groups
+from training.scores.predictions import Predictions, read_predictions
+
+COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high")
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One run's predictions under the name that the comparison shows."""
+
+    name: str
+    known: Predictions
+    class_weights: tuple[float, ...]
+
+
+def read_contestant(run: Path, predictions: str) -> Contestant:
+    """Read a run's predictions to compare them.
+
+    Args:
+        predictions: their name: test, validation, test_tta, validation_tta.
+
+    Raises:
+        RunError: no run, or no such predictions.
+    """
+    opened = open_run(run)
+    file = run / f"predictions_{predictions}.csv"
+    if not file.exists():
+        side, _, tta = predictions.partition("_")
+        raise RunError(f"{file}: not there; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}")
+    name = run.resolve().name + (" + TTA" if predictions.endswith("_tta") else "")
+    return Contestant(name, read_predictions(file), opened.data.class_weights)
+
+
+def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Compare every pair by a paired bootstrap over patients: both are scored on the same draws.
+
+    Precision, recall, specificity and F1 are at a threshold of 0.5.
+
+    Returns:
+        one line a pair and score, COLUMNS: the two values, their difference b - a, and its 95 % interval; empty where
+        undefined. `class` is a class, or "all" for the weighted log loss, "micro" or "macro".
+
+    Raises:
+        RunError: fewer than two, or they differ in slices, labels or classes.
+    """
+    if len(contestants) < 2:
+        raise RunError("compare: give two runs or more")
+    aligned = [_aligned(of, contestants[0]) for of in contestants]
+    groups, patients = patient_groups(aligned[0].known)
+    scored = []
+    for of in aligned:
+        half = np.full(len(of.known.classes), HALF)
+        scorer = Scorer(of.known.labels, of.known.probabilities, of.class_weights, half, groups)
+        whole = scorer.scores(np.ones((1, patients), dtype=np.int64))
+        scored.append((whole, bootstrap(scorer, patients, resamples, seed)))
+    lines = []
+    for a, b in combinations(range(len(aligned)), 2):
+        names = {"a": contestants[a].name, "b": contestants[b].name}
+        lines += [names | line for line in _lines(scored[a], scored[b], aligned[0].known.classes)]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _aligned(of: Contestant, first: Contestant) -> Contestant:
+    """Return a contestant with its slices in the order of the first's."""
+    if of.known.classes != first.known.classes:
+        raise RunError(
+            f"{of.name}: has classes {', '.join(of.known.classes)}; {first.name} has "
+            f"{', '.join(first.known.classes)}; compare runs on the same cache"
+        )
+    places = pd.Index(of.known.slices["image_id"]).get_indexer(first.known.slices["image_id"])
+    if (places < 0).any() or len(of.known) != len(first.known):
+        raise RunError(
+            f"{of.name}: was scored on other slices than {first.name}: {len(of.known)} there, {len(first.known)} here, "
+            f"{int((places >= 0).sum())} in both; compare runs with the same cache and --seed"
+        )
+    labels = of.known.labels[places]
+    if not np.array_equal(labels, first.known.labels, equal_nan=True):
+        raise RunError(f"{of.name}: has other labels than {first.name}; evaluate both again on the same commit")
+    known = replace(first.known, probabilities=of.known.probabilities[places])
+    return Contestant(of.name, known, of.class_weights)
+
+
+def _lines(a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence[str]) -> list[dict[str, Any]]:
+    flat = [_flat(values, classes) for values in (a[0], b[0], difference(a[1], b[1]))]
+    lines = []
+    for (score, name), draws in flat[2].items():
+        value_a, value_b = (float(values[score, name][0]) for values in flat[:2])
+        low, high = interval(draws) or (np.nan, np.nan)
+        lines.append(
+            {"score": score, "class": name, "value_a": value_a, "value_b": value_b}
+            | {"difference": value_b - value_a, "low": low, "high": high}
+        )
+    return lines
+
+
+def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    flat = {("weighted_log_loss", "all"): values.weighted_log_loss}
+    for kind, of in (("macro", values.macro), ("micro", values.micro)):
+        flat |= {(score, kind): array for score, array in of.items()}
+    for k, name in enumerate(classes):
+        flat |= {(score, name): array[:, k] for score, array in values.classes.items() if score != "prevalence"}
+    return flat
+
+
+def to_text(table: pd.DataFrame, every_score: bool = False) -> str:
+    """Return the comparison as lines to print: the main scores, or all."""
+    main = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
+    shown = table if every_score else table[table["score"].isin(main)]
+    lines = []
+    for (a, b), pair in shown.groupby(["a", "b"], sort=False):
+        lines += ["", f"{b} minus {a}, 95 % interval by bootstrap over patients", ""]
+        lines.append(f"{'score':<19}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
+        lines += [_text_line(of) for of in pair.to_dict("records")]
+    return "\n".join(lines[1:])
+
+
+def _text_line(of: Mapping[Any, Any]) -> str:
+    head = f"{of['score']:<19}{of['class']:<18}"
+    if np.isnan(of["difference"]):
+        return f"{head}{'undefined':>16}"
+    span = "too often undefined" if np.isnan(of["low"]) else f"[{of['low']:+.4f}, {of['high']:+.4f}]"
+    clear = "  *" if of["low"] > 0 or of["high"] < 0 else ""
+    return f"{head}{of['value_a']:>8.4f}{of['value_b']:>8.4f}{of['difference']:>+9.4f}  {span}{clear}"

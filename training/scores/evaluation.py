@@ -1,0 +1,146 @@
+"""This file scores predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.errors import RunError
+from training.runs import write_json
+from training.scores.bootstrap import LEVEL, RESAMPLES, bootstrap, intervals
+from training.scores.metrics import Scorer, score, score_at
+from training.scores.operating import Operating, choose_operating, from_json, to_json
+from training.scores.pooling import LEVELS, patient_groups, pool
+from training.scores.predictions import Predictions
+
+Weights = Sequence[float] | np.ndarray
+LOOK_COLUMNS = ("time", "what", "commit", "slices")
+
+
+def assess(run: Path, name: str, known: Predictions, class_weights: Weights) -> dict[str, Any]:
+    """Score predictions of a run in full; those on validation also choose the thresholds and the calibration.
+
+    Writes `thresholds.json` and `calibration.json` if `name` is validation, and with TTA, which has other
+    probabilities, `thresholds_tta.json` and `calibration_tta.json`. Other predictions are scored with what is there.
+
+    Args:
+        name: of the predictions: validation, test, validation_tta, test_tta, or of an external set.
+        class_weights: (K,), from the cache.
+
+    Returns:
+        the content of `scores_<name>.json`; see `evaluate_predictions`.
+    """
+    kind = "_tta" if name.endswith("_tta") else ""
+    if name == f"validation{kind}":
+        operating = choose_levels(known)
+        thresholds, calibration = to_json(operating)
+        write_json(run / f"thresholds{kind}.json", thresholds | {"chosen_on": name})
+        write_json(run / f"calibration{kind}.json", calibration | {"fitted_on": name})
+    else:
+        operating = read_operating(run, kind)
+    return evaluate_predictions(known, class_weights, operating)
+
+
+def choose_levels(known: Predictions) -> dict[str, Operating]:
+    """Choose thresholds and calibration for slices, series and patients: the largest of many is another quantity."""
+    levels = {"slice": known} | {level: pool(known, level) for level in LEVELS}
+    return {level: choose_operating(of.labels, of.probabilities, of.classes) for level, of in levels.items()}
+
+
+def read_operating(run: Path, kind: str = "") -> dict[str, Operating]:
+    """Return what validation chose, by level; nothing where validation has not been scored.
+
+    Args:
+        kind: "" or "_tta".
+
+    Raises:
+        RunError: the files are damaged.
+    """
+    files = [run / f"{what}{kind}.json" for what in ("thresholds", "calibration")]
+    if not all(file.exists() for file in files):
+        return {}
+    try:
+        return from_json(*(json.loads(file.read_bytes()) for file in files))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{files[0]}: cannot be read ({error!r}); run: train evaluate --run {run} --split validation"
+        ) from error
+
+
+def log_look(run: Path, what: str, commit: str, slices: int, now: datetime) -> None:
+    """Add a line to `looks.csv`: each look at test makes the next choice a little less blind.
+
+    Args:
+        what: the predictions' name, test or test_tta say.
+        now: with its time zone.
+    """
+    file = run / "looks.csv"
+    new = not file.exists()
+    with open(file, "a", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        if new:
+            writer.writerow(LOOK_COLUMNS)
+        writer.writerow((now.isoformat(timespec="seconds"), what, commit, slices))
+
+
+def evaluate_predictions(
+    known: Predictions,
+    class_weights: Weights,
+    operating: Mapping[str, Operating],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score predictions slice by slice, and pooled by series and by patient.
+
+    Args:
+        class_weights: (K,), from the cache.
+        operating: by level, thresholds and calibration that were chosen on validation; empty where there are none.
+
+    Returns:
+        what `metrics.score` returns, at a threshold of 0.5; beside it `intervals`, with the same names;
+        `at_threshold`, the scores at the chosen thresholds, and `calibrated`, those of calibrated probabilities;
+        `levels`: series and patient, each with all of these; and `bootstrap`, how the intervals were found.
+    """
+    content = _level(known, class_weights, operating.get("slice"), resamples, seed)
+    content["levels"] = {
+        level: _level(pool(known, level), class_weights, operating.get(level), resamples, seed) for level in LEVELS
+    }
+    content["bootstrap"] = {
+        "drawn": "patients",
+        "patients": patient_groups(known)[1],
+        "resamples": resamples,
+        "level": LEVEL,
+        "seed": seed,
+    }
+    return content
+
+
+def _level(
+    known: Predictions, class_weights: Weights, operating: Operating | None, resamples: int, seed: int
+) -> dict[str, Any]:
+    half = np.full(len(known.classes), 0.5)
+    content = score(known.labels, known.probabilities, known.classes, class_weights)
+    content["intervals"] = score_intervals(known, class_weights, half, resamples, seed)
+    if operating is None:
+        return content
+    at = score_at(known.labels, known.probabilities, known.classes, class_weights, operating.thresholds)
+    at["intervals"] = score_intervals(known, class_weights, operating.thresholds, resamples, seed)
+    at["thresholds"] = dict(zip(known.classes, operating.thresholds.tolist(), strict=True))
+    calibrated = operating.calibrate(known.probabilities)
+    return content | {
+        "at_threshold": at,
+        "calibrated": score(known.labels, calibrated, known.classes, class_weights),
+    }
+
+
+def score_intervals(
+    known: Predictions, class_weights: Weights, thresholds: np.ndarray, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON."""
+    groups, patients = patient_groups(known)
+    scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
+    return intervals(bootstrap(scorer, patients, resamples, seed), known.classes)

@@ -1,0 +1,164 @@
+"""This file chooses thresholds and a calibration on validation, to be applied to test unchanged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from training.scores.metrics import CLIP
+
+RULE = "largest recall + specificity - 1 on validation (Youden's index)"
+NEWTON_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Operating:
+    """How probabilities become decisions and calibrated probabilities, class by class.
+
+    Attributes:
+        thresholds: (K,) float64, of the probability as predicted; 0.5 where validation cannot tell.
+        slopes, offsets: (K,) float64: calibrated = sigmoid(slope x logit + offset); 1 and 0 leave it as it is.
+        reasons: by class, why its validation slices could not tell.
+    """
+
+    classes: tuple[str, ...]
+    thresholds: np.ndarray
+    slopes: np.ndarray
+    offsets: np.ndarray
+    reasons: Mapping[str, str]
+
+    def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities, (N, K) float64, of those predicted, (N, K)."""
+        return sigmoid(logit(probabilities) * self.slopes + self.offsets)
+
+
+def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Operating:
+    """Choose thresholds and calibration on the validation slices.
+
+    Args:
+        labels: (N, K) float, 0, 1 or NaN.
+        probabilities: (N, K) float64 in [0, 1].
+    """
+    thresholds, fits, reasons = [], [], {}
+    for k, name in enumerate(classes):
+        known = ~np.isnan(labels[:, k])
+        y, p = labels[known, k], probabilities[known, k]
+        if not 0 < y.sum() < len(y):
+            thresholds.append(0.5)
+            fits.append((1.0, 0.0))
+            reasons[name] = "validation has labels of one kind only: threshold 0.5, no calibration"
+        else:
+            thresholds.append(youden_threshold(y, p))
+            fits.append(platt(y, p))
+    slopes, offsets = np.array(fits, dtype=np.float64).reshape(-1, 2).T
+    return Operating(tuple(classes), np.array(thresholds), slopes, offsets, reasons)
+
+
+def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the probability from which calling a slice positive has the largest recall + specificity - 1.
+
+    Of several such the highest. The index weighs a missed bleed against false alarms without regard to how common
+    the bleed is, so it carries over to a set with another prevalence, which the threshold of the largest F1 does not.
+
+    Args:
+        labels: (N,) float 0 or 1, both among them.
+        probabilities: (N,) float64.
+
+    Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    positive = labels[order] == 1
+    recall = np.cumsum(positive) / positive.sum()
+    false_rate = np.cumsum(~positive) / (~positive).sum()
+    falling = probabilities[order]
+    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # ties are called together
+    return float(falling[ends[np.argmax((recall - false_rate)[ends])]])
+
+
+def platt(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """Fit slope and offset of calibrated = sigmoid(slope x logit + offset) by maximum likelihood.
+
+    The labels are drawn in a little, to (P + 1) / (P + 2) and 1 / (N + 2), so that the fit exists where a threshold
+    separates the classes.
+
+    Args:
+        labels: (N,) float 0 or 1, both among them.
+        probabilities: (N,) float64 in [0, 1].
+
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999; step control after Lin, Lin, Weng,
+    "A note on Platt's probabilistic outputs", Machine Learning 68 (2007).
+    """
+    positives = labels.sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2))
+    inputs = np.column_stack([logit(probabilities), np.ones(len(labels))])
+    fit = np.array([1.0, 0.0])
+    loss = _loss(inputs @ fit, targets)
+    for _ in range(NEWTON_STEPS):
+        p = sigmoid(inputs @ fit)
+        gradient = inputs.T @ (p - targets)
+        hessian = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-12 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        while _loss(inputs @ (fit - step), targets) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        fit = fit - step
+        loss = _loss(inputs @ fit, targets)
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(fit[0]), float(fit[1])
+
+
+def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
+    return float(np.sum(np.logaddexp(0, logits) - targets * logits))
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    """Return log(p / (1 - p)), p clipped to [1e-15, 1 - 1e-15]."""
+    clipped = np.clip(probabilities, CLIP, 1 - CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+def to_json(levels: Mapping[str, Operating]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the contents of `thresholds.json` and `calibration.json` for each level: slice, series, patient."""
+    thresholds = {
+        "rule": RULE,
+        "levels": {
+            level: {
+                "classes": dict(zip(of.classes, of.thresholds.tolist(), strict=True)),
+                "undefined": dict(of.reasons),
+            }
+            for level, of in levels.items()
+        },
+    }
+    calibration = {
+        "method": "Platt: sigmoid(slope x logit + offset), fitted on validation",
+        "levels": {
+            level: {
+                name: {"slope": slope, "offset": offset}
+                for name, slope, offset in zip(of.classes, of.slopes.tolist(), of.offsets.tolist(), strict=True)
+            }
+            for level, of in levels.items()
+        },
+    }
+    return thresholds, calibration
+
+
+def from_json(thresholds: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Operating]:
+    """Return what `to_json` was given."""
+    levels = {}
+    for level, of in thresholds["levels"].items():
+        classes = tuple(of["classes"])
+        fits = [calibration["levels"][level][name] for name in classes]
+        levels[level] = Operating(
+            classes=classes,
+            thresholds=np.array(list(of["classes"].values()), dtype=np.float64),
+            slopes=np.array([fit["slope"] for fit in fits], dtype=np.float64),
+            offsets=np.array([fit["offset"] for fit in fits], dtype=np.float64),
+            reasons=of["undefined"],
+        )
+    return levels

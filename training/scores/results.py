@@ -1,0 +1,90 @@
+"""This file reads what a run has left behind, for the report and the model card."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training.errors import RunError
+from training.scores.predictions import Predictions, read_predictions
+
+# The order in which a report prefers them: what was kept aside longest comes first.
+NAMES = ("external", "test", "validation")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lies in a run's folder; whatever is not there yet is empty.
+
+    Attributes:
+        settings: settings.json.
+        split: `patient_id, split`.
+        log: columns as runs.LOG_COLUMNS has them.
+        looks: every look at test, as evaluation.LOOK_COLUMNS has them.
+        predictions, scores: by name: validation, test, external, and the same with _tta.
+    """
+
+    path: Path
+    settings: dict[str, Any] = field(repr=False)
+    split: pd.DataFrame = field(repr=False)
+    log: pd.DataFrame = field(repr=False)
+    looks: pd.DataFrame = field(repr=False)
+    predictions: dict[str, Predictions] = field(repr=False)
+    scores: dict[str, dict[str, Any]] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name: a report is passed on, and where it was written is nobody's business."""
+        return self.path.resolve().name
+
+    @property
+    def shown(self) -> str | None:
+        """The set that the report shows in full: test where it has been looked at, else validation."""
+        return next((name for name in ("test", "validation") if name in self.scores and name in self.predictions), None)
+
+
+def read_results(run: Path) -> Results:
+    """Read what a run has left behind.
+
+    Raises:
+        RunError: there is no run, or one of its files is damaged.
+    """
+    if not (run / "settings.json").exists():
+        raise RunError(
+            f"{run}: no run here, it has no settings.json; runs are made by: train run --cache C --out {run}"
+        )
+    names = [f"{name}{kind}" for name in NAMES for kind in ("", "_tta")]
+    predictions = {name: run / f"predictions_{name}.csv" for name in names}
+    scores = {name: run / f"scores_{name}.json" for name in names}
+    return Results(
+        path=run,
+        settings=read_json(run / "settings.json"),
+        split=_read_csv(run / "split.csv", ("patient_id", "split")),
+        log=_read_csv(run / "log.csv", ("step", "epoch")),
+        looks=_read_csv(run / "looks.csv", ("time", "what", "commit", "slices")),
+        predictions={name: read_predictions(file) for name, file in predictions.items() if file.exists()},
+        scores={name: read_json(file) for name, file in scores.items() if file.exists()},
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({error}); run: train evaluate --run {file.parent}") from error
+
+
+def _read_csv(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not file.exists():
+        return pd.DataFrame(columns=list(columns))
+    try:
+        return pd.read_csv(file, dtype={"patient_id": str})
+    except ValueError as error:
+        raise RunError(f"{file}: cannot be read ({error}); restore it") from error
