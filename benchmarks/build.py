@@ -2,8 +2,8 @@
 
     python benchmarks/build.py [--slices 512] [--repeats 5] [--folder DIR] [--data DIR]
 
-One process, one core, one run, page cache warm but for the last line; every way reads the same phantom files. The ways
-take turns and the best of the repeats counts, so that a busy machine disturbs the ratios little.
+One process, one core, one run; page cache warm but for the last line. Every way reads the same phantom files. The
+ways take turns and the best of the repeats counts, so that a busy machine disturbs the ratios little.
 """
 
 import argparse
