@@ -141,7 +141,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("announce the files ahead", sources.Folder, "will_read"),
     ("digests of file and image", convert.xxhash, "xxh3_128_hexdigest"),
     ("header", dicom, "read_header"),
-    ("rules", dicom, "read_slices"),
+    ("rules", convert, "read_slices"),
     ("record of the slice", dicom, "_read_frame"),
     ("digest of the pixels", dicom, "_digest_pixels"),
     ("stored values", dicom, "_stored_values"),

