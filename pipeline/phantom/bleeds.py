@@ -1,5 +1,6 @@
 """This file places the five kinds of intracranial bleeding in a head, and paints them into a slice."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +15,7 @@ Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Bleed:
+class Bleed(ABC):
     """A bleeding: `hu` of the clot; what it does to the brain around it, mm; and the pixels it fills, in [0, 1]."""
 
     kind: ClassVar[str]
@@ -28,9 +29,9 @@ class Bleed:
         """How far it widens sulci and cisterns."""
         return np.zeros_like(grid.x)
 
+    @abstractmethod
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
         """The share of each pixel that is blood; may darken the brain layer around it, in place."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
