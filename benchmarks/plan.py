@@ -1,0 +1,74 @@
+"""This file measures what 750,000 slices cost before the first is read: planning, the ledger, the labels.
+
+    python benchmarks/plan.py [--files 752803]
+
+The files are simulated: a listing as a scan gives it. Memory is the process's peak.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from pipeline import changes, survey
+from pipeline.cache.ledger import Ledger
+from pipeline.catalog import LabelFile, load
+from pipeline.labels import read_labels
+from pipeline.settings import make_settings
+from pipeline.sources import Listing
+
+CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
+FILE_BYTES = 526_000
+
+
+class Simulated:
+    """A source of which only the listing is there."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+
+    def scan(self) -> Listing:
+        return self.listing
+
+
+def timed(what: str, function: Callable[[], object]) -> None:
+    started = time.perf_counter()
+    function()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print(f"{what:<44}{time.perf_counter() - started:>7.2f} s{peak:>8,.0f} MB", flush=True)
+
+
+def label_file(images: list[str]) -> bytes:
+    """RSNA's long form, six lines an image."""
+    lines = (f"{image}_{klass},{(hash(image) >> bit) & 1}\n" for image in images for bit, klass in enumerate(CLASSES))
+    return b"ID,Label\n" + "".join(lines).encode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=752_803)
+    count = parser.parse_args().files
+    images = sorted(f"ID_{number * 2654435761 % (1 << 36):09x}" for number in range(count))
+    paths, lines = [f"{image}.dcm" for image in images], np.arange(count)
+    listing = Listing(paths, np.full(count, FILE_BYTES), lines)
+    settings = make_settings(load(None), "rsna", "simulated", LabelFile(), b"", (224,), "")
+    with tempfile.TemporaryDirectory() as root, patch.object(survey, "open_source", lambda src: Simulated(listing)):
+        timed("plan of a first build", lambda: survey.survey(settings, Path(root)))
+    shards, slots = (lines // 256).astype(np.int32), (lines % 256).astype(np.int32)
+    digests, parts = np.ones((count, 2), np.uint64), np.ones(count, np.int32)
+    ledger = Ledger(paths, listing.sizes, listing.mtimes_ns, digests, shards, slots, parts)
+    timed("comparison, nothing changed", lambda: changes.compare(listing, ledger))
+    touched = Listing(paths, listing.sizes, listing.mtimes_ns + lines % 3 // 2)
+    timed("comparison, a third touched", lambda: changes.compare(touched, ledger))
+    timed("ledger written and read", lambda: Ledger.decode(ledger.encode()))
+    content = label_file(images)
+    timed(f"labels of {6 * count:,} lines", lambda: read_labels(LabelFile("rsna_long", "labels"), content, CLASSES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""This file measures what workers cost and bring: start-up, Dask's share of the time, two against one, memory.
+
+    python benchmarks/workers.py [--shards 40] [--data DIR]
+
+Every task builds a shard from the same 256 phantom slices, page cache warm, at 224 px. Start-up is the time to the
+first task's begin; Dask's share is what one worker did not spend in tasks from then on.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from build import fresh, make_slices, wanted
+
+from pipeline.build import make_context
+from pipeline.cache.lock import lock
+from pipeline.engine.run import run_jobs
+from pipeline.settings import Workers
+from pipeline.survey import survey
+
+ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Seconds from the call to the first task, from there to the last result, and inside tasks; MB of workers."""
+
+    start: float
+    work: float
+    tasks: float
+    memory_mb: list[float]
+
+
+def worker_memory_mb() -> float:
+    """Resident memory of the largest process below this one."""
+    return max((child.memory_info().rss for child in psutil.Process().children(recursive=True)), default=0) / 1e6
+
+
+def run(data: Path, root: Path, workers: int, shards: int) -> Run:
+    settings = wanted(data, (224,))
+    with lock(root) as token:
+        found = survey(settings, root)
+        context = make_context(settings, root, found, token, patient_key=None)
+        jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
+        called, begun, tasks, memory = time.perf_counter(), 0.0, 0.0, []
+        for result in run_jobs(context, jobs, Workers(workers), lambda line: None):
+            begun = begun or time.perf_counter() - result.seconds
+            tasks += result.seconds
+            memory.append(worker_memory_mb())
+            done = time.perf_counter()
+    return Run(begun - called, done - begun, tasks, memory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--data", type=Path, help="a folder that keeps the phantom files for the next run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        data, root = options.data or Path(scratch) / "data", Path(scratch) / "cache"
+        make_slices(data, ROWS)
+        run(data, fresh(root), 0, 1)  # compiles, or loads what was compiled
+        rates = {}
+        for workers in (0, 1, 2):
+            found = run(data, fresh(root), workers, options.shards)
+            rates[workers] = options.shards * ROWS / found.work
+            print(f"--workers {workers}: start {found.start:.1f} s, then {rates[workers]:,.0f} slices/s", end="")
+            if workers == 1:
+                print(f", Dask's share {1 - found.tasks / found.work:.1%}", end="")
+            if workers:
+                early, late = found.memory_mb[len(found.memory_mb) // 4], found.memory_mb[-1]
+                print(f", largest worker {late:.0f} MB ({late - early:+.0f} MB over the last three quarters)", end="")
+            print(flush=True)
+        print(f"two workers / one: {rates[2] / rates[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
