@@ -15,7 +15,7 @@ pipeline build --src $out/dicoms --labels $out/labels.csv --dataset phantom --ou
 
 step "training"
 train run --cache $out/cache.zarr --out $out/run --size 96 --model resnet18 --weights none \
-    --epochs 6 --batch-size 32 --lr 1e-3 --seed 0 --device cpu
+    --epochs 3 --batch-size 32 --lr 1e-3 --seed 0 --device cpu
 
 step "evaluation on the test patients, with test-time augmentation"
 train evaluate --run $out/run --split test --tta
