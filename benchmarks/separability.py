@@ -1,4 +1,4 @@
-"""This file shows that a model learns the phantom's bleeds from the pictures: its scores beside those of position alone.
+"""This file shows that a model learns the phantom from its pictures: its scores beside those of position alone.
 
     python benchmarks/separability.py [--patients 160] [--epochs 8] [--size 96] [--model resnet18] [--folder DIR]
 
