@@ -22,7 +22,7 @@ types: .venv/ready
 	$(BIN)/mypy pipeline training
 
 .venv/ready: EXTRA = all
-.venv-pipeline/ready: EXTRA = pipeline,codecs,s3,test,oracles
+.venv-pipeline/ready: EXTRA = pipeline,codecs,s3,cluster,test,oracles
 .venv-training/ready: EXTRA = training,export,test
 .venv/ready .venv-pipeline/ready .venv-training/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -34,7 +34,7 @@ types: .venv/ready
 
 # Versions only, for every supported Python; no download address is recorded.
 constraints: .venv/ready
-	$(BIN)/uv pip compile --quiet --universal --extra all --extra cluster --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --extra all --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o constraints.txt
 
 clean:
 	rm -rf .venv .venv-pipeline .venv-training demo build *.egg-info
