@@ -251,6 +251,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
 
     ledger = merge(found.plan.settled.kept, ledger_of(entries))
     rows_per_shard = settings.layout.rows_per_shard
+    classes = () if labels is None else settings.classes
     terms = {
         "format": commits.FORMAT,
         "format_version": commits.FORMAT_VERSION,
@@ -258,7 +259,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
         "windows": [{"name": w.name, "level_hu": w.level_hu, "width_hu": w.width_hu} for w in settings.windows],
         "sizes": {str(spec.size_px): spec.images_path for spec in found.wanted.arrays},
         "sums": {str(spec.size_px): spec.sums_path for spec in found.wanted.arrays},
-        "classes": [{"name": klass.name, "weight": klass.weight} for klass in settings.classes],
+        "classes": [{"name": klass.name, "weight": klass.weight} for klass in classes],
         "splits": {side: getattr(settings.splits, side) for side in ("train", "validation", "test")},
         "rows_per_shard": rows_per_shard,
     }

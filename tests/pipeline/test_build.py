@@ -80,6 +80,7 @@ def test_a_real_series_is_28_slices_in_order_and_every_pixel_is_pillows(test_dat
     assert (table["z_norm"].iloc[0], table["z_norm"].iloc[-1]) == (0, 1)
     headers = {file: pydicom.dcmread(file) for file in (test_data / "head_ct_tilted").glob("*.dcm")}
     check_pixels(out, {header.SOPInstanceUID: file for file, header in headers.items()})
+    assert list(table.columns)[-1] == "z_norm", "no labels, no class columns"
     patients = {str(header.PatientID) for header in headers.values()}
     assert not set(table["patient_id"]) & patients, "the patient's own id must not be in the cache"
 
