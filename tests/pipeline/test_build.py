@@ -13,6 +13,7 @@ import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pipeline import cli
 from pipeline.cli import main
 from pipeline.dicom import write as dicom_write
 from pipeline.phantom import study as phantom
@@ -145,7 +146,7 @@ def test_local_processes_and_a_plain_loop_make_the_same_cache(studies, cache, tm
 
 @pytest.mark.parametrize("compression", ["lz4hc", "zstd"])
 def test_other_compressors_hold_the_same_pixels(studies, cache, tmp_path, compression):
-    shipped = Path(phantom.__file__).with_name("data_catalog.yaml").read_text()
+    shipped = Path(cli.__file__).with_name("data_catalog.yaml").read_text()
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text(shipped.replace("compression: lz4 ", f"compression: {compression} "))
     out = tmp_path / "cache.zarr"
@@ -217,7 +218,7 @@ def test_files_of_many_frames_get_shards_of_their_own(tmp_path):
     src.mkdir()
     for number, frames in enumerate((1, 3, 5, 23)):
         (src / f"{number}.dcm").write_bytes(multi_frame(frames, f"1.2.{number + 1}"))
-    shipped = Path(phantom.__file__).with_name("data_catalog.yaml").read_text()
+    shipped = Path(cli.__file__).with_name("data_catalog.yaml").read_text()
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text(shipped.replace("rows_per_shard: 256", "rows_per_shard: 8"))
     out = tmp_path / "cache.zarr"
