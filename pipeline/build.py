@@ -52,6 +52,7 @@ def build(
     labels: bytes,
     prune: bool,
     check_content: bool,
+    retry_rejected: bool,
     progress: Progress,
 ) -> Outcome:
     """Bring the cache to what the settings and the source ask for.
@@ -59,6 +60,7 @@ def build(
     Args:
         labels: the content of the label file, b"" where there is none.
         prune: whether slices of files that are gone may leave.
+        check_content, retry_rejected: as `survey` takes them.
 
     Raises:
         SourceError, CacheError: with the old commit intact and the work resumable.
@@ -66,7 +68,8 @@ def build(
     try:
         commits.head_id(root)  # refuses a folder that is no cache before the lock puts anything there
         with lock(root) as token:
-            return _build(settings, root, token, workers, patient_key, labels, prune, check_content, progress)
+            found = survey(settings, root, check_content, retry_rejected)
+            return _build(settings, root, found, token, workers, patient_key, labels, prune, progress)
     except OSError as error:
         raise _target_error(root, error) from error
 
@@ -74,15 +77,14 @@ def build(
 def _build(
     settings: Settings,
     root: Path,
+    found: Survey,
     token: str,
     workers: Workers,
     patient_key: bytes | None,
     labels: bytes,
     prune: bool,
-    check_content: bool,
     progress: Progress,
 ) -> Outcome:
-    found = survey(settings, root, check_content)
     progress.planned(found.plan)
     if found.head and not found.plan.commit:
         _note_touched(root, found)

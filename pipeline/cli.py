@@ -43,6 +43,9 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="What says that a file is unchanged: size and time, or its content.",
         ),
+        click.option(
+            "--retry-rejected", is_flag=True, help="Read failed files again, after installing a decoder, say."
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -90,7 +93,9 @@ def build(
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.note, shown.shard_done, shown.stage)
-        outcome = build(settings, out, where, key, labels, prune, wanted["check"] == "hash", steps)
+        outcome = build(
+            settings, out, where, key, labels, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps
+        )
     return _print_outcome(out, outcome, settings.labels.filepath is not None, limit)
 
 
@@ -140,7 +145,7 @@ def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
     settings, _, _ = _settings(out, **wanted)
     from pipeline.survey import survey
 
-    made = survey(settings, out, wanted["check"] == "hash").plan
+    made = survey(settings, out, wanted["check"] == "hash", wanted["retry_rejected"]).plan
     if as_json:
         click.echo(json.dumps(made.as_json(), indent=2))
     else:
@@ -157,7 +162,7 @@ def _settings(
     catalog: Path | None,
     sizes: tuple[int, ...],
     patient_key: Path | None,
-    check: str,
+    **_: Any,
 ) -> tuple[Any, bytes | None, bytes]:
     """Catalog and options put together: (settings, patient key or None, content of the label file)."""
     from pipeline import patients

@@ -105,6 +105,7 @@ class Known:
         pending: shard -> units that a killed build has planned.
         done: those of `pending` that it has finished.
         next_shard: the first shard number that was never given out.
+        retried: how many files are tried again, that is, left out of `ledger` though they were read.
     """
 
     committed: Ledger
@@ -116,6 +117,7 @@ class Known:
     pending: Mapping[int, tuple[Unit, ...]]
     done: frozenset[int]
     next_shard: int
+    retried: int = 0
 
     def unfinished(self) -> dict[int, tuple[Unit, ...]]:
         """What a killed build has left to be done."""
@@ -250,7 +252,8 @@ def _reasons(
     elif known.reading is None and not known.pending:
         reasons.append(f"first build: {fresh:,} files")
     else:
-        reasons += _counted(fresh - changed, "new file is", "new files are", "converted")
+        reasons += _counted(known.retried, "rejected file is", "rejected files are", "tried again")
+        reasons += _counted(max(fresh - changed - known.retried, 0), "new file is", "new files are", "converted")
         reasons += _counted(changed, "changed file is", "changed files are", "converted")
     reasons += _counted(len(settled.renamed), "file is", "files are", "renamed: the slices stay")
     reasons += _counted(len(settled.vanished), "file is", "files are", "gone: with --prune the slices leave")

@@ -1,9 +1,12 @@
 """This file finds out what is there, in the source and in the cache, and has it planned; it writes nothing."""
 
+import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline import changes, plan
 from pipeline.cache import commits, layout
@@ -28,8 +31,12 @@ class Survey:
     plan: Plan
 
 
-def survey(settings: Settings, root: Path, check_content: bool = False) -> Survey:
+def survey(settings: Settings, root: Path, check_content: bool = False, retry_rejected: bool = False) -> Survey:
     """Scan the source, compare it with what the cache knows, and plan.
+
+    Args:
+        check_content: believe no time stamp, compare contents.
+        retry_rejected: read files that failed once more, after a decoder was installed, say.
 
     Raises:
         SourceError, CacheError: source or cache cannot be used.
@@ -39,6 +46,8 @@ def survey(settings: Settings, root: Path, check_content: bool = False) -> Surve
     source = open_source(settings.src)
     listing = source.scan()
     known = _known(root, head, wanted)
+    if head and retry_rejected:
+        known = _forget_failed(known, _failed_paths(root, head))
     difference = changes.compare(listing, known.ledger, check_content)
     lines = set(difference.lines_to_read())
     other_way = known.reading not in (None, wanted.reading)
@@ -96,6 +105,21 @@ def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Kno
         done=frozenset(done),
         next_shard=next_shard,
     )
+
+
+def _failed_paths(root: Path, head: commits.Commit) -> set[str]:
+    """The files of a commit that gave no slice though they should have, duplicates aside."""
+    from pipeline.tables import REJECTS
+
+    with commits.rejects_file(root, head).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rejects = [(line["path"], line["code"]) for line in csv.DictReader(file)]
+    return {path for path, code in rejects if REJECTS[code][0] == "failed" and code != "duplicate_conflict"}
+
+
+def _forget_failed(known: Known, failed: set[str]) -> Known:
+    """The same, as if the failed files had never been read."""
+    lines = np.array([line for line, path in enumerate(known.ledger.paths) if path not in failed], np.int64)
+    return replace(known, ledger=known.ledger.take(lines), retried=len(known.ledger) - len(lines))
 
 
 def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, Mapping[str, Any]]) -> Ledger:

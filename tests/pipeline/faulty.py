@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pipeline.dicom import read as dicom
+from pipeline import convert
 from pipeline.sources import Buffer, Folder, Stamp
 
-READ_SLICES = dicom.read_slices
+READ_SLICES = convert.read_slices
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Faulty(Folder):
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
         time.sleep(self.pause_s)
-        dicom.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
+        convert.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
         return super().read(path, buffer)
 
 

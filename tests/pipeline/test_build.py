@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline import cli
 from pipeline.cli import main
 from pipeline.dicom import write as dicom_write
+from pipeline.dicom.rules import Rejected
 from pipeline.phantom import study as phantom
 
 WINDOWS = ((40, 80), (50, 130), (600, 2800))
@@ -188,6 +189,72 @@ def test_duplicates_leave_one_and_conflicts_leave_none(studies, tmp_path):
         "failed": 2,
         "not_dicom": 0,
     }
+
+
+def plant(dataset: pydicom.Dataset, mark: str) -> int:
+    """Write the mark into every text element that the pipeline has no need of, nested ones too; returns how many."""
+    needed = {"Modality", "PhotometricInterpretation", "RescaleType", "ImageType"}
+    planted = 0
+    for element in dataset:
+        if element.VR == "SQ":
+            planted += sum(plant(item, mark) for item in element.value)
+        elif element.VR in ("PN", "LO", "SH", "ST", "LT", "UT", "CS", "UC", "AE") and element.keyword not in needed:
+            element.value = mark
+            planted += 1
+    return planted
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_word_about_the_patient_leaves_the_file(test_data, tmp_path):
+    mark = "PLANTEDMARK"
+    src, out = tmp_path / "dicoms", tmp_path / "cache.zarr"
+    src.mkdir()
+    for number, file in enumerate(sorted((test_data / "head_ct_tilted").glob("*.dcm"))[:4]):
+        dataset = pydicom.dcmread(file)
+        for keyword in ("PatientName", "PatientAddress", "AccessionNumber", "InstitutionName", "OperatorsName"):
+            setattr(dataset, keyword, "x")
+        dataset.add_new((0x0009, 0x0010), "LO", "x")
+        dataset.add_new((0x0009, 0x1001), "LT", "x")
+        dataset.RequestAttributesSequence = [pydicom.Dataset()]
+        dataset.RequestAttributesSequence[0].RequestedProcedureDescription = "x"
+        assert plant(dataset, mark) > 12
+        if number == 3:
+            dataset.RescaleType = mark  # a reject: its message must not repeat it
+        dataset.save_as(src / f"{number}.dcm")
+        assert mark.encode() in (src / f"{number}.dcm").read_bytes()
+    done = build(src, out, "--size", 16)
+    assert done.exit_code == 1
+    assert len(pd.read_csv(out / "rejects.csv")) == 1
+    pages = [run("report", out, "--out", tmp_path / "report.html"), run("info", out), run("info", "--json", out)]
+    pages += [run("why", out, src / name) for name in ("0.dcm", "3.dcm")]
+    written = [file.read_bytes() for file in [*out.rglob("*"), tmp_path / "report.html"] if file.is_file()]
+    said = "".join(page.output for page in (done, *pages)).encode()
+    for content in (*written, said):
+        assert mark.lower().encode() not in content.lower()
+
+
+def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatch):
+    src, out = tmp_path / "dicoms", tmp_path / "cache.zarr"
+    src.mkdir()
+    for number, file in enumerate(sorted((studies / "dicoms").iterdir())[:3]):
+        shutil.copy(file, src / f"{number}.dcm")
+    (src / "note.txt").write_text("no DICOM")
+
+    def decoder_missing(header, *rest):
+        raise Rejected("missing_decoder", "pip install")
+
+    assert build(src, out, "--size", 8).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.dicom.read.read_header", decoder_missing)
+        shutil.copy(sorted((studies / "dicoms").iterdir())[3], src / "3.dcm")
+        assert build(src, out, "--size", 8).exit_code == 1
+    assert "nothing to do" in build(src, out, "--size", 8).stderr
+    planned = run("plan", "--json", "--retry-rejected", "--src", src, "--out", out, "--size", 8)
+    assert [task["files"] for task in json.loads(planned.stdout)["tasks"]] == [["3.dcm"]]
+    done = build(src, out, "--size", 8, "--retry-rejected")
+    assert done.exit_code == 0
+    assert "1 rejected file is tried again" in done.stderr
+    assert len(pd.read_csv(out / "metadata.csv")) == 4
 
 
 def multi_frame(frames: int, uid: str) -> bytes:
