@@ -13,7 +13,7 @@ hypothesis.settings.load_profile("shared-machine")
 ROOT = Path(__file__).parent.parent
 TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
 # What CI's machine does not have either.
-ALLOWED_SKIPS = ("needs CUDA",)
+ALLOWED_SKIPS = ("needs a GPU",)
 
 
 @pytest.fixture(scope="session")
