@@ -34,7 +34,7 @@ types: .venv/ready
 
 # Versions only, for every supported Python; no download address is recorded.
 constraints: .venv/ready
-	$(BIN)/uv pip compile --quiet --universal --extra all --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --extra all --no-header --no-annotate --upgrade pyproject.toml -o constraints.txt
 
 clean:
 	rm -rf .venv .venv-pipeline .venv-training demo build *.egg-info
