@@ -153,9 +153,9 @@ def _labels(head: Commit, facts: Facts) -> Section:
     edges = np.linspace(0, 1, len(next(iter(found.values())).by_position) + 1)
     panels = [chart(name, edges, 100 * of.by_position, "z_norm, foot to head", " %") for name, of in found.items()]
     misfits: list[Row] = [[words, f"{left[name]:,}"] for name, words in MISFITS.items()]
-    both = [table(caption, head_row, rows), table("What did not fit.", ["", "number"], misfits)]
+    prevalence, other = table(caption, head_row, rows), table("What did not fit.", ["", "number"], misfits)
     by_position = charts(panels, "Share of the labelled slices at each position that have the finding.")
-    return Section("Labels", [tables(both), by_position])
+    return Section("Labels", [tables([prevalence]), by_position, tables([other])])
 
 
 def _rejects(found: Mapping[str, Rejected]) -> Section:
