@@ -8,6 +8,10 @@ AXES = ("x", "y", "z")
 _SAME_DIRECTION_DECIMALS = 3
 # Below this, positions are one position: scanners write them to 0.001 mm or better.
 SAME_POSITION_MM = 0.001
+# The usual spacing on one side of a spacing is the median of so many next to it: one odd neighbour decides nothing.
+_USUAL_OF = 3
+# Missing one of equidistant slices doubles a spacing; scanners that space unevenly differ by less from step to step.
+_GAP_FACTOR = 1.5
 
 
 def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
@@ -61,9 +65,10 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
     Returns:
         one line a series, sorted by and indexed with series_instance_uid: slices; z_from, of most slices;
         spacing_median_mm, spacing_min_mm, spacing_max_mm between neighbouring positions, NaN without two; uneven
-        (spacings differ by more than 0.1 mm); gaps (spacings above 1.5 x the median); repeated (slices at a position
-        that another one has already); tilt_degrees between the normal and the body's axis, NaN without orientations;
-        orientations (how many: above 1 is a mixed series).
+        (spacings differ by more than 0.1 mm); gaps (spacings above 1.5 x the usual spacing before and after them, each
+        the median of up to three: a change of spacing is no gap); repeated (slices at a position that another one has
+        already); tilt_degrees between the normal and the body's axis, NaN without orientations; orientations (how
+        many: above 1 is a mixed series).
     """
     series, num_series = _number_series(slices)
     placed = place_slices(slices)
@@ -98,15 +103,24 @@ def _spacing_facts(per_slice: pd.DataFrame, num_series: int) -> dict[str, np.nda
     grouped = apart.groupby("series")["mm"]
     every = pd.RangeIndex(num_series)
     median, low, high = (found.reindex(every).to_numpy() for found in (grouped.median(), grouped.min(), grouped.max()))
-    wide = apart["series"][(apart["mm"] > 1.5 * median[apart["series"]]).to_numpy()]
     return {
         "spacing_median_mm": median,
         "spacing_min_mm": low,
         "spacing_max_mm": high,
         "uneven": high - low > 0.1,
-        "gaps": np.bincount(wide, minlength=num_series),
+        "gaps": np.bincount(apart["series"][_are_gaps(apart)], minlength=num_series),
         "repeated": np.bincount(series[same], minlength=num_series),
     }
+
+
+def _are_gaps(apart: pd.DataFrame) -> np.ndarray:
+    """Tell which spacings are wider than what is usual on both sides of them; an end has one side."""
+    grouped = apart.groupby("series")["mm"]
+    steps = range(1, _USUAL_OF + 1)
+    before, after = (
+        pd.concat([grouped.shift(side * step) for step in steps], axis=1).median(axis=1) for side in (1, -1)
+    )
+    return (apart["mm"] > _GAP_FACTOR * np.fmax(before, after)).to_numpy()
 
 
 def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:

@@ -121,7 +121,7 @@ def _notes(series: pd.DataFrame) -> str:
     one_position = series["spacing_median_mm"].isna() & (series["z_from"] != "instance_number")
     notes = {
         "uneven spacing\nspacings differ by more than 0.1 mm": series["uneven"],
-        "gaps\na spacing above 1.5 times the median": series["gaps"] > 0,
+        "gaps\na spacing above 1.5 times those around it": series["gaps"] > 0,
         "repeated positions\nslices within 0.001 mm of another": series["repeated"] > 0,
         "mixed orientations\nmore than one slice normal": series["orientations"] > 1,
         "two tilts\nof these, exactly two slice normals": series["orientations"] == 2,

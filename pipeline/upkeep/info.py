@@ -166,11 +166,13 @@ def why(root: Path, file: str) -> Story:
     parts = range(shard, shard + int(ledger.parts[line]))
     records = {part: require_record(root, part) for part in parts}
     facts = [*_reading_facts(records[shard], slot, path, head), ("content", _content(ledger, line))]
-    facts += _array_facts(head, records[shard])
     places = _places(root, head)
-    for part, record in records.items():
-        facts += _slice_facts(head, part, record, slot, places)
-    facts += list(_reject_facts(root, head, path))
+    slices = {part: list(_slice_facts(head, part, record, slot, places)) for part, record in records.items()}
+    first = next((part for part, found in slices.items() if found), None)
+    if first is not None:
+        facts += _array_facts(head, records[first])
+    facts += [fact for found in slices.values() for fact in found]
+    facts += _reject_facts(root, head, path)
     return Story(path, tuple(facts))
 
 
@@ -209,10 +211,10 @@ def _content(ledger: Ledger, line: int) -> str:
 
 
 def _array_facts(head: Commit, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How the slices of a shard were converted."""
     for size, path in head.attributes["sizes"].items():
-        array = record["arrays"].get(path.split("/")[1])
-        if array and any(array["digests"]):
-            yield f"size {size}", f"converted {array['built']} into {path}"
+        array = record["arrays"][path.split("/")[1]]
+        yield f"size {size}", f"converted {array['built']} into {path}"
     windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in head.attributes["windows"])
     yield "windows", windows
 

@@ -191,6 +191,32 @@ def test_facts_of_a_series() -> None:
     assert mixed["orientations"].to_list() == [2]
 
 
+@pytest.mark.parametrize(
+    ("spacings", "gaps"),
+    [
+        ([5, 5, 5, 5], 0),
+        ([5, 5, 10, 5], 1),
+        ([5, 5, 15, 5, 5, 10, 5], 2),
+        ([5, 5, 15, 20, 5, 5], 2),  # side by side
+        ([10, 5, 5], 1),
+        ([5, 5, 25], 1),
+        ([5, 7, 5, 7, 5], 0),
+        ([2.5, 2.5, 2.5, 2.5, 5, 5, 5, 5], 0),  # finer at the base
+        ([2.5, 2.5, 2.5, 5, 5, 10, 5, 5], 1),
+        ([2.5, 2.5, 5, 2.5, 2.5, 5, 5, 5], 1),
+        ([4.2, 4.2, 4.2, 1.1, 7.4, 7.4, 7.4], 0),  # as in head_ct_tilted
+        ([5, 15], 1),
+        ([5], 0),
+    ],
+)
+def test_a_gap_is_wider_than_what_is_around_it(spacings: list[float], gaps: int) -> None:
+    z = np.concatenate([[0], np.cumsum(spacings)]).tolist()
+    others = [along([0, 5, 20], series="A"), along([0, 40], series="T")]  # whose spacings must not count here
+    slices = pd.concat([others[0], along([*z, z[1]]), others[1]], ignore_index=True)
+    for shuffled in (slices, slices.sample(frac=1, random_state=0), slices.assign(pz=-slices["pz"])):
+        assert series_facts(shuffled)["gaps"].to_list() == [1, gaps, 0]
+
+
 def test_the_real_series(test_data: Any) -> None:
     from pipeline.catalog import Reading
     from pipeline.dicom.read import read_slices
@@ -208,7 +234,7 @@ def test_the_real_series(test_data: Any) -> None:
     steps = np.diff(placed["z_mm"]) / np.cos(np.radians(18.5))
     assert sorted(set(steps.round(1))) == [1.1, 4.2, 7.4]
     assert facts["tilt_degrees"] == pytest.approx(18.5, abs=0.01)
-    assert (facts["slices"], facts["uneven"], facts["repeated"]) == (28, True, 0)
+    assert (facts["slices"], facts["uneven"], facts["gaps"], facts["repeated"]) == (28, True, 0, 0)
 
 
 def test_a_large_set_takes_seconds() -> None:

@@ -252,5 +252,8 @@ def test_why_tells_how_a_file_came_in(built):
     assert "its content changed" in run("why", built.out, "003.dcm").stdout
     assert "duplicate: the same slice as 005.dcm" in run("why", built.out, "twin.dcm").stdout
     assert "not_dicom" in run("why", built.out, "notes.txt").stdout
+    for name, converted in (("000.dcm", True), ("twin.dcm", False), ("notes.txt", False)):
+        said = run("why", built.out, name).stdout
+        assert all((what in said) == converted for what in ("size 8 ", "size 12 ", "windows")), said
     assert run("why", built.out, "frames.dcm").stdout.count("frame ") == 11
     assert "was not built from such a file" in run("why", built.out, "004.dcm", code=1).stderr
