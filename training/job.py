@@ -33,8 +33,9 @@ from training.runs import (
     write_json,
     write_table,
 )
-from training.scores.content import content_of, external_lines, open_own_cache, write_content
+from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
+from training.scores.external import external_lines
 from training.scores.leakage import check_leakage, check_run
 from training.scores.predictions import from_table
 from training.setup import lines_of, open_stream

@@ -14,7 +14,8 @@ from training.cache import Cache, open_cache
 from training.config import TrainConfig
 from training.errors import RunError
 from training.runs import Run, create_run
-from training.scores.content import content_of, differences, external_lines, open_own_cache, read_content, write_content
+from training.scores.content import content_of, differences, open_own_cache, read_content, write_content
+from training.scores.external import external_lines
 from training.scores.leakage import check_leakage, same_pixels
 
 SIZE = 32
@@ -150,14 +151,36 @@ def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeC
         open_own_cache(run, other.path)
 
 
-def test_external_set_refuses_patients_of_training(fake: FakeCache, tmp_path: Path) -> None:
+def test_external_set_refuses_patients_of_training_and_names_their_slices(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    with pytest.raises(RunError, match="4 of its patients, ID_00000000 for one"):
+    with pytest.raises(RunError, match="4 of its patients were .*: ID_00000000, .*; with slices ID_") as raised:
         external_lines(run, open_cache(fake.path))
+    assert fake.table["image_id"].iloc[0] in str(raised.value)
+
+
+def renamed(cache: Cache) -> Cache:
+    return dataclasses.replace(cache, table=cache.table.assign(patient_id="new " + cache.table["patient_id"]))
 
 
 def test_external_set_is_all_that_has_a_label(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    other = open_cache(write_cache(tmp_path / "other.zarr", patients=4, slices=3, unlabelled=2, seed=5).path)
-    table = other.table.assign(patient_id="new " + other.table["patient_id"])
-    assert list(external_lines(run, dataclasses.replace(other, table=table))) == list(range(2, 12))
+    other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, unlabelled=2, seed=5)
+    assert list(external_lines(run, renamed(open_cache(other.path)))) == list(range(2, 12))
+
+
+def test_external_set_refuses_slices_of_the_run_under_another_name(fake: FakeCache, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", open_cache(fake.path))
+    with pytest.raises(RunError, match="30 of its slices are in the run's cache"):
+        external_lines(run, renamed(open_cache(fake.path)))
+    other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, seed=5)
+    plant(other, 4, fake.images[SIZE][8])
+    with pytest.raises(RunError, match=f"1 of its slices .*: {other.table['image_id'].iloc[4]};"):
+        external_lines(run, renamed(open_cache(other.path)))
+
+
+def test_external_set_may_have_blank_slices(fake: FakeCache, tmp_path: Path) -> None:
+    other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, seed=5)
+    for of, line in ((fake, 2), (other, 4)):
+        plant(of, line, np.zeros_like(fake.images[SIZE][8]))
+    run = make_run(tmp_path / "run", open_cache(fake.path))
+    assert len(external_lines(run, renamed(open_cache(other.path)))) == 12

@@ -33,9 +33,14 @@ def content_of(cache: Cache, size_px: int) -> Content:
     texts = ["patient_id", "series_instance_uid"]
     # As objects, for pandas has several kinds of text, which differ from version to version.
     facts = cache.table[[*texts, "z_norm", *cache.classes]].astype(dict.fromkeys(texts, object))
-    sums = cache.sums(size_px, cache.table["row"].to_numpy()).reshape(len(facts), -1)
+    sums = cache.sums(size_px, cache.table["row"].to_numpy())
     order = np.argsort(cache.keys)
-    return Content(cache.keys[order], _codes(facts)[order], _codes(pd.DataFrame(sums))[order])
+    return Content(cache.keys[order], _codes(facts)[order], pixel_codes(sums)[order])
+
+
+def pixel_codes(sums: np.ndarray) -> np.ndarray:
+    """Return a code for each image, (n,) uint64, of its sums of grey levels and of their squares, (n, C, 2) uint64."""
+    return _codes(pd.DataFrame(sums.reshape(len(sums), -1)))
 
 
 def _codes(table: pd.DataFrame) -> np.ndarray:
@@ -94,24 +99,3 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
             f"on: {', '.join(changes)}; give the run's own cache, or score this one by: train evaluate --split external"
         )
     return cache
-
-
-def external_lines(run: Run, cache: Cache) -> np.ndarray:
-    """Return all lines of another cache that have a label, (n,) int64.
-
-    Raises:
-        RunError: a patient or slice of the run's training is among them.
-    """
-    labelled = np.flatnonzero(~np.isnan(cache.labels()).all(axis=1))
-    split = pd.read_csv(run.split, dtype=str, keep_default_na=False)
-    trained = set(split.loc[split["split"] != "test", "patient_id"])
-    patients = cache.table["patient_id"].iloc[labelled]
-    if known := sorted(set(patients) & trained):
-        slices = cache.table["image_id"].iloc[labelled][patients.isin(known).to_numpy()].tolist()
-        raise RunError(
-            f"{cache.path}: {len(known)} of its patients, {known[0]} for one, were in the run's training or "
-            f"validation, with {len(slices)} slices, {slices[0]} for one; leave them out of the external set"
-        )
-    if not len(labelled):
-        raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")
-    return labelled

@@ -6,6 +6,7 @@ import pandas as pd
 from training.cache import Cache
 from training.errors import RunError
 from training.runs import Run
+from training.scores.content import pixel_codes
 from training.shards import SliceReader
 
 MOST_NAMED = 20
@@ -23,7 +24,7 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
     if doubled := patients_on_two_sides(split):
         slices = table.loc[table["patient_id"].isin(doubled), "image_id"].tolist()
         raise RunError(
-            f"split.csv: patient {_list(doubled)} is on two sides, with slices {_list(slices)}; "
+            f"split.csv: patient {listed(doubled)} is on two sides, with slices {listed(slices)}; "
             "restore the file, or start a new run"
         )
     if groups := same_pixels(cache, size_px):
@@ -34,7 +35,7 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
         ]
         raise RunError(
             f"{cache.path}: the same pixels under several patients, so that a split by patient does not hold: "
-            f"{_list(named, '; ')}; give them one patient id or leave one out, build again, and start a new run"
+            f"{listed(named, '; ')}; give them one patient id or leave one out, build again, and start a new run"
         )
 
 
@@ -58,15 +59,20 @@ def same_pixels(cache: Cache, size_px: int) -> list[np.ndarray]:
     """
     table = cache.table
     sums = cache.sums(size_px, table["row"].to_numpy())
-    # Where all pixels are equal, and only there, sum squared is the number of pixels times the sum of squares.
-    blank = (sums[..., 0] ** 2 == sums[..., 1] * np.uint64(size_px**2)).all(axis=1)
-    codes = pd.Series(pd.util.hash_pandas_object(pd.DataFrame(sums.reshape(len(sums), -1)), index=False))
-    suspects = np.concatenate([[], *_of_several_patients(codes, table["patient_id"], ~blank)]).astype(np.int64)
+    codes = pd.Series(pixel_codes(sums))
+    told = ~blank(sums, size_px)
+    suspects = np.concatenate([[], *_of_several_patients(codes, table["patient_id"], told)]).astype(np.int64)
     if not len(suspects):
         return []
     return _of_several_patients(
         _pixel_codes(cache, size_px, suspects), table["patient_id"], np.isin(table.index, suspects)
     )
+
+
+def blank(sums: np.ndarray, size_px: int) -> np.ndarray:
+    """Return (n,) bool: whether each channel of an image has one grey level, from its sums, (n, C, 2) uint64."""
+    # Where all pixels are equal, and only there, sum squared is the number of pixels times the sum of squares.
+    return (sums[..., 0] ** 2 == sums[..., 1] * np.uint64(size_px**2)).all(axis=1)
 
 
 def _of_several_patients(codes: pd.Series, patients: pd.Series, among: np.ndarray) -> list[np.ndarray]:
@@ -88,6 +94,7 @@ def _pixel_codes(cache: Cache, size_px: int, lines: np.ndarray) -> pd.Series:
     return codes
 
 
-def _list(names: list[str], separator: str = ", ") -> str:
+def listed(names: list[str], separator: str = ", ") -> str:
+    """Return the first twenty names in words, and how many more there are."""
     more = len(names) - MOST_NAMED
     return separator.join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
