@@ -1,7 +1,8 @@
-"""This file makes small DICOM files for tests with pydicom, so that the reader is tested against another's writing."""
+"""This file makes small DICOM files with pydicom, so that the reader is tested against another's writing."""
 
 import io
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pipeline.catalog import Reading
+from pipeline.dicom.read import read_slices
+from pipeline.dicom.rules import REJECT_CODES
+from pipeline.records import Reject, Slice
+
+KEEP = Reading(patient_ids="keep")
 AXIAL = [1, 0, 0, 0, 1, 0]
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -91,3 +98,36 @@ def deflate(data: bytes) -> bytes:
     """Raw deflate, as the deflated transfer syntax has it."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(data) + packer.flush()
+
+
+# --- what the reader makes of them ---------------------------------------------------------------------------------
+
+
+def read(data: bytes, reading: Reading = KEEP, key: bytes | None = None) -> list[Slice | Reject]:
+    """What the reader gives for a file: a slice or a reject for each frame, or one reject."""
+    return list(read_slices(data, reading, key))
+
+
+def read_one(data: bytes, reading: Reading = KEEP) -> Slice:
+    """The slice of a file that gives one."""
+    (found,) = read(data, reading)
+    assert isinstance(found, Slice), found
+    return found
+
+
+def code_of(data: bytes, reading: Reading = KEEP) -> str:
+    """The reject code of a file that gives none."""
+    (found,) = read(data, reading)
+    assert isinstance(found, Reject), found.record
+    assert found.code in REJECT_CODES
+    return found.code
+
+
+def to_hu(found: Slice) -> np.ndarray:
+    """HU of a slice, float64."""
+    return found.stored.astype(np.float64) * found.record.slope + found.record.intercept
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of the real data, without what is about them."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("LICENSE", "README.md"))
