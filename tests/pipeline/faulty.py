@@ -1,4 +1,4 @@
-"""This file holds a source whose files do to a worker what broken files do to native decoders."""
+"""This file holds a source whose files do to a worker what broken files do to native decoders, and checks a build."""
 
 import os
 import signal
@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
+import zarr
 
-from pipeline import convert
+from pipeline import convert, survey
 from pipeline.sources import Buffer, Folder, Stamp
+from tests.pipeline.small import Small, run, slice_bytes, write, write_slices
 
 READ_SLICES = convert.read_slices
 
@@ -47,3 +51,35 @@ def _bomb(*arguments: Any) -> None:
 
 
 FAULTS: dict[str, Callable[..., Any]] = {"abort": _abort, "quit": _quit, "hang": _hang, "bomb": _bomb}
+
+
+def check_neighbours(folder: Path, files: int, rows: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> pd.DataFrame:
+    """Build so many files without and with files that kill their worker: these must be all that differs.
+
+    Args:
+        rows: in a shard.
+
+    Returns:
+        path, code and message of the files that kill.
+    """
+    without, amid = (Small(folder / name, rows=rows) for name in ("without", "amid"))
+    for small in (without, amid):
+        write_slices(small.src, range(files - 3))
+        write(small.src / "cut.dcm", slice_bytes(files)[:-50])
+        write(small.src / "notes.txt", b"not DICOM")
+        write(small.src / "twin.dcm", slice_bytes(0))
+    for number, kind in enumerate(kinds):
+        write(amid.src / f"{kind}-1.dcm", slice_bytes(files + 1 + number))
+    without.build("--max-rejects", 1)
+    with patch.object(survey, "open_source", Faulty):
+        run("build", *amid.options(), "--workers", 2, "--max-rejects", 1, code=1)
+    counts, others = (zarr.open_group(small.out, mode="r").attrs["counts"] for small in (amid, without))
+    more = {"files": len(kinds), "failed": len(kinds)}
+    assert counts == {name: number + more.get(name, 0) for name, number in others.items()}
+    assert amid.digest() == without.digest()
+    rejects, expected = (pd.read_csv(small.out / "rejects.csv") for small in (amid, without))
+    killed = rejects["path"].isin([f"{kind}-1.dcm" for kind in kinds])
+    pd.testing.assert_frame_equal(rejects[~killed].reset_index(drop=True), expected)
+    assert set(rejects["code"][killed]) == {"killed_worker"}
+    amid.verify()
+    return rejects[killed]
