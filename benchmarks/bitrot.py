@@ -1,8 +1,9 @@
 """This file flips single bits in a cache: verify must find each, and --repair must bring the digest back.
 
-    python benchmarks/bitrot.py [--flips 200] [--together 5]
+    python benchmarks/bitrot.py [--flips 200] [--together 5] [--src FOLDER]
 
 First one flip at a time, in any file of the cache but the lock; then several shards, tables and zarr.json at once.
+The slices are made up, or those of FOLDER.
 """
 
 import argparse
@@ -16,18 +17,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.small import LONG_AGO_NS, Small, frames_bytes, slice_bytes, write, write_slices
+from tests.pipeline.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, write
 
 
-def make_cache(folder: Path) -> Small:
+def make_cache(folder: Path, deck: Deck) -> Small:
     """Two sizes, several shards, a second commit, rejects, a duplicate and a file of many frames."""
-    small = Small(folder, sizes=(8, 12), labels={f"1.2.3.0.{number}": number % 2 for number in range(40)})
-    write_slices(small.src, range(30))
+    slices = min(len(deck.files) or 31, 31) - 1
+    small = Small(folder, sizes=(8, 12), labels={deck.uid(number): number % 2 for number in range(slices)})
+    deck.write(small.src, range(slices))
     write(small.src / "notes.txt", b"not DICOM")
-    write(small.src / "twin.dcm", slice_bytes(5))
+    write(small.src / "twin.dcm", deck.slice(5))
     write(small.src / "frames.dcm", frames_bytes(50, 11))
     small.build()
-    write(small.src / "new.dcm", slice_bytes(35), LONG_AGO_NS)
+    write(small.src / "new.dcm", deck.slice(slices), LONG_AGO_NS)
     small.build()
     return small
 
@@ -48,11 +50,12 @@ def main() -> None:
     options.add_argument("--flips", type=int, default=200)
     options.add_argument("--together", type=int, default=5)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--src", type=Path, help="Uncompressed slices, 7 at least.")
     given = options.parse_args()
     rng, kinds, missed, unmended = np.random.default_rng(given.seed), Counter[str](), 0, 0
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        small = make_cache(Path(folder))
+        small = make_cache(Path(folder), Deck.of(given.src) if given.src else MADE_UP)
         digest = small.digest()
         files = [path for path in sorted(small.out.rglob("*")) if path.is_file() and path.name != "lock"]
         open_to_all = [path for path in files if ".pipeline" not in path.parts and "commits" not in path.parts]

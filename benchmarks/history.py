@@ -1,10 +1,10 @@
 """This file plays random histories of a source and its settings: none may leave a trace in the cache's content.
 
-    python benchmarks/history.py [--histories 200] [--changes 5]
+    python benchmarks/history.py [--histories 200] [--changes 5] [--src FOLDER]
 
 Each history adds, changes, touches, renames, copies and removes files, relabels, re-windows, re-sizes and reads in
 another way, and builds now and then. Each build's files and shards must be those that the plan named, and the digest
-at the end must be that of a clean build.
+at the end must be that of a clean build. The slices are made up, or those of FOLDER.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.pipeline.history import check_history
+from tests.pipeline.small import MADE_UP, Deck
 
 
 def main() -> None:
@@ -24,13 +25,15 @@ def main() -> None:
     options.add_argument("--histories", type=int, default=200)
     options.add_argument("--changes", type=int, default=5)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--src", type=Path, help="Uncompressed slices, 13 at least.")
     given = options.parse_args()
+    deck = Deck.of(given.src) if given.src else MADE_UP
     os.fsync = lambda handle: None  # type: ignore[assignment]  # nothing is killed here
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     started, builds, steps = time.perf_counter(), 0, 0
     for seed in range(given.seed, given.seed + given.histories):
         with tempfile.TemporaryDirectory() as folder:
-            history = check_history(Path(folder), seed, given.changes)
+            history = check_history(Path(folder), seed, given.changes, deck)
         builds += history.steps.count("build")
         steps += len(history.steps) - history.steps.count("build")
     print(f"{given.histories} histories, {steps:,} changes, {builds:,} builds in {time.perf_counter() - started:.0f} s")

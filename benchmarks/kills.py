@@ -1,14 +1,16 @@
 """This file kills commands on a cache, over and over: no view may be torn, and the same command must finish the work.
 
-    python benchmarks/kills.py [--random 100] [--write-step 5]
+    python benchmarks/kills.py [--random 100] [--step 1] [--write-step 5] [--src FOLDER]
 
-1. By strace, at each rename, unlink, fsync and mkdir and at a sample of writes, of a build that adds and removes files,
-   of one with a new window, of new labels (the commit alone), of a gc and of a repair. A reader opens the cache and
-   checks pixels against the table all the while, except where gc or damage takes away what it may be in.
+1. By strace, at each rename, unlink, fsync and mkdir and at a sample of writes, of a first build, of one that adds and
+   removes files, of one with a new window, of new labels (the commit alone), of a gc and of a repair. A reader opens the
+   cache and checks pixels against the table all the while, except where there is none yet, or where gc or damage takes
+   away what it may be in.
 2. At random times, the whole process group or the parent alone, of builds with two local workers.
 
 After each kill the same command runs again; then `verify` must find nothing, the digest must be a clean build's, and
-no shard that had a record may have been written again.
+no shard that had a record may have been written again. The slices are made up, or those of FOLDER; --step 7 kills at
+each seventh call only.
 """
 
 import argparse
@@ -26,23 +28,23 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.pipeline.kills import LEVELS, Victim, reader, strace_works
-from tests.pipeline.small import run
+from tests.pipeline.small import MADE_UP, Deck, run
 
-SYSCALLS = ("rename", "unlink", "fsync", "mkdir", "write")
+SYSCALLS = ("rename", "unlink", "fsync", "mkdir", "write", "writev", "pwrite64")
 COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
 
-def kill_at_each_step(write_step: int) -> None:
+def kill_at_each_step(deck: Deck, slices: int, step: int, write_step: int) -> None:
     views = kills = torn = 0
-    for act in ("change", "rewindow", "relabel", "collect", "damage"):
+    for act in ("begin", "change", "rewindow", "relabel", "collect", "damage"):
         for syscall in SYSCALLS:
             with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-                victim = Victim.make(Path(folder))
+                victim = Victim.make(Path(folder), deck, slices)
                 seen = None
-                if act not in ("collect", "damage"):
+                if act in ("change", "rewindow", "relabel"):
                     valid = victim.valid_images(LEVELS if act == "rewindow" else LEVELS[:1])
                     seen = stack.enter_context(reader(victim.small.out, valid))
-                done = victim.kill_at_each(getattr(victim, act), syscall, write_step if syscall == "write" else 1)
+                done = victim.kill_at_each(getattr(victim, act), syscall, write_step if "write" in syscall else step)
                 stack.close()
                 kills += done
                 views += seen.views if seen else 0
@@ -51,10 +53,10 @@ def kill_at_each_step(write_step: int) -> None:
     print(f"{kills} kills at system calls; {views:,} views by the reader, {torn} torn; every digest as it must be")
 
 
-def kill_at_random(times: int, seed: int) -> None:
+def kill_at_random(deck: Deck, slices: int, times: int, seed: int) -> None:
     rng, views, torn, killed, commits = np.random.default_rng(seed), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        victim = Victim.make(Path(folder))
+        victim = Victim.make(Path(folder), deck, slices)
         with reader(victim.small.out, victim.valid_images(LEVELS[:1])) as seen:
             for number in range(times):
                 command = [str(word) for word in victim.change()]
@@ -85,15 +87,19 @@ def victim_command(victim: Victim) -> list[object]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--random", type=int, default=100)
+    options.add_argument("--step", type=int, default=1)
     options.add_argument("--write-step", type=int, default=5)
+    options.add_argument("--src", type=Path, help="Uncompressed slices, 5 at least.")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
+    deck = Deck.of(given.src) if given.src else MADE_UP
+    slices = len(deck.files) - 1 if deck.files else 12
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if strace_works():
-        kill_at_each_step(given.write_step)
+        kill_at_each_step(deck, slices, given.step, given.write_step)
     else:
         print("no strace, or no right to trace a child: kills at system calls are left out")
-    kill_at_random(given.random, given.seed)
+    kill_at_random(deck, slices, given.random, given.seed)
 
 
 if __name__ == "__main__":

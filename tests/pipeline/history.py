@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pipeline.small import LONG_AGO_NS, Small, counted, slice_bytes, write
+from tests.pipeline.small import LONG_AGO_NS, MADE_UP, Deck, Small, counted, frames_bytes, write
 
 MAX_FILES = 9
 
@@ -23,12 +23,18 @@ class History:
 
     small: Small
     rng: np.random.Generator
+    deck: Deck = MADE_UP
     steps: list[str] = field(default_factory=list)
     clock_ns: int = LONG_AGO_NS
 
+    @property
+    def anchor(self) -> int:
+        """The number of a slice that is always there: a source without any is refused."""
+        return 40 if self.deck is MADE_UP else 12
+
     def begin(self) -> None:
         """Write a first source and build it."""
-        write(self.small.src / "anchor.dcm", slice_bytes(40))  # a source without any slice is refused
+        write(self.small.src / "anchor.dcm", self.deck.slice(self.anchor))
         for _ in range(3):
             self.add()
         self.build()
@@ -77,11 +83,9 @@ class History:
     def add(self) -> None:
         if len(self._files()) < MAX_FILES:
             number, content = (int(value) for value in self.rng.integers([12, 2]))
-            self._write(self._path(), slice_bytes(number, content, series=number % 2), f"add {number}/{content} as")
+            self._write(self._path(), self.deck.slice(number, content, series=number % 2), f"add {number}/{content} as")
 
     def add_frames(self) -> None:
-        from tests.pipeline.small import frames_bytes
-
         if len(self._files()) < MAX_FILES:
             number, frames = (int(value) for value in self.rng.integers([3, 7])) if self.rng.integers(2) else (1, 2)
             self._write(self._path("frames"), frames_bytes(20 + number, frames + 1), f"add {frames + 1} frames as")
@@ -95,7 +99,7 @@ class History:
     def rewrite(self) -> None:
         if (path := self._pick()) and path.name.startswith("f") and not path.name.startswith("frames"):
             number, content = (int(value) for value in self.rng.integers([12, 3]))
-            self._write(path, slice_bytes(number, content, series=number % 2), f"rewrite with {number}/{content}")
+            self._write(path, self.deck.slice(number, content, series=number % 2), f"rewrite with {number}/{content}")
 
     def touch(self) -> None:
         if path := self._pick():
@@ -116,10 +120,8 @@ class History:
         first = self._files()[0] if self._files() else None
         self.small.labels = None
         if first is not None and numbers:
-            every = {"1.2.3.0.40": 1} | {
-                f"1.2.3.{series}.{number}": int(self.rng.integers(2)) for number in range(24) for series in (0, 1)
-            }
-            self.small.labels = every
+            uids = [self.deck.uid(number, number % 2) for number in (*range(12), self.anchor)]
+            self.small.labels = {uid: int(self.rng.integers(2)) for uid in uids}
         self.steps.append("relabel")
 
     def rewindow(self) -> None:
@@ -135,10 +137,10 @@ class History:
         self.steps.append(self.small.rescale)
 
 
-def check_history(folder: Path, seed: int, changes: int) -> History:
+def check_history(folder: Path, seed: int, changes: int, deck: Deck = MADE_UP) -> History:
     """Play one history and check that it leaves no trace in the content."""
     rng = np.random.default_rng(seed)
-    history = History(Small(folder / "history", sizes=(4,), rows=4), rng)
+    history = History(Small(folder / "history", sizes=(4,), rows=4), rng, deck)
     history.small.folder.mkdir()
     history.begin()
     for _ in range(changes):

@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from tests.pipeline.small import LONG_AGO_NS, Small, frames_bytes, run, slice_bytes, write, write_slices
+from tests.pipeline.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, run, write
 
 LEVELS = (40, 45, 50, 55, 60, 65)
 # A reader may be that long in a commit that has been replaced.
@@ -153,30 +153,43 @@ class Victim:
     """A cache whose commands are killed; after each kill the same command must bring it to the right content."""
 
     small: Small
+    deck: Deck = MADE_UP
     expected: dict[str, str] = field(default_factory=dict)
     kills: int = 0
     turn: int = 0
 
     @staticmethod
-    def make(folder: Path) -> "Victim":
-        small = Small(folder, sizes=(8, 12), rows=8, labels={f"1.2.3.0.{number}": number % 2 for number in range(20)})
-        write_slices(small.src, range(12))
+    def make(folder: Path, deck: Deck = MADE_UP, slices: int = 12) -> "Victim":
+        """Build a cache of so many slices of a deck, a file of many frames and a text file."""
+        labels = {deck.uid(number): number % 2 for number in range(slices + 1)}
+        small = Small(folder, sizes=(8, 12), rows=8, labels=labels)
+        deck.write(small.src, range(slices))
         write(small.src / "notes.txt", b"not DICOM")
         write(small.src / "frames.dcm", frames_bytes(30, 11))
         small.build()
-        return Victim(small)
+        return Victim(small, deck)
+
+    @property
+    def extra(self) -> bytes:
+        """A slice that is there at times."""
+        return self.deck.slice(len(self.small.labels or ()) - 1)
 
     # --- what is done to it: each is repeated, with one more step before the kill ---
+
+    def begin(self) -> list[object]:
+        """Take the cache away, for a first build."""
+        shutil.rmtree(self.small.out)
+        return ["build", *self.small.options(), "--workers", 0]
 
     def change(self) -> list[object]:
         """Change one file, add or remove another."""
         self.turn += 1
-        write(self.small.src / "003.dcm", slice_bytes(3, self.turn % 2), LONG_AGO_NS + self.turn * 10**9)
+        write(self.small.src / "003.dcm", self.deck.slice(3, self.turn % 2), LONG_AGO_NS + self.turn * 10**9)
         extra = self.small.src / "extra.dcm"
         if extra.exists():
             extra.unlink()
         else:
-            write(extra, slice_bytes(15))
+            write(extra, self.extra)
         return ["build", *self.small.options(), "--workers", 0, "--prune"]
 
     def rewindow(self) -> list[object]:
@@ -257,8 +270,8 @@ class Victim:
             folder = self.small.folder / f"valid-{level}-{content}"
             small = Small(folder, level, self.small.sizes, self.small.rows)
             shutil.copytree(self.small.src, small.src)
-            write(small.src / "003.dcm", slice_bytes(3, content))
-            write(small.src / "extra.dcm", slice_bytes(15))
+            write(small.src / "003.dcm", self.deck.slice(3, content))
+            write(small.src / "extra.dcm", self.extra)
             small.build()
             table = [line.split(",") for line in (small.out / "metadata.csv").read_text().splitlines()[1:]]
             for record in small.out.glob(".pipeline/shards/*.json"):

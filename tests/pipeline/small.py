@@ -41,6 +41,43 @@ def slice_bytes(number: int, content: int = 0, series: int = 0) -> bytes:
     return dicom_write.encode_slice(_noise(number, content, SIDE_PX), _attributes(number, series))
 
 
+@dataclass(frozen=True)
+class Deck:
+    """Where the slices of a test come from: made up, or real files.
+
+    Attributes:
+        files: of uncompressed slices, with other numbers than they have; none for made-up slices.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    @staticmethod
+    def of(folder: Path) -> "Deck":
+        """The slices below a folder, by name."""
+        return Deck(tuple(sorted(folder.rglob("*.dcm"))))
+
+    def slice(self, number: int, content: int = 0, series: int = 0) -> bytes:
+        """A slice by its number; another `content` has other pixels and is otherwise the same."""
+        if not self.files:
+            return slice_bytes(number, content, series)
+        data = self.files[number].read_bytes()
+        changed = len(data) // 10 * 2 * bool(content)  # the lowest rows, which every window then shows
+        return data[: len(data) - changed] + (1000 + 64 * content).to_bytes(2, "little") * (changed // 2)
+
+    def uid(self, number: int, series: int = 0) -> str:
+        """The SOP Instance UID of a slice."""
+        if not self.files:
+            return f"1.2.3.{series}.{number}"
+        return str(pydicom.dcmread(self.files[number], specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+
+    def write(self, src: Path, numbers: range) -> None:
+        for number in numbers:
+            write(src / f"{number:03d}.dcm", self.slice(number))
+
+
+MADE_UP = Deck()
+
+
 def frames_bytes(number: int, frames: int) -> bytes:
     """A DICOM file of several frames of 16 x 16 pixels, in the old style that has one position for all."""
     tall = dicom_write.encode_slice(_noise(number, frames, SIDE_PX * frames), _attributes(number, 0))
@@ -78,8 +115,7 @@ def write(path: Path, content: bytes, mtime_ns: int = LONG_AGO_NS) -> None:
 
 
 def write_slices(src: Path, numbers: range) -> None:
-    for number in numbers:
-        write(src / f"{number:03d}.dcm", slice_bytes(number))
+    MADE_UP.write(src, numbers)
 
 
 @dataclass
