@@ -3,9 +3,9 @@
     python benchmarks/kills.py [--random 100] [--step 1] [--write-step 5] [--src FOLDER]
 
 1. By strace, at each rename, unlink, fsync and mkdir and at a sample of writes, of a first build, of one that adds and
-   removes files, of one with a new window, of new labels (the commit alone), of a gc and of a repair. A reader opens the
-   cache and checks pixels against the table all the while, except where there is none yet, or where gc or damage takes
-   away what it may be in.
+   removes files, of one with a new window, of new labels (the commit alone), of a gc and of a repair. A reader opens
+   the cache and checks pixels against the table all the while, except where there is none yet, or where gc or damage
+   takes away what it may be in.
 2. At random times, the whole process group or the parent alone, of builds with two local workers.
 
 After each kill the same command runs again; then `verify` must find nothing, the digest must be a clean build's, and
