@@ -30,7 +30,7 @@ datasets:
     image_id: sop_instance_uid
     patient_ids: keep
     missing_rescale: {rescale}
-    classes: [{{name: bleed}}, {{name: any, weight: 2}}]
+    classes: [{{name: bleed, weight: {weight}}}, {{name: any, weight: 2}}]
 """
 LONG_AGO_NS = 1_500_000_000_123_456_789
 SIDE_PX = 16
@@ -163,6 +163,7 @@ class Small:
     rows: int = 8
     rescale: str = "reject"
     labels: dict[str, int] | None = None
+    weight: int = 1
 
     @property
     def src(self) -> Path:
@@ -176,7 +177,8 @@ class Small:
         """The options of build and plan."""
         catalog, labels = self.folder / "catalog.yaml", self.folder / "labels.csv"
         sizes = ", ".join(str(size) for size in self.sizes)
-        catalog.write_text(CATALOG.format(level=self.level, sizes=sizes, rows=self.rows, rescale=self.rescale))
+        settings = {"level": self.level, "rows": self.rows, "rescale": self.rescale, "weight": self.weight}
+        catalog.write_text(CATALOG.format(sizes=sizes, **settings))
         if self.labels is None:
             return ["--src", str(self.src), "--out", str(self.out), "--catalog", str(catalog)]
         lines = [f"{uid},{bleed},{bleed}" for uid, bleed in self.labels.items()]
@@ -200,7 +202,7 @@ class Small:
 
     def clean_digest(self, folder: Path) -> str:
         """The digest of a cache built at once from the same source and settings."""
-        clean = Small(folder, self.level, self.sizes, self.rows, self.rescale, self.labels)
+        clean = Small(folder, self.level, self.sizes, self.rows, self.rescale, self.labels, self.weight)
         folder.mkdir(parents=True)
         (folder / "dicoms").symlink_to(self.src.resolve())
         clean.build("--max-rejects", "100%")

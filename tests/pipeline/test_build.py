@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.dicom import write as dicom_write
 from pipeline.dicom.rules import Rejected
 from pipeline.phantom import study as phantom
+from tests.pipeline.small import Small, slice_bytes, write, write_slices
 
 WINDOWS = ((40, 80), (50, 130), (600, 2800))
 
@@ -298,3 +299,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
     assert done.exit_code == 1
     assert "holds other files than a cache" in done.stderr
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("0", 1), ("1", 1), ("2", 0), ("19%", 1), ("20%", 0), ("100%", 0), ("few", 2)]
+)
+def test_failed_files_decide_the_exit_code_and_the_commit_stays(tmp_path, limit, code):
+    """Two of ten files fail; what is no slice and what is not DICOM does not count."""
+    small = Small(tmp_path)
+    write_slices(small.src, range(7))
+    for name in ("cut1.dcm", "cut2.dcm"):
+        write(small.src / name, slice_bytes(20)[:-50])
+    write(small.src / "notes.txt", b"not DICOM")
+    done = small.build("--max-rejects", limit, code=code)
+    assert ("2 files failed, more than --max-rejects" in done.stderr) == (code == 1)
+    assert (small.out / "metadata.csv").exists() == (code != 2)

@@ -81,11 +81,12 @@ def test_hu_equal_pydicoms_on_every_accepted_file(test_data: Path) -> None:
     assert compared > 40
 
 
-def test_high_throughput_jpeg_2000_is_decoded() -> None:
+@pytest.mark.parametrize("syntax", ["201", "202", "203"])
+def test_high_throughput_jpeg_2000_is_decoded(syntax: str) -> None:
     stored = gradient(64, 64, "uint16")
     dataset = ct_dataset(stored)
     dataset.PixelData = pydicom.encaps.encapsulate([bytes(imagecodecs.htj2k_encode(stored, reversible=True))])
-    np.testing.assert_array_equal(read_one(encode(dataset, "1.2.840.10008.1.2.4.201")).stored, stored)
+    np.testing.assert_array_equal(read_one(encode(dataset, f"1.2.840.10008.1.2.4.{syntax}")).stored, stored)
 
 
 def test_frames_of_a_compressed_file_are_read_one_by_one() -> None:

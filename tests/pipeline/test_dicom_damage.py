@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import time
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,25 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated() -> None:
     good = head + deflate(plain[begin:])
     np.testing.assert_array_equal(read_one(good).stored, gradient())
     assert code_of(head + deflate(plain[begin:] + bytes(40 << 20))) == "too_large"
+
+
+def test_bombs_take_little_memory_and_time() -> None:
+    """1.5 MB that unpack to 1.5 GB, and 8 KB of RLE that claim 1.8 GB."""
+    head = encode(ct_dataset(gradient()), DeflatedExplicitVRLittleEndian)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    zeros = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1500)) + packer.flush()
+    dataset = ct_dataset(gradient(), Rows=4096, Columns=4096, NumberOfFrames=54)
+    dataset.PixelData = pydicom.encaps.encapsulate(
+        [np.array([2, 64, 64] + [0] * 13, "<u4").tobytes() + b"\x81\0" * 40] * 54
+    )
+    tracemalloc.start()
+    for data in (head[: head.index(b"1.2.840.10008.1.2.1.99") + 22] + zeros, encode(dataset, RLELossless)):
+        started = time.process_time()
+        tracemalloc.reset_peak()
+        assert {found.code for found in read(data)} <= {"too_large", "truncated"}
+        assert time.process_time() - started < 5
+        assert tracemalloc.get_traced_memory()[1] < 512 << 20  # 100 times the file, held twice for a moment
+    tracemalloc.stop()
 
 
 def test_an_rle_bomb_is_refused_before_it_is_decoded() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pipeline.catalog import Reading
+from pipeline import kernel
+from pipeline.catalog import Reading, Window
 from pipeline.dicom import read as dicom
 from pipeline.dicom import rules as dicom_rules
 from pipeline.records import Slice
@@ -159,6 +160,22 @@ def test_padding_declared_in_16_bits_of_12_unsigned_ones_does_not_become_bone() 
     found = read_one(ct_file(cells, BitsStored=12, PixelPaddingValue=63536))
     assert (found.stored[0] == found.padding[0]).all()
     assert (found.stored[1:] == 1030).all()
+
+
+@pytest.mark.parametrize(
+    ("stored", "changes", "grey"),
+    [
+        (-1500, {"RescaleIntercept": 0, "PixelPaddingValue": -1500}, 0),
+        (3000, {"RescaleIntercept": 0, "PixelPaddingValue": 2900, "PixelPaddingRangeLimit": 3100}, 0),
+        (-2000, {}, 0),  # -3024 HU, undeclared, as in RSNA's files
+        (31024, {}, 255),  # metal of 30,000 HU
+    ],
+)
+def test_padding_is_black_and_metal_white_in_every_window(stored: int, changes: dict, grey: int) -> None:
+    found = read_one(ct_file(np.full((6, 6), stored, np.int16), **changes))
+    windows = (Window("brain", 40, 80), Window("subdural", 50, 130), Window("bone", 600, 2800))
+    slope, intercept = found.record.slope, found.record.intercept
+    assert (kernel.grey_levels(found.stored, slope, intercept, found.padding, windows) == grey).all()
 
 
 def test_monochrome1_does_not_invert_hu() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from pipeline import sources
+from pipeline import sources, stages
 from tests.pipeline.small import LONG_AGO_NS, Small, Work, counted, run, slice_bytes, write, write_slices
 
 LATER_NS = LONG_AGO_NS + 10**9
@@ -71,7 +71,14 @@ def test_a_touched_file_is_read_once_and_nothing_is_built(built):
     built.verify()
 
 
-def test_labels_and_classes_write_the_table_only(built):
+def test_classes_write_the_table_only(built):
+    built.weight = 5
+    assert planned_and_built(built) == Work()
+    assert zarr.open_group(built.out, mode="r").attrs["classes"][0] == {"name": "bleed", "weight": 5}
+    check_clean(built)
+
+
+def test_labels_write_the_table_only(built):
     built.labels = {uid: 1 - label for uid, label in UIDS.items()}
     assert planned_and_built(built) == Work()
     assert table(built).loc["1.2.3.0.1", "bleed"] == 0
@@ -156,6 +163,30 @@ def test_a_changed_window_fills_a_new_array_and_leaves_the_old_one(built):
     built.level = 40
     assert planned_and_built(built) == Work(), "the old array is still there"
     check_clean(built, "again")
+
+
+def test_another_version_of_the_conversion_fills_a_new_array(built, monkeypatch):
+    old = zarr.open_group(built.out, mode="r").attrs["sizes"]["8"]
+    monkeypatch.setattr(stages, "RENDER_VERSION", stages.RENDER_VERSION + 1)
+    work = planned_and_built(built)
+    assert (work.rendered, len(work.shards)) == (20, 3)
+    assert zarr.open_group(built.out, mode="r").attrs["sizes"]["8"] != old
+    assert zarr.open_array(built.out / old, mode="r")[:20].any()
+    check_clean(built)
+
+
+def test_another_version_of_reading_converts_everything_again(built, monkeypatch):
+    monkeypatch.setattr(stages, "READ_VERSION", stages.READ_VERSION + 1)
+    work = planned_and_built(built)
+    assert (len(work.read), work.rendered) == (21, 20)
+    check_clean(built)
+
+
+@pytest.mark.parametrize("version", ["SERIES_VERSION", "LABELS_VERSION"])
+def test_another_version_of_the_table_writes_it_only(built, monkeypatch, version):
+    monkeypatch.setattr(stages, version, getattr(stages, version) + 1)
+    assert planned_and_built(built) == Work()
+    check_clean(built)
 
 
 def test_an_added_size_is_converted_alone(built):
