@@ -17,8 +17,13 @@ step "training"
 train run --cache $out/cache.zarr --out $out/run --size 96 --model resnet18 --weights none \
     --epochs 3 --batch-size 32 --lr 1e-3 --seed 0 --device cpu
 
-step "evaluation on the test patients, with test-time augmentation"
+step "test-time augmentation: thresholds from validation, scores on test, and what it changes"
+train evaluate --run $out/run --split validation --tta
 train evaluate --run $out/run --split test --tta
+train compare $out/run --tta
+
+step "report"
+train report --run $out/run
 
 step "prediction"
 train predict --run $out/run --cache $out/cache.zarr --out $out/submission.csv

@@ -105,6 +105,11 @@ class Cache:
     _attributes: Mapping[str, Any] = field(repr=False)
     _arrays: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def dataset(self) -> str:
+        """Name of the catalog entry that the cache was built from."""
+        return str(self._attributes["dataset"])
+
     def labels(self) -> np.ndarray:
         """Return the labels, (N, K) float32: 0 or 1, NaN where a slice has none.
 

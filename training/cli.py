@@ -9,13 +9,11 @@ import click
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
 from training import config as settings
-from training.cli_scores import CACHE, COMMANDS, local_copy_option
+from training.cli_scores import CACHE, COMMANDS, STOPPED, local_copy_option
 from training.config import Machine, TrainConfig
 from training.errors import TrainingError
 
 DEFAULTS = TrainConfig()
-PREFERRED_SIZES = {"efficientnet_b3": 380}
-STOPPED = 143
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something that you can mend, said in one line; 2 wrong usage; 143 stopped by SIGTERM or "
@@ -154,7 +152,7 @@ def run_command(
             from training.rehearsal import rehearse
 
             assert cache is not None
-            click.echo(rehearse(cache, new_config(overrides), machine, processes, local_copy))
+            click.echo(rehearse(cache, settings.new_settings(overrides), machine, processes, local_copy))
             return
         if resume is not None:
             run, opened = job.resume(resume, cache, overrides, local_copy)
@@ -163,7 +161,7 @@ def run_command(
         else:
             assert cache is not None
             assert out is not None
-            run, opened = job.begin(out, cache, new_config(overrides), processes, local_copy)
+            run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
         try:
             scores = job.complete(run, opened, machine, processes)
         except Stopped:
@@ -182,7 +180,7 @@ def run_command(
     "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
-@click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
+@click.option("--cache", type=CACHE, help="Where the run's cache has moved to; for --split external, the other cache.")
 @local_copy_option
 @machine_options
 def evaluate_command(
@@ -194,19 +192,24 @@ def evaluate_command(
     device: str,
     input_threads: int,
 ) -> None:
-    """Score a run's best weights on its validation or test slices."""
+    """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache.
+
+    Validation also chooses the thresholds and the calibration that the others are scored with.
+    """
     from training import job
     from training.distributed import join_processes
+    from training.scores.evaluation import to_text
 
     with join_processes(device) as processes:
         run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
         scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
         if processes.writes:
-            click.echo(f"{'class':<20}log loss  ROC AUC  average precision")
-            for name, of in scores["classes"].items():
-                values = (of["log_loss"], of["roc_auc"], of["average_precision"])
-                click.echo(f"{name:<20}" + "".join(f"{'-' if v is None else format(v, '.4f'):<10}" for v in values))
-            click.echo(f"weighted log loss on {side}{' with TTA' if tta else ''}: {scores['weighted_log_loss']:.4f}")
+            click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
+            if "at_threshold" not in scores:
+                wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
+                click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
+            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta)}.json'}")
+            click.echo(f"report.html shows them after: train report --run {run_path}")
 
 
 @main.command("predict", epilog=EXIT_CODES)
@@ -252,9 +255,3 @@ def predict_command(
 
 for command in COMMANDS:
     main.add_command(command)
-
-
-def new_config(overrides: dict[str, Any]) -> TrainConfig:
-    """Make the settings of a new run; the size follows the model where none is given."""
-    size = PREFERRED_SIZES.get(overrides.get("model", DEFAULTS.model), DEFAULTS.size_px)
-    return settings.from_mapping({"size_px": size} | overrides)

@@ -1,5 +1,6 @@
 """This file is the commands that look at runs: compare, ablate, report, export."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import click
 FOLDER = click.Path(path_type=Path, file_okay=False)
 CACHE = click.Path(file_okay=False)  # stays as it was typed: a Path would spoil an address
 FILE = click.Path(path_type=Path, dir_okay=False)
+STOPPED = 143
 PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
 
 
@@ -24,21 +26,22 @@ def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--on", type=PREDICTIONS, default="test", show_default=True, help="Which predictions to compare.")
-@click.option("--tta", is_flag=True, help="Compare one run with itself with TTA.")
+@click.option("--tta", is_flag=True, help="Compare each run with itself with TTA, too.")
+@click.option("--every-score", is_flag=True, help="Print also the scores at a threshold of 0.5 and of calibration.")
 @click.option("--out", type=FILE, help="The whole table, CSV.")
-def compare_command(runs: tuple[Path, ...], on: str, tta: bool, out: Path | None) -> None:
+def compare_command(runs: tuple[Path, ...], on: str, tta: bool, every_score: bool, out: Path | None) -> None:
     """Say how much better one run is than another on the same slices, with 95 % intervals."""
     from training.runs import write_table
-    from training.scores.compare import compare, read_contestant, to_text
+    from training.scores.compare import compare, read_contestants, to_text
 
-    contestants = [read_contestant(run, on) for run in runs]
+    contestants = read_contestants(runs, on)
     if tta:
-        contestants += [read_contestant(run, f"{on.removesuffix('_tta')}_tta") for run in runs]
+        contestants += read_contestants(runs, f"{on.removesuffix('_tta')}_tta")
     table = compare(contestants)
+    click.echo(to_text(table, every_score))
     if out is not None:
         write_table(out, table)
-    click.echo(to_text(table))
-    click.echo("\n* the interval leaves out 0")
+        click.echo(str(out))
 
 
 @click.command("ablate")
@@ -62,13 +65,27 @@ def ablate_command(
 ) -> None:
     """Train with and without the slice position, for each model and seed, and say what the position adds."""
     from training.config import Machine, parse_setting
-    from training.scores.ablate import ablate
+    from training.distributed import join_processes
+    from training.inference import Stopped
+    from training.job import absolute_weights
+    from training.scores.ablate import TABLE, ablate, over_seeds
     from training.scores.compare import to_text
 
     settings = dict(parse_setting(text) for text in others)
-    table = ablate(cache, out, models, seeds, settings, Machine(device), on, local_copy)
-    click.echo(to_text(table))
-    click.echo(f"\n* the interval leaves out 0\n{out / 'ablation.csv'}")
+    if "weights" in settings:
+        settings["weights"] = absolute_weights(settings["weights"])
+    with join_processes(device) as processes:
+        try:
+            table = ablate(cache, out, models, seeds, settings, Machine(device), processes, on, local_copy)
+        except Stopped:
+            if processes.writes:
+                click.echo("stopped; the same command goes on", err=True)
+            sys.exit(STOPPED)
+        if processes.writes:
+            click.echo(to_text(table))
+            if len(seeds) > 1:
+                click.echo(f"\n{over_seeds(table)}")
+            click.echo(f"\n{out / TABLE}")
 
 
 @click.command("report")

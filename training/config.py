@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from training.errors import ConfigError
 
 WEIGHTS = ("imagenet", "none")
+PREFERRED_SIZES = {"efficientnet_b3": 380}
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,12 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
             hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(types)}"
             raise ConfigError(f"{name}: unknown setting, {hint}")
     return TrainConfig(**{name: _typed(name, value, types[name]) for name, value in values.items()})
+
+
+def new_settings(values: Mapping[str, Any]) -> TrainConfig:
+    """As `from_mapping`; the size follows the model where none is given."""
+    size_px = PREFERRED_SIZES.get(values.get("model", TrainConfig.model), TrainConfig.size_px)
+    return from_mapping({"size_px": size_px} | dict(values))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -171,14 +171,20 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
     lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
     if not processes.writes:
         return {}
-    name = f"{side}_tta" if tta else side
+    name = predictions_name(side, tta)
     table = prediction_table(cache, lines, probabilities, run.data.classes)
-    scores = assess(run.path, name, from_table(table), run.data.class_weights)
+    source = {"dataset": cache.dataset, "cache": PurePath(cache.path).name, "commit": cache.commit}
+    scores = {"source": source} | assess(run.path, name, from_table(table), run.data.class_weights)
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
     if side != "validation":
         log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
     return scores
+
+
+def predictions_name(side: str, tta: bool) -> str:
+    """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
+    return f"{side}_tta" if tta else side
 
 
 def run_predictions(

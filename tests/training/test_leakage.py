@@ -153,7 +153,7 @@ def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeC
 
 def test_external_set_refuses_patients_of_training_and_names_their_slices(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    with pytest.raises(RunError, match="4 of its patients were .*: ID_00000000, .*; with slices ID_") as raised:
+    with pytest.raises(RunError, match=r"4 of its patients were .*: ID_00000000, .*; with slices ID_") as raised:
         external_lines(run, open_cache(fake.path))
     assert fake.table["image_id"].iloc[0] in str(raised.value)
 

@@ -9,11 +9,11 @@ import pandas as pd
 from training import config as settings
 from training import job
 from training.config import Machine
-from training.distributed import Processes, join_processes
+from training.distributed import Processes
 from training.runs import write_table
-from training.scores.compare import compare, read_contestant
+from training.scores.compare import MAIN_SCORES, compare, read_contestants
 
-PREFERRED_SIZES = {"efficientnet_b3": 380}
+TABLE = "ablation.csv"
 
 
 def ablate(
@@ -23,6 +23,7 @@ def ablate(
     seeds: Sequence[int],
     others: Mapping[str, Any],
     machine: Machine,
+    processes: Processes,
     predictions: str,
     local_copy: Path | None = None,
 ) -> pd.DataFrame:
@@ -31,23 +32,33 @@ def ablate(
     A seed decides the split too, so each seed is compared for itself. A run that is done is used as it is, one that
     was stopped goes on.
 
+    Args:
+        others: settings of every run.
+        predictions: what to compare, test or validation.
+
     Returns:
-        the lines of `compare` for each model and seed, a without and b with the position.
+        the lines of `compare` for each model and seed, a without and b with the position, after `model` and `seed`;
+        the same in every process.
+
+    Raises:
+        RunError: a run is there with other settings. Stopped: asked to stop; the same call goes on.
     """
     tables = []
-    with join_processes(machine.device) as processes:
-        for model in models:
-            for seed in seeds:
-                runs = []
-                for position in (False, True):
-                    name = f"{model}-{'position' if position else 'no-position'}-seed{seed}"
-                    values = {"model": model, "seed": seed, "position": position} | dict(others)
-                    values.setdefault("size_px", PREFERRED_SIZES.get(model, 224))
-                    _train(cache, out / name, values, machine, processes, local_copy)
-                    runs.append(out / name)
-                tables.append(compare([read_contestant(run, predictions) for run in runs]))
+    for model in models:
+        for seed in seeds:
+            runs = []
+            for position in (False, True):
+                run = out / f"{model}-{'position' if position else 'no-position'}-seed{seed}"
+                values = {"model": model, "seed": seed, "position": position} | dict(others)
+                _train(cache, run, values, machine, processes, local_copy)
+                runs.append(run)
+            compared = compare(read_contestants(runs, predictions))
+            compared.insert(0, "model", model)
+            compared.insert(1, "seed", seed)
+            tables.append(compared)
     table = pd.concat(tables, ignore_index=True)
-    write_table(out / "ablation.csv", table)
+    if processes.writes:
+        write_table(out / TABLE, table)
     return table
 
 
@@ -59,10 +70,24 @@ def _train(
     processes: Processes,
     local_copy: Path | None,
 ) -> None:
-    if (path / "scores_test.json").exists():
-        return
     if (path / "settings.json").exists():
         run, opened = job.resume(path, cache, values, local_copy)
     else:
-        run, opened = job.begin(path, cache, settings.from_mapping(values), processes, local_copy)
-    job.complete(run, opened, machine, processes)
+        run, opened = job.begin(path, cache, settings.new_settings(values), processes, local_copy)
+    done = (path / "report.html").exists()
+    processes.wait()  # nobody may find the report of another's end and leave it alone
+    if not done:
+        job.complete(run, opened, machine, processes)
+
+
+def over_seeds(table: pd.DataFrame) -> str:
+    """Return lines to print: the differences of each model's main scores over its seeds, and how they vary."""
+    lines = []
+    for model, of in table[table["score"].isin(MAIN_SCORES)].groupby("model", sort=False):
+        lines += ["", f"{model}: position minus no position over {of['seed'].nunique()} seeds", ""]
+        lines.append(f"{'score':<19}{'class':<18}{'mean':>9}{'least':>9}{'largest':>9}")
+        for (score, name), differences in of.groupby(["score", "class"], sort=False)["difference"]:
+            values = (differences.mean(), differences.min(), differences.max())
+            cells = "".join(f"{value:>+9.4f}" for value in values)
+            lines.append(f"{score:<19}{name:<18}{cells if differences.notna().any() else 'undefined':>27}")
+    return "\n".join(lines[1:])

@@ -17,6 +17,7 @@ from training.scores.pooling import patient_groups
 from training.scores.predictions import Predictions, read_predictions
 
 COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high")
+MAIN_SCORES = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
 HALF = 0.5
 
 
@@ -29,8 +30,8 @@ class Contestant:
     class_weights: tuple[float, ...]
 
 
-def read_contestant(run: Path, predictions: str) -> Contestant:
-    """Read a run's predictions to compare them.
+def read_contestants(runs: Sequence[Path], predictions: str) -> list[Contestant]:
+    """Read the predictions of runs to compare them, each under the name of its folder, or its path where names clash.
 
     Args:
         predictions: their name: test, validation, test_tta, validation_tta.
@@ -38,13 +39,19 @@ def read_contestant(run: Path, predictions: str) -> Contestant:
     Raises:
         RunError: no run, or no such predictions.
     """
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    return [_read_contestant(run, name, predictions) for run, name in zip(runs, names, strict=True)]
+
+
+def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
     opened = open_run(run)
     file = run / f"predictions_{predictions}.csv"
+    side, _, tta = predictions.partition("_")
     if not file.exists():
-        side, _, tta = predictions.partition("_")
         raise RunError(f"{file}: not there; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}")
-    name = run.resolve().name + (" + TTA" if predictions.endswith("_tta") else "")
-    return Contestant(name, read_predictions(file), opened.data.class_weights)
+    return Contestant(name + (" + TTA" if tta else ""), read_predictions(file), opened.data.class_weights)
 
 
 def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -119,14 +126,14 @@ def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.nd
 
 
 def to_text(table: pd.DataFrame, every_score: bool = False) -> str:
-    """Return the comparison as lines to print: the main scores, or all."""
-    main = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
-    shown = table if every_score else table[table["score"].isin(main)]
+    """Return the comparison as lines to print: MAIN_SCORES, or all."""
+    shown = table if every_score else table[table["score"].isin(MAIN_SCORES)]
     lines = []
     for (a, b), pair in shown.groupby(["a", "b"], sort=False):
         lines += ["", f"{b} minus {a}, 95 % interval by bootstrap over patients", ""]
         lines.append(f"{'score':<19}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
         lines += [_text_line(of) for of in pair.to_dict("records")]
+    lines += ["", "* the interval leaves out 0; of twenty scores that do not differ one has a star by chance"]
     return "\n".join(lines[1:])
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,10 @@ def _level(
     at = score_at(known.labels, known.probabilities, known.classes, class_weights, operating.thresholds)
     at["intervals"] = score_intervals(known, class_weights, operating.thresholds, resamples, seed)
     at["thresholds"] = dict(zip(known.classes, operating.thresholds.tolist(), strict=True))
-    calibrated = operating.calibrate(known.probabilities)
-    return content | {
-        "at_threshold": at,
-        "calibrated": score(known.labels, calibrated, known.classes, class_weights),
-    }
+    calibrated = replace(known, probabilities=operating.calibrate(known.probabilities))
+    after = score(known.labels, calibrated.probabilities, known.classes, class_weights)
+    after["intervals"] = score_intervals(calibrated, class_weights, half, resamples, seed)
+    return content | {"at_threshold": at, "calibrated": after}
 
 
 def score_intervals(
@@ -144,3 +144,27 @@ def score_intervals(
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
     return intervals(bootstrap(scorer, patients, resamples, seed), known.classes)
+
+
+def to_text(content: Mapping[str, Any], what: str) -> str:
+    """Return lines to print: by class the positives, log loss and ranked scores with their intervals.
+
+    Args:
+        what: was scored, test with TTA say.
+    """
+    shown = {"log_loss": "log loss", "roc_auc": "ROC AUC", "average_precision": "average precision"}
+    patients = content["bootstrap"]["patients"]
+    lines = [f"{what}, slice by slice; 95 % intervals by bootstrap over {patients:,} patients", ""]
+    lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())
+    for name, of in content["classes"].items():
+        span = content["intervals"]["classes"][name]
+        cells = "".join(f"{_value(of[key], span[key]):<26}" for key in shown)
+        lines.append(f"{name:<18}{of['positives']:>8,}   {cells}".rstrip())
+    whole = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
+    return "\n".join([*lines, "", f"weighted log loss on {what}: {whole}"])
+
+
+def _value(value: float | None, span: Sequence[float] | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" + (f" [{span[0]:.4f}, {span[1]:.4f}]" if span else "")
