@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,7 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
         return {}
     name = predictions_name(side, tta)
     table = prediction_table(cache, lines, probabilities, run.data.classes)
-    source = {"dataset": cache.dataset, "cache": PurePath(cache.path).name, "commit": cache.commit}
+    source = {"dataset": cache.dataset, "commit": cache.commit}
     scores = {"source": source} | assess(run.path, name, from_table(table), run.data.class_weights)
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
