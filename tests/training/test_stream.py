@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -205,6 +206,34 @@ def test_every_flipped_bit_stops_with_slice_shard_and_way_out(fake: FakeCache, b
         assert "\n" not in str(caught.value)
     assert stream_threads() == []
     assert sorted(flat(lines_of(stream))) == list(range(N))
+
+
+def test_garbage_is_damage(fake: FakeCache, broken: Path) -> None:
+    rng = np.random.default_rng(0)
+    stream = stream_of(broken, threads=0)
+    uid = fake.table["sop_instance_uid"][0]
+    file, stored = shard_of(broken, uid)
+    intact = file.read_bytes()
+    garbage = [(byte, b"\xff") for byte in range(24)] + [(0, rng.bytes(24)), (24, rng.bytes(512))]
+    for first, written in garbage:
+        content = bytearray(intact)
+        content[stored.start + first : stored.start + first + len(written)] = written
+        if content == intact:
+            continue
+        file.write_bytes(content)
+        with pytest.raises(CacheError, match=f"{uid} frame 0 .*verify --repair"):
+            lines_of(pickle.loads(pickle.dumps(stream)))
+
+
+def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> None:
+    """blosc does believe it, and may end the process by a read far behind the shard."""
+    uid, size = fake.table["sop_instance_uid"][0], 3 * SIZE * SIZE
+    file, stored = shard_of(broken, uid)
+    content = bytearray(file.read_bytes())
+    struct.pack_into("<4B4I", content, stored.start, 2, 1, 0x20, 1, size, size, 0x7FFFFFFF, 0x70000000)
+    file.write_bytes(content)
+    with pytest.raises(CacheError, match=f"{uid} frame 0 .*does not begin as it should.*verify --repair"):
+        lines_of(stream_of(broken))
 
 
 def test_whole_batches_come_before_the_error(fake: FakeCache, broken: Path) -> None:
