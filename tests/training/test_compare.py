@@ -1,19 +1,26 @@
 """This file holds the comparison of runs: paired draws, the same slices, and differences that are there or not."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.training.fake_cache import write_cache
 from tests.training.test_evaluation import CLASSES, predictions
+from training.cache import open_cache
+from training.config import TrainConfig
 from training.errors import RunError
+from training.runs import create_run
 from training.scores.bootstrap import bootstrap, interval
-from training.scores.compare import Contestant, compare, to_text
+from training.scores.compare import Contestant, compare, read_contestants, to_text
 from training.scores.metrics import Scorer
 from training.scores.operating import logit, sigmoid
 from training.scores.pooling import patient_groups
 from training.scores.predictions import Predictions
 
 WEIGHTS = (1.0, 2.0)
+SPLIT = (np.repeat(["train", "validation", "test"], 16), (np.full(3, 0.2), np.full(3, 0.1)))
 
 
 def contestant(name: str, known: Predictions, skill: float = 1.0, noise: float = 0.0) -> Contestant:
@@ -83,3 +90,20 @@ def test_every_pair_of_three_is_compared() -> None:
     table = compare([contestant(name, known, noise=0.1) for name in ("a", "bb", "ccc")], resamples=20)
     assert set(zip(table["a"], table["b"], strict=True)) == {("a", "bb"), ("a", "ccc"), ("bb", "ccc")}
     assert "ccc minus bb" in to_text(table)
+
+
+def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+    cache = open_cache(write_cache(tmp_path / "cache.zarr", patients=12, slices=4).path)
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    for seed, path in enumerate(paths):
+        run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, {})
+        table = cache.table[["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]]
+        p = np.random.default_rng(seed).random((len(table), len(cache.classes)))
+        table.join(pd.DataFrame(p, columns=[f"p_{name}" for name in cache.classes])).to_csv(
+            run.path / "predictions_test.csv", index=False
+        )
+    table = compare(read_contestants(paths, "test"), resamples=10)
+    assert set(table["a"]) == {str(paths[0])}
+    assert set(table["b"]) == {str(paths[1])}
+    with pytest.raises(RunError, match=r"train evaluate --run .* --split test --tta"):
+        read_contestants(paths, "test_tta")

@@ -153,3 +153,9 @@ def test_each_look_at_test_is_a_line(tmp_path: Path) -> None:
     lines = pd.read_csv(tmp_path / "looks.csv")
     assert list(lines["time"]) == ["2026-01-01T00:01:00+00:00", "2026-01-01T00:02:00+00:00"]
     assert list(lines.columns) == ["time", "what", "commit", "slices"]
+
+
+def test_one_patient_has_scores_and_no_interval() -> None:
+    content = evaluate_predictions(predictions(4, patients=1, slices=30), WEIGHTS, {}, resamples=20)
+    assert content["weighted_log_loss"] is not None
+    assert content["intervals"]["weighted_log_loss"] is None

@@ -41,6 +41,21 @@ def test_evidence_lies_where_the_bright_square_is() -> None:
     assert heat.shape == (32, 32)
     assert heat[8, 24] == pytest.approx(1.0)
     assert heat[24, 8] == 0.0
+    (other,) = HeatMaps(net, PLAIN, layer).of(images, np.zeros(1), np.ones(1))
+    assert (other == 0).all()  # the opposite feature is cut off by ReLU, so nothing raises or lowers it
+
+
+def test_what_lowers_a_class_is_below_zero() -> None:
+    net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
+    with torch.no_grad():
+        for layer, sign in ((net.fuse, 1.0), (net.classify, -1.0)):
+            layer.weight.copy_(sign * torch.eye(2))
+            layer.bias.zero_()
+    images = np.zeros((1, 3, 32, 32), np.uint8)
+    images[:, :, 4:12, 20:28] = 200
+    (heat,) = HeatMaps(net, PLAIN, net.backbone.maps).of(images, np.zeros(1), np.zeros(1))
+    assert heat[8, 24] == pytest.approx(-1.0)
+    assert heat.max() == 0.0
 
 
 @pytest.mark.parametrize("model", ["resnet18", "efficientnet_b3"])
@@ -51,10 +66,14 @@ def test_named_models_have_feature_maps(model: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
     heat = HeatMaps(net, PLAIN, layer).of(images, np.array([0.1, 0.9]), np.array([0, 5]))
     assert heat.shape == (2, 64, 64)
-    assert 0 <= heat.min() <= heat.max() <= 1
+    assert -1 <= heat.min() <= heat.max() <= 1
+    assert np.abs(heat).max(axis=(1, 2)) == pytest.approx([1, 1])
 
 
 def test_overlay_keeps_the_slice_where_there_is_no_heat() -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     assert (overlay(grey, np.zeros((8, 8))) == grey[..., None]).all()
-    assert (overlay(grey, np.ones((8, 8)))[..., 0] > grey).all()
+    raised, lowered = overlay(grey, np.ones((8, 8))), overlay(grey, -np.ones((8, 8)))
+    assert (raised[..., 0] > grey).all()
+    assert (raised[..., 0] > raised[..., 2]).all()
+    assert (lowered[..., 2] > lowered[..., 0]).all()

@@ -1,5 +1,6 @@
 """This file holds the report: what it says is what the run's files say, and it needs nothing but itself."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -147,3 +148,18 @@ def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
     assert len({line for line, _ in found}) == len(found)
     line, k = found[0]
     assert error[line, k] == error[:, k].max()
+
+
+def test_tta_and_an_external_set_stand_beside_the_others_with_what_they_change(run: Path, cache: Cache) -> None:
+    for name in ("test_tta", "external"):
+        for file, suffix in (("predictions", "csv"), ("scores", "json")):
+            shutil.copy(run / f"{file}_test.{suffix}", run / f"{file}_{name}.{suffix}")
+    scores = json.loads((run / "scores_external.json").read_text())
+    source = {"dataset": "elsewhere", "commit": "c0ffee"}
+    (run / "scores_external.json").write_text(json.dumps(scores | {"source": source}))
+    text = write_report(run, cache).read_text()
+    assert "<td>external, from elsewhere</td>" in text
+    assert "commit c0ffee" in text
+    changed = text[text.index("Table 8.") : text.index('id="training"')]
+    assert "+0.0000<small>+0.0000 to +0.0000</small>" in changed
+    assert "TTA was not scored" not in text

@@ -80,13 +80,13 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
         "points": {"color": COLOURS[0], "marker": "o", "markersize": 4},
     }
     with matplotlib.rc_context(RC):
-        figure, axes = _canvas(5.0, 3.2)
+        figure, axes = _canvas(4.0, 2.9)
         for name, x, y, kind in series:
             axes.plot(x, y, label=name, **styles[kind])
         axes.set(xlabel=x_label, title=title)
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.margins(x=0.02)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * max((float(np.nanmax(y)) for _, _, y, _ in series if len(y)), default=1.0) or 1.0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if len(series) > 1:
@@ -99,12 +99,12 @@ def draw_curves(
 ) -> bytes:
     """Draw curves in the unit square, each with a name for the legend, x, y and a colour."""
     with matplotlib.rc_context(RC):
-        figure, axes = _canvas(4.6, 4.6)
+        figure, axes = _canvas(5.4, 5.4)
         _unit_square(axes, x_label, y_label, title, diagonal)
         for name, x, y, colour in curves:
             axes.plot(*thin(x, y), label=name, color=colour)
         if curves:
-            axes.legend(loc="lower right" if diagonal else "lower left")
+            axes.legend(loc="lower right" if diagonal else "best")
         return _svg(figure)
 
 
@@ -120,14 +120,14 @@ def draw_band(
 
     Args:
         labels: of x, of y, and the title.
-        note: a line in the corner, the area say.
+        note: at the right of the title, the area say.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(3.5, 3.5)
         _unit_square(axes, *labels, diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
-        axes.text(0.97 if diagonal else 0.03, 0.04, note, ha="right" if diagonal else "left", color=INK, fontsize=9)
+        axes.set_title(note, loc="right", color=SOFT, fontsize=9, fontweight="normal")
         return _svg(figure)
 
 
@@ -137,6 +137,7 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
         figure = Figure(figsize=(3.5, 4.1), layout="constrained")
         axes, counts = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
         _unit_square(axes, "", "observed frequency", title, True)
+        axes.set_aspect("auto")  # so that both parts are of one width
         bars = np.clip([plain.observed - plain.low, plain.high - plain.observed], 0, None)
         axes.errorbar(
             plain.predicted,
@@ -171,7 +172,7 @@ def draw_by_position(
 ) -> bytes:
     """Draw a score with its interval against the slice position, foot to head; each (bins,), NaN where undefined."""
     with matplotlib.rc_context(RC):
-        figure, axes = _canvas(5.0, 3.2)
+        figure, axes = _canvas(4.0, 2.9)
         bars = np.clip([values - low, high - values], 0, None)
         axes.errorbar(centres, values, bars, fmt="o-", color=COLOURS[1], markersize=4, elinewidth=1)
         axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))

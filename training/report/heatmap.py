@@ -27,20 +27,22 @@ class HeatMaps:
         self._normalise = normalise
 
     def of(self, images: np.ndarray, z_norm: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return (n, S, S) float32 in [0, 1]: where the evidence for a class lies, 1 at the strongest place.
+        """Return (n, S, S) float32 in [-1, 1]: above 0 where a class was raised, below where lowered; peak 1 or -1.
+
+        What lowered it is kept: of a bleed that was missed there is often nothing else.
 
         Args:
             images: (n, C, S, S) uint8 grey levels. z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
 
-        Source: Selvaraju et al., "Grad-CAM", ICCV 2017.
+        Source: Selvaraju et al., "Grad-CAM", ICCV 2017, eq. 1 and 2 without ReLU; section 3.3, counterfactuals.
         """
         grey = torch.from_numpy(images).float().div_(255)
         place = torch.from_numpy(np.asarray(z_norm, np.float32))
         target = torch.from_numpy(np.asarray(classes, np.int64))
-        maps: Tensor = self._grad_cam.attribute((self._normalise(grey), place), target=target, relu_attributions=True)
+        maps: Tensor = self._grad_cam.attribute((self._normalise(grey), place), target=target)
         side = images.shape[-1]
         maps = nn.functional.interpolate(maps.detach(), size=(side, side), mode="bilinear", align_corners=False)[:, 0]
-        return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).numpy()
+        return (maps / maps.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)).numpy()
 
 
 def open_heat_maps(run: Run) -> HeatMaps | None:

@@ -29,12 +29,11 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .tile b { display: block; font-size: 1.55rem; font-weight: 600; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .86rem; line-height: 1.35; display: block; }
 figure { margin: 1.4rem 0 2rem; }
-figcaption, caption { color: var(--soft); font-size: .9rem; line-height: 1.45; text-align: left; max-width: 46rem; }
-figcaption b, caption b { color: var(--ink); }
-caption { padding-bottom: .5rem; }
+figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; text-align: left; max-width: 46rem; }
+.table figcaption { padding-bottom: .5rem; }
 .panels { display: grid; gap: 1rem 1.4rem; margin-bottom: .6rem; justify-content: start; }
 .panels img { display: block; width: 100%; height: auto; }
-.scroll { overflow-x: auto; margin: 1.4rem 0 2rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
         border-bottom: 1.5px solid var(--ink); }
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
@@ -128,8 +127,8 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], text
 
     lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{cells('th', head)}</tr></thead><tbody>{lines}</tbody></table></div>"
+        f'<figure class="table"><figcaption>{escape(caption)}</figcaption><div class="scroll"><table>'
+        f"<thead><tr>{cells('th', head)}</tr></thead><tbody>{lines}</tbody></table></div></figure>"
     )
 
 
@@ -138,14 +137,14 @@ def _cell(value: str) -> str:
     return escape(first) + (f"<small>{escape(rest)}</small>" if newline else "")
 
 
-def figure(panels: Sequence[tuple[str, str]], caption: str, width: str = "20rem") -> str:
+def figure(panels: Sequence[tuple[bytes, str]], caption: str, width: str = "20rem") -> str:
     """Return a figure.
 
     Args:
-        panels: address of each picture and what it shows, in words.
+        panels: SVG of each picture and what it shows, in words.
         width: least width of a panel, beneath which panels go below each other.
     """
-    images = "".join(f'<img src="{address}" alt="{escape(words)}">' for address, words in panels)
+    images = "".join(f'<img src="{data_address(svg, "image/svg+xml")}" alt="{escape(words)}">' for svg, words in panels)
     columns = f"repeat(auto-fit, minmax(min(100%, {width}), 1fr))"
     return (
         f'<figure><div class="panels" style="grid-template-columns: {columns}">{images}</div>'

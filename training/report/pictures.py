@@ -10,8 +10,8 @@ from training.cache import Cache
 from training.report.page import data_address
 from training.shards import SliceReader
 
-HEAT = np.array([255.0, 106.0, 0.0])
-MOST_HEAT = 0.75  # the slice stays visible under the hottest place
+RAISED, LOWERED = np.array([255.0, 106.0, 0.0]), np.array([0.0, 132.0, 255.0])
+MOST_HEAT = 0.55  # the slice stays visible under the hottest place
 
 
 def read_images(cache: Cache, size_px: int, rows: np.ndarray) -> np.ndarray:
@@ -35,9 +35,10 @@ def window_pictures(image: np.ndarray, windows: Sequence[str]) -> list[tuple[str
 
 
 def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay heat, (S, S) float in [0, 1], over a slice, (S, S) uint8; returns (S, S, 3) uint8."""
-    share = MOST_HEAT * heat[..., None]
-    return np.round((1 - share) * grey[..., None] + share * HEAT).astype(np.uint8)
+    """Lay heat, (S, S) float in [-1, 1], over a slice, (S, S) uint8: orange above 0, blue below; (S, S, 3) uint8."""
+    share = MOST_HEAT * np.abs(heat[..., None])
+    colour = np.where(heat[..., None] > 0, RAISED, LOWERED)
+    return np.round((1 - share) * grey[..., None] + share * colour).astype(np.uint8)
 
 
 def png_address(pixels: np.ndarray) -> str:

@@ -19,11 +19,11 @@ from training.report.scores import (
     decisions,
     not_there,
     number,
-    other_sets,
     scores,
-    subgroups,
 )
+from training.report.sets import other_sets
 from training.report.slices import mistakes, sheet
+from training.report.subgroups import subgroups
 from training.runs import open_run
 from training.scores.results import Results, read_results
 from training.split import SIDES
@@ -161,7 +161,7 @@ def training(results: Results) -> Section:
         "Figure 6. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
         "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
     )
-    blocks = [page.figure([(page.data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption)]
+    blocks = [page.figure(panels, caption)]
     if (rates := log["images_per_s"].dropna()).size:
         device = results.settings.get("environment", {}).get("device", "an unknown device")
         words = (
@@ -205,11 +205,11 @@ def repeat(results: Results) -> Section:
         "versions and threads."
     )
     rows = [[key, _plain(value)] for key, value in _flatten(results.settings)]
-    table = page.table("Table 7. Settings as used.", ["setting", "value"], rows, text_columns=(1,))
+    table = page.table("Table 9. Settings as used.", ["setting", "value"], rows, text_columns=(1,))
     blocks = [page.paragraph(words), page.code(command), page.details("All settings, data and versions", table)]
     if len(results.looks):
         looks = results.looks.astype(str).to_numpy().tolist()
-        caption = "Table 8. Every look at test or an external set."
+        caption = "Table 10. Every look at test or an external set."
         blocks.append(page.table(caption, list(results.looks.columns), looks))
     return Section("Repeat", blocks)
 

@@ -1,7 +1,6 @@
 """This file writes the report's sections on how well a run does: scores, curves, decisions, subgroups, TTA."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,8 @@ import numpy as np
 from training.report import figures, page
 from training.report.page import Section
 from training.scores.bands import precision_recall_band, reliability, roc_band
-from training.scores.evaluation import read_operating, score_intervals
-from training.scores.metrics import score
+from training.scores.evaluation import read_operating
 from training.scores.pooling import patient_groups
-from training.scores.predictions import Predictions
 from training.scores.ranking import Ranking
 from training.scores.results import Results
 
@@ -29,8 +26,7 @@ SCORES = {
     "calibration_error": "calibration error",
 }
 DECISIONS = ("recall", "specificity", "precision", "f1")
-POSITION_BINS = 10
-GROUP_RESAMPLES = 300
+CALIBRATION = ("log_loss", "brier", "calibration_error")
 SETS = {
     "validation": "validation",
     "test": "test",
@@ -93,11 +89,11 @@ def _score_rows(content: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _undefined(content: Mapping[str, Any]) -> list[str]:
-    reasons = [
-        f"{name}: {SCORES.get(key, key)}, {reason}"
-        for name, of in content["classes"].items()
-        for key, reason in of.get("undefined", {}).items()
-    ]
+    classes: dict[tuple[str, str], list[str]] = {}
+    for name, of in content["classes"].items():
+        for key, reason in of.get("undefined", {}).items():
+            classes.setdefault((SCORES.get(key, key), reason), []).append(name)
+    reasons = [f"{score} of {', '.join(names)} ({reason})" for (score, reason), names in classes.items()]
     return [page.paragraph("Not defined: " + "; ".join(reasons) + ".", "lead")] if reasons else []
 
 
@@ -152,7 +148,7 @@ def curves(results: Results) -> Section:
         "slices with like probability, the share that has the finding, with its interval. Diamonds: probabilities "
         "calibrated on validation. Grey columns: how many slices there are, on a logarithmic scale."
     )
-    return Section("Curves", [_figure(overview, first, "22rem"), _figure(panels, second, "19rem")])
+    return Section("Curves", [page.figure(overview, first, "22rem"), page.figure(panels, second, "19rem")])
 
 
 def _class_panels(
@@ -196,10 +192,6 @@ def _note(value: float, span: list[float] | None) -> str:
     return number(value) + (f" ({span[0]:.3f} to {span[1]:.3f})" if span else "")
 
 
-def _figure(panels: list[tuple[bytes, str]], caption: str, width: str) -> str:
-    return page.figure([(page.data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption, width)
-
-
 def decisions(results: Results) -> Section:
     """Confusion and its rates at the thresholds that validation chose."""
     title = "Decisions"
@@ -232,142 +224,22 @@ def decisions(results: Results) -> Section:
         f"Table 4. Confusion on {SETS[name]} at the thresholds with the largest recall + specificity \N{MINUS SIGN} 1 "
         "(Youden's index) on validation, applied unchanged. Small: 95 % intervals."
     )
-    return Section(title, [page.table(caption, head, rows)])
+    return Section(title, [page.table(caption, head, rows), _calibration_table(results.scores[name], name)])
 
 
-def subgroups(results: Results) -> Section:
-    """Scores against slice position, and in groups of slices."""
-    if (name := results.shown) is None:
-        return not_there(results, "Subgroups")
-    known, weights = results.predictions[name], _class_weights(results)
-    bins = np.minimum((known.slices["z_norm"].to_numpy() * POSITION_BINS).astype(int), POSITION_BINS - 1)
-    found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
-    centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
-    main = known.classes[-1]
-    panels = []
-    for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC of {main}")):
-        values, low, high = np.array(
-            [[of[key] or np.nan, *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
-        ).T
-        panels.append(
-            (
-                figures.draw_by_position(centres, values, low, high, words, words[0].upper() + words[1:]),
-                f"{words} by position",
-            )
-        )
-    share = np.array([of["prevalence"] if of["prevalence"] is not None else np.nan for of in found])
-    panels.append(
-        (figures.draw_by_position(centres, share, share, share, "share", f"Prevalence of {main}"), "prevalence")
-    )
+def _calibration_table(content: Mapping[str, Any], name: str) -> str:
+    """Log loss, Brier score and calibration error, each as predicted and as calibrated."""
+    calibrated, rows = content["calibrated"], []
+    for label in content["classes"]:
+        cells = [
+            with_interval(of["classes"][label][key], of.get("intervals", {}).get("classes", {}).get(label, {}).get(key))
+            for key in CALIBRATION
+            for of in (content, calibrated)
+        ]
+        rows.append([label, *cells])
+    head = [words for key in CALIBRATION for words in (SCORES[key], "calibrated")]
     caption = (
-        f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
-        "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
+        f"Table 5. Calibration on {SETS[name]}: scores of the probabilities as predicted, and as Platt's fit to "
+        "validation calibrates them. Small: 95 % intervals."
     )
-    return Section("Subgroups", [_figure(panels, caption, "20rem"), _group_table(known, weights, name)])
-
-
-def _class_weights(results: Results) -> list[float]:
-    known = results.predictions[results.shown or ""]
-    return results.settings.get("data", {}).get("class_weights") or [1.0] * len(known.classes)
-
-
-def _group_scores(known: Predictions, chosen: np.ndarray, weights: list[float]) -> dict[str, Any]:
-    part = select(known, chosen)
-    main = known.classes[-1]
-    if not len(part):
-        return dict.fromkeys(("loss", "loss_interval", "auc", "auc_interval", "average", "prevalence"))
-    content = score(part.labels, part.probabilities, part.classes, weights)
-    spans = score_intervals(part, weights, np.full(len(part.classes), 0.5), GROUP_RESAMPLES, 0)
-    of = content["classes"][main]
-    return {
-        "loss": content["weighted_log_loss"],
-        "loss_interval": spans["weighted_log_loss"],
-        "auc": of["roc_auc"],
-        "auc_interval": spans["classes"][main]["roc_auc"],
-        "average": of["average_precision"],
-        "prevalence": of["prevalence"],
-    }
-
-
-def select(known: Predictions, chosen: np.ndarray) -> Predictions:
-    """Return the lines where `chosen`, (N,) bool, is true."""
-    return replace(
-        known,
-        slices=known.slices[chosen].reset_index(drop=True),
-        labels=known.labels[chosen],
-        probabilities=known.probabilities[chosen],
-    )
-
-
-def _group_table(known: Predictions, weights: list[float], name: str) -> str:
-    z_norm = known.slices["z_norm"].to_numpy()
-    size = known.slices.groupby("series_instance_uid")["row"].transform("size").to_numpy()
-    short, long = np.quantile(size, [1 / 3, 2 / 3]) if len(size) else (0, 0)
-    groups = {
-        "all": np.ones(len(known), bool),
-        "lower third": z_norm < 1 / 3,
-        "middle third": (z_norm >= 1 / 3) & (z_norm < 2 / 3),
-        "upper third": z_norm >= 2 / 3,
-        f"series of up to {short:.0f} slices": size <= short,
-        f"of {short + 1:.0f} to {long:.0f}": (size > short) & (size <= long),
-        f"of {long + 1:.0f} or more": size > long,
-    }
-    main = known.classes[-1]
-    rows = []
-    for words, chosen in groups.items():
-        if not chosen.any():
-            continue
-        of = _group_scores(known, chosen, weights)
-        rows.append(
-            [
-                words,
-                f"{int(chosen.sum()):,}",
-                f"{known.slices['patient_id'][chosen].nunique():,}",
-                number(of["prevalence"]),
-                with_interval(of["loss"], of["loss_interval"]),
-                with_interval(of["auc"], of["auc_interval"]),
-                number(of["average"]),
-            ]
-        )
-    head = ["slices", "count", "patients", f"prevalence of {main}", "weighted log loss", f"ROC AUC of {main}"]
-    caption = (
-        f"Table 5. Subgroups of {SETS[name]}. The cache keeps no age, sex, or scanner, so none can be shown; "
-        "whoever has them can join them to the predictions by image_id."
-    )
-    return page.table(caption, [*head, f"average precision of {main}"], rows)
-
-
-def other_sets(results: Results) -> Section:
-    """Every set that was scored beside each other: validation and test, with TTA, and external ones."""
-    rows = []
-    for name, content in results.scores.items():
-        spans = content.get("intervals", {})
-        main = list(content["classes"])[-1]
-        of, span = content["classes"][main], spans.get("classes", {}).get(main, {})
-        rows.append(
-            [
-                SETS[name],
-                f"{of['n']:,}",
-                with_interval(content["weighted_log_loss"], spans.get("weighted_log_loss"), 4),
-                with_interval(of["roc_auc"], span.get("roc_auc")),
-                with_interval(of["average_precision"], span.get("average_precision")),
-                with_interval(content["macro"]["f1"], spans.get("macro", {}).get("f1")),
-            ]
-        )
-    if not rows:
-        return not_there(results, "Sets and TTA")
-    head = ["set", "slices", "weighted log loss", "ROC AUC of any", "average precision of any", "macro F1 at 0.5"]
-    caption = "Table 6. All sets that were scored."
-    blocks = [page.table(caption, head, rows)]
-    for name in ("test", "validation"):
-        if {name, f"{name}_tta"} <= results.scores.keys():
-            change = results.scores[f"{name}_tta"]["weighted_log_loss"] - results.scores[name]["weighted_log_loss"]
-            words = f"TTA changes the weighted log loss on {name} by {change:+.4f}; train compare gives the interval."
-            blocks.append(page.paragraph(words))
-    if not any(name.endswith("_tta") for name in results.scores):
-        blocks.append(page.paragraph(f"TTA was not scored. Run: train evaluate --run {results.name} --tta", "lead"))
-    if "external" in results.scores:
-        blocks.append(
-            page.paragraph("The external set is another cache than the run's; none of its patients was in training.")
-        )
-    return Section("Sets and TTA", blocks)
+    return page.table(caption, ["class", *head], rows)

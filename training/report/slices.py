@@ -56,7 +56,7 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         pictures = window_pictures(images[i], windows)
         if heat is not None:
             pictures.append(
-                (png_address(overlay(images[i, 0], heat[i])), f"where the evidence for {known.classes[k]} lies")
+                (png_address(overlay(images[i, 0], heat[i])), f"where {known.classes[k]} was raised or lowered")
             )
         kind = "missed" if known.labels[line, k] == 1 else "false alarm"
         items.append(page.card(pictures, f"{known.classes[k]}: {kind} · {_title(known, line)}", _bars(known, line)))
@@ -65,8 +65,8 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         "lies farthest from its label; a label may be wrong, too. "
     )
     caption += (
-        "Last picture: Grad-CAM for that class on the brain window; it says which places raised the probability, "
-        "not why."
+        "Last picture: Grad-CAM for that class on the brain window; orange places raised the probability, blue ones "
+        "lowered it; it says where, not why."
         if heat is not None
         else f"No heat maps: {HeatMaps.MISSING}"
     )

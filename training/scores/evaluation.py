@@ -140,9 +140,11 @@ def _level(
 def score_intervals(
     known: Predictions, class_weights: Weights, thresholds: np.ndarray, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON."""
+    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON; None for a single patient."""
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
+    if patients < 2:  # each draw would be the same, which is no certainty
+        return intervals(scorer.scores(np.zeros((1, max(1, patients)), np.int64)), known.classes)
     return intervals(bootstrap(scorer, patients, resamples, seed), known.classes)
 
 

@@ -1,0 +1,72 @@
+"""This file writes the report's section on the sets that were scored: each beside the others, and what TTA changes."""
+
+from training.report import page
+from training.report.page import Section
+from training.report.scores import SCORES, SETS, UNDEFINED, not_there, with_interval
+from training.scores.compare import Contestant, compare
+from training.scores.results import Results
+
+CHANGED = ("log_loss", "roc_auc", "average_precision", "brier")
+
+
+def other_sets(results: Results) -> Section:
+    """Every set that was scored beside each other: validation and test, with TTA, and external ones."""
+    rows = []
+    for name, content in results.scores.items():
+        spans = content.get("intervals", {})
+        main = list(content["classes"])[-1]
+        of, span = content["classes"][main], spans.get("classes", {}).get(main, {})
+        rows.append(
+            [
+                SETS[name],
+                content.get("source", {}).get("dataset", UNDEFINED),
+                f"{of['n']:,}",
+                f"{content['bootstrap']['patients']:,}" if "bootstrap" in content else UNDEFINED,
+                with_interval(content["weighted_log_loss"], spans.get("weighted_log_loss"), 4),
+                with_interval(of["roc_auc"], span.get("roc_auc")),
+                with_interval(of["average_precision"], span.get("average_precision")),
+                with_interval(content["macro"]["f1"], spans.get("macro", {}).get("f1")),
+            ]
+        )
+    if not rows:
+        return not_there(results, "Sets and TTA")
+    ranked = [f"ROC AUC of {main}", f"average precision of {main}"]
+    head = ["set", "source", "slices", "patients", "weighted log loss", *ranked, "macro F1 at 0.5"]
+    return Section("Sets and TTA", [page.table("Table 7. All sets that were scored.", head, rows), *_notes(results)])
+
+
+def _notes(results: Results) -> list[str]:
+    notes = []
+    if "external" in results.scores:
+        commit = results.scores["external"].get("source", {}).get("commit", "?")
+        words = (
+            f"The external set is another cache than the run's, commit {commit}, all its labelled slices; none of its "
+            "patients was in training or validation, and none of its slices is in the run's cache under another name."
+        )
+        notes.append(page.paragraph(words))
+    both = [name for name in ("test", "validation") if {name, f"{name}_tta"} <= results.predictions.keys()]
+    if both:
+        return [*notes, _tta_table(results, both[0])]
+    return [*notes, page.paragraph(f"TTA was not scored. Run: train evaluate --run {results.name} --tta", "lead")]
+
+
+def _tta_table(results: Results, name: str) -> str:
+    plain, tta = results.predictions[name], results.predictions[f"{name}_tta"]
+    weights = tuple(results.settings.get("data", {}).get("class_weights") or [1.0] * len(plain.classes))
+    table = compare([Contestant("plain", plain, weights), Contestant("TTA", tta, weights)])
+    lines = {(of["score"], of["class"]): of for of in table.to_dict("records")}
+
+    def cell(score: str, label: str) -> str:
+        of = lines[score, label]
+        if of["difference"] != of["difference"]:
+            return UNDEFINED
+        span = f"\n{of['low']:+.4f} to {of['high']:+.4f}" if of["low"] == of["low"] else ""
+        return f"{of['difference']:+.4f}{span}"
+
+    rows = [[label, *(cell(score, label) for score in CHANGED)] for label in plain.classes]
+    rows.append(["all, weighted", cell("weighted_log_loss", "all"), *[""] * (len(CHANGED) - 1)])
+    caption = (
+        f"Table 8. What TTA changes on {SETS[name]}: score with minus score without, on the same slices. Small: 95 % "
+        "intervals by paired bootstrap over patients. Less is better for log loss and Brier score, more for the others."
+    )
+    return page.table(caption, ["class", *(SCORES[score] for score in CHANGED)], rows)

@@ -1,0 +1,124 @@
+"""This file writes the report's section on groups of slices: by position, by length of the series, by source."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from training.report import figures, page
+from training.report.page import Section
+from training.report.scores import SETS, not_there, number, with_interval
+from training.scores.evaluation import score_intervals
+from training.scores.metrics import score
+from training.scores.predictions import Predictions
+from training.scores.results import Results
+
+POSITION_BINS = 10
+GROUP_RESAMPLES = 300
+
+
+def subgroups(results: Results) -> Section:
+    """Scores against slice position, and in groups of slices."""
+    if (name := results.shown) is None:
+        return not_there(results, "Subgroups")
+    known, weights = results.predictions[name], _class_weights(results)
+    bins = np.minimum((known.slices["z_norm"].to_numpy() * POSITION_BINS).astype(int), POSITION_BINS - 1)
+    found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
+    centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
+    main = known.classes[-1]
+    panels = []
+    for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC of {main}")):
+        values, low, high = np.array(
+            [[of[key] or np.nan, *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
+        ).T
+        panels.append(
+            (
+                figures.draw_by_position(centres, values, low, high, words, words[0].upper() + words[1:]),
+                f"{words} by position",
+            )
+        )
+    share = np.array([of["prevalence"] if of["prevalence"] is not None else np.nan for of in found])
+    panels.append(
+        (figures.draw_by_position(centres, share, share, share, "share", f"Prevalence of {main}"), "prevalence")
+    )
+    caption = (
+        f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
+        "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
+    )
+    return Section("Subgroups", [page.figure(panels, caption, "20rem"), _group_table(results, weights, name)])
+
+
+def _class_weights(results: Results) -> list[float]:
+    known = results.predictions[results.shown or ""]
+    return results.settings.get("data", {}).get("class_weights") or [1.0] * len(known.classes)
+
+
+def _group_scores(known: Predictions, chosen: np.ndarray, weights: list[float]) -> dict[str, Any]:
+    part = select(known, chosen)
+    main = known.classes[-1]
+    if not len(part):
+        return dict.fromkeys(("loss", "loss_interval", "auc", "auc_interval", "average", "prevalence"))
+    content = score(part.labels, part.probabilities, part.classes, weights)
+    spans = score_intervals(part, weights, np.full(len(part.classes), 0.5), GROUP_RESAMPLES, 0)
+    of = content["classes"][main]
+    return {
+        "loss": content["weighted_log_loss"],
+        "loss_interval": spans["weighted_log_loss"],
+        "auc": of["roc_auc"],
+        "auc_interval": spans["classes"][main]["roc_auc"],
+        "average": of["average_precision"],
+        "prevalence": of["prevalence"],
+    }
+
+
+def select(known: Predictions, chosen: np.ndarray) -> Predictions:
+    """Return the lines where `chosen`, (N,) bool, is true."""
+    return replace(
+        known,
+        slices=known.slices[chosen].reset_index(drop=True),
+        labels=known.labels[chosen],
+        probabilities=known.probabilities[chosen],
+    )
+
+
+def _group_table(results: Results, weights: list[float], name: str) -> str:
+    known = results.predictions[name]
+    z_norm = known.slices["z_norm"].to_numpy()
+    size = known.slices.groupby("series_instance_uid")["row"].transform("size").to_numpy()
+    short, long = np.quantile(size, [1 / 3, 2 / 3]) if len(size) else (0, 0)
+    groups = {
+        f"all, from {_source(results, name)}": known,
+        "lower third": select(known, z_norm < 1 / 3),
+        "middle third": select(known, (z_norm >= 1 / 3) & (z_norm < 2 / 3)),
+        "upper third": select(known, z_norm >= 2 / 3),
+        f"series of up to {short:.0f} slices": select(known, size <= short),
+        f"of {short + 1:.0f} to {long:.0f}": select(known, (size > short) & (size <= long)),
+        f"of {long + 1:.0f} or more": select(known, size > long),
+    }
+    if "external" in results.predictions:
+        groups[f"external, from {_source(results, 'external')}"] = results.predictions["external"]
+    main = known.classes[-1]
+    head = ["slices", "count", "patients", f"prevalence of {main}", "weighted log loss", f"ROC AUC of {main}"]
+    caption = (
+        f"Table 6. Subgroups of {SETS[name]}, and other sources where there are. The cache keeps no age, sex, or "
+        "scanner, so none can be shown; whoever has them can join them to the predictions by image_id."
+    )
+    rows = [_group_row(words, part, weights) for words, part in groups.items() if len(part)]
+    return page.table(caption, [*head, f"average precision of {main}"], rows)
+
+
+def _group_row(words: str, part: Predictions, weights: list[float]) -> list[str]:
+    of = _group_scores(part, np.ones(len(part), bool), weights)
+    return [
+        words,
+        f"{len(part):,}",
+        f"{part.slices['patient_id'].nunique():,}",
+        number(of["prevalence"]),
+        with_interval(of["loss"], of["loss_interval"]),
+        with_interval(of["auc"], of["auc_interval"]),
+        number(of["average"]),
+    ]
+
+
+def _source(results: Results, name: str) -> str:
+    return results.scores.get(name, {}).get("source", {}).get("dataset", "the run's cache")
