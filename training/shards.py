@@ -179,7 +179,7 @@ def _decompress_blosc(stored: np.ndarray, image: np.ndarray) -> None:
     """Decompress what may be damaged: blosc looks at every length in a chunk, but believes what the chunk's own is."""
     if len(stored) <= BLOSC_SIZES.size:
         raise ValueError("it is cut off")
-    size, _, stored_size = BLOSC_SIZES.unpack_from(stored)  # type: ignore[arg-type]  # numpy's stubs have no Buffer before 3.12
+    size, _, stored_size = BLOSC_SIZES.unpack_from(stored.data)
     if size != len(image) or stored_size != len(stored):
         raise ValueError("it does not begin as it should")
     blosc.decompress(stored, image)

@@ -1,0 +1,118 @@
+"""This file tests the encoder of LZ4 against blosc's decoder: whatever comes in comes out, and comes out fast."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numcodecs.blosc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cache.lz4 import CHUNK_HEADER, LAST_BEGIN, MIN_MATCH, WINDOW, compress
+
+
+def decompress(chunk: bytes, size: int) -> np.ndarray:
+    """Decode by blosc into memory of exactly the right size, framed by bytes that must stay."""
+    framed = np.full(size + 64, 171, np.uint8)
+    numcodecs.blosc.decompress(chunk, framed[32 : 32 + size])
+    assert (framed[:32] == 171).all()
+    assert (framed[32 + size :] == 171).all()
+    return framed[32 : 32 + size]
+
+
+def check(data: np.ndarray) -> bytes:
+    chunk = compress(data)
+    np.testing.assert_array_equal(decompress(chunk, data.size), data.reshape(-1))
+    assert len(chunk) <= data.size + 16
+    return chunk
+
+
+def matches(chunk: bytes) -> list[tuple[int, int]]:
+    """Offset and length of each match, by a reader of the block format of its own."""
+    at, found = CHUNK_HEADER.size + 4, []
+    while True:
+        token = chunk[at]
+        literals, at = _length(chunk, at + 1, token >> 4)
+        at += literals
+        if at == len(chunk):
+            return found
+        offset = int.from_bytes(chunk[at : at + 2], "little")
+        length, at = _length(chunk, at + 2, token & 15)
+        found.append((offset, length + 4))
+
+
+def _length(chunk: bytes, at: int, length: int) -> tuple[int, int]:
+    more = length == 15
+    while more:
+        length, more, at = length + chunk[at], chunk[at] == 255, at + 1
+    return length, at
+
+
+stretches = st.one_of(
+    st.binary(min_size=1, max_size=40),
+    st.tuples(st.binary(min_size=1, max_size=9), st.integers(1, 400)).map(lambda pair: pair[0] * pair[1]),
+    st.integers(1, 700).map(lambda seed: np.random.default_rng(seed % 3).integers(0, 256, seed, np.uint8).tobytes()),
+)
+
+
+@given(st.lists(stretches, min_size=1, max_size=12))
+@settings(max_examples=400, deadline=None)
+def test_what_goes_in_comes_out(parts: list[bytes]) -> None:
+    check(np.frombuffer(b"".join(parts), np.uint8))
+
+
+@pytest.mark.parametrize("size", [*range(1, 64), 269, 270, 271, 525, 4096])
+def test_every_small_size(size: int) -> None:
+    for data in (np.zeros(size, np.uint8), np.arange(size, dtype=np.uint8) % 7, np.arange(size, dtype=np.uint8)):
+        check(data)
+
+
+@pytest.mark.parametrize("literals", [14, 15, 16, 269, 270, 271, 525])
+@pytest.mark.parametrize("length", [MIN_MATCH, 18, 19, 20, 273, 274, 275])
+def test_lengths_around_what_a_byte_holds(literals: int, length: int) -> None:
+    rng = np.random.default_rng(literals)
+    repeated = rng.permutation(256).astype(np.uint8)
+    repeated = np.concatenate([repeated, repeated[::-1]])[:length]
+    noise = rng.integers(0, 256, literals, dtype=np.uint8)
+    check(np.concatenate([repeated, noise, repeated, noise[:LAST_BEGIN]]))
+
+
+def test_noise_is_stored() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    assert len(check(noise)) == noise.size + 16
+
+
+def test_nothing_is_matched_that_the_format_cannot_reach() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, WINDOW + 100, dtype=np.uint8)
+    assert len(check(np.concatenate([noise, noise]))) == 2 * noise.size + 16
+    chunk = check(np.concatenate([noise[: WINDOW - 1], noise]))
+    assert {offset for offset, _ in matches(chunk)} == {WINDOW - 1}
+
+
+def test_matches_are_as_long_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 4, (3, 80, 80)).astype(np.uint8)
+    assert min(length for _, length in matches(check(image))) >= MIN_MATCH
+
+
+def test_smaller_than_blosc_in_fewer_matches() -> None:
+    """Smooth tissue with a little noise, as the bone window has it, beside air."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:224j, -1:1:224j]
+    inside = np.hypot(x, y) < 0.7
+    image = np.stack([np.where(inside, 90 + rng.normal(0, sigma, x.shape), 0) for sigma in (6, 3, 0.4)]).astype(
+        np.uint8
+    )
+    own = check(image)
+    blosc = numcodecs.blosc.compress(image.copy(), b"lz4", 5, numcodecs.blosc.NOSHUFFLE, image.size, 1)
+    assert len(own) < 0.97 * len(blosc)
+    assert len(matches(own)) < 0.85 * len(matches(blosc))
+
+
+def test_threads_do_not_share_memory() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 8, rng.integers(1000, 60_000)).astype(np.uint8) for _ in range(40)]
+    expected = [compress(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert list(pool.map(compress, images)) == expected
