@@ -15,7 +15,7 @@ HOMES = {
         "pydicom": {"pipeline.dicom"},
         "dask": {"pipeline.engine"},
         "distributed": {"pipeline.engine"},
-        "numba": {"pipeline.kernel"},
+        "numba": {"pipeline.kernel", "pipeline.cache.lz4"},
         "yaml": {"pipeline.catalog", "pipeline.engine"},
         "fsspec": {"pipeline.sources", "pipeline.archives", "pipeline.publish"},
         "click": {"pipeline.cli"},
