@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import TrainConfig
+from training.hashing import splitmix64
 
 # B batch, C window channel, S image side, K classes.
 
@@ -16,7 +17,6 @@ from training.config import TrainConfig
 # independent; two images share some, at a shift, in 2 of 100 pairs at 224 px. Drawing 150,528 numbers by a hash for
 # each image would be a dozen passes over the batch in memory, this is one.
 NOISE_NUMBERS = 1 << 24
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,6 @@ class Draws:
     contrast: np.ndarray
     sigma: np.ndarray
     offset: np.ndarray
-
-
-def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Return the SplitMix64 output for each uint64 state, a bijection whose outputs pass as random.
-
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 16.
-    """
-    with np.errstate(over="ignore"):
-        z = x + GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
 
 
 def uniforms(seed: int, epoch: int, keys: np.ndarray, count: int) -> np.ndarray:

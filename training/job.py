@@ -21,13 +21,14 @@ from training.distributed import Processes
 from training.errors import RunError
 from training.inference import predict_slices
 from training.loop import fit
-from training.model import FusionNet, build_model, load_run_weights
+from training.model import FusionNet, build_model, check_size, load_run_weights
 from training.report.report import write_report
 from training.runs import (
     Run,
     check_free,
     check_same_kind,
     create_run,
+    new_folder,
     open_run,
     prediction_table,
     write_json,
@@ -65,10 +66,12 @@ def begin(
         sides = split_patients(cache.table, cache.classes, shares, seed=config.seed)
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
         check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
-        # Only to learn before a folder is made that the model and its weights are to be had.
-        build_model(config, len(cache.classes))
-        create_run(path, config, cache, sides, cache.mean_std(config.size_px, rows), environment(processes))
-        write_content(path, content_of(cache, config.size_px))
+        # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
+        check_size(build_model(config, len(cache.classes)), config)
+        mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
+        with new_folder(path):
+            write_content(path, content)
+            create_run(path, config, cache, sides, mean_std, environment(processes))
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit, local_copy)

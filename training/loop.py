@@ -12,12 +12,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.augment import draw_mixup, mix, splitmix64, to_device
+from training.augment import draw_mixup, mix, to_device
 from training.cache import Cache
 from training.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.config import Machine, TrainConfig
 from training.distributed import Processes
 from training.errors import RunError
+from training.hashing import splitmix64
 from training.inference import Stopped, predict_slices
 from training.loss import image_losses
 from training.runs import Run, write_atomically

@@ -60,6 +60,22 @@ def build_model(config: TrainConfig, num_classes: int) -> FusionNet:
     return net
 
 
+def check_size(net: FusionNet, config: TrainConfig) -> None:
+    """Raise a ConfigError unless a network takes images of the settings' size; the network is of no use afterwards.
+
+    Nothing is computed: on the device "meta" tensors have a shape only.
+    """
+    size = config.size_px
+    try:
+        with torch.no_grad():
+            net.to("meta")(torch.empty(2, 3, size, size, device="meta"), torch.empty(2, device="meta"))
+    except (RuntimeError, AssertionError) as error:  # the layers have RuntimeError, the transformers assert
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"--model {config.model}: takes no images of {size} px ({reason}); give another --size"
+        ) from error
+
+
 def build_backbone(name: str, imagenet: bool) -> tuple[nn.Module, int]:
     """Build a torchvision classification model without its classifier, and say how many features it gives.
 

@@ -4,7 +4,8 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ LOG_COLUMNS = (
     "images_per_s",
     "seconds",
 )
+UNFINISHED = ".unfinished"  # in a folder that is not yet a run
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,20 @@ class Run:
         return read_split(self.split, cache.table)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make the folder of a new run while the context lasts; killed meanwhile, the same command may use it again.
+
+    Raises:
+        RunError: the folder exists and is not empty.
+    """
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / UNFINISHED).touch()
+    yield
+    (path / UNFINISHED).unlink()
+
+
 def create_run(
     path: Path,
     config: TrainConfig,
@@ -123,7 +139,7 @@ def create_run(
         split=_sha256(split),
     )
     run = Run(path, config, data, environment)
-    run.checkpoints.mkdir()
+    run.checkpoints.mkdir(exist_ok=True)
     write_json(
         path / "settings.json",
         {"config": settings.to_mapping(config), "data": asdict(data), "environment": dict(environment)},
@@ -132,11 +148,10 @@ def create_run(
 
 
 def check_free(path: Path) -> None:
-    """Raise a RunError unless `path` is free for a new run."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        way_out = (
-            f"to go on with it: train run --resume {path}" if (path / "settings.json").exists() else "choose another"
-        )
+    """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
+    is_run = (path / "settings.json").exists()
+    if path.exists() and (is_run or not path.is_dir() or (any(path.iterdir()) and not (path / UNFINISHED).exists())):
+        way_out = f"to go on with it: train run --resume {path}" if is_run else "choose another"
         raise RunError(f"{path}: exists and is not empty; {way_out}")
 
 

@@ -162,10 +162,10 @@ def prepare(setup: Setup, learner: Learner) -> nn.Module:
     net.train()
     net.backbone.train(not frozen)
     net.backbone.requires_grad_(not frozen)
-    if setup.processes.count > 1:
-        devices = [setup.device] if setup.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=devices)
-    return torch.compile(net) if setup.config.compile else net  # type: ignore[return-value]
+    ready: nn.Module = torch.compile(net) if setup.config.compile else net  # type: ignore[assignment]
+    if setup.processes.count == 1:
+        return ready
+    return DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
 
 
 def copy_of(net: FusionNet) -> FusionNet:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from training.cache import Cache
+from training.hashing import splitmix64
 from training.shards import SliceReader
 
 HINTS_AHEAD = 3  # batches between the request to the disk and the read
@@ -240,19 +241,8 @@ def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
     The sequence of keys that it gives does not depend on the order of `keys`, (n,) uint64, given all differ.
     """
-    salt = _splitmix64(_splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
-    return np.argsort(_splitmix64(keys ^ salt), kind="stable")
-
-
-def _splitmix64(x: np.ndarray) -> np.ndarray:
-    """Mix 64-bit numbers one to one.
-
-    Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014, with Stafford's mix 13.
-    """
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    salt = splitmix64(splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
+    return np.argsort(splitmix64(keys ^ salt), kind="stable")
 
 
 def _hand_over(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:

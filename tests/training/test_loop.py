@@ -427,6 +427,19 @@ def run_in_processes(count, path, cache_path, config):
     return result
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_path, monkeypatch, count):
+    run, cache = begin(tmp_path / "run", cache_path, settings(compile=True), HERE)
+    setup = set_up(run, cache, machine(), HERE)
+    compiled, joined = [], []
+    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    monkeypatch.setattr("training.setup.DistributedDataParallel", lambda net, device_ids: joined.append(net) or net)
+    learner = start(setup)
+    prepare(dataclasses.replace(setup, processes=dataclasses.replace(HERE, count=count)), learner)
+    assert compiled == [learner.net]
+    assert joined == [learner.net] * (count - 1)
+
+
 def test_two_and_four_processes_equal_one(tmp_path, cache_path):
     # 35 training slices in global batches of 8: the last one has 3, so that of four processes one has none.
     config = settings(model="squeezenet1_1", dropout=0.0, epochs=1)

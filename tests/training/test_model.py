@@ -9,7 +9,7 @@ from torchvision import models
 
 from training.config import TrainConfig
 from training.errors import ConfigError, RunError
-from training.model import build_backbone, build_model, load_run_weights
+from training.model import build_backbone, build_model, check_size, load_run_weights
 
 SMALL = TrainConfig(model="shufflenet_v2_x0_5", weights="none", size_px=32)
 
@@ -86,6 +86,19 @@ def test_an_unknown_model_names_the_nearest():
     with pytest.raises(ConfigError, match="nearest: resnet50, ") as error:
         build_model(small(model="resnet_50"), 6)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px", "fits"), [("alexnet", 32, False), ("alexnet", 64, True), ("vit_b_16", 256, False)]
+)
+def test_a_size_that_a_model_does_not_take_is_named(name, size_px, fits):
+    config = small(model=name, size_px=size_px)
+    net = build_model(config, 6)
+    if fits:
+        check_size(net, config)
+    else:
+        with pytest.raises(ConfigError, match=f"--model {name}: takes no images of {size_px} px .*give another --size"):
+            check_size(net, config)
 
 
 def test_without_network_the_two_ways_out_are_named(monkeypatch):

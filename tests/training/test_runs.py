@@ -1,5 +1,6 @@
 """This file tests a run's folder: what is written reads back, and what does not fit is refused."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ from training.runs import (
     Log,
     check_same_kind,
     create_run,
+    new_folder,
     open_run,
     prediction_table,
     write_atomically,
@@ -46,6 +48,20 @@ def test_a_run_reads_back_exactly(run, cache):
     assert again.data.std == tuple(MEAN_STD[1])
     assert again.data.class_weights == (1, 1, 1, 1, 1, 2)
     np.testing.assert_array_equal(again.sides(cache), split_patients(cache.table, cache.classes, seed=0))
+
+
+def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path):
+    path, sides = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
+    with contextlib.suppress(KeyboardInterrupt), new_folder(path):
+        (path / "split.csv").write_text("half")
+        (path / "checkpoints").mkdir()
+        raise KeyboardInterrupt
+    with new_folder(path):
+        create_run(path, settings(), cache, sides, MEAN_STD, {})
+    assert open_run(path).sides(cache).tolist() == sides.tolist()
+    assert sorted(file.name for file in path.iterdir()) == ["checkpoints", "settings.json", "split.csv"]
+    with pytest.raises(RunError, match=f"go on with it: train run --resume {path}"), new_folder(path):
+        pass
 
 
 def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):

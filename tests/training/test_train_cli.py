@@ -147,6 +147,7 @@ def test_bad_input_is_one_line_and_writes_nothing(cache, tmp_path):
 
 def test_an_unknown_model_or_missing_weights_leave_no_folder(cache, tmp_path):
     out = tmp_path / "run"
+    assert "takes no images of 32 px" in refused("run", "--cache", cache, "--out", out, *QUICK, "--model", "alexnet")
     assert "nearest: resnet18" in refused("run", "--cache", cache, "--out", out, *QUICK, "--model", "resnet_18")
     assert "no such file" in refused("run", "--cache", cache, "--out", out, *QUICK, "--weights", tmp_path / "w.pth")
     assert not out.exists()
