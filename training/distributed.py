@@ -1,7 +1,7 @@
 """This file joins the processes that torchrun started: who is who, on which device, and what they tell each other."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -50,6 +50,12 @@ class Processes:
         if self.control is not None:
             dist.all_reduce(values)
         return values
+
+    def agree(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the values that the first one's tensors on the device have, in place."""
+        if self.control is not None:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def part(self, values: np.ndarray) -> np.ndarray:
         """Return this process's part of what belongs to a global batch, (n, ...), as the stream divides it."""

@@ -197,6 +197,7 @@ def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
 
 def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
     """Score the epoch on validation, log it, and keep the weights if none were better."""
+    settle(setup, learner)
     lines, probabilities = predict_slices(
         learner.evaluated,
         setup.validation,
@@ -216,6 +217,16 @@ def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bo
         progress.best_loss, progress.best_epoch = loss, progress.epoch
         if setup.processes.writes:
             keep_weights(setup.run, learner)
+
+
+def settle(setup: Setup, learner: Learner) -> None:
+    """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
+
+    A training step does the same before it, as DistributedDataParallel has it.
+    """
+    setup.processes.agree(learner.net.buffers())
+    if learner.ema is not None:
+        setup.processes.agree(learner.ema.buffers())
 
 
 def keep_weights(run: Run, learner: Learner) -> None:

@@ -13,7 +13,7 @@ from training.distributed import Processes
 from training.errors import RunError
 from training.inference import predict_slices
 from training.job import begin
-from training.loop import epoch_batches, memory_error_explained, save_progress, train_step
+from training.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
 from training.setup import Learner, Setup, lines_of, open_stream, prepare, set_up, start
 from training.watch import Watch
 
@@ -40,6 +40,7 @@ def rehearse(
         learner = start(setup)
         with memory_error_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
             step_s = _time_step(setup, learner, watch)
+            settle(setup, learner)
             slice_s = _time_evaluation(setup, learner)
             save_progress(setup, learner, watch)
         processes.wait()

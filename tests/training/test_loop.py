@@ -440,6 +440,17 @@ def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_p
     assert joined == [learner.net] * (count - 1)
 
 
+def test_processes_score_validation_with_the_same_statistics_of_norms(tmp_path, cache_path):
+    """Each process has its own after a step, and a slice's score must not depend on who looks at it."""
+    _, _, lines, probabilities = run_in_processes(2, tmp_path / "2", cache_path, settings(epochs=1, batch_size=12))
+    run, cache = open_run(tmp_path / "2"), open_cache(cache_path)
+    side = lines_of(run, cache, "validation")
+    labels, p = cache.labels()[side], probabilities[np.isin(lines, side)]
+    each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]
+    logged = pd.read_csv(run.log)["weighted_log_loss"].dropna().item()
+    assert logged == pytest.approx(np.average(each, weights=WEIGHTS), rel=1e-6)
+
+
 def test_two_and_four_processes_equal_one(tmp_path, cache_path):
     # 35 training slices in global batches of 8: the last one has 3, so that of four processes one has none.
     config = settings(model="squeezenet1_1", dropout=0.0, epochs=1)

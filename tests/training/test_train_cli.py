@@ -230,3 +230,5 @@ def test_torchrun_trains_with_two_processes(cache, run, tmp_path):
     assert together["image_id"].tolist() == alone["image_id"].tolist()
     assert (path / "split.csv").read_bytes() == (run / "split.csv").read_bytes()
     assert (path / "report.html").exists()
+    rehearsed = subprocess.run([*command, "--dry-run"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert rehearsed.returncode == 0, rehearsed.stderr
