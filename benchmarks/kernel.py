@@ -94,7 +94,7 @@ def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Ca
     sums = [np.zeros((len(WINDOWS), 2), np.uint64) for _ in sizes_px]
     table, first, reach = kernel._lookup_table(1.0, INTERCEPT, None, True, WINDOWS)
     shared = (table, np.uint16(first), np.uint16(reach))
-    taps, edges = kernel._side_by_side(shape[1], sizes_px)
+    taps, edges, num_taps = kernel._side_by_side(shape[1], sizes_px)
     scratch = kernel._scratch(*shape, sizes_px)
 
     def vertical(_: np.ndarray) -> None:
@@ -106,7 +106,7 @@ def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Ca
         "kernel": lambda stored: kernel.render(stored, 1.0, INTERCEPT, None, WINDOWS, images, sums),
         "look-up": lambda stored: look_up(stored.view(np.uint16), *shared, *scratch[:2]),
         "look-up and horizontal": lambda stored: kernel._horizontal(
-            stored.view(np.uint16), *shared, taps, edges, scratch
+            stored.view(np.uint16), *shared, taps, edges, num_taps, scratch
         ),
         "vertical and sums": vertical,
     }

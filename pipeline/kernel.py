@@ -31,7 +31,7 @@ _STORED_VALUES = 1 << 16
 _CACHE_LINE = 64  # bytes
 
 # Plain tuples: numba's cache on disk would pickle a named tuple's class, and fail to load after it is renamed.
-_Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
+_Taps = tuple[np.ndarray, np.ndarray]
 _Scratch = tuple[np.ndarray, ...]
 
 _threads = threading.local()  # the compiled passes release the GIL: working memory must not be shared
@@ -67,9 +67,9 @@ def render(
     height, width = stored.shape
     sizes_px = tuple(image.shape[1] for image in images)
     table, first, reach = _lookup_table(slope, intercept, padding, stored.dtype.kind == "i", windows)
-    taps, edges = _side_by_side(width, sizes_px)
+    taps, edges, num_taps = _side_by_side(width, sizes_px)
     scratch = _scratch(height, width, sizes_px)
-    _horizontal(stored.view(np.uint16), table, first, reach, taps, edges, scratch)
+    _horizontal(stored.view(np.uint16), table, first, reach, taps, edges, num_taps, scratch)
     for i, (image, total) in enumerate(zip(images, sums, strict=True)):
         _vertical(scratch, i, edges[i], _taps(height, sizes_px[i]), image, total)
 
@@ -128,44 +128,55 @@ def _taps(length: int, size_px: int) -> _Taps:
     """Weights of a triangle filter, widened by the scale where it shrinks, that resize `length` pixels to `size_px`.
 
     Returns:
-        (S,) int32 first input pixel of an output pixel; (S,) int32 how many there are, at most K; (S, K) int32 weights,
-        which sum to 2**22 but for their own rounding.
+        (S,) int32 first input pixel of an output pixel; (S, K) int32 weights of it and those that follow, which sum to
+        2**22 but for their own rounding. All S have K taps, some of weight 0.
 
     Source: Pillow, `src/libImaging/Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`.
     """
     scale = length / size_px
     support = max(scale, 1.0)
     centre = (np.arange(size_px) + 0.5) * scale
-    start = np.maximum((centre - support + 0.5).astype(np.int32), 0)
-    count = np.minimum((centre + support + 0.5).astype(np.int32), length) - start
-    offset = np.arange(count.max())
-    distance = np.abs((offset + start[:, None] - centre[:, None] + 0.5) * (1 / support))
-    weight = np.where(offset < count[:, None], np.maximum(1 - distance, 0), 0)
+    first = np.maximum((centre - support + 0.5).astype(np.int32), 0)
+    stop = np.minimum((centre + support + 0.5).astype(np.int32), length)
+    num_taps = _round_up(int((stop - first).max()), length)
+    start = np.minimum(first, length - num_taps).astype(np.int32)
+    position = start[:, None] + np.arange(num_taps)
+    distance = np.abs((position - centre[:, None] + 0.5) * (1 / support))
+    weight = np.where((position >= first[:, None]) & (position < stop[:, None]), np.maximum(1 - distance, 0), 0)
     weight /= np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds one after another, as Pillow; sum does not
-    return start, count, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
+    return start, np.floor(weight * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
+
+
+def _round_up(num_taps: int, length: int) -> int:
+    """The number of taps of the next larger loop without memory for its sums, where the line has as many pixels."""
+    return next((fixed for fixed in (3, 5) if num_taps <= fixed <= length), num_taps)
 
 
 @lru_cache(maxsize=64)
-def _side_by_side(width: int, sizes_px: tuple[int, ...]) -> tuple[_Taps, np.ndarray]:
-    """The taps of all sizes as those of one wide row, so that one horizontal pass serves them all; and their edges."""
-    starts, counts, weights = zip(*(_taps(width, size_px) for size_px in sizes_px), strict=True)
-    widest = max(weight.shape[1] for weight in weights)
-    padded = [np.pad(weight, ((0, 0), (0, widest - weight.shape[1]))) for weight in weights]
-    taps = np.concatenate(starts), np.concatenate(counts), np.concatenate(padded)
-    return taps, np.cumsum((0, *sizes_px))
+def _side_by_side(width: int, sizes_px: tuple[int, ...]) -> tuple[_Taps, np.ndarray, np.ndarray]:
+    """The taps of all sizes as those of one wide row, so that one horizontal pass serves them all.
+
+    Returns:
+        taps, the weights of fewer taps padded with zeros; the edges of the sizes; the number of taps of each.
+    """
+    starts, weights = zip(*(_taps(width, size_px) for size_px in sizes_px), strict=True)
+    num_taps = np.array([weight.shape[1] for weight in weights])
+    padded = [np.pad(weight, ((0, 0), (0, num_taps.max() - weight.shape[1]))) for weight in weights]
+    return (np.concatenate(starts), np.concatenate(padded)), np.cumsum((0, *sizes_px)), num_taps
 
 
 def _scratch(height: int, width: int, sizes_px: tuple[int, ...]) -> _Scratch:
     """This thread's working memory, kept while the shape stays: fresh memory costs more in page faults than a pass."""
     shape = (height, width, sizes_px)
     if getattr(_threads, "shape", None) != shape:
-        wide, longest = sum(sizes_px), max(*sizes_px, _LANES)
+        wide, longest, bands = sum(sizes_px), max(*sizes_px, _LANES), -(-height // _LANES)
         _threads.scratch = (
             np.empty(width, np.uint16),  # lit: which columns of a band are not black
             _aligned((width, _LANES), np.uint32),  # band: packed grey levels of a band of rows, transposed
-            _aligned((height, wide), np.uint32),  # rows: the slice after the horizontal pass
-            np.empty((len(sizes_px), -(-height // _LANES), 2), np.int64),  # spans: columns of `rows` not black, by band
-            _aligned((longest,), np.uint32),  # line: packed; a column of a band, then a row of an image
+            _aligned((longest, _LANES), np.uint32),  # columns: the band after the horizontal pass, transposed still
+            _aligned((bands * _LANES, wide), np.uint32),  # rows: the slice after the horizontal pass
+            np.empty((len(sizes_px), bands, 2), np.int64),  # spans: columns of `rows` not black, by band
+            _aligned((longest,), np.uint32),  # line: a packed row of an image
             _aligned((MAX_WINDOWS * longest,), np.int32),  # acc: the line before rounding
         )
         _threads.shape = shape
@@ -182,8 +193,10 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 _STORED = types.Array(uint16, 2, "C", readonly=True, aligned=False)  # as a reader's buffer may give it
 _TABLE = types.Array(uint32, 1, "C")
-_TAPS = types.Tuple((int32[::1], int32[::1], int32[:, ::1]))
-_SCRATCH = types.Tuple((uint16[::1], uint32[:, ::1], uint32[:, ::1], int64[:, :, ::1], uint32[::1], int32[::1]))
+_TAPS = types.Tuple((int32[::1], int32[:, ::1]))
+_SCRATCH = types.Tuple(
+    (uint16[::1], uint32[:, ::1], uint32[:, ::1], uint32[:, ::1], int64[:, :, ::1], uint32[::1], int32[::1])
+)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -213,12 +226,32 @@ def _look_up(rows, table, begin, end, band):  # type: ignore[no-untyped-def]
             column[lane] = table[rows[lane, x]]
 
 
+@numba.njit(inline="always")
+def _weigh_3(source, offset, start, weights, grey, size):  # type: ignore[no-untyped-def]
+    """As `_weigh`, for 3 taps; each has its name, so that sums and weights stay in registers: half the time."""
+    w0, w1, w2 = weights[0], weights[1], weights[2]
+    s0, s1, s2 = source[start][offset:], source[start + 1][offset:], source[start + 2][offset:]
+    for i in range(size):
+        grey[i] = uint32(_HALF + w0 * s0[i] + w1 * s1[i] + w2 * s2[i]) >> uint32(_FRACTION_BITS)
+
+
+@numba.njit(inline="always")
+def _weigh_5(source, offset, start, weights, grey, size):  # type: ignore[no-untyped-def]
+    """As `_weigh_3`, for 5 taps."""
+    w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
+    s0, s1, s2 = source[start][offset:], source[start + 1][offset:], source[start + 2][offset:]
+    s3, s4 = source[start + 3][offset:], source[start + 4][offset:]
+    for i in range(size):
+        total = _HALF + w0 * s0[i] + w1 * s1[i] + w2 * s2[i] + w3 * s3[i] + w4 * s4[i]
+        grey[i] = uint32(total) >> uint32(_FRACTION_BITS)
+
+
 @numba.njit(inline="always")  # so that a constant size stays one: 2.6x
-def _weigh(source, offset, start, count, weights, acc, grey, size):  # type: ignore[no-untyped-def]
+def _weigh(source, offset, start, weights, grey, size, num_taps, acc):  # type: ignore[no-untyped-def]
     """One line of either pass: grey = round(sum over taps of weight x source[start + tap, offset:])."""
     for i in range(size):
         acc[i] = _HALF
-    for k in range(count):
+    for k in range(num_taps):
         weight, line = weights[k], source[start + k][offset:]
         for i in range(size):
             acc[i] += weight * line[i]
@@ -226,46 +259,65 @@ def _weigh(source, offset, start, count, weights, acc, grey, size):  # type: ign
         grey[i] = uint32(acc[i]) >> uint32(_FRACTION_BITS)
 
 
-@numba.njit(void(_STORED, _TABLE, uint16, uint16, _TAPS, int64[::1], _SCRATCH), cache=True, nogil=True)
-def _horizontal(stored, table, first, reach, taps, edges, scratch):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True)
+def _weigh_columns(band, starts, weights, num_taps, acc, columns):  # type: ignore[no-untyped-def]
+    """The horizontal pass of a band of rows, transposed as they are: columns[s] of each output pixel."""
+    source, greys = band.view(np.uint8), columns.view(np.uint8)
+    if num_taps == 3:
+        for s in range(starts.size):
+            _weigh_3(source, 0, starts[s], weights[s], greys[s], _BAND_BYTES)
+    elif num_taps == 5:
+        for s in range(starts.size):
+            _weigh_5(source, 0, starts[s], weights[s], greys[s], _BAND_BYTES)
+    else:
+        for s in range(starts.size):
+            _weigh(source, 0, starts[s], weights[s], greys[s], _BAND_BYTES, num_taps, acc)
+
+
+@numba.njit(void(_STORED, _TABLE, uint16, uint16, _TAPS, int64[::1], int64[::1], _SCRATCH), cache=True, nogil=True)
+def _horizontal(stored, table, first, reach, taps, edges, num_taps, scratch):  # type: ignore[no-untyped-def]
     """Look up and resize every row of the slice: fills `rows` and `spans`."""
-    starts, counts, weights = taps
-    lit, band, rows, spans, line, acc = scratch
-    ends = starts + counts
-    band_bytes, line_bytes = band.view(np.uint8), line.view(np.uint8)
+    starts, weights = taps
+    lit, band, columns, rows, spans, _, acc = scratch
     for b in range(spans.shape[1]):
         top, bottom = b * _LANES, min((b + 1) * _LANES, stored.shape[0])
         begin, end = _lit_span(stored[top:bottom], first, reach, lit)
         _look_up(stored[top:bottom], table, begin, end, band)
         for i in range(spans.shape[0]):
             left, right = edges[i], edges[i + 1]
-            lit_left = left + np.searchsorted(ends[left:right], begin, side="right")
+            lit_left = left + np.searchsorted(starts[left:right], begin - num_taps[i], side="right")
             lit_right = left + np.searchsorted(starts[left:right], end, side="left")
             spans[i, b, 0], spans[i, b, 1] = lit_left, lit_right
+            _weigh_columns(band, starts[lit_left:lit_right], weights[lit_left:lit_right], num_taps[i], acc, columns)
+            rows[top:bottom, left:lit_left] = 0
+            rows[top:bottom, lit_right:right] = 0
             for s in range(lit_left, lit_right):
-                _weigh(band_bytes, 0, starts[s], counts[s], weights[s], acc, line_bytes, _BAND_BYTES)
-                for y in range(top, bottom):
-                    rows[y, s] = line[y - top]
-            for y in range(top, bottom):
-                rows[y, left:lit_left] = 0
-                rows[y, lit_right:right] = 0
+                column = columns[s - lit_left]
+                for lane in range(_LANES):
+                    rows[top + lane, s] = column[lane]
 
 
 @numba.njit(void(_SCRATCH, int64, int64, _TAPS, uint8[:, :, ::1], uint64[:, ::1]), cache=True, nogil=True)
 def _vertical(scratch, i, left, taps, image, total):  # type: ignore[no-untyped-def]
     """Resize the columns [left, left + S) of `rows` to the image of size number i, and sum its grey levels."""
-    starts, counts, weights = taps
-    _, _, rows, spans, line, acc = scratch
+    starts, weights = taps
+    _, _, _, rows, spans, line, acc = scratch
     row_bytes, line_bytes = rows.view(np.uint8), line.view(np.uint8)
+    num_taps = weights.shape[1]
     image[:] = 0
     total[:] = 0
     for y in range(image.shape[1]):
-        bands = spans[i, starts[y] // _LANES : (starts[y] + counts[y] - 1) // _LANES + 1]
+        bands = spans[i, starts[y] // _LANES : (starts[y] + num_taps - 1) // _LANES + 1]
         begin, end = bands[:, 0].min(), bands[:, 1].max()
         if begin >= end:
             continue
         offset, size = MAX_WINDOWS * begin, MAX_WINDOWS * (end - begin)
-        _weigh(row_bytes, offset, starts[y], counts[y], weights[y], acc, line_bytes, size)
+        if num_taps == 3:
+            _weigh_3(row_bytes, offset, starts[y], weights[y], line_bytes, size)
+        elif num_taps == 5:
+            _weigh_5(row_bytes, offset, starts[y], weights[y], line_bytes, size)
+        else:
+            _weigh(row_bytes, offset, starts[y], weights[y], line_bytes, size, num_taps, acc)
         for c in range(image.shape[0]):
             grey = image[c, y, begin - left : end - left]
             grey_sum, square_sum = int32(0), int32(0)

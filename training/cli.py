@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from training import config as settings
 from training.cli_scores import CACHE, COMMANDS, STOPPED, local_copy_option
 from training.config import Machine, TrainConfig
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.distributed import Processes
 
 DEFAULTS = TrainConfig()
 
@@ -149,11 +152,8 @@ def run_command(
         overrides["weights"] = job.absolute_weights(overrides["weights"])
     with join_processes(device) as processes:
         if dry_run:
-            from training.rehearsal import rehearse
-
             assert cache is not None
-            click.echo(rehearse(cache, settings.new_settings(overrides), machine, processes, local_copy))
-            return
+            return _rehearse(cache, settings.new_settings(overrides), machine, processes, local_copy)
         if resume is not None:
             run, opened = job.resume(resume, cache, overrides, local_copy)
             if changes := job.changed_environment(run, processes):
@@ -172,6 +172,16 @@ def run_command(
         if processes.writes:
             click.echo(f"{run.path}: weighted log loss on test {scores['weighted_log_loss']:.4f}")
             click.echo(f"{run.path / 'report.html'}")
+
+
+def _rehearse(
+    cache: str, config: TrainConfig, machine: Machine, processes: "Processes", local_copy: Path | None
+) -> None:
+    from training.rehearsal import rehearse
+
+    said = rehearse(cache, config, machine, processes, local_copy)
+    if processes.writes:
+        click.echo(said)
 
 
 @main.command("evaluate", epilog=EXIT_CODES)

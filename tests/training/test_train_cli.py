@@ -232,3 +232,4 @@ def test_torchrun_trains_with_two_processes(cache, run, tmp_path):
     assert (path / "report.html").exists()
     rehearsed = subprocess.run([*command, "--dry-run"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert rehearsed.returncode == 0, rehearsed.stderr
+    assert rehearsed.stdout.count("the run will take about") == 1
