@@ -28,7 +28,7 @@ from training.inference import predict_slices, views
 from training.job import begin
 from training.loop import autocast, epoch_batches, make_inputs, train_step
 from training.loss import image_losses
-from training.setup import Learner, Setup, open_stream, prepare, set_up, start
+from training.setup import Learner, Setup, open_evaluation, prepare, set_up, start
 from training.watch import Watch
 
 
@@ -145,7 +145,7 @@ def print_evaluation(setup: Setup, learner: Learner, images: torch.Tensor, z_nor
     with torch.inference_mode():
         alone = rate(forward, len(images), steps)
     some = np.arange(setup.cache.num_slices)[: -(-steps // num_views) * config.batch_size]
-    stream = open_stream(setup.run, setup.cache, some, setup.machine, setup.processes)
+    stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
     seconds = np.inf
     for _ in range(2):  # the first time warms up
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -48,10 +49,11 @@ def predict_slices(
     title: str = "evaluate",
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict every slice of the stream exactly once, over all processes.
+    """Predict every slice of the processes' streams exactly once.
 
     Args:
-        num_slices: in the stream, n.
+        stream: of this process's own slices, as `setup.open_evaluation` opens it.
+        num_slices: in the streams of all processes, n.
 
     Returns:
         (n,) int64 lines of the cache's table, ascending, and (n, K) float64 probabilities, the mean over the views;
@@ -63,14 +65,14 @@ def predict_slices(
     net.eval()
     lines: list[Tensor] = []
     results: list[Tensor] = []
-    batches = stream.epoch(0, 0, rank=processes.rank, world=processes.count, shuffle=False)
+    batches = on_device(stream.epoch(0, 0, shuffle=False), processes.device)
     bar = tqdm(total=num_slices, unit="slice", desc=title, leave=False, disable=None if processes.writes else True)
-    with torch.inference_mode(), bar:
-        for batch in on_device(batches, processes.device):
-            if len(batch.lines):  # a process may have no part in the last batch
+    with torch.inference_mode(), bar, closing(batches):
+        for _ in range(max(processes.gather(stream.num_batches()))):
+            if (batch := next(batches, None)) is not None:  # a process may have no batch in the last round
                 results.append(look(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
                 lines.append(batch.lines.clone())  # the ring takes its memory back
-                bar.update(len(batch.lines) * processes.count)
+                bar.update(min(len(batch.lines) * processes.count, num_slices - bar.n))
             if processes.any(asked_to_stop()):
                 raise Stopped
     own = [(of.cpu().numpy(), result.cpu().numpy()) for of, result in zip(lines, results, strict=True)]

@@ -39,7 +39,7 @@ from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
 from training.scores.leakage import check_leakage, check_run
 from training.scores.predictions import from_table
-from training.setup import lines_of, open_stream
+from training.setup import lines_of, open_evaluation
 from training.split import split_patients
 
 VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
@@ -204,7 +204,7 @@ def run_predictions(
     check_same_kind(run, cache)
     return predict_slices(
         load_network(run, processes),
-        open_stream(run, cache, lines, machine, processes),
+        open_evaluation(run, cache, lines, machine, processes),
         len(lines),
         Normalise(np.array(run.data.mean), np.array(run.data.std), processes.device),
         processes,

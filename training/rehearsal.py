@@ -14,7 +14,7 @@ from training.errors import RunError
 from training.inference import predict_slices
 from training.job import begin
 from training.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
-from training.setup import Learner, Setup, lines_of, open_stream, prepare, set_up, start
+from training.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
 from training.watch import Watch
 
 
@@ -72,7 +72,7 @@ def _time_step(setup: Setup, learner: Learner, watch: Watch) -> float:
 def _time_evaluation(setup: Setup, learner: Learner) -> float:
     """Evaluate two batches of validation slices and return the seconds a slice."""
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
-    stream = open_stream(setup.run, setup.cache, some, setup.machine, setup.processes)
+    stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
     began = time.perf_counter()
     normalise, bf16 = setup.augment.normalise, setup.config.bf16
     predict_slices(learner.evaluated, stream, len(some), normalise, setup.processes, bf16=bf16)

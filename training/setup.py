@@ -21,6 +21,8 @@ from training.runs import Run
 from training.schedule import Schedule
 from training.stream import Stream
 
+EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -83,7 +85,7 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
         processes=processes,
         schedule=Schedule(len(train), config),
         train=open_stream(run, cache, train, machine, processes),
-        validation=open_stream(run, cache, validation, machine, processes),
+        validation=open_evaluation(run, cache, validation, machine, processes),
         num_validation=len(validation),
         augment=Augment(config, np.array(run.data.mean), np.array(run.data.std), processes.device),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
@@ -104,7 +106,7 @@ def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
 
 
 def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
-    """Open a stream over lines of a cache, in the run's batch size.
+    """Open a stream over lines of a cache to train on, whose global batches all processes share.
 
     Raises:
         ConfigError: the batch does not divide evenly over the processes.
@@ -114,11 +116,27 @@ def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, pro
             f"batch_size: {run.config.batch_size} does not divide over {processes.count} processes; "
             f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
         )
+    return _open(run, cache, lines, run.config.batch_size // processes.count, machine, processes)
+
+
+def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+    """Open a stream over this process's share of lines of a cache to predict: of n processes each n-th batch, whole.
+
+    The batches are the same for any number of processes: of another size they would be added up in another order, and
+    the probabilities would differ in their last float32 bits.
+    """
+    size = min(run.config.batch_size, EVALUATED_TOGETHER)
+    lines = np.sort(lines)
+    own = np.arange(len(lines)) // size % processes.count == processes.rank
+    return _open(run, cache, lines[own], size, machine, processes)
+
+
+def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, machine: Machine, processes: Processes) -> Stream:
     return Stream(
         cache,
         run.config.size_px,
         lines,
-        run.config.batch_size // processes.count,
+        batch_size,
         threads=machine.input_threads,
         ahead=machine.batches_ahead,
         pin=processes.device.type == "cuda",
