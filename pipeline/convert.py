@@ -211,7 +211,7 @@ class _Shard:
             "built": now(),
             "versions": library_versions(),
             "files": log.files,
-            "slices": log.slices,
+            "slices": log.slices(),
             "rejects": log.rejects,
             "arrays": {},
         }
@@ -273,7 +273,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.files: dict[str, list[Any]] = {name: [] for name in FILE_FIELDS}
-        self.slices: dict[str, list[Any]] = {"slot": [], **{name: [] for name in RECORD_FIELDS}}
+        self.accepted: list[tuple[int, SliceRecord]] = []
         self.rejects: dict[str, list[Any]] = {name: [] for name in REJECT_FIELDS}
 
     def begin(self, unit: Unit) -> None:
@@ -292,9 +292,11 @@ class _Log:
         self.files["size"][-1] = self.files["mtime_ns"][-1] = self.files["digest"][-1] = None
 
     def accept(self, record: SliceRecord) -> None:
-        self.slices["slot"].append(self._slot)
-        for name in RECORD_FIELDS:
-            self.slices[name].append(getattr(record, name))
+        self.accepted.append((self._slot, record))
+
+    def slices(self) -> dict[str, list[Any]]:
+        columns = {name: [getattr(record, name) for _, record in self.accepted] for name in RECORD_FIELDS}
+        return {"slot": [slot for slot, _ in self.accepted], **columns}
 
     def reject(self, found: Reject) -> None:
         self.rejects["slot"].append(self._slot)

@@ -27,7 +27,10 @@ CHUNKS_A_WRITE = 32
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """The compressor of the inner chunks: lz4 or lz4hc inside blosc without shuffle, or zstd."""
+    """The compressor of the inner chunks: lz4 or lz4hc inside blosc without shuffle, or zstd.
+
+    The level is for lz4hc and zstd; lz4 has one way, `pipeline.cache.lz4`.
+    """
 
     name: str
     level: int
@@ -36,6 +39,10 @@ class Codec:
         """Compress one (C, S, S) uint8 image and append its crc32c (4 bytes, little-endian)."""
         if self.name == "zstd":
             packed = bytes(Zstd(level=self.level).encode(image))
+        elif self.name == "lz4":
+            from pipeline.cache import lz4  # numba takes a second, which a plan need not wait for
+
+            packed = lz4.compress(image)
         else:
             packed = numcodecs.blosc.compress(image, self.name.encode(), self.level, numcodecs.blosc.NOSHUFFLE, 0, 1)
         return packed + struct.pack("<I", google_crc32c.value(packed))

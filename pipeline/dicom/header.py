@@ -95,13 +95,12 @@ def read_header(data: memoryview) -> Header:
     Raises:
         Rejected: the bytes are no DICOM file, or its header cannot be read.
     """
-    with _quiet_pydicom():
-        try:
-            return _read_header(data)
-        except (Rejected, MemoryError):
-            raise
-        except Exception as error:
-            raise Rejected("damaged_header", f"the header cannot be read ({type(error).__name__})") from None
+    try:
+        return _read_header(data)
+    except (Rejected, MemoryError):
+        raise
+    except Exception as error:
+        raise Rejected("damaged_header", f"the header cannot be read ({type(error).__name__})") from None
 
 
 def coded_frames(header: Header, num_frames: int) -> Iterator[bytes]:
@@ -148,13 +147,12 @@ def _read_header(data: memoryview) -> Header:
     meta, begin = _read_meta(data, begin)
     syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or _guess_syntax(data, begin)
     body, begin = (_inflate(data[begin:]), 0) if syntax == DEFLATED else (data, begin)
-    elements, end, implicit = _read_elements(body, begin, syntax)
-    values = {tag: _raw_value(element) for tag, element in elements.items()}
+    values, frames, end, implicit = _read_elements(body, begin, syntax)
     if not has_preamble and not values.keys() & {SOP_CLASS, SOP_INSTANCE, MODALITY}:
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
     return Header(
         values=values,
-        frames=tuple(_read_frame_groups(elements)),
+        frames=frames,
         little_endian=syntax != EXPLICIT_BIG,
         transfer_syntax=syntax,
         media_class=text(meta.get(MEDIA_STORAGE_SOP_CLASS, b"")),
@@ -171,8 +169,9 @@ def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
     if quick := _walk(data, begin, False, _META_ELEMENTS, _AFTER_META):
         return quick
     stream = BytesIO(data[begin : begin + MAX_HEADER_BYTES])
-    elements = data_element_generator(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    return {int(element.tag): _raw_value(element) for element in elements}, begin + stream.tell()
+    with _quiet_pydicom():
+        elements = data_element_generator(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        return {int(element.tag): _raw_value(element) for element in elements}, begin + stream.tell()
 
 
 def _guess_syntax(data: memoryview, begin: int) -> str:
@@ -195,17 +194,23 @@ def _inflate(deflated: memoryview) -> memoryview:
     return memoryview(inflated)
 
 
-def _read_elements(body: memoryview, begin: int, syntax: str) -> tuple[Mapping[int, Any], int, bool]:
-    """Return the needed elements before the pixel data, where those begin, and whether this is Implicit VR."""
+def _read_elements(
+    body: memoryview, begin: int, syntax: str
+) -> tuple[Mapping[int, bytes], tuple[Mapping[int, bytes], ...], int, bool]:
+    """Return `Header.values`, `Header.frames`, where the pixel data begin, and whether this is Implicit VR."""
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     as_stated = (bytes(body[begin + 4 : begin + 6]) in _VRS) != implicit
     quick = _walk(body, begin, implicit, _NEEDED, PIXEL_ELEMENTS[0]) if little and as_stated else None
     if quick and PER_FRAME_GROUPS not in quick[0]:  # functional groups are sequences in sequences
-        return *quick, implicit
+        values, end = quick
+        return values, (), end, implicit
     stream = BytesIO(body[begin : begin + MAX_HEADER_BYTES])
-    dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS)
-    elements = {tag: dataset.get_item(tag) for tag in NEEDED_ELEMENTS if tag in dataset}
-    return elements, begin + stream.tell(), bool(dataset.original_encoding[0])
+    with _quiet_pydicom():
+        dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS)
+        elements = {tag: dataset.get_item(tag) for tag in NEEDED_ELEMENTS if tag in dataset}
+        values = {tag: _raw_value(element) for tag, element in elements.items()}
+        frames = tuple(_read_frame_groups(elements))
+    return values, frames, begin + stream.tell(), bool(dataset.original_encoding[0])
 
 
 def _walk(
@@ -242,7 +247,7 @@ def _walk(
 
 def _raw_value(element: Any) -> bytes:
     """Return the value bytes of an element of pydicom's; of a sequence only that it is there."""
-    value = element if isinstance(element, bytes) else element.value
+    value = element.value
     if isinstance(value, bytes):
         return value
     return b"sequence" if value else b""

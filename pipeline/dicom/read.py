@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import xxhash
@@ -119,7 +120,7 @@ def _read_frame(
     record = SliceRecord(
         frame=_frame_number(facts, index),
         sop_instance_uid=facts.sop_instance_uid,
-        patient_id=_identify_patient(facts, reading, patient_key),
+        patient_id=_identify_patient(facts.patient, facts.study_instance_uid, reading.patient_ids, patient_key),
         patient_from_study=not facts.patient,
         study_instance_uid=facts.study_instance_uid,
         series_instance_uid=facts.series_instance_uid,
@@ -193,10 +194,11 @@ def _has_wrapped(facts: FileFacts, frame: FrameFacts) -> bool:
     return not facts.signed and facts.bits_stored == 12 and frame.slope == 1 and frame.intercept in (0, 1)
 
 
-def _identify_patient(facts: FileFacts, reading: Reading, patient_key: bytes | None) -> str:
+@lru_cache(maxsize=256)  # the slices of a series share it
+def _identify_patient(patient: str, study_instance_uid: str, patient_ids: str, patient_key: bytes | None) -> str:
     """Return what stands for the patient; the study does where PatientID is empty."""
-    patient = facts.patient or f"study:{facts.study_instance_uid}"
-    if reading.patient_ids == "keep":
+    patient = patient or f"study:{study_instance_uid}"
+    if patient_ids == "keep":
         return patient.encode("unicode_escape").decode("ascii")
     if not patient_key:
         raise ValueError("hashing patient identifiers needs a key")

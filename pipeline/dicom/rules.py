@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 REJECT_CODES: dict[str, tuple[str, str]] = {
@@ -71,6 +72,8 @@ MAX_COORDINATE_MM = 100_000.0
 # Real slopes are 1, a few 0.1 to 2, and 32 for 12 bits squeezed into 8; real intercepts -8192 to 1.
 MIN_SLOPE, MAX_SLOPE, MAX_INTERCEPT = 1e-3, 100.0, 100_000.0
 _COS_45 = math.sqrt(0.5)
+# What the slices of a series share is worked out once for all of them.
+_of_a_series = lru_cache(maxsize=256)
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
@@ -149,7 +152,7 @@ def require_ct(values: Mapping[int, bytes], media_class: str) -> None:
     photometric = text(values.get(PHOTOMETRIC, b""))
     if photometric and not photometric.startswith("MONOCHROME"):
         raise Rejected("colour", "the pixels are colours")
-    _require_slice_type(text(values.get(IMAGE_TYPE, b"")))
+    _require_slice_type(values.get(IMAGE_TYPE, b""))
 
 
 def read_file_facts(values: Mapping[int, bytes], little_endian: bool) -> FileFacts:
@@ -180,7 +183,7 @@ def read_file_facts(values: Mapping[int, bytes], little_endian: bool) -> FileFac
         signed=signed,
         padding=_read_padding(values, order, signed),
         lossy_flag=text(values.get(LOSSY, b"")),
-        manufacturer=_known_manufacturer(text(values.get(MANUFACTURER, b""))),
+        manufacturer=_known_manufacturer(values.get(MANUFACTURER, b"")),
     )
 
 
@@ -192,14 +195,15 @@ def read_frame_facts(values: Mapping[int, bytes], missing_rescale: Literal["reje
 
     Source: DICOM PS3.3 C.7.6.2 (Image Plane), C.11.1 (Modality LUT), C.8.15.3.10 (Pixel Value Transformation).
     """
-    _require_slice_type(text(values.get(FRAME_TYPE, b"")))
+    _require_slice_type(values.get(FRAME_TYPE, b""))
     orientation = _read_orientation(values.get(ORIENTATION, b""))
-    if orientation is not None:
-        _require_axial(orientation)
     position = _numbers(values.get(POSITION, b""), 3)
     if position is not None and max(map(abs, position)) > MAX_COORDINATE_MM:
         position = None
-    slope, intercept = _read_rescale(values, missing_rescale)
+    if MODALITY_LUT in values:
+        raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
+    rescale = (values.get(tag, b"") for tag in (RESCALE_TYPE, SLOPE, INTERCEPT))
+    slope, intercept = _read_rescale(*rescale, missing_rescale)
     return FrameFacts(position, orientation, slope, intercept)  # type: ignore[arg-type]
 
 
@@ -220,8 +224,9 @@ def read_num_frames(values: Mapping[int, bytes]) -> int:
     return count
 
 
-def _require_slice_type(image_type: str) -> None:
-    words = {word.strip() for word in image_type.upper().split("\\")}
+@_of_a_series
+def _require_slice_type(image_type: bytes) -> None:
+    words = {word.strip() for word in text(image_type).upper().split("\\")}
     if words & LOCALIZER_WORDS:
         raise Rejected("localizer", "ImageType says localizer")
     if words & SCREEN_WORDS:
@@ -262,16 +267,16 @@ def _read_padding(values: Mapping[int, bytes], order: Literal["little", "big"], 
     return min(ends), max(ends)
 
 
-def _read_rescale(values: Mapping[int, bytes], missing: Literal["reject", "identity"]) -> tuple[float, float]:
-    if MODALITY_LUT in values:
-        raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
-    unit = text(values.get(RESCALE_TYPE, b"")).upper()
-    if unit not in ("", "HU"):
+@_of_a_series
+def _read_rescale(
+    unit: bytes, raw_slope: bytes, raw_intercept: bytes, missing: Literal["reject", "identity"]
+) -> tuple[float, float]:
+    if text(unit).upper() not in ("", "HU"):
         raise Rejected("rescale_type", "RescaleType is not HU")
-    raw_slope, raw_intercept = (text(values.get(tag, b"")) for tag in (SLOPE, INTERCEPT))
-    if missing == "reject" and not (raw_slope and raw_intercept):
+    stated = text(raw_slope), text(raw_intercept)
+    if missing == "reject" and not all(stated):
         raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept; missing_rescale: identity accepts it")
-    slope, intercept = _number(raw_slope or "1"), _number(raw_intercept or "0")
+    slope, intercept = _number(stated[0] or "1"), _number(stated[1] or "0")
     if slope is None or not MIN_SLOPE <= slope <= MAX_SLOPE:
         raise Rejected("bad_rescale", f"RescaleSlope is not a number from {MIN_SLOPE} to {MAX_SLOPE}")
     if intercept is None or abs(intercept) > MAX_INTERCEPT:
@@ -279,23 +284,27 @@ def _read_rescale(values: Mapping[int, bytes], missing: Literal["reject", "ident
     return slope, intercept
 
 
+@_of_a_series
 def _read_orientation(raw: bytes) -> tuple[float, ...] | None:
-    """Read ImageOrientationPatient if its two directions span a plane: 6 numbers, unit vectors within 1 %."""
+    """Read ImageOrientationPatient if its two directions span a plane: 6 numbers, unit vectors within 1 %.
+
+    Raises:
+        Rejected: the slice is not axial.
+    """
     cosines = _numbers(raw, 6)
     if cosines is None or any(abs(math.hypot(*axis) - 1) > 0.01 for axis in (cosines[:3], cosines[3:])):
         return None
-    dot = sum(a * b for a, b in zip(cosines[:3], cosines[3:], strict=True))
-    return cosines if abs(dot) < 0.01 else None
-
-
-def _require_axial(orientation: tuple[float, ...]) -> None:
-    rx, ry, _, cx, cy, _ = orientation
+    if abs(sum(a * b for a, b in zip(cosines[:3], cosines[3:], strict=True))) >= 0.01:
+        return None
+    rx, ry, _, cx, cy, _ = cosines
     if abs(rx * cy - ry * cx) < _COS_45:
         raise Rejected("not_axial", "the slice normal is more than 45 degrees off the body's axis")
+    return cosines
 
 
-def _known_manufacturer(name: str) -> str:
-    name = name.upper() + " "
+@_of_a_series
+def _known_manufacturer(raw: bytes) -> str:
+    name = text(raw).upper() + " "
     return next((known for known, marks in MANUFACTURERS.items() if any(mark in name for mark in marks)), "other")
 
 

@@ -4,9 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import logging
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import dask
 import distributed
 import yaml
 
+from pipeline.engine.interrupts import interrupts_held
 from pipeline.engine.watched import ONE_THREAD
 from pipeline.errors import CacheError
 from pipeline.settings import Workers
@@ -40,7 +39,7 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
     Raises:
         CacheError: there is no such scheduler or cluster.
     """
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as ending, contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK_SETTINGS))
         if workers.scheduler or workers.scheduler_file:
             client = stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file))
@@ -51,7 +50,10 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
             client = stack.enter_context(distributed.Client(_start_local(min(workers.local, tasks), tasks, stack)))
         if workers.local == 0 or tasks >= TASKS_WORTH_A_DASHBOARD:
             say(_describe(client))
-        yield client
+        try:
+            yield client
+        finally:
+            ending.enter_context(interrupts_held())
 
 
 def _describe(client: Any) -> str:
@@ -66,7 +68,7 @@ def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
     watch = tasks >= TASKS_WORTH_A_DASHBOARD and importlib.util.find_spec("bokeh") is not None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipeline-"))
-    with _interrupts_ignored():
+    with interrupts_held():
         cluster = distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -74,23 +76,7 @@ def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
             local_directory=folder,
             silence_logs=logging.CRITICAL,
         )
-    return stack.enter_context(cluster)
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let the processes that are started here inherit that SIGINT is ignored.
-
-    A terminal sends Ctrl-C to all of them: this process ends the workers, and they need not print how it felt.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        return stack.enter_context(cluster)
 
 
 def _client_of_scheduler(address: str | None, file: Path | None) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.convert import Context, ShardResult, build_shard
+from pipeline.engine.interrupts import interrupts_held
 from pipeline.errors import CacheError
 from pipeline.plan import ShardJob
 from pipeline.records import Reject
@@ -54,8 +55,9 @@ def run_watched(context: Context, job: ShardJob) -> ShardResult:
     for _ in range(len(job.units) + 1):
         slot = spawn.Value("i", -1)
         receiver, sender = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=_watched_child, args=(context, job, slot, sender))
-        process.start()
+        process = spawn.Process(target=_watched_child, args=(context, job, slot, sender), daemon=True)
+        with interrupts_held():
+            process.start()
         sender.close()
         outcome = _receive(receiver)
         process.join()
