@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +32,20 @@ class Faulty(Folder):
         time.sleep(self.pause_s)
         convert.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
         return super().read(path, buffer)
+
+
+def slow_build(small: Small, workers: int, pause_s: float) -> "subprocess.Popen[str]":
+    """Start a build as the leader of a session of its own; reading a file takes it `pause_s`."""
+    script = small.folder / "command.py"
+    script.write_text(  # what workers import as they start is light, as it is in the real command
+        "if __name__ == '__main__':\n"
+        "    from pipeline import survey\n    from pipeline.cli import main\n"
+        "    from tests.pipeline.faulty import Faulty\n"
+        f"    survey.open_source = lambda src: Faulty(src, {pause_s})\n    main()\n"
+    )
+    command = [sys.executable, str(script), "build", *small.options(), "--workers", str(workers)]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=paths, start_new_session=True)
 
 
 def _abort(*arguments: Any) -> NoReturn:

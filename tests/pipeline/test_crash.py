@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -16,6 +17,7 @@ from pipeline import convert
 from pipeline.cache import files
 from pipeline.cache.layout import read_pending, recorded_shards
 from pipeline.cache.lock import holds_lock, lock
+from tests.pipeline.faulty import slow_build
 from tests.pipeline.history import check_history
 from tests.pipeline.kills import LEVELS, Victim, read_view, reader, run_killed, strace_works
 from tests.pipeline.small import Small, counted, run, slice_bytes, write, write_slices
@@ -122,21 +124,14 @@ def run_without_copies(small: Small) -> None:
         commits.mend_copies = mend
 
 
-def test_interrupted_by_the_keyboard_says_how_to_go_on(small):
+@pytest.mark.parametrize("begun", [0, 1], ids=["while workers start", "while they work"])
+def test_interrupted_by_the_keyboard_says_how_to_go_on(small, begun):
     small.build()
-    for number in range(20, 400):
+    for number in range(20, 100):
         write(small.src / f"{number}.dcm", slice_bytes(number))
-    command = [
-        sys.executable,
-        "-c",
-        "from pipeline.cli import main; main()",
-        "build",
-        *small.options(),
-        "--workers",
-        "1",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while len(recorded_shards(small.out)) < 4:
+    process = slow_build(small, workers=1, pause_s=0.1)
+    assert process.stderr.readline() == "80 new files are converted\n"
+    while len(recorded_shards(small.out)) < 3 + begun or not psutil.Process(process.pid).children():
         time.sleep(0.02)
         assert process.poll() is None, process.stderr.read()
     started = time.monotonic()
@@ -147,9 +142,10 @@ def test_interrupted_by_the_keyboard_says_how_to_go_on(small):
     assert said.splitlines()[-1] == "interrupted; what is finished is kept: run the same command to go on"
     assert "Traceback" not in said
     finished = len(recorded_shards(small.out))
+    assert finished < 3 + 10
     with counted() as work:
         small.build()
-    assert len(work.shards) == 3 + 48 - finished
+    assert len(work.shards) == 3 + 10 - finished
     small.verify()
 
 

@@ -2,12 +2,9 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -20,10 +17,8 @@ from pipeline.errors import CacheError
 from pipeline.plan import ShardJob
 from pipeline.progress import ShownProgress
 from pipeline.records import Unit
-from tests.pipeline.faulty import FAULTS, Faulty, check_neighbours
+from tests.pipeline.faulty import FAULTS, Faulty, check_neighbours, slow_build
 from tests.pipeline.small import Small, run, write_slices
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -70,14 +65,7 @@ def test_killed_workers_cost_nothing_but_time(small, monkeypatch):
 
 
 def test_a_killed_build_leaves_no_process_and_is_gone_on_with(small):
-    code = (
-        "from pipeline import survey\nfrom pipeline.cli import main\nfrom tests.pipeline.faulty import Faulty\n"
-        "if __name__ == '__main__':\n    survey.open_source = lambda src: Faulty(src, pause_s=0.2)\n    main()\n"
-    )
-    script = small.folder / "command.py"
-    script.write_text(code)
-    command = [sys.executable, str(script), "build", *small.options(), "--workers", "2"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    process = slow_build(small, workers=2, pause_s=0.2)
     records = small.out / ".pipeline" / "shards"
     while not (records.is_dir() and any(records.glob("*.json"))):
         assert process.poll() is None
