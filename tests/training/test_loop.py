@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
-from tests.training.fake_cache import CLASSES, write_cache
+from tests.training.fake_cache import write_cache
 from tests.training.tiny_run import HERE, SPAWNED, machine, settings, spawn, train, train_or_resume
 from training import loop
 from training.cache import open_cache
@@ -29,6 +29,7 @@ from training.loop import backward, epoch_batches, finished, fit, update
 from training.model import build_model
 from training.runs import LOG_COLUMNS, open_run
 from training.schedule import Schedule
+from training.scores.predictions import read_predictions
 from training.setup import lines_of, make_optimizer, prepare, set_up, start
 from training.watch import Watch
 
@@ -373,13 +374,12 @@ def loop_sample(grey, flip, angle):
 
 def test_evaluation_writes_what_scores_to_the_same(undisturbed, cache_path):
     scores = evaluate(undisturbed, open_cache(cache_path), "test", machine(), HERE, tta=False)
-    table = pd.read_csv(undisturbed.path / "predictions_test.csv", float_precision="round_trip")
-    labels = table[list(CLASSES)].to_numpy()
-    p = table[[f"p_{name}" for name in CLASSES]].to_numpy()
+    known = read_predictions(undisturbed.path / "predictions_test.csv")
+    labels, p = known.labels, known.probabilities
     each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]
     assert scores["weighted_log_loss"] == pytest.approx(np.average(each, weights=WEIGHTS), abs=1e-12)
     split = pd.read_csv(undisturbed.split).set_index("patient_id")["split"]
-    assert (split[table["patient_id"]] == "test").all()
+    assert (split[known.slices["patient_id"]] == "test").all()
 
 
 def in_process(rank, count, port, path, cache_path, config, queue):

@@ -25,6 +25,7 @@ from training.runs import (
     write_json,
     write_table,
 )
+from training.scores.predictions import read_predictions
 from training.split import split_patients
 
 MEAN_STD = (np.array([0.1, 1 / 3, 0.7]), np.array([0.2, math.pi / 10, 1e-17]))
@@ -150,11 +151,12 @@ def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache
     lines = np.array([0, 3, 7])
     p = np.random.default_rng(0).random((3, 6))
     write_table(tmp_path / "p.csv", prediction_table(cache, lines, p, CLASSES))
-    table = pd.read_csv(tmp_path / "p.csv", float_precision="round_trip")
+    read = read_predictions(tmp_path / "p.csv")
+    table = pd.read_csv(tmp_path / "p.csv")
     head = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm"]
     assert list(table.columns) == [*head, *CLASSES, *(f"p_{name}" for name in CLASSES)]
-    np.testing.assert_array_equal(table[[f"p_{name}" for name in CLASSES]].to_numpy(), p)
-    np.testing.assert_array_equal(table["z_norm"], cache.table["z_norm"].iloc[lines])
+    np.testing.assert_array_equal(read.probabilities, p)
+    np.testing.assert_array_equal(read.slices["z_norm"], cache.table["z_norm"].iloc[lines])
     np.testing.assert_array_equal(table[list(CLASSES)], cache.labels()[lines])
     text = (tmp_path / "p.csv").read_text().splitlines()
     assert text[1].split(",")[5:11] == [""] * 6
