@@ -3,7 +3,8 @@
     python benchmarks/build.py [--slices 512] [--repeats 5] [--folder DIR] [--data DIR]
 
 One process, one core, one run; page cache warm but for the last line. Every way reads the same phantom files. The
-ways take turns and the best of the repeats counts, so that a busy machine disturbs the ratios little.
+ways take turns and the best of the repeats counts, so that a busy machine disturbs the ratios little. Compressed
+files need the extra `codecs`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,14 +24,18 @@ from typing import Any, NamedTuple
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
+import imagecodecs  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import zarr  # noqa: E402
 from PIL import Image  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import JPEGLSLossless  # noqa: E402
 
 from pipeline import build, catalog, convert, sources  # noqa: E402
 from pipeline.cache import layout, shards  # noqa: E402
 from pipeline.cache.lock import lock  # noqa: E402
+from pipeline.dicom import codecs  # noqa: E402
 from pipeline.dicom import read as dicom  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
 from pipeline.phantom import study as phantom  # noqa: E402
@@ -39,6 +45,7 @@ from pipeline.survey import survey  # noqa: E402
 SIZES = ((224,), (380,), (224, 380))
 USUAL = "the usual way"
 SLICES_A_PATIENT = 20  # at least, in the phantom
+CODED = 256  # slices that are written again as compressed files
 
 
 # --- the ways ------------------------------------------------------------------------------------------------------
@@ -144,6 +151,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("rules", convert, "read_slices"),
     ("record of the slice", dicom, "_read_frame"),
     ("digest of the pixels", dicom, "_digest_pixels"),
+    ("decoder of a compressed file", codecs, "_run"),
     ("stored values", dicom, "_stored_values"),
     ("render", convert.kernel, "render"),
     ("compress, crc32c", shards.Codec, "encode"),
@@ -233,12 +241,40 @@ def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeat
         each, ratios = 1000 / len(files), (took[USUAL].wall / wall, took[USUAL].cpu / cpu)
         print(f"{name:<34}{len(files) / wall:>10,.0f}{each * wall:>12.3f}{ratios[0]:>8.1f}", end="")
         print(f"{each * cpu:>10.3f}{ratios[1]:>8.1f}")
-    runs = [time_by_step(settings, fresh(folder / "steps")) for _ in range(repeats)]
     print(f"\n{'step, of the fastest of the runs':<34}{'ms a slice':>22}{'share':>8}")
-    fastest = min(runs, key=lambda run: sum(run.values()))
+    fastest = fastest_by_step(settings, repeats, folder)
     for name in (*(name for name, _, _ in STEPS), "the rest of the task"):
         took = fastest.get(name, 0.0)
         print(f"{name:<34}{1000 * took / len(files):>22.4f}{took / sum(fastest.values()):>8.1%}")
+
+
+def fastest_by_step(settings: Settings, repeats: int, folder: Path) -> dict[str, float]:
+    runs = [time_by_step(settings, fresh(folder / "steps")) for _ in range(repeats)]
+    return min(runs, key=lambda run: sum(run.values()))
+
+
+def code(file: Path, target: Path) -> None:
+    """Write a slice again, its pixels in JPEG-LS."""
+    warnings.filterwarnings("ignore", module="pydicom")  # of UIDs such as ID_12ab
+    dataset = pydicom.dcmread(file)
+    dataset.PixelData = encapsulate([imagecodecs.jpegls_encode(dataset.pixel_array.view(np.uint16))])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.save_as(target)
+
+
+def measure_coded(files: Sequence[Path], repeats: int, folder: Path) -> None:
+    """The shard task at 224 on compressed files, its decoder aside, against the same slices uncompressed."""
+    took = {}
+    for coding, write in {"plain": shutil.copyfile, "JPEG-LS": code}.items():
+        target = fresh(folder / coding / "dicoms")
+        for file in files:
+            write(file, target / file.name)
+        took[coding] = fastest_by_step(wanted(folder / coding, (224,)), repeats, folder)
+    decoder = took["JPEG-LS"].pop("decoder of a compressed file")
+    rest, plain = (1000 * sum(took[coding].values()) / len(files) for coding in ("JPEG-LS", "plain"))
+    print(f"\n224 px, JPEG-LS: {1000 * decoder / len(files):.2f} ms a slice in the decoder,", end=" ")
+    print(f"{rest:.3f} in the rest, {rest / plain:.2f} of a plain file's")
 
 
 def forget(files: Sequence[Path]) -> None:
@@ -296,6 +332,7 @@ def main() -> None:
         print(f"{len(files)} slices of {size_kb:.0f} KB, best of {options.repeats}, one core of {os.cpu_count()}")
         for sizes_px in SIZES:
             measure(data, files, sizes_px, options.repeats, Path(scratch))
+        measure_coded(files[:CODED], options.repeats, Path(scratch))
         measure_cold(data, files, options.repeats, Path(scratch))
 
 
