@@ -40,12 +40,15 @@ class Tables:
         metadata: the columns of docs/cache_format.md, sorted as it says.
         rejects: path, code, message.
         counts, label_counts: as in the root attributes.
+        z_from: what gave z_norm, as `series.place_slices` names it -> ranges of rows, the second number excluded;
+            of the slices that were not placed by their position.
     """
 
     metadata: pd.DataFrame
     rejects: pd.DataFrame
     counts: dict[str, int]
     label_counts: dict[str, int]
+    z_from: dict[str, list[list[int]]]
 
 
 def make_tables(
@@ -78,7 +81,7 @@ def make_tables(
     order = ["patient_id", "study_instance_uid", "series_instance_uid", "z_mm", "sop_instance_uid", "frame"]
     metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]
     rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)[["path", "code", "message"]]
-    return Tables(metadata, rejects, counts, label_counts)
+    return Tables(metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]))
 
 
 def _slices(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any], rows_per_shard: int) -> pd.DataFrame:
@@ -146,6 +149,16 @@ def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                 lines.append((path, frame, "duplicate_conflict", message))
     rejects = pd.DataFrame(lines, columns=["path", "frame", "code", "message"])
     return slices.drop(index=dropped), rejects
+
+
+def _z_from(rows: pd.Series, z_from: pd.Series) -> dict[str, list[list[int]]]:
+    """`Tables.z_from`: ranges, since slices that share a fall-back mostly lie side by side."""
+    found = {}
+    for name, group in rows[z_from != "position"].groupby(z_from):
+        ordered = np.sort(group.to_numpy())
+        runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+        found[str(name)] = [[int(run[0]), int(run[-1]) + 1] for run in runs]
+    return found
 
 
 def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:

@@ -54,7 +54,7 @@ def land(
     Args:
         terms: the root attributes that do not depend on the slices.
         arrays: path -> zarr.json of the array.
-        private: of the commit, without `before` and `rejects_digest`.
+        private: of the commit, without what this finds: `before`, `rejects_digest` and `z_from`.
     """
     table, rejects = to_csv(tables.metadata), to_csv(tables.rejects)
     attributes = {
@@ -66,6 +66,7 @@ def land(
         "label_counts": tables.label_counts,
     }
     history = [before.id, *kept_before(root, before)] if before else []
-    commit = make_commit(attributes, arrays, {**private, "before": history, "rejects_digest": sha256(rejects)})
+    found = {"before": history, "rejects_digest": sha256(rejects), "z_from": tables.z_from}
+    commit = make_commit(attributes, arrays, {**private, **found})
     publish_commit(root, commit, table, rejects, ledger)
     return commit

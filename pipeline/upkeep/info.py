@@ -228,7 +228,16 @@ def _slice_facts(
         place = places.get(key)
         if place and int(place["row"]) == shard * rows_per_shard + row:
             frame = f", frame {key[1]}" if key[1] != "0" else ""
-            yield "slice", f"{key[0]}{frame}: row {place['row']}, z_norm {place['z_norm']}"
+            yield "slice", f"{key[0]}{frame}: row {place['row']}, z_norm {place['z_norm']} from {_z_from(head, place)}"
+
+
+def _z_from(head: Commit, place: Mapping[str, str]) -> str:
+    """What placed a slice in its series, as docs/accepted_files.md names it."""
+    row = int(place["row"])
+    for name, ranges in head.private["z_from"].items():
+        if any(first <= row < stop for first, stop in ranges):
+            return str(name)
+    return "position"
 
 
 def _places(root: Path, head: Commit) -> dict[tuple[str, str], dict[str, str]]:

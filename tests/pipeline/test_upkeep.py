@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from pipeline.cache.lock import lock
+from tests.pipeline.dicom_files import ct_file, gradient
 from tests.pipeline.small import LONG_AGO_NS, Small, frames_bytes, run, slice_bytes, write, write_slices
 
 
@@ -255,5 +256,23 @@ def test_why_tells_how_a_file_came_in(built):
     for name, converted in (("000.dcm", True), ("twin.dcm", False), ("notes.txt", False)):
         said = run("why", built.out, name).stdout
         assert all((what in said) == converted for what in ("size 8 ", "size 12 ", "windows")), said
-    assert run("why", built.out, "frames.dcm").stdout.count("frame ") == 11
+    frames = run("why", built.out, "frames.dcm").stdout
+    assert frames.count("frame ") == frames.count("z_norm 0.5 from none") == 11
+    assert "z_norm 0.0 from position" in first
     assert "was not built from such a file" in run("why", built.out, "004.dcm", code=1).stderr
+
+
+def test_why_tells_what_placed_a_slice(tmp_path):
+    small, absent = Small(tmp_path, rows=4), {}
+    for steps, lacks in enumerate(("", "ImagePositionPatient", "SliceLocation", "InstanceNumber")):
+        absent |= {lacks: None} if lacks else {}
+        for number in range(5):
+            uids = {"SOPInstanceUID": f"1.2.{steps}.{number}", "SeriesInstanceUID": f"1.3.{steps}"}
+            z = {"ImagePositionPatient": [0, 0, 2 * number], "SliceLocation": 3 * number, "InstanceNumber": number + 1}
+            write(small.src / f"{steps}{number}.dcm", ct_file(gradient(), **uids, **z | absent))
+    small.build()
+    for steps, name in enumerate(("position", "slice_location", "instance_number", "none")):
+        for number in range(5):
+            z_norm = number / 4 if name != "none" else 0.5
+            assert f"z_norm {z_norm} from {name}\n" in run("why", small.out, f"{steps}{number}.dcm").stdout
+    small.verify()
