@@ -18,9 +18,6 @@ from numba import int32, int64, types, uint8, uint16, uint32, uint64, void
 
 from pipeline.catalog import Window
 
-VERSION = 1
-"""Raise by hand when a value that `render` or `grey_levels` gives changes: it is part of every fingerprint."""
-
 MAX_WINDOWS = 4  # the grey levels of one stored value are the bytes of one uint32
 
 _FRACTION_BITS = 22  # as Pillow: 32 less 8 bits of the grey level less 2 of headroom

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import kernel
+from pipeline import kernel, stages
 from pipeline.catalog import Window
 
 WINDOWS = (Window("brain", 40.0, 80.0), Window("subdural", 50.0, 130.0), Window("bone", 600.0, 2800.0))
@@ -226,12 +226,12 @@ STORED_OUTPUTS = {
 
 
 def test_values_are_those_of_this_version():
-    """Fails when a value changes: then raise `kernel.VERSION` and store the new outputs under it."""
+    """Fails when a value changes: then raise `stages.RENDER_VERSION` and store the new outputs under it."""
     ramp = np.arange(940, 1180, 20, np.uint16)[None]
     y, x = np.mgrid[:37, :29]
     texture = ((y * 31 + x * 17) % 101 + 980 + 40 * (x > 20)).astype(np.int16)
     (image,), (total,) = rendered(texture, 0.7, -690.5, (1000, 1003), WINDOWS, (3,))
-    assert STORED_OUTPUTS[kernel.VERSION] == {
+    assert STORED_OUTPUTS[stages.RENDER_VERSION] == {
         "grey levels": kernel.grey_levels(ramp, 0.7, -694.0, (940, 940), WINDOWS).tolist(),
         "image": image.tolist(),
         "sums": total.tolist(),
