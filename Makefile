@@ -2,6 +2,8 @@
 PYTHON ?= python3
 UV_VERSION = 0.13.9
 BIN = .venv/bin
+# Images of containers often set it; here every command would then compile all it imports again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types clean constraints
 
