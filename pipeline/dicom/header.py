@@ -40,6 +40,7 @@ NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 MAX_HEADER_BYTES = 64 << 20
 # 1,000 frames of 512 x 512 take 0.5 GB, and CT deflates to a third or a half: more than either of these is a bomb.
 MAX_INFLATED_BYTES, MAX_RATIO, RATIO_MATTERS_BYTES = 600 << 20, 100, 16 << 20
+_PIECE_BYTES = 16 << 10
 TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS = 0x00020010, 0x00020002
 PIXEL_ELEMENTS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 _META_ELEMENTS, _AFTER_META = frozenset((TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS)), 0x00030000
@@ -183,15 +184,30 @@ def _guess_syntax(data: memoryview, begin: int) -> str:
 
 
 def _inflate(deflated: memoryview) -> memoryview:
+    """Inflate a data set, a large one twice: a bomb must be known by its size before memory is taken for it."""
     limit = min(MAX_INFLATED_BYTES, max(RATIO_MATTERS_BYTES, MAX_RATIO * len(deflated)))
+    pieces, size = [], 0
+    for piece in _inflated(deflated):
+        size += len(piece)
+        if size > limit:
+            raise Rejected("too_large", f"the data set inflates to more than {limit >> 20} MB")
+        if size <= RATIO_MATTERS_BYTES:
+            pieces.append(piece)
+    body, at = bytearray(size), 0
+    for piece in pieces if size <= RATIO_MATTERS_BYTES else _inflated(deflated):
+        body[at : at + len(piece)] = piece
+        at += len(piece)
+    return memoryview(body)
+
+
+def _inflated(deflated: memoryview) -> Iterator[bytes]:
+    """Yield the data set in pieces; a byte inflates to 1,032 at most, so none is larger than 17 MB."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(deflated, limit)
+        for at in range(0, len(deflated), _PIECE_BYTES):
+            yield inflater.decompress(deflated[at : at + _PIECE_BYTES])
     except zlib.error:
         raise Rejected("damaged_header", "the deflated data set cannot be inflated") from None
-    if inflater.unconsumed_tail:
-        raise Rejected("too_large", f"the data set inflates to more than {limit >> 20} MB")
-    return memoryview(inflated)
 
 
 def _read_elements(
