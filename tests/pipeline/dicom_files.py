@@ -2,6 +2,8 @@
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,12 @@ def ct_dataset(stored: np.ndarray, **changes: Any) -> Dataset:
     for name, value in changes.items():
         if name in ("BitsStored",):
             dataset.HighBit = value - 1
-    for name, value in changes.items():
-        if value is None:
-            dataset.pop(name, None)
-            continue
-        setattr(dataset, name, value)
+    with _unchecked():
+        for name, value in changes.items():
+            if value is None:
+                dataset.pop(name, None)
+                continue
+            setattr(dataset, name, value)
     dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     return dataset
 
@@ -57,13 +60,22 @@ def encode(dataset: Dataset, transfer_syntax: str = ExplicitVRLittleEndian, prea
     """Write a data set as a file."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
-    file, mode = io.BytesIO(), config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.IGNORE
-    try:
+    file = io.BytesIO()
+    with _unchecked():
         dcmwrite(file, dataset, enforce_file_format=preamble, implicit_vr=None, little_endian=None)
-    finally:
-        config.settings.writing_validation_mode = mode
     return file.getvalue()
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Let pydicom take values that the standard forbids, such as RSNA's UIDs, and say nothing."""
+    settings = config.settings
+    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    try:
+        yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = reading, writing
 
 
 def ct_file(stored: np.ndarray, transfer_syntax: str = ExplicitVRLittleEndian, **changes: Any) -> bytes:

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 from pipeline import convert, kernel
 from pipeline.cli import main
 from pipeline.dicom import write as dicom_write
+from pipeline.dicom.header import read_header
+from pipeline.dicom.rules import SOP_INSTANCE, text
 from pipeline.sources import Folder
 
 CATALOG = """
@@ -68,7 +70,7 @@ class Deck:
         """The SOP Instance UID of a slice."""
         if not self.files:
             return f"1.2.3.{series}.{number}"
-        return str(pydicom.dcmread(self.files[number], specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+        return text(read_header(memoryview(self.files[number].read_bytes())).values[SOP_INSTANCE])
 
     def write(self, src: Path, numbers: range) -> None:
         for number in numbers:
