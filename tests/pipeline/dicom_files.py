@@ -29,6 +29,19 @@ def gradient(height: int = 12, width: int = 10, dtype: str = "int16") -> np.ndar
     return (np.arange(height * width).reshape(height, width) * 7 + 900).astype(dtype)
 
 
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Let pydicom take values that the standard forbids, such as RSNA's UIDs, and say nothing."""
+    settings = config.settings
+    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    try:
+        yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = reading, writing
+
+
+@_unchecked()
 def ct_dataset(stored: np.ndarray, **changes: Any) -> Dataset:
     """A CT slice; `changes` are attributes to set, None takes one away."""
     dataset = Dataset()
@@ -46,36 +59,23 @@ def ct_dataset(stored: np.ndarray, **changes: Any) -> Dataset:
     for name, value in changes.items():
         if name in ("BitsStored",):
             dataset.HighBit = value - 1
-    with _unchecked():
-        for name, value in changes.items():
-            if value is None:
-                dataset.pop(name, None)
-                continue
-            setattr(dataset, name, value)
+    for name, value in changes.items():
+        if value is None:
+            dataset.pop(name, None)
+            continue
+        setattr(dataset, name, value)
     dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     return dataset
 
 
+@_unchecked()
 def encode(dataset: Dataset, transfer_syntax: str = ExplicitVRLittleEndian, preamble: bool = True) -> bytes:
     """Write a data set as a file."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
     file = io.BytesIO()
-    with _unchecked():
-        dcmwrite(file, dataset, enforce_file_format=preamble, implicit_vr=None, little_endian=None)
+    dcmwrite(file, dataset, enforce_file_format=preamble, implicit_vr=None, little_endian=None)
     return file.getvalue()
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """Let pydicom take values that the standard forbids, such as RSNA's UIDs, and say nothing."""
-    settings = config.settings
-    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    try:
-        yield
-    finally:
-        settings.reading_validation_mode, settings.writing_validation_mode = reading, writing
 
 
 def ct_file(stored: np.ndarray, transfer_syntax: str = ExplicitVRLittleEndian, **changes: Any) -> bytes:
