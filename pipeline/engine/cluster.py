@@ -5,15 +5,19 @@ import importlib
 import importlib.util
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 import distributed
 import yaml
+from distributed.utils import silence_logging_cmgr
 
 from pipeline.engine.interrupts import interrupts_held
+from pipeline.engine.jobs import Jobs, Refusals
 from pipeline.engine.watched import ONE_THREAD
 from pipeline.errors import CacheError
 from pipeline.settings import Workers
@@ -32,26 +36,35 @@ DASK_SETTINGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A Dask client, and a look after its workers to be taken every few seconds: CacheError where there is no hope."""
+
+    client: Any
+    look: Callable[[], None] = lambda: None
+
+
 @contextlib.contextmanager
-def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterator[Any]:
-    """Give a Dask client whose workers will do so many tasks; local processes and clusters end with it.
+def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterator[Connection]:
+    """Connect to workers that will do so many tasks; local processes and clusters end with the connection.
 
     Raises:
         CacheError: there is no such scheduler or cluster.
     """
     with contextlib.ExitStack() as ending, contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK_SETTINGS))
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # of losses that are told in a line, or made good
         if workers.scheduler or workers.scheduler_file:
-            client = stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file))
+            found = Connection(stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file)))
         elif workers.cluster:
-            cluster = stack.enter_context(_start_cluster(workers.cluster))
-            client = stack.enter_context(cluster.get_client())
+            found = _connect_started(workers.cluster, stack, say)
         else:
-            client = stack.enter_context(distributed.Client(_start_local(min(workers.local, tasks), tasks, stack)))
+            cluster = _start_local(min(workers.local, tasks), tasks, stack)
+            found = Connection(stack.enter_context(distributed.Client(cluster)))
         if workers.local == 0 or tasks >= TASKS_WORTH_A_DASHBOARD:
-            say(_describe(client))
+            say(_describe(found.client))
         try:
-            yield client
+            yield found
         finally:
             ending.enter_context(interrupts_held())
 
@@ -91,8 +104,27 @@ def _client_of_scheduler(address: str | None, file: Path | None) -> Any:
         raise CacheError(f"{where}: no Dask scheduler answers ({error}); start one, or correct the address") from error
 
 
-def _start_cluster(file: Path) -> Any:
+def _connect_started(file: Path, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Connection:
     """Start the cluster of a file: `class`, a dotted name; `settings` for it; `scale`, a number, or `adapt`."""
+    content = _read_description(file)
+    try:
+        refusals = stack.enter_context(Refusals().kept())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Port .* is already in use")  # of a dashboard, which takes another
+            cluster = stack.enter_context(_cluster_class(str(content["class"]))(**content.get("settings") or {}))
+        jobs = Jobs(cluster, content.get("scale"), refusals, f"--cluster {file}", say)
+        stack.enter_context(jobs.ended())
+        if "scale" in content:
+            cluster.scale(content["scale"])
+        else:
+            cluster.adapt(**content["adapt"])
+        return Connection(stack.enter_context(cluster.get_client()), jobs.look)
+    except Exception as error:  # any class may be named here, with errors of its own
+        message = " ".join(str(error).split())
+        raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error
+
+
+def _read_description(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -101,16 +133,7 @@ def _start_cluster(file: Path) -> Any:
         raise CacheError(f"--cluster {file}: takes the keys {', '.join(sorted(CLUSTER_KEYS))}; class is needed")
     if ("scale" in content) == ("adapt" in content):
         raise CacheError(f"--cluster {file}: give scale: N, or adapt: {{minimum: N, maximum: N}}, one of them")
-    try:
-        cluster = _cluster_class(str(content["class"]))(**content.get("settings") or {})
-        if "scale" in content:
-            cluster.scale(content["scale"])
-        else:
-            cluster.adapt(**content["adapt"])
-    except Exception as error:  # any class may be named here, with errors of its own
-        message = " ".join(str(error).split())
-        raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error
-    return cluster
+    return content
 
 
 def _cluster_class(name: str) -> Callable[..., Any]:

@@ -2,11 +2,14 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache import layout
+from pipeline.cache.lock import lock_file
 from pipeline.convert import Context, ShardResult, build_shard, library_versions
 from pipeline.engine.preflight import check_worker
 from pipeline.engine.watched import limits, run_watched
@@ -18,6 +21,7 @@ from pipeline.settings import Workers
 TASKS_IN_FLIGHT = 1024
 # For what may pass: a server that stalls, a worker that is replaced.
 RETRIES = 2
+POLL_S, LOOK_EVERY_S = 0.02, 2.0
 
 
 def run_jobs(
@@ -40,8 +44,8 @@ def run_jobs(
         return
     from pipeline.engine.cluster import connect
 
-    with connect(workers, len(jobs), say) as client, _performance_report(workers.report):
-        yield from _run_on_dask(client, context, jobs)
+    with connect(workers, len(jobs), say) as connection, _performance_report(workers.report):
+        yield from _run_on_dask(connection.client, context, jobs, connection.look)
 
 
 def build_on_worker(
@@ -56,9 +60,29 @@ def build_on_worker(
         with limits() as begin:
             begin(job.units[0].slot)
             check_worker(context, job, versions)
-            return build_shard(context, job, begin)
+            return _finished_before(context, job) or build_shard(context, job, begin)
     except (PipelineError, MemoryError) as error:
         return error
+
+
+def _finished_before(context: Context, job: ShardJob) -> ShardResult | None:
+    """The result of a task that this build has finished already, None where it has not.
+
+    A result is lost with its worker until the builder has fetched it; Dask then runs the task again.
+    """
+    done = layout.record_file(context.root, job.shard)
+    try:
+        if done.stat().st_mtime_ns < lock_file(context.root).stat().st_mtime_ns:
+            return None  # of an earlier build, and not what the plan wants
+    except FileNotFoundError:
+        return None
+    record = layout.read_record(context.root, job.shard)
+    if record is None or not {spec.name for spec in job.arrays} <= record["arrays"].keys():
+        return None
+    read = [unit.slot for unit in job.units if unit.slot not in job.gone]
+    if not job.again and any(record["files"]["digest"][slot] is None for slot in read):
+        return None  # a file was handed back, and the record does not say how many frames it has
+    return ShardResult(job.shard, slices=len(record["slices"]["slot"]), rejects=len(record["rejects"]["slot"]))
 
 
 def _check_threads() -> None:
@@ -72,7 +96,9 @@ def _check_threads() -> None:
         )
 
 
-def _run_on_dask(client: Any, context: Context, jobs: Sequence[ShardJob]) -> Iterator[ShardResult]:
+def _run_on_dask(
+    client: Any, context: Context, jobs: Sequence[ShardJob], look: Callable[[], None]
+) -> Iterator[ShardResult]:
     import distributed
 
     versions = library_versions()
@@ -88,11 +114,24 @@ def _run_on_dask(client: Any, context: Context, jobs: Sequence[ShardJob]) -> Ite
         return list(futures)
 
     running = distributed.as_completed(submit(TASKS_IN_FLIGHT))
-    for future in running:
+    for future in _as_they_come(running, look):
         job = of_future.pop(future)
         outcome = _outcome(future)
         running.update(submit(1))
-        yield outcome or run_watched(context, job)
+        yield outcome or _finished_before(context, job) or run_watched(context, job)
+
+
+def _as_they_come(running: Any, look: Callable[[], None]) -> Iterator[Any]:
+    """Give finished futures, and take a look at the workers every few seconds, whether one has finished or not."""
+    looked = time.monotonic()
+    while not running.is_empty():
+        if time.monotonic() - looked > LOOK_EVERY_S:
+            look()
+            looked = time.monotonic()
+        if running.has_ready():
+            yield next(running)
+        else:
+            time.sleep(POLL_S)
 
 
 def _outcome(future: Any) -> ShardResult | None:

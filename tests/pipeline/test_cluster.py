@@ -92,6 +92,25 @@ def test_two_workers_make_the_cache_and_one_may_die(small, cluster, monkeypatch)
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
+def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, monkeypatch):
+    """Dask leaves a result with its worker until the builder fetches it, and runs the task again otherwise."""
+    cluster.add_worker()
+    seen: dict[str, int] = {}
+
+    def lose_results() -> None:
+        while len(records(small)) < 4:
+            time.sleep(0.02)
+        for child in psutil.Process(cluster.workers[0].pid).children():  # its nanny starts it anew
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        seen.update(records(small))
+
+    after_shards(monkeypatch, 1, lose_results)
+    run("build", *small.options(), "--scheduler-file", cluster.file)
+    assert seen.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
 def test_a_killed_scheduler_is_one_line_and_finished_shards_are_kept(small, cluster, monkeypatch):
     cluster.add_worker()
     after_shards(monkeypatch, 3, cluster.scheduler.kill)

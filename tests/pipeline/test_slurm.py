@@ -1,0 +1,122 @@
+"""A real SLURM of one node: jobs through sbatch make the same cache, whatever is cancelled or killed."""
+
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import survey
+from pipeline.engine import jobs
+from tests.pipeline.faulty import Faulty
+from tests.pipeline.small import Small, run, write_slices
+from tests.pipeline.test_cluster import records
+from tests.pipeline.test_engine import after_shards
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "slurm_node.sh"
+PAUSE_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[None]:
+    """SLURM on this machine, as docs/cluster.md starts it."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed (extra cluster)")
+    folders = f"{os.environ['PATH']}:/usr/sbin"
+    lacking = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name, path=folders)]
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed: scripts/slurm_node.sh says how")
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        subprocess.run(["bash", SCRIPT, "start", folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["bash", SCRIPT, "stop", folder], check=True)
+
+
+@pytest.fixture
+def small(tmp_path, slurm, monkeypatch) -> Small:
+    """24 slices in 6 shards, which take about a second each."""
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=PAUSE_S))
+    small = Small(tmp_path, rows=4)
+    write_slices(small.src, range(24))
+    return small
+
+
+def options(small: Small, memory: str = "1GB") -> list[str]:
+    """The options of a build with one job of two workers."""
+    description = small.folder / "slurm.yaml"
+    description.write_text(
+        "class: dask_jobqueue.SLURMCluster\n"
+        "settings: {queue: normal, cores: 2, processes: 2, job_cpu: 1, interface: lo, walltime: '00:05:00',\n"
+        f"           memory: {memory}, log_directory: {small.folder}/jobs, scheduler_options: {{dashboard: false}}}}\n"
+        "scale: 2\n"
+    )
+    return [*small.options(), "--cluster", str(description)]
+
+
+def queue() -> list[str]:
+    return subprocess.run(["squeue", "--noheader", "--format=%A"], capture_output=True, text=True).stdout.split()
+
+
+def no_job_is_left() -> bool:
+    """Whether the queue is empty within some seconds: a job that is cancelled takes one or two to end."""
+    for _ in range(100):
+        if not queue():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_AFTER_S", 1.0)
+    seen: dict[str, int] = {}
+
+    def cancel() -> None:
+        seen.update(records(small))
+        subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
+
+    after_shards(monkeypatch, 2, cancel)
+    outcome = run("build", *options(small))
+    assert "1 job lost, asking again" in outcome.stderr
+    assert len(seen) >= 2
+    assert seen.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert no_job_is_left()
+
+
+def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
+    script = small.folder / "command.py"
+    script.write_text(
+        "from pipeline import survey\nfrom pipeline.cli import main\nfrom tests.pipeline.faulty import Faulty\n"
+        f"survey.open_source = lambda src: Faulty(src, pause_s={PAUSE_S})\nmain()\n"
+    )
+    command = [sys.executable, str(script), "build", *options(small)]
+    process = subprocess.Popen(command, start_new_session=True)
+    while not records(small):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = records(small)
+    assert 1 <= len(done) < 6
+    assert "a build was interrupted" in run("build", *options(small)).stderr
+    assert done.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert no_job_is_left()
+
+
+def test_a_job_that_is_refused_is_one_line(small):
+    outcome = run("build", *options(small, memory="900TB"), code=1)
+    (line,) = [line for line in outcome.stderr.splitlines() if "error" in line]
+    assert "slurm.yaml: no worker can be had: sbatch: error: Memory" in line
+    assert no_job_is_left()
