@@ -46,6 +46,8 @@ RLE = "1.2.840.10008.1.2.5"
 # End of image, end of code stream. Without it CharLS 2.4 looks for the end of a cut-off stream for up to 20 s, and
 # the JPEG and JPEG 2000 decoders fill what is missing with grey.
 _END = b"\xff\xd9"
+# To an even length; real files have either.
+_PADDING = b"\0\xff"
 
 
 def is_lossy(transfer_syntax: str, flag: str) -> bool:
@@ -70,7 +72,7 @@ def decode_frame(code: bytes, transfer_syntax: str, height: int, width: int, byt
     decode = _find_decoder(transfer_syntax)
     if transfer_syntax == RLE:
         return _decode_rle(decode, code, height, width, bytes_per_pixel)
-    if not code[-8:].rstrip(b"\0").endswith(_END):
+    if not code[-64:].rstrip(_PADDING).endswith(_END):
         raise Rejected("truncated", "the code stream has no end marker")
     coded = coded_size(code)
     if coded != (height, width):

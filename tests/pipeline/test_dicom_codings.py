@@ -11,7 +11,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from pipeline.dicom import codecs
 from pipeline.dicom import read as dicom
-from pipeline.records import Slice
+from pipeline.dicom.rules import REJECT_CODES
+from pipeline.records import Reject, Slice
 from tests.pipeline.dicom_files import (
     KEEP,
     code_of,
@@ -65,6 +66,18 @@ def test_each_coding_gives_the_same_hu(test_data: Path, name: str, largest_diffe
 )
 def test_a_retired_coding_is_rejected(test_data: Path, name: str) -> None:
     assert code_of((test_data / f"{CODINGS}{name}.dcm").read_bytes()) == "unsupported_coding"
+
+
+def test_of_the_real_files_these_alone_fail(test_data: Path) -> None:
+    found = {path: read(path.read_bytes())[0] for path in files_below(test_data)}
+    codes = {path.name: item.code for path, item in found.items() if isinstance(item, Reject)}
+    failed = {name: code for name, code in codes.items() if REJECT_CODES[code][0] == "failed"}
+    assert failed == {
+        "eCT_Supplemental.dcm": "rescale_type",
+        "CT0012.fragmented_no_bot_jpeg_baseline.51.dcm": "rescale_type",
+        f"{Path(CODINGS).name}JPEGProcess10_12TransferSyntax_1.2.840.10008.1.2.4.55.dcm": "unsupported_coding",
+        f"{Path(CODINGS).name}JPEGProcess6_8TransferSyntax_1.2.840.10008.1.2.4.53.dcm": "unsupported_coding",
+    }
 
 
 def test_hu_equal_pydicoms_on_every_accepted_file(test_data: Path) -> None:
