@@ -3,13 +3,17 @@
     python benchmarks/workers.py [--shards 40] [--data DIR]
 
 Every task builds a shard from the same 256 phantom slices, page cache warm, at 224 px. Start-up is the time to the
-first task's begin; Dask's share is what one worker did not spend in tasks from then on.
+first task's begin; Dask's share is what one worker did not spend in tasks from then on. The last line tells how much
+of two against one is the machine's own: the same for processes that run the tasks without Dask.
 """
 
 import argparse
 import dataclasses
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,6 +21,7 @@ from build import fresh, make_slices, wanted
 
 from pipeline.build import make_context
 from pipeline.cache.lock import lock
+from pipeline.convert import build_shard
 from pipeline.engine.run import run_jobs
 from pipeline.settings import Workers
 from pipeline.survey import survey
@@ -54,6 +59,20 @@ def run(data: Path, root: Path, workers: int, shards: int) -> Run:
     return Run(begun - called, done - begun, tasks, memory)
 
 
+def rate_without_dask(data: Path, root: Path, processes: int, shards: int) -> float:
+    """Slices/s of processes that run the same tasks and share nothing but the machine."""
+    settings = wanted(data, (224,))
+    with lock(root) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        found = survey(settings, root)
+        context = make_context(settings, root, found, token, patient_key=None)
+        jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
+        build = partial(build_shard, context)
+        list(pool.map(build, jobs[: 2 * processes]))  # imports, and loads what was compiled
+        began = time.perf_counter()
+        list(pool.map(build, jobs))
+        return shards * ROWS / (time.perf_counter() - began)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=40)
@@ -74,7 +93,8 @@ def main() -> None:
                 early, late = found.memory_mb[len(found.memory_mb) // 4], found.memory_mb[-1]
                 print(f", largest worker {late:.0f} MB ({late - early:+.0f} MB over the last three quarters)", end="")
             print(flush=True)
-        print(f"two workers / one: {rates[2] / rates[1]:.2f}")
+        alone, both = (rate_without_dask(data, fresh(root), processes, options.shards) for processes in (1, 2))
+        print(f"two workers / one: {rates[2] / rates[1]:.2f}; two processes / one without Dask: {both / alone:.2f}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Decoding LZ4 is waiting for mispredicted branches, one or two a match, so a match of four bytes costs a reader as much
 as one of four hundred. In the noise of CT the short ones are many, and each saves a byte. Here a match has six bytes or
 more and gives way to a longer one that begins within the next two: on phantom slices 7 % smaller than blosc's LZ4 at
-level 5 and decoded in five sixths of the time, for half as much again to encode, as `benchmarks/lz4.py` shows.
+level 5 and decoded in five sixths of the time, for half as much again to encode, as `benchmarks/compression.py` shows.
 
 Source: lz4, doc/lz4_Block_format.md; c-blosc, README_CHUNK_FORMAT.rst.
 """

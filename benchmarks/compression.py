@@ -1,6 +1,6 @@
 """This file measures the encoders that a cache may be written with: bytes, time to encode, time to decode.
 
-    python benchmarks/lz4.py [--cache cache.zarr | --patients 20] [--repeats 20]
+    python benchmarks/compression.py [--cache cache.zarr | --patients 20] [--repeats 20]
 
 One core, CPU time, the encoders in turns, the best of the repeats. Decoding is blosc's for all of them, into a ring of
 batches, in shuffled order and without checksums.
