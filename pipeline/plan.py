@@ -1,6 +1,6 @@
 """This file decides what to build and why, from what is there and what is wanted; it reads and writes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from pipeline.sources import Listing
 from pipeline.stages import ArraySpec, Fingerprints
 
 FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
+RETRIED = "it was rejected and is tried again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Known:
         pending: shard -> units that a killed build has planned.
         done: those of `pending` that it has finished.
         next_shard: the first shard number that was never given out.
-        retried: how many files are tried again, that is, left out of `ledger` though they were read.
+        retried: files that are tried again, that is, left out of `ledger` though they were read.
     """
 
     committed: Ledger
@@ -117,7 +118,7 @@ class Known:
     pending: Mapping[int, tuple[Unit, ...]]
     done: frozenset[int]
     next_shard: int
-    retried: int = 0
+    retried: frozenset[str] = frozenset()
 
     def unfinished(self) -> dict[int, tuple[Unit, ...]]:
         """What a killed build has left to be done."""
@@ -140,24 +141,27 @@ def make(
     """
     unfinished = known.unfinished()
     planned = {unit.path for units in unfinished.values() for unit in units}
-    why = {listing.paths[line]: _why(known, wanted, line in settled.changed) for line in settled.fresh}
+    changed = {listing.paths[line] for line in settled.changed}
+    paths = [listing.paths[line] for line in settled.fresh]
+    why = {path: _why(known, wanted, path, changed) for path in paths}
     fresh = [path for path in why if path not in planned]
     fresh = fresh if listing.ordered else shuffled(fresh)
     new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
     again = _added_arrays(known, settled.kept, wanted)
     resumed = _left_jobs(listing, unfinished, wanted)
     jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    changed = sum(listing.paths[line] not in planned for line in settled.changed)
-    reasons = tuple(_reasons(known, settled, wanted, len(fresh), changed, len(resumed), again))
+    reasons = tuple(_reasons(known, settled, wanted, set(fresh), changed, len(resumed), again))
     return Plan(settled, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 
-def _why(known: Known, wanted: Fingerprints, changed: bool) -> str:
+def _why(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
     if known.reading is None:
         return FIRST
     if known.reading != wanted.reading:
         return OTHERWISE
-    return CHANGED if changed else NEW
+    if path in known.retried:
+        return RETRIED
+    return CHANGED if path in changed else NEW
 
 
 def _left_jobs(
@@ -239,8 +243,8 @@ def _reasons(
     known: Known,
     settled: Settled,
     wanted: Fingerprints,
-    fresh: int,
-    changed: int,
+    fresh: Set[str],
+    changed: Set[str],
     resumed: int,
     again: Sequence[ShardJob],
 ) -> list[str]:
@@ -248,13 +252,14 @@ def _reasons(
     if known.pending:
         reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
     if known.reading not in (None, wanted.reading):
-        reasons.append(f"files are read with other settings or by another version: {fresh:,} are converted again")
+        reasons.append(f"files are read with other settings or by another version: {len(fresh):,} are converted again")
     elif known.reading is None and not known.pending:
-        reasons.append(f"first build: {fresh:,} files")
+        reasons.append(f"first build: {_count(len(fresh), 'file', 'files')}")
     else:
-        reasons += _counted(known.retried, "rejected file is", "rejected files are", "tried again")
-        reasons += _counted(max(fresh - changed - known.retried, 0), "new file is", "new files are", "converted")
-        reasons += _counted(changed, "changed file is", "changed files are", "converted")
+        retried, changed = fresh & known.retried, fresh & changed
+        reasons += _counted(len(retried), "rejected file is", "rejected files are", "tried again")
+        reasons += _counted(len(fresh - retried - changed), "new file is", "new files are", "converted")
+        reasons += _counted(len(changed), "changed file is", "changed files are", "converted")
     reasons += _counted(len(settled.renamed), "file is", "files are", "renamed: the slices stay")
     reasons += _counted(len(settled.vanished), "file is", "files are", "gone: with --prune the slices leave")
     for spec in wanted.arrays:

@@ -47,7 +47,7 @@ def survey(settings: Settings, root: Path, check_content: bool = False, retry_re
     listing = source.scan()
     known = _known(root, head, wanted)
     if head and retry_rejected:
-        known = _forget_failed(known, _failed_paths(root, head))
+        known = _forget_failed(known, _failed_paths(root, head) & set(listing.paths))
     difference = changes.compare(listing, known.ledger, check_content)
     lines = set(difference.lines_to_read())
     other_way = known.reading not in (None, wanted.reading)
@@ -119,7 +119,7 @@ def _failed_paths(root: Path, head: commits.Commit) -> set[str]:
 def _forget_failed(known: Known, failed: set[str]) -> Known:
     """The same, as if the failed files had never been read."""
     lines = np.array([line for line, path in enumerate(known.ledger.paths) if path not in failed], np.int64)
-    return replace(known, ledger=known.ledger.take(lines), retried=len(known.ledger) - len(lines))
+    return replace(known, ledger=known.ledger.take(lines), retried=frozenset(failed))
 
 
 def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, Mapping[str, Any]]) -> Ledger:

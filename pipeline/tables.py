@@ -80,7 +80,10 @@ def make_tables(
     label_counts = _join_labels(slices, labels, classes)
     order = ["patient_id", "study_instance_uid", "series_instance_uid", "z_mm", "sop_instance_uid", "frame"]
     metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]
-    rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)[["path", "code", "message"]]
+    rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)
+    of_frame = rejects["frame"] > 0
+    rejects.loc[of_frame, "message"] = "frame " + rejects["frame"].astype(str) + ": " + rejects["message"]
+    rejects = rejects[["path", "code", "message"]]
     return Tables(metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]))
 
 

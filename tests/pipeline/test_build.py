@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.dicom import write as dicom_write
 from pipeline.dicom.rules import Rejected
 from pipeline.phantom import study as phantom
+from tests.pipeline.dicom_files import enhanced_file, frame_groups, gradient
 from tests.pipeline.small import Small, slice_bytes, write, write_slices
 
 WINDOWS = ((40, 80), (50, 130), (600, 2800))
@@ -214,6 +215,18 @@ def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatc
     assert done.exit_code == 0
     assert "1 rejected file is tried again" in done.stderr
     assert len(pd.read_csv(out / "metadata.csv")) == 4
+    assert "it was rejected and is tried again" in run("why", out, "3.dcm").stdout
+
+
+def test_a_frame_that_fails_is_named_and_its_file_is_missed_when_it_is_gone(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    groups = [frame_groups(0, 1, -1024), frame_groups(5, 1, -1024, "US")]
+    write(small.src / "frames.dcm", enhanced_file(np.stack([gradient(), gradient()]), groups))
+    small.build("--max-rejects", 1)
+    assert pd.read_csv(small.out / "rejects.csv")["message"].tolist() == ["frame 2: RescaleType is not HU"]
+    (small.src / "frames.dcm").unlink()
+    assert "frames.dcm for one" in small.build("--retry-rejected", code=1).stderr
 
 
 def multi_frame(frames: int, uid: str) -> bytes:
