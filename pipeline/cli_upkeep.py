@@ -35,17 +35,18 @@ def info(cache: Path, only_digest: bool, as_json: bool) -> None:
 
 def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
     counts, rows = found["counts"], found["rows"]
-    kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in counts.items() if number)
+    others = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in counts.items() if number and kind != "files"]
     windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in found["windows"])
     sizes = ", ".join(f"{side} ({_bytes(found['bytes'][side])})" for side in found["sizes"])
     labels = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found["label_counts"].items())
+    classes = ", ".join(klass["name"] for klass in found["classes"])
     every = [f"{commit['commit']}  {commit['created']}  {commit['slices']:,} slices" for commit in found["commits"]]
     lines = [
         f"{cache}: commit {found['commit']} of {found['created']}",
         f"data set   {found['dataset']}, from {found['source']}",
         f"slices     {found['num_slices']:,}",
-        f"files      {kinds}",
-        f"labels     {', '.join(klass['name'] for klass in found['classes'])}; {labels}",
+        f"files      {counts['files']:,}: {', '.join(others)}",
+        f"labels     {f'{classes}; {labels}' if classes else 'none'}",
         f"windows    {windows}",
         f"sizes      {sizes}",
         f"rows       {rows['stored']:,} stored, {100 * rows['dead_share']:.1f} % of them dead",
