@@ -147,7 +147,7 @@ def _check_space(root: Path, settings: Settings, made: Plan) -> None:
     free = shutil.disk_usage(root).free
     if need > free:
         raise CacheError(
-            f"{root}: {made.slices_expected:,} slices need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"{root}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
             "make room, or give another --out"
         )
 

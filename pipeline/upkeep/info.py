@@ -48,7 +48,7 @@ def summary(root: Path) -> dict[str, Any]:
 
     Returns:
         the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (id, created, slices,
-        newest first), `source`, `versions`, `reading`, and `unfinished` (shards planned and done by a build that was
+        newest first), `source`, `versions`, `reading`, and `unfinished` (new shards planned and done by a build that was
         interrupted, or None).
 
     Raises:
@@ -103,7 +103,7 @@ def _bytes(root: Path, head: Commit, live: set[int]) -> dict[str, int]:
 
 def _unfinished(root: Path, head: Commit) -> dict[str, int] | None:
     pending = layout.read_pending(root)
-    if pending is None or layout.is_committed(pending, head):
+    if pending is None or not pending.shards or layout.is_committed(pending, head):
         return None
     done = sum(layout.record_file(root, shard).exists() for shard in pending.shards)
     return {"shards": len(pending.shards), "done": done}
