@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit, ndtr
 
-from training.scores.bootstrap import RESAMPLES, bootstrap, draw_patients, intervals
+from training.scores.bootstrap import RESAMPLES, bootstrap, draw_patients, interval, intervals
 from training.scores.metrics import Scorer, score
 
 CLASSES = ("bleed", "any")
@@ -42,7 +43,9 @@ def coverage(simulations: int, patients: int, slices: int, correlated: float, dr
         labels, probabilities, groups = simulate(np.random.default_rng(seed), patients, slices, correlated)
         for unit, drawn in zip(UNITS, (groups, np.arange(len(groups))), strict=True):
             scorer = Scorer(labels, probabilities, WEIGHTS, HALF, drawn)
-            spans = flat(intervals(bootstrap(scorer, int(drawn.max()) + 1, draws, seed), CLASSES))
+            units = int(drawn.max()) + 1
+            measured = scorer.scores(np.ones((1, units), np.int64))
+            spans = flat(intervals(measured, bootstrap(scorer, units, draws, seed), CLASSES))
             for name, value in truth.items():
                 low, high = spans[name]
                 held[name][unit] += low <= value <= high
@@ -53,6 +56,41 @@ def coverage(simulations: int, patients: int, slices: int, correlated: float, dr
     print(f"{'score':<22}{'truth':>8}" + "".join(f"{unit:>12}" for unit in UNITS))
     for name, of in held.items():
         print(f"{name:<22}{truth[name]:>8.3f}" + "".join(f"{100 * of[unit] / simulations:>10.1f} %" for unit in UNITS))
+
+
+def simulate_sharpness(
+    rng: np.random.Generator, patients: int, slices: int, sharpness: float
+) -> tuple[np.ndarray, ...]:
+    """Return labels (N, 1), probabilities (N, 1), patients (N,), as `simulate` does, of a model that is calibrated.
+
+    Args:
+        sharpness: times its logits; 1 leaves them calibrated, more makes them too sure.
+    """
+    groups = np.repeat(np.arange(patients), slices)
+    seen, hidden = rng.normal(0, 2, (2, patients, 1))[:, groups]
+    labels = (seen + hidden + rng.normal(0, 1, seen.shape) > 1).astype(float)
+    return labels, expit(sharpness * logit(np.clip(ndtr((seen - 1) / 5**0.5), 1e-9, 1 - 1e-9))), groups
+
+
+def calibration_coverage(simulations: int, patients: int, slices: int, draws: int) -> None:
+    """Print how often the interval of the calibration error, and the draws' percentiles, hold the truth."""
+    print(f"calibration error alone, {simulations:,} simulations, drawn over patients:")
+    print(f"{'logits times':<22}{'truth':>8}{'interval':>12}{'percentiles':>14}")
+    for sharpness in (1.0, 1.25, 1.5, 2.0):
+        labels, probabilities, _ = simulate_sharpness(np.random.default_rng(10**6), 400_000, slices, sharpness)
+        truth = score(labels, probabilities, (MAIN,), (1.0,))["classes"][MAIN]["calibration_error"]
+        held = np.zeros(2)
+        for seed in range(simulations):
+            labels, probabilities, groups = simulate_sharpness(np.random.default_rng(seed), patients, slices, sharpness)
+            scorer = Scorer(labels, probabilities, (1.0,), HALF[:1], groups)
+            drawn = bootstrap(scorer, patients, draws, seed)
+            spans = intervals(scorer.scores(np.ones((1, patients), np.int64)), drawn, (MAIN,))
+            plain = interval(drawn.classes["calibration_error"][:, 0])
+            both = spans["classes"][MAIN]["calibration_error"], plain
+            held += [low <= truth <= high for low, high in both]
+        print(
+            f"{sharpness:<22}{truth:>8.3f}{100 * held[0] / simulations:>10.1f} %{100 * held[1] / simulations:>12.1f} %"
+        )
 
 
 def flat(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.simulations:
         coverage(options.simulations, patients=200, slices=4, correlated=2.0, draws=RESAMPLES)
+        calibration_coverage(options.simulations, patients=200, slices=4, draws=RESAMPLES)
     speed(options.slices, patients=max(1, options.slices * 20_000 // 750_000), draws=RESAMPLES)
 
 

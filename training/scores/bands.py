@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.scores.bootstrap import LEVEL, draw_patients
+from training.scores.bootstrap import TAILS, draw_patients
 from training.scores.metrics import CALIBRATION_BINS
 from training.scores.ranking import Ranking, share
 
 CURVE_RESAMPLES = 200
 GRID = np.linspace(0, 1, 101)
-TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 
 @dataclass(frozen=True)

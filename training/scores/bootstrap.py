@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from training.scores.calibration_error import calibration_interval
 from training.scores.metrics import Scorer, Scores
 
 RESAMPLES = 1000
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 # A percentile of draws says nothing about those in which the score is undefined, so only few of them may be.
 MOST_UNDEFINED = 0.05
 DRAWS_AT_ONCE = 50  # of 20,000 patients are 8 MB of weights
@@ -59,24 +61,37 @@ def _over_arrays(function: Callable[..., np.ndarray], *scores: Scores) -> Scores
 
 def interval(draws: np.ndarray) -> list[float] | None:
     """Return the 95 % percentile interval of (R,) draws; None where more than 5 % of them are undefined."""
-    defined = draws[~np.isnan(draws)]
-    if len(defined) < (1 - MOST_UNDEFINED) * len(draws) or not len(defined):
+    if (defined := _defined(draws)) is None:
         return None
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(defined, TAILS)
     return [float(low), float(high)]
 
 
-def intervals(draws: Scores, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the interval of every score, ready for JSON, under the names that the scores have."""
+def _defined(draws: np.ndarray) -> np.ndarray | None:
+    """Return the draws (R,) or (R, B) that are defined, if enough are."""
+    defined = draws[~np.isnan(draws.reshape(len(draws), -1)).any(axis=1)]
+    return defined if len(defined) and len(defined) >= (1 - MOST_UNDEFINED) * len(draws) else None
+
+
+def intervals(measured: Scores, draws: Scores, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the interval of every score, ready for JSON, under the names that the scores have.
+
+    Args:
+        measured: the scores themselves, R = 1.
+        draws: their bootstrap.
+    """
 
     def of_each(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {key: interval(array) for key, array in values.items()}
 
+    by_class = {}
+    for k, name in enumerate(classes):
+        by_class[name] = of_each({key: array[:, k] for key, array in draws.classes.items()})
+        if (gaps := _defined(draws.gaps[:, k])) is not None:
+            by_class[name]["calibration_error"] = calibration_interval(measured.gaps[0, k], gaps, TAILS)
     return {
         "weighted_log_loss": interval(draws.weighted_log_loss),
-        "classes": {
-            name: of_each({key: array[:, k] for key, array in draws.classes.items()}) for k, name in enumerate(classes)
-        },
+        "classes": by_class,
         "micro": of_each(draws.micro),
         "macro": of_each(draws.macro),
     }

@@ -143,9 +143,10 @@ def score_intervals(
     """Return the 95 % interval of every score by bootstrap over patients, ready for JSON; None for a single patient."""
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
+    measured = scorer.scores(np.ones((1, max(1, patients)), np.int64))
     if patients < 2:  # each draw would be the same, which is no certainty
-        return intervals(scorer.scores(np.zeros((1, max(1, patients)), np.int64)), known.classes)
-    return intervals(bootstrap(scorer, patients, resamples, seed), known.classes)
+        return intervals(measured, scorer.scores(np.zeros((1, max(1, patients)), np.int64)), known.classes)
+    return intervals(measured, bootstrap(scorer, patients, resamples, seed), known.classes)
 
 
 def to_text(content: Mapping[str, Any], what: str) -> str:

@@ -53,6 +53,8 @@ class Scores:
         weighted_log_loss: (R,).
         classes: score -> (R, K).
         micro, macro: score -> (R,).
+        gaps: (R, K, CALIBRATION_BINS), the part of the mean of p - y that each bin has; their absolute values add up
+            to the calibration error.
         n, positives: (R, K), labels and positive labels.
     """
 
@@ -60,6 +62,7 @@ class Scores:
     classes: dict[str, np.ndarray]
     micro: dict[str, np.ndarray]
     macro: dict[str, np.ndarray]
+    gaps: np.ndarray
     n: np.ndarray
     positives: np.ndarray
 
@@ -199,6 +202,7 @@ class Scorer:
             classes=by_class,
             micro=micro_scores(sums),
             macro=macro_scores(by_class),
+            gaps=share(sums.gaps, sums.n[..., None]),
             n=sums.n,
             positives=sums.positives,
         )
