@@ -48,8 +48,8 @@ def summary(root: Path) -> dict[str, Any]:
 
     Returns:
         the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (id, created, slices,
-        newest first), `source`, `versions`, `reading`, and `unfinished` (new shards planned and done by a build that was
-        interrupted, or None).
+        newest first), `source`, `versions`, `reading`, and `unfinished` (new shards planned and done by a build that
+        was interrupted, or None).
 
     Raises:
         CacheError: there is no cache, or it is damaged.
