@@ -54,6 +54,8 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
     with contextlib.ExitStack() as ending, contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK_SETTINGS))
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # of losses that are told in a line, or made good
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Port .* is already in use")  # the dashboard takes another
         if workers.scheduler or workers.scheduler_file:
             found = Connection(stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file)))
         elif workers.cluster:
@@ -64,9 +66,26 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
         if workers.local == 0 or tasks >= TASKS_WORTH_A_DASHBOARD:
             say(_describe(found.client))
         try:
-            yield found
+            yield Connection(found.client, _Presence(found.client, say, found.look).look)
         finally:
             ending.enter_context(interrupts_held())
+
+
+class _Presence:
+    """Tells when the last worker has gone, for then a build waits."""
+
+    def __init__(self, client: Any, say: Callable[[str], None], look: Callable[[], None]) -> None:
+        self._client, self._say, self._look = client, say, look
+        self._told = not client.nthreads()
+
+    def look(self) -> None:
+        self._look()
+        if self._client.status != "running":
+            return  # the scheduler is about to be given up
+        none = not self._client.nthreads()
+        if none and not self._told:
+            self._say("no Dask worker at the moment: waiting for one")
+        self._told = none
 
 
 def _describe(client: Any) -> str:
@@ -109,9 +128,7 @@ def _connect_started(file: Path, stack: contextlib.ExitStack, say: Callable[[str
     content = _read_description(file)
     try:
         refusals = stack.enter_context(Refusals().kept())
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Port .* is already in use")  # of a dashboard, which takes another
-            cluster = stack.enter_context(_cluster_class(str(content["class"]))(**content.get("settings") or {}))
+        cluster = stack.enter_context(_cluster_class(str(content["class"]))(**content.get("settings") or {}))
         jobs = Jobs(cluster, content.get("scale"), refusals, f"--cluster {file}", say)
         stack.enter_context(jobs.ended())
         if "scale" in content:

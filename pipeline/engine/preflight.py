@@ -1,5 +1,6 @@
 """This file checks on a worker, before its first task, that it can do what the build needs."""
 
+import os
 import socket
 
 from pipeline.cache.lock import holds_lock
@@ -11,34 +12,40 @@ from pipeline.sources import Buffer
 _checked: set[str] = set()
 
 
-def check_worker(context: Context, job: ShardJob, versions: dict[str, str]) -> None:
-    """Check this process once a build: libraries, source, target.
+def check_versions(versions: dict[str, str]) -> None:
+    """Check that this process has the libraries that decide over pixels as they are where the build was started.
 
-    Args:
-        versions: of the libraries that decide over pixels, where the build was started.
+    Raises:
+        CacheError: names this machine, the library, and both versions.
+    """
+    for name, wanted in versions.items():
+        if name == "python":  # decides over no pixel
+            continue
+        found = library_versions().get(name, "none")
+        if found != wanted:
+            raise CacheError(f"{_here()}: {name} {found}, the build was started with {wanted}; install the same there")
+
+
+def check_worker(context: Context, job: ShardJob) -> None:
+    """Check this process once a build: source, target.
 
     Raises:
         CacheError: names this machine, what is wrong, and the way out.
     """
     if context.token in _checked:
         return
-    here = f"worker on {socket.gethostname()}"
-    for name, wanted in versions.items():
-        if name == "python":  # decides over no pixel
-            continue
-        found = library_versions().get(name, "none")
-        if found != wanted:
-            raise CacheError(f"{here}: {name} {found}, the build was started with {wanted}; install the same there")
     if not holds_lock(context.root, context.token):
         raise CacheError(
-            f"{here}: does not see this build's lock in {context.root}; --out must lie on a file system that all "
+            f"{_here()}: does not see this build's lock in {context.root}; --out must lie on a file system that all "
             "workers share, under the same path"
         )
-    _check_source(here, context, job)
+    if not os.access(context.root, os.W_OK):
+        raise CacheError(f"{_here()}: cannot write to {context.root}; make --out writable for the workers")
+    _check_source(context, job)
     _checked.add(context.token)
 
 
-def _check_source(here: str, context: Context, job: ShardJob) -> None:
+def _check_source(context: Context, job: ShardJob) -> None:
     """One file of the task must be there: a source that is not mounted has none."""
     buffer, missing = Buffer(), ""
     for unit in job.units:
@@ -53,6 +60,10 @@ def _check_source(here: str, context: Context, job: ShardJob) -> None:
             return
     if missing:
         raise CacheError(
-            f"{here}: does not see the source, {missing} for one; --src must be readable under the same path by all "
+            f"{_here()}: does not see the source, {missing} for one; --src must be readable under the same path by all "
             "workers"
         )
+
+
+def _here() -> str:
+    return f"worker on {socket.gethostname()}"

@@ -2,16 +2,18 @@
 
 import contextlib
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache import layout
 from pipeline.cache.lock import lock_file
 from pipeline.convert import Context, ShardResult, build_shard, library_versions
-from pipeline.engine.preflight import check_worker
+from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits, run_watched
 from pipeline.errors import CacheError, PipelineError
 from pipeline.plan import ShardJob
@@ -48,18 +50,41 @@ def run_jobs(
         yield from _run_on_dask(connection.client, context, jobs, connection.look)
 
 
-def build_on_worker(
-    context: Context, job: ShardJob, versions: dict[str, str]
-) -> ShardResult | PipelineError | MemoryError:
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard to build, in a form that any worker can receive: `pickle.loads` of its bytes is the task.
+
+    Dask ends a worker that cannot import what a message names, and has the scheduler import it too; inside of a task
+    that is an error like any other.
+    """
+
+    versions: dict[str, str]
+    call: bytes
+
+    @staticmethod
+    def encode(context: Context, job: ShardJob, versions: dict[str, str]) -> bytes:
+        return pickle.dumps(Task(versions, pickle.dumps((context, job))))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return build_on_worker, (self.versions, self.call)
+
+
+def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | PipelineError | MemoryError:
     """Build a shard inside limits: a file that hangs or eats memory ends this process, not the machine.
 
     Errors that would come again are returned: Dask retries those that are raised.
+
+    Args:
+        versions: of the libraries that decide over pixels, where the build was started.
+        call: context and job, pickled; read only once the versions are the same.
     """
     try:
         _check_threads()
+        check_versions(versions)
+        context, job = pickle.loads(call)
         with limits() as begin:
             begin(job.units[0].slot)
-            check_worker(context, job, versions)
+            check_worker(context, job)
             return _finished_before(context, job) or build_shard(context, job, begin)
     except (PipelineError, MemoryError) as error:
         return error
@@ -79,8 +104,8 @@ def _finished_before(context: Context, job: ShardJob) -> ShardResult | None:
     record = layout.read_record(context.root, job.shard)
     if record is None or not {spec.name for spec in job.arrays} <= record["arrays"].keys():
         return None
-    read = [unit.slot for unit in job.units if unit.slot not in job.gone]
-    if not job.again and any(record["files"]["digest"][slot] is None for slot in read):
+    seen = {slot for slot, digest in enumerate(record["files"]["digest"]) if digest is not None}
+    if not job.again and seen != {unit.slot for unit in job.units} - job.gone:
         return None  # a file was handed back, and the record does not say how many frames it has
     return ShardResult(job.shard, slices=len(record["slices"]["slot"]), rejects=len(record["rejects"]["slot"]))
 
@@ -107,7 +132,9 @@ def _run_on_dask(
 
     def submit(count: int) -> list[Any]:
         futures = {
-            client.submit(build_on_worker, context, job, versions, retries=RETRIES, pure=False): job
+            client.submit(
+                pickle.loads, Task.encode(context, job, versions), key=_key(context, job), retries=RETRIES
+            ): job
             for job in itertools.islice(waiting, count)
         }
         of_future.update(futures)
@@ -119,6 +146,11 @@ def _run_on_dask(
         outcome = _outcome(future)
         running.update(submit(1))
         yield outcome or _finished_before(context, job) or run_watched(context, job)
+
+
+def _key(context: Context, job: ShardJob) -> str:
+    """What dashboards and reports call a task; the same in no two builds."""
+    return f"build_shard-{context.token}-{job.shard}"
 
 
 def _as_they_come(running: Any, look: Callable[[], None]) -> Iterator[Any]:
@@ -144,8 +176,8 @@ def _outcome(future: Any) -> ShardResult | None:
         return None
     except CancelledError:
         raise CacheError("the Dask scheduler has gone; finished shards are kept: run the same command again") from None
-    except ModuleNotFoundError as error:
-        raise CacheError(f"a worker has no module {error.name}; install the same packages there as here") from error
+    except ImportError as error:
+        raise CacheError(f"a worker cannot load its task: {error}; install the same packages there as here") from error
     if isinstance(outcome, MemoryError):
         return None
     if isinstance(outcome, PipelineError):

@@ -107,25 +107,33 @@ def job(small) -> Iterator[tuple[Context, ShardJob]]:
 
 def test_a_worker_that_sees_all_is_checked_once(job, monkeypatch):
     context, task = job
-    preflight.check_worker(context, task, library_versions())
+    preflight.check_worker(context, task)
     monkeypatch.setattr(preflight, "holds_lock", None)
-    preflight.check_worker(context, task, {"numpy": "0.0"})
+    preflight.check_worker(context, task)
 
 
-def test_a_worker_with_other_libraries_is_refused(job):
+def test_a_worker_with_other_libraries_is_refused():
     with pytest.raises(CacheError, match=r"worker on .*: numpy .*, the build was started with 0\.1; install"):
-        preflight.check_worker(*job, {**library_versions(), "numpy": "0.1"})
+        preflight.check_versions({**library_versions(), "numpy": "0.1"})
     with pytest.raises(CacheError, match="rare-decoder none"):
-        preflight.check_worker(*job, {**library_versions(), "rare-decoder": "1"})
+        preflight.check_versions({**library_versions(), "rare-decoder": "1"})
+    preflight.check_versions({**library_versions(), "python": "3.1"})
 
 
 def test_a_worker_on_another_file_system_is_refused(job, tmp_path):
     context, task = job
     with pytest.raises(CacheError, match="does not see this build's lock"):
-        preflight.check_worker(replace(context, root=tmp_path / "elsewhere"), task, library_versions())
+        preflight.check_worker(replace(context, root=tmp_path / "elsewhere"), task)
 
 
 def test_a_worker_without_the_source_is_refused(job, tmp_path):
     context, task = job
     with pytest.raises(CacheError, match=r"does not see the source, 001\.dcm for one"):
-        preflight.check_worker(replace(context, source=sources.Folder(str(tmp_path))), task, library_versions())
+        preflight.check_worker(replace(context, source=sources.Folder(str(tmp_path))), task)
+
+
+def test_a_worker_that_cannot_write_is_refused(job, monkeypatch):
+    """As on a file system that is mounted read-only there."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(CacheError, match=r"worker on .*: cannot write to .*; make --out writable"):
+        preflight.check_worker(*job)
