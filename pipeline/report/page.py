@@ -37,8 +37,9 @@ figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; max-width:
 .tables figure { margin: 1rem 0; min-width: 0; }
 .tables figcaption { padding-bottom: .5rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
-        border-bottom: 1.5px solid var(--ink); }
+/* Collapsed borders stay behind when a sticky cell moves. */
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
+tbody tr:last-child td { border-bottom: 1.5px solid var(--ink); }
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
 th, td { padding: .32rem .55rem; text-align: right; vertical-align: top; white-space: nowrap; }

@@ -34,8 +34,9 @@ figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; text-align
 .panels { display: grid; gap: 1rem 1.4rem; margin-bottom: .6rem; justify-content: start; }
 .panels img { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
-        border-bottom: 1.5px solid var(--ink); }
+/* Collapsed borders stay behind when a sticky cell moves. */
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
+tbody tr:last-child td { border-bottom: 1.5px solid var(--ink); }
 thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
 th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }

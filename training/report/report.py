@@ -78,7 +78,7 @@ def _head(results: Results) -> list[str]:
     data = results.settings.get("data", {})
     position = "with" if _config(results).get("position", True) else "without"
     words = (
-        f"Run {results.name}: {_config(results).get('size_px', '?')} px, {position} the slice's "
+        f"Run folder {results.name}: {_config(results).get('size_px', '?')} px, {position} the slice's "
         f"position; cache {Path(data.get('cache', '?')).name}, commit {data.get('commit', '?')}."
     )
     return [page.paragraph(words, "lead"), page.paragraph(NOT_A_DEVICE, "lead")]

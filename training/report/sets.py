@@ -60,8 +60,8 @@ def _tta_table(results: Results, name: str) -> str:
         of = lines[score, label]
         if of["difference"] != of["difference"]:
             return UNDEFINED
-        span = f"\n{of['low']:+.4f} to {of['high']:+.4f}" if of["low"] == of["low"] else ""
-        return f"{of['difference']:+.4f}{span}"
+        span = f"\n{_signed(of['low'])} to {_signed(of['high'])}" if of["low"] == of["low"] else ""
+        return f"{_signed(of['difference'])}{span}"
 
     rows = [[label, *(cell(score, label) for score in CHANGED)] for label in plain.classes]
     rows.append(["all, weighted", cell("weighted_log_loss", "all"), *[""] * (len(CHANGED) - 1)])
@@ -70,3 +70,8 @@ def _tta_table(results: Results, name: str) -> str:
         "intervals by paired bootstrap over patients. Less is better for log loss and Brier score, more for the others."
     )
     return page.table(caption, ["class", *(SCORES[score] for score in CHANGED)], rows)
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.4f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
