@@ -73,6 +73,17 @@ def test_order_of_slices_does_not_matter() -> None:
     assert table["difference"].abs().max() < 1e-12
 
 
+def test_frames_of_one_file_are_told_apart() -> None:
+    known = predictions(0)
+    number = np.arange(len(known))
+    frames = known.slices.assign(image_id=(number // 4).astype(str), z_norm=number % 4 // 2 / 2)  # two at each place
+    order = np.argsort(-frames["z_norm"], kind="stable").to_numpy()
+    a = contestant("a", Predictions(frames, CLASSES, known.labels, known.probabilities))
+    moved = frames.iloc[order].reset_index(drop=True)
+    b = contestant("b", Predictions(moved, CLASSES, known.labels[order], known.probabilities[order]))
+    assert compare([a, b], resamples=20)["difference"].abs().max() < 1e-12
+
+
 def test_other_slices_are_refused() -> None:
     with pytest.raises(RunError, match="other slices"):
         compare([contestant("a", predictions(0)), contestant("b", predictions(1))])

@@ -90,7 +90,7 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
             f"{of.name}: has classes {', '.join(of.known.classes)}; {first.name} has "
             f"{', '.join(first.known.classes)}; compare runs on the same cache"
         )
-    places = pd.Index(of.known.slices["image_id"]).get_indexer(first.known.slices["image_id"])
+    places = _identities(of).get_indexer(_identities(first))
     if (places < 0).any() or len(of.known) != len(first.known):
         raise RunError(
             f"{of.name}: was scored on other slices than {first.name}: {len(of.known)} there, {len(first.known)} here, "
@@ -101,6 +101,12 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
         raise RunError(f"{of.name}: has other labels than {first.name}; evaluate both again on the same commit")
     known = replace(first.known, probabilities=of.known.probabilities[places])
     return Contestant(of.name, known, of.class_weights)
+
+
+def _identities(of: Contestant) -> pd.MultiIndex:
+    """Return what tells slices apart: the frames of one file share its image_id, and some even the position."""
+    named = of.known.slices[["image_id", "z_norm"]]
+    return pd.MultiIndex.from_frame(named.assign(number=named.groupby(["image_id", "z_norm"]).cumcount()))
 
 
 def _lines(a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence[str]) -> list[dict[str, Any]]:
