@@ -179,10 +179,11 @@ def why(root: Path, file: str) -> Story:
 def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
     index = ledger.index()
     source = str(head.private["source"])
-    for candidate in (file, os.path.relpath(file, source)):
+    name = os.path.normpath(file)
+    for candidate in (file, name, os.path.relpath(name, source)):
         if candidate in index:
             return index[candidate]
-    ends = [path for path in ledger.paths if path.endswith("/" + file.lstrip("./"))]
+    ends = [path for path in ledger.paths if path.endswith("/" + name)]
     if len(ends) == 1:
         return index[ends[0]]
     if ends:

@@ -259,7 +259,9 @@ def test_why_tells_how_a_file_came_in(built):
     frames = run("why", built.out, "frames.dcm").stdout
     assert frames.count("frame ") == frames.count("z_norm 0.5 from none") == 11
     assert "z_norm 0.0 from position" in first
-    assert "was not built from such a file" in run("why", built.out, "004.dcm", code=1).stderr
+    assert run("why", built.out, "./000.dcm").stdout == first
+    for unknown in ("004.dcm", "", "."):
+        assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
 
 
 def test_why_tells_what_placed_a_slice(tmp_path):
