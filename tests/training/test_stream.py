@@ -353,6 +353,8 @@ np.save({str(tmp_path / "out.npy")!r}, out)
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int) -> None:
+    # A shell has its background jobs ignore interrupts, and the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     stream = stream_of(fake.path, threads=threads)
 
     def go_on_for_ever() -> None:
@@ -366,6 +368,7 @@ def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int)
             go_on_for_ever()
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
     # Where the interrupt falls into the end of an epoch, its threads were told to end and may still be about it.
     told = time.monotonic()
     while stream_threads() and time.monotonic() < told + 10:
