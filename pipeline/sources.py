@@ -196,6 +196,11 @@ _LISTED = {0xDC80 + byte: 0xF780 + byte for byte in range(128)}
 _OPENED = {listed: surrogate for surrogate, listed in _LISTED.items()}
 
 
+def listed_name(path: str) -> str:
+    """A path from the command line or the file system as a `Listing` has it."""
+    return path.translate(_LISTED)
+
+
 def _walk(root: str) -> tuple[list[str], array, array]:
     """List the regular files below a folder: paths relative to it, sizes, times.
 
@@ -243,7 +248,7 @@ def _listing(src: str, paths: list[str], sizes: array, times: array) -> Listing:
         raise SourceError(f"{src}: no files in it; give a folder of DICOM files, an archive or one file")
     order = sorted(range(len(paths)), key=paths.__getitem__)
     return Listing(
-        [path if (path := paths[index]).isascii() else path.translate(_LISTED) for index in order],
+        [path if (path := paths[index]).isascii() else listed_name(path) for index in order],
         np.array(sizes, np.int64)[order],
         np.array(times, np.int64)[order],
     )

@@ -14,6 +14,7 @@ from pipeline.cache.files import PRIVATE
 from pipeline.cache.landing import require_record
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.errors import CacheError
+from pipeline.sources import listed_name
 from pipeline.survey import live_rows
 
 
@@ -179,7 +180,7 @@ def why(root: Path, file: str) -> Story:
 def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
     index = ledger.index()
     source = str(head.private["source"])
-    name = os.path.normpath(file)
+    name = os.path.normpath(listed_name(file))
     for candidate in (file, name, os.path.relpath(name, source)):
         if candidate in index:
             return index[candidate]

@@ -1,6 +1,7 @@
 """verify finds and mends, gc removes only what is unused, info and why tell the truth."""
 
 import json
+import os
 import re
 import shutil
 
@@ -262,6 +263,15 @@ def test_why_tells_how_a_file_came_in(built):
     assert run("why", built.out, "./000.dcm").stdout == first
     for unknown in ("004.dcm", "", "."):
         assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
+
+
+def test_why_knows_a_name_that_is_not_utf8(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    name = os.fsdecode(b"\xff.txt")
+    write(small.src / name, b"not DICOM")
+    small.build()
+    assert "not_dicom" in run("why", small.out, small.src / name).stdout
 
 
 def test_why_tells_what_placed_a_slice(tmp_path):
