@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit, ndtr
 
-from training.scores.bootstrap import RESAMPLES, bootstrap, draw_patients, interval, intervals
-from training.scores.metrics import Scorer, score
+from training.scores.bootstrap import RESAMPLES, TAILS, bootstrap, draw_patients, intervals
+from training.scores.calibration_error import calibration_interval
+from training.scores.metrics import Scorer, Tally, score
+from training.scores.ranking import share
 
 CLASSES = ("bleed", "any")
 WEIGHTS = (1.0, 2.0)
@@ -83,14 +85,17 @@ def calibration_coverage(simulations: int, patients: int, slices: int, draws: in
         for seed in range(simulations):
             labels, probabilities, groups = simulate_sharpness(np.random.default_rng(seed), patients, slices, sharpness)
             scorer = Scorer(labels, probabilities, (1.0,), HALF[:1], groups)
-            drawn = bootstrap(scorer, patients, draws, seed)
-            spans = intervals(scorer.scores(np.ones((1, patients), np.int64)), drawn, (MAIN,))
-            plain = interval(drawn.classes["calibration_error"][:, 0])
-            both = spans["classes"][MAIN]["calibration_error"], plain
+            measured = gaps(scorer.summed(np.ones((1, patients))))[0]
+            drawn = np.concatenate([gaps(scorer.summed(some)) for some in draw_patients(patients, draws, seed)])
+            both = calibration_interval(measured, drawn, TAILS), np.quantile(np.abs(drawn).sum(axis=-1), TAILS)
             held += [low <= truth <= high for low, high in both]
-        print(
-            f"{sharpness:<22}{truth:>8.3f}{100 * held[0] / simulations:>10.1f} %{100 * held[1] / simulations:>12.1f} %"
-        )
+        shares = 100 * held / simulations
+        print(f"{sharpness:<22}{truth:>8.3f}{shares[0]:>10.1f} %{shares[1]:>12.1f} %")
+
+
+def gaps(sums: Tally) -> np.ndarray:
+    """Return the gaps of the only class, (R, bins), as in `Scores.gaps`."""
+    return share(sums.gaps, sums.n[..., None])[:, 0]
 
 
 def flat(content: Mapping[str, Any]) -> dict[str, Any]:
