@@ -36,10 +36,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a build tells while it works: the plan, where its tasks run, then each shard."""
+    """What a build tells while it works: the plan, where its tasks run, files begun of a shard, then each shard."""
 
     planned: Callable[[Plan], None]
     note: Callable[[str], None]
+    files_begun: Callable[[int, int], None]
     shard_done: Callable[[ShardJob, Any], None]
     stage: Callable[[str], None]
 
@@ -230,7 +231,8 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 
     of_shard = {job.shard: job for job in jobs}
     handed_back: list[HandedBack] = []
-    with contextlib.closing(run_jobs(context, list(of_shard.values()), workers, progress.note)) as results:
+    run = run_jobs(context, list(of_shard.values()), workers, progress.note, progress.files_begun)
+    with contextlib.closing(run) as results:
         for result in results:
             missed = result.vanished + result.changed
             if missed:

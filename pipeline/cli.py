@@ -92,7 +92,7 @@ def build(
 
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     with ShownProgress() as shown:
-        steps = Progress(shown.planned, shown.note, shown.shard_done, shown.stage)
+        steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
         outcome = build(
             settings, out, where, key, labels, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps
         )

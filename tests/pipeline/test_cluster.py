@@ -31,18 +31,20 @@ class Cluster:
     scheduler: subprocess.Popen
     workers: list[subprocess.Popen] = field(default_factory=list)
 
-    def add_worker(self, *options: str) -> None:
-        self.workers.append(_dask(self.file.parent, *WORKER, "--scheduler-file", str(self.file), *options))
+    def add_worker(self, *options: str, modules: Path = ROOT) -> None:
+        """Start a worker that looks for modules in a folder first."""
+        command = (*WORKER, "--scheduler-file", str(self.file), *options)
+        self.workers.append(_dask(self.file.parent, *command, modules=modules))
 
 
-def _dask(folder: Path, *arguments: str) -> subprocess.Popen:
+def _dask(folder: Path, *arguments: str, modules: Path = ROOT) -> subprocess.Popen:
     with (folder / "dask.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--local-directory", str(folder)]
             if arguments[0] == "worker"
             else [sys.executable, "-m", "dask", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(modules)},
             stdout=log,
             stderr=log,
         )
@@ -129,6 +131,30 @@ def test_a_worker_of_several_threads_is_refused(small, cluster):
     outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
     assert "has 2 threads" in outcome.stderr
     assert not records(small)
+
+
+def test_a_worker_without_this_package_is_one_line_and_lives_on(small, cluster):
+    (small.folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'pipeline':\n"
+        "            raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    cluster.add_worker("--no-nanny", modules=small.folder)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert "error: a worker cannot load its task: No module named 'pipeline'; install the same" in outcome.stderr
+    assert cluster.workers[0].poll() is None
+
+
+def test_a_worker_with_another_decoder_is_one_line(small, cluster):
+    about = small.folder / "pydicom-3.0.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pydicom\nVersion: 3.0.0\n")
+    cluster.add_worker("--no-nanny", modules=small.folder)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert re.search(r"error: worker on .*: pydicom 3\.0\.0, the build was started with", outcome.stderr)
 
 
 def test_a_file_describes_a_cluster_to_start(small):

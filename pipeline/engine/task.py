@@ -1,0 +1,110 @@
+"""This file holds what a worker runs: checks, limits, one shard, and word of how far it is."""
+
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.cache import layout
+from pipeline.cache.lock import lock_file
+from pipeline.convert import Context, ShardResult, build_shard
+from pipeline.engine.preflight import check_versions, check_worker
+from pipeline.engine.watched import limits
+from pipeline.errors import CacheError, PipelineError
+from pipeline.plan import ShardJob
+
+TELL_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard to build, in a form that any worker can receive: `pickle.loads` of its bytes is the task.
+
+    Dask ends a worker that cannot import what a message names, and has the scheduler import it too; inside of a task
+    that is an error like any other.
+    """
+
+    versions: dict[str, str]
+    call: bytes
+
+    @staticmethod
+    def encode(context: Context, job: ShardJob, versions: dict[str, str]) -> bytes:
+        return pickle.dumps(Task(versions, pickle.dumps((context, job))))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return build_on_worker, (self.versions, self.call)
+
+
+def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | PipelineError | MemoryError:
+    """Build a shard inside limits: a file that hangs or eats memory ends this process, not the machine.
+
+    Errors that would come again are returned: Dask retries those that are raised.
+
+    Args:
+        versions: of the libraries that decide over pixels, where the build was started.
+        call: context and job, pickled; read only once the versions are the same.
+    """
+    try:
+        _check_threads()
+        check_versions(versions)
+        context, job = pickle.loads(call)
+        with limits() as begin:
+            begin(job.units[0].slot)
+            check_worker(context, job)
+            return finished_before(context, job) or build_shard(context, job, _told(begin, context, job.shard))
+    except (PipelineError, MemoryError) as error:
+        return error
+
+
+def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
+    """The result of a task that this build has finished already, None where it has not.
+
+    A result is lost with its worker until the builder has fetched it; Dask then runs the task again.
+    """
+    done = layout.record_file(context.root, job.shard)
+    try:
+        if done.stat().st_mtime_ns < lock_file(context.root).stat().st_mtime_ns:
+            return None  # of an earlier build, and not what the plan wants
+    except FileNotFoundError:
+        return None
+    record = layout.read_record(context.root, job.shard)
+    if record is None or not {spec.name for spec in job.arrays} <= record["arrays"].keys():
+        return None
+    seen = {slot for slot, digest in enumerate(record["files"]["digest"]) if digest is not None}
+    if not job.again and seen != {unit.slot for unit in job.units} - job.gone:
+        return None  # a file was handed back, and the record does not say how many frames it has
+    return ShardResult(job.shard, slices=len(record["slices"]["slot"]), rejects=len(record["rejects"]["slot"]))
+
+
+def _check_threads() -> None:
+    import distributed
+
+    threads = distributed.get_worker().state.nthreads
+    if threads > 1:
+        raise CacheError(
+            f"a Dask worker has {threads} threads, which would share the limits of one process; start it with "
+            "--nthreads 1, and --nworkers N for more"
+        )
+
+
+def topic(context: Context) -> str:
+    """Where the workers of a build tell of (shard, files that it has begun)."""
+    return f"files-{context.token}"
+
+
+def _told(begin: Callable[[int], None], context: Context, shard: int) -> Callable[[int], None]:
+    """Have the builder hear of it, every now and then, when a file is begun."""
+    import distributed
+
+    worker, files, told = distributed.get_worker(), 0, time.monotonic()
+
+    def begin_file(slot: int) -> None:
+        nonlocal files, told
+        begin(slot)
+        files += 1
+        if time.monotonic() - told > TELL_EVERY_S or files == 1:
+            worker.log_event(topic(context), (shard, files))
+            told = time.monotonic()
+
+    return begin_file
