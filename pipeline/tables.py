@@ -75,8 +75,10 @@ def make_tables(
     counts = _count(ledger, slices, rejects)
     placed = place_slices(slices)
     slices = slices.assign(z_mm=placed["z_mm"], z_norm=placed["z_norm"])
-    stems = slices["path"].map(lambda path: PurePosixPath(path).stem)
-    slices["image_id"] = slices["sop_instance_uid"] if image_id == "sop_instance_uid" else stems
+    if image_id == "sop_instance_uid":
+        slices["image_id"] = slices["sop_instance_uid"]
+    else:
+        slices["image_id"] = slices["path"].map(lambda path: PurePosixPath(path).stem)
     label_counts = _join_labels(slices, labels, classes)
     order = ["patient_id", "study_instance_uid", "series_instance_uid", "z_mm", "sop_instance_uid", "frame"]
     metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]

@@ -218,6 +218,18 @@ def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatc
     assert "it was rejected and is tried again" in run("why", out, "3.dcm").stdout
 
 
+def test_labels_may_name_slices_by_their_files(tmp_path):
+    small = Small(tmp_path, labels={"000": 1, "a.b": 0})
+    write_slices(small.src, range(2))
+    (small.src / "001.dcm").rename(small.src / "a.b.dcm")
+    options = small.options()
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text(catalog.read_text().replace("image_id: sop_instance_uid", "image_id: file_stem"))
+    assert run("build", *options, "--workers", 0).exit_code == 0
+    table = pd.read_csv(small.out / "metadata.csv", dtype={"image_id": str}).set_index("image_id")
+    assert table["bleed"].to_dict() == {"000": 1, "a.b": 0}
+
+
 def test_a_frame_that_fails_is_named_and_its_file_is_missed_when_it_is_gone(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
