@@ -104,7 +104,8 @@ def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
         cluster = distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
-            dashboard_address="127.0.0.1:0" if watch else None,
+            dashboard_address="127.0.0.1:0",  # a port that is free: another build may run beside this one
+            scheduler_kwargs={"dashboard": watch},
             local_directory=folder,
             silence_logs=logging.CRITICAL,
         )
