@@ -19,6 +19,11 @@ from pipeline.errors import SourceError
 
 # A file of 4 GB is no slice and no series; reading it would take a worker's memory.
 MAX_FILE_BYTES = 4 << 30
+# What the clients of object stores raise, with other errors of their own, where it is not the file's fault.
+_NO_ANSWER = {
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.EBUSY),
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH),
+}
 
 
 class Stamp(NamedTuple):
@@ -180,13 +185,14 @@ class Remote:
         return _listing(self.address, paths, sizes, times)
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-        system, root = _open_system(self.address)
-        name = f"{root}/{path.translate(_OPENED)}"
-        system.invalidate_cache(name)
-        info = system.info(name)
-        _check_size(info["size"])
-        # The range keeps s3fs from asking for the size once more, and the content from being larger than was checked.
-        content = system.cat_file(name, start=0, end=info["size"]) if info["size"] else b""
+        with _server_errors(self.address):
+            system, root = _open_system(self.address)
+            name = f"{root}/{path.translate(_OPENED)}"
+            system.invalidate_cache(name)
+            info = system.info(name)
+            _check_size(info["size"])
+            # The range keeps s3fs from asking for the size once more, and the content from being larger than checked.
+            content = system.cat_file(name, start=0, end=info["size"]) if info["size"] else b""
         return memoryview(content), Stamp(len(content), _changed_ns(info))
 
 
@@ -285,6 +291,25 @@ def _plain_errors(address: str) -> Iterator[None]:
         raise SourceError(f"{address}: {error}; for s3:// run: pip install 'ich-cache[s3]'") from None
     except Exception as error:
         raise SourceError(f"{address}: {type(error).__name__}: {error}".splitlines()[0]) from None
+
+
+@contextmanager
+def _server_errors(address: str) -> Iterator[None]:
+    """Tell a server that does not answer, by whatever error its client has for that, from a file that cannot be read.
+
+    Raises:
+        SourceError: the server does not answer, or has no time.
+        OSError: the file cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in _NO_ANSWER:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SourceError(
+            f"{address}: {what}; finished shards are kept: run the command again when it answers"
+        ) from None
 
 
 def _open_system(address: str) -> tuple[Any, str]:

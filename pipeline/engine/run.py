@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.convert import Context, ShardResult, build_shard, library_versions
 from pipeline.engine.task import Task, finished_before, topic
 from pipeline.engine.watched import run_watched
-from pipeline.errors import CacheError, PipelineError
+from pipeline.errors import CacheError
 from pipeline.plan import ShardJob
 from pipeline.settings import Workers
 
@@ -125,7 +125,7 @@ def _outcome(future: Any) -> ShardResult | None:
         raise CacheError(f"a worker cannot load its task: {error}; install the same packages there as here") from error
     if isinstance(outcome, MemoryError):
         return None
-    if isinstance(outcome, PipelineError):
+    if isinstance(outcome, CacheError):
         raise outcome
     return outcome
 

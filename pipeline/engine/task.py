@@ -11,7 +11,7 @@ from pipeline.cache.lock import lock_file
 from pipeline.convert import Context, ShardResult, build_shard
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
-from pipeline.errors import CacheError, PipelineError
+from pipeline.errors import CacheError
 from pipeline.plan import ShardJob
 
 TELL_EVERY_S = 0.5
@@ -36,10 +36,10 @@ class Task:
         return build_on_worker, (self.versions, self.call)
 
 
-def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | PipelineError | MemoryError:
+def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | CacheError | MemoryError:
     """Build a shard inside limits: a file that hangs or eats memory ends this process, not the machine.
 
-    Errors that would come again are returned: Dask retries those that are raised.
+    Errors that would come again are returned. Dask retries those that are raised: a source that does not answer, say.
 
     Args:
         versions: of the libraries that decide over pixels, where the build was started.
@@ -53,7 +53,7 @@ def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | Pipe
             begin(job.units[0].slot)
             check_worker(context, job)
             return finished_before(context, job) or build_shard(context, job, _told(begin, context, job.shard))
-    except (PipelineError, MemoryError) as error:
+    except (CacheError, MemoryError) as error:
         return error
 
 

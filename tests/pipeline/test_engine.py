@@ -4,7 +4,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,10 +14,11 @@ from pipeline import sources, survey
 from pipeline.cache.lock import lock
 from pipeline.convert import Context, library_versions
 from pipeline.engine import preflight
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, SourceError
 from pipeline.plan import ShardJob
 from pipeline.progress import ShownProgress
 from pipeline.records import Unit
+from pipeline.sources import Buffer, Folder, Stamp
 from tests.pipeline.faulty import FAULTS, Faulty, check_neighbours, slow_build
 from tests.pipeline.small import Small, run, write_slices
 
@@ -82,6 +84,29 @@ def test_a_killed_build_leaves_no_process_and_is_gone_on_with(small):
             return
         time.sleep(0.1)
     pytest.fail(f"processes are left: {_members(process.pid)}")
+
+
+@dataclass(frozen=True)
+class Stalling(Folder):
+    """A folder whose server does not answer the first times that a file is read."""
+
+    times: int = 0
+
+    def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+        asked = Path(self.root).parent / "asked"
+        if path == "005.dcm" and (count := len(asked.read_bytes()) if asked.exists() else 0) < self.times:
+            asked.write_bytes(bytes(count + 1))
+            raise SourceError(f"{self.root}: no answer")
+        return super().read(path, buffer)
+
+
+@pytest.mark.parametrize(("times", "code"), [(2, 0), (3, 1)])
+def test_a_source_that_stalls_is_asked_again(small, monkeypatch, times, code):
+    monkeypatch.setattr(survey, "open_source", lambda src: Stalling(src, times=times))
+    outcome = run("build", *small.options(), "--workers", 1, code=code)
+    assert ("error: " in outcome.stderr) == bool(code)
+    if code:
+        assert outcome.stderr.splitlines()[-1].endswith("dicoms: no answer")
 
 
 def _members(session: int) -> list[int]:

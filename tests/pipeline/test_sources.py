@@ -220,6 +220,29 @@ def test_s3_is_listed_at_once_and_read_with_two_requests_a_file(bucket: list[str
         source.read("missing", Buffer())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(111, "refused"), OSError(16, "SlowDown"), TimeoutError(110, "x"), RuntimeError("a\nb")],
+)
+def test_a_server_that_does_not_answer_is_not_a_broken_file(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/a.dcm", b"first")
+
+    def refuse(*arguments: object, **options: object) -> bytes:
+        raise error
+
+    try:
+        monkeypatch.setattr(type(system), "cat_file", refuse)
+        with pytest.raises(SourceError, match=f"^memory://bucket: {type(error).__name__}: .*; finished") as raised:
+            open_source("memory://bucket").read("a.dcm", Buffer())
+        assert "\n" not in str(raised.value)
+        error = OSError(5, "of this file")
+        with pytest.raises(OSError, match="of this file"):
+            open_source("memory://bucket").read("a.dcm", Buffer())
+    finally:
+        system.rm("/bucket", recursive=True)
+
+
 def test_an_unknown_protocol_is_one_line() -> None:
     with pytest.raises(SourceError, match="nonsense://x: ") as error:
         open_source("nonsense://x").scan()
