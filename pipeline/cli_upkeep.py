@@ -127,10 +127,14 @@ def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None)
 
 def _say_verified(cache: Path, damages: int, shards: int) -> int:
     if damages:
-        click.echo(f"error: {damages:,} damages; run: pipeline verify {cache} --repair --src DICOMS", err=True)
+        click.echo(f"error: {_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS", err=True)
         return 1
-    click.echo(f"{cache}: {shards:,} shards read, nothing damaged")
+    click.echo(f"{cache}: {_count(shards, 'shard')} read, nothing damaged")
     return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _repair(found: Any, src: str | None, patient_key: Path | None) -> int:
@@ -152,7 +156,7 @@ def _repair(found: Any, src: str | None, patient_key: Path | None) -> int:
         click.echo(f"still damaged: {damage}")
     if done.left:
         click.echo(
-            f"error: {len(done.left):,} damages are left; {done.why_left or 'run the same command again'}", err=True
+            f"error: {_count(len(done.left), 'damage')} left; {done.why_left or 'run the same command again'}", err=True
         )
     return 1 if done.left else 0
 

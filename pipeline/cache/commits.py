@@ -113,13 +113,13 @@ def read_commit(root: Path, commit: str) -> Commit:
     """Read one commit and check that its content makes its id.
 
     Raises:
-        CacheError: unknown or damaged.
+        CacheError: missing or damaged.
     """
     file = commit_file(root, commit)
     try:
         return parse_commit(file.read_bytes(), commit)
     except FileNotFoundError:
-        raise CacheError(f"{file}: there is no such commit; `pipeline info` lists those that are kept") from None
+        raise CacheError(f"{file}: missing; {REPAIR}") from None
     except ValueError as error:
         raise CacheError(f"{file}: damaged, {error}; {REPAIR}") from error
 
