@@ -204,7 +204,8 @@ def evaluate_command(
 ) -> None:
     """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache.
 
-    Validation also chooses the thresholds and the calibration that the others are scored with.
+    Validation also chooses the thresholds and the calibration that the others are scored with. Under torchrun write
+    `-m -- training evaluate`, or it takes --run for an option of its own.
     """
     from training import job
     from training.distributed import join_processes

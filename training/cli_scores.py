@@ -40,6 +40,7 @@ def compare_command(runs: tuple[Path, ...], on: str, tta: bool, every_score: boo
     table = compare(contestants)
     click.echo(to_text(table, every_score))
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, table)
         click.echo(str(out))
 

@@ -10,10 +10,12 @@ from training import config as settings
 from training import job
 from training.config import Machine
 from training.distributed import Processes
+from training.errors import ConfigError
 from training.runs import write_table
 from training.scores.compare import MAIN_SCORES, compare, read_contestants
 
 TABLE = "ablation.csv"
+OWN = ("model", "seed", "position")
 
 
 def ablate(
@@ -33,7 +35,7 @@ def ablate(
     was stopped goes on.
 
     Args:
-        others: settings of every run.
+        others: settings of every run, other than OWN.
         predictions: what to compare, test or validation.
 
     Returns:
@@ -41,8 +43,11 @@ def ablate(
         the same in every process.
 
     Raises:
-        RunError: a run is there with other settings. Stopped: asked to stop; the same call goes on.
+        ConfigError: a setting that differs between the runs is among the others. RunError: a run is there with other
+            settings. Stopped: asked to stop; the same call goes on.
     """
+    if own := [name for name in OWN if name in others]:
+        raise ConfigError(f"--set {own[0]}: the runs differ in it; leave it out, and choose by --model and --seed")
     tables = []
     for model in models:
         for seed in seeds:
