@@ -1,6 +1,7 @@
 """This file finds out what is there, in the source and in the cache, and has it planned; it writes nothing."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,8 +112,8 @@ def _failed_paths(root: Path, head: commits.Commit) -> set[str]:
     """The files of a commit that gave no slice though they should have, duplicates aside."""
     from pipeline.tables import REJECTS
 
-    with commits.rejects_file(root, head).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rejects = [(line["path"], line["code"]) for line in csv.DictReader(file)]
+    text = commits.read_rejects(root, head).decode("utf-8", "surrogateescape")
+    rejects = [(line["path"], line["code"]) for line in csv.DictReader(io.StringIO(text, newline=""))]
     return {path for path, code in rejects if REJECTS[code][0] == "failed" and code != "duplicate_conflict"}
 
 

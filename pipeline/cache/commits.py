@@ -57,6 +57,34 @@ def rejects_file(root: Path, commit: Commit) -> Path:
     return root / PRIVATE / "rejects" / f"{commit.private['rejects_digest']}.csv"
 
 
+def read_table(root: Path, commit: Commit) -> bytes:
+    """The table of a commit.
+
+    Raises:
+        CacheError: missing or damaged.
+    """
+    return _read_digested(table_file(root, commit), commit.attributes["metadata"]["digest"])
+
+
+def read_rejects(root: Path, commit: Commit) -> bytes:
+    """The list of rejects of a commit.
+
+    Raises:
+        CacheError: missing or damaged.
+    """
+    return _read_digested(rejects_file(root, commit), commit.private["rejects_digest"])
+
+
+def _read_digested(path: Path, digest: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CacheError(f"{path}: missing; {REPAIR}") from None
+    if sha256(content) != digest:
+        raise CacheError(f"{path}: damaged, its digest does not match; {REPAIR}")
+    return content
+
+
 def ledger_file(root: Path, commit: str) -> Path:
     return root / PRIVATE / "ledgers" / commit
 
@@ -204,8 +232,8 @@ def mend_copies(root: Path, commit: Commit) -> bool:
     marker = copied_file(root)
     if marker.exists() and marker.read_bytes() == commit.id.encode():
         return False
-    write_atomic(root / "metadata.csv", table_file(root, commit).read_bytes())
-    write_atomic(root / "rejects.csv", rejects_file(root, commit).read_bytes())
+    write_atomic(root / "metadata.csv", read_table(root, commit))
+    write_atomic(root / "rejects.csv", read_rejects(root, commit))
     write_atomic(marker, commit.id.encode())
     return True
 

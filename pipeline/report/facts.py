@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.cache.commits import REPAIR, Commit, rejects_file, table_file
-from pipeline.cache.files import sha256
+from pipeline.cache.commits import Commit, read_rejects, read_table
 from pipeline.cache.landing import require_record
-from pipeline.errors import CacheError
 from pipeline.series import place_slices, series_facts
 from pipeline.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
 
@@ -107,7 +105,7 @@ def _read_table(root: Path, head: Commit) -> pd.DataFrame:
     texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
     kinds: dict[str, Any] = {"row": np.int64, **dict.fromkeys(texts, str), "z_norm": float}
     kinds |= dict.fromkeys(classes, np.float32)
-    content = _read(table_file(root, head), head.attributes["metadata"]["digest"])
+    content = read_table(root, head)
     table = pd.read_csv(
         io.BytesIO(content),
         usecols=list(kinds),
@@ -116,21 +114,6 @@ def _read_table(root: Path, head: Commit) -> pd.DataFrame:
         na_values={klass: [""] for klass in classes},
     )
     return table.sort_values("row", ignore_index=True)
-
-
-def _read(path: Path, digest: str) -> bytes:
-    """The content of a table, which must have this SHA-256.
-
-    Raises:
-        CacheError: it is missing or damaged.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise CacheError(f"{path}: missing; {REPAIR}") from None
-    if sha256(content) != digest:
-        raise CacheError(f"{path}: damaged, its digest does not match; {REPAIR}")
-    return content
 
 
 class _Tally:
@@ -253,7 +236,7 @@ def count_rejects(root: Path, head: Commit) -> dict[str, Rejected]:
     Raises:
         CacheError: their table is missing or damaged.
     """
-    content = _read(rejects_file(root, head), head.private["rejects_digest"])
+    content = read_rejects(root, head)
     found: dict[str, Rejected] = {}
     # A path is what the file system has, not always text.
     for line in csv.DictReader(io.StringIO(content.decode("utf-8", "backslashreplace"), newline="")):

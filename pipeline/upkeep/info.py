@@ -122,8 +122,7 @@ def digest(root: Path) -> str:
 
     head = require_head(root)
     rows_per_shard = head.attributes["rows_per_shard"]
-    content = commits.table_file(root, head).read_bytes()
-    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    table = pd.read_csv(io.BytesIO(commits.read_table(root, head)), dtype=str, keep_default_na=False)
     table = table.astype({"row": int, "frame": int})
     digests: dict[str, dict[int, str]] = {size: {} for size in head.attributes["sizes"]}
     for shard in sorted(set((table["row"] // rows_per_shard).tolist())):
@@ -244,12 +243,12 @@ def _z_from(head: Commit, place: Mapping[str, str]) -> str:
 
 def _places(root: Path, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
     """(SOP Instance UID, frame) -> line of the current commit's table."""
-    text = commits.table_file(root, head).read_text("utf-8")
-    return {(line["sop_instance_uid"], line["frame"]): line for line in csv.DictReader(io.StringIO(text))}
+    text = commits.read_table(root, head).decode()
+    return {(line["sop_instance_uid"], line["frame"]): line for line in csv.DictReader(io.StringIO(text, newline=""))}
 
 
 def _reject_facts(root: Path, head: Commit, path: str) -> Iterator[tuple[str, str]]:
-    text = commits.rejects_file(root, head).read_text("utf-8", "surrogateescape")
-    for line in csv.DictReader(io.StringIO(text)):
+    text = commits.read_rejects(root, head).decode("utf-8", "surrogateescape")
+    for line in csv.DictReader(io.StringIO(text, newline="")):
         if line["path"] == path:
             yield "rejected", f"{line['code']}: {line['message']}"

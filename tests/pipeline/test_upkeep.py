@@ -265,6 +265,17 @@ def test_why_tells_how_a_file_came_in(built):
         assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
 
 
+@pytest.mark.parametrize("rot", [None, b"rot"], ids=["missing", "damaged"])
+@pytest.mark.parametrize("part", ["tables/*", ".pipeline/rejects/*", ".pipeline/shards/*", ".pipeline/ledgers/*"])
+def test_damage_is_one_line_to_those_who_read(built, part, rot):
+    for path in built.out.glob(part):
+        path.write_bytes(rot) if rot else path.unlink()
+    said = run("why", built.out, "000.dcm", code=1).stderr
+    if part in ("tables/*", ".pipeline/shards/*"):
+        said += run("info", built.out, "--digest", code=1).stderr
+    assert all(line.startswith("error:") and "pipeline verify --repair" in line for line in said.splitlines())
+
+
 def test_why_knows_a_name_that_is_not_utf8(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
