@@ -45,16 +45,18 @@ def publish(root: Path, address: str) -> Published:
         _send(system, target, root, [*lacking, *documents])
         _check(address, _sizes(system, target), root, [*files, *documents])
         _send(system, target, root, [ROOT])
+        _send(system, target, root, COPIES)
     except FileNotFoundError as error:
         raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {root}") from error
     except (OSError, ValueError, ImportError) as error:
         raise CacheError(f"{address}: {' '.join(str(error).split())}; mend it and run the command again") from error
-    sent = [*lacking, *documents, ROOT]
-    return Published(len(files) + len(documents) + 1, len(sent), sum((root / file).stat().st_size for file in sent))
+    sent = [*lacking, *documents, ROOT, *COPIES]
+    every = len({*files, *sent})
+    return Published(every, len(sent), sum((root / file).stat().st_size for file in sent))
 
 
 def _fixed_files(root: Path, head: Commit) -> Iterator[str]:
-    """The files of a commit that are written once, relative to the root, and the copies of its tables."""
+    """The files of a commit that are written once, relative to the root."""
     for shard in commits.read_ledger(root, head.id).live_slots():
         record = layout.read_record(root, shard)
         if record is None or record["slices"]["slot"]:
@@ -64,7 +66,6 @@ def _fixed_files(root: Path, head: Commit) -> Iterator[str]:
                 yield f"{path}/c/{shard}/0/0"
     yield head.attributes["metadata"]["file"]
     yield f"commits/{head.id}.json"
-    yield from COPIES
 
 
 def _open_system(address: str) -> tuple[Any, str]:

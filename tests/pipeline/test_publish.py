@@ -54,7 +54,7 @@ def test_a_folder_gets_the_commit_and_nothing_private(small, tmp_path, sent):
     assert "files sent" in run("publish", small.out, f"file://{there}").stdout
     same_content(small.out, there)
     assert not (there / ".pipeline").exists()
-    assert sent[-1] == ["zarr.json"]
+    assert [list(batch) for batch in sent[-2:]] == [["zarr.json"], ["metadata.csv", "rejects.csv"]]
 
 
 def test_only_what_is_lacking_is_sent(small, tmp_path, sent):
@@ -69,6 +69,15 @@ def test_only_what_is_lacking_is_sent(small, tmp_path, sent):
     assert shards
     assert not shards & first
     same_content(small.out, there)
+
+
+def test_a_copy_of_the_same_size_is_sent(small, tmp_path):
+    small.labels = {f"1.2.3.0.{number}": number % 2 for number in range(20)}
+    for flip in (0, 1):
+        small.labels = {uid: label ^ flip for uid, label in small.labels.items()}
+        small.build()
+        run("publish", small.out, f"file://{tmp_path / 'there'}")
+        same_content(small.out, tmp_path / "there")
 
 
 def test_a_broken_upload_leaves_the_old_commit_and_is_gone_on_with(small, tmp_path, monkeypatch):
@@ -146,4 +155,4 @@ def test_from_a_bucket_to_a_cache_to_a_bucket(small, s3, tmp_path):
     system.get(f"{address}/cache.zarr", str(tmp_path / "back"), recursive=True)
     same_content(small.out, tmp_path / "back")
     again = run("publish", small.out, f"{address}/cache.zarr").stdout
-    assert again.startswith(f"{address}/cache.zarr: 5 of ")
+    assert again.startswith(f"{address}/cache.zarr: 7 of ")
