@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,10 +15,9 @@ from typing import Any
 import dask
 import distributed
 import yaml
-from distributed.utils import silence_logging_cmgr
 
 from pipeline.engine.interrupts import interrupts_held
-from pipeline.engine.jobs import Jobs, Refusals
+from pipeline.engine.jobs import Jobs, Refusals, handled_by
 from pipeline.engine.watched import ONE_THREAD
 from pipeline.errors import CacheError
 from pipeline.settings import Workers
@@ -53,7 +53,8 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
     """
     with contextlib.ExitStack() as ending, contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK_SETTINGS))
-        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # of losses that are told in a line, or made good
+        # Dask tells at length of losses that are made good or told in a line, and of an end that comes early.
+        stack.enter_context(handled_by(logging.NullHandler(), "distributed", "distributed.client"))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Port .* is already in use")  # the dashboard takes another
         if workers.scheduler or workers.scheduler_file:
@@ -128,7 +129,8 @@ def _connect_started(file: Path, stack: contextlib.ExitStack, say: Callable[[str
     """Start the cluster of a file: `class`, a dotted name; `settings` for it; `scale`, a number, or `adapt`."""
     content = _read_description(file)
     try:
-        refusals = stack.enter_context(Refusals().kept())
+        refusals = Refusals()
+        stack.enter_context(handled_by(refusals, "tornado.application", "asyncio"))
         cluster = stack.enter_context(_cluster_class(str(content["class"]))(**content.get("settings") or {}))
         jobs = Jobs(cluster, content.get("scale"), refusals, f"--cluster {file}", say)
         stack.enter_context(jobs.ended())
@@ -156,4 +158,9 @@ def _read_description(file: Path) -> dict[str, Any]:
 
 def _cluster_class(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)  # dask_jobqueue has Ctrl-C end the process as if all were done

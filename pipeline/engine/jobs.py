@@ -16,7 +16,7 @@ LOST_AFTER_S = 15.0
 
 
 class Refusals(logging.Handler):
-    """Takes the errors of what asks for jobs, `sbatch` for one: they would only be printed, as tracebacks."""
+    """Takes the errors of what asks for jobs, `sbatch` for one, from the loops in which Dask asks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,18 +31,19 @@ class Refusals(logging.Handler):
         error, self._last = self._last, None
         return " ".join(str(error).rpartition("stderr:")[2].split()) if error else None
 
-    @contextlib.contextmanager
-    def kept(self) -> Iterator["Refusals"]:
-        """Stand in for the handlers of the loops in which Dask asks."""
-        loggers = [logging.getLogger(name) for name in ("tornado.application", "asyncio")]
-        before = [(logger.handlers, logger.propagate) for logger in loggers]
-        for logger in loggers:
-            logger.handlers, logger.propagate = [self], False
-        try:
-            yield self
-        finally:
-            for logger, (handlers, propagate) in zip(loggers, before, strict=True):
-                logger.handlers, logger.propagate = handlers, propagate
+
+@contextlib.contextmanager
+def handled_by(handler: logging.Handler, *names: str) -> Iterator[None]:
+    """Give these loggers one handler, and no other, for a while."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 class Jobs:

@@ -94,24 +94,47 @@ def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, 
     assert no_job_is_left()
 
 
-def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
+def begun_build(small: Small) -> subprocess.Popen[str]:
+    """A build in a process of its own that has finished a shard."""
     script = small.folder / "command.py"
     script.write_text(
         "from pipeline import survey\nfrom pipeline.cli import main\nfrom tests.pipeline.faulty import Faulty\n"
         f"survey.open_source = lambda src: Faulty(src, pause_s={PAUSE_S})\nmain()\n"
     )
     command = [sys.executable, str(script), "build", *options(small)]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background ignore
+    )
     while not records(small):
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return process
+
+
+def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
+    process = begun_build(small)
+    process.kill()
+    process.communicate()
     done = records(small)
     assert 1 <= len(done) < 6
     assert "a build was interrupted" in run("build", *options(small)).stderr
     assert done.items() <= records(small).items()
     assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert no_job_is_left()
+
+
+def test_ctrl_c_ends_the_jobs_too(small):
+    """dask_jobqueue, when imported, has Ctrl-C end the process with exit code 0."""
+    process = begun_build(small)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert "interrupted; what is finished is kept" in said
+    assert "Traceback" not in said
     assert no_job_is_left()
 
 
