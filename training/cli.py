@@ -251,11 +251,13 @@ def predict_command(
     from training import job
     from training.cache import open_cache
     from training.distributed import join_processes
-    from training.predict import write_predictions
+    from training.predict import check_sample, write_predictions
     from training.runs import open_run
 
     with join_processes(device) as processes:
         run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
+        if sample is not None:
+            check_sample(sample, opened.table, run.data.classes)
         everything = np.arange(opened.num_slices)
         machine = Machine(device, input_threads)
         lines, probabilities = job.run_predictions(run, opened, everything, machine, processes, tta=tta)

@@ -48,6 +48,11 @@ def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
     return ordered.reset_index()
 
 
+def check_sample(sample: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    """Raise a ConfigError as `like_sample` would, before anything is predicted."""
+    like_sample(submission(table, np.zeros((len(table), len(classes))), classes), sample)
+
+
 def by_series(wide: pd.DataFrame) -> pd.DataFrame:
     """Return one line a series: its slices' number and the largest probability of each class.
 
