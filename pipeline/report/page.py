@@ -37,16 +37,17 @@ figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; max-width:
 .tables figure { margin: 1rem 0; min-width: 0; }
 .tables figcaption { padding-bottom: .5rem; }
 .scroll { overflow-x: auto; }
-/* Collapsed borders stay behind when a sticky cell moves. */
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
-tbody tr:last-child td { border-bottom: 1.5px solid var(--ink); }
-thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
+/* Collapsed borders stay behind when a sticky cell moves, and those at fractions of a pixel get lost under it. */
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; line-height: 22px;
+        font-variant-numeric: tabular-nums; }
+tbody tr:last-child td { border-bottom: 2px solid var(--ink); }
+thead th { border-top: 2px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
-th, td { padding: .32rem .55rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th, td { padding: 5px .55rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; white-space: normal; min-width: 8rem;
                                  position: sticky; left: 0; background: #fff; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 11rem; max-width: 34rem; overflow-wrap: anywhere; }
-td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.35; }
+td small { display: block; color: var(--soft); font-size: .78rem; line-height: 17px; }
 td.share b { display: inline-block; min-width: 3.6rem; font-weight: inherit; }
 .track { display: inline-block; vertical-align: middle; width: 4rem; height: .5rem;
          background: var(--faint); }
@@ -71,7 +72,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .track { display: none; }
   main { padding: 1.4rem 1rem 3rem; } h1 { font-size: 1.55rem; } h2 { margin-top: 2.4rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile { padding: .7rem .75rem; } .tile b { font-size: 1.25rem; }
-  th, td { padding: .3rem .45rem; } thead th { white-space: normal; }
+  th, td { padding: 5px .45rem; } thead th { white-space: normal; }
   td.text { min-width: 8rem; } .words { font-size: .72rem; }
 }
 @media print { nav { display: none; } .card, figure, tr { break-inside: avoid; } }

@@ -34,16 +34,17 @@ figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; text-align
 .panels { display: grid; gap: 1rem 1.4rem; margin-bottom: .6rem; justify-content: start; }
 .panels img { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
-/* Collapsed borders stay behind when a sticky cell moves. */
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
-tbody tr:last-child td { border-bottom: 1.5px solid var(--ink); }
-thead th { border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
+/* Collapsed borders stay behind when a sticky cell moves, and those at fractions of a pixel get lost under it. */
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; line-height: 22px;
+        font-variant-numeric: tabular-nums; }
+tbody tr:last-child td { border-bottom: 2px solid var(--ink); }
+thead th { border-top: 2px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600;
            vertical-align: bottom; }
-th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }
+th, td { padding: 5px .55rem; text-align: right; white-space: nowrap; }
 thead th { white-space: normal; max-width: 8.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; position: sticky; left: 0; background: #fff; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
-td small { display: block; color: var(--soft); font-size: .74rem; line-height: 1.2; }
+td small { display: block; color: var(--soft); font-size: .74rem; line-height: 14px; }
 tr.rule td { border-top: 1px solid var(--line); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem 1.2rem; }
 .cards + figcaption { margin-top: .9rem; }
@@ -66,7 +67,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
 @media (max-width: 600px) {
   main { padding: 1.4rem 1rem 3rem; } h1 { font-size: 1.55rem; } h2 { margin-top: 2.4rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile { padding: .7rem .75rem; } .tile b { font-size: 1.25rem; }
-  th, td { padding: .3rem .55rem; } td.text, th.text { min-width: 6rem; }
+  td.text, th.text { min-width: 6rem; }
 }
 @media print { nav { display: none; } .card, figure { break-inside: avoid; } }
 """

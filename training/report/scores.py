@@ -64,7 +64,10 @@ def scores(results: Results) -> Section:
         f"Table 2. Scores on {SETS[name]}, slice by slice; precision, recall, specificity, F1 at a probability of 0.5."
     )
     if drawn:
-        caption += f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of {drawn['patients']:,} patients."
+        caption += (
+            f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of {drawn['patients']:,} patients; none "
+            "where more than one draw in twenty leaves the score undefined."
+        )
     blocks = [
         page.table(caption, ["class", "positive / all", *SCORES.values()], _score_rows(content)),
         *_undefined(content),
