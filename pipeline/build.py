@@ -175,7 +175,7 @@ def _convert(
     if not found.plan.jobs:
         return []
     context = make_context(settings, root, found, token, patient_key)
-    _declare_arrays(root, settings, found.wanted.arrays)
+    _declare_arrays(root, found.head, settings, found.wanted.arrays)
     base = found.head.id if found.head else ""
     pending = dict(found.plan.pending)
     jobs = found.plan.jobs
@@ -203,26 +203,27 @@ def make_context(settings: Settings, root: Path, found: Survey, token: str, pati
         patient_key=patient_key,
         windows=settings.windows,
         rows_per_shard=settings.layout.rows_per_shard,
-        codecs={spec.name: _codec(root, spec, settings) for spec in found.wanted.arrays},
+        codecs={spec.name: _codec(root, found.head, spec, settings) for spec in found.wanted.arrays},
     )
 
 
-def _codec(root: Path, spec: ArraySpec, settings: Settings) -> Any:
-    """The compressor of an array: that of the array on disk, for a new one the catalog's."""
+def _codec(root: Path, head: commits.Commit | None, spec: ArraySpec, settings: Settings) -> Any:
+    """The compressor of an array: the commit's, or that of the array on disk, for a new one the catalog's."""
     from pipeline.cache.shards import Codec
 
-    existing = array_metadata(root, spec.images_path)
+    committed = head.arrays.get(spec.images_path) if head else None
+    existing = committed or array_metadata(root, spec.images_path)
     return Codec.of(existing) if existing else Codec(settings.layout.compression, settings.layout.compression_level)
 
 
-def _declare_arrays(root: Path, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
+def _declare_arrays(root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
     """Write the zarr.json of new arrays before their first shard: a build that goes on must use the same compressor.
 
     No reader sees them: the root's consolidated metadata does not name them yet.
     """
     for spec in wanted:
-        if array_metadata(root, spec.images_path) is None:
-            for path, document in _array_documents(root, settings, [spec], rows=0).items():
+        if not (root / spec.images_path / "zarr.json").exists():
+            for path, document in _array_documents(root, head, settings, [spec], rows=0).items():
                 write_atomic(root / path / "zarr.json", canonical(document))
 
 
@@ -281,7 +282,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
         "source": settings.src,
         "versions": library_versions(),
     }
-    arrays = _array_documents(root, settings, found.wanted.arrays, next_shard * rows_per_shard)
+    arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
     commit = land(root, found.head, ledger, tables, terms, arrays, private)
     if pending and pending.reading == found.wanted.reading:
         layout.clear_pending(root)
@@ -300,9 +301,11 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         )
 
 
-def _array_documents(root: Path, settings: Settings, wanted: Iterable[ArraySpec], rows: int) -> dict[str, Any]:
+def _array_documents(
+    root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
+) -> dict[str, Any]:
     documents: dict[str, Any] = {}
     for spec in wanted:
-        codecs = _codec(root, spec, settings).metadata()
+        codecs = _codec(root, head, spec, settings).metadata()
         documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)
     return documents

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.files import canonical
+from pipeline.errors import CacheError
 from pipeline.stages import ArraySpec
 
 ROOT_DOCUMENT = "zarr.json"
@@ -54,8 +55,18 @@ def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
 
 
 def array_metadata(root: Path, path: str) -> Any | None:
-    """The zarr.json that lies at an array's path, None where there is none."""
+    """The zarr.json that lies at an array's path, None where there is none.
+
+    Raises:
+        CacheError: damaged.
+    """
+    file = root / path / "zarr.json"
     try:
-        return json.loads((root / path / "zarr.json").read_bytes())
+        document = json.loads(file.read_bytes())
+        if document["node_type"] != "array":
+            raise KeyError("node_type")
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{file}: damaged; run: pipeline verify --repair") from error
+    return document

@@ -10,6 +10,7 @@ import xxhash
 from pipeline.cache import layout
 from pipeline.cache.documents import array_metadata
 from pipeline.cache.shards import Codec, check_sums, read_shard
+from pipeline.errors import CacheError
 from pipeline.stages import ArraySpec
 from pipeline.upkeep.examination import Examination
 
@@ -28,7 +29,7 @@ def document_of(found: Examination, name: str) -> Any:
             return commit.arrays[path]
     try:
         return array_metadata(found.root, path)
-    except ValueError:
+    except CacheError:
         return None
 
 

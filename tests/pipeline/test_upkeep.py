@@ -265,6 +265,33 @@ def test_why_tells_how_a_file_came_in(built):
         assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
 
 
+@pytest.mark.parametrize("rot", [None, b"rot", b"[]"])
+def test_a_damaged_zarr_json_harms_no_build(built, rot):
+    """The commit says what the array is, and writes it again."""
+    for path in built.out.glob("images/*/zarr.json"):
+        path.write_bytes(rot) if rot else path.unlink()
+    write(built.src / "new.dcm", slice_bytes(40))
+    built.build()
+    built.verify()
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+
+
+def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    built.level = 60
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.convert.Drafts.publish", interrupt)
+        built.build(code=130)
+    [path] = {path for path in built.out.glob("images/8-*/zarr.json") if b'"shape":[0,' in path.read_bytes()}
+    path.write_bytes(b"rot")
+    assert "zarr.json: damaged; run: pipeline verify --repair" in built.build(code=1).stderr
+    built.repair()
+    built.build()
+    built.verify()
+
+
 @pytest.mark.parametrize("rot", [None, b"rot"], ids=["missing", "damaged"])
 @pytest.mark.parametrize("part", ["tables/*", ".pipeline/rejects/*", ".pipeline/shards/*", ".pipeline/ledgers/*"])
 def test_damage_is_one_line_to_those_who_read(built, part, rot):
