@@ -76,7 +76,7 @@ start() {
         --log-file="$folder/log/munged.log" --seed-file="$folder/munge.seed"
     slurmctld -f "$folder/slurm.conf" -c
     start_node || fail "slurmd does not start; see $folder/log/slurmd.log"
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         [ "$(sinfo --noheader --format=%t 2>/dev/null)" != idle ] || break
         sleep 0.1
     done

@@ -52,14 +52,14 @@ def small(tmp_path, slurm, monkeypatch) -> Small:
     return small
 
 
-def options(small: Small, memory: str = "1GB") -> list[str]:
-    """The options of a build with one job of two workers."""
+def options(small: Small, workers: int = 1, memory: str = "1GB") -> list[str]:
+    """The options of a build with one job of so many workers."""
     description = small.folder / "slurm.yaml"
     description.write_text(
         "class: dask_jobqueue.SLURMCluster\n"
-        "settings: {queue: normal, cores: 2, processes: 2, job_cpu: 1, interface: lo, walltime: '00:05:00',\n"
-        f"           memory: {memory}, log_directory: {small.folder}/jobs, scheduler_options: {{dashboard: false}}}}\n"
-        "scale: 2\n"
+        f"settings: {{queue: normal, cores: {workers}, processes: {workers}, job_cpu: 1, walltime: '00:05:00',\n"
+        f"           interface: lo, memory: {memory}, log_directory: {small.folder}/jobs}}\n"
+        f"scale: {workers}\n"
     )
     return [*small.options(), "--cluster", str(description)]
 
@@ -70,7 +70,7 @@ def queue() -> list[str]:
 
 def no_job_is_left() -> bool:
     """Whether the queue is empty within some seconds: a job that is cancelled takes one or two to end."""
-    for _ in range(100):
+    for _ in range(300):
         if not queue():
             return True
         time.sleep(0.1)
@@ -86,7 +86,7 @@ def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, 
         subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
 
     after_shards(monkeypatch, 2, cancel)
-    outcome = run("build", *options(small))
+    outcome = run("build", *options(small, workers=2))
     assert "1 job lost, asking again" in outcome.stderr
     assert len(seen) >= 2
     assert seen.items() <= records(small).items()
