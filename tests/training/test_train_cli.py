@@ -79,7 +79,9 @@ def test_evaluate_repeats_the_run_and_tta_stands_beside_it(run, cache, tmp_path)
     moved = tmp_path / "moved.zarr"
     cache.rename(moved)
     try:
-        assert "no cache here" in refused("evaluate", "--run", run, "--split", "validation", "--device", "cpu")
+        line = refused("evaluate", "--run", run, "--split", "validation", "--device", "cpu")
+        assert "no cache here" in line
+        assert "give its new place by --cache" in line
         options = ["--run", run, "--split", "validation", "--cache", moved, "--device", "cpu"]
         assert train("evaluate", *options).exit_code == 0
         assert (run / "scores_validation.json").read_bytes() == before

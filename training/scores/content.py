@@ -91,7 +91,12 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
     try:
         return open_cache(where, run.data.commit, local_copy)
     except CacheError:
-        cache = open_cache(where, local_copy=local_copy)
+        try:
+            cache = open_cache(where, local_copy=local_copy)
+        except CacheError as error:
+            if path is not None:
+                raise
+            raise RunError(f"{error}; where the run's cache has moved, give its new place by --cache") from error
     changes = differences(read_content(run.path), content_of(cache, run.config.size_px))
     if changes:
         raise RunError(
