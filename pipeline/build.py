@@ -95,6 +95,7 @@ def _build(
     _collect_leftovers(root, found.head)
     _check_space(root, settings, found.plan)
     entries = _convert(settings, root, found, token, workers, patient_key, progress)
+    _collect_partials(root)  # of workers that were killed meanwhile
     progress.stage("writing the tables and the commit")
     return Outcome(_commit(settings, root, found, entries, table_labels), changed=True)
 
@@ -116,11 +117,15 @@ def _note_touched(root: Path, found: Survey) -> None:
 
 def _collect_leftovers(root: Path, head: commits.Commit | None) -> None:
     """Remove what killed builders have left: temporary files, and commits that never became the current one."""
-    for partial in layout.partials(root):
-        partial.unlink(missing_ok=True)
+    _collect_partials(root)
     landed = {head.id, *commits.kept_before(root, head)} if head else set()
     for stray in commits.commit_ids(root) - landed:
         commits.remove_commit(root, stray)
+
+
+def _collect_partials(root: Path) -> None:
+    for partial in layout.partials(root):
+        partial.unlink(missing_ok=True)
 
 
 def _refuse_vanished(root: Path, found: Survey, prune: bool) -> None:

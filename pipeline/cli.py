@@ -224,7 +224,7 @@ def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[
             click.echo(f"labels: {number:,} {name.replace('_', ' ')}")
     if too_many(counts["failed"], counts["files"]):
         click.echo(
-            f"error: {counts['failed']:,} files failed, more than --max-rejects; see {out / 'rejects.csv'}", err=True
+            f"error: failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}", err=True
         )
         return 1
     return 0

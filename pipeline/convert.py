@@ -34,7 +34,15 @@ FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
 REJECT_FIELDS = ("slot", "frame", "code", "message")
 RECORD_FIELDS = tuple(spec.name for spec in dataclasses.fields(SliceRecord))
 # What a file system that has been unmounted, or whose server is gone, answers.
-LOST_SOURCE = {errno.ENODEV, errno.ENOTCONN, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.ESTALE}
+LOST_SOURCE = {
+    errno.ENODEV,
+    errno.ENOTCONN,
+    errno.ENXIO,
+    errno.ESHUTDOWN,
+    errno.EHOSTDOWN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs", "pylibjpeg")
 
 

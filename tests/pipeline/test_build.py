@@ -337,5 +337,5 @@ def test_failed_files_decide_the_exit_code_and_the_commit_stays(tmp_path, limit,
         write(small.src / name, slice_bytes(20)[:-50])
     write(small.src / "notes.txt", b"not DICOM")
     done = small.build("--max-rejects", limit, code=code)
-    assert ("2 files failed, more than --max-rejects" in done.stderr) == (code == 1)
+    assert ("failed files: 2, more than --max-rejects" in done.stderr) == (code == 1)
     assert (small.out / "metadata.csv").exists() == (code != 2)

@@ -63,6 +63,7 @@ def test_killed_workers_cost_nothing_but_time(small, monkeypatch):
 
     after_shards(monkeypatch, 1, kill_one)
     run("build", *small.options(), "--workers", 2)
+    assert not list(small.out.rglob("*.partial"))
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
