@@ -43,7 +43,7 @@ LOST_SOURCE = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs", "pylibjpeg")
+LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs")
 
 
 @dataclass(frozen=True, slots=True)
