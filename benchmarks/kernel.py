@@ -23,6 +23,10 @@ from PIL import Image
 
 from pipeline import kernel
 from pipeline.catalog import Window
+from pipeline.kernel import passes
+from pipeline.kernel.grey import grey_of
+from pipeline.kernel.render import _scratch
+from pipeline.kernel.taps import columns, rows
 
 WINDOWS = (Window("brain", 40.0, 80.0), Window("subdural", 50.0, 130.0), Window("bone", 600.0, 2800.0))
 SIZES = ((224,), (380,), (224, 380))
@@ -41,12 +45,12 @@ def usual_way(stored: np.ndarray, images: Sequence[np.ndarray]) -> None:
 
 
 @numba.njit(nogil=True)
-def look_up(stored, table, first, reach, lit, band):  # type: ignore[no-untyped-def]
+def fill_bands(stored, grey, band):  # type: ignore[no-untyped-def]
     """The part of the kernel's horizontal pass that all sizes share."""
-    for top in range(0, stored.shape[0], band.shape[1]):
-        rows = stored[top : top + band.shape[1]]
-        begin, end = kernel._lit_span(rows, first, reach, lit)
-        kernel._look_up(rows, table, begin, end, band)
+    for top in range(0, stored.shape[0], band.shape[0]):
+        rows = stored[top : top + band.shape[0]]
+        begin, end = passes._lit_span(rows, grey[3], grey[4])
+        passes.fill_band(rows, grey, begin, end, band)
 
 
 def synthetic_head(seed: int) -> np.ndarray:
@@ -92,21 +96,20 @@ def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Ca
     """The two ways, and the kernel's parts, each a function of the stored values."""
     images = [np.zeros((len(WINDOWS), side, side), np.uint8) for side in sizes_px]
     sums = [np.zeros((len(WINDOWS), 2), np.uint64) for _ in sizes_px]
-    table, first, reach = kernel._lookup_table(1.0, INTERCEPT, None, True, WINDOWS)
-    shared = (table, np.uint16(first), np.uint16(reach))
-    taps, edges, num_taps = kernel._side_by_side(shape[1], sizes_px)
-    scratch = kernel._scratch(*shape, sizes_px)
+    grey = grey_of(1.0, INTERCEPT, None, True, WINDOWS)
+    groups, sizes, margin = columns(shape[1], sizes_px)
+    scratch = _scratch(shape[0], shape[1] + 2 * margin, len(WINDOWS), sizes_px)
 
     def vertical(_: np.ndarray) -> None:
         for i, side in enumerate(sizes_px):
-            kernel._vertical(scratch, i, edges[i], kernel._taps(shape[0], side), images[i], sums[i])
+            passes.vertical(scratch, i, sizes[0][i], rows(shape[0], side), images[i], sums[i])
 
     return {
         "usual way": lambda stored: usual_way(stored, images),
         "kernel": lambda stored: kernel.render(stored, 1.0, INTERCEPT, None, WINDOWS, images, sums),
-        "look-up": lambda stored: look_up(stored.view(np.uint16), *shared, *scratch[:2]),
-        "look-up and horizontal": lambda stored: kernel._horizontal(
-            stored.view(np.uint16), *shared, taps, edges, num_taps, scratch
+        "grey levels": lambda stored: fill_bands(stored.view(np.uint16), grey, scratch[0]),
+        "grey levels and horizontal": lambda stored: passes.horizontal(
+            stored.view(np.uint16), grey, groups, sizes, scratch
         ),
         "vertical and sums": vertical,
     }

@@ -179,6 +179,31 @@ def test_threads_do_not_share_working_memory():
             assert all(np.array_equal(image, want) for image in got)
 
 
+WITHOUT_VECTORS = """
+import hashlib, sys
+import numpy as np
+from tests.pipeline.test_kernel import WINDOWS, head, rendered
+digest = hashlib.sha256()
+for shape in [(512, 512), (512, 490), (90, 700), (16, 17), (1, 1)]:
+    for slope in (1.0, 0.7):
+        images, sums = rendered(head(*shape), slope, -1024.0, (1000, 1003), WINDOWS, (224, 380, 20))
+        for numbers in (*images, *sums):
+            digest.update(numbers.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_a_cpu_without_wide_vectors_gives_the_same_pixels():
+    def digest(**environment):
+        command = [sys.executable, "-c", WITHOUT_VECTORS]
+        folder = Path(__file__).parents[2]
+        return subprocess.run(
+            command, env={**os.environ, **environment}, cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert digest(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == digest() != ""
+
+
 @pytest.mark.parametrize(
     ("image_shape", "sums_shape", "windows"),
     [

@@ -1,0 +1,66 @@
+"""This file works out which grey levels a stored value has, once for all slices with the same slope and intercept."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.catalog import Window
+from pipeline.kernel.passes import fill_band
+
+MAX_WINDOWS = 4  # a slice's windows in the first cache, band by band
+
+_STORED_VALUES = 1 << 16
+
+# Plain tuples: numba's cache on disk would pickle a named tuple's class, and fail to load after it is renamed.
+Grey = tuple[np.ndarray, np.ndarray, np.uint16, np.uint16, np.uint16]
+
+
+@lru_cache(maxsize=64)
+def grey_of(
+    slope: float, intercept: float, padding: tuple[int, int] | None, signed: bool, windows: tuple[Window, ...]
+) -> Grey:
+    """Grey levels of every stored value.
+
+    Returns:
+        table: (C, 65536) uint8 by the stored value's bit pattern.
+        factors: (C, 4) uint16 by which `lanes.scale` gives the same without a table; none where it would not.
+        flip: what a bit pattern is to be xor-ed with so that patterns have the order of the values.
+        first: bit pattern of the first stored value that is not black in every window.
+        reach: how far above it the last one lies.
+    """
+    bits = np.arange(_STORED_VALUES, dtype=np.uint16)
+    stored = bits.view(np.int16) if signed else bits
+    table = _tabulate(stored, slope, intercept, padding, windows)
+    lit = stored[table.any(axis=0)].astype(int)
+    first, last = (lit.min(), lit.max()) if lit.size else (0, 0)
+    flip = np.uint16(_STORED_VALUES // 2 if signed else 0)
+    rest = flip, np.uint16(first % _STORED_VALUES), np.uint16(last - first)
+    factors = np.array([_factors(window, slope, intercept, int(flip)) for window in windows], np.uint16)
+    scaled = np.empty((1, *table.shape), np.uint8)
+    fill_band(bits[None], (table, factors, *rest), 0, _STORED_VALUES, scaled)
+    return table, factors if np.array_equal(scaled[0], table) else factors[:0], *rest
+
+
+def _tabulate(
+    stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None, windows: tuple[Window, ...]
+) -> np.ndarray:
+    hu = stored * np.float64(slope) + intercept
+    table = np.empty((len(windows), len(stored)), np.uint8)
+    for grey, window in zip(table, windows, strict=True):
+        x = np.clip((hu - (window.level_hu - window.width_hu / 2)) / window.width_hu, 0, 1)
+        grey[:] = np.floor(255 * x + 0.5)
+    if padding is not None:
+        table[:, (stored >= padding[0]) & (stored <= padding[1])] = 0
+    return table
+
+
+def _factors(window: Window, slope: float, intercept: float, flip: int) -> tuple[int, int, int, int]:
+    """First value, reach, and two factors that bring the reach to 255 x 2**23.
+
+    They are exact for a window whose ends are stored values. For another the grey levels come out wrong, which the
+    caller sees.
+    """
+    first = round((window.level_hu - window.width_hu / 2 - intercept) / slope) + flip
+    reach = min(max(round(window.width_hu / slope), 1), _STORED_VALUES - 1)
+    up = 1 << 16 - reach.bit_length()
+    return min(max(first, 0), _STORED_VALUES - 1), reach, up, -(-(255 << 23) // (reach * up))
