@@ -1,9 +1,12 @@
 """This file compresses images into LZ4 that is fast to decode: fewer and longer matches than the usual encoders take.
 
 Decoding LZ4 is waiting for mispredicted branches, one or two a match, so a match of four bytes costs a reader as much
-as one of four hundred. In the noise of CT the short ones are many, and each saves a byte. Here a match has six bytes or
-more and gives way to a longer one that begins within the next two: on phantom slices 7 % smaller than blosc's LZ4 at
-level 5 and decoded in five sixths of the time, for half as much again to encode, as `benchmarks/compression.py` shows.
+as one of four hundred. In the noise of CT the short ones are many, and each saves a byte. Here a match has seven bytes
+or more and gives way to a longer one that begins within the next two: on phantom slices 6 % smaller than blosc's LZ4 at
+level 5 and decoded in four fifths of the time, for the same time to encode, as `benchmarks/compression.py` shows.
+
+Encoding waits for the same, so it has few branches: the bytes in common are counted 32 at once, lengths are written
+without asking how many bytes they take, and the image is only read again where sixteen more bits of a hash agree.
 
 Source: lz4, doc/lz4_Block_format.md; c-blosc, README_CHUNK_FORMAT.rst.
 """
@@ -13,25 +16,27 @@ import threading
 from typing import Any
 
 import numpy as np
-from numba import int64, njit, types, uint8, uint64
+from llvmlite import ir
+from numba import int64, njit, types, uint8, uint32, uint64
 from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
-MIN_MATCH = 6  # bytes; 8 decodes a tenth faster and takes 3 % more bytes
+MIN_MATCH = 7  # bytes; 8 decodes and encodes some per cent faster and takes 1.5 % more bytes, 6 the other way round
 LATER = 2  # a match that begins up to so many bytes later is taken instead if it is longer
-LONG_ENOUGH = 32  # bytes of a match that no better one is looked for
-HASH_BITS = 12  # of positions, 16 KB: with 32 KB they leave the first cache, and encoding takes a fifth longer
-SKIP_BITS = 6  # after 2**6 misses in a row the search takes two bytes a step, after as many again three
+WIDE = 32  # bytes compared or copied at once; a match of as many is taken without a look at later ones
+HASH_BITS = 13  # of entries of four bytes, 32 KB: half as many leave 0.7 % more bytes, in no less time
+SKIP_BITS = 4  # after 2**4 misses in a row the search takes two bytes a step, after as many again three
 
 WINDOW = 1 << 16  # an offset has 16 bits
 LAST_LITERALS = 5  # bytes at the end that no match may cover
-LAST_BEGIN = 20  # bytes before the end where the last match may begin: the format's 12, and 8 are read at once
+LAST_BEGIN = LATER + WIDE + LAST_LITERALS  # bytes before the end where the search ends; the format asks for 12
 # Two versions, flags, size of an item; size, size of a block, stored size; where the one block begins.
 CHUNK_HEADER = struct.Struct("<4B4I")
 BLOCK_LENGTH = struct.Struct("<I")
 BLOCK_BEGINS = CHUNK_HEADER.size + BLOCK_LENGTH.size
 FLAG_LZ4, FLAG_STORED = 1 << 5, 1 << 1
 
+_U1, _U64, _WIDE = ir.IntType(1), ir.IntType(64), ir.VectorType(ir.IntType(8), WIDE)
 _threads = threading.local()  # the compiled loop releases the GIL: working memory must not be shared
 
 
@@ -64,134 +69,154 @@ def _load(context: Any, array: Any, index: Any) -> Any:
     """Read eight bytes of a uint8 array at any place, as a little-endian number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_place(context, builder, signature, arguments), align=1)
+        return _read(context, builder, signature.args[0], arguments[0], arguments[1], _U64)
 
     return uint64(array, int64), generate
 
 
-def _store(context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write eight bytes into a uint8 array at any place."""
+def _compare(context: Any, array: Any, index: Any, other: Any) -> Any:
+    """Count the bytes, at most WIDE, that two places of a uint8 array have in common."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _place(context, builder, signature, arguments), align=1)
+        array, *places = arguments
+        one, two = (_read(context, builder, signature.args[0], array, place, _WIDE) for place in places)
+        differ = builder.bitcast(builder.icmp_unsigned("!=", one, two), ir.IntType(WIDE))
+        ended = builder.or_(builder.zext(differ, _U64), _U64(1 << WIDE))
+        return builder.cttz(ended, _U1(True))
+
+    return int64(array, int64, int64), generate
+
+
+def _copy(context: Any, source: Any, index: Any, out: Any, at: Any) -> Any:
+    """Copy WIDE bytes from one uint8 array to another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, index, out, at = arguments
+        value = _read(context, builder, signature.args[0], source, index, _WIDE)
+        builder.store(value, _place(context, builder, signature.args[2], out, at, _WIDE), align=1)
         return context.get_dummy_value()
 
-    return types.void(array, int64, uint64), generate
+    return types.void(source, int64, out, int64), generate
 
 
-def _count_zeros(context: Any, number: Any) -> Any:
-    """Count the zero bits below the lowest one of a uint64, which is not 0."""
+def _expect_not(context: Any, condition: Any) -> Any:
+    """Pass a condition on that seldom holds: LLVM then jumps where it would else wait for both outcomes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+        expect = builder.module.declare_intrinsic("llvm.expect", (_U1,), ir.FunctionType(_U1, (_U1, _U1)))
+        return builder.call(expect, (arguments[0], _U1(False)))
 
-    return int64(uint64), generate
+    return types.boolean(types.boolean), generate
 
 
 _eight: Any = intrinsic(_load)
-_put_eight: Any = intrinsic(_store)
-_trailing_zeros: Any = intrinsic(_count_zeros)
+_in_common: Any = intrinsic(_compare)
+_copy_wide: Any = intrinsic(_copy)
+_seldom: Any = intrinsic(_expect_not)
 
 
-def _place(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """LLVM's pointer to an element of an array, as one to eight bytes."""
-    data = create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-    return builder.bitcast(builder.gep(data, [arguments[1]]), context.get_value_type(uint64).as_pointer())
+def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any, unit: Any) -> Any:
+    """LLVM's pointer to an element of a uint8 array, as one to a unit of several bytes."""
+    data = create_struct_proxy(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), unit.as_pointer())
 
 
-@njit(inline="always")
-def _hash(eight: Any) -> Any:
-    first = eight << uint64(64 - 8 * MIN_MATCH)
-    return int64((first * uint64(0x9E3779B185EBCA87)) >> uint64(64 - HASH_BITS))
-
-
-@njit(inline="always")
-def _begin_alike(a: Any, b: Any) -> Any:
-    """Whether two times eight bytes have the same first MIN_MATCH."""
-    return (a ^ b) << uint64(64 - 8 * MIN_MATCH) == 0
+def _read(context: Any, builder: Any, kind: Any, array: Any, index: Any, unit: Any) -> Any:
+    return builder.load(_place(context, builder, kind, array, index, unit), align=1)
 
 
 @njit(inline="always")
-def _end_of_match(source: np.ndarray, at: int, earlier: int, stop: int) -> int:
-    """Where two stretches that begin at `at` and `earlier` begin to differ, at most `stop`."""
-    while at < stop - 8:
-        differs = _eight(source, at) ^ _eight(source, earlier)
-        if differs:
-            return at + (_trailing_zeros(differs) >> 3)
-        at += 8
-        earlier += 8
-    while at < stop and source[at] == source[earlier]:
+def _look_up(source: np.ndarray, entries: np.ndarray, at: int, likely: bool) -> Any:
+    """Find the last place with the hash of this one, and enter this one; returns offset and bytes in common or 0.
+
+    An entry is 16 more bits of the hash and the last 16 of the place. Where no match is likely they spare reading the
+    image at random; where one is, a branch. Whatever an entry is left from, its place lies in the image before this.
+    """
+    first = _eight(source, at) << uint64(64 - 8 * MIN_MATCH)
+    hashed = first * uint64(0x9E3779B185EBCA87) >> uint64(64 - HASH_BITS - 16)
+    slot, entry = hashed >> uint64(16), uint32(hashed << uint64(16) | uint64(at & WINDOW - 1))
+    earlier, entries[slot] = entries[slot], entry
+    offset = int64(entry - earlier & uint64(WINDOW - 1))
+    if (likely or (entry ^ earlier) < uint64(WINDOW)) and offset > 0:
+        return offset, _in_common(source, at, at - offset)
+    return offset, 0
+
+
+@njit(inline="always")
+def _end_of_match(source: np.ndarray, at: int, offset: int, stop: int) -> int:
+    """Where a match that reaches `at` ends, at most `stop`."""
+    while at <= stop - WIDE:
+        length = _in_common(source, at, at - offset)
+        at += length
+        if length < WIDE:
+            return at
+    while at < stop and source[uint64(at)] == source[uint64(at - offset)]:
         at += 1
-        earlier += 1
+    return at
+
+
+@njit(inline="always")
+def _begin_of_match(source: np.ndarray, at: int, offset: int, start: int) -> int:
+    """Where a match that contains `at` begins, at least `start`."""
+    while at > start and at > offset and source[uint64(at - 1)] == source[uint64(at - 1 - offset)]:
+        at -= 1
     return at
 
 
 @njit(inline="always")
 def _write_rest(out: np.ndarray, at: int, rest: int) -> int:
-    """Write what of a length does not fit into the token's four bits; returns where to go on."""
+    """Write what of a length does not fit into the token's four bits, nothing if negative; returns where to go on."""
     while rest >= 255:
-        out[at] = 255
+        out[uint64(at)] = 255
         at += 1
         rest -= 255
-    out[at] = rest
-    return at + 1
+    out[uint64(at)] = rest  # if negative, what follows is written over it: no branch
+    return at + (rest >= 0)
 
 
 @njit(inline="always")
-def _write_token(out: np.ndarray, at: int, literals: int) -> int:
-    """Write a token with the number of literals that follow; returns where they go."""
-    out[at] = min(literals, 15) << 4
-    return at + 1 if literals < 15 else _write_rest(out, at + 1, literals - 15)
+def _write_match(
+    source: np.ndarray, written: int, begin: int, offset: int, length: int, out: np.ndarray, at: int
+) -> int:
+    """Write the literals from `written` to `begin` and a match; returns where to go on."""
+    literals = begin - written
+    out[uint64(at)] = min(literals, 15) << 4 | min(length - 4, 15)
+    at = _write_rest(out, at + 1, literals - 15)
+    _copy_wide(source, written, out, at)
+    for i in range(WIDE, literals, WIDE):  # up to 31 too many, which are written over
+        _copy_wide(source, written + i, out, at + i)
+    at += literals
+    out[uint64(at)], out[uint64(at + 1)] = offset & 255, offset >> 8
+    return _write_rest(out, at + 2, length - 19)
 
 
-@njit(inline="always")
-def _write_match(out: np.ndarray, token: int, at: int, offset: int, length: int) -> int:
-    """Write a match and complete its token; returns where to go on."""
-    out[at], out[at + 1] = offset & 255, offset >> 8
-    out[token] |= min(length - 4, 15)
-    return at + 2 if length < 19 else _write_rest(out, at + 2, length - 19)
-
-
+# Indices are unsigned where numba would else ask whether they are negative.
 @njit(int64(types.Array(uint8, 1, "C", readonly=True), uint8[::1], int64), cache=True, nogil=True)
 def _encode(source: np.ndarray, out: np.ndarray, at: int) -> int:
     """Write the LZ4 block of `source` to `out` from `at` on; returns where it ends."""
-    positions = np.zeros(1 << HASH_BITS, np.uint32)
+    entries = np.zeros(1 << HASH_BITS, np.uint32)
     written, here, tries = 0, 1, 1 << SKIP_BITS
     stop, last = len(source) - LAST_LITERALS, len(source) - LAST_BEGIN
     while here < last:
-        # No function takes the arrays here: numba would count a reference, and that costs as much as the rest.
-        eight = _eight(source, here)
-        slot = _hash(eight)
-        earlier = int64(positions[slot])
-        positions[slot] = here
-        if here - earlier >= WINDOW or not _begin_alike(eight, _eight(source, earlier)):
+        offset, length = _look_up(source, entries, here, False)
+        if length < MIN_MATCH:
             here += tries >> SKIP_BITS
             tries += 1
             continue
-        begin, end = here, _end_of_match(source, here + MIN_MATCH, earlier + MIN_MATCH, stop)
-        for later in range(here + 1, min(here + 1 + LATER, last)):
-            if end - here >= LONG_ENOUGH:
-                break
-            eight = _eight(source, later)
-            slot = _hash(eight)
-            other = int64(positions[slot])
-            positions[slot] = later
-            if later - other < WINDOW and _begin_alike(eight, _eight(source, other)):
-                other_end = _end_of_match(source, later + MIN_MATCH, other + MIN_MATCH, stop)
-                if other_end > end + later - here:
-                    begin, earlier, end = later, other, other_end
-        while begin > written and earlier > 0 and source[begin - 1] == source[earlier - 1]:
-            begin -= 1
-            earlier -= 1
-        token, at = at, _write_token(out, at, begin - written)
-        for i in range(0, begin - written, 8):  # up to seven too many, which are written over
-            _put_eight(out, at + i, _eight(source, written + i))
-        at = _write_match(out, token, at + begin - written, begin - earlier, end - begin)
+        begin, end = here, here + length
+        if length < WIDE:
+            for later in range(here + 1, here + 1 + LATER):
+                other, length = _look_up(source, entries, later, True)
+                if _seldom(length > end - begin):
+                    begin, offset, end = later, other, later + length
+        if end - begin == WIDE:
+            end = _end_of_match(source, end, offset, stop)
+        begin = _begin_of_match(source, begin, offset, written)
+        at = _write_match(source, written, begin, offset, end - begin, out, at)
         written = here = end
         tries = 1 << SKIP_BITS
-        if here < last:
-            positions[_hash(_eight(source, here - 2))] = here - 2
-    at = _write_token(out, at, len(source) - written)
+    out[uint64(at)] = min(len(source) - written, 15) << 4
+    at = _write_rest(out, at + 1, len(source) - written - 15)
     for i in range(written, len(source)):
-        out[at + i - written] = source[i]
+        out[uint64(at + i - written)] = source[uint64(i)]
     return at + len(source) - written

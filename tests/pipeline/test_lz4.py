@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.lz4 import CHUNK_HEADER, LAST_BEGIN, MIN_MATCH, WINDOW, compress
+from pipeline.cache.lz4 import CHUNK_HEADER, LAST_BEGIN, MIN_MATCH, WIDE, WINDOW, compress
 
 
 def decompress(chunk: bytes, size: int) -> np.ndarray:
@@ -27,18 +27,27 @@ def check(data: np.ndarray) -> bytes:
     return chunk
 
 
-def matches(chunk: bytes) -> list[tuple[int, int]]:
-    """Offset and length of each match, by a reader of the block format of its own."""
-    at, found = CHUNK_HEADER.size + 4, []
+def read_block(chunk: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
+    """Decode by the letter of the block format; returns the data and begin, offset and length of each match."""
+    at, data, found = CHUNK_HEADER.size + 4, bytearray(), []
     while True:
         token = chunk[at]
         literals, at = _length(chunk, at + 1, token >> 4)
+        data += chunk[at : at + literals]
         at += literals
         if at == len(chunk):
-            return found
+            return bytes(data), found
         offset = int.from_bytes(chunk[at : at + 2], "little")
         length, at = _length(chunk, at + 2, token & 15)
-        found.append((offset, length + 4))
+        found.append((len(data), offset, length + 4))
+        assert 0 < offset <= len(data)
+        for _ in range(length + 4):
+            data.append(data[-offset])
+
+
+def matches(chunk: bytes) -> list[tuple[int, int]]:
+    """Offset and length of each match."""
+    return [(offset, length) for _, offset, length in read_block(chunk)[1]]
 
 
 def _length(chunk: bytes, at: int, length: int) -> tuple[int, int]:
@@ -61,14 +70,26 @@ def test_what_goes_in_comes_out(parts: list[bytes]) -> None:
     check(np.frombuffer(b"".join(parts), np.uint8))
 
 
-@pytest.mark.parametrize("size", [*range(1, 64), 269, 270, 271, 525, 4096])
+@given(st.lists(stretches, min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_block_is_as_the_format_asks(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    chunk = compress(np.frombuffer(data, np.uint8))
+    if len(chunk) == len(data) + 16:
+        return  # stored
+    decoded, found = read_block(chunk)
+    assert decoded == data
+    assert all(begin <= len(data) - 12 and begin + length <= len(data) - 5 for begin, _, length in found)
+
+
+@pytest.mark.parametrize("size", [*range(1, 128), 269, 270, 271, 525, 4096])
 def test_every_small_size(size: int) -> None:
     for data in (np.zeros(size, np.uint8), np.arange(size, dtype=np.uint8) % 7, np.arange(size, dtype=np.uint8)):
         check(data)
 
 
 @pytest.mark.parametrize("literals", [14, 15, 16, 269, 270, 271, 525])
-@pytest.mark.parametrize("length", [MIN_MATCH, 18, 19, 20, 273, 274, 275])
+@pytest.mark.parametrize("length", [MIN_MATCH, 18, 19, 20, WIDE - 1, WIDE, WIDE + 1, 2 * WIDE, 273, 274, 275])
 def test_lengths_around_what_a_byte_holds(literals: int, length: int) -> None:
     rng = np.random.default_rng(literals)
     repeated = rng.permutation(256).astype(np.uint8)
@@ -87,6 +108,15 @@ def test_nothing_is_matched_that_the_format_cannot_reach() -> None:
     assert len(check(np.concatenate([noise, noise]))) == 2 * noise.size + 16
     chunk = check(np.concatenate([noise[: WINDOW - 1], noise]))
     assert {offset for offset, _ in matches(chunk)} == {WINDOW - 1}
+
+
+def test_a_place_that_left_the_window_is_not_taken_for_one_inside() -> None:
+    """The places that are remembered repeat after WINDOW bytes."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 256, (40, 12), dtype=np.uint8)
+    for gap in (WINDOW - 12, WINDOW, WINDOW + 12, 2 * WINDOW):
+        noise = rng.integers(0, 256, gap, dtype=np.uint8)
+        check(np.concatenate([words.reshape(-1), noise, words.reshape(-1), words[::-1].reshape(-1), noise[:1000]]))
 
 
 def test_matches_are_as_long_as_promised() -> None:
