@@ -231,9 +231,10 @@ def _walk(
 
     It does in 5 us what takes pydicom 100-300. Whatever is not plain gives None: pydicom's turn.
     """
-    *found, (tag, end, _) = find_elements(body, at, implicit, wanted, until) or [(0, 0, 0)]
-    if not end or (until != _AFTER_META and tag not in PIXEL_ELEMENTS):
+    places = find_elements(body, at, implicit, wanted, until)
+    if not places or (until != _AFTER_META and places[-1][0] not in PIXEL_ELEMENTS):
         return None
+    *found, (_, end, _) = places
     head = bytes(body[:end])
     return {tag: head[start : start + length] for tag, start, length in found}, end
 

@@ -28,7 +28,9 @@ def find_elements(
 
     Source: DICOM PS3.5 7.1.
     """
-    return _find(np.frombuffer(body, np.uint8), at, implicit, wanted, until, _HEAD_BYTES).tolist()  # type: ignore[no-any-return]
+    found = np.empty((2 * len(wanted) + 1, 3), np.int64)
+    count = _find(np.frombuffer(body, np.uint8), at, implicit, wanted, until, _HEAD_BYTES, found)
+    return found[:count].tolist()  # type: ignore[no-any-return]
 
 
 @njit(inline="always")
@@ -40,15 +42,15 @@ def _number(body, at):  # type: ignore[no-untyped-def]
 _INPUT = types.Array(uint8, 1, "C", readonly=True)
 
 
-@njit(int64[:, ::1](_INPUT, int64, boolean, int64[::1], int64, uint8[::1]), cache=True, nogil=True)
-def _find(body, at, implicit, wanted, until, head_bytes):  # type: ignore[no-untyped-def]
-    """`find_elements` as an array."""
-    found, count = np.empty((2 * len(wanted) + 1, 3), np.int64), 0
+@njit(int64(_INPUT, int64, boolean, int64[::1], int64, uint8[::1], int64[:, ::1]), cache=True, nogil=True)
+def _find(body, at, implicit, wanted, until, head_bytes, found):  # type: ignore[no-untyped-def]
+    """`find_elements` into an array; returns how many. (To return an array would take as long again.)"""
+    count = 0
     while at <= len(body) - 12 and count < len(found):
         tag, vr, length = _number(body, at) << 16 | _number(body, at + 2), _number(body, at + 4), _number(body, at + 6)
         if tag >= until:
             found[count] = tag, at, 0
-            return found[: count + 1]
+            return count + 1
         at += 8
         if implicit:
             length = vr | length << 16
@@ -62,4 +64,4 @@ def _find(body, at, implicit, wanted, until, head_bytes):  # type: ignore[no-unt
                 found[count] = tag, at, length
                 count += 1
         at += length
-    return found[:0]
+    return 0
