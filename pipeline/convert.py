@@ -1,12 +1,11 @@
 """This file builds one shard: files in, one shard of each array and a done-record out. It is what a worker runs."""
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,8 +30,8 @@ from pipeline.records import Reject, Slice, SliceRecord, Unit
 from pipeline.sources import Source
 
 FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
+SLICE_FIELDS = ("slot", *SliceRecord._fields)
 REJECT_FIELDS = ("slot", "frame", "code", "message")
-RECORD_FIELDS = tuple(spec.name for spec in dataclasses.fields(SliceRecord))
 # What a file system that has been unmounted, or whose server is gone, answers.
 LOST_SOURCE = {
     errno.ENODEV,
@@ -204,7 +203,7 @@ class _Shard:
                     self.store(self.used, found)
                     log.accept(found.record)
                     self.used += 1
-        result.slices, result.rejects = self.used, len(log.rejects["slot"])
+        result.slices, result.rejects = self.used, len(log.rejects)
         self.record = self._new_record(log)
         return result
 
@@ -218,9 +217,7 @@ class _Shard:
             "reading": self.context.reading_fingerprint,
             "built": now(),
             "versions": library_versions(),
-            "files": log.files,
-            "slices": log.slices(),
-            "rejects": log.rejects,
+            **log.columns(),
             "arrays": {},
         }
 
@@ -277,39 +274,39 @@ class _Shard:
 
 
 class _Log:
-    """Columns of the done-record, filled file by file. A file's line stays null where it gave no entry."""
+    """Lines of the done-record, file by file. What a file's line says of its content stays null if it gave no entry."""
 
     def __init__(self) -> None:
-        self.files: dict[str, list[Any]] = {name: [] for name in FILE_FIELDS}
-        self.accepted: list[tuple[int, SliceRecord]] = []
-        self.rejects: dict[str, list[Any]] = {name: [] for name in REJECT_FIELDS}
+        self.files: list[list[Any]] = []
+        self.slices: list[tuple[Any, ...]] = []
+        self.rejects: list[tuple[Any, ...]] = []
 
     def begin(self, unit: Unit) -> None:
         self._slot = unit.slot
-        for column in ("size", "mtime_ns", "digest"):
-            self.files[column].append(None)
-        self.files["path"].append(unit.path)
-        self.files["why"].append(unit.why)
-        self.files["first"].append(unit.first)
-        self.files["stop"].append(unit.stop)
+        self.files.append([unit.path, unit.why, None, None, None, unit.first, unit.stop])
 
     def stamp(self, size: int, mtime_ns: int, digest: str) -> None:
-        self.files["size"][-1], self.files["mtime_ns"][-1], self.files["digest"][-1] = size, mtime_ns, digest
+        self.files[-1][2:5] = size, mtime_ns, digest
 
     def hand_back(self) -> None:
-        self.files["size"][-1] = self.files["mtime_ns"][-1] = self.files["digest"][-1] = None
+        self.files[-1][2:5] = None, None, None
 
     def accept(self, record: SliceRecord) -> None:
-        self.accepted.append((self._slot, record))
-
-    def slices(self) -> dict[str, list[Any]]:
-        columns = {name: [getattr(record, name) for _, record in self.accepted] for name in RECORD_FIELDS}
-        return {"slot": [slot for slot, _ in self.accepted], **columns}
+        self.slices.append((self._slot, *record))
 
     def reject(self, found: Reject) -> None:
-        self.rejects["slot"].append(self._slot)
-        for name in ("frame", "code", "message"):
-            self.rejects[name].append(getattr(found, name))
+        self.rejects.append((self._slot, found.frame, found.code, found.message))
+
+    def columns(self) -> dict[str, dict[str, list[Any]]]:
+        return {
+            "files": _columns(FILE_FIELDS, self.files),
+            "slices": _columns(SLICE_FIELDS, self.slices),
+            "rejects": _columns(REJECT_FIELDS, self.rejects),
+        }
+
+
+def _columns(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: [line[place] for line in lines] for place, name in enumerate(names)}
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """This file reads the files of a task, the next ones ahead of the one at work."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -35,17 +36,24 @@ def reading(source: Source, paths: Sequence[str]) -> Iterator[Read]:
 
 
 def _announcing(source: Folder, paths: Sequence[str]) -> Read:
-    buffer, following = Buffer(), iter(paths)
+    """Nothing is announced while every file is in the system's memory, since to find that out costs as much."""
+    buffer, following, announced = Buffer(), iter(paths), 0
 
-    def announce(count: int) -> None:
-        for _, path in zip(range(count), following, strict=False):
+    def announce() -> None:
+        nonlocal announced
+        for path in itertools.islice(following, FILES_AHEAD - announced):
             source.will_read(path)
+            announced += 1
 
     def read(path: str) -> tuple[memoryview, Stamp]:
-        announce(1)
-        return source.read(path, buffer)
+        nonlocal announced
+        if announced:
+            announced -= 1
+            announce()
+        else:
+            next(following, None)
+        return source.read(path, buffer, announce)
 
-    announce(FILES_AHEAD)
     return read
 
 

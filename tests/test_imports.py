@@ -15,7 +15,7 @@ HOMES = {
         "pydicom": {"pipeline.dicom"},
         "dask": {"pipeline.engine"},
         "distributed": {"pipeline.engine"},
-        "numba": {"pipeline.kernel", "pipeline.cache.lz4"},
+        "numba": {"pipeline.kernel", "pipeline.cache.lz4", "pipeline.dicom.walk"},
         "yaml": {"pipeline.catalog", "pipeline.engine"},
         "fsspec": {"pipeline.sources", "pipeline.archives", "pipeline.publish"},
         "click": {"pipeline.cli"},

@@ -4,6 +4,7 @@ import importlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -50,6 +51,7 @@ _END = b"\xff\xd9"
 _PADDING = b"\0\xff"
 
 
+@lru_cache(maxsize=256)
 def is_lossy(transfer_syntax: str, flag: str) -> bool:
     """Tell whether pixels went through lossy coding; a coding that can lose and does not deny it counts.
 

@@ -18,12 +18,15 @@ from pipeline.dicom.rules import (
     POSITION,
     FileFacts,
     FrameFacts,
+    PixelFormat,
     Rejected,
     read_file_facts,
     read_frame_facts,
     require_ct,
 )
 from pipeline.records import Reject, Slice, SliceRecord
+
+_CELLS = {(little, size): np.dtype(f"{'<' if little else '>'}u{size}") for little in (True, False) for size in (1, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,10 @@ def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
     if header.transfer_syntax in NATIVE:
         if pixels.length is None:
             raise Rejected("damaged_header", "encapsulated pixel data in an uncompressed transfer syntax")
-        if header.transfer_syntax == EXPLICIT_BIG and facts.bits_allocated == 8:
+        if header.transfer_syntax == EXPLICIT_BIG and facts.pixels.bits_allocated == 8:
             raise Rejected("pixel_format", "8-bit pixels in big-endian words")
         held = min(held, pixels.length)
-        needed = facts.num_frames * facts.height * facts.width * facts.bits_allocated // 8
+        needed = facts.num_frames * facts.pixels.frame_bytes
     else:
         needed = facts.num_frames * 8  # each frame has an item with a header of 8 bytes
     if held < needed:
@@ -112,10 +115,10 @@ def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
 def _read_frame(
     header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, index: int, code: bytes | None
 ) -> Slice:
-    frame_facts = _frame_facts(header, facts, reading, index)
-    stored = _stored_values(_read_cells(header, facts, index, code), facts)
-    signed, repair = facts.signed, ""
-    if reading.repair == "rsna_12bit_wrap" and _has_wrapped(facts, frame_facts):
+    frame_facts, pixels = _frame_facts(header, facts, reading, index), facts.pixels
+    stored = _stored_values(_read_cells(header, pixels, index, code), pixels)
+    signed, repair = pixels.signed, ""
+    if reading.repair == "rsna_12bit_wrap" and _has_wrapped(pixels, frame_facts):
         stored, signed, repair = unwrap_12_bits(stored, int(frame_facts.intercept)), True, reading.repair
     record = SliceRecord(
         frame=_frame_number(facts, index),
@@ -128,19 +131,19 @@ def _read_frame(
         orientation=frame_facts.orientation,
         slice_location=facts.slice_location if facts.num_frames == 1 else None,
         instance_number=facts.instance_number if facts.num_frames == 1 else index + 1,
-        height=facts.height,
-        width=facts.width,
+        height=pixels.height,
+        width=pixels.width,
         slope=frame_facts.slope,
         intercept=frame_facts.intercept,
-        bits_stored=facts.bits_stored,
+        bits_stored=pixels.bits_stored,
         signed=signed,
         transfer_syntax=header.transfer_syntax,
         lossy=is_lossy(header.transfer_syntax, facts.lossy_flag),
         manufacturer=facts.manufacturer,
         repair=repair,
-        pixel_digest=_digest_pixels(stored, frame_facts.slope, frame_facts.intercept, facts.padding),
+        pixel_digest=_digest_pixels(stored, frame_facts.slope, frame_facts.intercept, pixels.padding),
     )
-    return Slice(record, stored, facts.padding)
+    return Slice(record, stored, pixels.padding)
 
 
 def _frame_facts(header: Header, facts: FileFacts, reading: Reading, index: int) -> FrameFacts:
@@ -155,43 +158,41 @@ def _frame_facts(header: Header, facts: FileFacts, reading: Reading, index: int)
     return read_frame_facts(values, reading.missing_rescale)
 
 
-def _read_cells(header: Header, facts: FileFacts, index: int, code: bytes | None) -> np.ndarray:
+def _read_cells(header: Header, pixels: PixelFormat, index: int, code: bytes | None) -> np.ndarray:
     """Return the (H, W) uint16 cells of a frame, unused high bits as they are."""
-    size_bytes = facts.bits_allocated // 8
+    size_bytes = pixels.bits_allocated // 8
     if header.transfer_syntax not in NATIVE:
         if code is None:
             raise Rejected("truncated", "no code stream for the frame")
-        return decode_frame(code, header.transfer_syntax, facts.height, facts.width, size_bytes)
+        return decode_frame(code, header.transfer_syntax, pixels.height, pixels.width, size_bytes)
     assert header.pixels is not None
-    count = facts.height * facts.width
-    dtype = np.dtype(f"{'<' if header.little_endian else '>'}u{size_bytes}")
-    start = header.pixels.start + index * count * size_bytes
-    cells = np.frombuffer(header.body, dtype, count, start).reshape(facts.height, facts.width)
-    return np.require(cells, np.uint16, "A")
+    start = header.pixels.start + index * pixels.height * pixels.width * size_bytes
+    dtype = _CELLS[header.little_endian, size_bytes]
+    return np.require(np.ndarray((pixels.height, pixels.width), dtype, header.body, start), np.uint16, "A")
 
 
-def _stored_values(cells: np.ndarray, facts: FileFacts) -> np.ndarray:
+def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
     """Drop the bits above BitsStored and apply the sign; a view where that changes nothing.
 
     Cells that are padding by their full 16 bits keep them: masked, -2000 in 12 unsigned bits would become bone.
     """
-    signed_cells = cells.view(np.int16) if facts.signed else cells
-    if facts.bits_stored == 16:
+    signed_cells = cells.view(np.int16) if pixels.signed else cells
+    if pixels.bits_stored == 16:
         return signed_cells
-    high = 1 << (facts.bits_stored - facts.signed)
-    if signed_cells.max() < high and (not facts.signed or signed_cells.min() >= -high):
+    high = 1 << (pixels.bits_stored - pixels.signed)
+    if signed_cells.max() < high and (not pixels.signed or signed_cells.min() >= -high):
         return signed_cells
-    unused = 16 - facts.bits_stored
+    unused = 16 - pixels.bits_stored
     stored = (cells << unused).view(signed_cells.dtype) >> unused
-    if facts.padding is not None:
-        is_padding = (signed_cells >= facts.padding[0]) & (signed_cells <= facts.padding[1])
+    if pixels.padding is not None:
+        is_padding = (signed_cells >= pixels.padding[0]) & (signed_cells <= pixels.padding[1])
         stored[is_padding] = signed_cells[is_padding]
     return stored
 
 
-def _has_wrapped(facts: FileFacts, frame: FrameFacts) -> bool:
+def _has_wrapped(pixels: PixelFormat, frame: FrameFacts) -> bool:
     """Tell a file whose HU were stored modulo 4096: 12 bits without sign and no intercept leave no room for air."""
-    return not facts.signed and facts.bits_stored == 12 and frame.slope == 1 and frame.intercept in (0, 1)
+    return not pixels.signed and pixels.bits_stored == 12 and frame.slope == 1 and frame.intercept in (0, 1)
 
 
 @lru_cache(maxsize=256)  # the slices of a series share it

@@ -2,10 +2,12 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+Values = Mapping[int, bytes]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 REJECT_CODES: dict[str, tuple[str, str]] = {
     "not_dicom": ("not_dicom", "The file is not DICOM."),
@@ -72,8 +74,6 @@ MAX_COORDINATE_MM = 100_000.0
 # Real slopes are 1, a few 0.1 to 2, and 32 for 12 bits squeezed into 8; real intercepts -8192 to 1.
 MIN_SLOPE, MAX_SLOPE, MAX_INTERCEPT = 1e-3, 100.0, 100_000.0
 _COS_45 = math.sqrt(0.5)
-# What the slices of a series share is worked out once for all of them.
-_of_a_series = lru_cache(maxsize=256)
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
@@ -90,14 +90,32 @@ class Rejected(Exception):
         self.code, self.message = code, message
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class PixelFormat(NamedTuple):
+    """What the cells of a frame are; names as in `SliceRecord`.
+
+    Attributes:
+        padding: inclusive range of stored values that are no tissue, or None. It may lie outside of what
+            bits_stored can hold: writers declare a 16-bit value for 12-bit pixels.
+    """
+
+    height: int
+    width: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def frame_bytes(self) -> int:
+        """The bytes of a frame that is not compressed."""
+        return self.height * self.width * self.bits_allocated // 8
+
+
+class FileFacts(NamedTuple):
     """What holds for every frame of a file; names as in `SliceRecord`.
 
     Attributes:
         patient: PatientID as the file has it, or "".
-        padding: inclusive range of stored values that are no tissue, or None. It may lie outside of what
-            bits_stored can hold: writers declare a 16-bit value for 12-bit pixels.
     """
 
     sop_instance_uid: str
@@ -107,18 +125,12 @@ class FileFacts:
     slice_location: float | None
     instance_number: int | None
     num_frames: int
-    height: int
-    width: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-    padding: tuple[int, int] | None
+    pixels: PixelFormat
     lossy_flag: str
     manufacturer: str
 
 
-@dataclass(frozen=True, slots=True)
-class FrameFacts:
+class FrameFacts(NamedTuple):
     """What may differ from frame to frame; names as in `SliceRecord`."""
 
     position: tuple[float, float, float] | None
@@ -132,7 +144,25 @@ def text(raw: bytes) -> str:
     return raw.decode("latin-1").strip(" \0")
 
 
-def require_ct(values: Mapping[int, bytes], media_class: str) -> None:
+def _once_for_equal(*tags: int) -> Callable[[Function], Function]:
+    """Have a function of these elements work them out once for all files that have the same, such as a series."""
+
+    def decorate(function: Function) -> Function:
+        @lru_cache(maxsize=256)
+        def work_out(raws: tuple[bytes | None, ...], *arguments: Any) -> Any:
+            return function({tag: raw for tag, raw in zip(tags, raws, strict=True) if raw is not None}, *arguments)
+
+        @wraps(function)
+        def look_up(values: Values, *arguments: Any) -> Any:
+            return work_out(tuple(map(values.get, tags)), *arguments)
+
+        return cast(Function, look_up)
+
+    return decorate
+
+
+@_once_for_equal(SOP_CLASS, MODALITY, PHOTOMETRIC, IMAGE_TYPE)
+def require_ct(values: Values, media_class: str) -> None:
     """Tell a CT object from the others that a study holds.
 
     Args:
@@ -155,19 +185,13 @@ def require_ct(values: Mapping[int, bytes], media_class: str) -> None:
     _require_slice_type(values.get(IMAGE_TYPE, b""))
 
 
-def read_file_facts(values: Mapping[int, bytes], little_endian: bool) -> FileFacts:
+def read_file_facts(values: Values, little_endian: bool) -> FileFacts:
     """Read what every frame of a CT file has in common.
 
     Raises:
         Rejected: what every CT slice needs is missing or beyond the limits.
     """
-    order: Literal["little", "big"] = "little" if little_endian else "big"
-    bits_allocated, bits_stored, signed = _read_pixel_format(values, order)
-    height, width = _integer(values, ROWS, order), _integer(values, COLUMNS, order)
-    if not height or not width:
-        raise Rejected("damaged_header", "Rows or Columns is missing or 0")
-    if height * width > MAX_PIXELS:
-        raise Rejected("too_large", f"{height} x {width} pixels; the limit is {MAX_PIXELS} in all")
+    pixels = _read_pixel_format(values, "little" if little_endian else "big")
     return FileFacts(
         sop_instance_uid=_uid(values, SOP_INSTANCE, "SOPInstanceUID"),
         study_instance_uid=_uid(values, STUDY_INSTANCE, "StudyInstanceUID"),
@@ -176,18 +200,13 @@ def read_file_facts(values: Mapping[int, bytes], little_endian: bool) -> FileFac
         slice_location=_coordinate(values.get(SLICE_LOCATION, b"")),
         instance_number=_read_count(values.get(INSTANCE_NUMBER, b"")),
         num_frames=read_num_frames(values),
-        height=height,
-        width=width,
-        bits_allocated=bits_allocated,
-        bits_stored=bits_stored,
-        signed=signed,
-        padding=_read_padding(values, order, signed),
+        pixels=pixels,
         lossy_flag=text(values.get(LOSSY, b"")),
-        manufacturer=_known_manufacturer(values.get(MANUFACTURER, b"")),
+        manufacturer=_known_manufacturer(values),
     )
 
 
-def read_frame_facts(values: Mapping[int, bytes], missing_rescale: Literal["reject", "identity"]) -> FrameFacts:
+def read_frame_facts(values: Values, missing_rescale: Literal["reject", "identity"]) -> FrameFacts:
     """Decide whether a frame is an axial slice in HU.
 
     Raises:
@@ -196,25 +215,22 @@ def read_frame_facts(values: Mapping[int, bytes], missing_rescale: Literal["reje
     Source: DICOM PS3.3 C.7.6.2 (Image Plane), C.11.1 (Modality LUT), C.8.15.3.10 (Pixel Value Transformation).
     """
     _require_slice_type(values.get(FRAME_TYPE, b""))
-    orientation = _read_orientation(values.get(ORIENTATION, b""))
+    orientation = _read_orientation(values)
     position = _numbers(values.get(POSITION, b""), 3)
     if position is not None and max(map(abs, position)) > MAX_COORDINATE_MM:
         position = None
-    if MODALITY_LUT in values:
-        raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
-    rescale = (values.get(tag, b"") for tag in (RESCALE_TYPE, SLOPE, INTERCEPT))
-    slope, intercept = _read_rescale(*rescale, missing_rescale)
+    slope, intercept = _read_rescale(values, missing_rescale)
     return FrameFacts(position, orientation, slope, intercept)  # type: ignore[arg-type]
 
 
-def read_num_frames(values: Mapping[int, bytes]) -> int:
+def read_num_frames(values: Values) -> int:
     """Read NumberOfFrames; a file without it has one.
 
     Raises:
         Rejected: it is no number, below 1, or beyond the limit.
     """
     raw = values.get(NUMBER_OF_FRAMES, b"")
-    if not text(raw):
+    if not raw or not text(raw):
         return 1
     count = _read_count(raw)
     if count is None or count < 1:
@@ -224,7 +240,7 @@ def read_num_frames(values: Mapping[int, bytes]) -> int:
     return count
 
 
-@_of_a_series
+@lru_cache(maxsize=256)
 def _require_slice_type(image_type: bytes) -> None:
     words = {word.strip() for word in text(image_type).upper().split("\\")}
     if words & LOCALIZER_WORDS:
@@ -233,8 +249,12 @@ def _require_slice_type(image_type: bytes) -> None:
         raise Rejected("screen", "ImageType says screen or report")
 
 
-def _read_pixel_format(values: Mapping[int, bytes], order: Literal["little", "big"]) -> tuple[int, int, bool]:
-    """Return BitsAllocated, BitsStored and whether stored values are signed.
+@_once_for_equal(
+    *(SAMPLES, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, PIXEL_REPRESENTATION, ROWS, COLUMNS),
+    *(PADDING_VALUE, PADDING_LIMIT),
+)
+def _read_pixel_format(values: Values, order: Literal["little", "big"]) -> PixelFormat:
+    """Read what the cells are.
 
     Source: DICOM PS3.5 8.1.1: HighBit is BitsStored - 1. Files that say otherwise exist with the bits in either
     place, so they are turned away rather than guessed.
@@ -251,10 +271,15 @@ def _read_pixel_format(values: Mapping[int, bytes], order: Literal["little", "bi
         raise Rejected("pixel_format", "PixelRepresentation is neither 0 nor 1")
     if _integer(values, HIGH_BIT, order) not in (stored - 1, None):
         raise Rejected("pixel_format", "HighBit is not BitsStored - 1")
-    return allocated, stored, sign == 1
+    height, width = _integer(values, ROWS, order), _integer(values, COLUMNS, order)
+    if not height or not width:
+        raise Rejected("damaged_header", "Rows or Columns is missing or 0")
+    if height * width > MAX_PIXELS:
+        raise Rejected("too_large", f"{height} x {width} pixels; the limit is {MAX_PIXELS} in all")
+    return PixelFormat(height, width, allocated, stored, sign == 1, _read_padding(values, order, sign == 1))
 
 
-def _read_padding(values: Mapping[int, bytes], order: Literal["little", "big"], signed: bool) -> tuple[int, int] | None:
+def _read_padding(values: Values, order: Literal["little", "big"], signed: bool) -> tuple[int, int] | None:
     """Read PixelPaddingValue and PixelPaddingRangeLimit, in stored values.
 
     Source: DICOM PS3.3 C.7.5.1.1.2; the sign is PixelRepresentation's, whatever the VR says.
@@ -267,13 +292,13 @@ def _read_padding(values: Mapping[int, bytes], order: Literal["little", "big"], 
     return min(ends), max(ends)
 
 
-@_of_a_series
-def _read_rescale(
-    unit: bytes, raw_slope: bytes, raw_intercept: bytes, missing: Literal["reject", "identity"]
-) -> tuple[float, float]:
-    if text(unit).upper() not in ("", "HU"):
+@_once_for_equal(MODALITY_LUT, RESCALE_TYPE, SLOPE, INTERCEPT)
+def _read_rescale(values: Values, missing: Literal["reject", "identity"]) -> tuple[float, float]:
+    if MODALITY_LUT in values:
+        raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
+    unit, *stated = (text(values.get(tag, b"")) for tag in (RESCALE_TYPE, SLOPE, INTERCEPT))
+    if unit.upper() not in ("", "HU"):
         raise Rejected("rescale_type", "RescaleType is not HU")
-    stated = text(raw_slope), text(raw_intercept)
     if missing == "reject" and not all(stated):
         raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept; missing_rescale: identity accepts it")
     slope, intercept = _number(stated[0] or "1"), _number(stated[1] or "0")
@@ -284,14 +309,14 @@ def _read_rescale(
     return slope, intercept
 
 
-@_of_a_series
-def _read_orientation(raw: bytes) -> tuple[float, ...] | None:
+@_once_for_equal(ORIENTATION)
+def _read_orientation(values: Values) -> tuple[float, ...] | None:
     """Read ImageOrientationPatient if its two directions span a plane: 6 numbers, unit vectors within 1 %.
 
     Raises:
         Rejected: the slice is not axial.
     """
-    cosines = _numbers(raw, 6)
+    cosines = _numbers(values.get(ORIENTATION, b""), 6)
     if cosines is None or any(abs(math.hypot(*axis) - 1) > 0.01 for axis in (cosines[:3], cosines[3:])):
         return None
     if abs(sum(a * b for a, b in zip(cosines[:3], cosines[3:], strict=True))) >= 0.01:
@@ -302,13 +327,13 @@ def _read_orientation(raw: bytes) -> tuple[float, ...] | None:
     return cosines
 
 
-@_of_a_series
-def _known_manufacturer(raw: bytes) -> str:
-    name = text(raw).upper() + " "
+@_once_for_equal(MANUFACTURER)
+def _known_manufacturer(values: Values) -> str:
+    name = text(values.get(MANUFACTURER, b"")).upper() + " "
     return next((known for known, marks in MANUFACTURERS.items() if any(mark in name for mark in marks)), "other")
 
 
-def _uid(values: Mapping[int, bytes], tag: int, name: str) -> str:
+def _uid(values: Values, tag: int, name: str) -> str:
     """Return a UID. RSNA's `ID_` and hex digits pass as well; a value that could break a table does not."""
     uid = text(values.get(tag, b""))
     if not _UID.fullmatch(uid):
@@ -316,7 +341,7 @@ def _uid(values: Mapping[int, bytes], tag: int, name: str) -> str:
     return uid
 
 
-def _integer(values: Mapping[int, bytes], tag: int, order: Literal["little", "big"]) -> int | None:
+def _integer(values: Values, tag: int, order: Literal["little", "big"]) -> int | None:
     raw = values.get(tag, b"")
     return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
 
@@ -330,16 +355,19 @@ def _number(value: str) -> float | None:
 
 
 def _numbers(raw: bytes, count: int) -> tuple[float, ...] | None:
-    numbers = [_number(part) for part in text(raw).split("\\")]
-    return tuple(numbers) if len(numbers) == count and None not in numbers else None  # type: ignore[arg-type]
+    try:
+        numbers = tuple(map(float, text(raw).split("\\")))
+    except ValueError:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
 def _coordinate(raw: bytes) -> float | None:
-    number = _number(text(raw))
+    number = _number(text(raw)) if raw else None
     return number if number is not None and abs(number) <= MAX_COORDINATE_MM else None
 
 
 def _read_count(raw: bytes) -> int | None:
     """Read an integer string of 32 bits."""
-    number = _number(text(raw))
+    number = _number(text(raw)) if raw else None
     return int(number) if number is not None and number == int(number) and abs(number) < 2**31 else None

@@ -17,7 +17,7 @@ from pipeline.cache.files import write_atomic
 from pipeline.cache.ledger import UNREAD, digest_hex
 from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard
 from pipeline.catalog import Reading, Window
-from pipeline.convert import FILE_FIELDS, RECORD_FIELDS, REJECT_FIELDS, library_versions, now
+from pipeline.convert import FILE_FIELDS, REJECT_FIELDS, SLICE_FIELDS, library_versions, now
 from pipeline.dicom.read import read_slices
 from pipeline.errors import CacheError
 from pipeline.patients import key_digest
@@ -347,12 +347,11 @@ class _Rebuilt:
 
     def content(self, shard: int) -> dict[str, Any]:
         """The record's content, as `convert` writes it."""
-        slices: dict[str, list[Any]] = {"slot": [], **{name: [] for name in RECORD_FIELDS}}
+        slices: dict[str, list[Any]] = {name: [] for name in SLICE_FIELDS}
         for row in range(max(self.rows, default=-1) + 1):
-            slot, record = self.rows.get(row, (-1, None))
-            slices["slot"].append(slot)
-            for name in RECORD_FIELDS:
-                slices[name].append(getattr(record, name) if record else None)
+            slot, record = self.rows.get(row, (-1, (None,) * len(SliceRecord._fields)))
+            for column, value in zip(slices.values(), (slot, *record), strict=True):
+                column.append(value)
         about = {"built": now(), "versions": library_versions()}
         arrays = {name: {"bytes": 0, "digests": digests, **about} for name, digests in self._digests.items()}
         rest = {"files": self._files, "slices": slices, "rejects": self._rejects, "arrays": arrays}

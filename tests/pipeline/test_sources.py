@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import sources
 from pipeline.errors import SourceError
-from pipeline.reading import reading
+from pipeline.reading import FILES_AHEAD, reading
 from pipeline.sources import Buffer, Folder, Remote, open_source
 from tests.pipeline.source_files import CONTENTS, read_all
 
@@ -262,3 +262,32 @@ def test_reading_ahead_gives_every_file_in_any_order_that_is_asked_for(tmp_path:
             assert [bytes(read(name)[0]) for name in names[::-2]] == [name.encode() * 3 for name in names[::-2]]
             with pytest.raises(FileNotFoundError):
                 read("missing")
+
+
+def test_files_are_announced_as_soon_as_one_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:03d}" for number in range(3 * FILES_AHEAD)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 3)
+    on_disk, announced, preadv = {"005", "060"}, list[str](), os.preadv
+
+    def read_what_is_in_memory(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT and Path(os.readlink(f"/proc/self/fd/{descriptor}")).name in on_disk:
+            if offset == 0 and "060" in announced:  # a part of this file is there
+                return preadv(descriptor, [buffers[0][:4]], 0)
+            raise BlockingIOError
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", read_what_is_in_memory)
+    monkeypatch.setattr(Folder, "will_read", lambda source, path: announced.append(path))
+    with reading(Folder(str(tmp_path)), names) as read:
+        for number, name in enumerate(names):
+            assert bytes(read(name)[0]) == name.encode() * 3
+            assert announced == ([] if number < 5 else names[6 : number + 1 + FILES_AHEAD])
+
+
+def test_memory_to_read_into_begins_with_a_cache_line() -> None:
+    buffer = Buffer()
+    for size in (1, 5_000_000, 20_000_001):
+        memory = buffer.view(size)
+        assert len(memory) == size
+        assert np.frombuffer(memory, np.uint8).ctypes.data % 64 == 0

@@ -66,7 +66,7 @@ def digest_of(data: bytes, reading: Reading) -> str:
     found: list[object] = []
     for item in read_slices(data, reading, b"key"):
         if isinstance(item, Slice):
-            found += [dataclasses.astuple(item.record), item.stored.dtype.str, item.stored.tolist(), item.padding]
+            found += [tuple(item.record), item.stored.dtype.str, item.stored.tolist(), item.padding]
         else:
             assert isinstance(item, Reject)
             found += [item.code, item.frame]

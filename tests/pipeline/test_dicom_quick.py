@@ -1,0 +1,107 @@
+"""What is quick in reading a header gives what its plain way gives: the compiled walk, and facts that files share."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dicom import rules
+from pipeline.dicom.header import PIXEL_ELEMENTS
+from pipeline.dicom.walk import LONG_VRS, VRS, find_elements
+
+TAGS = st.sampled_from([*rules.NEEDED_ELEMENTS[:6], 0x00090010, rules.PIXEL_DATA])
+WANTED = np.array(rules.NEEDED_ELEMENTS)
+
+
+def plain_walk(body: bytes, at: int, implicit: bool, until: int) -> list[list[int]]:
+    """`find_elements`, one struct after another."""
+    found: list[list[int]] = []
+    while at + 12 <= len(body):
+        group, element, vr, length = struct.unpack_from("<HH2sH", body, at)
+        tag, head = group << 16 | element, 8
+        if tag >= until:
+            return [*found, [tag, at, 0]]
+        if implicit:
+            (length,) = struct.unpack_from("<4xL", body, at)
+        elif vr in LONG_VRS:
+            (length,), head = struct.unpack_from("<8xL", body, at), 12
+        elif vr not in VRS:
+            return []
+        if tag in rules.NEEDED_ELEMENTS:
+            found.append([tag, at + head, length])
+        at += head + length
+    return []
+
+
+@st.composite
+def data_sets(draw: st.DrawFn) -> bytes:
+    """Elements in any order and coding, now and then cut off or with a length that leads astray."""
+    body = b""
+    for _ in range(draw(st.integers(0, 8))):
+        tag, vr, value = draw(TAGS), draw(st.sampled_from([*sorted(VRS), b"??"])), draw(st.binary(max_size=12))
+        length = draw(st.just(len(value)) | st.integers(0, 20) | st.just(0xFFFFFFFF))
+        long = struct.pack("<2s2xL", vr, length) if vr in LONG_VRS else struct.pack("<2sH", vr, length & 0xFFFF)
+        head = draw(st.sampled_from([struct.pack("<L", length), long]))
+        body += struct.pack("<HH", tag >> 16, tag & 0xFFFF) + head + value
+    return body[: draw(st.integers(0, len(body)) | st.just(len(body)))]
+
+
+@given(data_sets(), st.booleans(), st.integers(0, 3))
+def test_the_compiled_walk_finds_what_a_plain_one_finds(body: bytes, implicit: bool, at: int) -> None:
+    found = find_elements(memoryview(body), at, implicit, WANTED, PIXEL_ELEMENTS[0])
+    assert found == plain_walk(body, at, implicit, PIXEL_ELEMENTS[0])
+
+
+def test_a_walk_through_the_same_element_again_and_again_is_given_up() -> None:
+    body = bytes.fromhex("0800600002000000") + b"CT"
+    for times, plain in ((5, True), (1000, False)):
+        found = find_elements(memoryview(body * times + b"\xe0\x7f\x10" + bytes(20)), 0, True, WANTED, 0x7FE00008)
+        assert bool(found) == plain
+
+
+RAWS = st.binary(max_size=4) | st.sampled_from(
+    [b"", b"CT", b"MR", rules.CT_IMAGE.encode(), b"MONOCHROME2", b"RGB ", b"ORIGINAL\\PRIMARY\\AXIAL", b"LOCALIZER"]
+    + [struct.pack("<H", number) for number in (0, 1, 8, 11, 12, 15, 16, 512, 65535)]
+    + [b"1", b"-1024", b"0.7 ", b"nan", b"1e9", b"HU", b"US", b"SIEMENS", b"GE MEDICAL SYSTEMS"]
+    + [b"1\\0\\0\\0\\1\\0", b"1\\0\\0\\0\\0\\-1", b"1\\0\\0\\0\\2\\0", b"1\\0\\0\\0\\0.956794\\-0.290765"]
+)
+CHANGES = st.dictionaries(st.sampled_from(rules.NEEDED_ELEMENTS), RAWS | st.none(), max_size=3)
+CT = {
+    **{rules.SOP_CLASS: rules.CT_IMAGE.encode(), rules.MODALITY: b"CT", rules.IMAGE_TYPE: b"ORIGINAL"},
+    **{rules.BITS_ALLOCATED: b"\x10\0", rules.BITS_STORED: b"\x0c\0", rules.PIXEL_REPRESENTATION: b"\0\0"},
+    **{rules.ROWS: b"\0\2", rules.COLUMNS: b"\0\2", rules.PADDING_VALUE: b"\x30\xf8"},
+    **{rules.SLOPE: b"1", rules.INTERCEPT: b"-1024", rules.ORIENTATION: b"1\\0\\0\\0\\1\\0"},
+}
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return repr(function(*arguments))
+    except rules.Rejected as reason:
+        return reason.code, reason.message
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (rules.require_ct, ("",)),
+        (rules.require_ct, (rules.CT_IMAGE,)),
+        (rules._read_pixel_format, ("little",)),
+        (rules._read_pixel_format, ("big",)),
+        (rules._read_rescale, ("reject",)),
+        (rules._read_rescale, ("identity",)),
+        (rules._read_orientation, ()),
+        (rules._known_manufacturer, ()),
+    ],
+)
+@given(st.lists(CHANGES, max_size=4))
+def test_what_files_share_is_what_each_gives_by_itself(
+    function: Any, arguments: tuple[str, ...], series: list[dict[int, bytes | None]]
+) -> None:
+    for changes in (*series, {}):
+        values = {tag: raw for tag, raw in (CT | changes).items() if raw is not None}
+        assert outcome(function, values, *arguments) == outcome(function.__wrapped__, values, *arguments)
