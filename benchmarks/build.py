@@ -202,7 +202,7 @@ def best(repeats: int, ways: dict[str, Callable[[], Took]]) -> dict[str, Took]:
 def make_slices(folder: Path, count: int) -> list[Path]:
     """Phantom files in `folder`, exactly `count` of them; those that are there already are used."""
     dicoms = folder / "dicoms"
-    if len(list(dicoms.glob("*.dcm"))) < count:
+    if not dicoms.exists():
         print(f"making {count} phantom slices", flush=True)
         phantom.write(folder, math.ceil(count / SLICES_A_PATIENT), seed=0)
     found = sorted(dicoms.glob("*.dcm"))
@@ -326,7 +326,7 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as scratch:
-        data = options.data or Path(scratch) / "data"
+        data = (options.data or Path(scratch)) / f"{options.slices}-slices"
         files = make_slices(data, options.slices)
         size_kb = files[0].stat().st_size / 1000
         print(f"{len(files)} slices of {size_kb:.0f} KB, best of {options.repeats}, one core of {os.cpu_count()}")

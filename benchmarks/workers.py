@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder that keeps the phantom files for the next run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        data, root = options.data or Path(scratch) / "data", Path(scratch) / "cache"
+        data, root = (options.data or Path(scratch)) / f"{ROWS}-slices", Path(scratch) / "cache"
         make_slices(data, ROWS)
         run(data, fresh(root), 0, 4)  # compiles, or loads what was compiled
         runs, rates = defaultdict(list), defaultdict(list)
