@@ -133,7 +133,8 @@ def _look_up(source: np.ndarray, entries: np.ndarray, at: int, likely: bool) -> 
     """Find the last place with the hash of this one, and enter this one; returns offset and bytes in common or 0.
 
     An entry is 16 more bits of the hash and the last 16 of the place. Where no match is likely they spare reading the
-    image at random; where one is, a branch. Whatever an entry is left from, its place lies in the image before this.
+    image at random; where one is, that question would cost a misprediction. What else an entry may hold, nothing or a
+    place that left the window, also gives an offset inside the image: bytes in common are a match, wherever from.
     """
     first = _eight(source, at) << uint64(64 - 8 * MIN_MATCH)
     hashed = first * uint64(0x9E3779B185EBCA87) >> uint64(64 - HASH_BITS - 16)
