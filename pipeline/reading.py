@@ -36,7 +36,7 @@ def reading(source: Source, paths: Sequence[str]) -> Iterator[Read]:
 
 
 def _announcing(source: Folder, paths: Sequence[str]) -> Read:
-    """Nothing is announced while every file is in the system's memory, since to find that out costs as much."""
+    """Announce from the first file on that is not in the system's memory: for those that are it is time lost."""
     buffer, following, announced = Buffer(), iter(paths), 0
 
     def announce() -> None:

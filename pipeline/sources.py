@@ -288,9 +288,11 @@ def _read_file(
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         _check_size(status.st_size)
-        memory, done = buffer.view(status.st_size), 0
-        with contextlib.suppress(OSError):  # not in memory, or a file system that cannot tell
+        memory = buffer.view(status.st_size)
+        try:
             done = os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
+        except OSError:  # not in memory, or a file system that cannot tell
+            done = 0
         if done < status.st_size:
             before_waiting()
         while done < status.st_size and (count := os.preadv(descriptor, [memory[done:]], done)):

@@ -95,7 +95,7 @@ class ShardWriter:
         """Create the file of a shard of `rows` inner chunks."""
         self.digests: list[str | None] = [None] * rows
         self._codec = codec
-        self._index = np.full((rows, 2), MISSING, "<u8")
+        self._index = [(MISSING, MISSING)] * rows
         self._offset = 0
         self._file = path.open("wb", buffering=0)
         self._waiting: list[bytes] = []
@@ -115,7 +115,7 @@ class ShardWriter:
 
     def finish(self) -> int:
         """Write the index and close the file; its end is not yet durable. Returns its size in bytes."""
-        index = self._index.tobytes()
+        index = np.array(self._index, "<u8").tobytes()
         self._waiting.append(index + struct.pack("<I", google_crc32c.value(index)))
         self._write()
         self._close()

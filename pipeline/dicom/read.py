@@ -167,8 +167,9 @@ def _read_cells(header: Header, pixels: PixelFormat, index: int, code: bytes | N
         return decode_frame(code, header.transfer_syntax, pixels.height, pixels.width, size_bytes)
     assert header.pixels is not None
     start = header.pixels.start + index * pixels.height * pixels.width * size_bytes
-    dtype = _CELLS[header.little_endian, size_bytes]
-    return np.require(np.ndarray((pixels.height, pixels.width), dtype, header.body, start), np.uint16, "A")
+    shape, dtype = (pixels.height, pixels.width), _CELLS[header.little_endian, size_bytes]
+    cells: np.ndarray = np.ndarray(shape, dtype, header.body, start)
+    return cells.astype(np.uint16, copy=not cells.flags.aligned)
 
 
 def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:

@@ -13,13 +13,14 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pipeline.dicom import header as dicom_header
+from pipeline.dicom.walk import Walk
 from pipeline.records import Reject, Slice
 from tests.pipeline.dicom_files import ct_dataset, ct_file, encode, files_below, gradient, read, read_one
 
 
 def without_quick_way(data: bytes) -> list[Slice | Reject]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dicom_header, "_walk", lambda *arguments: None)
+        patch.setattr(dicom_header, "walk", lambda *arguments: Walk([], -1, False, -1))
         return read(data)
 
 
