@@ -154,7 +154,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("decoder of a compressed file", codecs, "_run"),
     ("stored values", dicom, "_stored_values"),
     ("render", convert.kernel, "render"),
-    ("compress, crc32c", shards.Codec, "encode"),
+    ("compress, crc32c", shards.Codec, "encode_into"),
     ("write, start of the flush", shards.ShardWriter, "_write"),
     ("done-record", layout, "encode_record"),
     ("fsync and rename", convert.Drafts, "publish"),

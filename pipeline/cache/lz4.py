@@ -12,7 +12,6 @@ Source: lz4, doc/lz4_Block_format.md; c-blosc, README_CHUNK_FORMAT.rst.
 """
 
 import struct
-import threading
 from typing import Any
 
 import numpy as np
@@ -38,32 +37,29 @@ BLOCK_BEGINS = CHUNK_HEADER.size + BLOCK_LENGTH.size
 FLAG_LZ4, FLAG_STORED = 1 << 5, 1 << 1
 
 _U1, _U64, _WIDE = ir.IntType(1), ir.IntType(64), ir.VectorType(ir.IntType(8), WIDE)
-_threads = threading.local()  # the compiled loop releases the GIL: working memory must not be shared
 
 
-def compress(image: np.ndarray) -> bytes:
+def compress_into(image: np.ndarray, out: np.ndarray, at: int) -> int:
     """Compress an image into one chunk of blosc: LZ4, one block, no shuffle.
 
     Args:
-        image: uint8, C order, any shape, not empty.
+        image: N uint8, C order, any shape, not empty.
+        out: uint8, written from `at` on; N + N / 255 + 128 bytes at most, though the chunk may be shorter.
+
+    Returns:
+        Where the chunk ends.
     """
     source = image.reshape(-1)
-    size, out = len(source), _scratch(len(source))
-    end = _encode(source, out, BLOCK_BEGINS)
-    if end >= size + CHUNK_HEADER.size - 4:  # noise: the pixels as they are
-        header = CHUNK_HEADER.pack(2, 1, FLAG_LZ4 | FLAG_STORED, 1, size, size, size + CHUNK_HEADER.size - 4, 0)
-        return header[:-4] + source.tobytes()
-    CHUNK_HEADER.pack_into(out.data, 0, 2, 1, FLAG_LZ4, 1, size, size, end, CHUNK_HEADER.size)
-    BLOCK_LENGTH.pack_into(out.data, CHUNK_HEADER.size, end - BLOCK_BEGINS)
-    return out[:end].tobytes()
-
-
-def _scratch(size: int) -> np.ndarray:
-    """Memory for the longest chunk of `size` bytes, kept by thread: new memory would cost a tenth of the time."""
-    needed = size + size // 255 + BLOCK_BEGINS + 32
-    if len(getattr(_threads, "out", ())) < needed:
-        _threads.out = np.empty(needed, np.uint8)
-    return _threads.out
+    size = len(source)
+    length = _encode(source, out, at + BLOCK_BEGINS) - at
+    stored_length = size + CHUNK_HEADER.size - 4
+    if length >= stored_length:  # noise: the pixels as they are
+        CHUNK_HEADER.pack_into(out.data, at, 2, 1, FLAG_LZ4 | FLAG_STORED, 1, size, size, stored_length, 0)
+        out[at + CHUNK_HEADER.size - 4 : at + stored_length] = source
+        return at + stored_length
+    CHUNK_HEADER.pack_into(out.data, at, 2, 1, FLAG_LZ4, 1, size, size, length, CHUNK_HEADER.size)
+    BLOCK_LENGTH.pack_into(out.data, at + CHUNK_HEADER.size, length - BLOCK_BEGINS)
+    return at + length
 
 
 def _load(context: Any, array: Any, index: Any) -> Any:

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.lz4 import CHUNK_HEADER, LAST_BEGIN, MIN_MATCH, WIDE, WINDOW, compress
+from pipeline.cache.lz4 import CHUNK_HEADER, LAST_BEGIN, MIN_MATCH, WIDE, WINDOW, compress_into
+from pipeline.cache.shards import room_for
+
+
+def compress(data: np.ndarray) -> bytes:
+    """Compress into the middle of memory whose bytes on both sides must stay."""
+    room, at = room_for(data), 37
+    memory = np.full(at + room + 64, 171, np.uint8)
+    end = compress_into(data, memory, at)
+    assert end <= at + room
+    assert (memory[:at] == 171).all()
+    assert (memory[at + room :] == 171).all()
+    return memory[at:end].tobytes()
 
 
 def decompress(chunk: bytes, size: int) -> np.ndarray:

@@ -48,8 +48,10 @@ def write_array(root: Path, images: np.ndarray, rows: int, codec: Codec, skip: f
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("rows", [1, shards.CHUNKS_A_WRITE, 3 * shards.CHUNKS_A_WRITE + 1])
-def test_zarr_and_our_reader_read_what_was_written(tmp_path, codec, rows):
+@pytest.mark.parametrize("rows", [1, 32, 97])
+@pytest.mark.parametrize("write_bytes", [1, 20_000, shards.WRITE_BYTES])
+def test_zarr_and_our_reader_read_what_was_written(tmp_path, monkeypatch, codec, rows, write_bytes):
+    monkeypatch.setattr(shards, "WRITE_BYTES", write_bytes)
     images = make_images(rows)
     write_array(tmp_path, images, rows, codec)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / SPEC.images_path, mode="r")[:], images)
