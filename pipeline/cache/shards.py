@@ -148,7 +148,7 @@ class ShardWriter:
 
     def _write(self, content: memoryview) -> None:
         while content:  # a disk that is nearly full takes a part, then says so
-            content = content[self._file.write(content) :]
+            content = content[os.write(self._file.fileno(), content) :]
 
     def _flush(self) -> None:
         """Have what is written go to the disk while the next images are made, unless it is still at it."""
