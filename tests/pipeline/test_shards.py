@@ -116,7 +116,7 @@ def test_a_disk_that_fails_while_images_are_made_is_not_overlooked(tmp_path, mon
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(shards.os, "fdatasync", fail)
-    monkeypatch.setattr(shards, "WRITE_BYTES", 20_000)
+    monkeypatch.setattr(shards, "WRITE_BYTES", 1000)
     with pytest.raises(OSError, match="Input/output"):
         write_array(tmp_path, make_images(40), 40, CODECS[0])
 
