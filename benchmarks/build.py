@@ -145,7 +145,6 @@ class Stopwatch:
 
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("read", sources, "_read_file"),
-    ("announce the files ahead", sources.Folder, "will_read"),
     ("digests of file and image", convert.xxhash, "xxh3_128_hexdigest"),
     ("header", dicom, "read_header"),
     ("rules", convert, "read_slices"),

@@ -1,7 +1,7 @@
 """This file finds the files of a source and reads them: a folder, one file, an archive, or an address."""
 
-import contextlib
 import errno
+import fcntl
 import os
 import stat
 import zlib
@@ -19,6 +19,7 @@ from pipeline.errors import SourceError
 
 # A file of 4 GB is no slice and no series; reading it would take a worker's memory.
 MAX_FILE_BYTES = 4 << 30
+PAGE_BYTES = 4096
 # What the clients of object stores raise, with other errors of their own, where it is not the file's fault.
 _NO_ANSWER = {
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.EBUSY),
@@ -57,16 +58,16 @@ class Buffer:
         self._memory = _aligned(1 << 20)
 
     def view(self, size: int) -> memoryview:
-        """Return writable memory of `size` bytes, aligned to 64; it invalidates what was read before."""
+        """Return writable memory of `size` bytes from a page's beginning; it invalidates what was read before."""
         if size > self._memory.size:
             self._memory = _aligned(max(size, 2 * self._memory.size))
         return self._memory.data[:size]
 
 
 def _aligned(size: int) -> np.ndarray:
-    """New memory that begins with a cache line: the system took half as long again to copy into any aligned to 16."""
-    memory = np.empty(size + 63, np.uint8)
-    return memory[-memory.ctypes.data % 64 :][:size]
+    """New memory that begins a page: the system copies there in two thirds of the time, disks write nowhere else."""
+    memory = np.empty(size + PAGE_BYTES - 1, np.uint8)
+    return memory[-memory.ctypes.data % PAGE_BYTES :][:size]
 
 
 class Source(Protocol):
@@ -116,19 +117,26 @@ class Folder:
         return _listing(self.root, *_walk(self.root))
 
     def read(
-        self, path: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None
+        self,
+        path: str,
+        buffer: Buffer,
+        before_waiting: Callable[[], object] = lambda: None,
+        past_cache: bool = False,
     ) -> tuple[memoryview, Stamp]:
-        """As `Source.read`; `before_waiting` is called if the file has to come from the disk, before it does."""
-        return _read_file(self._name(path), buffer, before_waiting)
+        """As `Source.read`.
 
-    def will_read(self, path: str) -> None:
-        """Have the system bring a file from the disk while others are worked on."""
-        with contextlib.suppress(OSError):  # `read` will say what is wrong
-            descriptor = os.open(self._name(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(descriptor)
+        Args:
+            before_waiting: called if the file has to come from the disk, before it does.
+            past_cache: do not look for it in the system's memory, nor leave it there; half the processor's time.
+        """
+        return _read_file(self._name(path), buffer, before_waiting, past_cache)
+
+    def size(self, path: str) -> int:
+        """Bytes of a file; 0 where that cannot be told, and `read` will say why."""
+        try:
+            return os.stat(self._name(path)).st_size
+        except OSError:
+            return 0
 
     def _name(self, path: str) -> str:
         return f"{self.root}/{_opened_name(path)}"
@@ -278,9 +286,9 @@ def _listing(src: str, paths: list[str], sizes: array, times: array) -> Listing:
 
 
 def _read_file(
-    file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None
+    file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None, past_cache: bool = False
 ) -> tuple[memoryview, Stamp]:
-    """Read a regular file whole, with one call if the system has it in memory."""
+    """Read a regular file whole, with one call if the system has it in memory or reads past its cache."""
     # O_NONBLOCK: a named pipe that took the file's place since the scan must not hang the build.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -288,11 +296,10 @@ def _read_file(
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         _check_size(status.st_size)
-        memory = buffer.view(status.st_size)
-        try:
-            done = os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
-        except OSError:  # not in memory, or a file system that cannot tell
-            done = 0
+        pages = buffer.view(-(-status.st_size // PAGE_BYTES) * PAGE_BYTES)
+        memory = pages[: status.st_size]
+        done = _read_past_cache(descriptor, pages) if past_cache else _read_from_memory(descriptor, memory)
+        done = min(done, status.st_size)  # it may have grown
         if done < status.st_size:
             before_waiting()
         while done < status.st_size and (count := os.preadv(descriptor, [memory[done:]], done)):
@@ -300,6 +307,26 @@ def _read_file(
     finally:
         os.close(descriptor)
     return memory[:done], Stamp(done, status.st_mtime_ns)
+
+
+def _read_from_memory(descriptor: int, memory: memoryview) -> int:
+    """Read what the system has in memory, and have it begin to read the rest; 0 where a file system cannot tell."""
+    try:
+        return os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
+    except OSError:
+        return 0
+
+
+def _read_past_cache(descriptor: int, pages: memoryview) -> int:
+    """Have the disk write into our memory, which pushes no files out of the system's; 0 if that cannot be done."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        return os.preadv(descriptor, [pages], 0)
+    except OSError:
+        return 0  # if it is not the file system's way, the usual read will say what is wrong
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 def _check_size(size: int) -> None:

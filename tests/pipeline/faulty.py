@@ -28,10 +28,10 @@ class Faulty(Folder):
 
     pause_s: float = 0.0
 
-    def read(self, path: str, buffer: Buffer, *waiting: Any) -> tuple[memoryview, Stamp]:
+    def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
         time.sleep(self.pause_s)
         convert.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
-        return super().read(path, buffer, *waiting)
+        return super().read(path, buffer, *how, **past)
 
 
 def slow_build(small: Small, workers: int, pause_s: float) -> "subprocess.Popen[str]":

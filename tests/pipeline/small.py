@@ -135,9 +135,9 @@ def counted() -> Iterator[Work]:
     work = Work()
     read, render, publish = Folder.read, kernel.render, convert.Drafts.publish
 
-    def counting_read(self, path, buffer, *waiting):
+    def counting_read(self, path, buffer, *how, **past):
         work.read.append(path)
-        return read(self, path, buffer, *waiting)
+        return read(self, path, buffer, *how, **past)
 
     def counting_render(*arguments):
         work.rendered += 1

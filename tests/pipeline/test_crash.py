@@ -272,7 +272,7 @@ def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small,
 
     from pipeline.sources import Folder
 
-    def no_answer(self, path, buffer, *waiting):
+    def no_answer(self, path, buffer, *how, **past):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(Folder, "read", no_answer)

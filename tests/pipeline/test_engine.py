@@ -94,12 +94,12 @@ class Stalling(Folder):
 
     times: int = 0
 
-    def read(self, path: str, buffer: Buffer, *waiting: Any) -> tuple[memoryview, Stamp]:
+    def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
         asked = Path(self.root).parent / "asked"
         if path == "005.dcm" and (count := len(asked.read_bytes()) if asked.exists() else 0) < self.times:
             asked.write_bytes(bytes(count + 1))
             raise SourceError(f"{self.root}: no answer")
-        return super().read(path, buffer, *waiting)
+        return super().read(path, buffer, *how, **past)
 
 
 @pytest.mark.parametrize(("times", "code"), [(2, 0), (3, 1)])

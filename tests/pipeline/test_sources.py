@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import hashlib
 import http.server
 import os
@@ -5,7 +7,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +17,7 @@ import pytest
 
 from pipeline import sources
 from pipeline.errors import SourceError
-from pipeline.reading import FILES_AHEAD, reading
+from pipeline.reading import FILES_AHEAD, MAX_BYTES_AHEAD, Content, reading
 from pipeline.sources import Buffer, Folder, Remote, open_source
 from tests.pipeline.source_files import CONTENTS, read_all
 
@@ -264,30 +266,79 @@ def test_reading_ahead_gives_every_file_in_any_order_that_is_asked_for(tmp_path:
                 read("missing")
 
 
-def test_files_are_announced_as_soon_as_one_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"{number:03d}" for number in range(3 * FILES_AHEAD)]
+def test_files_are_read_ahead_as_soon_as_one_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:03d}" for number in range(40)]
     for name in names:
         (tmp_path / name).write_bytes(name.encode() * 3)
-    on_disk, announced, preadv = {"005", "060"}, list[str](), os.preadv
+    preadv, here = os.preadv, threading.get_ident()
+    by_others: list[str] = []
 
-    def read_what_is_in_memory(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        if flags & os.RWF_NOWAIT and Path(os.readlink(f"/proc/self/fd/{descriptor}")).name in on_disk:
-            if offset == 0 and "060" in announced:  # a part of this file is there
-                return preadv(descriptor, [buffers[0][:4]], 0)
+    def noting_preadv(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if flags & os.RWF_NOWAIT and name == "005":
             raise BlockingIOError
+        if threading.get_ident() != here:
+            by_others.append(name)
         return preadv(descriptor, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", read_what_is_in_memory)
-    monkeypatch.setattr(Folder, "will_read", lambda source, path: announced.append(path))
+    monkeypatch.setattr(os, "preadv", noting_preadv)
     with reading(Folder(str(tmp_path)), names) as read:
         for number, name in enumerate(names):
             assert bytes(read(name)[0]) == name.encode() * 3
-            assert announced == ([] if number < 5 else names[6 : number + 1 + FILES_AHEAD])
+            assert number > 5 or not by_others
+            assert max(by_others, default=name) <= f"{number + FILES_AHEAD:03d}"
+    assert set(by_others) == set(names[6:])
 
 
-def test_memory_to_read_into_begins_with_a_cache_line() -> None:
+def test_a_file_of_any_length_is_read_past_the_cache(tmp_path: Path) -> None:
+    folder, buffer = Folder(str(tmp_path)), Buffer()
+    for size in (0, 1, 511, 4095, 4096, 4097, 600_001, 2_500_000):
+        content = np.random.default_rng(size).bytes(size)
+        (tmp_path / "a").write_bytes(content)
+        memory, stamp = folder.read("a", buffer, past_cache=True)
+        assert bytes(memory) == content
+        assert stamp.size == size
+
+
+def test_a_file_system_that_reads_by_its_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return 0
+
+    monkeypatch.setattr(sources.fcntl, "fcntl", refuse)
+    (tmp_path / "a").write_bytes(b"content")
+    assert bytes(Folder(str(tmp_path)).read("a", Buffer(), past_cache=True)[0]) == b"content"
+
+
+def test_large_files_wait_for_their_turn_and_lost_ones_are_told_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["0", "1", "large", "lost", "4"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setattr(Folder, "size", lambda source, path: MAX_BYTES_AHEAD + (path == "large"))
+    read_file, by_others, here = sources._read_file, list[str](), threading.get_ident()
+
+    def noting_read(file: str, buffer: Buffer, before_waiting: Callable[[], object], past_cache: bool) -> Content:
+        before_waiting()  # nothing is in memory
+        if threading.get_ident() != here:
+            by_others.append(Path(file).name)
+        return read_file(file, buffer, before_waiting, past_cache)
+
+    monkeypatch.setattr(sources, "_read_file", noting_read)
+    (tmp_path / "lost").unlink()
+    with reading(Folder(str(tmp_path)), names) as read:
+        assert [bytes(read(name)[0]) for name in names[:3]] == [b"0", b"1", b"large"]
+        with pytest.raises(FileNotFoundError):
+            read("lost")
+        assert bytes(read("4")[0]) == b"4"
+    assert sorted(by_others) == ["1", "4", "lost"]
+
+
+def test_memory_to_read_into_begins_with_a_page() -> None:
     buffer = Buffer()
     for size in (1, 5_000_000, 20_000_001):
         memory = buffer.view(size)
         assert len(memory) == size
-        assert np.frombuffer(memory, np.uint8).ctypes.data % 64 == 0
+        assert np.frombuffer(memory, np.uint8).ctypes.data % sources.PAGE_BYTES == 0
