@@ -25,7 +25,7 @@ LATER = 2  # a match that begins up to so many bytes later is taken instead
 LONGER = 2  # if it is so many bytes longer: for one byte the misprediction is not worth it
 WIDE = 64  # bytes compared or copied at once, a bit of 64 each; 32 decode and encode 4 % slower, also without AVX-512
 HASH_BITS = 13  # of entries of four bytes, 32 KB; half as many take 0.8 % more bytes and 4 % less time
-SKIP_BITS = 4  # after 2**4 misses in a row the search takes two bytes a step, after as many again three
+SKIP_BITS = 5  # after 2**5 misses in a row the search takes two bytes a step, after as many again three
 
 WINDOW = 1 << 16  # an offset has 16 bits
 LAST_LITERALS = 5  # bytes at the end that no match may cover
