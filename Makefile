@@ -21,7 +21,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
-	$(BIN)/mypy pipeline training
+	$(BIN)/mypy pipeline training phantom
 
 .venv/ready: EXTRA = all
 .venv-pipeline/ready: EXTRA = pipeline,codecs,s3,cluster,test,oracles

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, write
+from testkit.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, write
 
 
 def make_cache(folder: Path, deck: Deck) -> Small:

@@ -32,15 +32,17 @@ from PIL import Image  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
 
-from pipeline import build, catalog, convert, sources  # noqa: E402
+from phantom import study as phantom  # noqa: E402
 from pipeline.cache import layout, shards  # noqa: E402
 from pipeline.cache.lock import lock  # noqa: E402
 from pipeline.dicom import codecs  # noqa: E402
 from pipeline.dicom import read as dicom  # noqa: E402
+from pipeline.engine import build, convert  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
-from pipeline.phantom import study as phantom  # noqa: E402
-from pipeline.settings import Settings, Workers, make_settings  # noqa: E402
-from pipeline.survey import survey  # noqa: E402
+from pipeline.planning import catalog  # noqa: E402
+from pipeline.planning.settings import Settings, Workers, make_settings  # noqa: E402
+from pipeline.planning.survey import survey  # noqa: E402
+from pipeline.source import sources  # noqa: E402
 
 SIZES = ((224,), (380,), (224, 380))
 USUAL = "the usual way"

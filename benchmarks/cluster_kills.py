@@ -24,13 +24,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.small import Small, write_slices
+from testkit.small import Small, write_slices
 
 ROOT = Path(__file__).parent.parent
 ROWS = 8
 PAUSE_S = 0.05
 BUILD = (
-    "from pipeline import survey\nfrom pipeline.cli import main\nfrom tests.pipeline.faulty import Faulty\n"
+    "from pipeline.planning import survey\nfrom pipeline.cli.main import main\nfrom testkit.faulty import Faulty\n"
     f"survey.open_source = lambda src: Faulty(src, pause_s={PAUSE_S})\nmain()\n"
 )
 

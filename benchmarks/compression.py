@@ -21,8 +21,8 @@ from stream import build_cache
 
 from pipeline.cache.lz4 import compress_into
 from pipeline.cache.shards import room_for
-from training.cache import open_cache
-from training.stream import Stream
+from training.data.cache import open_cache
+from training.data.stream import Stream
 
 IMAGES = 512
 BATCH = 64

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.faulty import check_neighbours
+from testkit.faulty import check_neighbours
 
 
 def main() -> None:

@@ -88,9 +88,9 @@ def load_seeds() -> list[tuple[str, bytes]]:
     """
     import pydicom
 
-    from pipeline.catalog import Reading
     from pipeline.dicom.read import read_slices
-    from pipeline.records import Slice
+    from pipeline.dicom.records import Slice
+    from pipeline.planning.catalog import Reading
 
     folders = [DATA, Path(pydicom.__file__).parent / "data" / "test_files"]
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -173,10 +173,10 @@ def judge(data: bytes) -> str:
     """
     import numpy as np
 
-    from pipeline.catalog import Reading
     from pipeline.dicom.read import read_slices
+    from pipeline.dicom.records import Reject
     from pipeline.dicom.rules import REJECT_CODES
-    from pipeline.records import Reject
+    from pipeline.planning.catalog import Reading
 
     outcome = ""
     for item in read_slices(data, Reading(repair="rsna_12bit_wrap"), b"k" * 32):

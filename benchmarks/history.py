@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.history import check_history
-from tests.pipeline.small import MADE_UP, Deck
+from testkit.history import check_history
+from testkit.small import MADE_UP, Deck
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline import kernel
-from pipeline.catalog import Window
 from pipeline.kernel import passes
 from pipeline.kernel.grey import grey_of
 from pipeline.kernel.render import _scratch
 from pipeline.kernel.taps import columns, rows
+from pipeline.planning.catalog import Window
 
 WINDOWS = (Window("brain", 40.0, 80.0), Window("subdural", 50.0, 130.0), Window("bone", 600.0, 2800.0))
 SIZES = ((224,), (380,), (224, 380))

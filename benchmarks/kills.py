@@ -27,11 +27,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.kills import LEVELS, Victim, reader, strace_works
-from tests.pipeline.small import MADE_UP, Deck, run
+from testkit.kills import LEVELS, Victim, reader, strace_works
+from testkit.small import MADE_UP, Deck, run
 
 SYSCALLS = ("rename", "unlink", "fsync", "mkdir", "write", "writev", "pwrite64")
-COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 
 
 def kill_at_each_step(deck: Deck, slices: int, step: int, write_step: int) -> None:

@@ -24,9 +24,9 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from stream import build_cache
 
-from training.cache import open_cache
-from training.mirror import REQUESTS
-from training.stream import Stream
+from training.data.cache import open_cache
+from training.data.mirror import REQUESTS
+from training.data.stream import Stream
 
 CATALOG = Path(__file__).parents[1] / "data_catalog.yaml"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.pipeline.small import Small, counted, slice_bytes, write
+from testkit.small import Small, counted, slice_bytes, write
 
-PIPELINE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+PIPELINE = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 REPEATS = 5
 
 
@@ -103,10 +103,11 @@ def measure_record(entries: int) -> None:
     code = f"""
 import resource, time
 import numpy as np
-from pipeline import changes, plan
+from pipeline.planning import changes
+from pipeline.planning import plan
 from pipeline.cache.ledger import Ledger, empty_ledger
-from pipeline.sources import Listing
-from pipeline.stages import ArraySpec, Fingerprints
+from pipeline.source.sources import Listing
+from pipeline.planning.stages import ArraySpec, Fingerprints
 n = {entries}
 paths = sorted(f"ID_{{number * 7919 % 2**36:09x}}/ID_{{number:012x}}.dcm" for number in range(n))
 sizes, times, digests = np.full(n, 526_000), np.arange(n) + 10**18, np.ones((n, 2), np.uint64)

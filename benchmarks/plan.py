@@ -15,12 +15,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from pipeline import changes, survey
 from pipeline.cache.ledger import Ledger
-from pipeline.catalog import LabelFile, load
-from pipeline.labels import read_labels
-from pipeline.settings import make_settings
-from pipeline.sources import Listing
+from pipeline.planning import changes, survey
+from pipeline.planning.catalog import LabelFile, load
+from pipeline.planning.settings import make_settings
+from pipeline.source.sources import Listing
+from pipeline.tables.labels import read_labels
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 FILE_BYTES = 526_000

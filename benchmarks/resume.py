@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.training.fake_cache import write_cache
-from tests.training.tiny_run import settings, spawn
-from training.checkpoints import list_checkpoints, load_checkpoint
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import settings, spawn
 from training.errors import RunError
-from training.runs import open_run
+from training.run.checkpoints import list_checkpoints, load_checkpoint
+from training.run.runs import open_run
 
 WRITES = 60  # fsyncs and renames in an undisturbed run
 

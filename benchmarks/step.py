@@ -22,14 +22,14 @@ import numpy as np
 import torch
 import torchvision
 
-from training.config import Machine, TrainConfig
-from training.distributed import Processes, join_processes
-from training.inference import predict_slices, views
-from training.job import begin
-from training.loop import autocast, epoch_batches, make_inputs, train_step
-from training.loss import image_losses
-from training.setup import Learner, Setup, open_evaluation, prepare, set_up, start
-from training.watch import Watch
+from training.model.loss import image_losses
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes, join_processes
+from training.run.inference import predict_slices, views
+from training.run.job import begin
+from training.run.loop import autocast, epoch_batches, make_inputs, train_step
+from training.run.setup import Learner, Setup, open_evaluation, prepare, set_up, start
+from training.run.watch import Watch
 
 
 @click.command()

@@ -32,8 +32,8 @@ import torch
 from numcodecs import lz4
 from torch.utils.data import DataLoader, Dataset
 
-from training.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache, open_cache
-from training.stream import Stream
+from training.data.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache, open_cache
+from training.data.stream import Stream
 
 RING = 4  # batches of preallocated memory, for the ways that fill memory they are given
 Epoch = Callable[[np.ndarray], Iterable[Any]]  # (n,) order -> batches
@@ -100,7 +100,7 @@ class Items(Dataset):
 
 
 def this_stream(slices: Slices) -> tuple[int, Epoch]:
-    """training.stream with one thread, checksums verified."""
+    """training.data.stream with one thread, checksums verified."""
     stream = Stream(slices.cache, slices.size, np.arange(slices.cache.num_slices), slices.batch_size, threads=1)
     epochs = iter(range(1 << 30))
     return slices.stored_bytes, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))

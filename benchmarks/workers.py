@@ -21,12 +21,12 @@ from pathlib import Path
 import psutil
 from build import floor, fresh, make_slices, wanted
 
-from pipeline.build import make_context
 from pipeline.cache.lock import lock
-from pipeline.convert import build_shard
+from pipeline.engine.build import make_context
+from pipeline.engine.convert import build_shard
 from pipeline.engine.run import run_jobs
-from pipeline.settings import Workers
-from pipeline.survey import survey
+from pipeline.planning.settings import Workers
+from pipeline.planning.survey import survey
 
 ROWS = 256
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import zarr
 
-from training.cache import open_cache
+from training.data.cache import open_cache
+from training.data.stream import Stream
 from training.errors import CacheError
-from training.stream import Stream
 
 BIN = Path(sys.executable).parent
 CLASSES = ["epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"]

@@ -12,11 +12,11 @@ moto = pytest.importorskip("moto.server")
 
 import s3fs  # noqa: E402
 
-import training.mirror  # noqa: E402
-from tests.training.fake_cache import COMMIT, write_cache  # noqa: E402
-from training.cache import open_cache  # noqa: E402
+import training.data.mirror  # noqa: E402
+from testkit.fake_cache import COMMIT, write_cache  # noqa: E402
+from training.data.cache import open_cache  # noqa: E402
+from training.data.stream import Stream  # noqa: E402
 from training.errors import CacheError  # noqa: E402
-from training.stream import Stream  # noqa: E402
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "nobody")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(training.mirror, "RETRY_AFTER_S", (0.01,))
+    monkeypatch.setattr(training.data.mirror, "RETRY_AFTER_S", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     yield server
     server.stop()

@@ -1,5 +1,5 @@
 """This file lets `python -m training` be `train`, for torchrun above all."""
 
-from training.cli import main
+from training.cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cache.files import canonical
 from pipeline.errors import CacheError
-from pipeline.stages import ArraySpec
+from pipeline.planning.stages import ArraySpec
 
 ROOT_DOCUMENT = "zarr.json"
 

@@ -10,7 +10,7 @@ from pipeline.cache.commits import Commit, kept_before, make_commit, publish_com
 from pipeline.cache.files import sha256
 from pipeline.cache.ledger import Ledger
 from pipeline.errors import CacheError
-from pipeline.tables import Tables, make_tables, to_csv
+from pipeline.tables.tables import Tables, make_tables, to_csv
 
 
 def tables_of(root: Path, ledger: Ledger, terms: Mapping[str, Any], image_id: str, labels: Any) -> Tables:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.cache.commits import Commit
 from pipeline.cache.files import PARTIAL, PRIVATE, canonical, read_sealed, seal, write_atomic
-from pipeline.records import Unit
-from pipeline.stages import ArraySpec
+from pipeline.dicom.records import Unit
+from pipeline.planning.stages import ArraySpec
 
 
 @dataclass(frozen=True, slots=True)

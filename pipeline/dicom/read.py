@@ -9,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 import xxhash
 
-from pipeline.catalog import Reading
 from pipeline.dicom.codecs import decode_frame, is_lossy
 from pipeline.dicom.header import EXPLICIT_BIG, NATIVE, Header, Pixels, coded_frames, read_header
+from pipeline.dicom.records import Reject, Slice, SliceRecord
 from pipeline.dicom.repair import unwrap_12_bits
 from pipeline.dicom.rules import (
     PIXEL_DATA,
@@ -24,7 +24,7 @@ from pipeline.dicom.rules import (
     read_frame_facts,
     require_ct,
 )
-from pipeline.records import Reject, Slice, SliceRecord
+from pipeline.planning.catalog import Reading
 
 _CELLS = {(little, size): np.dtype(f"{'<' if little else '>'}u{size}") for little in (True, False) for size in (1, 2)}
 

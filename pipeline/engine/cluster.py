@@ -20,7 +20,7 @@ from pipeline.engine.interrupts import interrupts_held
 from pipeline.engine.jobs import Jobs, Refusals, handled_by
 from pipeline.engine.watched import ONE_THREAD
 from pipeline.errors import CacheError
-from pipeline.settings import Workers
+from pipeline.planning.settings import Workers
 
 CONNECT_S = 20
 # A dashboard takes a second to start; a build of fewer tasks is over before anybody looks at it.

@@ -4,10 +4,10 @@ import os
 import socket
 
 from pipeline.cache.lock import holds_lock
-from pipeline.convert import Context, library_versions
+from pipeline.engine.convert import Context, library_versions
 from pipeline.errors import CacheError
-from pipeline.plan import ShardJob
-from pipeline.sources import Buffer
+from pipeline.planning.plan import ShardJob
+from pipeline.source.sources import Buffer
 
 _checked: set[str] = set()
 

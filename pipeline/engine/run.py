@@ -10,12 +10,12 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-from pipeline.convert import Context, ShardResult, build_shard, library_versions
+from pipeline.engine.convert import Context, ShardResult, build_shard, library_versions
 from pipeline.engine.task import Task, finished_before, topic
 from pipeline.engine.watched import run_watched
 from pipeline.errors import CacheError
-from pipeline.plan import ShardJob
-from pipeline.settings import Workers
+from pipeline.planning.plan import ShardJob
+from pipeline.planning.settings import Workers
 
 # Tasks that Dask knows of at a time, of about 20 KB each: two for each of 512 workers.
 TASKS_IN_FLIGHT = 1024

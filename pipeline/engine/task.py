@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.cache import layout
 from pipeline.cache.lock import lock_file
-from pipeline.convert import Context, ShardResult, build_shard
+from pipeline.engine.convert import Context, ShardResult, build_shard
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
 from pipeline.errors import CacheError
-from pipeline.plan import ShardJob
+from pipeline.planning.plan import ShardJob
 
 TELL_EVERY_S = 0.5
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipeline.convert import Context, ShardResult, build_shard
+from pipeline.dicom.records import Reject
+from pipeline.engine.convert import Context, ShardResult, build_shard
 from pipeline.engine.interrupts import interrupts_held
 from pipeline.errors import CacheError
-from pipeline.plan import ShardJob
-from pipeline.records import Reject
+from pipeline.planning.plan import ShardJob
 
 # One thread each: the processes already fill the cores. Set before a worker imports anything.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")

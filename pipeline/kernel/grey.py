@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.catalog import Window
 from pipeline.kernel.passes import fill_band
+from pipeline.planning.catalog import Window
 
 MAX_WINDOWS = 4  # a slice's windows in the first cache, band by band
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.catalog import Window
 from pipeline.kernel.grey import MAX_WINDOWS, grey_of
 from pipeline.kernel.lanes import LANES, QUAD, zeros
 from pipeline.kernel.passes import BAND, horizontal, vertical
 from pipeline.kernel.taps import columns, rows
+from pipeline.planning.catalog import Window
 
 _Scratch = tuple[np.ndarray, np.ndarray, np.ndarray]
 

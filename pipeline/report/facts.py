@@ -13,8 +13,8 @@ import pandas as pd
 
 from pipeline.cache.commits import Commit, read_rejects, read_table
 from pipeline.cache.landing import require_record
-from pipeline.series import place_slices, series_facts
-from pipeline.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
+from pipeline.tables.series import place_slices, series_facts
+from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
 
 EXAMPLES = 3
 POSITION_BINS = 20

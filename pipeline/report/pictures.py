@@ -15,7 +15,7 @@ from pipeline.cache.commits import REPAIR, Commit
 from pipeline.cache.layout import images_file
 from pipeline.cache.shards import Codec, read_image
 from pipeline.errors import CacheError
-from pipeline.stages import ArraySpec
+from pipeline.planning.stages import ArraySpec
 
 SERIES = 8
 SLICES = 3

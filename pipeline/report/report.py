@@ -28,7 +28,7 @@ from pipeline.report.page import (
 )
 from pipeline.report.pictures import choose_slices, encode_png, read_row
 from pipeline.report.scans import geometry, scanners
-from pipeline.tables import REJECTS
+from pipeline.tables.tables import REJECTS
 from pipeline.upkeep.info import require_head, summary
 
 MOST_COMMITS = 10

@@ -14,8 +14,8 @@ from pipeline.cache.files import PRIVATE
 from pipeline.cache.landing import require_record
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.errors import CacheError
-from pipeline.sources import listed_name
-from pipeline.survey import live_rows
+from pipeline.planning.survey import live_rows
+from pipeline.source.sources import listed_name
 
 
 def require_cache(root: Path) -> None:
@@ -118,7 +118,7 @@ def digest(root: Path) -> str:
     """
     import pandas as pd
 
-    from pipeline.tables import logical_digest
+    from pipeline.tables.tables import logical_digest
 
     head = require_head(root)
     rows_per_shard = head.attributes["rows_per_shard"]

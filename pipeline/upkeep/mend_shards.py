@@ -16,13 +16,13 @@ from pipeline.cache.drafts import Drafts
 from pipeline.cache.files import write_atomic
 from pipeline.cache.ledger import UNREAD, digest_hex
 from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard
-from pipeline.catalog import Reading, Window
-from pipeline.convert import FILE_FIELDS, REJECT_FIELDS, SLICE_FIELDS, library_versions, now
 from pipeline.dicom.read import read_slices
+from pipeline.dicom.records import Reject, Slice, SliceRecord
+from pipeline.engine.convert import FILE_FIELDS, REJECT_FIELDS, SLICE_FIELDS, library_versions, now
 from pipeline.errors import CacheError
-from pipeline.patients import key_digest
-from pipeline.records import Reject, Slice, SliceRecord
-from pipeline.sources import Buffer, Source
+from pipeline.planning.catalog import Reading, Window
+from pipeline.source.sources import Buffer, Source
+from pipeline.tables.patients import key_digest
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import document_of, row_problems, spec_of
 

@@ -12,7 +12,7 @@ from pipeline.cache.files import PARTIAL, PRIVATE, canonical, sha256
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import lock_file
 from pipeline.errors import CacheError
-from pipeline.survey import live_rows
+from pipeline.planning.survey import live_rows
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import examine_shards
 

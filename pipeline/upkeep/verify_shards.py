@@ -11,7 +11,7 @@ from pipeline.cache import layout
 from pipeline.cache.documents import array_metadata
 from pipeline.cache.shards import Codec, check_sums, read_shard
 from pipeline.errors import CacheError
-from pipeline.stages import ArraySpec
+from pipeline.planning.stages import ArraySpec
 from pipeline.upkeep.examination import Examination
 
 

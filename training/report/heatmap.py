@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.augment import Normalise
-from training.model import FusionNet, load_run_weights
-from training.runs import Run
+from training.model.augment import Normalise
+from training.model.network import FusionNet, load_run_weights
+from training.run.runs import Run
 
 
 class HeatMaps:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from training.cache import Cache
+from training.data.cache import Cache
+from training.data.shards import SliceReader
 from training.report.page import data_address
-from training.shards import SliceReader
 
 RAISED, LOWERED = np.array([255.0, 106.0, 0.0]), np.array([0.0, 132.0, 255.0])
 MOST_HEAT = 0.55  # the slice stays visible under the hottest place

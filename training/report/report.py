@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training.cache import Cache
+from training.data.cache import Cache
+from training.data.split import SIDES
 from training.report import figures, page
 from training.report.heatmap import HeatMaps, open_heat_maps
 from training.report.model_card import write_model_card
@@ -24,9 +25,8 @@ from training.report.scores import (
 from training.report.sets import other_sets
 from training.report.slices import mistakes, sheet
 from training.report.subgroups import subgroups
-from training.runs import open_run
+from training.run.runs import open_run
 from training.scores.results import Results, read_results
-from training.split import SIDES
 
 NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
 SHORT_RUN_STEPS = 20

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.cache import Cache
+from training.data.cache import Cache
 from training.report import page
 from training.report.heatmap import HeatMaps
 from training.report.page import Section

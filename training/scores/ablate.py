@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from training import config as settings
-from training import job
-from training.config import Machine
-from training.distributed import Processes
 from training.errors import ConfigError
-from training.runs import write_table
+from training.run import config as settings
+from training.run import job
+from training.run.config import Machine
+from training.run.distributed import Processes
+from training.run.runs import write_table
 from training.scores.compare import MAIN_SCORES, compare, read_contestants
 
 TABLE = "ablation.csv"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from training.errors import RunError
-from training.runs import open_run
+from training.run.runs import open_run
 from training.scores.bootstrap import RESAMPLES, bootstrap, difference, interval
 from training.scores.metrics import Scorer, Scores
 from training.scores.pooling import patient_groups

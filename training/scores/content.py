@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from training.cache import Cache, open_cache
+from training.data.cache import Cache, open_cache
 from training.errors import CacheError, RunError
-from training.runs import Run, write_atomically
+from training.run.runs import Run, write_atomically
 
 FILE = "content.npz"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from training.errors import RunError
-from training.runs import write_json
+from training.run.runs import write_json
 from training.scores.bootstrap import LEVEL, RESAMPLES, bootstrap, intervals
 from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json

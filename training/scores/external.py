@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from training.cache import Cache
+from training.data.cache import Cache
 from training.errors import RunError
-from training.runs import Run, check_same_kind
+from training.run.runs import Run, check_same_kind
 from training.scores.content import pixel_codes, read_content
 from training.scores.leakage import blank, listed
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from training.cache import Cache
+from training.data.cache import Cache
+from training.data.shards import SliceReader
 from training.errors import RunError
-from training.runs import Run
+from training.run.runs import Run
 from training.scores.content import pixel_codes
-from training.shards import SliceReader
 
 MOST_NAMED = 20
 

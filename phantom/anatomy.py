@@ -1,0 +1,342 @@
+"""This file models a living head: the HU of every tissue at any point, from smooth implicit surfaces.
+
+Head coordinates are mm: x to the patient's left, y to the back, z up; (0, 0, 0) lies in the sella. All arrays of one
+slice are float32 of shape (G, G). Depths are mm, positive inside.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from phantom.shapes import Array, Blob, Grid, Noise, covers, draw, mark
+
+AIR, FAT, CSF, WHITE, GREY, MUSCLE, SKIN = -1000.0, -100.0, 7.0, 28.0, 36.5, 56.0, 45.0
+
+# Sizes and places follow axial atlas plates of the adult head; each patient's warp and scale vary them.
+VENTRICLES = (
+    Blob((8.5, -27, 27), (4.4, 13, 9), 14),
+    Blob((11.5, -3, 35), (5.0, 27, 6.5), -8),
+    Blob((18, 18, 31), (5.4, 14, 8), -32),
+    Blob((24, 29, 25), (6.0, 11, 11), -18),
+    Blob((26, 48, 20), (3.0, 14, 4.5), 6),
+    Blob((31, 8, -3), (2.2, 13, 2.6), 5),
+    Blob((0, -2, 13), (2.3, 14, 11), paired=False),
+    Blob((0, 14, 3), (1.3, 2.0, 9), paired=False),
+    Blob((0, 30, -13), (6.5, 4.5, 7), paired=False),
+)
+CISTERNS = (
+    Blob((0, -17, 3), (11, 8, 5), paired=False),
+    Blob((10, -10, 3), (9, 3.5, 4), 35),
+    Blob((0, 26, 8), (10, 2.6, 5), paired=False),
+    Blob((13, 21, 6), (1.8, 8, 5), 38),
+    Blob((17, 10, 2), (1.5, 9, 6), -12),
+    Blob((0, -2, -9), (12, 2.6, 10), paired=False),
+    Blob((18, 8, -14), (8, 2.6, 4), 25),
+    Blob((0, 67, -24), (6, 7, 9), paired=False),
+    Blob((42, -8, 15), (1.3, 15, 12), -8),
+    Blob((53, -20, 11), (12, 1.7, 7), -24),
+    Blob((53, 6, 23), (11, 1.4, 6), 28),
+    Blob((0, 46, 6), (1.8, 12, 4), paired=False),
+)
+DEEP_GREY = (
+    Blob((14, -24, 26), (4.8, 9, 9), 14, 36.5, 2.5),
+    Blob((25, -7, 15), (6.8, 16, 10), -16, 36, 3.0),
+    Blob((10.5, 8, 19), (8, 14, 10), -22, 35.5, 3.0),
+    Blob((40, -8, 15), (2.5, 16, 13), -8, 37, 2.0),
+)
+PALE = Blob((22, -4, 38), (9, 38, 9), -6, soft=10.0)  # white matter along the ventricles, which darkens with age
+HINDBRAIN = (
+    Blob((24, 44, -14), (25, 26, 20), 0, 35, 4.0),
+    Blob((0, 46, -12), (8, 22, 20), 0, 36.5, 2.5, paired=False),
+    Blob((0, 12, -13), (14, 11, 12), 0, 31, 2.5, paired=False),
+    Blob((14, 25, -13), (8, 9, 7), 0, 30, 4.0),
+    Blob((0, 12, 3), (15, 9, 9), 0, 32, 2.0, paired=False),
+    Blob((0, 22, -32), (7.5, 6.5, 18), 0, 32, 1.5, paired=False),
+)
+FACE = (
+    Blob((33, -64, -3), (18, 22, 16), 24, FAT),
+    Blob((23, -40, -3), (8, 17, 9), 34, FAT),
+    Blob((43, -55, -3), (1.8, 18, 4), 36, 50),
+    Blob((19, -58, -2), (1.7, 18, 4), 10, 50),
+    Blob((26, -52, -2), (1.9, 20, 2), 24, 35),
+    Blob((33, -73, -2), (13, 13, 13), 0, 55, 0.8),
+    Blob((33, -73, -2), (11.5, 11.5, 11.5), 0, 9, 0.8),
+    Blob((33, -82, -2), (4.4, 1.8, 4.4), 0, 95, 0.8),
+    Blob((46, -48, -3), (1.6, 17, 20), 38, 900),
+    Blob((53, -66, -5), (3.4, 6, 15), -35, 1000),
+    Blob((7, -82, -2), (6, 4, 12), -25, 700),
+    Blob((62, -34, -24), (2.2, 26, 3.2), -10, 900),
+    Blob((50, 2, -24), (8, 4.5, 6), 14, 900),
+    Blob((48, 2, -46), (2.6, 14, 18), 0, 1000),
+    Blob((28, -16, -38), (1.6, 13, 14), 28, 500),
+    Blob((45, -12, -40), (6, 15, 16), 10, 60, 2.5),
+    Blob((0, 14, -56), (6, 6, 14), 0, 700, paired=False),
+    Blob((19, 22, -52), (7, 10, 5), 20, 700),
+    Blob((75, 22, -8), (6, 3, 17), 30, 30),
+)
+SINUSES = (
+    Blob((7, -26, -12), (7, 11, 8), 0, AIR, 0.8),
+    Blob((8, -84, 20), (8, 3.0, 9), -14, AIR, 0.8),
+    Blob((25, -58, -41), (14, 17, 14), 0, AIR, 0.8),
+    Blob((0, -26, -44), (11, 11, 18), 0, AIR, 0.8, paired=False),
+    Blob((62, 12, -13), (14, 2.4, 2.4), 0, AIR, 0.8),
+)
+CELLS = (
+    (Blob((6, -58, -8), (6.5, 22, 14), 0, soft=1.0), 9.0),
+    (Blob((6, -62, -36), (9, 26, 16), 0, soft=1.0), 14.0),
+    (Blob((55, 25, -14), (8, 11, 15), -30, soft=2.0), 8.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What makes one patient's head different from another's.
+
+    Attributes:
+        half_width, half_length, half_height: of the cranial cavity, mm.
+        skull_mm, scalp_mm: thickness.
+        atrophy: 0 young to 1 old: widens ventricles, sulci and the space around the brain.
+        specks: calcium, metal and old scars, HU in them.
+    """
+
+    half_width: float
+    half_length: float
+    half_height: float
+    skull_mm: float
+    scalp_mm: float
+    atrophy: float
+    specks: tuple[Blob, ...]
+
+
+class Surfaces(NamedTuple):
+    """One slice's surfaces.
+
+    Attributes:
+        skin, cavity: depth below the skin and below the inner table, mm.
+        across: way through the bone, 0 at its inner face, 1 at its outer one.
+        wall_mm: thickness of that bone.
+        soft: mm over which an edge is smeared, because the slice is thick and the bone leans.
+        foot: the point on the inner table that each pixel lies under, or on the skull base, above.
+    """
+
+    skin: Array
+    cavity: Array
+    across: Array
+    wall_mm: Array
+    soft: Array
+    foot: Grid
+
+
+class Layers(NamedTuple):
+    """HU of one slice in three layers, each painted as if it were everywhere, and what blood can fill.
+
+    Attributes:
+        outer: face, scalp and the air around.
+        bone: skull and its sinuses.
+        brain: everything inside the skull.
+        ventricles, cisterns: coverage in [0, 1]; sulci are among the cisterns.
+    """
+
+    outer: Array
+    bone: Array
+    brain: Array
+    ventricles: Array
+    cisterns: Array
+
+
+def surfaces(head: Head, grid: Grid, rough: Array) -> Surfaces:
+    """Skin, skull and cranial cavity.
+
+    Args:
+        rough: smooth noise that varies thickness.
+    """
+    x, y, z = grid
+    ax = np.abs(x)
+    vault, foot = _vault(head, grid)
+    floor, base_mm = _floor(ax, y)
+    floor = floor + 1.8 * rough
+    crest = np.exp(-np.square((y - 84) / 16) - np.square(x / 18))
+    skull_mm = head.skull_mm * (1 + np.float32(0.06) * rough) + 3 * crest * (z < 40)
+    cavity = np.minimum(vault, (z - floor) * np.float32(0.8))
+    across = np.maximum(-vault / skull_mm, (floor - z) / base_mm)
+    lean = np.clip(foot.z / head.half_height, 0, 1)
+    low = np.clip((vault - z + floor) / 6, 0, 1)
+    soft = 1.0 + 4.5 * np.square(lean) * lean + 2.5 * low
+    wall_mm = skull_mm + low * (base_mm - skull_mm)
+    below = vault > 0.8 * (z - floor)
+    foot = Grid(np.where(below, x, foot.x), np.where(below, y, foot.y), np.where(below, floor, foot.z))
+    return Surfaces(_skin(head, grid, vault + skull_mm), cavity, across, wall_mm, soft, foot)
+
+
+def _vault(head: Head, grid: Grid) -> tuple[Array, Grid]:
+    """Depth below the inner table of an egg, wider behind, and the point of the table on the ray from its middle."""
+    x, y, z = grid.x, grid.y - 2, grid.z - 15
+    width = np.float32(head.half_width) * (1 + np.float32(0.0010) * y - np.float32(0.000010) * np.square(y))
+    height = np.where(z > 0, np.float32(head.half_height), np.float32(74))
+    total = np.zeros_like(x)
+    for part in (x / width, y / np.float32(head.half_length), z / height):
+        total += np.abs(part) ** np.float32(2.3)
+    scale = np.maximum(total ** np.float32(1 / 2.3), np.float32(0.05))
+    radius = np.sqrt(np.square(x) + np.square(y) + np.square(z))
+    return radius / scale - radius, Grid(x / scale, y / scale, z / scale)
+
+
+def _floor(ax: Array, y: Array) -> tuple[Array, Array]:
+    """Height of the skull base under each point, and the thickness of the bone below it, mm."""
+    middle = np.exp(-np.square(np.square((ax - 42) / 29) + np.square((y + 9 - 0.25 * (ax - 37)) / 24)))
+    sella = np.exp(-np.square(ax / 18) - np.square((y + 4) / 20))
+    roof = np.exp(-np.square((y + 52) / 26)) * np.clip((ax - 8) / 36, 0, 1)
+    front = 10 - 30 * middle - 14 * sella + 8 * roof
+    bowl = np.square(ax / 53) + np.square((y - 43) / 41)
+    hind = -39 + 42 * np.square(bowl) - 40 * np.exp(-np.square(np.square(ax / 14) + np.square((y - 27) / 17)))
+    away = (y - 7 - 0.52 * (ax - 12)) * np.float32(0.887)  # from the petrous ridge, which runs outward and back
+    petrous = np.clip((ax - 5) / 15, 0, 1)
+    ridge = 2 - 0.13 * np.square(away) - 45 * np.square(1 - petrous)
+    height = np.maximum(np.minimum(front, hind), np.minimum(ridge, 1))
+    thick = 1.8 + 18 * petrous * np.exp(-np.square(away / 13)) + 15 * sella + 8 * np.clip((y - 20) / 20, 0, 1)
+    return height, thick
+
+
+def _skin(head: Head, grid: Grid, skull: Array) -> Array:
+    """Depth below the skin: scalp over the vault, cheeks and neck below it, and a nose."""
+    x, y, z = grid
+    ax = np.abs(x)
+    temple = np.exp(-np.square((y + 28) / 34) - np.square((z - 6) / 30)) * np.clip((ax - 40) / 20, 0, 1)
+    power = np.float32(2.3)
+    column = 70 * (1 - ((ax / 70) ** power + np.abs((y + 4) / 85) ** power) ** (1 / power))
+    nose = 12 * (1 - np.sqrt(np.square(x / 12) + np.square((y + 88) / 17) + np.square((z + 26) / 20)))
+    face = np.maximum(np.minimum(column, (16 - z) * np.float32(0.7)), nose)
+    return np.maximum(skull + head.scalp_mm + 7 * temple, face)
+
+
+def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, noise: Noise) -> Layers:
+    """Paint one slice without blood.
+
+    Args:
+        pressed: mm by which something under the skull pushes the brain inward.
+        swollen: mm by which something widens sulci and cisterns.
+    """
+    grain = noise.smooth(grid, 14)
+    outer = _outer(grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain)
+    for blob in FACE:
+        draw(outer, grid, blob)
+    table = np.clip(np.abs(2 * bones.across - 1) * 1.6 - 0.4, 0, 1)
+    bone = 560 + 850 * table + 150 * grain
+    for layer in (outer, bone):
+        _carve_air(layer, grid, noise)
+    ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise)
+    brain = _brain(head, grid, cortex, noise)
+    brain += np.maximum(ventricles, cisterns) * (CSF - brain)
+    _membranes(brain, grid, bones.cavity)
+    shadow = np.exp(-np.square((grid.y - 10) / 12) - np.square((grid.z + 10) / 9)) * (np.abs(grid.x) < 45)
+    brain += 7 * np.exp(-np.square(bones.cavity / 7)) - 6 * shadow  # beam hardening: bright under bone, dark between
+    for blob in head.specks:
+        draw(brain, grid, blob)
+    return Layers(outer, bone, brain, ventricles, cisterns)
+
+
+def _outer(grid: Grid, below: Array, rough: Array, grain: Array) -> Array:
+    """Skin, fat and muscle inside the outline of the head; air outside."""
+    deep = (np.abs(grid.x) - 34) / 20 + np.abs(grid.y - 10) / 60 + (2 - grid.z) / 16
+    seams = np.clip(3.2 * np.abs(rough) - 2.6, 0, 1) + 0.12 * np.clip(1 - 3 * np.abs(grain + 0.3 * rough), 0, 1)
+    muscle = np.clip(below / 3 - 1.6, 0, 1) * np.clip(deep, 0, 1) * np.clip(1 - 0.8 * seams, 0, 1)
+    hu = FAT + (MUSCLE + 5 * grain - FAT) * muscle
+    hu += np.clip(2.4 - below, 0, 1) * (SKIN - hu)
+    return hu
+
+
+def _carve_air(hu: Array, grid: Grid, noise: Noise) -> None:
+    """Air in the bone and in the nose, in place: whole sinuses, then cells with walls between them."""
+    for blob in SINUSES:
+        draw(hu, grid, blob, 550, 1.2)
+    for blob in SINUSES:
+        draw(hu, grid, blob)
+    for blob, size_mm in CELLS:
+        draw(hu, grid, blob, 500, 1.0)
+        for window, cover in covers(grid, blob):
+            wall = np.clip(np.abs(noise.at(Grid(*(axis[window] for axis in grid)), size_mm)) * 4 - 0.3, 0, 1)
+            hu[window] += cover * (400 - 1250 * wall - hu[window])
+
+
+def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
+    """HU of grey and white matter, without the spaces in it."""
+    brain = WHITE + (GREY - WHITE) * cortex
+    hind = under_tentorium(grid)
+    brain += hind * (34 - brain)
+    draw(brain, grid, PALE, WHITE - 2 - 6 * head.atrophy)
+    for blob in (*DEEP_GREY, *HINDBRAIN):
+        draw(brain, grid, blob)
+    for window, cover in covers(grid, HINDBRAIN[0]):
+        brain[window] += 2.5 * cover * hind[window] * noise.at(Grid(*(axis[window] for axis in grid)), 6)
+    return brain
+
+
+def tentorium_height(grid: Grid) -> Array:
+    """Height of the tent between cerebrum and cerebellum: highest in the middle, mm."""
+    return 22 - 0.48 * np.abs(grid.x) - 0.10 * np.abs(grid.y - 36)
+
+
+def under_tentorium(grid: Grid) -> Array:
+    """1 where the cerebellum and the brain stem are, 0 in the cerebrum."""
+    behind = np.clip((grid.y - 8 - 0.40 * np.abs(grid.x)) / 4, 0, 1)
+    return np.clip((tentorium_height(grid) - grid.z) / 2, 0, 1) * behind
+
+
+def _spaces(
+    head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, noise: Noise
+) -> tuple[Array, Array, Array]:
+    """Coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
+    cortex, cisterns = _folds(head, grid, bones.cavity - pressed, swollen, bones.foot, noise)
+    ventricles = np.zeros_like(cortex)
+    for blob in VENTRICLES:
+        mark(ventricles, grid, blob, 3.6 * head.atrophy - 0.8)
+    for blob in CISTERNS:
+        mark(cisterns, grid, blob, 2.0 * head.atrophy - 0.4)
+    return ventricles, cisterns, cortex
+
+
+def _folds(head: Head, grid: Grid, depth: Array, swollen: Array, foot: Grid, noise: Noise) -> tuple[Array, Array]:
+    """Coverage of the cortical ribbon, and of sulci, fissure and the space around the brain.
+
+    Sulci are the zero lines of smooth noise on the brain's surface, carried inward: they stand upright on it, wander
+    along it, and end at their own depth.
+    """
+    x, y, z = grid
+    around = np.sqrt(np.square((y - 4) / 52) + np.square((z - 6) / 40))
+    fissure = np.abs(x) + 60 * np.clip(1.05 - around, 0, 1)
+    surface = np.minimum(depth, fissure)
+    core = np.square(x / 32) + np.square((y - 2) / 38) + np.square((z - 12) / 22) < 1
+    cells = np.flatnonzero((surface < 26) & (depth > -2) & (under_tentorium(grid) < 0.5) & ~core)
+    medial = (fissure < depth).ravel()[cells]
+    here = Grid(*(axis.ravel()[cells] for axis in grid))
+    on = Grid(*(axis.ravel()[cells] for axis in foot))
+    under, swell = surface.ravel()[cells], swollen.ravel()[cells]
+    lean = 0.5 * under
+    point = Grid(
+        np.where(medial, np.sign(here.x) * 40 + 0.3 * here.y, on.x + 0.2 * (here.x - on.x)),
+        np.where(medial, 0.7 * here.y + lean, on.y + 0.3 * (here.y - on.y)),
+        np.where(medial, 0.7 * here.z - lean, on.z + 0.1 * (here.z - on.z) + 0.25 * lean),
+    )
+    bottom = np.where(medial, np.float32(8), 15) + np.where(medial, np.float32(3), 5) * noise.at(here, 60)
+    away = np.where(medial, np.float32(1.4), np.float32(1)) * 4.0 * np.abs(noise.at(point, 25))
+    width = (0.3 + 1.3 * head.atrophy + swell) * (1.2 - under / bottom)
+    rim = 2.2 * head.atrophy + 0.5 * swell - 0.2
+    pia = np.minimum(under - rim, away - np.maximum(width, 0) + np.maximum(under - bottom, 0))
+    cortex, space = np.zeros_like(x), np.zeros_like(x)
+    cortex.ravel()[cells] = np.clip((4.4 - pia) / 3.0, 0, 1)
+    space.ravel()[cells] = np.clip(0.5 - np.minimum(under - rim, away - width) / 1.2, 0, 1)
+    return cortex, space
+
+
+def _membranes(brain: Array, grid: Grid, depth: Array) -> None:
+    """Falx, tentorium and the sinuses at their edges, in place: thin and a little brighter than cortex."""
+    x, y, z = grid
+    ax = np.abs(x)
+    around = np.square((y - 4) / 60) + np.square((z - 4) / 46)
+    falx = np.clip(1.3 - ax, 0, 1) * np.clip(6 * (around - 1), 0, 1) * (z > 8)
+    sheet = np.clip(1.5 - np.abs(z - tentorium_height(grid)), 0, 1)
+    tentorium = sheet * np.clip((y - 14 - 0.45 * ax) / 4, 0, 1) * (ax < 54)
+    sagittal = np.clip(4.2 - ax - 0.6 * depth, 0, 1) * (z > 5)
+    for cover, hu in ((0.8 * falx, 43), (0.8 * tentorium, 43), (sagittal, 48)):
+        brain += 0.85 * cover * (hu - brain)

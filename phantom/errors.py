@@ -1,0 +1,5 @@
+"""This file holds the error that a user of the phantom can cause and can mend."""
+
+
+class PhantomError(Exception):
+    """What was asked of the phantom cannot be made; the message is one line that says why and what to do."""

@@ -1,0 +1,259 @@
+"""This file makes synthetic head CT studies with known bleeds, and writes them as RSNA 2019's files and labels."""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from phantom.anatomy import Head, paint, surfaces
+from phantom.bleeds import CLASSES, Bleed, bleed_into, draw_bleeds, press_and_swell
+from phantom.errors import PhantomError
+from phantom.scanner import (
+    CODING_SHARES,
+    CODINGS,
+    SIDE,
+    Coding,
+    Geometry,
+    Pose,
+    Scanner,
+    draw_geometry,
+    draw_pose,
+)
+from phantom.shapes import Array, Blob, Grid, Noise
+from phantom.write import SliceAttributes, encode_slice
+
+LABELS = (*CLASSES, "any")
+VISIBLE_MM2 = 30.0
+MAX_SLICES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study of one series.
+
+    Attributes:
+        uids: SOP Instance UID of each slice, foot to head.
+        windows: (centre, width) as text, as the files hold them.
+        stored: (N, 512, 512) int16 or uint16; HU = stored + coding.intercept.
+        blood: (N, 256, 256) uint8, at every second pixel: 0 none, else 1 + index in CLASSES.
+        labels: (N, 6) uint8 in the order of LABELS: 1 where at least VISIBLE_MM2 of that blood lies in the slice.
+    """
+
+    patient_id: str
+    study_instance_uid: str
+    series_instance_uid: str
+    uids: tuple[str, ...]
+    geometry: Geometry
+    coding: Coding
+    windows: tuple[tuple[str, str], ...]
+    implicit_vr: bool
+    stored: Array
+    blood: Array
+    labels: Array
+
+    @property
+    def hu(self) -> Array:
+        """(N, 512, 512) int32 HU."""
+        return self.stored.astype(np.int32) + self.coding.intercept
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was written: counts, and the positive slices of each class, in the order of LABELS."""
+
+    patients: int
+    studies: int
+    slices: int
+    positive: dict[str, int]
+
+
+def write(out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None) -> Summary:
+    """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice.
+
+    Args:
+        progress: called after each patient with the number of patients done.
+
+    Raises:
+        PhantomError: `out/dicoms` holds files, which would mix with the new ones.
+    """
+    folder = _make_empty(out / "dicoms")
+    positive, studies, slices = np.zeros(len(LABELS), np.int64), 0, 0
+    with (out / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("ID", "Label"))
+        for patient in range(patients):
+            for number in range(count_studies(seed, patient)):
+                study = make_study(seed, patient, number)
+                for name, data in encode_study(study):
+                    (folder / name).write_bytes(data)
+                table.writerows(label_rows(study))
+                studies, slices = studies + 1, slices + len(study.uids)
+                positive += study.labels.sum(0, dtype=np.int64)
+            if progress is not None:
+                progress(patient + 1)
+    return Summary(patients, studies, slices, dict(zip(LABELS, positive.tolist(), strict=True)))
+
+
+def _make_empty(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if next(folder.iterdir(), None) is not None:
+        raise PhantomError(f"{folder}: not empty, and its files would mix with the new ones; choose another --out")
+    return folder
+
+
+def encode_study(study: Study) -> Iterator[tuple[str, bytes]]:
+    """Yield the file name and the DICOM bytes of each slice."""
+    for uid, position, stored in zip(study.uids, study.geometry.positions.tolist(), study.stored, strict=True):
+        attributes = SliceAttributes(
+            sop_instance_uid=uid,
+            patient_id=study.patient_id,
+            study_instance_uid=study.study_instance_uid,
+            series_instance_uid=study.series_instance_uid,
+            position=tuple(position),
+            orientation=study.geometry.orientation,
+            spacing_mm=(study.geometry.spacing_mm, study.geometry.spacing_mm),
+            bits_stored=study.coding.bits_stored,
+            intercept=study.coding.intercept,
+            windows=study.windows,
+            implicit_vr=study.implicit_vr,
+        )
+        yield f"{uid}.dcm", encode_slice(stored, attributes)
+
+
+def label_rows(study: Study) -> Iterator[tuple[str, int]]:
+    """Yield (`ID_<9 hex>_<class>`, 0 or 1), six a slice in the order of LABELS."""
+    for uid, row in zip(study.uids, study.labels.tolist(), strict=True):
+        for name, label in zip(LABELS, row, strict=True):
+            yield f"{uid}_{name}", label
+
+
+def count_studies(seed: int, patient: int) -> int:
+    """1, or 2 for one patient in forty: 55 of 2,144 had several in RSNA 2019."""
+    return 1 + (np.random.default_rng((seed, patient, 2)).random() < 1 / 40)
+
+
+def make_study(seed: int, patient: int, number: int = 0) -> Study:
+    """Make one study: a pure function of (seed, patient, number).
+
+    Args:
+        number: 0, or 1 for a patient's second study: the same head on another day.
+    """
+    body = np.random.default_rng((seed, patient, 3))
+    head, shape, size = _draw_head(body), Noise(body), body.uniform(0.94, 1.05)
+    rng = np.random.default_rng((seed, patient, 4, number))
+    bleeds = draw_bleeds(rng, draw_kinds(seed, patient, rng), head)
+    origin = np.array([rng.normal(0, 3), rng.normal(0, 5), rng.uniform(-200, 200)])
+    geometry = draw_geometry(rng, origin, size)
+    pose = draw_pose(rng, geometry, origin, size)
+    coding = CODINGS[rng.choice(len(CODINGS), p=CODING_SHARES)]
+    stored, blood = _scan(head, bleeds, shape, pose, geometry, coding, rng)
+    series = 2 * patient + number
+    return Study(
+        patient_id=f"ID_{scramble(patient, 32, seed):08x}",
+        study_instance_uid=f"ID_{scramble(series, 40, seed + 1):010x}",
+        series_instance_uid=f"ID_{scramble(series, 40, seed + 2):010x}",
+        uids=tuple(f"ID_{scramble(MAX_SLICES * series + k, 36, seed + 3):09x}" for k in range(len(stored))),
+        geometry=geometry,
+        coding=coding,
+        windows=_draw_windows(rng),
+        implicit_vr=bool(rng.random() < 0.3),
+        stored=stored,
+        blood=blood,
+        labels=_label(blood, geometry.spacing_mm),
+    )
+
+
+def _scan(
+    head: Head,
+    bleeds: tuple[Bleed, ...],
+    shape: Noise,
+    pose: Pose,
+    geometry: Geometry,
+    coding: Coding,
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """(N, 512, 512) stored values, and (N, 256, 256) what blood fills each second pixel."""
+    scanner = Scanner(rng, geometry, coding)
+    stored = np.empty((len(geometry.positions), SIDE, SIDE), np.int16 if coding.signed else np.uint16)
+    blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
+    for k, position in enumerate(geometry.positions):
+        grid = _warp(pose.grid(geometry, position), shape)
+        bones = surfaces(head, grid, shape.smooth(grid, 40))
+        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), shape)
+        blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
+        stored[k] = scanner.expose(layers, bones, rng)
+    return stored, blood
+
+
+def _label(blood: Array, spacing_mm: float) -> Array:
+    """(N, 6) uint8: which kinds of blood each slice shows."""
+    pixels = np.stack([np.bincount(plane.ravel(), minlength=len(LABELS))[1:] for plane in blood])
+    shown = pixels * (2 * spacing_mm) ** 2 >= VISIBLE_MM2
+    return np.concatenate([shown, shown.any(1, keepdims=True)], 1).astype(np.uint8)
+
+
+def scramble(number: int, bits: int, key: int) -> int:
+    """A permutation of the integers below 2**bits, so that different numbers never meet."""
+    mask = (1 << bits) - 1
+    for turn in range(3):
+        odd = (0x9E3779B97F4A7C15 + 2 * (key * 0xD1B54A32D192ED03 + turn)) | 1
+        number = (number * odd + key + turn) & mask
+        number ^= number >> (bits // 2)
+    return number
+
+
+def draw_kinds(seed: int, patient: int, rng: np.random.Generator) -> list[str]:
+    """The kinds of bleeding: of each ten patients five have none, and each kind is the first of one of the others."""
+    block = np.random.default_rng((seed, patient // 10, 5)).permutation(10)
+    place = int(block[patient % 10])
+    if place >= len(CLASSES):
+        return []
+    also = (0.05, 0.18, 0.18, 0.25, 0.2)
+    return [name for k, name in enumerate(CLASSES) if k == place or rng.random() < also[k]]
+
+
+def _draw_head(rng: np.random.Generator) -> Head:
+    """A head: size, skull, age, and the specks that can be taken for blood."""
+    specks = []
+    if rng.random() < 0.6:  # pineal gland
+        specks.append(Blob((0, 26, 13), (2.0, 2.2, 3.0), 0, rng.uniform(120, 350), paired=False))
+    if rng.random() < 0.5:  # choroid plexus
+        specks.append(Blob((23, 32, 24), tuple(rng.uniform(1.5, 3.5, 3).tolist()), 20, rng.uniform(90, 300)))
+    if rng.random() < 0.25:  # falx
+        place = (0.0, rng.uniform(-70, -45), rng.uniform(25, 65))
+        specks.append(Blob(place, (1.5, 7, 6), 0, rng.uniform(150, 500), paired=False))
+    if rng.random() < 0.15:  # basal ganglia
+        specks.append(Blob((21, -6, 15), (3, 5, 4), 16, rng.uniform(60, 140)))
+    if rng.random() < 0.12:  # an old infarct
+        place = (rng.choice((-1, 1)) * rng.uniform(30, 48), rng.uniform(-45, 45), rng.uniform(5, 50))
+        specks.append(Blob(place, tuple(rng.uniform(8, 20, 3).tolist()), 0, rng.uniform(12, 20), 5.0, paired=False))
+    if rng.random() < 0.04:  # aneurysm clip
+        place = (rng.uniform(-25, 25), -15.0, 5.0)
+        specks.append(Blob(place, (1.8, 4.0, 4.0), 30, rng.uniform(10_000, 29_000), paired=False))
+    return Head(
+        half_width=rng.uniform(63, 70),
+        half_length=rng.uniform(79, 87),
+        half_height=rng.uniform(74, 82),
+        skull_mm=rng.uniform(5.5, 9),
+        scalp_mm=rng.uniform(4, 8),
+        atrophy=float(rng.beta(1.2, 1.6)),
+        specks=tuple(specks),
+    )
+
+
+def _draw_windows(rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
+    """Window centre and width as the files write them: often "00036", sometimes several."""
+    window = (("00036", "00080"), ("40", "80"), ("30", "80"), ("40", "150"))[rng.integers(4)]
+    return (window, window) if rng.random() < 0.2 else (window,)
+
+
+def _warp(grid: Grid, noise: Noise) -> Grid:
+    """Bend the coordinates a little, so that no two heads and no two halves are alike."""
+    x, y, z = grid
+    return Grid(
+        x + 1.8 * noise.smooth(Grid(x + 300, y, z), 90),
+        y + 1.8 * noise.smooth(Grid(x, y + 300, z), 90),
+        z + 0.8 * noise.smooth(Grid(x, y, z + 300), 90),
+    )

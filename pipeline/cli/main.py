@@ -1,0 +1,235 @@
+"""This file is the `pipeline` command: it reads settings, calls one function and prints its result."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli import upkeep as cli_upkeep
+from pipeline.cli.body import EXIT_CODES, command
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 110})
+@click.version_option(package_name="ich-cache", prog_name="pipeline")
+def main() -> None:
+    """Turn head-CT DICOM files into a training cache, once and fast."""
+
+
+for upkeep in (cli_upkeep.info, cli_upkeep.why, cli_upkeep.report, cli_upkeep.verify, cli_upkeep.gc):
+    main.add_command(upkeep)
+
+
+def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `build` and `plan` share: they say what is wanted."""
+    options = [
+        click.option("--src", help="Folder, zip or tar archive, or address of the DICOM files."),
+        click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache, a folder."),
+        click.option("--labels", help="Label file, CSV."),
+        click.option("--dataset", default="generic", show_default=True, help="Entry of the catalog."),
+        click.option(
+            "--catalog", type=click.Path(path_type=Path), help="Default: ./data_catalog.yaml, else the built-in."
+        ),
+        click.option(
+            "--size", "sizes", type=int, multiple=True, help="Image side in pixels; repeatable. Default: 224."
+        ),
+        click.option("--patient-key", type=click.Path(path_type=Path), help="Key file for hashed patient ids."),
+        click.option(
+            "--check",
+            type=click.Choice(["time", "hash"]),
+            default="time",
+            show_default=True,
+            help="What says that a file is unchanged: size and time, or its content.",
+        ),
+        click.option(
+            "--retry-rejected", is_flag=True, help="Read failed files again, after installing a decoder, say."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@main.command(epilog=EXIT_CODES)
+@_build_options
+@click.option("--workers", type=click.IntRange(min=0), help="Local processes; 0 works in this one. Default: cores.")
+@click.option("--scheduler", help="Address of a running Dask scheduler, tcp://...")
+@click.option("--scheduler-file", type=click.Path(path_type=Path), help="File with a running scheduler's address.")
+@click.option(
+    "--cluster", type=click.Path(path_type=Path), help="YAML file of a Dask cluster, as docs/cluster.md says."
+)
+@click.option("--performance-report", type=click.Path(path_type=Path), help="Dask's report of the tasks, HTML.")
+@click.option(
+    "--max-rejects", default="0", show_default=True, help="Failed files, N or P%, past which the exit code is 1."
+)
+@click.option("--prune", is_flag=True, help="Let the slices of files that are gone leave the cache.")
+@click.option("--dry-run", is_flag=True, help="As `pipeline plan`.")
+@command
+def build(
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: Path | None,
+    cluster: Path | None,
+    performance_report: Path | None,
+    max_rejects: str,
+    prune: bool,
+    dry_run: bool,
+    **wanted: Any,
+) -> int:
+    """Build a cache, or bring it up to date: only what has changed runs again.
+
+    A file that cannot be used becomes a line in rejects.csv and the build goes on.
+    """
+    if dry_run:
+        return _show_plan(out, wanted, as_json=False)
+    limit = _reject_limit(max_rejects)
+    settings, key, labels = _settings(out, **wanted)
+    from pipeline.engine.build import Progress, build
+    from pipeline.engine.progress import ShownProgress
+
+    where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
+    with ShownProgress() as shown:
+        steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
+        outcome = build(
+            settings, out, where, key, labels, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps
+        )
+    return _print_outcome(out, outcome, settings.labels.filepath is not None, limit)
+
+
+@main.command(epilog=EXIT_CODES)
+@_build_options
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@command
+def plan(out: Path, as_json: bool, **wanted: Any) -> int:
+    """Say what `build` with the same options would do and why; write nothing."""
+    return _show_plan(out, wanted, as_json)
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets dicoms/ and labels.csv.")
+@click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@command
+def phantom(out: Path, patients: int, seed: int) -> None:
+    """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form."""
+    from tqdm import tqdm
+
+    from phantom import study as phantom
+    from phantom.errors import PhantomError
+    from pipeline.errors import SourceError
+
+    with tqdm(total=patients, unit=" patients", disable=None) as bar:
+
+        def patient_done(number: int) -> None:
+            bar.update(1)
+
+        try:
+            summary = phantom.write(out, patients, seed, patient_done)
+        except PhantomError as error:
+            raise SourceError(str(error)) from None
+    positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
+    click.echo(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("address")
+@command
+def publish(cache: Path, address: str) -> None:
+    """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what is lacking there."""
+    from pipeline.upkeep.publish import publish
+
+    done = publish(cache, address)
+    click.echo(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
+
+
+def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
+    settings, _, _ = _settings(out, **wanted)
+    from pipeline.planning.survey import survey
+
+    made = survey(settings, out, wanted["check"] == "hash", wanted["retry_rejected"]).plan
+    if as_json:
+        click.echo(json.dumps(made.as_json(), indent=2))
+    else:
+        for line in made.reasons or ("nothing to do: the cache is up to date",):
+            click.echo(line)
+    return 2 if made.commit else 0
+
+
+def _settings(
+    out: Path,
+    src: str | None,
+    labels: str | None,
+    dataset: str,
+    catalog: Path | None,
+    sizes: tuple[int, ...],
+    patient_key: Path | None,
+    **_: Any,
+) -> tuple[Any, bytes | None, bytes]:
+    """Catalog and options put together: (settings, patient key or None, content of the label file)."""
+    from pipeline.cache import commits
+    from pipeline.planning.catalog import LabelFile, load
+    from pipeline.planning.settings import make_settings, read_label_file
+    from pipeline.tables import patients
+
+    found = load(catalog)
+    entry = found.dataset(dataset)
+    source = src or entry.filepath
+    if source is None:
+        raise click.UsageError(f"--src is needed: the catalog's entry {dataset} has no filepath.")
+    label_file = LabelFile(entry.labels.type, labels or entry.labels.filepath)
+    content = read_label_file(label_file)
+    key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
+    digest = patients.key_digest(key) if key else ""
+    commits.refuse_other_key(out, digest)
+    return make_settings(found, dataset, source, label_file, content, sizes, digest), key, content
+
+
+def _workers(
+    local: int | None, scheduler: str | None, scheduler_file: Path | None, cluster: Path | None, report: Path | None
+) -> Any:
+    """Where the tasks run; local processes, one a core, unless an option says otherwise."""
+    from pipeline.planning.settings import Workers
+
+    options = (("--workers", local), ("--scheduler", scheduler), ("--scheduler-file", scheduler_file))
+    given = [option for option, value in (*options, ("--cluster", cluster)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} both say where tasks run: give one of them.")
+    if report and local == 0:
+        raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
+    if not given:
+        local = len(os.sched_getaffinity(0))
+    return Workers(local or 0, scheduler, scheduler_file, cluster, report)
+
+
+def _reject_limit(text: str) -> Callable[[int, int], bool]:
+    """`N` or `P%` -> whether so many failed of so many files are too many."""
+    try:
+        share = float(text.removesuffix("%"))
+    except ValueError:
+        raise click.UsageError(f"--max-rejects {text}: give a number, 10, or a share, 0.5%.") from None
+    if text.endswith("%"):
+        return lambda failed, files: 100 * failed > share * files
+    return lambda failed, files: failed > share
+
+
+def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[int, int], bool]) -> int:
+    attributes = outcome.commit.attributes
+    counts = attributes["counts"]
+    kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
+    others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
+    click.echo(f"{out}: commit {outcome.commit.id}: {attributes['num_slices']:,} slices from {counts['files']:,} files")
+    if others:
+        click.echo(f"without a slice: {others}; see {out / 'rejects.csv'}")
+    for name, number in attributes["label_counts"].items():
+        if number and labelled:
+            click.echo(f"labels: {number:,} {name.replace('_', ' ')}")
+    if too_many(counts["failed"], counts["files"]):
+        click.echo(
+            f"error: failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}", err=True
+        )
+        return 1
+    return 0

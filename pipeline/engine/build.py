@@ -1,0 +1,316 @@
+"""This file tells the story of a build: survey what is there, run the plan's tasks, land the commit."""
+
+import contextlib
+import dataclasses
+import errno
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import commits, layout
+from pipeline.cache.documents import array_metadata, new_array_metadata
+from pipeline.cache.files import canonical, write_atomic
+from pipeline.cache.ledger import Entry, ledger_of, merge
+from pipeline.cache.lock import lock
+from pipeline.errors import CacheError, SourceError
+from pipeline.planning import plan
+from pipeline.planning.plan import HandedBack, Plan, ShardJob
+from pipeline.planning.settings import Settings, Workers
+from pipeline.planning.stages import ArraySpec
+from pipeline.planning.survey import Survey, entries_of, survey
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a build came to.
+
+    Attributes:
+        changed: whether there is a new commit.
+    """
+
+    commit: commits.Commit
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a build tells while it works: the plan, where its tasks run, files begun of a shard, then each shard."""
+
+    planned: Callable[[Plan], None]
+    note: Callable[[str], None]
+    files_begun: Callable[[int, int], None]
+    shard_done: Callable[[ShardJob, Any], None]
+    stage: Callable[[str], None]
+
+
+def build(
+    settings: Settings,
+    root: Path,
+    workers: Workers,
+    patient_key: bytes | None,
+    labels: bytes,
+    prune: bool,
+    check_content: bool,
+    retry_rejected: bool,
+    progress: Progress,
+) -> Outcome:
+    """Bring the cache to what the settings and the source ask for.
+
+    Args:
+        labels: the content of the label file, b"" where there is none.
+        prune: whether slices of files that are gone may leave.
+        check_content, retry_rejected: as `survey` takes them.
+
+    Raises:
+        SourceError, CacheError: with the old commit intact and the work resumable.
+    """
+    try:
+        commits.head_id(root)  # refuses a folder that is no cache before the lock puts anything there
+        with lock(root) as token:
+            found = survey(settings, root, check_content, retry_rejected)
+            return _build(settings, root, found, token, workers, patient_key, labels, prune, progress)
+    except OSError as error:
+        raise _target_error(root, error) from error
+
+
+def _build(
+    settings: Settings,
+    root: Path,
+    found: Survey,
+    token: str,
+    workers: Workers,
+    patient_key: bytes | None,
+    labels: bytes,
+    prune: bool,
+    progress: Progress,
+) -> Outcome:
+    progress.planned(found.plan)
+    if found.head and not found.plan.commit:
+        _note_touched(root, found)
+        return Outcome(found.head, changed=False)
+    _refuse_vanished(root, found, prune)
+    table_labels = _parse_labels(settings, labels)
+    _collect_leftovers(root, found.head)
+    _check_space(root, settings, found.plan)
+    entries = _convert(settings, root, found, token, workers, patient_key, progress)
+    _collect_partials(root)  # of workers that were killed meanwhile
+    progress.stage("writing the tables and the commit")
+    return Outcome(_commit(settings, root, found, entries, table_labels), changed=True)
+
+
+# --- before anything is written ------------------------------------------------------------------------------------
+
+
+def _note_touched(root: Path, found: Survey) -> None:
+    """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
+    assert found.head
+    if found.plan.settled.touched:
+        commits.write_ledger(root, found.head.id, found.plan.settled.kept)
+    if commits.mend_copies(root, found.head):
+        _collect_leftovers(root, found.head)
+    pending = layout.read_pending(root)
+    if pending and layout.is_committed(pending, found.head):
+        layout.clear_pending(root)
+
+
+def _collect_leftovers(root: Path, head: commits.Commit | None) -> None:
+    """Remove what killed builders have left: temporary files, and commits that never became the current one."""
+    _collect_partials(root)
+    landed = {head.id, *commits.kept_before(root, head)} if head else set()
+    for stray in commits.commit_ids(root) - landed:
+        commits.remove_commit(root, stray)
+
+
+def _collect_partials(root: Path) -> None:
+    for partial in layout.partials(root):
+        partial.unlink(missing_ok=True)
+
+
+def _refuse_vanished(root: Path, found: Survey, prune: bool) -> None:
+    vanished = found.plan.settled.vanished
+    if vanished and not prune:
+        raise SourceError(
+            f"{root}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; bring "
+            "them back, or run with --prune to let their slices leave"
+        )
+
+
+def _parse_labels(settings: Settings, content: bytes) -> Any:
+    if settings.labels.filepath is None:
+        return None
+    from pipeline.tables.labels import read_labels
+
+    return read_labels(settings.labels, content, [klass.name for klass in settings.classes])
+
+
+def _check_space(root: Path, settings: Settings, made: Plan) -> None:
+    need = sum(
+        layout.disk_need([spec.size_px for spec in job.arrays], len(settings.windows), len(job.paths()))
+        for job in made.jobs
+    )
+    free = shutil.disk_usage(root).free
+    if need > free:
+        raise CacheError(
+            f"{root}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
+            "make room, or give another --out"
+        )
+
+
+def _target_error(root: Path, error: OSError) -> CacheError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "the disk is full" if full else error.strerror or str(error)
+    return CacheError(f"{error.filename or root}: {what}; nothing is lost: mend it and run the same command again")
+
+
+# --- shards --------------------------------------------------------------------------------------------------------
+
+
+def _convert(
+    settings: Settings,
+    root: Path,
+    found: Survey,
+    token: str,
+    workers: Workers,
+    patient_key: bytes | None,
+    progress: Progress,
+) -> list[Entry]:
+    """Run the plan's tasks, and further ones for files with more frames than fitted. Returns the new entries."""
+    if not found.plan.jobs:
+        return []
+    context = make_context(settings, root, found, token, patient_key)
+    _declare_arrays(root, found.head, settings, found.wanted.arrays)
+    base = found.head.id if found.head else ""
+    pending = dict(found.plan.pending)
+    jobs = found.plan.jobs
+    while jobs:
+        layout.write_pending(root, layout.Pending(base, found.wanted.reading, pending))
+        handed_back = _run(context, jobs, workers, progress)
+        more = plan.place_frames(handed_back, max(pending, default=-1) + 1, settings.layout.rows_per_shard)
+        pending |= more
+        jobs = tuple(ShardJob(shard, units, found.wanted.arrays) for shard, units in sorted(more.items()))
+    records = {shard: record for shard in pending if (record := layout.read_record(root, shard))}
+    there = set(found.listing.paths)
+    return [entry for entry in entries_of(records) if entry.path in there]
+
+
+def make_context(settings: Settings, root: Path, found: Survey, token: str, patient_key: bytes | None) -> Any:
+    """Put together what every task of the build needs: a `convert.Context`."""
+    from pipeline.engine.convert import Context
+
+    return Context(
+        source=found.source,
+        root=root,
+        token=token,
+        reading=settings.reading,
+        reading_fingerprint=found.wanted.reading,
+        patient_key=patient_key,
+        windows=settings.windows,
+        rows_per_shard=settings.layout.rows_per_shard,
+        codecs={spec.name: _codec(root, found.head, spec, settings) for spec in found.wanted.arrays},
+    )
+
+
+def _codec(root: Path, head: commits.Commit | None, spec: ArraySpec, settings: Settings) -> Any:
+    """The compressor of an array: the commit's, or that of the array on disk, for a new one the catalog's."""
+    from pipeline.cache.shards import Codec
+
+    committed = head.arrays.get(spec.images_path) if head else None
+    existing = committed or array_metadata(root, spec.images_path)
+    return Codec.of(existing) if existing else Codec(settings.layout.compression, settings.layout.compression_level)
+
+
+def _declare_arrays(root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
+    """Write the zarr.json of new arrays before their first shard: a build that goes on must use the same compressor.
+
+    No reader sees them: the root's consolidated metadata does not name them yet.
+    """
+    for spec in wanted:
+        if not (root / spec.images_path / "zarr.json").exists():
+            for path, document in _array_documents(root, head, settings, [spec], rows=0).items():
+                write_atomic(root / path / "zarr.json", canonical(document))
+
+
+def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Progress) -> list[HandedBack]:
+    from pipeline.engine.run import run_jobs
+
+    of_shard = {job.shard: job for job in jobs}
+    handed_back: list[HandedBack] = []
+    run = run_jobs(context, list(of_shard.values()), workers, progress.note, progress.files_begun)
+    with contextlib.closing(run) as results:
+        for result in results:
+            missed = result.vanished + result.changed
+            if missed:
+                raise SourceError(
+                    f"{missed[0]}: vanished or changed while it was to be read, with {len(missed) - 1:,} more files of "
+                    "its shard; the finished work is kept: run the same command again"
+                )
+            progress.shard_done(of_shard[result.shard], result)
+            handed_back += result.handed_back
+    return handed_back
+
+
+# --- commit --------------------------------------------------------------------------------------------------------
+
+
+def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry], labels: Any) -> commits.Commit:
+    """Write tables and commit, and forget the pending plan."""
+    from pipeline.cache.landing import land, tables_of
+    from pipeline.engine.convert import library_versions
+
+    ledger = merge(found.plan.settled.kept, ledger_of(entries))
+    rows_per_shard = settings.layout.rows_per_shard
+    classes = () if labels is None else settings.classes
+    terms = {
+        "format": commits.FORMAT,
+        "format_version": commits.FORMAT_VERSION,
+        "dataset": settings.dataset,
+        "windows": [{"name": w.name, "level_hu": w.level_hu, "width_hu": w.width_hu} for w in settings.windows],
+        "sizes": {str(spec.size_px): spec.images_path for spec in found.wanted.arrays},
+        "sums": {str(spec.size_px): spec.sums_path for spec in found.wanted.arrays},
+        "classes": [{"name": klass.name, "weight": klass.weight} for klass in classes],
+        "splits": {side: getattr(settings.splits, side) for side in ("train", "validation", "test")},
+        "rows_per_shard": rows_per_shard,
+    }
+    tables = tables_of(root, ledger, terms, settings.image_id, labels)
+    _refuse_useless(settings, found, tables, labels)
+    pending = layout.read_pending(root)
+    next_shard = layout.next_shard(root, found.head, pending)
+    private = {
+        "next_shard": next_shard,
+        "reading": found.wanted.reading,
+        "reading_settings": dataclasses.asdict(settings.reading),
+        "image_id": settings.image_id,
+        "table": found.wanted.table,
+        "patient_key": settings.patient_key_digest,
+        "source": settings.src,
+        "versions": library_versions(),
+    }
+    arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
+    commit = land(root, found.head, ledger, tables, terms, arrays, private)
+    if pending and pending.reading == found.wanted.reading:
+        layout.clear_pending(root)
+    return commit
+
+
+def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any) -> None:
+    if found.head is None and tables.metadata.empty:
+        kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in tables.counts.items() if number)
+        first = tables.rejects.iloc[0]
+        raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
+    if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
+        raise SourceError(
+            f"{settings.labels.filepath}: none of its {len(labels):,} images is among the slices; are these the labels "
+            f"of this data set, and is image_id: {settings.image_id} right in the catalog?"
+        )
+
+
+def _array_documents(
+    root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
+) -> dict[str, Any]:
+    documents: dict[str, Any] = {}
+    for spec in wanted:
+        codecs = _codec(root, head, spec, settings).metadata()
+        documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)
+    return documents

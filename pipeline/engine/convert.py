@@ -1,0 +1,319 @@
+"""This file builds one shard: files in, one shard of each array and a done-record out. It is what a worker runs."""
+
+import contextlib
+import errno
+import functools
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline import kernel
+from pipeline.cache import layout
+from pipeline.cache.drafts import Drafts
+from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD
+from pipeline.cache.lock import holds_lock
+from pipeline.cache.shards import Codec, ShardWriter, encode_sums
+from pipeline.dicom.read import Slices, read_slices
+from pipeline.dicom.records import Reject, Slice, SliceRecord, Unit
+from pipeline.errors import CacheError, SourceError
+from pipeline.planning.catalog import Reading, Window
+from pipeline.planning.plan import HandedBack, ShardJob
+from pipeline.source.contents import certain
+from pipeline.source.reading import reading
+from pipeline.source.sources import Source
+
+FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
+SLICE_FIELDS = ("slot", *SliceRecord._fields)
+REJECT_FIELDS = ("slot", "frame", "code", "message")
+# What a file system that has been unmounted, or whose server is gone, answers.
+LOST_SOURCE = {
+    errno.ENODEV,
+    errno.ENOTCONN,
+    errno.ENXIO,
+    errno.ESHUTDOWN,
+    errno.EHOSTDOWN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every task of a build needs; sent to a worker with each task, so it stays small.
+
+    Attributes:
+        token: of the lock; a task publishes nothing once another builder holds the cache.
+        codecs: compressor of each array, by the array's name.
+    """
+
+    source: Source
+    root: Path
+    token: str
+    reading: Reading
+    reading_fingerprint: str
+    patient_key: bytes | None
+    windows: tuple[Window, ...]
+    rows_per_shard: int
+    codecs: dict[str, Codec]
+
+
+@dataclass(slots=True)
+class ShardResult:
+    """What a task tells the builder; a few hundred bytes.
+
+    Attributes:
+        handed_back: files with more frames than fitted.
+        vanished: files that were gone when they were to be read; the shard is not published.
+        changed: files that no longer have the content that their rows were built from; as `vanished`.
+    """
+
+    shard: int
+    slices: int = 0
+    rejects: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
+    handed_back: list[HandedBack] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] = lambda slot: None) -> ShardResult:
+    """Read the job's files, write its shard of every array, then the done-record.
+
+    Args:
+        begin: called with a file's slot before the file is touched.
+
+    Raises:
+        CacheError: another builder has taken the cache over.
+        SourceError: the source as a whole cannot be reached any more.
+        OSError: the target cannot be written.
+    """
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        shard = _Shard(context, job, begin, stack)
+        result = shard.add_to_record() if job.again else shard.fill()
+        if not (result.vanished or result.changed):
+            _check_token(context)
+            result.bytes_written = shard.publish()
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def _check_token(context: Context) -> None:
+    if not holds_lock(context.root, context.token):
+        raise CacheError(f"{context.root}: another build has taken over; this one stops without publishing")
+
+
+def _refuse_lost_source(path: str, error: OSError) -> None:
+    """Tell a source that has gone from a file that cannot be read.
+
+    Raises:
+        SourceError: nothing of it can be read any more; its files are not to be taken for broken ones.
+    """
+    if error.errno in LOST_SOURCE:
+        raise SourceError(f"{path}: the source has gone ({error.strerror}); bring it back and run the command again")
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class _Shard:
+    """The shard that a task is filling: one writer, one sums array and one scratch image an array."""
+
+    def __init__(
+        self, context: Context, job: ShardJob, begin: Callable[[int], object], stack: contextlib.ExitStack
+    ) -> None:
+        rows, channels = context.rows_per_shard, len(context.windows)
+        self.context, self.job, self.begin = context, job, begin
+        self.images = [np.empty((channels, spec.size_px, spec.size_px), np.uint8) for spec in job.arrays]
+        self.sums = [np.zeros((rows, channels, 2), np.uint64) for _ in job.arrays]
+        self.drafts = stack.enter_context(Drafts(context.root))
+        self.files = [layout.images_file(context.root, spec, job.shard) for spec in job.arrays]
+        self.writers = [
+            stack.enter_context(ShardWriter(self.drafts.begin(file), rows, context.codecs[spec.name]))
+            for file, spec in zip(self.files, job.arrays, strict=True)
+        ]
+        self.record: dict[str, Any] = {}
+        paths = [unit.path for unit in job.units if unit.slot not in job.gone]
+        self.read = stack.enter_context(reading(context.source, paths))
+        self.used = 0
+
+    def store(self, position: int, found: Slice) -> None:
+        """Render one slice into every array at a row of the shard."""
+        record, windows = found.record, self.context.windows
+        sums = [array[position] for array in self.sums]
+        kernel.render(found.stored, record.slope, record.intercept, found.padding, windows, self.images, sums)
+        for writer, image in zip(self.writers, self.images, strict=True):
+            writer.add(position, image)
+
+    def fill(self) -> ShardResult:
+        """Read every unit, pack the slices that are accepted from the shard's start, and note all that was seen."""
+        result = ShardResult(self.job.shard)
+        log = _Log()
+        refused = dict(self.job.refused)
+        for unit in self.job.units:
+            self.begin(unit.slot)
+            log.begin(unit)
+            if unit.slot in self.job.gone:
+                continue
+            try:
+                data, stamp = self.read(unit.path)
+            except FileNotFoundError:
+                result.vanished.append(unit.path)
+                continue
+            except OSError as error:
+                _refuse_lost_source(unit.path, error)
+                log.stamp(0, UNKNOWN_TIME, UNREAD)
+                log.reject(Reject("unreadable", f"the file cannot be read: {error.strerror}"))
+                continue
+            except MemoryError:
+                log.stamp(0, UNKNOWN_TIME, UNREAD)
+                log.reject(Reject("too_large", "the file is larger than the memory that a file may take"))
+                continue
+            digest = xxhash.xxh3_128_hexdigest(data)
+            log.stamp(stamp.size, certain(stamp.mtime_ns), digest)
+            if unit.slot in refused:
+                log.reject(refused[unit.slot])
+                continue
+            if unit.digest not in ("", digest):  # other content than the frames were counted from
+                whole = self._read(Unit(unit.slot, unit.path), data)
+                result.handed_back.append(HandedBack(unit, whole.num_frames, digest))
+                log.hand_back()
+                continue
+            slices = self._read(unit, data)
+            frames = unit.stop - unit.first if unit.stop else slices.num_frames
+            if self.used + frames > self.context.rows_per_shard:
+                result.handed_back.append(HandedBack(unit, frames, digest))
+                log.hand_back()
+                continue
+            for found in slices:
+                if isinstance(found, Reject):
+                    log.reject(found)
+                else:
+                    self.store(self.used, found)
+                    log.accept(found.record)
+                    self.used += 1
+        result.slices, result.rejects = self.used, len(log.rejects)
+        self.record = self._new_record(log)
+        return result
+
+    def _read(self, unit: Unit, data: memoryview) -> Slices:
+        frames = (unit.first, unit.stop) if unit.stop else None
+        return read_slices(data, self.context.reading, self.context.patient_key, frames)
+
+    def _new_record(self, log: "_Log") -> dict[str, Any]:
+        return {
+            "shard": self.job.shard,
+            "reading": self.context.reading_fingerprint,
+            "built": now(),
+            "versions": library_versions(),
+            **log.columns(),
+            "arrays": {},
+        }
+
+    def add_to_record(self) -> ShardResult:
+        """Read the shard's live files again and render their slices into the new arrays, at the rows they have."""
+        result = ShardResult(self.job.shard)
+        record = layout.read_record(self.context.root, self.job.shard)
+        if record is None:
+            raise CacheError(
+                f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
+            )
+        self.record = record
+        keys = zip(record["slices"]["slot"], record["slices"]["frame"], strict=True)
+        positions = {key: position for position, key in enumerate(keys)}
+        for unit in self.job.units:
+            self.begin(unit.slot)
+            try:
+                data, _ = self.read(unit.path)
+            except FileNotFoundError:
+                result.vanished.append(unit.path)
+                continue
+            except OSError as error:
+                _refuse_lost_source(unit.path, error)
+                result.changed.append(unit.path)
+                continue
+            if xxhash.xxh3_128_hexdigest(data) != record["files"]["digest"][unit.slot]:
+                result.changed.append(unit.path)
+                continue
+            first, stop = record["files"]["first"][unit.slot], record["files"]["stop"][unit.slot]
+            frames = Unit(unit.slot, unit.path, first=first, stop=stop)
+            for found in self._read(frames, data):
+                if isinstance(found, Slice):
+                    self.store(positions[unit.slot, found.record.frame], found)
+                    result.slices += 1
+        self.used = result.slices
+        return result
+
+    def publish(self) -> int:
+        """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
+        root, shard = self.context.root, self.job.shard
+        sizes = [writer.finish() if self.used else 0 for writer in self.writers]
+        for writer, size, spec in zip(self.writers, sizes, self.job.arrays, strict=True):
+            about = {"built": now(), "versions": library_versions()}
+            self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests, **about}
+        contents = {
+            layout.sums_file(root, spec, shard): encode_sums(sums)
+            for spec, sums in zip(self.job.arrays, self.sums, strict=True)
+        }
+        done = layout.record_file(root, shard)
+        for path, content in {**contents, done: layout.encode_record(self.record)}.items():
+            self.drafts.begin(path).write_bytes(content)
+        self.drafts.publish([*self.files, *contents] if self.used else [], last=done)
+        return sum(sizes)
+
+
+class _Log:
+    """Lines of the done-record, file by file. What a file's line says of its content stays null if it gave no entry."""
+
+    def __init__(self) -> None:
+        self.files: list[list[Any]] = []
+        self.slices: list[tuple[Any, ...]] = []
+        self.rejects: list[tuple[Any, ...]] = []
+
+    def begin(self, unit: Unit) -> None:
+        self._slot = unit.slot
+        self.files.append([unit.path, unit.why, None, None, None, unit.first, unit.stop])
+
+    def stamp(self, size: int, mtime_ns: int, digest: str) -> None:
+        self.files[-1][2:5] = size, mtime_ns, digest
+
+    def hand_back(self) -> None:
+        self.files[-1][2:5] = None, None, None
+
+    def accept(self, record: SliceRecord) -> None:
+        self.slices.append((self._slot, *record))
+
+    def reject(self, found: Reject) -> None:
+        self.rejects.append((self._slot, found.frame, found.code, found.message))
+
+    def columns(self) -> dict[str, dict[str, list[Any]]]:
+        return {
+            "files": _columns(FILE_FIELDS, self.files),
+            "slices": _columns(SLICE_FIELDS, self.slices),
+            "rejects": _columns(REJECT_FIELDS, self.rejects),
+        }
+
+
+def _columns(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: [line[place] for line in lines] for place, name in enumerate(names)}
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of what decides over pixels, as installed here."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

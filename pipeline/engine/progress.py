@@ -1,0 +1,87 @@
+"""This file shows a build at work: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.planning.plan import Plan, ShardJob
+
+LINE_EVERY_S = 5.0
+
+
+class ShownProgress:
+    """Prints the plan's reasons, then slices, slices/s, rejects and the time that is left, to stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._rejects = 0
+        self._total = 0
+        self._finished = 0
+        self._shards: set[int] = set()
+        self._begun: dict[int, int] = {}  # unfinished shard -> files
+        self._started = self._printed = 0.0
+
+    def planned(self, plan: Plan) -> None:
+        for reason in plan.reasons or ("nothing to do: the cache is up to date",):
+            print(reason, file=sys.stderr)
+        self._total = plan.slices_expected
+        if self._total and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=self._total, unit=" slices", smoothing=0.1, postfix={"rejects": 0}, dynamic_ncols=True
+            )
+
+    def files_begun(self, shard: int, files: int) -> None:
+        """Count files of a shard that is not finished: with shards of 256 slices a small build has one or two."""
+        if shard not in self._shards:
+            self._begun[shard] = files - 1
+            self._show()
+
+    def shard_done(self, job: ShardJob, result: Any) -> None:
+        self._shards.add(job.shard)
+        self._begun.pop(job.shard, None)
+        self._rejects += result.rejects
+        self._finished += len(job.units)
+        self._show()
+
+    def _show(self) -> None:
+        done = self._finished + sum(self._begun.values())
+        if not self._started:  # the rate is that of the work, without the start of the workers
+            self._started = self._printed = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix(rejects=self._rejects, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._printed > LINE_EVERY_S:
+            self._print_line(done)
+
+    def _print_line(self, done: int) -> None:
+        self._printed = time.monotonic()
+        rate = done / (self._printed - self._started)
+        left = max(self._total - done, 0) / max(rate, 1e-9)
+        print(
+            f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._rejects:,} rejects, "
+            f"{tqdm.format_interval(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def note(self, line: str) -> None:
+        """Print a line without harm to the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def stage(self, name: str) -> None:
+        self._close()
+        print(name, file=sys.stderr)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> "ShownProgress":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()

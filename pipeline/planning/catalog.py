@@ -1,0 +1,266 @@
+"""This file turns data_catalog.yaml into frozen, checked settings; after it nobody sees a dict."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.errors import CatalogError
+
+DEFAULT_FILE = "data_catalog.yaml"
+MAX_SIZE_PX = 4096
+TABLE_COLUMNS = (
+    "row",
+    "image_id",
+    "sop_instance_uid",
+    "patient_id",
+    "study_instance_uid",
+    "series_instance_uid",
+    "frame",
+    "z_mm",
+    "z_norm",
+)
+
+
+class _Invalid(Exception):
+    """A value inside the catalog is wrong; carries the key path and what to say of it."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
+
+    name: str
+    level_hu: float
+    width_hu: float
+
+    def problem(self) -> str | None:
+        return None if self.width_hu > 0 else f"width_hu is {self.width_hu:g}, it must be above 0"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassWeight:
+    """A label class and its weight in the loss and in the weighted log loss."""
+
+    name: str
+    weight: float = 1.0
+
+    def problem(self) -> str | None:
+        if self.name in TABLE_COLUMNS or not self.name or set(self.name) & set(',"\n\r'):
+            return f"{self.name!r} cannot be a column of the table, choose another class name"
+        return None if self.weight > 0 else f"weight is {self.weight:g}, it must be above 0"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """Where the labels are and in which format: `rsna_long` (ID,Label) or `wide` (one line an image)."""
+
+    type: Literal["rsna_long", "wide"] = "wide"
+    filepath: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Shares of the patients on each side; kept in the cache for training."""
+
+    train: float = 0.7
+    validation: float = 0.15
+    test: float = 0.15
+
+    def problem(self) -> str | None:
+        shares = (self.train, self.validation, self.test)
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+            return f"the shares are {', '.join(f'{s:g}' for s in shares)}, they must be 0 or more and add up to 1"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How arrays are stored; changes no pixel, so it is in no fingerprint."""
+
+    rows_per_shard: int = 256
+    compression: Literal["lz4", "lz4hc", "zstd"] = "lz4"
+    compression_level: int = 5
+
+    def problem(self) -> str | None:
+        if not 1 <= self.rows_per_shard <= 8192:
+            return f"rows_per_shard is {self.rows_per_shard}, it must be 1 to 8192"
+        highest = 22 if self.compression == "zstd" else 9
+        if not 1 <= self.compression_level <= highest:
+            return f"compression_level is {self.compression_level}, {self.compression} takes 1 to {highest}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a DICOM file is read: part of the fingerprint of every slice."""
+
+    missing_rescale: Literal["reject", "identity"] = "reject"
+    repair: Literal["none", "rsna_12bit_wrap"] = "none"
+    patient_ids: Literal["hash", "keep"] = "hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One entry of the catalog."""
+
+    description: str
+    classes: tuple[ClassWeight, ...]
+    type: Literal["dicom"] = "dicom"
+    filepath: str | None = None
+    image_id: Literal["sop_instance_uid", "file_stem"] = "sop_instance_uid"
+    patient_ids: Literal["hash", "keep"] = "hash"
+    missing_rescale: Literal["reject", "identity"] = "reject"
+    repair: Literal["none", "rsna_12bit_wrap"] = "none"
+    labels: LabelFile = LabelFile()
+    windows: tuple[Window, ...] = ()
+    sizes: tuple[int, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.missing_rescale, self.repair, self.patient_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The whole file. An entry's own `windows` or `sizes` stand before the common ones."""
+
+    windows: tuple[Window, ...]
+    datasets: Mapping[str, Dataset]
+    sizes: tuple[int, ...] = (224,)
+    splits: Splits = Splits()
+    layout: Layout = Layout()
+
+    def dataset(self, name: str) -> Dataset:
+        """The entry of this name, with the common windows and sizes filled in.
+
+        Raises:
+            CatalogError: there is none; the nearest name is suggested.
+        """
+        if name not in self.datasets:
+            raise CatalogError(f"--dataset {name}: no such entry in the catalog{_suggest(name, self.datasets)}")
+        entry = self.datasets[name]
+        return dataclasses.replace(entry, windows=entry.windows or self.windows, sizes=entry.sizes or self.sizes)
+
+
+def load(path: Path | None) -> Catalog:
+    """Read and check a catalog file: `path`, else ./data_catalog.yaml, else the copy in the package.
+
+    Raises:
+        CatalogError: names the file, the key, what is wrong, and the nearest right word.
+    """
+    file = path or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else Path(__file__).parents[1] / DEFAULT_FILE)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CatalogError(f"{file}: cannot be read ({error.strerror}); give --catalog FILE") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        catalog = _parse(Catalog, content, "")
+        _check_windows_and_sizes(catalog.windows, catalog.sizes, "")
+        for name, entry in catalog.datasets.items():
+            _check_windows_and_sizes(entry.windows, entry.sizes, f"datasets.{name}.")
+            _check_unique([c.name for c in entry.classes], f"datasets.{name}.classes")
+    except _Invalid as error:
+        raise CatalogError(f"{file}: {error}") from None
+    return catalog
+
+
+def check_sizes(sizes: tuple[int, ...]) -> None:
+    """Refuse image sides that cannot be built.
+
+    Raises:
+        CatalogError: a side below 1 or above `MAX_SIZE_PX`, or one that is given twice.
+    """
+    try:
+        _check_sizes(sizes, "--size")
+    except _Invalid as error:
+        raise CatalogError(str(error)) from None
+
+
+def _check_sizes(sizes: tuple[int, ...], key: str) -> None:
+    for size_px in sizes:
+        if not 1 <= size_px <= MAX_SIZE_PX:
+            raise _Invalid(key, f"{size_px} pixels is not possible, give 1 to {MAX_SIZE_PX}, usually 224 or 380")
+    _check_unique(sizes, key)
+
+
+def _check_windows_and_sizes(windows: tuple[Window, ...], sizes: tuple[int, ...], prefix: str) -> None:
+    _check_unique([w.name for w in windows], f"{prefix}windows")
+    _check_sizes(sizes, f"{prefix}sizes")
+
+
+def _check_unique(names: typing.Sequence[Any], key: str) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise _Invalid(key, f"{name!r} is given twice")
+
+
+def _suggest(word: str, known: typing.Iterable[str]) -> str:
+    """ ", did you mean X?" or ", known are A, B"."""
+    words = list(known)
+    near = difflib.get_close_matches(str(word), words, n=1)
+    return f", did you mean {near[0]}?" if near else f", known are {', '.join(words)}"
+
+
+def _parse(kind: Any, value: Any, key: str) -> Any:
+    """Turn plain YAML data into `kind`: a dataclass, tuple, mapping, literal, optional or plain type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, value, key)
+    if origin is tuple:
+        if not isinstance(value, list) or not value:
+            raise _Invalid(key, f"must be a list with at least one item, not {value!r}")
+        return tuple(_parse(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict) or not value:
+            raise _Invalid(key, f"must be a mapping, not {value!r}")
+        return {str(k): _parse(args[1], item, f"{key}.{k}") for k, item in value.items()}
+    if origin is Literal:
+        if value not in args:
+            raise _Invalid(key, f"{value!r} is unknown{_suggest(value, args)}")
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _parse(args[0], value, key)
+    return _parse_plain(kind, value, key)
+
+
+def _parse_plain(kind: type, value: Any, key: str) -> Any:
+    wanted = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        word = {int: "a whole number", float: "a number", str: "text"}[kind]
+        raise _Invalid(key, f"must be {word}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _Invalid(key, f"must be finite, not {value!r}")
+    return kind(value)
+
+
+def _parse_dataclass(kind: Any, value: Any, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise _Invalid(key or "the file", f"must be a mapping, not {value!r}")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in hints:
+            raise _Invalid(f"{prefix}{name}", f"unknown key{_suggest(name, hints)}")
+    for spec in dataclasses.fields(kind):
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and spec.name not in value:
+            raise _Invalid(f"{prefix}{spec.name}", "is missing")
+    parsed = kind(**{name: _parse(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+    problem = parsed.problem() if hasattr(parsed, "problem") else None
+    if problem:
+        raise _Invalid(key, problem)
+    return parsed

@@ -1,0 +1,94 @@
+"""This file lists the stages in order, each with its name, version and settings, and their fingerprints."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.planning.settings import Settings
+
+# Raised by hand when a stage gives other values for the same input; tests hold stored outputs against it.
+READ_VERSION = 1
+RENDER_VERSION = 1
+SERIES_VERSION = 1
+LABELS_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One image array of the cache: its side and the digits that name its conversion."""
+
+    size_px: int
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.size_px}-{self.fingerprint}"
+
+    @property
+    def images_path(self) -> str:
+        return f"images/{self.name}"
+
+    @property
+    def sums_path(self) -> str:
+        return f"sums/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """What each stage's result depends on, beside the content of the files.
+
+    Attributes:
+        reading: of scan and decode; another one means that every file is read into new rows.
+        arrays: one image array a size; another one means another array for the same rows.
+        table: of series, labels and commit; another one means only a new table.
+    """
+
+    reading: str
+    arrays: tuple[ArraySpec, ...]
+    table: str
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 hex of the canonical JSON of dataclasses, mappings, sequences, text, numbers and None.
+
+    Raises:
+        TypeError: any other type, so that nothing enters by its repr.
+    """
+    return hashlib.sha256(json.dumps(_plain(content), sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def fingerprints(settings: Settings) -> Fingerprints:
+    """The fingerprints that a build with these settings must find or make.
+
+    rows_per_shard is no property of a pixel, but of where a row lies, so another one means other rows.
+    """
+    read = ["read", READ_VERSION, settings.reading, settings.patient_key_digest, settings.layout.rows_per_shard]
+    reading = fingerprint(read)
+    arrays = tuple(
+        ArraySpec(size_px, fingerprint(["render", RENDER_VERSION, reading, settings.windows, size_px])[:8])
+        for size_px in settings.sizes
+    )
+    labels = [LABELS_VERSION, settings.labels.type, settings.labels_digest, settings.image_id, settings.classes]
+    table = fingerprint(["table", SERIES_VERSION, labels, settings.dataset, settings.splits])
+    return Fingerprints(reading, arrays, table)
+
+
+def _plain(content: Any) -> Any:
+    if dataclasses.is_dataclass(content) and not isinstance(content, type):
+        return {spec.name: _plain(getattr(content, spec.name)) for spec in dataclasses.fields(content)}
+    if isinstance(content, Mapping):
+        return {_text(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(item) for item in content]
+    if content is None or type(content) in (str, int, float, bool):
+        return content
+    raise TypeError(f"a fingerprint cannot be made of {type(content).__name__}")
+
+
+def _text(key: Any) -> str:
+    if type(key) is not str:
+        raise TypeError("a fingerprint's keys must be text")
+    return key

@@ -1,0 +1,166 @@
+"""This file finds out what is there, in the source and in the cache, and has it planned; it writes nothing."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache import commits, layout
+from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
+from pipeline.dicom.records import Unit
+from pipeline.planning import changes, plan
+from pipeline.planning.changes import Content, Settled
+from pipeline.planning.plan import Known, Plan
+from pipeline.planning.settings import Settings
+from pipeline.planning.stages import Fingerprints, fingerprints
+from pipeline.source.contents import digest_files
+from pipeline.source.sources import Listing, Source, open_source
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a build found before it did anything."""
+
+    source: Source
+    listing: Listing
+    head: commits.Commit | None
+    wanted: Fingerprints
+    plan: Plan
+
+
+def survey(settings: Settings, root: Path, check_content: bool = False, retry_rejected: bool = False) -> Survey:
+    """Scan the source, compare it with what the cache knows, and plan.
+
+    Args:
+        check_content: believe no time stamp, compare contents.
+        retry_rejected: read files that failed once more, after a decoder was installed, say.
+
+    Raises:
+        SourceError, CacheError: source or cache cannot be used.
+    """
+    head = commits.head(root)
+    wanted = fingerprints(settings)
+    source = open_source(settings.src)
+    listing = source.scan()
+    known = _known(root, head, wanted)
+    if head and retry_rejected:
+        known = _forget_failed(known, _failed_paths(root, head) & set(listing.paths))
+    difference = changes.compare(listing, known.ledger, check_content)
+    lines = set(difference.lines_to_read())
+    other_way = known.reading not in (None, wanted.reading)
+    before = changes.compare(listing, known.committed) if other_way else difference
+    lines |= set(before.suspects.tolist())
+    contents = _contents(source, listing, sorted(lines))
+    settled = changes.settle(listing, known.ledger, difference, contents)
+    if other_way:
+        _, gone = changes.match_renamed(known.committed, before, contents)
+        settled = replace(settled, vanished=[known.committed.paths[line] for line in gone])
+    settled = _without_uncommitted(settled, known.committed)
+    compared = [listing.paths[line] for line in sorted(lines)]
+    made = plan.make(listing, known, settled, compared, wanted, settings.layout.rows_per_shard)
+    return Survey(source, listing, head, wanted, made)
+
+
+def _without_uncommitted(settled: Settled, committed: Ledger) -> Settled:
+    """A file that came and went between two commits is not missed."""
+    if not settled.vanished:
+        return settled
+    paths = set(committed.paths)
+    return replace(settled, vanished=[path for path in settled.vanished if path in paths])
+
+
+def _contents(source: Source, listing: Listing, lines: Iterable[int]) -> dict[int, Content]:
+    of_path = {listing.paths[line]: line for line in lines}
+    return {
+        of_path[path]: Content(size, mtime_ns, (int(digest[:16], 16), int(digest[16:], 16)))
+        for path, size, mtime_ns, digest in digest_files(source, list(of_path))
+    }
+
+
+def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Known:
+    """What the cache knows: the current commit, and what a killed build for the same reading has left."""
+    pending = layout.read_pending(root)
+    next_shard = layout.next_shard(root, head, pending)
+    if pending and (pending.reading != wanted.reading or layout.is_committed(pending, head)):
+        pending = None
+    planned = pending.shards if pending else {}
+    done = {shard: record for shard in planned if (record := layout.read_record(root, shard))}
+    committed = commits.read_ledger(root, head.id) if head else empty_ledger()
+    same_way = head is not None and head.private["reading"] == wanted.reading
+    arrays = {path.split("/")[1] for path in head.arrays} if head and same_way else set()
+    left = _finished_files(planned, done)
+    ledger = merge(committed if same_way else empty_ledger(), left)
+    vouched = {spec.name for spec in wanted.arrays} <= arrays
+    return Known(
+        committed=committed,
+        reading=head.private["reading"] if head else None,
+        table=head.private["table"] if head else None,
+        committed_arrays=frozenset(arrays),
+        ledger=ledger,
+        arrays=_arrays_of(root, left if vouched else ledger),
+        pending=planned,
+        done=frozenset(done),
+        next_shard=next_shard,
+    )
+
+
+def _failed_paths(root: Path, head: commits.Commit) -> set[str]:
+    """The files of a commit that gave no slice though they should have, duplicates aside."""
+    from pipeline.tables.tables import REJECTS
+
+    text = commits.read_rejects(root, head).decode("utf-8", "surrogateescape")
+    rejects = [(line["path"], line["code"]) for line in csv.DictReader(io.StringIO(text, newline=""))]
+    return {path for path, code in rejects if REJECTS[code][0] == "failed" and code != "duplicate_conflict"}
+
+
+def _forget_failed(known: Known, failed: set[str]) -> Known:
+    """The same, as if the failed files had never been read."""
+    lines = np.array([line for line, path in enumerate(known.ledger.paths) if path not in failed], np.int64)
+    return replace(known, ledger=known.ledger.take(lines), retried=frozenset(failed))
+
+
+def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, Mapping[str, Any]]) -> Ledger:
+    """The files of which a killed build has finished every shard."""
+    unfinished = {unit.path for shard, units in planned.items() if shard not in done for unit in units}
+    return ledger_of([entry for entry in entries_of(done) if entry.path not in unfinished])
+
+
+def _arrays_of(root: Path, ledger: Ledger) -> dict[int, frozenset[str]]:
+    """Shard -> names of the arrays that hold every slice of the ledger's files in it, as its record says.
+
+    A build that was killed may have converted fewer of a shard's files than are wanted now.
+    """
+    found = {}
+    for shard, slots in ledger.live_slots().items():
+        record = layout.read_record(root, shard)
+        rows = live_rows(record, slots) if record else []
+        arrays = record["arrays"] if record else {}
+        found[shard] = frozenset(name for name, array in arrays.items() if all(array["digests"][row] for row in rows))
+    return found
+
+
+def live_rows(record: Mapping[str, Any], slots: Iterable[int]) -> list[int]:
+    """Rows within a shard of the slices that came from these slots."""
+    wanted = set(slots)
+    return [row for row, slot in enumerate(record["slices"]["slot"]) if slot in wanted]
+
+
+def entries_of(records: Mapping[int, Mapping[str, Any]]) -> list[Entry]:
+    """Ledger entries of finished shards; the parts of a file that runs over several shards become one entry."""
+    entries: dict[str, Entry] = {}
+    for shard, record in sorted(records.items()):
+        files = record["files"]
+        columns = zip(files["path"], files["size"], files["mtime_ns"], files["digest"], files["first"], strict=True)
+        for slot, (path, size, mtime_ns, digest, first) in enumerate(columns):
+            if digest is None:
+                continue
+            begun = entries.get(path)
+            if first == 0:
+                entries[path] = Entry(path, size, mtime_ns, digest, shard, slot, 1)
+            elif begun and begun.digest == digest and begun.shard + begun.parts == shard:
+                entries[path] = replace(begun, parts=begun.parts + 1)
+    return list(entries.values())

@@ -1,0 +1,1 @@
+"""This package finds the files of a source and reads them: folders, archives, addresses."""

@@ -1,0 +1,226 @@
+"""This file makes a commit's tables from the done-records: metadata.csv, rejects.csv and the accounting."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.cache.ledger import Ledger
+from pipeline.dicom.rules import REJECT_CODES
+from pipeline.planning.catalog import TABLE_COLUMNS
+from pipeline.tables.series import place_slices
+
+# Every code that a line of rejects.csv may have -> its class in the accounting, and one sentence.
+REJECTS = REJECT_CODES | {
+    "unreadable": ("failed", "The file or archive member cannot be read; the message has the system's reason."),
+    "killed_worker": (
+        "failed",
+        "The decoder died, hung or took too much memory; the file was tried alone before it was given up.",
+    ),
+    "duplicate": ("duplicates", "The same slice, with equal HU and geometry, was found under a smaller path."),
+    "duplicate_conflict": (
+        "failed",
+        "The same SOP Instance UID and frame with other HU or geometry; none of them is used.",
+    ),
+}
+POSITION_COLUMNS = ("px", "py", "pz")
+ORIENTATION_COLUMNS = ("rx", "ry", "rz", "cx", "cy", "cz")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a commit says of its slices.
+
+    Attributes:
+        metadata: the columns of docs/cache_format.md, sorted as it says.
+        rejects: path, code, message.
+        counts, label_counts: as in the root attributes.
+        z_from: what gave z_norm, as `series.place_slices` names it -> ranges of rows, the second number excluded;
+            of the slices that were not placed by their position.
+    """
+
+    metadata: pd.DataFrame
+    rejects: pd.DataFrame
+    counts: dict[str, int]
+    label_counts: dict[str, int]
+    z_from: dict[str, list[list[int]]]
+
+
+def make_tables(
+    ledger: Ledger,
+    records: Mapping[int, dict[str, Any]],
+    rows_per_shard: int,
+    image_id: str,
+    labels: pd.DataFrame | None,
+    classes: list[str],
+) -> Tables:
+    """Put the tables of a commit together.
+
+    Args:
+        ledger: the files of the commit.
+        records: the done-record of every shard that the ledger names.
+        image_id: `sop_instance_uid` or `file_stem`.
+        labels: as `labels.read_labels` gives them, None where there are none.
+    """
+    slots = ledger.live_slots()
+    slices = _slices(slots, records, rows_per_shard)
+    rejects = _rejects(slots, records)
+    slices, duplicates = _drop_duplicates(slices)
+    rejects = pd.concat([rejects, duplicates], ignore_index=True)
+    counts = _count(ledger, slices, rejects)
+    placed = place_slices(slices)
+    slices = slices.assign(z_mm=placed["z_mm"], z_norm=placed["z_norm"])
+    if image_id == "sop_instance_uid":
+        slices["image_id"] = slices["sop_instance_uid"]
+    else:
+        slices["image_id"] = slices["path"].map(lambda path: PurePosixPath(path).stem)
+    label_counts = _join_labels(slices, labels, classes)
+    order = ["patient_id", "study_instance_uid", "series_instance_uid", "z_mm", "sop_instance_uid", "frame"]
+    metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]
+    rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)
+    of_frame = rejects["frame"] > 0
+    rejects.loc[of_frame, "message"] = "frame " + rejects["frame"].astype(str) + ": " + rejects["message"]
+    rejects = rejects[["path", "code", "message"]]
+    return Tables(metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]))
+
+
+def _slices(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any], rows_per_shard: int) -> pd.DataFrame:
+    """The slices of the live slots, one line each, with path and row."""
+    columns: dict[str, list[Any]] = {}
+    for shard, slots in live.items():
+        found = records[shard]["slices"]
+        positions = [position for position, slot in enumerate(found["slot"]) if slot in slots]
+        for name, values in found.items():
+            columns.setdefault(name, []).extend([values[position] for position in positions])
+        columns.setdefault("path", []).extend([slots[found["slot"][position]] for position in positions])
+        columns.setdefault("row", []).extend([shard * rows_per_shard + position for position in positions])
+    positions_mm = vectors(columns.pop("position", []), POSITION_COLUMNS)
+    orientations = vectors(columns.pop("orientation", []), ORIENTATION_COLUMNS)
+    frame = pd.DataFrame({**columns, **positions_mm, **orientations})
+    for name in ("slice_location", "instance_number"):
+        frame[name] = pd.to_numeric(frame[name]).astype(float)
+    return frame
+
+
+def vectors(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Lists of fixed length, or None, as one float column a component, NaN for None."""
+    missing = [float("nan")] * len(names)
+    table = np.array([value or missing for value in values], np.float64).reshape(len(values), len(names))
+    return {name: table[:, column] for column, name in enumerate(names)}
+
+
+def _rejects(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any]) -> pd.DataFrame:
+    lines = []
+    for shard, slots in live.items():
+        found = records[shard]["rejects"]
+        columns = zip(found["slot"], found["frame"], found["code"], found["message"], strict=True)
+        lines += [(slots[slot], frame, code, message) for slot, frame, code, message in columns if slot in slots]
+    return pd.DataFrame(lines, columns=["path", "frame", "code", "message"])
+
+
+def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Leave one line for each (SOP Instance UID, frame): the smallest path where HU and geometry are equal, else none.
+
+    Returns:
+        (the slices that stay, a reject for each that does not)
+    """
+    key = ["sop_instance_uid", "frame"]
+    twice = slices.duplicated(key, keep=False)
+    groups = slices[twice].sort_values("path").groupby(key, sort=False)
+    dropped: list[int] = []
+    lines = []
+    same = ["pixel_digest", "series_instance_uid", *POSITION_COLUMNS, *ORIENTATION_COLUMNS]
+    for (_, frame), group in groups:
+        equal = (
+            not group[same]
+            .ne(group[same].iloc[0])
+            .where(group[same].notna() | group[same].iloc[0].notna())
+            .any(axis=None)
+        )
+        paths = group["path"].tolist()
+        out = group.index[1:] if equal else group.index
+        dropped += out.tolist()
+        for number, path in enumerate(paths):
+            if equal and number:
+                lines.append((path, frame, "duplicate", f"the same slice as {paths[0]}"))
+            elif not equal:
+                other = paths[0] if number else paths[1]
+                message = f"same SOP Instance UID as {other}, but other pixels or geometry; remove the wrong one"
+                lines.append((path, frame, "duplicate_conflict", message))
+    rejects = pd.DataFrame(lines, columns=["path", "frame", "code", "message"])
+    return slices.drop(index=dropped), rejects
+
+
+def _z_from(rows: pd.Series, z_from: pd.Series) -> dict[str, list[list[int]]]:
+    """`Tables.z_from`: ranges, since slices that share a fall-back mostly lie side by side."""
+    found = {}
+    for name, group in rows[z_from != "position"].groupby(z_from):
+        ordered = np.sort(group.to_numpy())
+        runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+        found[str(name)] = [[int(run[0]), int(run[-1]) + 1] for run in runs]
+    return found
+
+
+def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:
+    """The accounting: every file in one class; a file that gave any slice counts as that."""
+    classes = rejects["code"].map({code: kind for code, (kind, _) in REJECTS.items()})
+    gave = set(slices["path"])
+    by_path = dict(zip(rejects["path"].to_list()[::-1], classes.to_list()[::-1], strict=True))
+    counts = dict.fromkeys(("files", "gave_slices", "duplicates", "not_a_slice", "failed", "not_dicom"), 0)
+    counts["files"] = len(ledger)
+    for path in ledger.paths:
+        counts["gave_slices" if path in gave else by_path[path]] += 1
+    return counts
+
+
+def _join_labels(slices: pd.DataFrame, labels: pd.DataFrame | None, classes: list[str]) -> dict[str, int]:
+    """Add one column a class to `slices`, 0, 1 or empty. Returns the counts of what did not fit."""
+    if labels is None:
+        labels = pd.DataFrame(columns=classes, dtype=np.float32)
+    joined = labels.reindex(slices["image_id"]).to_numpy(np.float32)
+    for column, klass in enumerate(classes):
+        slices[klass] = pd.array(joined[:, column], dtype="Int8")
+    without = np.isnan(joined).all(1)
+    return {
+        "slices_without_label": int(without.sum()),
+        "labels_without_slice": int((~labels.index.isin(slices["image_id"])).sum()),
+        "any_disagrees": _any_disagrees(joined, classes),
+    }
+
+
+def _any_disagrees(labels: np.ndarray, classes: list[str]) -> int:
+    """How many slices have an `any` that is not the largest of the other classes."""
+    if "any" not in classes or len(classes) < 2:
+        return 0
+    others = np.delete(labels, classes.index("any"), 1)
+    any_label = labels[:, classes.index("any")]
+    known = ~np.isnan(labels).any(1)
+    return int((others.max(1, initial=0)[known] != any_label[known]).sum())
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """CSV as docs/cache_format.md wants it: floats in the shortest form that reads back exactly."""
+    return frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape")
+
+
+def logical_digest(metadata: pd.DataFrame, digests: Mapping[str, Mapping[int, str]], windows: Iterable[Any]) -> str:
+    """One digest over content alone, whatever rows, commits, times or paths.
+
+    Over, in the order of (sop_instance_uid, frame): the UIDs, frame, z_mm, z_norm and labels, the pixels' digests of
+    each size, and the windows.
+
+    Args:
+        digests: size as text -> row -> xxh3-128 of the image.
+    """
+    table = metadata.sort_values(["sop_instance_uid", "frame"], ignore_index=True)
+    digest = hashlib.sha256(json.dumps(list(windows), sort_keys=True).encode())
+    digest.update(to_csv(table.drop(columns=["row", "image_id", "patient_id"])))
+    for size, of_row in sorted(digests.items()):
+        digest.update(f"{size}\n".encode())
+        digest.update("\n".join(of_row[row] for row in table["row"].tolist()).encode())
+    return digest.hexdigest()

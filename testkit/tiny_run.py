@@ -1,0 +1,85 @@
+"""This file makes runs that take a second: a fake cache, a small network, and processes that can be killed."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes
+from training.run.job import begin, resume
+from training.run.loop import fit
+from training.run.runs import Run
+
+SETTINGS: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "weights": "none",
+    "size_px": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "fusion_features": 16,
+    "position_features": 4,
+}
+HERE = Processes(0, 1, torch.device("cpu"))
+SPAWNED = multiprocessing.get_context("forkserver")
+# Seconds to import, so once for all processes; torch._dynamo is what the first step of an optimizer imports.
+SPAWNED.set_forkserver_preload(
+    ["training.run.job", "torch._dynamo", "torch.utils.tensorboard", "sklearn.model_selection"]
+)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    return TrainConfig(**(SETTINGS | changes))
+
+
+def machine(**changes: Any) -> Machine:
+    return replace(Machine(device="cpu", input_threads=0, log_every=2), **changes)
+
+
+def train(path: Path, cache: Path, config: TrainConfig, **options: Any) -> Run:
+    """Train a new run to its end, in this process."""
+    torch.set_num_threads(1)
+    run, opened = begin(path, cache, config, HERE)
+    fit(run, opened, machine(**options), HERE)
+    return run
+
+
+def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, options: dict[str, Any]) -> None:
+    """Train, or go on; the process kills itself with SIGKILL at its `kill_at`-th fsync or rename, 0 for never."""
+    torch.set_num_threads(1)
+    if kill_at:
+        _kill_at(kill_at)
+    if (path / "settings.json").exists():
+        run, opened = resume(path, cache, {})
+    else:
+        run, opened = begin(path, cache, config, HERE)
+    fit(run, opened, machine(**options), HERE)
+
+
+def spawn(path: Path, cache: Path, config: TrainConfig, kill_at: int = 0, **options: Any) -> Any:
+    """Start a process that trains a run or goes on with it."""
+    process = SPAWNED.Process(target=train_or_resume, args=(path, cache, config, kill_at, options))
+    process.start()
+    return process
+
+
+def _kill_at(number: int) -> None:
+    seen = 0
+
+    def dying(function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        return call
+
+    os.fsync = dying(os.fsync)
+    Path.replace = dying(Path.replace)  # type: ignore[method-assign]

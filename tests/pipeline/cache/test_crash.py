@@ -1,0 +1,330 @@
+"""Killed, interrupted, full, robbed of its source: nothing is lost, and the same command goes on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+from pipeline.cache import files
+from pipeline.cache.layout import read_pending, recorded_shards
+from pipeline.cache.lock import holds_lock, lock
+from pipeline.engine import convert
+from testkit.faulty import slow_build
+from testkit.history import check_history
+from testkit.kills import LEVELS, Victim, read_view, reader, run_killed, strace_works
+from testkit.small import Small, counted, run, slice_bytes, write, write_slices
+
+needs_strace = pytest.mark.skipif(not strace_works(), reason="needs strace, and the right to trace a child")
+
+
+@pytest.fixture
+def small(tmp_path) -> Small:
+    found = Small(tmp_path)
+    write_slices(found.src, range(20))
+    return found
+
+
+def check_clean(small: Small) -> None:
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    small.verify()
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------
+
+
+@needs_strace
+def test_killed_at_every_rename_of_a_first_build(tmp_path):
+    when = 0
+    killed = True
+    while killed:
+        when += 1
+        folder = tmp_path / str(when)
+        folder.mkdir()
+        small = Small(folder)
+        write_slices(small.src, range(10))
+        killed = run_killed(small.build, "rename", when) is None
+        small.build()
+        small.verify()
+        assert not list(small.out.rglob("*.partial"))
+        if when == 1:
+            expected = small.digest()
+        assert small.digest() == expected
+    assert when > 15
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("act", "syscall", "step", "at_least"),
+    [("change", "rename", 3, 5), ("rewindow", "rename", 6, 3), ("relabel", "rename", 4, 2), ("change", "write", 9, 2),
+     ("collect", "unlink", 2, 3), ("damage", "rename", 3, 5)],
+)  # fmt: skip
+def test_killed_at_each_step_with_a_reader_looking_on(tmp_path, act, syscall, step, at_least):
+    victim = Victim.make(tmp_path)
+    if act in ("collect", "damage"):  # which take away, at once, what a reader may be in
+        assert victim.kill_at_each(getattr(victim, act), syscall, step) >= at_least
+        return
+    valid = victim.valid_images(LEVELS if act == "rewindow" else LEVELS[:1])
+    with reader(victim.small.out, valid) as seen:
+        assert victim.kill_at_each(getattr(victim, act), syscall, step) >= at_least
+    assert (seen.wrong, seen.problems) == (0, [])
+    assert seen.views > 0
+
+
+def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
+    """Ended after one shard, then after another: the third build does the last one alone."""
+    publish, left = convert.Drafts.publish, [1]
+
+    def publish_and_die(self, paths, last):
+        publish(self, paths, last)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert.Drafts, "publish", publish_and_die)
+    small.build(code=130)
+    assert len(recorded_shards(small.out)) == 1
+    write(small.src / "new.dcm", slice_bytes(30))
+    (small.src / read_pending(small.out).shards[2][0].path).unlink()
+    left[0] = 1
+    small.build(code=130)
+    assert len(recorded_shards(small.out)) == 2
+    left[0] = -1
+    with counted() as work:
+        small.build()
+    assert sorted(Path(shard).parts[-4] for shard in work.shards) == ["2", "3"]
+    assert len(work.read) == 4, "3 of the last planned shard, and the new one"
+    check_clean(small)
+
+
+def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
+    small.build()
+    (small.src / "000.dcm").unlink()
+    run_without_copies(small)
+    assert "metadata.csv" in small.verify(code=1).stdout
+    small.build()
+    small.verify()
+
+
+def run_without_copies(small: Small) -> None:
+    from pipeline.cache import commits
+
+    mend = commits.mend_copies
+    commits.mend_copies = lambda root, commit: False
+    try:
+        small.build("--prune")
+    finally:
+        commits.mend_copies = mend
+
+
+@pytest.mark.parametrize("begun", [0, 1], ids=["while workers start", "while they work"])
+def test_interrupted_by_the_keyboard_says_how_to_go_on(small, begun):
+    small.build()
+    for number in range(20, 100):
+        write(small.src / f"{number}.dcm", slice_bytes(number))
+    process = slow_build(small, workers=1, pause_s=0.1)
+    assert process.stderr.readline() == "80 new files are converted\n"
+    while len(recorded_shards(small.out)) < 3 + begun or not psutil.Process(process.pid).children():
+        time.sleep(0.02)
+        assert process.poll() is None, process.stderr.read()
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: workers get it too
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; what is finished is kept: run the same command to go on"
+    assert "Traceback" not in said
+    finished = len(recorded_shards(small.out))
+    assert finished < 3 + 10
+    with counted() as work:
+        small.build()
+    assert len(work.shards) == 3 + 10 - finished
+    small.verify()
+
+
+# --- two builders --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_builder_is_told_who_is_first_and_since_when(small):
+    with lock(small.out):
+        said = small.build(code=1).stderr
+    assert f"process {os.getpid()} on" in said
+    assert "since 20" in said
+    small.build()
+
+
+def test_the_lock_dies_with_its_process(small):
+    code = f"from pathlib import Path; from pipeline.cache.lock import lock; lock(Path({str(small.out)!r})).__enter__(); import os; os.kill(os.getpid(), 9)"  # noqa: E501
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    small.build()
+
+
+def test_a_worker_that_outlives_its_builder_does_not_publish(small, monkeypatch):
+    """Another builder has taken the lock by the time that the first one's shard is ready."""
+    fill = convert._Shard.fill
+
+    def fill_and_be_outlived(self):
+        result = fill(self)
+        files.write_atomic(small.out / ".pipeline" / "lock", b'{"token": "of another"}')
+        return result
+
+    monkeypatch.setattr(convert._Shard, "fill", fill_and_be_outlived)
+    assert "another build has taken over" in small.build(code=1).stderr
+    assert recorded_shards(small.out) == []
+    assert not list(small.out.rglob("c/*/0/0/0"))
+    monkeypatch.undo()
+    small.build()
+    check_clean(small)
+
+
+def test_the_token_is_void_once_its_builder_has_ended(small):
+    small.build()
+    with lock(small.out) as token:
+        assert holds_lock(small.out, token)
+    assert not holds_lock(small.out, token)
+
+
+def test_a_refused_build_leaves_no_folder(tmp_path, small):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run("build", "--src", empty, "--out", small.out, code=1)
+    assert not small.out.exists()
+
+
+# --- disk, permission, source --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO"])
+@pytest.mark.parametrize(("syscall", "when"), [("fsync", 1), ("rename", 3), ("write", 2), ("mkdir", 2)])
+@needs_strace
+def test_a_disk_that_fails_is_one_line_and_the_old_commit_stays(small, error, syscall, when):
+    small.build()
+    before = zarr.open_group(small.out, mode="r").attrs["commit"]
+    write(small.src / "new.dcm", slice_bytes(30))
+    code, said = fails(small, f"inject={syscall}:error={error}:when={when}" + "+" * (syscall != "write"))
+    assert code == 1, said
+    [line] = [line for line in said.splitlines() if line.startswith("error:")]
+    assert ("the disk is full" in line) == (error in ("ENOSPC", "EDQUOT"))
+    assert "run the same command again" in line
+    assert "Traceback" not in said
+    assert zarr.open_group(small.out, mode="r").attrs["commit"] == before
+    small.build()
+    small.verify()
+
+
+def fails(small: Small, inject: str) -> tuple[int, str]:
+    """Build under strace with a system call on the cache's files answered by an error."""
+    path = small.folder / "said"
+    waiting, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(waiting, 1)
+        code = 99
+        try:
+            result = small.build(code=None)
+            path.write_text(result.output)
+            code = result.exit_code
+        finally:
+            os._exit(code)
+    strace = subprocess.Popen(["strace", "-f", "-qq", "-p", str(pid), "-o", os.devnull, "-e", inject])
+    while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.001)
+    os.write(go, b"g")
+    status = os.waitpid(pid, 0)[1]
+    strace.wait()
+    return os.WEXITSTATUS(status), path.read_text()
+
+
+def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch):
+    small.build()
+    before = zarr.open_group(small.out, mode="r").attrs["commit"]
+    for number in range(20, 40):
+        write(small.src / f"{number}.dcm", slice_bytes(number))
+    publish = convert.Drafts.publish
+
+    def publish_and_lose_the_source(self, paths, last):
+        publish(self, paths, last)
+        if small.src.exists():
+            small.src.rename(small.folder / "unmounted")
+
+    monkeypatch.setattr(convert.Drafts, "publish", publish_and_lose_the_source)
+    said = small.build(code=1).stderr
+    assert "vanished or changed while it was to be read" in said
+    assert zarr.open_group(small.out, mode="r").attrs["commit"] == before
+    assert "No such file or directory" in small.build(code=1).stderr
+    monkeypatch.undo()
+    (small.folder / "unmounted").rename(small.src)
+    with counted() as work:
+        small.build()
+    assert len(work.shards) == 2, "one of three was finished before the source went"
+    check_clean(small)
+
+
+def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small, monkeypatch):
+    import errno
+
+    from pipeline.source.sources import Folder
+
+    def no_answer(self, path, buffer, *how, **past):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Folder, "read", no_answer)
+    assert "the source has gone (Stale file handle)" in small.build(code=1).stderr
+    monkeypatch.undo()
+    small.build()
+    check_clean(small)
+
+
+# --- readers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_of_an_old_commit_is_not_disturbed(small):
+    import json
+
+    small.build()
+    group = zarr.open_group(small.out, mode="r")
+    attributes = dict(group.attrs)
+    path = attributes["sizes"]["8"]
+    before, table = group[path][:20], (small.out / attributes["metadata"]["file"]).read_bytes()
+    for change in range(4):
+        write(small.src / "003.dcm", slice_bytes(3, change + 1), 10**18 + change * 10**9)
+        small.level = 50 + change
+        small.build()
+        np.testing.assert_array_equal(group[path][:20], before)
+        again = json.loads((small.out / "commits" / f"{attributes['commit']}.json").read_bytes())
+        assert again["attributes"] == attributes
+        assert (small.out / attributes["metadata"]["file"]).read_bytes() == table
+        reopened = zarr.open_array(small.out / path, mode="r")
+        np.testing.assert_array_equal(reopened[:20], before)
+    commit, problems = read_view(small.out, everything_valid(small))
+    assert commit != attributes["commit"]
+    assert problems == []
+
+
+def everything_valid(small: Small) -> dict[str, set[str]]:
+    import json
+
+    valid: dict[str, set[str]] = {f"1.2.3.0.{number}": set() for number in range(20)}
+    for record in small.out.glob(".pipeline/shards/*"):
+        content = json.loads(record.read_bytes().partition(b"\n")[2])
+        for array in content["arrays"].values():
+            for uid, digest in zip(content["slices"]["sop_instance_uid"], array["digests"], strict=False):
+                valid[uid].add(digest)
+    return valid
+
+
+# --- histories -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_history_leaves_no_trace_in_the_content(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing is killed here
+    check_history(tmp_path, seed, changes=4)
+    assert not shutil.os.listdir(tmp_path)

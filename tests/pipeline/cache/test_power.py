@@ -1,0 +1,74 @@
+"""The power goes: whatever a disk has kept, the old commit or the new one is whole, and the same command goes on."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testkit.power import Disk, restore
+from testkit.small import LONG_AGO_NS, Small, run, slice_bytes, write, write_slices
+
+# What may be stale after a cut: copies of the current commit's tables, and the note of which commit was copied.
+COPIES = {"metadata.csv", "rejects.csv", ".pipeline/copied"}
+LABELS = {f"1.2.3.0.{number}": number % 2 for number in range(20)}
+
+
+def first(small: Small) -> list[object]:
+    shutil.rmtree(small.out)
+    return ["build", *small.options(), "--workers", 0]
+
+
+def change(small: Small) -> list[object]:
+    """One file is new, one has other content, one is gone."""
+    write(small.src / "new.dcm", slice_bytes(15))
+    write(small.src / "003.dcm", slice_bytes(3, content=1), LONG_AGO_NS + 10**9)
+    (small.src / "004.dcm").unlink()
+    return ["build", *small.options(), "--workers", 0, "--prune"]
+
+
+def rewindow(small: Small) -> list[object]:
+    small.level = 60
+    return ["build", *small.options(), "--workers", 0]
+
+
+def relabel(small: Small) -> list[object]:
+    small.labels = {uid: 1 - label for uid, label in LABELS.items()}
+    return ["build", *small.options(), "--workers", 0]
+
+
+def collect(small: Small) -> list[object]:
+    run(*rewindow(small))
+    run(*change(small))
+    return ["gc", small.out, "--older-than", "0s", "--yes"]
+
+
+@pytest.mark.parametrize("act", [first, change, rewindow, relabel, collect])
+def test_a_power_cut_before_any_sync_loses_nothing(act: Callable[[Small], list[object]], tmp_path: Path) -> None:
+    small = Small(tmp_path / "small", rows=8, labels=dict(LABELS))
+    write_slices(small.src, range(10))
+    small.build()
+    before = small.digest()
+    command = act(small)
+    small.out.mkdir(exist_ok=True)
+    disk = Disk(small.out)
+    with disk.watched():
+        run(*command)
+    after = small.digest()
+    assert len(disk.cuts) > 5
+    for number, cut in enumerate(disk.cuts):
+        left = Small(tmp_path / str(number))
+        restore(cut, left.out)
+        if (left.out / "zarr.json").exists():
+            assert left.digest() in (before, after)
+            assert act is collect or damages(left) <= COPIES
+        run(*[left.out if word == str(small.out) or word == small.out else word for word in command])
+        assert left.digest() == after
+        left.verify()
+        shutil.rmtree(left.folder)
+
+
+def damages(small: Small) -> set[str]:
+    """The files that verify names."""
+    lines = small.verify(code=None).stdout.splitlines()
+    return {line.removeprefix(f"damaged: {small.out}/").split(": ")[0] for line in lines if line.startswith("damaged")}

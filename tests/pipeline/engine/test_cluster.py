@@ -1,0 +1,203 @@
+"""A Dask cluster of real processes over TCP: the same cache as in one process, whatever of the cluster dies."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.engine import cluster as engine_cluster
+from pipeline.planning import survey
+from testkit.faulty import Faulty
+from testkit.small import Small, run, write_slices
+from tests.pipeline.engine.test_engine import after_shards
+
+ROOT = Path(__file__).parents[3]
+WORKER = ("worker", "--nthreads", "1", "--no-dashboard")
+
+
+@dataclass
+class Cluster:
+    """`dask scheduler` and `dask worker` processes that find each other by a file."""
+
+    file: Path
+    scheduler: subprocess.Popen
+    workers: list[subprocess.Popen] = field(default_factory=list)
+
+    def add_worker(self, *options: str, modules: Path = ROOT) -> None:
+        """Start a worker that looks for modules in a folder first."""
+        command = (*WORKER, "--scheduler-file", str(self.file), *options)
+        self.workers.append(_dask(self.file.parent, *command, modules=modules))
+
+
+def _dask(folder: Path, *arguments: str, modules: Path = ROOT) -> subprocess.Popen:
+    with (folder / "dask.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--local-directory", str(folder)]
+            if arguments[0] == "worker"
+            else [sys.executable, "-m", "dask", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(modules)},
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    """A scheduler and two workers."""
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    file = folder / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    cluster = Cluster(file, _dask(folder, "scheduler", *options))
+    try:
+        while not file.exists():
+            assert cluster.scheduler.poll() is None, (folder / "dask.log").read_text()
+            time.sleep(0.05)
+        yield cluster
+    finally:
+        for process in (*cluster.workers, cluster.scheduler):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Small:
+    """40 slices in 10 shards, which take a while each."""
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
+    small = Small(tmp_path, rows=4)
+    write_slices(small.src, range(40))
+    return small
+
+
+def records(small: Small) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (small.out / ".pipeline" / "shards").glob("*.json")}
+
+
+def test_two_workers_make_the_cache_and_one_may_die(small, cluster, monkeypatch):
+    cluster.add_worker("--no-nanny")
+    cluster.add_worker()
+    after_shards(monkeypatch, 2, cluster.workers[0].kill)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file)
+    assert re.search(r"\d Dask worker", outcome.stderr)
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, monkeypatch):
+    """Dask leaves a result with its worker until the builder fetches it, and runs the task again otherwise."""
+    cluster.add_worker()
+    seen: dict[str, int] = {}
+
+    def lose_results() -> None:
+        while len(records(small)) < 4:
+            time.sleep(0.02)
+        for child in psutil.Process(cluster.workers[0].pid).children():  # its nanny starts it anew
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        seen.update(records(small))
+
+    after_shards(monkeypatch, 1, lose_results)
+    run("build", *small.options(), "--scheduler-file", cluster.file)
+    assert seen.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+def test_a_killed_scheduler_is_one_line_and_finished_shards_are_kept(small, cluster, monkeypatch):
+    cluster.add_worker()
+    after_shards(monkeypatch, 3, cluster.scheduler.kill)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert "error: the Dask scheduler has gone; finished shards are kept" in outcome.stderr
+    done = records(small)
+    assert 3 <= len(done) < 10
+    monkeypatch.undo()
+    small.build()
+    assert done.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+def test_a_worker_of_several_threads_is_refused(small, cluster):
+    cluster.add_worker("--nthreads", "2")
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert "has 2 threads" in outcome.stderr
+    assert not records(small)
+
+
+def test_a_worker_without_this_package_is_one_line_and_lives_on(small, cluster):
+    (small.folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'pipeline':\n"
+        "            raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    cluster.add_worker("--no-nanny", modules=small.folder)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert "error: a worker cannot load its task: No module named 'pipeline'; install the same" in outcome.stderr
+    assert cluster.workers[0].poll() is None
+
+
+def test_a_worker_with_another_decoder_is_one_line(small, cluster):
+    about = small.folder / "pydicom-3.0.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pydicom\nVersion: 3.0.0\n")
+    cluster.add_worker("--no-nanny", modules=small.folder)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
+    assert re.search(r"error: worker on .*: pydicom 3\.0\.0, the build was started with", outcome.stderr)
+
+
+def test_a_file_describes_a_cluster_to_start(small):
+    description = small.folder / "local.yaml"
+    description.write_text(
+        "class: distributed.LocalCluster\n"
+        "settings: {n_workers: 0, threads_per_worker: 1, dashboard_address: null}\n"
+        "adapt: {minimum: 0, maximum: 2}\n"
+    )
+    run("build", *small.options(), "--cluster", description)
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("settings: {}", "takes the keys adapt, class, scale, settings; class is needed"),
+        ("class: distributed.LocalCluster\nworkers: 3", "takes the keys"),
+        ("class: distributed.LocalCluster", "give scale: N, or adapt:"),
+        ("class: dask_jobkew.SLURMCluster\nscale: 2", "ModuleNotFoundError: No module named 'dask_jobkew'"),
+        ("class: distributed.LocalKluster\nscale: 2", "AttributeError: "),
+        ("class: distributed.LocalCluster\nsettings: {wrong: 1}\nscale: 2", "local.yaml: distributed.LocalCluster: "),
+        ("class: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_description_is_one_line(small, text, message):
+    description = small.folder / "local.yaml"
+    description.write_text(text)
+    outcome = run("build", *small.options(), "--cluster", description, code=1)
+    assert message in outcome.stderr
+    assert len([line for line in outcome.stderr.splitlines() if "error" in line]) == 1
+
+
+def test_no_scheduler_is_one_line(small, monkeypatch):
+    monkeypatch.setattr(engine_cluster, "CONNECT_S", 0.5)
+    outcome = run("build", *small.options(), "--scheduler", "tcp://127.0.0.1:9", code=1)
+    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers" in outcome.stderr
+    outcome = run("build", *small.options(), "--scheduler", "nonsense://x", code=1)
+    assert "--scheduler nonsense://x: no Dask scheduler answers" in outcome.stderr
+    outcome = run("build", *small.options(), "--scheduler-file", small.folder / "none.json", code=1)
+    assert "none.json: there is no such file" in outcome.stderr
+
+
+def test_one_place_to_work_at_a_time(small):
+    outcome = run("build", *small.options(), "--workers", 2, "--scheduler", "tcp://127.0.0.1:9", code=2)
+    assert "--workers and --scheduler both say where tasks run" in outcome.stderr

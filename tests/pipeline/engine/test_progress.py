@@ -1,0 +1,68 @@
+"""What a build tells while it works: files of unfinished shards count, on a terminal and in lines."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.engine import progress
+from pipeline.engine.progress import ShownProgress
+from pipeline.planning import survey
+from testkit.faulty import Faulty
+from testkit.small import Small, run, write_slices
+
+PLAN = SimpleNamespace(reasons=["first build: 100 files"], slices_expected=100)
+
+
+def job(shard: int, files: int = 50) -> SimpleNamespace:
+    return SimpleNamespace(shard=shard, units=[None] * files)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_lines_come_every_few_seconds_with_the_rate_of_the_work(clock, capsys):
+    with ShownProgress() as shown:
+        shown.planned(PLAN)
+        clock.now += 60  # workers start
+        for files in range(1, 35):
+            shown.files_begun(0, files)
+            clock.now += 0.25
+        shown.shard_done(job(0), SimpleNamespace(rejects=2))
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "first build: 100 files"
+    assert lines == ["21 of 100 slices, 4 slices/s, 0 rejects, 00:19 left"]
+
+
+def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with ShownProgress() as shown:
+        shown.planned(PLAN)
+        seen = []
+        for shard, files in [(0, 1), (0, 31), (1, 21), (0, 6)]:
+            shown.files_begun(shard, files)
+            seen.append(shown._bar.n)
+        shown.shard_done(job(0), SimpleNamespace(rejects=0))
+        shown.files_begun(0, 40)  # word that comes late
+        seen.append(shown._bar.n)
+    assert seen == [0, 30, 50, 25, 70]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_of_a_shard_are_told_of_before_it_is_done(tmp_path, monkeypatch, workers):
+    told = []
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
+    monkeypatch.setattr(ShownProgress, "files_begun", lambda self, shard, files: told.append((shard, files)))
+    small = Small(tmp_path, rows=32)
+    write_slices(small.src, range(30))
+    run("build", *small.options(), "--workers", workers)
+    assert told == sorted(told)
+    assert {shard for shard, _ in told} == {0}
+    assert 2 <= len(told) <= (30 if workers == 0 else 4)

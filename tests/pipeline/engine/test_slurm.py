@@ -1,0 +1,145 @@
+"""A real SLURM of one node: jobs through sbatch make the same cache, whatever is cancelled or killed."""
+
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import jobs
+from pipeline.planning import survey
+from testkit.faulty import Faulty
+from testkit.small import Small, run, write_slices
+from tests.pipeline.engine.test_cluster import records
+from tests.pipeline.engine.test_engine import after_shards
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts" / "slurm_node.sh"
+PAUSE_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[None]:
+    """SLURM on this machine, as docs/cluster.md starts it."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed (extra cluster)")
+    folders = f"{os.environ['PATH']}:/usr/sbin"
+    lacking = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name, path=folders)]
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed: scripts/slurm_node.sh says how")
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        subprocess.run(["bash", SCRIPT, "start", folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["bash", SCRIPT, "stop", folder], check=True)
+
+
+@pytest.fixture
+def small(tmp_path, slurm, monkeypatch) -> Small:
+    """24 slices in 6 shards, which take about a second each."""
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=PAUSE_S))
+    small = Small(tmp_path, rows=4)
+    write_slices(small.src, range(24))
+    return small
+
+
+def options(small: Small, workers: int = 1, memory: str = "1GB") -> list[str]:
+    """The options of a build with one job of so many workers."""
+    description = small.folder / "slurm.yaml"
+    description.write_text(
+        "class: dask_jobqueue.SLURMCluster\n"
+        f"settings: {{queue: normal, cores: {workers}, processes: {workers}, job_cpu: 1, walltime: '00:05:00',\n"
+        f"           interface: lo, memory: {memory}, log_directory: {small.folder}/jobs}}\n"
+        f"scale: {workers}\n"
+    )
+    return [*small.options(), "--cluster", str(description)]
+
+
+def queue() -> list[str]:
+    return subprocess.run(["squeue", "--noheader", "--format=%A"], capture_output=True, text=True).stdout.split()
+
+
+def no_job_is_left() -> bool:
+    """Whether the queue is empty within some seconds: a job that is cancelled takes one or two to end."""
+    for _ in range(300):
+        if not queue():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_AFTER_S", 1.0)
+    seen: dict[str, int] = {}
+
+    def cancel() -> None:
+        seen.update(records(small))
+        subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
+
+    after_shards(monkeypatch, 2, cancel)
+    outcome = run("build", *options(small, workers=2))
+    assert "1 job lost, asking again" in outcome.stderr
+    assert len(seen) >= 2
+    assert seen.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert no_job_is_left()
+
+
+def begun_build(small: Small) -> subprocess.Popen[str]:
+    """A build in a process of its own that has finished a shard."""
+    script = small.folder / "command.py"
+    script.write_text(
+        "from pipeline.planning import survey\nfrom pipeline.cli.main import main\nfrom testkit.faulty import Faulty\n"
+        f"survey.open_source = lambda src: Faulty(src, pause_s={PAUSE_S})\nmain()\n"
+    )
+    command = [sys.executable, str(script), "build", *options(small)]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background ignore
+    )
+    while not records(small):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
+    process = begun_build(small)
+    process.kill()
+    process.communicate()
+    done = records(small)
+    assert 1 <= len(done) < 6
+    assert "a build was interrupted" in run("build", *options(small)).stderr
+    assert done.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    assert no_job_is_left()
+
+
+def test_ctrl_c_ends_the_jobs_too(small):
+    """dask_jobqueue, when imported, has Ctrl-C end the process with exit code 0."""
+    process = begun_build(small)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert "interrupted; what is finished is kept" in said
+    assert "Traceback" not in said
+    assert no_job_is_left()
+
+
+def test_a_job_that_is_refused_is_one_line(small):
+    outcome = run("build", *options(small, memory="900TB"), code=1)
+    (line,) = [line for line in outcome.stderr.splitlines() if "error" in line]
+    assert "slurm.yaml: no worker can be had: sbatch: error: Memory" in line
+    assert no_job_is_left()

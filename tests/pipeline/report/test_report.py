@@ -1,0 +1,397 @@
+"""This file holds the report of a cache: its numbers are those that a count by other means gives, and nothing leaks."""
+
+import base64
+import csv
+import io
+import itertools
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from pipeline.report.scans import CODINGS
+from pipeline.tables.tables import REJECTS
+from testkit import dicom_files
+from testkit.small import Small, run, write
+
+DOCS = Path(__file__).parents[3] / "docs"
+VOID = {"meta", "link", "img"}
+MAKERS = {"SIEMENS": "Siemens", "GE MEDICAL SYSTEMS": "GE", "markmaker inc": "other"}
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+
+
+class Page(HTMLParser):
+    """Reads the report as a strict reader would: every tag that opens must close, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tables: dict[str, dict[str, list[str]]] = {}
+        self.tiles: dict[str, str] = {}
+        self.pictures: list[np.ndarray] = []
+        self.words: list[str] = []
+        self._rows: list[list[str]] = []
+        self._caption = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag == "img":
+            kind, _, content = attributes["src"].partition(",")
+            assert kind == "data:image/png;base64"
+            assert attributes["alt"]
+            self.pictures.append(np.array(Image.open(io.BytesIO(base64.b64decode(content, validate=True)))))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "figcaption":
+            self._caption = ""
+        if tag == "table":
+            self._rows = []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+        if tag == "small":
+            self._rows[-1][-1] += "\n"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "table":
+            self.tables[self._caption] = {row[0]: row[1:] for row in self._rows[1:]}
+
+    def handle_data(self, data):
+        if "figcaption" in self.open:
+            self._caption += data
+        elif "td" in self.open or "th" in self.open:
+            self._rows[-1][-1] += data
+        elif "div" in self.open and "b" in self.open:
+            self._value = data
+        elif "div" in self.open and "span" in self.open and hasattr(self, "_value"):
+            self.tiles[data] = self._value
+        elif self.open and self.open[-1] == "p":
+            self.words.append(data)
+
+    def table(self, caption: str) -> dict[str, list[str]]:
+        """The one table whose caption begins so: first cell -> the others."""
+        (found,) = (rows for name, rows in self.tables.items() if name.startswith(caption))
+        return found
+
+
+def tilted(degrees: float) -> list[float]:
+    angle = np.radians(degrees)
+    return [1, 0, 0, 0, float(np.round(np.cos(angle), 6)), float(np.round(-np.sin(angle), 6))]
+
+
+def turned(degrees: float) -> list[float]:
+    angle = np.radians(degrees)
+    across, along = float(np.round(np.cos(angle), 6)), float(np.round(np.sin(angle), 6))
+    return [across, along, 0, -along, across, 0]
+
+
+# Series number -> orientation and z of each slice; what else differs stands in `dataset_of`.
+SERIES = {
+    0: [(tilted(0), z) for z in (0, 5, 10, 15, 20, 25)],  # even
+    1: [(tilted(20), z) for z in (0, 4, 8, 12, 24)],  # uneven, with a gap, tilted
+    2: [(tilted(0), z) for z in (0, 5, 5, 10)],  # repeated
+    3: [(tilted(0), 0), (tilted(0), 5), (tilted(15), 10)],  # two tilts
+    4: [(turned(30), z) for z in (0, 5, 10)],  # turned in the plane
+    5: [(tilted(0), 7)],  # one position
+}
+
+
+def dataset_of(series: int, number: int, orientation: list[float], z_mm: float, shape: tuple[int, int]) -> Dataset:
+    stored = np.random.default_rng([series, number]).integers(0, 2000, shape, np.uint16)
+    dataset = dicom_files.ct_dataset(
+        stored,
+        BitsStored=16 if series == 1 else 12,
+        SOPInstanceUID=f"1.2.77.{series}.{number}",
+        SeriesInstanceUID=f"1.2.78.{series}",
+        StudyInstanceUID=f"1.2.79.{series}",
+        PatientID="" if series == 5 else f"MARKID{series // 2}",
+        Manufacturer=list(MAKERS)[series % 3],
+        ImagePositionPatient=[-100, -100, z_mm],
+        ImageOrientationPatient=orientation,
+        RescaleIntercept=-1000 if series == 0 else -1024,
+        PatientName="MARKNAME^JOHN",
+        InstitutionName="MARKHOSPITAL",
+        StudyDescription="MARKSTUDY",
+        SeriesDescription="MARKSERIES",
+        ManufacturerModelName="MARKMODEL",
+        StationName="MARKSTATION",
+        ProtocolName="MARKPROTOCOL",
+        PatientBirthDate="19610412",
+        AccessionNumber="MARKACC",
+        LossyImageCompression="01" if (series, number) == (0, 0) else "00",
+    )
+    return dataset
+
+
+def write_source(src: Path) -> dict[str, int]:
+    """Write slices of every kind and files that give none. Returns the labels: some slices have none."""
+    labels = {}
+    for series, slices in SERIES.items():
+        for number, (orientation, z_mm) in enumerate(slices):
+            shape = (20, 14) if series == 4 else (16, 16)
+            dataset = dataset_of(series, number, orientation, z_mm, shape)
+            coding = (EXPLICIT, IMPLICIT, EXPLICIT, BIG_ENDIAN, EXPLICIT, EXPLICIT)[series]
+            write(src / "good" / f"{series}_{number}", encode(dataset, coding))
+            if series != 2:
+                labels[f"1.2.77.{series}.{number}"] = int((series + number) % 3 == 0)
+    for number in range(2):  # without position: placed by InstanceNumber
+        dataset = dataset_of(6, number, tilted(0), 0, (16, 16))
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.SliceLocation
+        dataset.InstanceNumber = number + 1
+        write(src / "good" / f"6_{number}", encode(dataset, EXPLICIT))
+    write(src / "copies" / "0_1", (src / "good" / "0_1").read_bytes())
+    whole = (src / "good" / "0_2").read_bytes()
+    for name in ("a<b>&amp;.dcm", "b\u202e.dcm", "c.dcm", "d.dcm", "e.dcm"):
+        write(src / "cut" / name, whole[:-100])
+    write(src / "notes.txt", b"MARKNOTES nothing of DICOM")
+    localizer = dataset_of(8, 0, tilted(0), 0, (16, 16))
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    write(src / "scout", encode(localizer, EXPLICIT))
+    return labels | {"1.2.3.unknown": 1}
+
+
+def encode(dataset: Dataset, coding: str) -> bytes:
+    if coding == BIG_ENDIAN:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+    return dicom_files.encode(dataset, coding)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("report")
+    small = Small(folder, sizes=(8, 12), rows=4)
+    small.labels = write_source(small.src)
+    small.build("--max-rejects", 100)
+    return small
+
+
+@pytest.fixture(scope="module")
+def slices(cache: Small) -> list[Dataset]:
+    """What pydicom reads in the files that must give slices."""
+    return [dcmread(path) for path in sorted((cache.src / "good").iterdir())]
+
+
+@pytest.fixture(scope="module")
+def text(cache: Small) -> str:
+    return report(cache)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def report(cache: Small) -> str:
+    out = cache.folder / "report.html"
+    run("report", cache.out, "--out", out)
+    return out.read_text("utf-8")
+
+
+def numbers(rows: dict[str, list[str]]) -> dict[str, int]:
+    """First cell of a row -> the number beside it."""
+    return {name: int(cells[0].replace(",", "")) for name, cells in rows.items()}
+
+
+def counted(slices: list[Dataset]) -> dict[str, dict[str, int]]:
+    """Caption -> first cell of each row -> slices, as pydicom reads them."""
+
+    def count(value) -> dict[str, int]:
+        return dict(Counter(map(value, slices)))
+
+    def stored(of: Dataset) -> str:
+        kind = "signed" if of.PixelRepresentation else "unsigned"
+        return f"{of.BitsStored} bits, {kind}\nslope {of.RescaleSlope:g}, intercept {of.RescaleIntercept:g}"
+
+    return {
+        "Coding of the pixels": count(lambda of: f"{CODINGS[syntax(of)]}\n{syntax(of)}"),
+        "Makers": count(lambda of: MAKERS[of.Manufacturer]),
+        "Frames": count(lambda of: f"{of.Rows} x {of.Columns}"),
+        "Stored values": count(stored),
+    }
+
+
+def syntax(of: Dataset) -> str:
+    return str(of.file_meta.TransferSyntaxUID)
+
+
+def test_counts_what_the_files_hold(page: Page, slices: list[Dataset]) -> None:
+    for caption, wanted in counted(slices).items():
+        found = page.table(caption)
+        assert numbers(found) == wanted
+        assert sum(float(cells[2].removesuffix(" %")) for cells in found.values()) == pytest.approx(100, abs=0.3)
+    history = numbers(page.table("Slices with a history"))
+    assert list(history.values()) == [1, sum(not of.PatientID for of in slices)]
+    series = {of.SeriesInstanceUID for of in slices if of.Manufacturer == "SIEMENS"}
+    assert page.table("Makers")["Siemens"][1] == str(len(series))
+
+
+def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -> None:
+    assert page.tiles["slices"] == str(len(slices))
+    assert page.tiles["series"] == str(len({of.SeriesInstanceUID for of in slices}))
+    assert page.tiles["studies"] == str(len({of.StudyInstanceUID for of in slices}))
+    assert page.tiles["patients"] == str(len({of.PatientID or of.StudyInstanceUID for of in slices}))
+    files = numbers(page.table("Every file of the source"))
+    assert files.pop("all files") == sum(path.is_file() for path in cache.src.rglob("*")) == sum(files.values())
+    assert files == {
+        "gave slices": len(slices),
+        "duplicates of a slice": 1,
+        "DICOM, but no CT slice": 1,
+        "failed": 5,
+        "not DICOM": 1,
+    }
+
+
+def test_geometry_is_that_of_the_series(page: Page) -> None:
+    notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Series to know of")).items()}
+    assert notes == {
+        "uneven spacing": 1,
+        "gaps": 1,
+        "repeated positions": 1,
+        "mixed orientations": 1,
+        "two tilts": 1,
+        "turned in the plane": 1,
+        "one position only": 1,
+    }
+    assert [*numbers(page.table("What the position")).values()] == [sum(map(len, SERIES.values())), 0, 2, 0]
+    assert any(words.endswith("of their series has already: 1.") for words in page.words)
+
+
+def test_label_prevalence_by_slice_and_patient(page: Page, cache: Small, slices: list[Dataset]) -> None:
+    labels = cache.labels or {}
+    known = {of.SOPInstanceUID: of.PatientID or of.StudyInstanceUID for of in slices if of.SOPInstanceUID in labels}
+    positive = {uid: patient for uid, patient in known.items() if labels[uid]}
+    by_slice, by_patient = (
+        f"{len(positive)} / {len(known)}",
+        f"{len(set(positive.values()))} / {len(set(known.values()))}",
+    )
+    assert 0 < len(positive) < len(known) < len(slices)
+    for klass in ("bleed", "any"):
+        cells = page.table("Of the labelled slices")[klass]
+        assert (cells[0], cells[2]) == (by_slice, by_patient)
+        assert float(cells[1].removesuffix(" %")) == pytest.approx(100 * len(positive) / len(known), abs=0.051)
+    assert [*numbers(page.table("What did not fit")).values()] == [len(slices) - len(known), 1, 0]
+
+
+def test_rejects_by_code_with_examples(page: Page, cache: Small) -> None:
+    with (cache.out / "rejects.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = page.table("Files and frames that gave no slice")
+    assert {name.split("\n")[0]: n for name, n in numbers(rows).items()} == Counter(line["code"] for line in lines)
+    meaning = {name.split("\n")[0]: cells[1].split("\n") for name, cells in rows.items()}
+    assert meaning["truncated"] == [
+        REJECTS["truncated"][1],
+        "cut/a<b>&amp;.dcm",
+        r"cut/b\u202e.dcm",
+        "cut/c.dcm",
+        "...",
+    ]
+    assert meaning["localizer"] == [REJECTS["localizer"][1], "scout"]
+
+
+def test_storage_is_what_lies_on_the_disk(page: Page, cache: Small, slices: list[Dataset]) -> None:
+    attributes = zarr.open_group(cache.out, mode="r").attrs
+    rows = page.table("Images by size")
+    for size, path in attributes["sizes"].items():
+        size_on_disk = sum(file.stat().st_size for file in (cache.out / path).rglob("c/*/0/0/0"))
+        cells = rows[f"{size} x {size} px\n{path}"]
+        stored = len(slices) + 1  # the duplicate, too
+        assert cells[0] == "lz4, level 5"
+        assert cells[1] == f"{size_on_disk / stored / 1000:.1f} kB"
+        raw = 3 * int(size) ** 2
+        assert cells[3] == f"{100 * size_on_disk / stored / raw:.1f} %"
+
+
+def test_dead_rows_are_told(tmp_path: Path) -> None:
+    small = Small(tmp_path, rows=4)
+    small.labels = write_source(small.src)
+    small.build("--max-rejects", 100)
+    for series, number in itertools.product((0, 1, 2), (0, 2, 3)):
+        changed = dataset_of(series, number, *SERIES[series][number], (16, 16))
+        changed.RescaleIntercept, changed.Manufacturer = -900 - series, list(MAKERS)[(series + 1) % 3]
+        write(small.src / "good" / f"{series}_{number}", encode(changed, IMPLICIT), 1_600_000_000_000_000_000)
+    small.build("--max-rejects", 100)
+    page = Page(report(small))
+    live = int(page.tiles["slices"])
+    # The old rows of the nine files, and the duplicate's.
+    words = f"{live + 10} rows are stored, {live} of them are in the table: {100 * 10 / (live + 10):.1f} % are dead"
+    assert any(words in found for found in page.words)
+    for caption, wanted in counted([dcmread(path) for path in (small.src / "good").iterdir()]).items():
+        assert numbers(page.table(caption)) == wanted
+    assert len(page.table("Kept commits")) == 2
+
+
+def test_pictures_are_the_pixels_of_the_cache(page: Page, cache: Small) -> None:
+    group = zarr.open_group(cache.out, mode="r")
+    table = pd.read_csv(cache.out / "metadata.csv")
+    stored = {image.tobytes() for image in group[group.attrs["sizes"]["8"]].oindex[np.sort(table["row"])]}
+    assert len(page.pictures) > 12
+    for picture in page.pictures:
+        assert picture.shape == (24, 8)  # three windows, one below the other
+        assert picture.tobytes() in stored
+
+
+def test_nothing_of_a_file_but_what_is_allowed(text: str, slices: list[Dataset]) -> None:
+    assert "mark" not in text.lower()
+    assert "19610412" not in text
+    for of in slices:
+        for uid in (of.SOPInstanceUID, of.SeriesInstanceUID, of.StudyInstanceUID):
+            assert not re.search(rf"{re.escape(uid)}(?![0-9.])", re.sub(r"data:[^\"]*", "", text))
+
+
+def test_needs_nothing_but_itself(text: str) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"<script|@import|url\(|https?:", text)
+    anchors = set(re.findall(r'href="#([^"]+)"', text))
+    assert anchors == set(re.findall(r'<section id="([^"]+)"', text))
+
+
+def test_cache_without_labels_and_without_rejects(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    write(small.src / "one", encode(dataset_of(0, 0, tilted(0), 0, (16, 16)), EXPLICIT))
+    small.build()
+    page = Page(report(small))
+    assert any(words.startswith("No slice has a label") for words in page.words)
+    assert any(words.startswith("Every file gave a slice") for words in page.words)
+    assert len(page.pictures) == 1
+
+
+def test_damage_and_a_bad_target_are_one_line(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    write(small.src / "one", encode(dataset_of(0, 0, tilted(0), 0, (16, 16)), EXPLICIT))
+    assert "no such cache" in run("report", small.out, "--out", tmp_path / "r.html", code=1).output
+    small.build()
+    found = run("report", small.out, "--out", tmp_path, code=1)
+    assert found.stderr.count("\n") == 1
+    assert "--out" in found.stderr
+    for pattern in ("images/*/c/0/0/0/0", "tables/*.csv", ".pipeline/rejects/*.csv", ".pipeline/shards/0.json"):
+        (file,) = small.out.glob(pattern)
+        whole = file.read_bytes()
+        for damaged in (whole[:5] + bytes([whole[5] ^ 1]) + whole[6:], None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            found = run("report", small.out, "--out", tmp_path / "r.html", code=1)
+            assert found.stderr.count("\n") == 1
+            assert file.name in found.stderr
+            assert "verify --repair" in found.stderr
+        file.write_bytes(whole)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_page_on_files_has_every_code_and_its_sentence() -> None:
+    text = (DOCS / "accepted_files.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    assert {code: (kind, sentence) for code, kind, sentence in listed} == REJECTS

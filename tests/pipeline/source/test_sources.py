@@ -1,0 +1,344 @@
+import errno
+import fcntl
+import hashlib
+import http.server
+import os
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.source import sources
+from pipeline.source.reading import FILES_AHEAD, MAX_BYTES_AHEAD, Content, reading
+from pipeline.source.sources import Buffer, Folder, Remote, open_source
+from testkit.source_files import CONTENTS, read_all
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in CONTENTS.items():
+        path = tmp_path / "dicoms" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "dicoms"
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_listed_sorted_and_read(folder: Path) -> None:
+    assert read_all(str(folder)) == CONTENTS
+    listing = open_source(str(folder)).scan()
+    assert listing.paths == sorted(CONTENTS)
+    assert not listing.ordered
+    assert listing.sizes.dtype == listing.mtimes_ns.dtype == np.int64
+    assert listing.mtimes_ns[0] == (folder / "a.dcm").stat().st_mtime_ns
+
+
+def test_hidden_names_and_what_is_no_file_are_left_out(folder: Path) -> None:
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git/config").write_bytes(b"x")
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket"))
+        (folder / "dangling").symlink_to("nowhere")
+        assert read_all(str(folder)) == CONTENTS
+
+
+def test_links_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/4").write_bytes(b"four")
+    (folder / "b/loop").symlink_to(folder)
+    (folder / "a-link").symlink_to(folder / "b")  # seen before, as itself
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "file").symlink_to(folder / "a.dcm")
+    assert read_all(str(folder)) == CONTENTS | {"out/4": b"four", "file": b"first"}
+
+
+def test_names_that_are_not_utf8_are_listed_as_text_and_read(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.dcm", "wb") as file:
+        file.write(b"latin")
+    found = read_all(str(folder))
+    (name,) = found.keys() - CONTENTS.keys()
+    assert name.encode("utf-8")  # can be written to a table
+    assert found[name] == b"latin"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("/b/c/"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"b/c/: Permission denied; make it readable"):
+        open_source(str(folder)).scan()
+
+
+def test_no_source_and_no_files_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No such file or directory; give a folder") as error:
+        open_source(str(tmp_path / "missing"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(SourceError, match="no files in it"):
+        open_source(str(tmp_path)).scan()
+
+
+def test_one_file_is_a_source(folder: Path) -> None:
+    assert read_all(str(folder / "a.dcm")) == {"a.dcm": b"first"}
+
+
+def test_a_vanished_file_is_told_from_one_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(folder))
+    (folder / "a.dcm").unlink()
+    with pytest.raises(FileNotFoundError):
+        source.read("a.dcm", Buffer())
+    os.mkfifo(folder / "a.dcm")
+    started = time.monotonic()
+    with pytest.raises(OSError, match="not a regular file"):
+        source.read("a.dcm", Buffer())
+    assert time.monotonic() - started < 5
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
+    with pytest.raises(OSError, match="larger than"):
+        source.read("b/2.dcm", Buffer())
+
+
+def test_the_stamp_is_that_of_what_was_read(folder: Path) -> None:
+    source = open_source(str(folder))
+    source.scan()
+    (folder / "a.dcm").write_bytes(b"changed")
+    os.utime(folder / "a.dcm", ns=(1, 7))
+    content, stamp = source.read("a.dcm", Buffer())
+    assert (bytes(content), stamp) == (b"changed", (7, 7))
+
+
+def test_the_buffer_is_reused_and_grows(folder: Path) -> None:
+    source, buffer = open_source(str(folder)), Buffer()
+    first, _ = source.read("a.dcm", buffer)
+    second, _ = source.read("b/2.dcm", buffer)
+    assert bytes(first) == bytes(second)[: len(first)]  # the same memory
+    (folder / "large").write_bytes(bytes(range(256)) * 8192)
+    large, _ = source.read("large", buffer)
+    assert bytes(large) == bytes(range(256)) * 8192
+    assert not large.readonly
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+def test_an_fsspec_address_is_listed_and_read() -> None:
+    system = fsspec.filesystem("memory")
+    for name, content in CONTENTS.items():
+        system.pipe(f"/bucket/study/{name}", content)
+    system.pipe("/bucket/study/.hidden", b"x")
+    try:
+        assert read_all("memory://bucket/study") == CONTENTS
+        with pytest.raises(FileNotFoundError):
+            open_source("memory://bucket/study").read("missing", Buffer())
+        with pytest.raises(SourceError, match="no files in it"):
+            open_source("memory://bucket/empty").scan()
+    finally:
+        system.rm("/bucket", recursive=True)
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """As much of S3 as listing and reading need; it notes every request."""
+
+    requests: ClassVar[list[str]] = []
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, body: bytes, kind: str = "binary/octet-stream", status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT")
+        self.send_header("ETag", f'"{hashlib.md5(body).hexdigest()}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        address = urllib.parse.urlsplit(self.path)
+        query = urllib.parse.parse_qs(address.query)
+        self.requests.append(f"{self.command} {address.path}")
+        if "list-type" in query:
+            prefix = query.get("prefix", [""])[0]
+            items = "".join(
+                f"<Contents><Key>study/{name}</Key><LastModified>2020-01-01T00:00:00.000Z</LastModified>"
+                f"<ETag>&quot;{hashlib.md5(content).hexdigest()}&quot;</ETag><Size>{len(content)}</Size></Contents>"
+                for name, content in sorted(CONTENTS.items())
+                if f"study/{name}".startswith(prefix)
+            )
+            body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
+            self.answer(body.encode(), "application/xml")
+        elif (name := address.path.removeprefix("/bucket/study/")) in CONTENTS:
+            self.answer(CONTENTS[name])
+        else:
+            self.answer(b"<Error><Code>NoSuchKey</Code></Error>", "application/xml", 404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """An S3 server on this machine; gives the requests that it got."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed (extra s3)")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    client = {"anon": True, "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
+    monkeypatch.setitem(fsspec.config.conf, "s3", client)
+    Bucket.requests.clear()
+    yield Bucket.requests
+    server.shutdown()
+    server.server_close()
+
+
+def test_s3_is_listed_at_once_and_read_with_two_requests_a_file(bucket: list[str]) -> None:
+    source = open_source("s3://bucket/study")
+    listing = source.scan()
+    assert dict(zip(listing.paths, listing.sizes, strict=True)) == {k: len(v) for k, v in CONTENTS.items()}
+    assert len(bucket) == 1
+    for path, size, mtime_ns in zip(listing.paths, listing.sizes, listing.mtimes_ns, strict=True):
+        bucket.clear()
+        content, stamp = source.read(path, Buffer())
+        assert bytes(content) == CONTENTS[path]
+        assert stamp == (size, mtime_ns)
+        assert bucket == [f"HEAD /bucket/study/{path}", f"GET /bucket/study/{path}"][: 2 if size else 1]
+    with pytest.raises(FileNotFoundError):
+        source.read("missing", Buffer())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(111, "refused"), OSError(16, "SlowDown"), TimeoutError(110, "x"), RuntimeError("a\nb")],
+)
+def test_a_server_that_does_not_answer_is_not_a_broken_file(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/a.dcm", b"first")
+
+    def refuse(*arguments: object, **options: object) -> bytes:
+        raise error
+
+    try:
+        monkeypatch.setattr(type(system), "cat_file", refuse)
+        with pytest.raises(SourceError, match=f"^memory://bucket: {type(error).__name__}: .*; finished") as raised:
+            open_source("memory://bucket").read("a.dcm", Buffer())
+        assert "\n" not in str(raised.value)
+        error = OSError(5, "of this file")
+        with pytest.raises(OSError, match="of this file"):
+            open_source("memory://bucket").read("a.dcm", Buffer())
+    finally:
+        system.rm("/bucket", recursive=True)
+
+
+def test_an_unknown_protocol_is_one_line() -> None:
+    with pytest.raises(SourceError, match="nonsense://x: ") as error:
+        open_source("nonsense://x").scan()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [[], ["a"], [f"{number:02d}" for number in range(30)]])
+def test_reading_ahead_gives_every_file_in_any_order_that_is_asked_for(tmp_path: Path, names: list[str]) -> None:
+    system = fsspec.filesystem("memory")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 3)
+        system.pipe(f"/ahead/{name}", name.encode() * 3)
+    for source in (Folder(str(tmp_path)), Remote("memory://ahead")):
+        with reading(source, names) as read:
+            assert [bytes(read(name)[0]) for name in names] == [name.encode() * 3 for name in names]
+        with reading(source, names) as read:
+            assert [bytes(read(name)[0]) for name in names[::-2]] == [name.encode() * 3 for name in names[::-2]]
+            with pytest.raises(FileNotFoundError):
+                read("missing")
+
+
+def test_files_are_read_ahead_as_soon_as_one_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:03d}" for number in range(40)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 3)
+    preadv, here = os.preadv, threading.get_ident()
+    by_others: list[str] = []
+
+    def noting_preadv(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if flags & os.RWF_NOWAIT and name == "005":
+            raise BlockingIOError
+        if threading.get_ident() != here:
+            by_others.append(name)
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", noting_preadv)
+    with reading(Folder(str(tmp_path)), names) as read:
+        for number, name in enumerate(names):
+            assert bytes(read(name)[0]) == name.encode() * 3
+            assert number > 5 or not by_others
+            assert max(by_others, default=name) <= f"{number + FILES_AHEAD:03d}"
+    assert set(by_others) == set(names[6:])
+
+
+def test_a_file_of_any_length_is_read_past_the_cache(tmp_path: Path) -> None:
+    folder, buffer = Folder(str(tmp_path)), Buffer()
+    for size in (0, 1, 511, 4095, 4096, 4097, 600_001, 2_500_000):
+        content = np.random.default_rng(size).bytes(size)
+        (tmp_path / "a").write_bytes(content)
+        memory, stamp = folder.read("a", buffer, past_cache=True)
+        assert bytes(memory) == content
+        assert stamp.size == size
+
+
+def test_a_file_system_that_reads_by_its_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return 0
+
+    monkeypatch.setattr(sources.fcntl, "fcntl", refuse)
+    (tmp_path / "a").write_bytes(b"content")
+    assert bytes(Folder(str(tmp_path)).read("a", Buffer(), past_cache=True)[0]) == b"content"
+
+
+def test_large_files_wait_for_their_turn_and_lost_ones_are_told_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["0", "1", "large", "lost", "4"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setattr(Folder, "size", lambda source, path: MAX_BYTES_AHEAD + (path == "large"))
+    read_file, by_others, here = sources._read_file, list[str](), threading.get_ident()
+
+    def noting_read(file: str, buffer: Buffer, before_waiting: Callable[[], object], past_cache: bool) -> Content:
+        before_waiting()  # nothing is in memory
+        if threading.get_ident() != here:
+            by_others.append(Path(file).name)
+        return read_file(file, buffer, before_waiting, past_cache)
+
+    monkeypatch.setattr(sources, "_read_file", noting_read)
+    (tmp_path / "lost").unlink()
+    with reading(Folder(str(tmp_path)), names) as read:
+        assert [bytes(read(name)[0]) for name in names[:3]] == [b"0", b"1", b"large"]
+        with pytest.raises(FileNotFoundError):
+            read("lost")
+        assert bytes(read("4")[0]) == b"4"
+    assert sorted(by_others) == ["1", "4", "lost"]
+
+
+def test_memory_to_read_into_begins_with_a_page() -> None:
+    buffer = Buffer()
+    for size in (1, 5_000_000, 20_000_001):
+        memory = buffer.view(size)
+        assert len(memory) == size
+        assert np.frombuffer(memory, np.uint8).ctypes.data % sources.PAGE_BYTES == 0

@@ -1,0 +1,328 @@
+"""verify finds and mends, gc removes only what is unused, info and why tell the truth."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from pipeline.cache.lock import lock
+from testkit.dicom_files import ct_file, gradient
+from testkit.small import LONG_AGO_NS, Small, frames_bytes, run, slice_bytes, write, write_slices
+
+
+@pytest.fixture
+def built(tmp_path) -> Small:
+    """A cache with a history: two sizes, a second commit, dead rows, labels, a duplicate, a file of many frames."""
+    small = Small(tmp_path, sizes=(8, 12), labels={f"1.2.3.0.{number}": number % 2 for number in range(20)})
+    write_slices(small.src, range(14))
+    write(small.src / "notes.txt", b"not DICOM")
+    write(small.src / "twin.dcm", slice_bytes(5))
+    write(small.src / "frames.dcm", frames_bytes(30, 11))
+    small.build()
+    write(small.src / "003.dcm", slice_bytes(3, content=1), LONG_AGO_NS + 10**9)
+    (small.src / "004.dcm").unlink()
+    small.build("--prune")
+    return small
+
+
+def files_of(small: Small) -> list:
+    return sorted(path for path in small.out.rglob("*") if path.is_file() and path.name != "lock")
+
+
+def flip(path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(content))
+
+
+# --- verify --------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_mended(built):
+    digest, rng = built.digest(), np.random.default_rng(0)
+    for path in files_of(built):
+        if not path.exists():  # the first commit has gone with a slice of it whose file is gone
+            continue
+        flip(path, int(rng.integers(path.stat().st_size * 8)))
+        found = built.verify(code=1)
+        assert str(path.relative_to(built.out)) in found.stdout
+        built.repair()
+        assert built.digest() == digest
+    built.verify()
+
+
+def test_a_flipped_bit_costs_no_old_commit(built):
+    """The first commit names slices whose files are gone: only the record still knows them."""
+    commits = sorted((built.out / "commits").iterdir())
+    rng = np.random.default_rng(2)
+    for record in built.out.glob(".pipeline/shards/*"):
+        for place in (10, int(rng.integers(65 * 8, record.stat().st_size * 8))):
+            flip(record, place)
+            built.verify(code=1)
+            built.repair()
+    assert sorted((built.out / "commits").iterdir()) == commits
+    built.verify()
+
+
+@pytest.mark.parametrize("kind", ["images/*/c/*/0/0/0", "sums/*/c/*/0/0", ".pipeline/shards/*", "tables/*", "commits/*",
+                                  "**/zarr.json", ".pipeline/ledgers/*", ".pipeline/spares/*", "*.csv"])  # fmt: skip
+def test_a_missing_file_is_found_and_mended(built, kind):
+    digest = built.digest()
+    for path in built.out.glob(kind):
+        path.unlink()
+        assert str(path.relative_to(built.out)) in built.verify(code=1).stdout
+        built.repair()
+        assert built.digest() == digest
+    built.verify()
+
+
+def test_many_damages_at_once(built):
+    digest, rng = built.digest(), np.random.default_rng(1)
+    shards = [path for path in files_of(built) if path.parts[-5:-4] == ("c",) or path.parts[-4:-3] == ("c",)]
+    for path in [*shards, *built.out.glob("*.csv"), *built.out.glob("tables/*"), *built.out.glob("**/zarr.json")]:
+        flip(path, int(rng.integers(path.stat().st_size * 8)))
+    built.verify(code=1)
+    built.repair()
+    assert built.digest() == digest
+    built.verify()
+
+
+def test_damaged_rows_are_named_and_only_images_need_the_source(built):
+    [shard, *_] = sorted(built.out.glob("images/12-*/c/0/0/0/0"))
+    flip(shard, 8 * 20)
+    found = built.verify(code=1)
+    assert re.search(r"images/12-\w+/c/0/0/0/0: row \d+: checksum does not match", found.stdout)
+    flip(built.out / "metadata.csv", 100)
+    left = built.verify("--repair", code=1)
+    assert "mended: metadata.csv" in left.stdout
+    assert "give --src" in left.stderr
+    built.repair()
+
+
+@pytest.mark.parametrize("fate", ["gone", "changed"])
+def test_a_slice_whose_source_is_lost_leaves_by_a_new_commit(built, fate):
+    commit = zarr.open_group(built.out, mode="r").attrs["commit"]
+    table = pd.read_csv(built.out / "metadata.csv")
+    row = int(table.set_index("sop_instance_uid").loc["1.2.3.0.0", "row"])
+    for path in built.out.glob(f"images/*/c/{row // 8}/0/0/0"):
+        path.unlink()
+    (built.src / "000.dcm").unlink()
+    if fate == "changed":
+        write(built.src / "000.dcm", slice_bytes(0, content=7), LONG_AGO_NS + 10**9)
+    done = built.repair()
+    assert "lost: 000.dcm: slice 1.2.3.0.0: it left by a new commit" in done.stdout
+    assert f"dropped: commit {commit}" in done.stdout
+    built.verify()
+    assert set(table["sop_instance_uid"]) - set(pd.read_csv(built.out / "metadata.csv")["sop_instance_uid"]) == {
+        "1.2.3.0.0"
+    }
+    built.build("--prune")
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+    built.verify()
+
+
+def test_a_lost_record_and_source_leave_together(built):
+    for path in built.out.glob(".pipeline/shards/0.json"):
+        path.unlink()
+    gone = sorted(built.src.glob("0*.dcm"))[:4]
+    for path in gone:
+        path.unlink()
+    built.repair()
+    built.verify()
+    built.build("--prune")
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+
+
+def test_leftovers_are_told_and_collected_but_never_a_users_file(built):
+    partial = built.out / "images" / ".x.1234.partial"
+    partial.write_bytes(b"half")
+    note = built.out / "notes.txt"
+    note.write_text("mine")
+    told = built.verify()
+    assert f"left over: {partial}" in told.stdout
+    assert partial.exists()
+    built.repair()
+    assert not partial.exists()
+    assert note.exists()
+
+
+def test_what_cannot_be_verified_is_one_line(tmp_path, built):
+    assert "no such cache" in run("verify", tmp_path / "absent.zarr", code=1).stderr
+    with lock(built.out):
+        assert re.search(r"process \d+ on \S+, since 20", built.verify(code=1).stderr)
+    shutil.rmtree(built.out / "commits")
+    shutil.rmtree(built.out / ".pipeline" / "spares")
+    assert "build it again" in built.repair(code=1).stderr
+
+
+# --- gc ------------------------------------------------------------------------------------------------------------
+
+
+def test_gc_removes_what_no_kept_commit_uses(built):
+    built.level = 60
+    built.build()
+    digest = built.digest()
+    every = files_of(built)
+    assert "nothing is unused" in run("gc", built.out).stdout, "no commit is 7 days old"
+    told = run("gc", built.out, "--older-than", "0s").stdout
+    assert "2 commits, 4 arrays" in told
+    assert files_of(built) == every, "nothing goes without --yes"
+    run("gc", built.out, "--older-than", "0s", "--yes")
+    assert len(list((built.out / "commits").iterdir())) == 1
+    assert len(list(built.out.glob("images/*-*"))) == 2
+    assert built.digest() == digest
+    built.verify()
+    assert "nothing is unused" in run("gc", built.out, "--older-than", "0s").stdout
+    built.build()
+    assert built.digest() == digest
+    built.level = 40
+    built.build()
+    assert built.digest() == built.clean_digest(built.folder / "clean"), "the removed array was converted again"
+    built.verify()
+
+
+def test_gc_removes_dead_shards(built):
+    (built.src / "notes.txt").unlink()
+    for path in built.src.glob("*.dcm"):
+        write(path, path.read_bytes() + b"\0" * 8, LONG_AGO_NS + 10**10)
+    built.build("--prune")
+    before = json.loads(run("info", built.out, "--json").stdout)
+    assert before["rows"]["dead_share"] > 0.4
+    run("gc", built.out, "--older-than", "0s", "--yes")
+    after = json.loads(run("info", built.out, "--json").stdout)
+    assert after["rows"]["live"] == before["rows"]["live"] == 24
+    assert after["rows"]["stored"] == 25, "the twin keeps its row"
+    assert after["bytes"]["unused"] == 0
+    built.verify()
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+
+
+def test_gc_keeps_the_commit_that_a_run_reads(built):
+    old = list((built.out / "commits").iterdir())
+    built.build()
+    run("gc", built.out, "--older-than", "1h", "--yes")
+    assert sorted((built.out / "commits").iterdir()) == sorted(old)
+
+
+def test_gc_refuses_a_bad_age(built):
+    assert "give a number and s, m, h, d or w" in run("gc", built.out, "--older-than", "week", code=2).stderr
+
+
+# --- info and why --------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_depends_on_content_alone(built, tmp_path):
+    digest = built.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    other = Small(tmp_path / "other", sizes=(8, 12), rows=5, labels=built.labels)
+    other.folder.mkdir()
+    for number, path in enumerate(sorted(built.src.iterdir())):
+        write(other.src / "deep" / f"{number}{path.suffix}", path.read_bytes(), LONG_AGO_NS + number)
+    other.build()
+    assert other.digest() == digest
+    for change in ({"level": 41}, {"sizes": (8,)}, {"labels": built.labels | {"1.2.3.0.0": 1}}):
+        for name, value in change.items():
+            setattr(other, name, value)
+        other.build()
+        assert other.digest() != digest, change
+
+
+def test_info_tells_what_is_there(built):
+    found = json.loads(run("info", built.out, "--json").stdout)
+    counts = dict(found["counts"])
+    assert counts.pop("files") == sum(counts.values()) == 16
+    assert (counts["duplicates"], counts["not_dicom"]) == (1, 1)
+    assert found["num_slices"] == 13 + 11
+    on_disk = sum(path.stat().st_size for path in built.out.rglob("*") if path.is_file())
+    assert sum(found["bytes"].values()) == on_disk
+    text = run("info", built.out).stdout
+    assert "24" in text
+    assert found["commit"] in text
+    assert "no such cache" in run("info", built.folder / "absent", code=1).stderr
+
+
+def test_why_tells_how_a_file_came_in(built):
+    table = pd.read_csv(built.out / "metadata.csv").set_index("sop_instance_uid")
+    first = run("why", built.out, built.src / "000.dcm").stdout
+    assert "the first build" in first
+    assert f"row {table.loc['1.2.3.0.0', 'row']}" in first
+    assert "its content changed" in run("why", built.out, "003.dcm").stdout
+    assert "duplicate: the same slice as 005.dcm" in run("why", built.out, "twin.dcm").stdout
+    assert "not_dicom" in run("why", built.out, "notes.txt").stdout
+    for name, converted in (("000.dcm", True), ("twin.dcm", False), ("notes.txt", False)):
+        said = run("why", built.out, name).stdout
+        assert all((what in said) == converted for what in ("size 8 ", "size 12 ", "windows")), said
+    frames = run("why", built.out, "frames.dcm").stdout
+    assert frames.count("frame ") == frames.count("z_norm 0.5 from none") == 11
+    assert "z_norm 0.0 from position" in first
+    assert run("why", built.out, "./000.dcm").stdout == first
+    for unknown in ("004.dcm", "", "."):
+        assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
+
+
+@pytest.mark.parametrize("rot", [None, b"rot", b"[]"])
+def test_a_damaged_zarr_json_harms_no_build(built, rot):
+    """The commit says what the array is, and writes it again."""
+    for path in built.out.glob("images/*/zarr.json"):
+        path.write_bytes(rot) if rot else path.unlink()
+    write(built.src / "new.dcm", slice_bytes(40))
+    built.build()
+    built.verify()
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+
+
+def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    built.level = 60
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.engine.convert.Drafts.publish", interrupt)
+        built.build(code=130)
+    [path] = {path for path in built.out.glob("images/8-*/zarr.json") if b'"shape":[0,' in path.read_bytes()}
+    path.write_bytes(b"rot")
+    assert "zarr.json: damaged; run: pipeline verify --repair" in built.build(code=1).stderr
+    built.repair()
+    built.build()
+    built.verify()
+
+
+@pytest.mark.parametrize("rot", [None, b"rot"], ids=["missing", "damaged"])
+@pytest.mark.parametrize("part", ["tables/*", ".pipeline/rejects/*", ".pipeline/shards/*", ".pipeline/ledgers/*"])
+def test_damage_is_one_line_to_those_who_read(built, part, rot):
+    for path in built.out.glob(part):
+        path.write_bytes(rot) if rot else path.unlink()
+    said = run("why", built.out, "000.dcm", code=1).stderr
+    if part in ("tables/*", ".pipeline/shards/*"):
+        said += run("info", built.out, "--digest", code=1).stderr
+    assert all(line.startswith("error:") and "pipeline verify --repair" in line for line in said.splitlines())
+
+
+def test_why_knows_a_name_that_is_not_utf8(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    name = os.fsdecode(b"\xff.txt")
+    write(small.src / name, b"not DICOM")
+    small.build()
+    assert "not_dicom" in run("why", small.out, small.src / name).stdout
+
+
+def test_why_tells_what_placed_a_slice(tmp_path):
+    small, absent = Small(tmp_path, rows=4), {}
+    for steps, lacks in enumerate(("", "ImagePositionPatient", "SliceLocation", "InstanceNumber")):
+        absent |= {lacks: None} if lacks else {}
+        for number in range(5):
+            uids = {"SOPInstanceUID": f"1.2.{steps}.{number}", "SeriesInstanceUID": f"1.3.{steps}"}
+            z = {"ImagePositionPatient": [0, 0, 2 * number], "SliceLocation": 3 * number, "InstanceNumber": number + 1}
+            write(small.src / f"{steps}{number}.dcm", ct_file(gradient(), **uids, **z | absent))
+    small.build()
+    for steps, name in enumerate(("position", "slice_location", "instance_number", "none")):
+        for number in range(5):
+            z_norm = number / 4 if name != "none" else 0.5
+            assert f"z_norm {z_norm} from {name}\n" in run("why", small.out, f"{steps}{number}.dcm").stdout
+    small.verify()

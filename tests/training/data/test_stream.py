@@ -1,0 +1,407 @@
+"""This file tests the stream: right pixels in a right order from any number of threads, and no damage unseen."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testkit.fake_cache import FakeCache, write_cache
+from training.data.cache import open_cache
+from training.data.stream import Stream, on_device, permutation
+from training.errors import CacheError
+
+SIZE = 32
+N = 60
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
+    return write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", patients=12, unlabelled=4)
+
+
+@pytest.fixture
+def broken(fake: FakeCache, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fake.path, tmp_path / "cache.zarr"))
+
+
+def stream_of(path: Path, batch_size: int = 8, threads: int = 1, ahead: int = 4) -> Stream:
+    cache = open_cache(path)
+    return Stream(cache, SIZE, np.arange(cache.num_slices), batch_size, threads, ahead)
+
+
+def lines_of(stream: Stream, seed: int = 0, epoch: int = 0, **options: int | bool) -> list[list[int]]:
+    return [batch.lines.tolist() for batch in stream.epoch(seed, epoch, **options)]  # type: ignore[arg-type]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [line for batch in batches for line in batch]
+
+
+def stream_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("stream") and thread.is_alive()]
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "lz4hc", "zstd"])
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_batches_are_what_zarr_reads(tmp_path: Path, compressor: str, threads: int) -> None:
+    fake = write_cache(tmp_path / "cache.zarr", patients=6, compressor=compressor, unlabelled=2)
+    cache = open_cache(fake.path)
+    stored = zarr.open_group(fake.path, mode="r")[f"images/{SIZE}-0badcafe"]
+    seen = []
+    for batch in Stream(cache, SIZE, np.arange(cache.num_slices), 7, threads).epoch(3, 1):
+        lines = batch.lines.numpy()
+        rows = cache.table["row"].to_numpy()[lines]
+        assert batch.images.dtype == torch.uint8
+        assert np.array_equal(batch.images.numpy(), stored.oindex[rows])  # type: ignore[union-attr]
+        assert np.array_equal(batch.images.numpy(), fake.images[SIZE][lines])
+        assert np.array_equal(batch.labels.numpy(), cache.labels()[lines], equal_nan=True)
+        assert np.array_equal(batch.z_norm.numpy(), cache.table["z_norm"].to_numpy(np.float32)[lines])
+        assert np.array_equal(batch.keys.numpy().view(np.uint64), cache.keys[lines])
+        seen.extend(lines.tolist())
+    assert sorted(seen) == list(range(cache.num_slices))
+
+
+def test_some_lines_only(fake: FakeCache) -> None:
+    stream = Stream(open_cache(fake.path), SIZE, np.array([40, 3, 17]), 2)
+    assert sorted(flat(lines_of(stream))) == [3, 17, 40]
+    assert lines_of(stream, shuffle=False) == [[3, 17], [40]]
+
+
+def test_cache_without_labels_streams(tmp_path: Path) -> None:
+    fake = write_cache(tmp_path / "cache.zarr", classes=())
+    (first, *_) = stream_of(fake.path).epoch(0, 0)
+    assert first.labels.shape == (8, 0)
+
+
+def test_thread_count_does_not_change_the_batches(fake: FakeCache) -> None:
+    expected = lines_of(stream_of(fake.path, threads=0))
+    for threads in (1, 2, 4):
+        assert lines_of(stream_of(fake.path, threads=threads)) == expected
+
+
+def test_order_follows_seed_and_epoch(fake: FakeCache) -> None:
+    stream = stream_of(fake.path)
+    orders = [flat(lines_of(stream, seed, epoch)) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_order_does_not_follow_rows(tmp_path: Path) -> None:
+    orders = []
+    for row_seed in (0, 1):
+        fake = write_cache(tmp_path / str(row_seed), row_seed=row_seed)
+        uids = fake.table["sop_instance_uid"].to_numpy()
+        orders.append(uids[flat(lines_of(stream_of(fake.path)))].tolist())
+    assert orders[0] == orders[1]
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=50), st.integers(0, 2**63), st.integers(0, 1000))
+def test_permutation_depends_on_the_set_of_keys_alone(keys: list[int], seed: int, epoch: int) -> None:
+    forth = np.array(keys, np.uint64)
+    back = forth[::-1]
+    assert sorted(permutation(forth, seed, epoch)) == list(range(len(keys)))
+    assert forth[permutation(forth, seed, epoch)].tolist() == back[permutation(back, seed, epoch)].tolist()
+
+
+def test_permutations_of_four_are_equally_frequent() -> None:
+    keys = np.arange(4, dtype=np.uint64)
+    counts = Counter(tuple(permutation(keys, seed, epoch)) for seed in range(60) for epoch in range(200))
+    expected = 12_000 / 24
+    assert len(counts) == 24
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_square < 49.7  # 99.9 % point at 23 degrees of freedom
+
+
+@given(st.integers(1, N), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_processes_share_the_global_batches(
+    fake: FakeCache, n: int, together: int, world: int, drop_last: bool
+) -> None:
+    cache = open_cache(fake.path)
+    alone = Stream(cache, SIZE, np.arange(n), together * world, threads=0)
+    shared = Stream(cache, SIZE, np.arange(n), together, threads=0)
+    expected = lines_of(alone, drop_last=drop_last)
+    parts = [lines_of(shared, rank=rank, world=world, drop_last=drop_last) for rank in range(world)]
+    assert [flat(list(batch)) for batch in zip(*parts, strict=True)] == expected
+    assert len(expected) == shared.num_batches(world, drop_last) == alone.num_batches(drop_last=drop_last)
+    assert sorted(flat(expected))[: n if not drop_last else 0] == list(range(n if not drop_last else 0))
+    assert all(len(batch) == together * world for batch in expected[: n // (together * world)])
+
+
+@given(st.integers(0, 8))
+@settings(max_examples=9, deadline=None)
+def test_resumed_epoch_goes_on_where_it_was(fake: FakeCache, skip_batches: int) -> None:
+    stream = stream_of(fake.path)
+    assert lines_of(stream, skip_batches=skip_batches) == lines_of(stream)[skip_batches:]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batch_holds_until_the_next_is_asked_for(fake: FakeCache, threads: int) -> None:
+    stream = stream_of(fake.path, threads=threads, ahead=2)
+    for epoch in range(3):
+        for batch in stream.epoch(0, epoch):
+            lines = batch.lines.clone()
+            time.sleep(0.005)  # the threads fill whatever they may
+            assert torch.equal(batch.lines, lines)
+            assert np.array_equal(batch.images.numpy(), fake.images[SIZE][lines.numpy()])
+
+
+def test_two_epochs_at_once_do_not_share_memory(fake: FakeCache) -> None:
+    stream = stream_of(fake.path)
+    for one, two in zip(stream.epoch(0, 0), stream.epoch(0, 1), strict=True):
+        for batch in (one, two):
+            assert np.array_equal(batch.images.numpy(), fake.images[SIZE][batch.lines.numpy()])
+
+
+def test_memory_is_reused(fake: FakeCache) -> None:
+    stream = stream_of(fake.path, batch_size=4, ahead=2)
+    addresses = {batch.images.data_ptr() for epoch in range(3) for batch in stream.epoch(0, epoch)}
+    assert len(addresses) <= 4
+
+
+def shard_of(path: Path, uid: str) -> tuple[Path, slice]:
+    """Find a slice's stored bytes by the format's text: the index ends the shard, 8 entries and a CRC."""
+    table = open_cache(path).table
+    row = int(table.loc[table["sop_instance_uid"] == uid, "row"].iloc[0])
+    file = path / f"images/{SIZE}-0badcafe/c/{row // 8}/0/0/0"
+    index = np.frombuffer(file.read_bytes()[-(8 * 16 + 4) : -4], "<u8").reshape(8, 2)
+    start, length = (int(number) for number in index[row % 8])
+    return file, slice(start, start + length)
+
+
+def flip_bit(file: Path, byte: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 1 << bit
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_every_flipped_bit_stops_with_slice_shard_and_way_out(fake: FakeCache, broken: Path, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    stream = stream_of(broken, threads=threads)
+    for uid in rng.choice(fake.table["sop_instance_uid"].to_numpy(), 12, replace=False):
+        file, stored = shard_of(broken, uid)
+        intact = file.read_bytes()
+        flip_bit(file, int(rng.integers(stored.start, stored.stop)), int(rng.integers(8)))
+        with pytest.raises(CacheError) as caught:
+            lines_of(pickle.loads(pickle.dumps(stream)))
+        file.write_bytes(intact)
+        assert [word for word in (uid, str(file), "pipeline verify --repair") if word not in str(caught.value)] == []
+        assert "\n" not in str(caught.value)
+    assert stream_threads() == []
+    assert sorted(flat(lines_of(stream))) == list(range(N))
+
+
+def test_garbage_is_damage(fake: FakeCache, broken: Path) -> None:
+    rng = np.random.default_rng(0)
+    stream = stream_of(broken, threads=0)
+    uid = fake.table["sop_instance_uid"][0]
+    file, stored = shard_of(broken, uid)
+    intact = file.read_bytes()
+    garbage = [(byte, b"\xff") for byte in range(24)] + [(0, rng.bytes(24)), (24, rng.bytes(512))]
+    for first, written in garbage:
+        content = bytearray(intact)
+        content[stored.start + first : stored.start + first + len(written)] = written
+        if content == intact:
+            continue
+        file.write_bytes(content)
+        with pytest.raises(CacheError, match=f"{uid} frame 0 .*verify --repair"):
+            lines_of(pickle.loads(pickle.dumps(stream)))
+
+
+def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> None:
+    """blosc does believe it, and may end the process by a read far behind the shard."""
+    uid, size = fake.table["sop_instance_uid"][0], 3 * SIZE * SIZE
+    file, stored = shard_of(broken, uid)
+    content = bytearray(file.read_bytes())
+    struct.pack_into("<4B4I", content, stored.start, 2, 1, 0x20, 1, size, size, 0x7FFFFFFF, 0x70000000)
+    file.write_bytes(content)
+    with pytest.raises(CacheError, match=f"{uid} frame 0 .*does not begin as it should.*verify --repair"):
+        lines_of(stream_of(broken))
+
+
+def test_whole_batches_come_before_the_error(fake: FakeCache, broken: Path) -> None:
+    order = flat(lines_of(stream_of(fake.path)))
+    file, stored = shard_of(broken, fake.table["sop_instance_uid"][order[20]])
+    flip_bit(file, stored.start + 20, 0)
+    batches = stream_of(broken).epoch(0, 0)
+    assert [next(batches).lines.tolist(), next(batches).lines.tolist()] == [order[:8], order[8:16]]
+    with pytest.raises(CacheError):
+        next(batches)
+
+
+def test_missing_chunk_is_damage_and_not_black(fake: FakeCache, broken: Path) -> None:
+    import google_crc32c
+
+    uid = fake.table["sop_instance_uid"][0]
+    file, stored = shard_of(broken, uid)
+    content = bytearray(file.read_bytes())
+    entry = content.index(np.array([stored.start, stored.stop - stored.start], "<u8").tobytes())
+    content[entry : entry + 16] = b"\xff" * 16
+    content[-4:] = google_crc32c.value(bytes(content[-(8 * 16 + 4) : -4])).to_bytes(4, "little")
+    file.write_bytes(content)
+    with pytest.raises(CacheError, match=f"{uid} frame 0 .*verify --repair"):
+        stream_of(broken)
+
+
+@pytest.mark.parametrize("damage", ["index", "short", "empty", "missing"])
+def test_damaged_shard_is_found_before_the_first_batch(fake: FakeCache, broken: Path, damage: str) -> None:
+    file, _ = shard_of(broken, fake.table["sop_instance_uid"][0])
+    if damage == "index":
+        flip_bit(file, file.stat().st_size - 30, 3)
+    elif damage == "short":
+        os.truncate(file, file.stat().st_size - 1)
+    elif damage == "empty":
+        os.truncate(file, 0)
+    else:
+        file.unlink()
+    with pytest.raises(CacheError, match="verify --repair") as caught:
+        stream_of(broken)
+    assert str(file) in str(caught.value)
+
+
+def test_shard_that_vanishes_under_way_is_one_line(broken: Path) -> None:
+    stream = stream_of(broken)
+    shutil.rmtree(broken / "images")
+    with pytest.raises(CacheError, match="shard cannot be read"):
+        lines_of(stream)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_end_with_the_iterator(fake: FakeCache, threads: int) -> None:
+    batches = stream_of(fake.path, threads=threads).epoch(0, 0)
+    next(batches)
+    assert stream_threads()
+    batches.close()
+    assert stream_threads() == []
+
+
+def test_cold_reads_give_the_same(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is taken for one that had to wait for the disk, so all of them are requested ahead."""
+    import training.data.stream
+
+    class EverFaulting:
+        RUSAGE_THREAD = RUSAGE_SELF = 0
+        faults = 0
+
+        def getrusage(self, _: int) -> "EverFaulting":
+            self.faults += 1
+            return self
+
+        @property
+        def ru_majflt(self) -> int:
+            return self.faults
+
+    expected = lines_of(stream_of(fake.path))
+    monkeypatch.setattr(training.data.stream, "resource", EverFaulting())
+    stream = stream_of(fake.path)
+    assert lines_of(stream) == expected
+    assert stream._cold_until > 0
+
+
+def read_all(stream: Stream, answers: "multiprocessing.Queue[list[list[int]]]") -> None:
+    answers.put(lines_of(stream))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_stream_works_in_another_process(fake: FakeCache, method: str) -> None:
+    stream = stream_of(fake.path)
+    expected = lines_of(stream)  # its shards are mapped and its ring is there when the process starts
+    context: Any = multiprocessing.get_context(method)
+    answers = context.Queue()
+    process = context.Process(target=read_all, args=(stream, answers))
+    process.start()
+    assert answers.get(timeout=60) == expected
+    process.join(timeout=60)
+    assert process.exitcode == 0
+
+
+def test_few_descriptors_are_enough(tmp_path: Path) -> None:
+    fake = write_cache(tmp_path / "cache.zarr", patients=40, rows_per_shard=1, sizes=(8,))
+    program = f"""
+import numpy as np, resource
+from training.data.cache import open_cache
+from training.data.shards import SliceReader
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+lines = np.arange({len(fake.table)})
+out = np.empty((len(lines), 3 * 8 * 8), np.uint8)
+reader = SliceReader(open_cache({str(fake.path)!r}), 8, lines)
+for _ in range(2):
+    reader.read(lines, out)
+np.save({str(tmp_path / "out.npy")!r}, out)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True, timeout=120)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), fake.images[8].reshape(len(fake.table), -1))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int) -> None:
+    # A shell has its background jobs ignore interrupts, and the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stream = stream_of(fake.path, threads=threads)
+
+    def go_on_for_ever() -> None:
+        while True:
+            lines_of(stream)
+
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go_on_for_ever()
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    # Where the interrupt falls into the end of an epoch, its threads were told to end and may still be about it.
+    told = time.monotonic()
+    while stream_threads() and time.monotonic() < told + 10:
+        time.sleep(0.01)
+    assert stream_threads() == []
+
+
+def test_threads_that_open_more_shards_than_they_may_read_right(fake: FakeCache) -> None:
+    """Two shards at most are mapped, so the threads take them away from each other all the time."""
+    stream = stream_of(fake.path, batch_size=4, threads=4)
+    stream._reader._most_open = 2
+    for epoch in range(20):
+        for batch in stream.epoch(0, epoch):
+            assert np.array_equal(batch.images.numpy(), fake.images[SIZE][batch.lines.numpy()])
+
+
+def test_on_device_gives_the_same_batches(fake: FakeCache) -> None:
+    expected = lines_of(stream_of(fake.path))
+    batches = on_device(stream_of(fake.path).epoch(0, 0), torch.device("cpu"))
+    assert [batch.lines.tolist() for batch in batches] == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gets_what_was_read_whatever_it_is_doing(fake: FakeCache) -> None:
+    device = torch.device("cuda")
+    cache = open_cache(fake.path)
+    stream = Stream(cache, SIZE, np.arange(cache.num_slices), 4, threads=2, ahead=1, pin=True)
+    busy = torch.rand(4000, 4000, device=device)
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for epoch in range(4):
+        for batch in on_device(stream.epoch(0, epoch), device):
+            busy = busy @ busy / 1000  # the copies queue behind work, so a slot refilled too early would show
+            kept.append((batch.images.clone(), batch.lines.clone()))
+    for images, lines in kept:
+        assert np.array_equal(images.cpu().numpy(), fake.images[SIZE][lines.cpu().numpy()])
+    assert len(kept) == 4 * 15

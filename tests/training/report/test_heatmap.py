@@ -1,0 +1,79 @@
+"""This file holds heat maps: they lie where the evidence is, and are left out where they cannot be had."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.model.augment import Normalise
+from training.model.network import FusionNet, build_model
+from training.report.heatmap import HeatMaps, last_feature_maps
+from training.report.pictures import overlay
+from training.run.config import TrainConfig
+
+pytest.importorskip("captum", reason="captum is not installed")
+PLAIN = Normalise(np.zeros(3), np.ones(3), torch.device("cpu"))
+
+
+class Brightness(nn.Module):
+    """A backbone whose features are the mean brightness of one feature map and of its opposite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 2, 1, bias=False)
+        self.maps.weight.data = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 3, 1, 1).clone()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.maps(images).mean(dim=(2, 3))
+
+
+def test_evidence_lies_where_the_bright_square_is() -> None:
+    net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
+    with torch.no_grad():
+        for layer in (net.fuse, net.classify):
+            layer.weight.copy_(torch.eye(2))
+            layer.bias.zero_()
+    layer = last_feature_maps(net, 32)
+    assert layer is net.backbone.maps
+    images = np.zeros((1, 3, 32, 32), np.uint8)
+    images[:, :, 4:12, 20:28] = 200
+    (heat,) = HeatMaps(net, PLAIN, layer).of(images, np.zeros(1), np.zeros(1))
+    assert heat.shape == (32, 32)
+    assert heat[8, 24] == pytest.approx(1.0)
+    assert heat[24, 8] == 0.0
+    (other,) = HeatMaps(net, PLAIN, layer).of(images, np.zeros(1), np.ones(1))
+    assert (other == 0).all()  # the opposite feature is cut off by ReLU, so nothing raises or lowers it
+
+
+def test_what_lowers_a_class_is_below_zero() -> None:
+    net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
+    with torch.no_grad():
+        for layer, sign in ((net.fuse, 1.0), (net.classify, -1.0)):
+            layer.weight.copy_(sign * torch.eye(2))
+            layer.bias.zero_()
+    images = np.zeros((1, 3, 32, 32), np.uint8)
+    images[:, :, 4:12, 20:28] = 200
+    (heat,) = HeatMaps(net, PLAIN, net.backbone.maps).of(images, np.zeros(1), np.zeros(1))
+    assert heat[8, 24] == pytest.approx(-1.0)
+    assert heat.max() == 0.0
+
+
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b3"])
+def test_named_models_have_feature_maps(model: str) -> None:
+    net = build_model(TrainConfig(model=model, weights="none", size_px=64), 6).eval()
+    layer = last_feature_maps(net, 64)
+    assert layer is not None
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    heat = HeatMaps(net, PLAIN, layer).of(images, np.array([0.1, 0.9]), np.array([0, 5]))
+    assert heat.shape == (2, 64, 64)
+    assert -1 <= heat.min() <= heat.max() <= 1
+    assert np.abs(heat).max(axis=(1, 2)) == pytest.approx([1, 1])
+
+
+def test_overlay_keeps_the_slice_where_there_is_no_heat() -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    assert (overlay(grey, np.zeros((8, 8))) == grey[..., None]).all()
+    raised, lowered = overlay(grey, np.ones((8, 8))), overlay(grey, -np.ones((8, 8)))
+    assert (raised[..., 0] > grey).all()
+    assert (raised[..., 0] > raised[..., 2]).all()
+    assert (lowered[..., 2] > lowered[..., 0]).all()

@@ -1,0 +1,166 @@
+"""This file holds the report: what it says is what the run's files say, and it needs nothing but itself."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testkit.fake_cache import write_cache
+from testkit.fake_run import write_run
+from training.data.cache import Cache, open_cache
+from training.errors import RunError
+from training.report.report import write_report
+from training.report.slices import choose_slices, most_confident_mistakes
+from training.scores.results import read_results
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return open_cache(write_cache(tmp_path_factory.mktemp("cache") / "cache.zarr", patients=30, slices=6).path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Cache) -> Path:
+    """A run with its report, which the tests only look at."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    write_run(path, cache)
+    write_report(path, cache)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_shows_the_scores_of_the_run(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    scores = read_results(finished).scores["test"]
+    assert f"<b>{scores['weighted_log_loss']:.4f}</b>" in text
+    for name, of in scores["classes"].items():
+        span = scores["intervals"]["classes"][name]["roc_auc"]
+        small = f"<small>{span[0]:.3f} to {span[1]:.3f}</small>" if span else ""
+        row = f"<td>{name}</td><td>{of['positives']:,} / {of['n']:,}</td><td>{of['roc_auc']:.3f}{small}</td>"
+        assert row in text
+
+
+def test_asks_nothing_of_a_network(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_confusion_adds_up(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    known = read_results(finished).predictions["test"]
+    table = text[text.index("Table 4.") :]
+    for k, name in enumerate(known.classes):
+        cells = re.search(rf"<td>{name}</td>((?:<td>[^<]*</td>){{5}})", table)
+        assert cells
+        _, *counts = (float(cell) for cell in re.findall(r"<td>([^<]*)</td>", cells[1]))
+        assert sum(counts) == len(known)
+        assert counts[0] + counts[1] == known.labels[:, k].sum()
+
+
+def test_model_card_has_the_scores_and_both_checklists(finished: Path) -> None:
+    text = (finished / "model_card.md").read_text()
+    scores = read_results(finished).scores["test"]
+    assert f"| any | {scores['classes']['any']['positives']}" in text
+    assert "| CLAIM | TRIPOD+AI |" in text
+    rows = re.findall(r"^\| ([0-9, -]*) \| ([0-9, -]+) \|", text, re.MULTILINE)
+    for column, last in enumerate((44, 27)):
+        assert set().union(*(items(row[column]) for row in rows)) == set(range(1, last + 1))
+
+
+def items(text: str) -> set[int]:
+    """Read item numbers as the checklist has them: 1, 2, 14-18."""
+    spans = [part.split("-") for part in text.split(",") if part.strip()]
+    return {item for span in spans for item in range(int(span[0]), int(span[-1]) + 1)}
+
+
+def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
+    for file in ("split.csv", "log.csv", "thresholds.json", "predictions_test.csv"):
+        (run / file).unlink()
+    text = write_report(run, None).read_text()
+    assert "Scores on validation" in text
+    assert "The run has no log yet." in text
+    assert "The cache was not given." in text
+
+
+def test_bare_run_and_no_cache(run: Path) -> None:
+    for file in run.iterdir():
+        if file.name != "settings.json":
+            file.unlink()
+    text = write_report(run, None).read_text()
+    assert "The run has no scores yet." in text
+    assert "The run has no log yet." in text
+
+
+def test_no_run_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run here"):
+        write_report(tmp_path, None)
+
+
+def test_damaged_scores_are_the_users_error(run: Path) -> None:
+    (run / "scores_test.json").write_text("{")
+    with pytest.raises(RunError, match=r"scores_test\.json: cannot be read"):
+        write_report(run, None)
+
+
+def test_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path, cache: Cache) -> None:
+    other = shutil.copytree(finished, tmp_path / "run")
+    assert (finished / "report.html").read_bytes() == write_report(other, cache).read_bytes()
+
+
+def test_sheet_shows_every_finding(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
+    chosen = choose_slices(known, 12)
+    assert len(set(chosen)) == len(chosen) <= 12
+    shown = known.labels[chosen]
+    assert ((shown == 1).any(axis=0) == (known.labels == 1).any(axis=0)).all()
+    assert (shown == 0).all(axis=1).any()
+
+
+def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
+    order = np.random.default_rng(0).permutation(len(known))
+    shuffled = type(known)(
+        known.slices.iloc[order].reset_index(drop=True), known.classes, known.labels[order], known.probabilities[order]
+    )
+    names = known.slices["image_id"].to_numpy()
+    assert list(names[choose_slices(known, 12)]) == list(names[order][choose_slices(shuffled, 12)])
+
+
+def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
+    error = np.abs(known.probabilities - known.labels)
+    found = most_confident_mistakes(known, 12)
+    assert found
+    assert all(error[line, k] > 0.5 for line, k in found)
+    assert len({line for line, _ in found}) == len(found)
+    line, k = found[0]
+    assert error[line, k] == error[:, k].max()
+
+
+def test_tta_and_an_external_set_stand_beside_the_others_with_what_they_change(run: Path, cache: Cache) -> None:
+    for name in ("test_tta", "external"):
+        for file, suffix in (("predictions", "csv"), ("scores", "json")):
+            shutil.copy(run / f"{file}_test.{suffix}", run / f"{file}_{name}.{suffix}")
+    scores = json.loads((run / "scores_external.json").read_text())
+    source = {"dataset": "elsewhere", "commit": "c0ffee"}
+    (run / "scores_external.json").write_text(json.dumps(scores | {"source": source}))
+    text = write_report(run, cache).read_text()
+    assert "<td>external, from elsewhere</td>" in text
+    assert "commit c0ffee" in text
+    changed = text[text.index("Table 8.") : text.index('id="training"')]
+    assert "0.0000<small>0.0000 to 0.0000</small>" in changed
+    assert "+0.0000" not in changed
+    assert "TTA was not scored" not in text

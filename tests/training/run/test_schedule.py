@@ -1,0 +1,42 @@
+"""This file tests the counting of batches and steps, and the learning rate."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.run.config import TrainConfig
+from training.run.schedule import Schedule
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5))
+def test_steps_partition_the_epoch(num_slices, batch_size, accumulation):
+    schedule = Schedule(num_slices, TrainConfig(batch_size=batch_size, accumulation=accumulation))
+    sizes = [schedule.images_in_batch(batch) for batch in range(schedule.batches)]
+    assert sum(sizes) == num_slices
+    assert min(sizes) > 0
+    steps, images = 0, 0
+    for batch, size in enumerate(sizes):
+        images += size
+        if schedule.ends_step(batch):
+            assert schedule.images_in_step(batch) == images
+            steps, images = steps + 1, 0
+    assert images == 0
+    assert steps == schedule.steps
+
+
+def test_rate_rises_then_falls_along_a_cosine():
+    config = TrainConfig(epochs=10, batch_size=1, learning_rate=1.0, warmup_fraction=0.1, final_rate_fraction=0.01)
+    schedule = Schedule(10, config)
+    rates = [schedule.rate(step) for step in range(schedule.total_steps)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert max(rates) == rates[10] == 1.0
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(0.01 + 0.99 / 2)
+    assert schedule.rate(schedule.total_steps) == pytest.approx(0.01)
+
+
+def test_no_warm_up_begins_at_the_full_rate():
+    config = TrainConfig(epochs=1, batch_size=1, learning_rate=0.5, warmup_fraction=0)
+    assert Schedule(4, config).rate(0) == 0.5

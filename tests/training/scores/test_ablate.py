@@ -1,0 +1,50 @@
+"""This file holds the ablation: pairs of runs that differ in the position branch alone, made once, and compared."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, SETTINGS, machine
+from training.errors import ConfigError, RunError
+from training.run.runs import open_run
+from training.scores.ablate import ablate, over_seeds
+
+KINDS = ("no-position", "position")
+OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | {
+    "epochs": 1,
+    "split_fractions": (0.5, 0.25, 0.25),
+}
+
+
+def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
+    cache, out = write_cache(tmp_path / "c.zarr", patients=16, slices=4).path, tmp_path / "ablation"
+    arguments = (cache, out, [SETTINGS["model"]], [0, 1], OTHERS, machine(), HERE, "test")
+    table = ablate(*arguments)
+    assert len(list(out.glob("*/report.html"))) == 4
+    for seed in (0, 1):
+        configs = [vars(open_run(out / f"{SETTINGS['model']}-{kind}-seed{seed}").config) for kind in KINDS]
+        assert {name for name in configs[0] if configs[0][name] != configs[1][name]} == {"position"}
+        assert [config["seed"] for config in configs] == [seed, seed]
+        scores = [
+            json.loads((out / f"{SETTINGS['model']}-{kind}-seed{seed}" / "scores_test.json").read_bytes())
+            for kind in KINDS
+        ]
+        line = table[(table["seed"] == seed) & (table["score"] == "weighted_log_loss")].iloc[0]
+        assert line["difference"] == pytest.approx(
+            scores[1]["weighted_log_loss"] - scores[0]["weighted_log_loss"], abs=1e-12
+        )
+    assert "over 2 seeds" in over_seeds(table)
+    written = {file: file.stat().st_mtime_ns for file in out.glob("*/weights.safetensors")}
+    pd.testing.assert_frame_equal(ablate(*arguments), table)
+    assert written == {file: file.stat().st_mtime_ns for file in out.glob("*/weights.safetensors")}
+    with pytest.raises(RunError, match="epochs: 1 there, 2 here"):
+        ablate(*arguments[:4], OTHERS | {"epochs": 2}, *arguments[5:])
+
+
+@pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18")])
+def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in it"):
+        ablate(tmp_path / "c", tmp_path / "out", ["resnet18"], [0], {name: value}, machine(), HERE, "test")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,120 @@
+"""This file holds the comparison of runs: paired draws, the same slices, and differences that are there or not."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from testkit.fake_cache import write_cache
+from tests.training.scores.test_evaluation import CLASSES, predictions
+from training.data.cache import open_cache
+from training.errors import RunError
+from training.run.config import TrainConfig
+from training.run.runs import create_run
+from training.scores.bootstrap import bootstrap, interval
+from training.scores.compare import Contestant, compare, read_contestants, to_text
+from training.scores.metrics import Scorer
+from training.scores.operating import logit, sigmoid
+from training.scores.pooling import patient_groups
+from training.scores.predictions import Predictions
+
+WEIGHTS = (1.0, 2.0)
+SPLIT = (np.repeat(["train", "validation", "test"], 16), (np.full(3, 0.2), np.full(3, 0.1)))
+
+
+def contestant(name: str, known: Predictions, skill: float = 1.0, noise: float = 0.0) -> Contestant:
+    rng = np.random.default_rng(len(name))
+    logits = logit(known.probabilities) * skill + noise * rng.normal(size=known.labels.shape)
+    return Contestant(name, Predictions(known.slices, CLASSES, known.labels, sigmoid(logits)), WEIGHTS)
+
+
+def line(table: pd.DataFrame, score: str, name: str) -> pd.Series:
+    return table[(table["score"] == score) & (table["class"] == name)].iloc[0]
+
+
+def test_a_worse_run_is_clearly_worse() -> None:
+    known = predictions(0, patients=80)
+    table = compare([contestant("good", known), contestant("noisy", known, noise=3.0)], resamples=200)
+    auc = line(table, "roc_auc", "any")
+    assert auc["difference"] < 0
+    assert auc["high"] < 0
+    assert line(table, "weighted_log_loss", "all")["low"] > 0
+
+
+def test_a_run_equals_itself() -> None:
+    known = predictions(0)
+    table = compare([contestant("a", known), contestant("b", known)], resamples=50)
+    assert (table[["difference", "low", "high"]].fillna(0) == 0).all().all()
+
+
+def test_pairing_narrows_the_interval() -> None:
+    known = predictions(0, patients=80)
+    a, b = contestant("a", known), contestant("bb", known, noise=0.3)
+    paired = line(compare([a, b], resamples=200), "roc_auc", "any")
+    groups, patients = patient_groups(known)
+    draws = [
+        bootstrap(
+            Scorer(of.known.labels, of.known.probabilities, WEIGHTS, np.full(2, 0.5), groups), patients, 200, seed
+        )
+        for seed, of in enumerate((a, b))
+    ]
+    low, high = interval(draws[1].classes["roc_auc"][:, 1] - draws[0].classes["roc_auc"][:, 1])
+    assert paired["high"] - paired["low"] < (high - low) / 2
+
+
+def test_order_of_slices_does_not_matter() -> None:
+    known = predictions(0)
+    order = np.random.default_rng(0).permutation(len(known))
+    shuffled = Predictions(
+        known.slices.iloc[order].reset_index(drop=True), CLASSES, known.labels[order], known.probabilities[order]
+    )
+    table = compare([contestant("a", known), contestant("b", shuffled)], resamples=20)
+    assert table["difference"].abs().max() < 1e-12
+
+
+def test_frames_of_one_file_are_told_apart() -> None:
+    known = predictions(0)
+    number = np.arange(len(known))
+    frames = known.slices.assign(image_id=(number // 4).astype(str), z_norm=number % 4 // 2 / 2)  # two at each place
+    order = np.argsort(-frames["z_norm"], kind="stable").to_numpy()
+    a = contestant("a", Predictions(frames, CLASSES, known.labels, known.probabilities))
+    moved = frames.iloc[order].reset_index(drop=True)
+    b = contestant("b", Predictions(moved, CLASSES, known.labels[order], known.probabilities[order]))
+    assert compare([a, b], resamples=20)["difference"].abs().max() < 1e-12
+
+
+def test_other_slices_are_refused() -> None:
+    with pytest.raises(RunError, match="other slices"):
+        compare([contestant("a", predictions(0)), contestant("b", predictions(1))])
+
+
+def test_other_labels_are_refused() -> None:
+    known = predictions(0)
+    flipped = Predictions(known.slices, CLASSES, 1 - known.labels, known.probabilities)
+    with pytest.raises(RunError, match="other labels"):
+        compare([contestant("a", known), contestant("b", flipped)])
+
+
+def test_every_pair_of_three_is_compared() -> None:
+    known = predictions(0)
+    table = compare([contestant(name, known, noise=0.1) for name in ("a", "bb", "ccc")], resamples=20)
+    assert set(zip(table["a"], table["b"], strict=True)) == {("a", "bb"), ("a", "ccc"), ("bb", "ccc")}
+    assert "ccc minus bb" in to_text(table)
+
+
+def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+    cache = open_cache(write_cache(tmp_path / "cache.zarr", patients=12, slices=4).path)
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    for seed, path in enumerate(paths):
+        run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, {})
+        table = cache.table[["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]]
+        p = np.random.default_rng(seed).random((len(table), len(cache.classes)))
+        table.join(pd.DataFrame(p, columns=[f"p_{name}" for name in cache.classes])).to_csv(
+            run.path / "predictions_test.csv", index=False
+        )
+    table = compare(read_contestants(paths, "test"), resamples=10)
+    assert set(table["a"]) == {str(paths[0])}
+    assert set(table["b"]) == {str(paths[1])}
+    with pytest.raises(RunError, match=r"train evaluate --run .* --split test --tta"):
+        read_contestants(paths, "test_tta")

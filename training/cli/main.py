@@ -1,0 +1,271 @@
+"""This file is the command `train`: it reads options, calls one function, prints its result."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from training.cli.scores import CACHE, COMMANDS, STOPPED, local_copy_option
+from training.errors import TrainingError
+
+# Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
+from training.run import config as settings
+from training.run.config import Machine, TrainConfig
+
+if TYPE_CHECKING:
+    from training.run.distributed import Processes
+
+DEFAULTS = TrainConfig()
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 something that you can mend, said in one line; 2 wrong usage; 143 stopped by SIGTERM or "
+    "Ctrl-C after a checkpoint was written, to go on with: train run --resume DIR."
+)
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that every command has which computes."""
+    for option in (
+        click.option(
+            "--input-threads",
+            type=click.IntRange(0),
+            default=Machine.input_threads,
+            show_default=True,
+            help="Threads that read and decode.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="auto is a GPU where there is one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")(command)
+
+
+class Group(click.Group):
+    """Commands whose known errors are one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TrainingError as error:
+            click.echo(" ".join(str(error).split()), err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Group, epilog=EXIT_CODES)
+def main() -> None:
+    """Train, evaluate and use a classifier of head-CT slices, from a cache that `pipeline build` made."""
+
+
+@main.command("run", epilog=EXIT_CODES)
+@click.option("--cache", type=CACHE, help="The cache to train from.")
+@local_copy_option
+@click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
+@click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
+@click.option("--model", help=f"Any classification model of torchvision. [default: {DEFAULTS.model}]")
+@click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
+@click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
+@click.option("--epochs", type=int, help=f"[default: {DEFAULTS.epochs}]")
+@click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
+@click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
+@click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
+@click.option("--no-position", "position", flag_value=False, default=None, help="Train without the position branch.")
+@click.option("--deterministic", flag_value=True, default=None, help="Repeat to the bit on a GPU too; slower.")
+@click.option("--compile", flag_value=True, default=None, help="torch.compile: a slow start, faster steps on a GPU.")
+@click.option(
+    "--set",
+    "others",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other setting of training/run/config.py, ema_decay=0.999 say. May be given again.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(0),
+    default=Machine.checkpoint_every,
+    metavar="STEPS",
+    help="Steps between checkpoints; 0: at the ends of epochs only.",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    default=Machine.keep_checkpoints,
+    show_default=True,
+    help="Checkpoints to keep, the newest.",
+)
+@click.option(
+    "--log-every",
+    type=click.IntRange(1),
+    default=Machine.log_every,
+    show_default=True,
+    metavar="STEPS",
+    help="Steps between two looks at the loss.",
+)
+@click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing stays.")
+@machine_options
+def run_command(
+    cache: str | None,
+    local_copy: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    others: tuple[str, ...],
+    checkpoint_every: int,
+    keep: int,
+    log_every: int,
+    dry_run: bool,
+    device: str,
+    input_threads: int,
+    **options: Any,
+) -> None:
+    """Train a model, or go on with a run that was stopped.
+
+    When it ends, the run's folder holds the best weights, predictions and scores on validation and test, and
+    report.html. Under torchrun it uses one GPU a process.
+    """
+    if resume is None and (cache is None or (out is None and not dry_run)):
+        raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
+    if resume is not None and (out is not None or dry_run):
+        raise click.UsageError("--resume takes neither --out nor --dry-run")
+    overrides = {name: value for name, value in options.items() if value is not None}
+    overrides |= dict(settings.parse_setting(text) for text in others)
+    machine = Machine(
+        device, input_threads, checkpoint_every=checkpoint_every, keep_checkpoints=keep, log_every=log_every
+    )
+
+    from training.run import job
+    from training.run.distributed import join_processes
+    from training.run.inference import Stopped
+
+    if "weights" in overrides:
+        overrides["weights"] = job.absolute_weights(overrides["weights"])
+    with join_processes(device) as processes:
+        if dry_run:
+            assert cache is not None
+            return _rehearse(cache, settings.new_settings(overrides), machine, processes, local_copy)
+        if resume is not None:
+            run, opened = job.resume(resume, cache, overrides, local_copy)
+            if changes := job.changed_environment(run, processes):
+                click.echo(f"the last bits may differ from an undisturbed run: {'; '.join(changes)}", err=True)
+        else:
+            assert cache is not None
+            assert out is not None
+            run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
+        try:
+            scores = job.complete(run, opened, machine, processes)
+        except Stopped:
+            if processes.writes:
+                click.echo(f"stopped; to go on: train run --resume {run.path}", err=True)
+            # The other processes have stopped too; nothing is left that would need an orderly exit.
+            sys.exit(STOPPED)
+        if processes.writes:
+            click.echo(f"{run.path}: weighted log loss on test {scores['weighted_log_loss']:.4f}")
+            click.echo(f"{run.path / 'report.html'}")
+
+
+def _rehearse(
+    cache: str, config: TrainConfig, machine: Machine, processes: "Processes", local_copy: Path | None
+) -> None:
+    from training.run.rehearsal import rehearse
+
+    said = rehearse(cache, config, machine, processes, local_copy)
+    if processes.writes:
+        click.echo(said)
+
+
+@main.command("evaluate", epilog=EXIT_CODES)
+@run_option
+@click.option(
+    "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
+)
+@click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
+@click.option("--cache", type=CACHE, help="Where the run's cache has moved to; for --split external, the other cache.")
+@local_copy_option
+@machine_options
+def evaluate_command(
+    run_path: Path,
+    side: str,
+    tta: bool,
+    cache: str | None,
+    local_copy: Path | None,
+    device: str,
+    input_threads: int,
+) -> None:
+    """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache.
+
+    Validation also chooses the thresholds and the calibration that the others are scored with. Under torchrun write
+    `-m -- training evaluate`, or it takes --run for an option of its own.
+    """
+    from training.run import job
+    from training.run.distributed import join_processes
+    from training.scores.evaluation import to_text
+
+    with join_processes(device) as processes:
+        run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
+        scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
+        if processes.writes:
+            click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
+            if "at_threshold" not in scores:
+                wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
+                click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
+            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta)}.json'}")
+            click.echo(f"report.html shows them after: train report --run {run_path}")
+
+
+@main.command("predict", epilog=EXIT_CODES)
+@run_option
+@click.option("--cache", type=CACHE, required=True, help="The cache to predict; it needs no labels.")
+@local_copy_option
+@click.option(
+    "--out", type=FILE, required=True, help="The submission, CSV; OUT_wide.csv and OUT_series.csv go beside it."
+)
+@click.option(
+    "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission whose order is kept."
+)
+@click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
+@machine_options
+def predict_command(
+    run_path: Path,
+    cache: str,
+    local_copy: Path | None,
+    out: Path,
+    sample: Path | None,
+    tta: bool,
+    device: str,
+    input_threads: int,
+) -> None:
+    """Predict every slice of a cache with a run's best weights."""
+    import numpy as np
+
+    from training.data.cache import open_cache
+    from training.run import job
+    from training.run.distributed import join_processes
+    from training.run.predict import check_sample, write_predictions
+    from training.run.runs import open_run
+
+    with join_processes(device) as processes:
+        run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
+        if sample is not None:
+            check_sample(sample, opened.table, run.data.classes)
+        everything = np.arange(opened.num_slices)
+        machine = Machine(device, input_threads)
+        lines, probabilities = job.run_predictions(run, opened, everything, machine, processes, tta=tta)
+        if processes.writes:
+            for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample):
+                click.echo(str(path))
+
+
+for command in COMMANDS:
+    main.add_command(command)

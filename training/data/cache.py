@@ -1,0 +1,342 @@
+"""This file opens a cache: one commit's settings, its table, its sums, and where its image arrays lie."""
+
+import difflib
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pandas as pd
+
+from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror, open_files
+from training.errors import CacheError
+
+FORMAT = "ich-slices"
+FORMAT_VERSION = 1
+TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
+TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
+CHECKSUM_BYTES = 4
+# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
+# Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
+CRC32C_OF_INTACT = 0x48674BC7
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
+
+    name: str
+    level_hu: float
+    width_hu: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageArray:
+    """One image array: all that is needed to find and to decode a slice in it.
+
+    Attributes:
+        files: of the cache.
+        name: of the array, which is its folder in the cache.
+        shape: (rows, C, S, S), uint8.
+        rows_per_shard: slices in one shard, which is one file.
+        compressor: Zarr v3 name of the inner chunks' compressor; a crc32c follows it.
+    """
+
+    files: Folder | Mirror
+    name: str
+    shape: tuple[int, int, int, int]
+    rows_per_shard: int
+    compressor: str
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, those that no longer exist among them."""
+        return -(-self.shape[0] // self.rows_per_shard)
+
+    @property
+    def index_bytes(self) -> int:
+        """Length of a shard's index, which ends the shard."""
+        return self.rows_per_shard * 16 + CHECKSUM_BYTES
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file of one shard, under the default chunk key encoding of Zarr v3."""
+        return f"{self.name}/c/{shard}/0/0/0"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One commit of a cache, as docs/cache_format.md describes it. Later commits do not change it.
+
+    Attributes:
+        path: the cache's folder or address, as it was given.
+        commit: the commit's id, 16 hex digits.
+        windows: in channel order.
+        classes: names, in column order; empty where the cache has no labels.
+        class_weights: (K,) float32, in the order of `classes`.
+        splits: shares of the patients for train, validation and test, as the catalog states them.
+        sizes: image sides S in pixels, ascending.
+        rows_per_shard: slices in one shard.
+        num_slices: lines of the table, N.
+        table: N lines in the format's order and columns; texts as str, z and labels float64, NaN where absent.
+        keys: (N,) uint64, one a line: what order, split and random numbers are keyed by. 8-byte BLAKE2b,
+            little-endian, of the UTF-8 text "<sop_instance_uid>\\x1f<frame>".
+    """
+
+    path: str
+    commit: str
+    windows: tuple[Window, ...]
+    classes: tuple[str, ...]
+    class_weights: np.ndarray
+    splits: tuple[float, float, float]
+    sizes: tuple[int, ...]
+    rows_per_shard: int
+    num_slices: int
+    table: pd.DataFrame = field(repr=False)
+    keys: np.ndarray = field(repr=False)
+    _files: Folder | Mirror = field(repr=False)
+    _attributes: Mapping[str, Any] = field(repr=False)
+    _arrays: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the catalog entry that the cache was built from."""
+        return str(self._attributes["dataset"])
+
+    def labels(self) -> np.ndarray:
+        """Return the labels, (N, K) float32: 0 or 1, NaN where a slice has none.
+
+        Raises:
+            CacheError: the cache was built without labels.
+        """
+        if not self.classes:
+            raise CacheError(f"{self.path}: has no labels; run: pipeline build ... --labels FILE")
+        return self.table[list(self.classes)].to_numpy(np.float32)
+
+    def array(self, size: int) -> ImageArray:
+        """Return the image array of one size.
+
+        Raises:
+            CacheError: the size was not built, or its array is stored in another way than the format's.
+        """
+        name = self._array_name("sizes", size)
+        return _image_array(self._files, name, self._arrays.get(name, {}))
+
+    def sums(self, size: int, rows: np.ndarray) -> np.ndarray:
+        """Return sum and sum of squares of the grey levels by slice and channel.
+
+        Args:
+            rows: (n,) rows of the arrays, any order.
+
+        Returns:
+            (n, C, 2) uint64.
+
+        Raises:
+            CacheError: the size was not built, or the sums are damaged or missing.
+        """
+        name = self._array_name("sums", size)
+        shards, position = np.unique(np.asarray(rows) // self.rows_per_shard, return_inverse=True)
+        read = partial(_read_sums, self._files, name, (self.rows_per_shard, len(self.windows), 2))
+        with ThreadPoolExecutor(REQUESTS) as readers:
+            chunks = list(readers.map(read, shards.tolist()))
+        stored = np.array(chunks, np.uint64).reshape(-1, self.rows_per_shard, len(self.windows), 2)
+        return stored[position, np.asarray(rows) % self.rows_per_shard]
+
+    def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and population standard deviation by channel of grey level / 255 over all pixels of `rows`.
+
+        Exact: the sums are added as integers, and only their quotients are rounded, to float64.
+
+        Returns:
+            (C,) float64 mean and (C,) float64 standard deviation, in [0, 1].
+        """
+        totals = self.sums(size, rows).sum(axis=0, dtype=np.uint64)
+        n = len(rows) * size * size
+        mean = [int(s) / (n * 255) for s, _ in totals]
+        variance = [(n * int(q) - int(s) ** 2) / (n * 255) ** 2 for s, q in totals]
+        return np.array(mean), np.sqrt(np.array(variance))
+
+    def _array_name(self, kind: str, size: int) -> str:
+        if str(size) not in self._attributes[kind]:
+            built = ", ".join(str(side) for side in self.sizes)
+            raise CacheError(
+                f"{self.path}: built at {built} px; this run wants {size}; run: pipeline build ... --size {size}"
+            )
+        return self._attributes[kind][str(size)]
+
+
+def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | None = None) -> Cache:
+    """Open the current commit of a cache, or the one with the given id.
+
+    Args:
+        path: its folder, or its address, s3://bucket/cache.zarr say.
+        local_copy: a folder on local disk where what is read of the cache is copied to; an address needs one.
+
+    Raises:
+        CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
+    """
+    files = open_files(str(path), local_copy)
+    attributes, arrays = _current(files) if commit is None else _kept(files, commit)
+    _check_format(files.address, attributes)
+    try:
+        return _cache(files, attributes, arrays)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path}: the commit's attributes are damaged ({error!r}); {REPAIR}") from error
+
+
+def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:
+    """Return the (N,) uint64 keys of slices; see `Cache.keys`."""
+    digests = (
+        hashlib.blake2b(f"{uid}\x1f{frame}".encode(), digest_size=8).digest()
+        for uid, frame in zip(sop_instance_uids.tolist(), frames.tolist(), strict=True)
+    )
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+def _current(files: Folder | Mirror) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = files.address
+    if not files.exists("zarr.json"):
+        if not files.exists(""):
+            remedy = "check the address" if "://" in path else f"run: pipeline build --src DICOMS --out {path}"
+            raise CacheError(f"{path}: no cache here; {remedy}")
+        if files.exists(".pipeline"):
+            raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
+        raise CacheError(f"{path}: not a cache: it holds no zarr.json")
+    root = _read_json(files, "zarr.json")
+    consolidated = root.get("consolidated_metadata") or {}
+    return root.get("attributes", {}), consolidated.get("metadata", {})
+
+
+def _kept(files: Folder | Mirror, commit: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    name = f"commits/{commit}.json"
+    if not files.exists(name):
+        current = _current(files)[0].get("commit")
+        kept = [entry.removesuffix(".json") for entry in files.names("commits") if entry.endswith(".json")]
+        near = difflib.get_close_matches(commit, kept, n=1)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {files.address}"
+        )
+        raise CacheError(f"{files.address}: has no commit {commit}; {hint}")
+    record = _read_json(files, name)
+    return record.get("attributes", {}), record.get("arrays", {})
+
+
+def _read_json(files: Folder | Mirror, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.read(name))
+    except ValueError as error:
+        raise CacheError(f"{files.origin(name)}: cannot be read ({error}); {REPAIR}") from error
+    if not isinstance(content, dict):
+        raise CacheError(f"{files.origin(name)}: not a JSON object; {REPAIR}")
+    return content
+
+
+def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
+    if attributes.get("format") != FORMAT:
+        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
+    version = attributes.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise CacheError(f"{path}: its format_version {version!r} is no version; {REPAIR}")
+    if version > FORMAT_VERSION:
+        raise CacheError(
+            f"{path}: has format version {version}, this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
+        )
+
+
+def _cache(files: Folder | Mirror, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
+    classes = tuple(entry["name"] for entry in attributes["classes"])
+    splits = attributes["splits"]
+    table = _read_table(files, attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
+    if len(table) != attributes["num_slices"]:
+        raise CacheError(
+            f"{files.address}: the table has {len(table)} lines, the commit {attributes['num_slices']} slices; {REPAIR}"
+        )
+    return Cache(
+        path=files.address,
+        commit=attributes["commit"],
+        windows=tuple(Window(w["name"], w["level_hu"], w["width_hu"]) for w in attributes["windows"]),
+        classes=classes,
+        class_weights=np.array([entry["weight"] for entry in attributes["classes"]], np.float32),
+        splits=(splits["train"], splits["validation"], splits["test"]),
+        sizes=tuple(sorted(int(size) for size in attributes["sizes"])),
+        rows_per_shard=attributes["rows_per_shard"],
+        num_slices=len(table),
+        table=table,
+        keys=slice_keys(table["sop_instance_uid"], table["frame"]),
+        _files=files,
+        _attributes=attributes,
+        _arrays=arrays,
+    )
+
+
+def _read_table(files: Folder | Mirror, name: str, digest: str, classes: tuple[str, ...]) -> pd.DataFrame:
+    file = files.bring(name, 0)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {files.way_out}")
+    table = pd.read_csv(
+        io.BytesIO(content),
+        dtype=dict.fromkeys(TEXT_COLUMNS, str)
+        | dict.fromkeys(("row", "frame"), np.int64)
+        | dict.fromkeys(classes, float),
+        # The parser of pandas 2 is off by a bit in some numbers; Python's is exact.
+        converters=dict.fromkeys(("z_mm", "z_norm"), lambda text: float(text or "nan")),
+        # An identifier may be the text "NA" or "null"; only an empty number is absent.
+        keep_default_na=False,
+        na_values=dict.fromkeys(classes, ""),
+    )
+    if tuple(table.columns) != (*TABLE_COLUMNS, *classes):
+        raise CacheError(f"{file}: the table's columns are not those of format version {FORMAT_VERSION}; {REPAIR}")
+    return table
+
+
+def _read_sums(files: Folder | Mirror, array: str, shape: tuple[int, int, int], shard: int) -> np.ndarray:
+    """Return the sums of one shard's rows, (rows_per_shard, C, 2) uint64: a chunk is these and their CRC-32C."""
+    file = files.bring(f"{array}/c/{shard}/0/0", CHECKSUM_BYTES)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{file}: the sums cannot be read ({error.strerror}); {files.way_out}") from error
+    if google_crc32c.value(content) != CRC32C_OF_INTACT or len(content) != 8 * math.prod(shape) + CHECKSUM_BYTES:
+        raise CacheError(f"{file}: the sums are damaged; {files.way_out}")
+    return np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(shape)
+
+
+def _image_array(files: Folder | Mirror, name: str, metadata: Mapping[str, Any]) -> ImageArray:
+    """Check that an array's zarr.json is of the one kind that the format allows."""
+    try:
+        (sharding,) = metadata["codecs"]
+        shape = tuple(metadata["shape"])
+        inner = sharding["configuration"]
+        index = [codec["name"] for codec in inner["index_codecs"]]
+        data_type, compressor, checksum = (codec["name"] for codec in inner["codecs"])
+        rows_per_shard, *rest = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        fits = (
+            metadata["data_type"] == "uint8"
+            and sharding["name"] == "sharding_indexed"
+            and tuple(rest) == shape[1:]
+            and tuple(inner["chunk_shape"]) == (1, *shape[1:])
+            and (data_type, checksum) == ("bytes", "crc32c")
+            and compressor in ("blosc", "zstd")
+            and inner["index_codecs"][0]["configuration"]["endian"] == "little"
+            and index == ["bytes", "crc32c"]
+            and inner.get("index_location", "end") == "end"
+            and shape[2] == shape[3]
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise CacheError(
+            f"{files.origin(name)}: the array is not stored as format version {FORMAT_VERSION} says; {REPAIR}"
+        )
+    return ImageArray(files, name, shape, rows_per_shard, compressor)

@@ -1,0 +1,254 @@
+"""This file turns shards into shuffled batches on the device: their order, memory, threads and copies."""
+
+import resource
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.data.cache import Cache
+from training.data.hashing import splitmix64
+from training.data.shards import SliceReader
+
+HINTS_AHEAD = 3  # batches between the request to the disk and the read
+COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
+FAULTS_OF = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+
+
+class _Guard:
+    """Keeps memory from being filled again while a GPU still copies from it."""
+
+    def __init__(self) -> None:
+        self.copied: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B slices of K classes.
+
+    Attributes:
+        images: (B, C, S, S) uint8 grey levels.
+        z_norm: (B,) float32 in [0, 1].
+        labels: (B, K) float32, 0 or 1, NaN where a slice has no label.
+        keys: (B,) int64, the bits of the uint64 `Cache.keys`.
+        lines: (B,) int64 positions in `Cache.table`.
+    """
+
+    images: torch.Tensor
+    z_norm: torch.Tensor
+    labels: torch.Tensor
+    keys: torch.Tensor
+    lines: torch.Tensor
+    _guard: _Guard = field(default_factory=_Guard, repr=False)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return images, z_norm, labels, keys and lines."""
+        return self.images, self.z_norm, self.labels, self.keys, self.lines
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device. The host does not wait for a copy from pinned memory to a GPU."""
+        on_gpu = device.type == "cuda"
+        images, z_norm, labels, keys, lines = (tensor.to(device, non_blocking=on_gpu) for tensor in self.tensors())
+        if on_gpu:
+            self._guard.copied = torch.cuda.current_stream(device).record_event()
+        return Batch(images, z_norm, labels, keys, lines)
+
+
+class _Slot:
+    """Memory of one batch, filled again and again."""
+
+    def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, pin: bool) -> None:
+        def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin)
+
+        self._images = empty(*image_shape, dtype=torch.uint8)
+        self._z_norm = empty(dtype=torch.float32)
+        self._labels = empty(classes, dtype=torch.float32)
+        self._keys = empty(dtype=torch.int64)
+        self._lines = empty(dtype=torch.int64)
+        self.images = list(self._images.view(batch_size, -1).numpy())
+        self.guard = _Guard()
+
+    def batch(self, count: int) -> Batch:
+        """Return the first `count` slices of the memory as a batch."""
+        of = slice(count)
+        return Batch(self._images[of], self._z_norm[of], self._labels[of], self._keys[of], self._lines[of], self.guard)
+
+
+class Stream:
+    """Batches of some slices of a cache, filled by threads ahead of the consumer, epoch after epoch.
+
+    A batch lies in a ring of preallocated memory: it is good until the next one is asked for or the iterator ends.
+    Who needs it longer copies it, as `on_device` does for a GPU.
+
+    Args:
+        lines: (n,) positions in `cache.table`.
+        batch_size: slices in a batch of one process.
+        threads: that read and decode; 0 fills a batch when it is asked for. The batches do not depend on it.
+        ahead: batches to be filled before they are asked for.
+        pin: use page-locked memory, from which a GPU copies by itself.
+
+    Raises:
+        CacheError: the size is not built, or a slice or its shard is missing.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        size: int,
+        lines: np.ndarray,
+        batch_size: int,
+        threads: int = 1,
+        ahead: int = 4,
+        pin: bool = False,
+    ) -> None:
+        lines = np.sort(np.asarray(lines, np.int64))
+        labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
+        z_norm = cache.table["z_norm"].to_numpy(np.float32)
+        self._reader = SliceReader(cache, size, lines)
+        self._keys = cache.keys[lines]
+        self._facts = (z_norm[lines], labels[lines], self._keys.view(np.int64), lines)
+        self._batch_size, self._threads, self._pin = batch_size, threads, pin
+        self._ahead = ahead if threads else 0
+        self._free: deque[_Slot] = deque()
+        self._cold_until = 0
+
+    @property
+    def stored_bytes(self) -> np.ndarray:
+        """Bytes that each slice takes on disk, (n,) int64."""
+        return self._reader.stored_bytes
+
+    def num_batches(self, world: int = 1, drop_last: bool = False) -> int:
+        """Return the number of batches in an epoch, which is the same for each of `world` processes."""
+        full, rest = divmod(len(self._keys), self._batch_size * world)
+        return full + (rest > 0 and not drop_last)
+
+    def epoch(
+        self,
+        seed: int,
+        epoch: int,
+        *,
+        skip_batches: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> Generator[Batch, None, None]:
+        """Yield the batches of one epoch.
+
+        The order is the `permutation` of the slices' keys, or the table's without `shuffle`. It is cut into global
+        batches of world x batch_size slices and each of these into one part a process, so the global batches depend
+        on their size alone. In the last one, if not dropped, parts are shorter and may be empty.
+
+        Args:
+            skip_batches: begin after so many, at once: to resume within an epoch.
+
+        Raises:
+            CacheError: a slice is damaged; it names the slice and its shard.
+        """
+        order = permutation(self._keys, seed, epoch) if shuffle else np.arange(len(self._keys))
+        together, count = self._batch_size * world, self.num_batches(world, drop_last)
+        parts = [np.array_split(order[b * together : (b + 1) * together], world)[rank] for b in range(count)]
+        return self._batches(parts[skip_batches:])
+
+    def _batches(self, parts: list[np.ndarray]) -> Generator[Batch, None, None]:
+        filling: deque[tuple[_Slot, Callable[[], Batch]]] = deque()
+        numbers = iter(range(len(parts)))
+        self._cold_until = 0
+        pool = ThreadPoolExecutor(max(1, self._threads), "stream")
+        try:
+            with self._reader.bringing(parts):
+                while True:
+                    for number in islice(numbers, self._ahead + 1 - len(filling)):
+                        slot = self._take_slot()
+                        fill = partial(self._fill, slot, parts, number)
+                        filling.append((slot, pool.submit(fill).result if self._threads else fill))
+                    if not filling:
+                        return
+                    yield filling[0][1]()
+                    self._free.append(filling.popleft()[0])
+        finally:
+            pool.shutdown(cancel_futures=True)  # waits for the fills that run, for they write into slots
+            self._free.extend(slot for slot, _ in filling)
+
+    def _take_slot(self) -> _Slot:
+        # The slot that came back last may still be on its way to the GPU, so one more stays in the ring.
+        if len(self._free) > 1:
+            return self._free.popleft()
+        return _Slot(self._batch_size, self._reader.shape, self._facts[1].shape[1], self._pin)
+
+    def _fill(self, slot: _Slot, parts: list[np.ndarray], number: int) -> Batch:
+        slot.guard.wait()
+        which = parts[number]
+        if number < self._cold_until:
+            self._request(parts[number + HINTS_AHEAD : number + HINTS_AHEAD + 1])
+            self._reader.wait_for(which)
+        faults = resource.getrusage(FAULTS_OF).ru_majflt
+        self._reader.read(which, slot.images)
+        if resource.getrusage(FAULTS_OF).ru_majflt > faults:
+            self._begin_requests(parts, number + 1)
+        batch = slot.batch(len(which))
+        for tensor, fact in zip(batch.tensors()[1:], self._facts, strict=True):
+            np.take(fact, which, axis=0, out=tensor.numpy(), mode="clip")
+        return batch
+
+    def _begin_requests(self, parts: list[np.ndarray], number: int) -> None:
+        """Have the system read ahead from batch `number` on.
+
+        The requests would cost a tenth of the throughput where everything is in memory, so they begin when a batch
+        without them had to wait for the disk, and stop after `COLD_BATCHES` batches.
+        """
+        self._cold_until = number + COLD_BATCHES
+        self._request(parts[number : number + HINTS_AHEAD])
+
+    def _request(self, parts: list[np.ndarray]) -> None:
+        for which in parts:
+            self._reader.will_read(which)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_free": deque()}
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Yield batches on a device; a GPU gets each one while it works on the one before."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copying = torch.cuda.Stream(device)
+    before: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            copied = batch.to(device), copying.record_event()
+        if before is not None:
+            yield _hand_over(*before, device)
+        before = copied
+    if before is not None:
+        yield _hand_over(*before, device)
+
+
+def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of slices in an epoch, (n,) int64 positions in `keys`: by a hash of key, seed and epoch.
+
+    The sequence of keys that it gives does not depend on the order of `keys`, (n,) uint64, given all differ.
+    """
+    salt = splitmix64(splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
+    return np.argsort(splitmix64(keys ^ salt), kind="stable")
+
+
+def _hand_over(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
+    """Make the current CUDA stream wait for a copy, and keep the copy's memory until that stream has used it."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(copied)
+    for tensor in batch.tensors():
+        tensor.record_stream(current)
+    return batch

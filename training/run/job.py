@@ -1,0 +1,228 @@
+"""This file does a whole job: a run from its folder to its report, and the evaluation of a finished one."""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from training.data.cache import Cache, open_cache
+from training.data.split import split_patients
+from training.errors import RunError
+from training.model.augment import Normalise
+from training.model.network import FusionNet, build_model, check_size, load_run_weights
+from training.report.report import write_report
+from training.run import config as settings
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes
+from training.run.inference import predict_slices
+from training.run.loop import fit
+from training.run.runs import (
+    Run,
+    check_free,
+    check_same_kind,
+    create_run,
+    new_folder,
+    open_run,
+    prediction_table,
+    write_json,
+    write_table,
+)
+from training.run.setup import lines_of, open_evaluation
+from training.scores.content import content_of, open_own_cache, write_content
+from training.scores.evaluation import assess, log_look
+from training.scores.external import external_lines
+from training.scores.leakage import check_leakage, check_run
+from training.scores.predictions import from_table
+
+VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
+
+
+def begin(
+    path: Path, cache_path: str | Path, config: TrainConfig, processes: Processes, local_copy: Path | None = None
+) -> tuple[Run, Cache]:
+    """Make a new run's folder on the cache's current commit; one process makes it, all open it.
+
+    Args:
+        cache_path, local_copy: as `open_cache` takes them.
+
+    Raises:
+        TrainingError: the folder is not free, or the cache does not fit the settings.
+    """
+    if processes.writes:
+        check_free(path)
+        cache = open_cache(cache_path, local_copy=local_copy)
+        cache.array(config.size_px)
+        labelled = ~np.isnan(cache.labels()).all(axis=1)
+        shares = config.split_fractions or cache.splits
+        config = dataclasses.replace(config, split_fractions=shares)
+        sides = split_patients(cache.table, cache.classes, shares, seed=config.seed)
+        rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
+        check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
+        # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
+        check_size(build_model(config, len(cache.classes)), config)
+        mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
+        with new_folder(path):
+            write_content(path, content)
+            create_run(path, config, cache, sides, mean_std, environment(processes))
+    processes.wait()
+    run = open_run(path)
+    return run, open_cache(cache_path, run.data.commit, local_copy)
+
+
+def resume(
+    path: Path, cache_path: str | Path | None, overrides: Mapping[str, Any], local_copy: Path | None = None
+) -> tuple[Run, Cache]:
+    """Open a run to go on with, on the commit that it began with.
+
+    Args:
+        cache_path: where the cache has moved to; None for where it was.
+        overrides: settings given anew, which must be those of the run.
+
+    Raises:
+        RunError: a setting differs. CacheError: the commit is no longer there.
+    """
+    run = open_run(path)
+    wanted = settings.from_mapping(settings.to_mapping(run.config) | dict(overrides))
+    if changes := settings.differences(run.config, wanted):
+        raise RunError(
+            f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start a new run"
+        )
+    return run, open_cache(cache_path or run.data.cache, run.data.commit, local_copy)
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """Say what a run computes with; with another of these the last bits may differ."""
+    device = processes.device
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": processes.count,
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def changed_environment(run: Run, processes: Processes) -> list[str]:
+    """Say in what a run's machine differs from the one that it began on."""
+    now = environment(processes)
+    return [
+        f"{name}: {run.environment.get(name)} then, {now[name]} now"
+        for name in now
+        if run.environment.get(name) != now[name]
+    ]
+
+
+def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+    """Train a run to its end, score its best weights on validation and test, and write its report.
+
+    Returns:
+        the scores on test.
+    """
+    fit(run, cache, machine, processes)
+    scores: dict[str, Any] = {}
+    for side in ("validation", "test"):
+        scores = evaluate(run, cache, side, machine, processes, tta=False)
+    if processes.writes:
+        write_report(run.path, cache)
+    return scores
+
+
+def open_to_evaluate(
+    path: Path, cache_path: str | Path | None, side: str, local_copy: Path | None = None
+) -> tuple[Run, Cache]:
+    """Open a run and the cache to score it on: its own or an equal one, or for "external" any other.
+
+    Raises:
+        RunError: the cache's content is not the run's; it names the difference.
+    """
+    run = open_run(path)
+    if side != "external":
+        return run, open_own_cache(run, cache_path, local_copy)
+    if cache_path is None:
+        raise RunError(f"{path}: which external set? give it by --cache")
+    return run, open_cache(cache_path, local_copy=local_copy)
+
+
+def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
+    """Score a run's best weights on a side of its split, or on all labelled slices of another cache.
+
+    Writes `predictions_<side>.csv` and `scores_<side>.json`; with TTA `_tta` follows the side's name. Validation
+    chooses thresholds and calibration, looks at anything else are logged.
+
+    Args:
+        side: validation, test, or "external" where the cache is not the run's.
+
+    Returns:
+        the scores, as in the JSON, in the process that writes.
+
+    Raises:
+        RunError: leakage, which it names.
+    """
+    if side == "external":
+        lines = external_lines(run, cache)
+    else:
+        check_run(run, cache)
+        lines = lines_of(run, cache, side)
+    lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
+    if not processes.writes:
+        return {}
+    name = predictions_name(side, tta)
+    table = prediction_table(cache, lines, probabilities, run.data.classes)
+    source = {"dataset": cache.dataset, "commit": cache.commit}
+    scores = {"source": source} | assess(run.path, name, from_table(table), run.data.class_weights)
+    write_table(run.path / f"predictions_{name}.csv", table)
+    write_json(run.path / f"scores_{name}.json", scores)
+    if side != "validation":
+        log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
+    return scores
+
+
+def predictions_name(side: str, tta: bool) -> str:
+    """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
+    return f"{side}_tta" if tta else side
+
+
+def run_predictions(
+    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
+
+    Returns:
+        lines (n,) ascending and probabilities (n, K) float64.
+
+    Raises:
+        RunError: the cache has other windows or classes, or the run has no weights yet.
+    """
+    check_same_kind(run, cache)
+    return predict_slices(
+        load_network(run, processes),
+        open_evaluation(run, cache, lines, machine, processes),
+        len(lines),
+        Normalise(np.array(run.data.mean), np.array(run.data.std), processes.device),
+        processes,
+        bf16=run.config.bf16,
+        tta=tta,
+    )
+
+
+def load_network(run: Run, processes: Processes) -> FusionNet:
+    """Build a run's network with its best weights, ready to predict.
+
+    Raises:
+        RunError: the run has no weights yet, or they cannot be read.
+    """
+    net = load_run_weights(run.config, len(run.data.classes), run.weights)
+    return net.to(processes.device).to(memory_format=torch.channels_last).eval()
+
+
+def absolute_weights(weights: str) -> str:
+    """Return a weights setting that means the same from every folder."""
+    return weights if weights in settings.WEIGHTS else os.path.abspath(weights)

@@ -1,0 +1,299 @@
+"""This file trains: the story of a run, from where it stands to its last evaluation."""
+
+import json
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.cache import Cache
+from training.data.hashing import splitmix64
+from training.data.stream import Batch, on_device
+from training.errors import RunError
+from training.model.augment import draw_mixup, mix, to_device
+from training.model.loss import image_losses
+from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes
+from training.run.inference import Stopped, predict_slices
+from training.run.runs import Run, write_atomically
+from training.run.setup import Learner, Setup, prepare, set_up, start
+from training.run.watch import Watch
+from training.scores.metrics import score
+
+
+def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
+    """Train a run from where it stands to its end: all its epochs, or until validation no longer improves.
+
+    Its best weights are then in `weights.safetensors`. Killed anywhere and called again, it ends with the same.
+
+    Raises:
+        Stopped: asked to stop by SIGTERM or Ctrl-C; a checkpoint was written.
+        RunError: a loss or gradient was not finite, the GPU's memory did not suffice, or the checkpoint is of
+            another run.
+    """
+    setup = set_up(run, cache, machine, processes)
+    learner = start(setup)
+    watch = Watch(run, cache, processes, learner.progress, setup.schedule.total_steps)
+    with asked_to_stop() as stop, memory_error_explained(setup), watch:
+        while not finished(learner.progress, setup.config):
+            try:
+                train_epoch(setup, learner, watch, stop)
+                validate(setup, learner, watch, stop)
+            except Stopped:
+                save_progress(setup, learner, watch)
+                raise
+            learner.progress.epoch += 1
+            learner.progress.batches = 0
+            save_progress(setup, learner, watch)
+    processes.wait()  # whoever reads the weights next finds them written
+
+
+def finished(progress: Progress, config: TrainConfig) -> bool:
+    """Whether all epochs are done, or the last `patience_epochs` were no better than one before them."""
+    waited = progress.epoch - 1 - progress.best_epoch
+    return progress.epoch >= config.epochs or waited >= config.patience_epochs
+
+
+def train_epoch(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+    """Train the rest of the epoch under way."""
+    progress, every = learner.progress, setup.machine.checkpoint_every
+    model = prepare(setup, learner)
+    batches = epoch_batches(setup, progress)
+    while progress.batches < setup.schedule.batches:
+        train_step(setup, learner, model, batches, watch)
+        if progress.step % setup.machine.log_every == 0:
+            watch.look()
+        if setup.processes.any(stop()):
+            raise Stopped
+        if every and progress.step % every == 0:
+            save_progress(setup, learner, watch)
+    watch.look()
+
+
+def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield what is left of the epoch under way: batches on the device, and their keys (B,) uint64 on the host."""
+    keys: deque[np.ndarray] = deque()
+    batches = setup.train.epoch(
+        setup.config.seed,
+        progress.epoch,
+        skip_batches=progress.batches,
+        rank=setup.processes.rank,
+        world=setup.processes.count,
+    )
+
+    def noted() -> Iterator[Batch]:
+        for batch in batches:
+            # Random numbers are drawn on the host; the ring takes its memory back.
+            keys.append(batch.keys.numpy().view(np.uint64).copy())
+            yield batch
+
+    for batch in on_device(noted(), setup.device):
+        yield batch, keys.popleft()
+
+
+def train_step(
+    setup: Setup, learner: Learner, model: nn.Module, batches: Iterator[tuple[Batch, np.ndarray]], watch: Watch
+) -> None:
+    """Take as many batches as a step has, and update the weights once. Nothing here waits for the device."""
+    schedule, progress = setup.schedule, learner.progress
+    loss = torch.zeros((), device=setup.device)
+    ended = False
+    while not ended:
+        batch, keys = next(batches)
+        ended = schedule.ends_step(progress.batches)
+        watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
+        loss += backward(setup, learner, model, batch, keys, synchronise=ended)
+        progress.batches += 1
+    rate = schedule.rate(progress.step)
+    norm = update(setup, learner, loss, rate)
+    progress.step += 1
+    watch.saw_step(progress, rate, loss, norm)
+
+
+def backward(
+    setup: Setup, learner: Learner, model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
+) -> Tensor:
+    """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes."""
+    config, processes = setup.config, setup.processes
+    number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
+    images, z_norm, labels = make_inputs(setup, batch, keys, number)
+    if not len(images):
+        images, z_norm, labels = stand_in(images, labels)
+    seed_dropout(config.seed, number, processes.rank)
+    later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
+    with later:
+        with autocast(config, setup.device):
+            logits = model(images, z_norm)
+        own = image_losses(logits, labels, setup.class_weights).sum()
+        share = own / setup.schedule.images_in_step(learner.progress.batches)
+        # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
+        (share * processes.count).backward()
+    return processes.add_up(share.detach())
+
+
+def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network sees of a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
+
+    Args:
+        keys: (B,) uint64 on the host.
+        number: of the batch in the run, from 0.
+    """
+    config, processes = setup.config, setup.processes
+    epoch, in_epoch = divmod(number, setup.schedule.batches)
+    images, z_norm, labels = setup.augment(batch.images, keys, epoch), batch.z_norm, batch.labels
+    if config.mixup_alpha:
+        size = setup.schedule.images_in_batch(in_epoch)
+        everyone = draw_mixup(config, number, size)
+        share, partner = (to_device(processes.part(values), setup.device) for values in everyone)
+        images, z_norm, labels = (
+            mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
+        )
+    return images.contiguous(memory_format=torch.channels_last), z_norm, labels
+
+
+def stand_in(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return two images without labels, so without loss, for a process whose part of the last batch is empty.
+
+    It must take its turn in the exchange of gradients, and batch norm asks for two.
+    """
+    blank = images.new_zeros((2, *images.shape[1:])).contiguous(memory_format=torch.channels_last)
+    return blank, images.new_zeros(2), labels.new_full((2, labels.shape[1]), torch.nan)
+
+
+def update(setup: Setup, learner: Learner, loss: Tensor, rate: float) -> Tensor:
+    """Take one step of the optimizer and return the gradient's norm before clipping.
+
+    From the first loss or gradient on that is not finite, the device skips the step, and so every later one: the
+    host may learn of it many steps later and still has the weights from before.
+    """
+    optimizer = learner.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, setup.config.gradient_clip)
+    learner.broken = torch.maximum(learner.broken, (~torch.isfinite(loss + norm)).float())
+    optimizer.found_inf = learner.broken  # type: ignore[attr-defined]  # read by fused AdamW, as GradScaler sets it
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if learner.ema is not None:
+        average(learner.ema, learner.net, setup.config.ema_decay)
+    return norm
+
+
+@torch.no_grad()
+def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+    for averaged, current in zip(ema.buffers(), net.buffers(), strict=True):
+        averaged.copy_(current)
+
+
+def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+    """Score the epoch on validation, log it, and keep the weights if none were better."""
+    settle(setup, learner)
+    lines, probabilities = predict_slices(
+        learner.evaluated,
+        setup.validation,
+        setup.num_validation,
+        setup.augment.normalise,
+        setup.processes,
+        bf16=setup.config.bf16,
+        title="validation",
+        asked_to_stop=stop,
+    )
+    labels = setup.cache.labels()[lines]
+    data = setup.run.data
+    loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
+    progress = learner.progress
+    watch.saw_validation(progress, loss)
+    if loss < progress.best_loss:
+        progress.best_loss, progress.best_epoch = loss, progress.epoch
+        if setup.processes.writes:
+            keep_weights(setup.run, learner)
+
+
+def settle(setup: Setup, learner: Learner) -> None:
+    """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
+
+    A training step does the same before it, as DistributedDataParallel has it.
+    """
+    setup.processes.agree(learner.net.buffers())
+    if learner.ema is not None:
+        setup.processes.agree(learner.ema.buffers())
+
+
+def keep_weights(run: Run, learner: Learner) -> None:
+    """Write `weights.safetensors`, with where they come from in its metadata."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in learner.evaluated.state_dict().items()}
+    progress = learner.progress
+    origin = {"model": run.config.model, "commit": run.data.commit, "step": progress.step, "epoch": progress.epoch}
+    # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
+    content = save(tensors, metadata={"origin": json.dumps(origin)})
+    write_atomically(run.weights, lambda file: file.write(content))
+
+
+def save_progress(setup: Setup, learner: Learner, watch: Watch) -> None:
+    """Write a checkpoint, once the losses up to here are known to be finite and the log is on the disk."""
+    watch.look()
+    learner.progress.log_bytes = watch.sync()
+    if setup.processes.writes:
+        checkpoint = Checkpoint(
+            learner.net.state_dict(),
+            learner.optimizer.state_dict(),
+            learner.ema.state_dict() if learner.ema is not None else None,
+            learner.progress,
+        )
+        save_checkpoint(setup.run, checkpoint, setup.machine.keep_checkpoints)
+
+
+def seed_dropout(seed: int, number: int, rank: int) -> None:
+    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there."""
+    state = np.array([seed], np.uint64)
+    for value in (number, rank):
+        state = splitmix64(state) ^ np.uint64(value)
+    torch.manual_seed(int(splitmix64(state)[0]))
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Compute in bf16 where the settings and the device allow; a CPU gains nothing from it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type == "cuda")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and the first Ctrl-C into a question that the loop asks after each step."""
+    seen: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def memory_error_explained(setup: Setup) -> Iterator[None]:
+    """Say which batch size the GPU's memory did not suffice for, and what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        config = setup.config
+        smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
+        way_out = f"start anew with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
+        raise RunError(
+            f"{setup.run.path}: out of GPU memory at a batch size of {config.batch_size} with {config.model} at "
+            f"{config.size_px} px; {way_out}"
+        ) from error

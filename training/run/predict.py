@@ -1,0 +1,93 @@
+"""This file writes predictions on a cache in the competition's format, wide, and by series."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from training.data.cache import Cache
+from training.errors import ConfigError
+from training.run.runs import prediction_table, write_table
+
+
+def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return the competition's format: ID, Label; K lines a slice, ID being <image_id>_<class>.
+
+    A frame of a multi-frame file, whose image_id names them all, is called <image_id>_<frame>.
+
+    Args:
+        table: n lines of a cache's table.
+        probabilities: (n, K) float64.
+
+    Source: Kaggle, "RSNA Intracranial Hemorrhage Detection", 2019, sample submission of stage 2.
+    """
+    names = table["image_id"].to_numpy(str).astype(object)
+    frames = table["frame"].to_numpy()
+    names[frames > 0] += np.array([f"_{frame}" for frame in frames[frames > 0]], object)
+    ids = (names[:, None] + np.array([f"_{name}" for name in classes], object)).ravel()
+    return pd.DataFrame({"ID": ids, "Label": probabilities.ravel()})
+
+
+def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
+    """Return the lines of a submission that the sample submission has, in its order.
+
+    Raises:
+        ConfigError: the sample cannot be read, or has an ID that was not predicted.
+    """
+    try:
+        wanted = pd.read_csv(sample, dtype={"ID": str}, keep_default_na=False)["ID"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"--sample {sample}: cannot be read as ID,Label ({error})") from error
+    ordered = predicted.drop_duplicates("ID").set_index("ID").reindex(wanted)
+    if (missing := ordered["Label"].isna()).any():
+        first = ordered.index[missing][0]
+        raise ConfigError(
+            f"--sample {sample}: {missing.sum()} of its lines are of slices that the cache does not have, {first} for "
+            "one; predict on the cache of the sample's slices, or leave --sample out"
+        )
+    return ordered.reset_index()
+
+
+def check_sample(sample: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    """Raise a ConfigError as `like_sample` would, before anything is predicted."""
+    like_sample(submission(table, np.zeros((len(table), len(classes))), classes), sample)
+
+
+def by_series(wide: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a series: its slices' number and the largest probability of each class.
+
+    The largest, because one slice with blood makes a series with blood.
+    """
+    groups = wide.groupby(["patient_id", "series_instance_uid"], sort=False)
+    columns = [name for name in wide.columns if name.startswith("p_")]
+    return groups.size().rename("slices").to_frame().join(groups[columns].max()).reset_index()
+
+
+def write_predictions(
+    out: Path,
+    cache: Cache,
+    lines: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+    sample: Path | None,
+) -> list[Path]:
+    """Write OUT in the competition's format, and beside it OUT_wide.csv and OUT_series.csv.
+
+    Args:
+        lines: (n,) lines of the cache's table.
+        probabilities: (n, K) float64.
+
+    Returns:
+        the three files.
+    """
+    predicted = submission(cache.table.iloc[lines], probabilities, classes)
+    wide = prediction_table(cache, lines, probabilities, classes)
+    tables = {
+        out: predicted if sample is None else like_sample(predicted, sample),
+        out.with_name(f"{out.stem}_wide.csv"): wide,
+        out.with_name(f"{out.stem}_series.csv"): by_series(wide),
+    }
+    for path, table in tables.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, table)
+    return list(tables)

@@ -1,0 +1,99 @@
+"""This file rehearses a run: every part of it once, and how long the whole will take."""
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from training.errors import RunError
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes
+from training.run.inference import predict_slices
+from training.run.job import begin
+from training.run.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
+from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
+from training.run.watch import Watch
+
+
+def rehearse(
+    cache_path: str | Path,
+    config: TrainConfig,
+    machine: Machine,
+    processes: Processes,
+    local_copy: Path | None = None,
+) -> str:
+    """Do two steps, an evaluation, a save and a reload in a folder that does not stay.
+
+    Returns:
+        what to print: time of a step and of a slice, memory, and an estimate of the run's time.
+
+    Raises:
+        TrainingError: whatever the run would have failed of.
+    """
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+        path = Path(processes.gather(folder)[0]) / "run"
+        run, cache = begin(path, cache_path, config, processes, local_copy)
+        setup = set_up(run, cache, machine, processes)
+        learner = start(setup)
+        with memory_error_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
+            step_s = _time_step(setup, learner, watch)
+            settle(setup, learner)
+            slice_s = _time_evaluation(setup, learner)
+            save_progress(setup, learner, watch)
+        processes.wait()
+        _check_reload(setup, learner)
+        processes.wait()
+    total = setup.schedule.total_steps
+    seconds = step_s * total + slice_s * setup.num_validation * config.epochs
+    return "\n".join(
+        [
+            f"{total} steps of {config.batch_size * config.accumulation} slices, {step_s:.3f} s each",
+            f"{setup.num_validation} validation slices an epoch, {slice_s * 1000:.2f} ms each",
+            f"{_memory(processes.device)}",
+            f"the run will take about {_duration(seconds)}",
+        ]
+    )
+
+
+def _time_step(setup: Setup, learner: Learner, watch: Watch) -> float:
+    """Do two steps and return the seconds of the second: the first one warms up."""
+    model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
+    began = time.perf_counter()
+    for _ in range(min(2, setup.schedule.steps)):
+        began = time.perf_counter()
+        train_step(setup, learner, model, batches, watch)
+        watch.look()  # waits for the device
+    return time.perf_counter() - began
+
+
+def _time_evaluation(setup: Setup, learner: Learner) -> float:
+    """Evaluate two batches of validation slices and return the seconds a slice."""
+    some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
+    stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
+    began = time.perf_counter()
+    normalise, bf16 = setup.augment.normalise, setup.config.bf16
+    predict_slices(learner.evaluated, stream, len(some), normalise, setup.processes, bf16=bf16)
+    return (time.perf_counter() - began) / len(some)
+
+
+def _check_reload(setup: Setup, learner: Learner) -> None:
+    saved, loaded = learner.net.state_dict(), start(setup).net.state_dict()
+    for name, tensor in saved.items():
+        if not torch.equal(tensor, loaded[name]):
+            raise RunError(f"the reloaded checkpoint differs in {name}: check the disk of {tempfile.gettempdir()}")
+
+
+def _memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        peak, whole = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        return f"GPU memory: {peak / 2**30:.2f} of {whole / 2**30:.1f} GiB at the peak"
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
+    return f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB at the peak"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

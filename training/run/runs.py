@@ -1,0 +1,294 @@
+"""This file keeps a run's folder: what was set, what was logged, and what came out."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from training.data.cache import Cache
+from training.data.mirror import absolute
+from training.data.split import read_split, write_split
+from training.errors import ConfigError, RunError
+from training.run import config as settings
+from training.run.config import TrainConfig
+
+# One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
+# validation and its weighted log loss besides. What a line does not have is empty.
+LOG_COLUMNS = (
+    "step",
+    "epoch",
+    "split",
+    "loss",
+    "weighted_log_loss",
+    "learning_rate",
+    "gradient_norm",
+    "images_per_s",
+    "seconds",
+)
+UNFINISHED = ".unfinished"  # in a folder that is not yet a run
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run took from its cache, and must find there again.
+
+    Attributes:
+        windows: name, level and width (HU) in channel order.
+        mean, std: by channel, of grey level / 255 over the training slices.
+        split: SHA-256 of split.csv.
+    """
+
+    cache: str
+    commit: str
+    classes: tuple[str, ...]
+    class_weights: tuple[float, ...]
+    windows: tuple[tuple[str, float, float], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and its settings as used."""
+
+    path: Path
+    config: TrainConfig
+    data: Data
+    environment: Mapping[str, Any]
+
+    @property
+    def log(self) -> Path:
+        """A CSV with LOG_COLUMNS."""
+        return self.path / "log.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The weights with the best validation log loss."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    def sides(self, cache: Cache) -> np.ndarray:
+        """Return (N,) the side of each line of the cache: train, validation or test.
+
+        Raises:
+            RunError: split.csv is not the one that the run began with, or does not fit the cache.
+        """
+        if _sha256(self.split) != self.data.split:
+            raise RunError(f"{self.split}: is not the split that the run began with; restore it, or start a new run")
+        return read_split(self.split, cache.table)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make the folder of a new run while the context lasts; killed meanwhile, the same command may use it again.
+
+    Raises:
+        RunError: the folder exists and is not empty.
+    """
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / UNFINISHED).touch()
+    yield
+    (path / UNFINISHED).unlink()
+
+
+def create_run(
+    path: Path,
+    config: TrainConfig,
+    cache: Cache,
+    sides: np.ndarray,
+    mean_std: tuple[np.ndarray, np.ndarray],
+    environment: Mapping[str, Any],
+) -> Run:
+    """Make a run's folder with settings.json and split.csv in it.
+
+    settings.json is written last, so that a folder with one is a run.
+
+    Raises:
+        RunError: the folder exists and is not empty.
+    """
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    split = path / "split.csv"
+    write_split(split, cache.table, sides)
+    mean, std = mean_std
+    data = Data(
+        cache=absolute(cache.path),
+        commit=cache.commit,
+        classes=cache.classes,
+        class_weights=tuple(float(weight) for weight in cache.class_weights),
+        windows=_windows(cache),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        split=_sha256(split),
+    )
+    run = Run(path, config, data, environment)
+    run.checkpoints.mkdir(exist_ok=True)
+    write_json(
+        path / "settings.json",
+        {"config": settings.to_mapping(config), "data": asdict(data), "environment": dict(environment)},
+    )
+    return run
+
+
+def check_free(path: Path) -> None:
+    """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
+    is_run = (path / "settings.json").exists()
+    if path.exists() and (is_run or not path.is_dir() or (any(path.iterdir()) and not (path / UNFINISHED).exists())):
+        way_out = f"to go on with it: train run --resume {path}" if is_run else "choose another"
+        raise RunError(f"{path}: exists and is not empty; {way_out}")
+
+
+def open_run(path: Path) -> Run:
+    """Read a run's settings back, exactly as used.
+
+    Raises:
+        RunError: no run there, or one whose settings cannot be read.
+    """
+    file = path / "settings.json"
+    if not file.exists():
+        raise RunError(
+            f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
+        )
+    try:
+        content = json.loads(file.read_bytes())
+        data = {name: _tuples(value) for name, value in content["data"].items()}
+        return Run(path, settings.from_mapping(content["config"]), Data(**data), content["environment"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise RunError(f"{file}: cannot be read ({error}); restore it, or start a new run") from error
+
+
+def check_same_kind(run: Run, cache: Cache) -> None:
+    """Raise a RunError unless the run's model can read the cache: same windows and size, and same classes if any."""
+    if (windows := _windows(cache)) != run.data.windows:
+        raise RunError(
+            f"{cache.path}: built for windows {_words(windows)}; the run {run.path} wants {_words(run.data.windows)}; "
+            "run: pipeline build with the run's windows in data_catalog.yaml"
+        )
+    if cache.classes and cache.classes != run.data.classes:
+        raise RunError(
+            f"{cache.path}: has classes {', '.join(cache.classes)}; the run {run.path} has "
+            f"{', '.join(run.data.classes)}; run: pipeline build with the run's classes in data_catalog.yaml"
+        )
+    cache.array(run.config.size_px)
+
+
+class Log:
+    """The run's log.csv, appended to line by line and cut back to a checkpoint on resuming."""
+
+    def __init__(self, path: Path, length_bytes: int = 0) -> None:
+        """Open the log, cut to its first `length_bytes`; 0 starts anew, with a header."""
+        self._file = open(path, "r+" if length_bytes else "w", newline="", encoding="utf-8")  # noqa: SIM115
+        self._file.seek(length_bytes)
+        self._file.truncate()
+        self._writer = csv.DictWriter(self._file, LOG_COLUMNS, lineterminator="\n")
+        if not length_bytes:
+            self._writer.writeheader()
+
+    def write(self, **values: float | int | str) -> None:
+        """Append one line; columns not named stay empty."""
+        self._writer.writerow(values)
+
+    def sync(self) -> int:
+        """Bring every line to the disk and return the length in bytes, which a checkpoint remembers."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file so that after a kill or a power cut it is the old one or the new one, whole."""
+    # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk; without it a rename may be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with floats that read back exactly; NaN becomes null, which other readers understand."""
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def prediction_table(
+    cache: Cache, lines: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Join probabilities with what the cache says of the slices.
+
+    Args:
+        lines: (n,) lines of the cache's table.
+        probabilities: (n, K) float64, in the order of `classes`.
+
+    Returns:
+        n lines: row, image_id, patient_id, series_instance_uid, z_norm, a column a class with its label (where the
+        cache has labels), a column p_<class> a class.
+    """
+    columns = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]
+    table = cache.table[columns].iloc[lines].reset_index(drop=True)
+    # Whole numbers, as the format has them, with room for the absent.
+    table[list(cache.classes)] = table[list(cache.classes)].astype("Int8")
+    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write CSV whose floats are in the shortest form that reads back exactly, replacing the file atomically."""
+    write_atomically(path, lambda file: table.to_csv(file, index=False, lineterminator="\n"))
+
+
+def _windows(cache: Cache) -> tuple[tuple[str, float, float], ...]:
+    return tuple((window.name, float(window.level_hu), float(window.width_hu)) for window in cache.windows)
+
+
+def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
+    return ", ".join(f"{name} ({level:g}, {width:g})" for name, level, width in windows)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or start a new run") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

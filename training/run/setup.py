@@ -1,0 +1,191 @@
+"""This file makes ready what a run works with: its streams, its network, its optimizer."""
+
+import copy
+import dataclasses
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.cache import Cache
+from training.data.stream import Stream
+from training.errors import ConfigError, RunError
+from training.model.augment import Augment
+from training.model.network import FusionNet, build_model
+from training.run.checkpoints import Progress, load_checkpoint
+from training.run.config import Machine, TrainConfig
+from training.run.distributed import Processes
+from training.run.runs import Run
+from training.run.schedule import Schedule
+
+EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with and does not change."""
+
+    run: Run
+    cache: Cache
+    machine: Machine
+    processes: Processes
+    schedule: Schedule
+    train: Stream
+    validation: Stream
+    num_validation: int
+    augment: Augment
+    class_weights: Tensor
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.run.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+
+@dataclass
+class Learner:
+    """What training changes.
+
+    Attributes:
+        ema: the network of averaged weights, where the run keeps one; it is then what is evaluated and kept.
+        broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
+    """
+
+    net: FusionNet
+    ema: FusionNet | None
+    optimizer: torch.optim.Optimizer
+    broken: Tensor
+    progress: Progress
+
+    @property
+    def evaluated(self) -> FusionNet:
+        return self.ema or self.net
+
+
+def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Setup:
+    """Open the streams of a run's slices and bring to the device what training needs there."""
+    config = run.config
+    if config.sync_batch_norm and processes.device.type == "cpu":
+        raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
+    if config.deterministic and processes.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
+    return Setup(
+        run=run,
+        cache=cache,
+        machine=machine,
+        processes=processes,
+        schedule=Schedule(len(train), config),
+        train=open_stream(run, cache, train, machine, processes),
+        validation=open_evaluation(run, cache, validation, machine, processes),
+        num_validation=len(validation),
+        augment=Augment(config, np.array(run.data.mean), np.array(run.data.std), processes.device),
+        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+    )
+
+
+def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
+    """Return the lines of a side of the run's split, (n,) int64, that have a label at all.
+
+    Raises:
+        RunError: there are none.
+    """
+    labelled = ~np.isnan(cache.labels()).all(axis=1)
+    lines = np.flatnonzero(labelled & (run.sides(cache) == side))
+    if not len(lines):
+        raise RunError(f"{run.path}: no slice with a label on the side {side} of split.csv; build with more labels")
+    return lines
+
+
+def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+    """Open a stream over lines of a cache to train on, whose global batches all processes share.
+
+    Raises:
+        ConfigError: the batch does not divide evenly over the processes.
+    """
+    if run.config.batch_size % processes.count:
+        raise ConfigError(
+            f"batch_size: {run.config.batch_size} does not divide over {processes.count} processes; "
+            f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
+        )
+    return _open(run, cache, lines, run.config.batch_size // processes.count, machine, processes)
+
+
+def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+    """Open a stream over this process's share of lines of a cache to predict: of n processes each n-th batch, whole.
+
+    The batches are the same for any number of processes: of another size they would be added up in another order, and
+    the probabilities would differ in their last float32 bits.
+    """
+    size = min(run.config.batch_size, EVALUATED_TOGETHER)
+    lines = np.sort(lines)
+    own = np.arange(len(lines)) // size % processes.count == processes.rank
+    return _open(run, cache, lines[own], size, machine, processes)
+
+
+def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, machine: Machine, processes: Processes) -> Stream:
+    return Stream(
+        cache,
+        run.config.size_px,
+        lines,
+        batch_size,
+        threads=machine.input_threads,
+        ahead=machine.batches_ahead,
+        pin=processes.device.type == "cuda",
+    )
+
+
+def start(setup: Setup) -> Learner:
+    """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
+    checkpoint = load_checkpoint(setup.run)
+    config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
+    net = build_model(config, len(setup.run.data.classes)).to(setup.device).to(memory_format=torch.channels_last)
+    if config.sync_batch_norm and setup.processes.count > 1:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    ema = copy_of(net) if config.ema_decay else None
+    learner = Learner(net, ema, make_optimizer(net, config), torch.zeros((), device=setup.device), Progress())
+    if checkpoint is not None:
+        net.load_state_dict(checkpoint.model)
+        learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        if ema is not None and checkpoint.ema is not None:
+            ema.load_state_dict(checkpoint.ema)
+        learner.progress = checkpoint.progress
+    return learner
+
+
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Make a fused AdamW that decays matrices and kernels, but no norms and biases: those have one dimension.
+
+    Source: Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019.
+    """
+    weights = list(net.parameters())
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def prepare(setup: Setup, learner: Learner) -> nn.Module:
+    """Make the network ready for an epoch: its backbone held or free, and joined with the other processes' networks."""
+    net, frozen = learner.net, learner.progress.epoch < setup.config.frozen_epochs
+    net.train()
+    net.backbone.train(not frozen)
+    net.backbone.requires_grad_(not frozen)
+    ready: nn.Module = torch.compile(net) if setup.config.compile else net  # type: ignore[assignment]
+    if setup.processes.count == 1:
+        return ready
+    return DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
+
+
+def copy_of(net: FusionNet) -> FusionNet:
+    """Return a copy of a network, without gradients."""
+    return copy.deepcopy(net).requires_grad_(False)

@@ -1,0 +1,118 @@
+"""This file watches a run: it reads losses off the device now and then, logs them, and stops a run gone bad."""
+
+import math
+import time
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.data.cache import Cache
+from training.errors import RunError
+from training.run.checkpoints import Progress
+from training.run.distributed import Processes
+from training.run.runs import Log, Run, write_table
+
+
+class Watch:
+    """Keeps each step's loss and gradient norm on the device until someone looks.
+
+    A look waits for the device, so it comes every `log_every` steps, before a checkpoint, and at an epoch's end.
+    """
+
+    def __init__(self, run: Run, cache: Cache, processes: Processes, progress: Progress, total_steps: int) -> None:
+        """Open log.csv and TensorBoard where the run stands; only the writing process has them."""
+        from torch.utils.tensorboard import SummaryWriter  # 1 s
+
+        self._run, self._cache, self._processes = run, cache, processes
+        self._steps: list[dict[str, float]] = []
+        self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
+        self._lines: list[list[Tensor]] = [[]]  # the slices of each step, and of the one under way
+        self._images, self._since = 0, time.perf_counter()
+        self._log = Log(run.log, progress.log_bytes) if processes.writes else None
+        self._board = (
+            SummaryWriter(str(run.path / "tensorboard"), purge_step=progress.step) if processes.writes else None
+        )
+        self._bar = tqdm(
+            total=total_steps,
+            initial=progress.step,
+            unit="step",
+            desc="train",
+            disable=None if processes.writes else True,
+        )
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._log and self._board:
+            self._log.close()
+            self._board.close()
+
+    def saw_batch(self, lines: Tensor, images: int) -> None:
+        """Note which slices this process's part of a batch has, and how many images the whole batch."""
+        self._lines[-1].append(lines.clone())  # the ring takes its memory back
+        self._images += images
+
+    def saw_step(self, progress: Progress, rate: float, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Note a step's loss and gradient norm, scalars on the device, without waiting for them."""
+        self._steps.append({"step": progress.step, "epoch": progress.epoch, "learning_rate": rate})
+        self._values.append(torch.stack([loss.detach().float(), gradient_norm.detach().float()]))
+        self._lines.append([])
+        self._bar.update()
+
+    def look(self) -> None:
+        """Read everything noted since the last look, and log it.
+
+        Raises:
+            RunError: a loss or a gradient was not finite. The weights are still those before that step; its slices
+                are in `nonfinite.csv`.
+        """
+        if not self._steps:
+            return
+        values = torch.stack(self._values).cpu().tolist()
+        seconds = time.perf_counter() - self._since
+        for i, (loss, norm) in enumerate(values):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._stop(self._steps[i]["step"], loss, norm, self._lines[i])
+        if self._log and self._board:
+            speed = {"images_per_s": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
+            for step, (loss, norm) in zip(self._steps, values, strict=True):
+                line = step | {"loss": loss, "gradient_norm": norm} | (speed if step is self._steps[-1] else {})
+                self._log.write(split="train", **line)
+                self._board.add_scalar("loss/train", loss, int(step["step"]))
+                self._board.add_scalar("learning_rate", step["learning_rate"], int(step["step"]))
+            self._bar.set_postfix(loss=f"{values[-1][0]:.4f}", refresh=False)
+        self._steps, self._values, self._lines = [], [], [self._lines[-1]]
+        self._images, self._since = 0, time.perf_counter()
+
+    def saw_validation(self, progress: Progress, weighted_log_loss: float) -> None:
+        """Log an epoch's score on validation."""
+        if self._log and self._board:
+            self._log.write(
+                step=progress.step, epoch=progress.epoch, split="validation", weighted_log_loss=weighted_log_loss
+            )
+            self._board.add_scalar("weighted_log_loss/validation", weighted_log_loss, progress.step)
+            self._board.flush()
+        self._since = time.perf_counter()
+
+    def sync(self) -> int:
+        """Bring the log to the disk and return its length in bytes."""
+        return self._log.sync() if self._log else 0
+
+    def _stop(self, step: float, loss: float, norm: float, lines: list[Tensor]) -> None:
+        """Save the slices of the step, of all processes, and raise."""
+        everyone = self._processes.gather(torch.cat(lines).cpu().numpy())
+        table = self._cache.table.iloc[np.concatenate(everyone)]
+        path = self._run.path / "nonfinite.csv"
+        if self._processes.writes:
+            write_table(path, table[["row", "image_id", "patient_id", "series_instance_uid", "frame"]])
+        raise RunError(
+            f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
+            f"the weights were not touched; its slices are in {path}; look at them, or start anew with a lower --lr"
+        )
