@@ -4,6 +4,8 @@ UV_VERSION = 0.13.9
 BIN = .venv/bin
 # Images of containers often set it; here every command would then compile all it imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
+# The certificates that this machine trusts, as pip does: a network that inspects TLS has one of its own.
+export UV_SYSTEM_CERTS ?= 1
 
 .PHONY: demo test lint types clean constraints
 
