@@ -19,6 +19,8 @@ HOMES = {
         "yaml": {"pipeline.planning.catalog", "pipeline.engine"},
         "fsspec": {"pipeline.source.sources", "pipeline.source.archives", "pipeline.upkeep.publish"},
         "click": {"pipeline.cli"},
+        "fcntl": {"pipeline.system"},
+        "resource": {"pipeline.system"},
     },
     "phantom": {
         "pydicom": {"phantom.write"},
@@ -26,6 +28,8 @@ HOMES = {
     "training": {
         "fsspec": {"training.data.mirror"},
         "click": {"training.cli"},
+        "fcntl": {"training.system"},
+        "resource": {"training.system"},
     },
 }
 FORBIDDEN = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CacheError
+from pipeline.system import sync_folder
 
 PARTIAL = ".partial"
 PRIVATE = ".pipeline"  # the folder of a cache that only this program looks at
@@ -22,15 +23,6 @@ def publish(partial: Path, path: Path) -> None:
     """Rename a complete, fsynced temporary file to its name and make the name durable."""
     os.replace(partial, path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """This file keeps a cache to one builder at a time, by an OS lock that dies with its process."""
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pipeline.cache.files import PRIVATE, canonical, make_folder
 from pipeline.errors import CacheError
+from pipeline.system import release_lock, take_lock
 
 
 @contextlib.contextmanager
@@ -32,12 +32,14 @@ def lock(root: Path) -> Iterator[str]:
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         holder = {"token": token, "process": os.getpid(), "host": socket.gethostname(), "since": since}
         os.ftruncate(handle, 0)
-        os.pwrite(handle, canonical(holder), 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, canonical(holder))
         yield token
     finally:
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
             _remove_empty(path)
+        release_lock(handle)
         os.close(handle)
 
 
@@ -45,7 +47,7 @@ def _take(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(handle, path)
         except BlockingIOError:
             os.close(handle)
             raise CacheError(f"{path.parent.parent}: {_holder(path)} is at work on it; wait or end that one") from None
@@ -53,6 +55,7 @@ def _take(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
                 return handle
+        release_lock(handle)
         os.close(handle)
 
 
@@ -80,11 +83,12 @@ def shared_lock(root: Path) -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            take_lock(handle, path, shared=True)
         except BlockingIOError:
             raise CacheError(f"{root}: {_holder(path)} is at work on it; wait or end that one") from None
         yield
     finally:
+        release_lock(handle)
         os.close(handle)
 
 

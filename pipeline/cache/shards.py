@@ -17,6 +17,8 @@ import numpy as np
 import xxhash
 from numcodecs.zstd import Zstd
 
+from pipeline.system import sync_data
+
 # numcodecs starts threads of its own for large buffers; every core already has its worker.
 numcodecs.blosc.use_threads = False
 
@@ -155,7 +157,7 @@ class ShardWriter:
         if self._flushed is None or self._flushed.done():
             if self._flushed is not None:
                 self._flushed.result()
-            self._flushed = self._flusher.submit(os.fdatasync, self._file.fileno())
+            self._flushed = self._flusher.submit(sync_data, self._file.fileno())
 
     def _close(self) -> None:
         self._flusher.shutdown()

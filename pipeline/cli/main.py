@@ -1,13 +1,13 @@
 """This file is the `pipeline` command: it reads settings, calls one function and prints its result."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline import system
 from pipeline.cli import upkeep as cli_upkeep
 from pipeline.cli.body import EXIT_CODES, command
 
@@ -201,7 +201,7 @@ def _workers(
     if report and local == 0:
         raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
     if not given:
-        local = len(os.sched_getaffinity(0))
+        local = system.cores()
     return Workers(local or 0, scheduler, scheduler_file, cluster, report)
 
 

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
+from pipeline.system import interrupts_blocked
+
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
@@ -24,11 +26,10 @@ def interrupts_held() -> Iterator[None]:
     resource_tracker.ensure_running()
     held: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts_blocked():
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
     if held:
         signal.raise_signal(signal.SIGINT)  # which a build in the background may ignore

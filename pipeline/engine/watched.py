@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pipeline.engine.convert import Context, ShardResult, build_shard
 from pipeline.engine.interrupts import interrupts_held
 from pipeline.errors import CacheError
 from pipeline.planning.plan import ShardJob
+from pipeline.system import end_process_after, memory_limited
 
 # One thread each: the processes already fill the cores. Set before a worker imports anything.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
@@ -31,18 +31,15 @@ def limits() -> Iterator[Callable[[int], None]]:
 
     Past the time the process ends: no exception reaches a decoder that hangs in native code.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, hard))
 
     def begin(slot: int) -> None:
-        # SIGALRM's default action ends the process even where a decoder holds the interpreter's lock.
-        signal.setitimer(signal.ITIMER_REAL, FILE_LIMIT_S)
+        end_process_after(FILE_LIMIT_S)
 
-    try:
-        yield begin
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with memory_limited(MEMORY_LIMIT_BYTES):
+        try:
+            yield begin
+        finally:
+            end_process_after(0)
 
 
 def run_watched(context: Context, job: ShardJob) -> ShardResult:
@@ -67,7 +64,10 @@ def run_watched(context: Context, job: ShardJob) -> ShardResult:
             return outcome
         if slot.value < 0:
             break
-        why = {-signal.SIGALRM: f"took more than {FILE_LIMIT_S:.0f} s", _OUT_OF_MEMORY: "took too much memory"}
+        why = {
+            -getattr(signal, "SIGALRM", 0): f"took more than {FILE_LIMIT_S:.0f} s",
+            _OUT_OF_MEMORY: "took too much memory",
+        }
         refused = Reject(
             "killed_worker", f"the file {why.get(process.exitcode or 0, 'ended the process that decoded it')}"
         )

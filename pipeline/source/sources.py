@@ -1,7 +1,6 @@
 """This file finds the files of a source and reads them: a folder, one file, an archive, or an address."""
 
 import errno
-import fcntl
 import os
 import stat
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.source.archives import archive_kind, list_members, read_member
+from pipeline.system import READ_FLAGS, read_at, read_from_memory, read_past_cache
 
 # A file of 4 GB is no slice and no series; reading it would take a worker's memory.
 MAX_FILE_BYTES = 4 << 30
@@ -289,8 +289,8 @@ def _read_file(
     file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None, past_cache: bool = False
 ) -> tuple[memoryview, Stamp]:
     """Read a regular file whole, with one call if the system has it in memory or reads past its cache."""
-    # O_NONBLOCK: a named pipe that took the file's place since the scan must not hang the build.
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    # Without waiting: a named pipe that took the file's place since the scan must not hang the build.
+    descriptor = os.open(file, READ_FLAGS)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -298,35 +298,15 @@ def _read_file(
         _check_size(status.st_size)
         pages = buffer.view(-(-status.st_size // PAGE_BYTES) * PAGE_BYTES)
         memory = pages[: status.st_size]
-        done = _read_past_cache(descriptor, pages) if past_cache else _read_from_memory(descriptor, memory)
+        done = read_past_cache(descriptor, pages) if past_cache else read_from_memory(descriptor, memory)
         done = min(done, status.st_size)  # it may have grown
         if done < status.st_size:
             before_waiting()
-        while done < status.st_size and (count := os.preadv(descriptor, [memory[done:]], done)):
+        while done < status.st_size and (count := read_at(descriptor, memory[done:], done)):
             done += count
     finally:
         os.close(descriptor)
     return memory[:done], Stamp(done, status.st_mtime_ns)
-
-
-def _read_from_memory(descriptor: int, memory: memoryview) -> int:
-    """Read what the system has in memory, and have it begin to read the rest; 0 where a file system cannot tell."""
-    try:
-        return os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
-    except OSError:
-        return 0
-
-
-def _read_past_cache(descriptor: int, pages: memoryview) -> int:
-    """Have the disk write into our memory, which pushes no files out of the system's; 0 if that cannot be done."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-        return os.preadv(descriptor, [pages], 0)
-    except OSError:
-        return 0  # if it is not the file system's way, the usual read will say what is wrong
-    finally:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 def _check_size(size: int) -> None:

@@ -1,6 +1,5 @@
 """This file is where a cache's files lie: in a folder, or anywhere else with copies on local disk."""
 
-import fcntl
 import hashlib
 import os
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from training.errors import CacheError
+from training.system import locked
 
 REPAIR = "run: pipeline verify --repair"
 REQUESTS = 16  # under way at once: one to a network disk or a bucket takes milliseconds, and there are thousands
@@ -250,8 +250,7 @@ def _only_writer(partial: Path) -> Iterator[BinaryIO]:
     Whoever comes meanwhile waits. The lock is the file's, so it ends with its writer, even a killed one.
     """
     while True:
-        with open(partial, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open(partial, "ab") as file, locked(file, partial):
             try:
                 if _is_at(file, partial):  # the writer before may have renamed or removed it
                     file.truncate(0)
@@ -260,8 +259,6 @@ def _only_writer(partial: Path) -> Iterator[BinaryIO]:
             finally:
                 if _is_at(file, partial):
                     partial.unlink()
-                # Closing does not do where the process has forked meanwhile.
-                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

@@ -1,7 +1,6 @@
 """This file reads single slices out of shards: it finds them, checks them, and decodes them into given memory."""
 
 import mmap
-import resource
 import struct
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc, zstd
 
+from training import system
 from training.data.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache
 from training.data.mirror import REPAIR, REQUESTS
 from training.errors import CacheError
@@ -93,7 +93,7 @@ class SliceReader:
         for shard, start, stop in self._places(which):
             mapped, _ = self._open(shard)
             first = start - start % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, first, stop - first)
+            system.will_need(mapped, first, stop - first)
 
     def wait_for(self, which: np.ndarray) -> None:
         """Wait until slices are in memory, without the GIL.
@@ -194,21 +194,12 @@ DECOMPRESS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
 def _map(file: Path, way_out: str) -> tuple[mmap.mmap, np.ndarray]:
     try:
         with open(file, "rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise CacheError(f"{file}: the shard cannot be read ({error}); {way_out}") from error
     return mapped, np.frombuffer(mapped, np.uint8)
 
 
 def _allow_descriptors(shards: int) -> int:
-    """Let the process hold a mapping of every shard if the system permits; return how many it may hold.
-
-    A mapping holds a file descriptor in Python, and the usual soft limit of 1,024 is there for programs that use
-    select(); the hard one is the administrator's.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = shards + soft
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    return max(1, min(shards, wanted - DESCRIPTORS_LEFT))
+    """Let the process hold a mapping, and so a descriptor, of every shard if the system permits; return how many."""
+    return max(1, min(shards, system.allow_descriptors(shards) - DESCRIPTORS_LEFT))

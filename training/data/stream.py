@@ -1,6 +1,5 @@
 """This file turns shards into shuffled batches on the device: their order, memory, threads and copies."""
 
-import resource
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from training import system
 from training.data.cache import Cache
 from training.data.hashing import splitmix64
 from training.data.shards import SliceReader
 
 HINTS_AHEAD = 3  # batches between the request to the disk and the read
 COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
-FAULTS_OF = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
 class _Guard:
@@ -193,9 +192,9 @@ class Stream:
         if number < self._cold_until:
             self._request(parts[number + HINTS_AHEAD : number + HINTS_AHEAD + 1])
             self._reader.wait_for(which)
-        faults = resource.getrusage(FAULTS_OF).ru_majflt
+        faults = system.disk_reads()
         self._reader.read(which, slot.images)
-        if resource.getrusage(FAULTS_OF).ru_majflt > faults:
+        if system.disk_reads() > faults:
             self._begin_requests(parts, number + 1)
         batch = slot.batch(len(which))
         for tensor, fact in zip(batch.tensors()[1:], self._facts, strict=True):

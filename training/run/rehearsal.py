@@ -1,7 +1,5 @@
 """This file rehearses a run: every part of it once, and how long the whole will take."""
 
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from training.run.job import begin
 from training.run.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
 from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch
+from training.system import peak_memory_bytes
 
 
 def rehearse(
@@ -90,8 +89,12 @@ def _memory(device: torch.device) -> str:
     if device.type == "cuda":
         peak, whole = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         return f"GPU memory: {peak / 2**30:.2f} of {whole / 2**30:.1f} GiB at the peak"
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
-    return f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB at the peak"
+    peak_bytes = peak_memory_bytes()
+    return (
+        "memory: not measured on this system"
+        if peak_bytes is None
+        else f"memory: {peak_bytes / 2**30:.2f} GiB at the peak"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -306,7 +306,7 @@ def test_a_file_system_that_reads_by_its_cache_only(tmp_path: Path, monkeypatch:
             raise OSError(errno.EINVAL, "Invalid argument")
         return 0
 
-    monkeypatch.setattr(sources.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
     (tmp_path / "a").write_bytes(b"content")
     assert bytes(Folder(str(tmp_path)).read("a", Buffer(), past_cache=True)[0]) == b"content"
 

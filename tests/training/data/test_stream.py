@@ -1,5 +1,6 @@
 """This file tests the stream: right pixels in a right order from any number of threads, and no damage unseen."""
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testkit.fake_cache import FakeCache, write_cache
+from training import system
 from training.data.cache import open_cache
 from training.data.stream import Stream, on_device, permutation
 from training.errors import CacheError
@@ -294,22 +296,9 @@ def test_threads_end_with_the_iterator(fake: FakeCache, threads: int) -> None:
 
 def test_cold_reads_give_the_same(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch is taken for one that had to wait for the disk, so all of them are requested ahead."""
-    import training.data.stream
-
-    class EverFaulting:
-        RUSAGE_THREAD = RUSAGE_SELF = 0
-        faults = 0
-
-        def getrusage(self, _: int) -> "EverFaulting":
-            self.faults += 1
-            return self
-
-        @property
-        def ru_majflt(self) -> int:
-            return self.faults
-
+    faults = itertools.count()
     expected = lines_of(stream_of(fake.path))
-    monkeypatch.setattr(training.data.stream, "resource", EverFaulting())
+    monkeypatch.setattr(system, "disk_reads", lambda: next(faults))
     stream = stream_of(fake.path)
     assert lines_of(stream) == expected
     assert stream._cold_until > 0

@@ -1,0 +1,84 @@
+"""This file asks the operating system for what Linux, macOS and Windows give in different ways, or not at all.
+
+Where a call is missing, the plain way stands in. Nothing else in the package uses such a call without asking here.
+"""
+
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# What Windows lets a process hold of open files through Python's C library, unless it asks for more.
+_DESCRIPTORS_WITHOUT_LIMITS = 512
+
+
+@contextmanager
+def locked(file: BinaryIO, path: Path) -> Iterator[None]:
+    """Hold an open file alone among all threads and processes; wait for whoever holds it.
+
+    Args:
+        file: opened for this block alone.
+        path: its name; without fcntl the lock is a file beside it.
+    """
+    if fcntl is None:
+        import filelock
+
+        with filelock.FileLock(path.with_name(f"{path.name}.held")):
+            yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing does not do where the process has forked meanwhile
+
+
+def disk_reads() -> int:
+    """Return how often this thread (this process, on macOS) had to wait for a page from the disk; 0 on Windows."""
+    if resource is None:
+        return 0
+    usage = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
+    return usage.ru_majflt
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has held at once; None on Windows."""
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def allow_descriptors(more: int) -> int:
+    """Let the process open `more` files than it may now, as far as the system permits; return how many it may open.
+
+    The usual soft limit of 1,024 is there for programs that use select(); the hard one is the administrator's.
+    """
+    if resource is None:
+        return _DESCRIPTORS_WITHOUT_LIMITS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = more + soft
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    except (OSError, ValueError):  # macOS calls its limit infinite and refuses more than it has
+        return soft
+    return wanted
+
+
+def will_need(mapped: mmap.mmap, start: int, length: int) -> None:
+    """Ask the system to bring a part of a mapped file into memory, and do not wait for it."""
+    if hasattr(mmap, "MADV_WILLNEED"):
+        mapped.madvise(mmap.MADV_WILLNEED, start, length)
