@@ -40,7 +40,7 @@ from pipeline.dicom import read as dicom  # noqa: E402
 from pipeline.engine import build, convert  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
 from pipeline.planning import catalog  # noqa: E402
-from pipeline.planning.settings import Settings, Workers, make_settings  # noqa: E402
+from pipeline.planning.settings import Request, Settings, Workers, make_settings  # noqa: E402
 from pipeline.planning.survey import survey  # noqa: E402
 from pipeline.source import sources  # noqa: E402
 
@@ -222,8 +222,8 @@ def fresh(folder: Path) -> Path:
 def wanted(data: Path, sizes_px: tuple[int, ...]) -> Settings:
     """The settings of `pipeline build --dataset phantom --src data/dicoms --size ...`, without labels."""
     found = catalog.load(None)
-    labels = catalog.LabelFile()
-    return make_settings(found, "phantom", str(data / "dicoms"), labels, b"", sizes_px, key_digest="")
+    request = Request(src=str(data / "dicoms"), dataset="phantom", sizes=sizes_px, no_labels=True)
+    return make_settings(found, request, built=None, key_digest="")
 
 
 def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeats: int, folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.cache.ledger import Ledger
 from pipeline.planning import changes, survey
 from pipeline.planning.catalog import LabelFile, load
-from pipeline.planning.settings import make_settings
+from pipeline.planning.settings import Request, make_settings
 from pipeline.source.sources import Listing
 from pipeline.tables.labels import read_labels
 
@@ -56,7 +56,7 @@ def main() -> None:
     images = sorted(f"ID_{number * 2654435761 % (1 << 36):09x}" for number in range(count))
     paths, lines = [f"{image}.dcm" for image in images], np.arange(count)
     listing = Listing(paths, np.full(count, FILE_BYTES), lines)
-    settings = make_settings(load(None), "rsna", "simulated", LabelFile(), b"", (224,), "")
+    settings = make_settings(load(None), Request("simulated", "rsna", (224,)), None, "")
     with tempfile.TemporaryDirectory() as root, patch.object(survey, "open_source", lambda src: Simulated(listing)):
         timed("plan of a first build", lambda: survey.survey(settings, Path(root)))
     shards, slots = (lines // 256).astype(np.int32), (lines % 256).astype(np.int32)

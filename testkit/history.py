@@ -51,9 +51,9 @@ class History:
 
     def build(self) -> None:
         self.steps.append("build")
-        made = json.loads(self.small.plan("--json", code=None).stdout)
+        made = json.loads(self.small.plan("--json", *self.small.only(), code=None).stdout)
         with counted() as work:
-            self.small.build("--prune", "--max-rejects", "100%")
+            self.small.build("--prune", "--max-rejects", "100%", *self.small.only())
         files = made["compared"] + [file for task in made["tasks"] for file in task["files"]]
         shards = {f"{array}/c/{task['shard']}/0/0/0" for task in made["tasks"] for array in task["arrays"]}
         written = {str(Path(shard).relative_to(self.small.out.resolve())) for shard in work.shards}

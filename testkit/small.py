@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -187,6 +188,13 @@ class Small:
         lines = [f"{uid},{bleed},{bleed}" for uid, bleed in self.labels.items()]
         labels.write_text("\n".join(["image_id,bleed,any", *lines]) + "\n")
         return ["--src", str(self.src), "--out", str(self.out), "--catalog", str(catalog), "--labels", str(labels)]
+
+    def only(self) -> list[object]:
+        """The options that take away what the cache has beyond these settings: sizes, labels."""
+        root = self.out / "zarr.json"
+        built = [int(size) for size in json.loads(root.read_bytes())["attributes"]["sizes"]] if root.exists() else []
+        drops = [option for size in built if size not in self.sizes for option in ("--drop-size", size)]
+        return [*drops, *(["--no-labels"] if self.labels is None else [])]
 
     def build(self, *more: object, code: int = 0) -> Result:
         return run("build", *self.options(), "--workers", 0, *more, code=code)

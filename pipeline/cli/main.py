@@ -27,14 +27,16 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--src", help="Folder, zip or tar archive, or address of the DICOM files."),
         click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache, a folder."),
-        click.option("--labels", help="Label file, CSV."),
-        click.option("--dataset", default="generic", show_default=True, help="Entry of the catalog."),
+        click.option("--labels", help="Label file, CSV. Default: as the cache was built, else the catalog's."),
+        click.option("--no-labels", is_flag=True, help="Take the labels away."),
+        click.option("--dataset", help="Entry of the catalog. Default: as the cache was built, else generic."),
         click.option(
             "--catalog", type=click.Path(path_type=Path), help="Default: ./data_catalog.yaml, else the built-in."
         ),
         click.option(
-            "--size", "sizes", type=int, multiple=True, help="Image side in pixels; repeatable. Default: 224."
+            "--size", "sizes", type=int, multiple=True, help="Image side in pixels to build or add; repeatable."
         ),
+        click.option("--drop-size", "drop_sizes", type=int, multiple=True, help="Image side to take away; repeatable."),
         click.option("--patient-key", type=click.Path(path_type=Path), help="Key file for hashed patient ids."),
         click.option(
             "--check",
@@ -86,17 +88,15 @@ def build(
     if dry_run:
         return _show_plan(out, wanted, as_json=False)
     limit = _reject_limit(max_rejects)
-    settings, key, labels = _settings(out, **wanted)
+    settings, key = _settings(out, **wanted)
     from pipeline.engine.build import Progress, build
     from pipeline.engine.progress import ShownProgress
 
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
-        outcome = build(
-            settings, out, where, key, labels, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps
-        )
-    return _print_outcome(out, outcome, settings.labels.filepath is not None, limit)
+        outcome = build(settings, out, where, key, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps)
+    return _print_outcome(out, outcome, settings.labels.file.filepath is not None, limit)
 
 
 @main.command(epilog=EXIT_CODES)
@@ -147,45 +147,38 @@ def publish(cache: Path, address: str) -> None:
 
 
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
-    settings, _, _ = _settings(out, **wanted)
+    settings, _ = _settings(out, **wanted)
     from pipeline.planning.survey import survey
 
     made = survey(settings, out, wanted["check"] == "hash", wanted["retry_rejected"]).plan
     if as_json:
         click.echo(json.dumps(made.as_json(), indent=2))
     else:
-        for line in made.reasons or ("nothing to do: the cache is up to date",):
+        for line in made.as_lines():
             click.echo(line)
     return 2 if made.commit else 0
 
 
 def _settings(
-    out: Path,
-    src: str | None,
-    labels: str | None,
-    dataset: str,
-    catalog: Path | None,
-    sizes: tuple[int, ...],
-    patient_key: Path | None,
-    **_: Any,
-) -> tuple[Any, bytes | None, bytes]:
-    """Catalog and options put together: (settings, patient key or None, content of the label file)."""
+    out: Path, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
+) -> tuple[Any, bytes | None]:
+    """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
     from pipeline.cache import commits
-    from pipeline.planning.catalog import LabelFile, load
-    from pipeline.planning.settings import make_settings, read_label_file
+    from pipeline.planning.built import built_with
+    from pipeline.planning.catalog import load
+    from pipeline.planning.settings import Request, find_dataset, make_settings
     from pipeline.tables import patients
 
-    found = load(catalog)
-    entry = found.dataset(dataset)
-    source = src or entry.filepath
-    if source is None:
-        raise click.UsageError(f"--src is needed: the catalog's entry {dataset} has no filepath.")
-    label_file = LabelFile(entry.labels.type, labels or entry.labels.filepath)
-    content = read_label_file(label_file)
+    if labels and no_labels:
+        raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
+    asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
+    request = Request(labels=labels, no_labels=no_labels, **asked)
+    found, built = load(catalog), built_with(commits.head(out))
+    _, entry = find_dataset(found, request, built)
     key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
     digest = patients.key_digest(key) if key else ""
     commits.refuse_other_key(out, digest)
-    return make_settings(found, dataset, source, label_file, content, sizes, digest), key, content
+    return make_settings(found, request, built, digest), key
 
 
 def _workers(

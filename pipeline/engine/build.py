@@ -16,6 +16,7 @@ from pipeline.cache.ledger import Entry, ledger_of, merge
 from pipeline.cache.lock import lock
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import plan
+from pipeline.planning.built import choices
 from pipeline.planning.plan import HandedBack, Plan, ShardJob
 from pipeline.planning.settings import Settings, Workers
 from pipeline.planning.stages import ArraySpec
@@ -50,7 +51,6 @@ def build(
     root: Path,
     workers: Workers,
     patient_key: bytes | None,
-    labels: bytes,
     prune: bool,
     check_content: bool,
     retry_rejected: bool,
@@ -59,7 +59,6 @@ def build(
     """Bring the cache to what the settings and the source ask for.
 
     Args:
-        labels: the content of the label file, b"" where there is none.
         prune: whether slices of files that are gone may leave.
         check_content, retry_rejected: as `survey` takes them.
 
@@ -70,7 +69,7 @@ def build(
         commits.head_id(root)  # refuses a folder that is no cache before the lock puts anything there
         with lock(root) as token:
             found = survey(settings, root, check_content, retry_rejected)
-            return _build(settings, root, found, token, workers, patient_key, labels, prune, progress)
+            return _build(settings, root, found, token, workers, patient_key, prune, progress)
     except OSError as error:
         raise _target_error(root, error) from error
 
@@ -82,7 +81,6 @@ def _build(
     token: str,
     workers: Workers,
     patient_key: bytes | None,
-    labels: bytes,
     prune: bool,
     progress: Progress,
 ) -> Outcome:
@@ -91,7 +89,7 @@ def _build(
         _note_touched(root, found)
         return Outcome(found.head, changed=False)
     _refuse_vanished(root, found, prune)
-    table_labels = _parse_labels(settings, labels)
+    table_labels = _find_labels(settings, root, found.head)
     _collect_leftovers(root, found.head)
     _check_space(root, settings, found.plan)
     entries = _convert(settings, root, found, token, workers, patient_key, progress)
@@ -137,12 +135,17 @@ def _refuse_vanished(root: Path, found: Survey, prune: bool) -> None:
         )
 
 
-def _parse_labels(settings: Settings, content: bytes) -> Any:
-    if settings.labels.filepath is None:
+def _find_labels(settings: Settings, root: Path, head: commits.Commit | None) -> Any:
+    """The labels of the file, or those of the commit where the file has vanished; None where none are wanted."""
+    if settings.labels.file.filepath is None:
         return None
-    from pipeline.tables.labels import read_labels
+    from pipeline.tables.labels import labels_of_table, read_labels
 
-    return read_labels(settings.labels, content, [klass.name for klass in settings.classes])
+    classes = [klass.name for klass in settings.classes]
+    if settings.labels.content is not None:
+        return read_labels(settings.labels.file, settings.labels.content, classes)
+    assert head
+    return labels_of_table(str(settings.labels.file.filepath), commits.read_table(root, head), classes)
 
 
 def _check_space(root: Path, settings: Settings, made: Plan) -> None:
@@ -285,6 +288,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
         "table": found.wanted.table,
         "patient_key": settings.patient_key_digest,
         "source": settings.src,
+        "choices": choices(settings),
         "versions": library_versions(),
     }
     arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
@@ -301,7 +305,7 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
-            f"{settings.labels.filepath}: none of its {len(labels):,} images is among the slices; are these the labels "
+            f"{settings.labels.file.filepath}: none of its {len(labels):,} images is among the slices; are these the labels "
             f"of this data set, and is image_id: {settings.image_id} right in the catalog?"
         )
 

@@ -25,8 +25,8 @@ class ShownProgress:
         self._started = self._printed = 0.0
 
     def planned(self, plan: Plan) -> None:
-        for reason in plan.reasons or ("nothing to do: the cache is up to date",):
-            print(reason, file=sys.stderr)
+        for line in plan.as_lines():
+            print(line, file=sys.stderr)
         self._total = plan.slices_expected
         if self._total and sys.stderr.isatty():
             self._bar = tqdm(

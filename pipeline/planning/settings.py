@@ -1,22 +1,89 @@
-"""This file puts the catalog and a command's options together: what one build wants, and where it runs."""
+"""This file puts the catalog, a command's options and what the cache was built with together: what one build wants."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.cache.files import sha256
-from pipeline.errors import SourceError
-from pipeline.planning.catalog import Catalog, ClassWeight, LabelFile, Layout, Reading, Splits, Window, check_sizes
+from pipeline.errors import CatalogError, SourceError
+from pipeline.planning.catalog import (
+    Catalog,
+    ClassWeight,
+    Dataset,
+    LabelFile,
+    Layout,
+    Reading,
+    Splits,
+    Window,
+    check_sizes,
+)
+
+DEFAULT_DATASET = "generic"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the options of a command ask for; what they leave out stays as the cache was built with.
+
+    Attributes:
+        sizes, drop_sizes: image sides to add, and to take away.
+        labels: label file; None for that of the commit, or of the catalog.
+        no_labels: take the labels away.
+    """
+
+    src: str | None = None
+    dataset: str | None = None
+    sizes: tuple[int, ...] = ()
+    drop_sizes: tuple[int, ...] = ()
+    labels: str | None = None
+    no_labels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a commit was built with, as its private part keeps it.
+
+    Attributes:
+        label_file: full path of the label file, "" without labels.
+        labels_digest: SHA-256 of its content.
+        labels_chosen, sizes_chosen: whether options said so; the catalog's words come after those.
+    """
+
+    dataset: str
+    sizes: tuple[int, ...]
+    sizes_chosen: bool
+    classes: tuple[str, ...]
+    label_file: str
+    labels_digest: str
+    labels_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels that a build wants.
+
+    Attributes:
+        file: the format, and the path as messages name it; `filepath` None where no labels are wanted.
+        digest: SHA-256 of the content, "" without labels.
+        chosen: whether an option said so, `--labels` or `--no-labels`.
+        content: of the file; None where it has vanished and the labels of the commit stay.
+    """
+
+    file: LabelFile
+    digest: str
+    chosen: bool
+    content: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one build wants, the catalog and the options put together.
+    """What one build wants, the catalog, the options and the last commit put together.
 
     Attributes:
         src: folder, archive or address of the DICOM files.
-        labels: label file and its format; `filepath` None where there are no labels.
-        labels_digest: SHA-256 of the label file's content, "" without one.
         patient_key_digest: fingerprint of the key that patient ids are hashed with, "" where they are kept.
+        sizes_chosen: whether the sizes go back to options.
+        kept: what stays because the cache was built with it, in plain words.
     """
 
     src: str
@@ -24,13 +91,14 @@ class Settings:
     reading: Reading
     windows: tuple[Window, ...]
     sizes: tuple[int, ...]
+    sizes_chosen: bool
     classes: tuple[ClassWeight, ...]
     image_id: str
-    labels: LabelFile
-    labels_digest: str
+    labels: Labels
     patient_key_digest: str
     splits: Splits
     layout: Layout
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +124,134 @@ class Workers:
         return not (self.local or self.scheduler or self.scheduler_file or self.cluster)
 
 
-def make_settings(
-    catalog: Catalog, dataset: str, src: str, labels: LabelFile, content: bytes, sizes: tuple[int, ...], key_digest: str
-) -> Settings:
-    """Put a catalog entry and the options that override it together.
+def find_dataset(catalog: Catalog, request: Request, built: Built | None) -> tuple[str, Dataset]:
+    """The catalog's entry that the options name, else the one that the cache was built with, else `generic`.
+
+    Raises:
+        CatalogError: no such entry.
+    """
+    name = request.dataset or (built.dataset if built else DEFAULT_DATASET)
+    try:
+        return name, catalog.dataset(name)
+    except CatalogError as error:
+        if request.dataset is None and built:
+            raise CatalogError(f"the cache was built with {error}; give the --catalog that has it") from None
+        raise
+
+
+def make_settings(catalog: Catalog, request: Request, built: Built | None, key_digest: str) -> Settings:
+    """Put the catalog's entry, the options and what the cache was built with together.
+
+    Options come first, then what options have said before, then the catalog.
 
     Args:
-        content: of the label file, b"" where there is none.
-        sizes: empty for the entry's own.
+        built: None before the first commit.
         key_digest: of the patient key, "" where ids are kept.
 
     Raises:
         CatalogError: no such entry, impossible sizes.
+        SourceError: no source, or the label file cannot be read.
     """
-    entry = catalog.dataset(dataset)
-    check_sizes(sizes)
+    name, entry = find_dataset(catalog, request, built)
+    src = request.src or entry.filepath
+    if src is None:
+        raise SourceError(f"the catalog's entry {name} has no filepath; give --src DICOMS")
+    sizes, chosen = _choose_sizes(request, entry, built)
+    labels = _choose_labels(request, entry, built)
+    kept = []
+    if built and request.dataset is None and name != DEFAULT_DATASET:
+        kept.append(f"data set {name}")
+    kept += _kept_sizes(request, entry, built, sizes) + _kept_labels(request, entry, built, labels)
     return Settings(
         src=src,
-        dataset=dataset,
+        dataset=name,
         reading=entry.reading,
         windows=entry.windows,
-        sizes=tuple(sorted(sizes or entry.sizes)),
+        sizes=sizes,
+        sizes_chosen=chosen,
         classes=entry.classes,
         image_id=entry.image_id,
         labels=labels,
-        labels_digest=sha256(content) if content else "",
         patient_key_digest=key_digest,
         splits=catalog.splits,
         layout=catalog.layout,
+        kept=tuple(kept),
     )
 
 
-def read_label_file(labels: LabelFile) -> bytes:
-    """The content of the label file, b"" where there is none.
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def _choose_sizes(request: Request, entry: Dataset, built: Built | None) -> tuple[tuple[int, ...], bool]:
+    """The image sides that are wanted, and whether options said so, now or before."""
+    check_sizes(request.sizes)
+    before = built is not None and built.sizes_chosen
+    chosen = before or bool(request.sizes) or not set(request.drop_sizes).isdisjoint(entry.sizes)
+    asked = request.sizes or (() if before else entry.sizes)
+    wanted = {*asked, *(built.sizes if built else ())}
+    for size_px in request.drop_sizes:
+        if size_px not in wanted:
+            there = ", ".join(str(size) for size in sorted(wanted))
+            raise CatalogError(f"--drop-size {size_px}: the cache is not built at that size, but at {there}")
+    left = wanted - set(request.drop_sizes)
+    if not left:
+        raise CatalogError("--drop-size: no size would be left; give --size for another one")
+    return tuple(sorted(left)), chosen
+
+
+def _kept_sizes(request: Request, entry: Dataset, built: Built | None, sizes: tuple[int, ...]) -> list[str]:
+    asked = request.sizes or entry.sizes
+    return [f"size {size} (--drop-size {size} takes it away)" for size in sizes if built and size not in asked]
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+def _choose_labels(request: Request, entry: Dataset, built: Built | None) -> Labels:
+    """The label file that is wanted: of the options, of earlier options, of the catalog, of the commit."""
+    known, chosen = (built.label_file, built.labels_chosen) if built else ("", False)
+    if request.labels:
+        return _read(replace(entry.labels, filepath=request.labels), chosen=True)
+    if request.no_labels or (chosen and not known):
+        return Labels(replace(entry.labels, filepath=None), "", True, None)
+    path = known if chosen else entry.labels.filepath or known
+    if built and built.classes and _has_vanished(path, known):
+        named = replace(entry.labels, filepath=path or "the commit's labels")
+        return Labels(named, built.labels_digest, chosen, None)
+    file = replace(entry.labels, filepath=path or None)
+    return _read(file, chosen) if path else Labels(file, "", False, None)
+
+
+def _has_vanished(path: str, known: str) -> bool:
+    """Whether this is the file that the commit's labels came from, and is gone."""
+    return not path or (_are_same(path, known) and not Path(path).exists())
+
+
+def _read(file: LabelFile, chosen: bool) -> Labels:
+    """The labels of a file.
 
     Raises:
         SourceError: it cannot be read.
     """
-    if labels.filepath is None:
-        return b""
+    assert file.filepath
     try:
-        return Path(labels.filepath).read_bytes()
+        content = Path(file.filepath).read_bytes()
     except OSError as error:
-        raise SourceError(f"{labels.filepath}: cannot be read ({error.strerror}); give --labels FILE") from error
+        raise SourceError(f"{file.filepath}: cannot be read ({error.strerror}); give --labels FILE") from error
+    return Labels(file, sha256(content), chosen, content)
+
+
+def _kept_labels(request: Request, entry: Dataset, built: Built | None, labels: Labels) -> list[str]:
+    path = labels.file.filepath
+    if not built or path is None or request.labels:
+        return []
+    if labels.content is None:
+        return [f"the commit's labels, though their file {path} is gone (--labels FILE or --no-labels changes that)"]
+    if labels.digest != built.labels_digest and _are_same(path, built.label_file):
+        return [f"labels of {path}, which has changed"]
+    return [] if path == entry.labels.filepath else [f"labels of {path} (--no-labels takes them away)"]
+
+
+def _are_same(path: str, other: str) -> bool:
+    """Whether two paths name one file, as far as their text tells."""
+    return os.path.abspath(path) == os.path.abspath(other)

@@ -71,7 +71,8 @@ def fingerprints(settings: Settings) -> Fingerprints:
         ArraySpec(size_px, fingerprint(["render", RENDER_VERSION, reading, settings.windows, size_px])[:8])
         for size_px in settings.sizes
     )
-    labels = [LABELS_VERSION, settings.labels.type, settings.labels_digest, settings.image_id, settings.classes]
+    classes = settings.classes if settings.labels.file.filepath else ()
+    labels = [LABELS_VERSION, settings.labels.file.type, settings.labels.digest, settings.image_id, classes]
     table = fingerprint(["table", SERIES_VERSION, labels, settings.dataset, settings.splits])
     return Fingerprints(reading, arrays, table)
 

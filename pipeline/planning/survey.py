@@ -62,7 +62,7 @@ def survey(settings: Settings, root: Path, check_content: bool = False, retry_re
     settled = _without_uncommitted(settled, known.committed)
     compared = [listing.paths[line] for line in sorted(lines)]
     made = plan.make(listing, known, settled, compared, wanted, settings.layout.rows_per_shard)
-    return Survey(source, listing, head, wanted, made)
+    return Survey(source, listing, head, wanted, replace(made, kept=settings.kept))
 
 
 def _without_uncommitted(settled: Settled, committed: Ledger) -> Settled:

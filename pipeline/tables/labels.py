@@ -34,6 +34,26 @@ def read_labels(labels: LabelFile, content: bytes, classes: Sequence[str]) -> pd
     return _read_wide(name, frame, list(classes))
 
 
+def labels_of_table(name: str, table: bytes, classes: Sequence[str]) -> pd.DataFrame:
+    """The labels that a commit's table holds, as `read_labels` gives them.
+
+    Args:
+        name: of the file that they came from, for messages.
+
+    Raises:
+        SourceError: a class is none of the table's.
+    """
+    frame = pd.read_csv(BytesIO(table), dtype={"image_id": str}, keep_default_na=False, na_values=[""])
+    for klass in classes:
+        if klass not in frame.columns:
+            raise SourceError(
+                f"{name}: is gone, and the commit has no labels of the class {klass}; bring the file back, give "
+                "--labels FILE, or take the class out of the catalog"
+            )
+    labels = frame.drop_duplicates("image_id").set_index("image_id")[list(classes)].astype(np.float32)
+    return labels.dropna(how="all")
+
+
 def _read_rsna_long(name: str, frame: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """`ID,Label` with ID = `<image>_<class>`, one line a class of an image."""
     if list(frame.columns[:2]) != ["ID", "Label"]:

@@ -1,0 +1,139 @@
+"""What a cache was built with stays until it is taken away on purpose."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from testkit.small import MADE_UP, Small, counted, run, write_slices
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    """A cache of four slices at 8 and 12 pixels, with labels; both came by options."""
+    small = Small(tmp_path, labels={MADE_UP.uid(number): number % 2 for number in range(4)})
+    write_slices(small.src, range(4))
+    small.build("--size", 8, "--size", 12)
+    return small
+
+
+def without_options(small: Small) -> list[object]:
+    """The options that are needed, and no other."""
+    return ["--src", small.src, "--out", small.out, "--catalog", small.folder / "catalog.yaml"]
+
+
+def state(small: Small) -> tuple[list[str], list[str]]:
+    """Sizes and label columns of the current commit."""
+    attributes = json.loads((small.out / "zarr.json").read_bytes())["attributes"]
+    return sorted(attributes["sizes"], key=int), [klass["name"] for klass in attributes["classes"]]
+
+
+def test_the_same_command_without_options_keeps_sizes_and_labels(small):
+    before = small.digest()
+    said = run("plan", *without_options(small)).stdout
+    assert "nothing to do" in said
+    assert "kept: size 12 (--drop-size 12 takes it away)" in said
+    assert f"kept: labels of {small.folder / 'labels.csv'} (--no-labels takes them away)" in said
+    with counted() as work:
+        run("build", *without_options(small), "--workers", 0)
+    assert (work.read, work.shards) == ([], [])
+    assert small.digest() == before
+    assert state(small) == (["8", "12"], ["bleed", "any"])
+
+
+def test_a_size_that_is_asked_for_comes_beside_those_that_are_there(small):
+    run("build", *without_options(small), "--size", 6, "--workers", 0)
+    assert state(small) == (["6", "8", "12"], ["bleed", "any"])
+
+
+def test_the_catalog_adds_no_size_where_options_have_chosen(tmp_path):
+    small = Small(tmp_path)  # its catalog says 8
+    write_slices(small.src, range(2))
+    small.build("--size", 12)
+    small.build()
+    assert state(small)[0] == ["12"]
+    small.build("--size", 8)
+    assert state(small)[0] == ["8", "12"]
+
+
+def test_the_catalog_adds_a_size_and_takes_none_away(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    for sizes, there in (((8,), ["8"]), ((8, 12), ["8", "12"]), ((12,), ["8", "12"])):
+        small.sizes = sizes
+        small.build()
+        assert state(small)[0] == there
+
+
+def test_what_is_taken_away_on_purpose_goes_and_stays_away(small):
+    assert "other settings of the table" in run("plan", *without_options(small), "--no-labels", code=2).stdout
+    run("build", *without_options(small), "--no-labels", "--drop-size", 12, "--workers", 0)
+    assert state(small) == (["8"], [])
+    run("plan", *without_options(small))
+    run("build", *without_options(small), "--workers", 0)
+    assert state(small) == (["8"], [])
+    run("build", *without_options(small), "--labels", small.folder / "labels.csv", "--workers", 0)
+    assert state(small) == (["8"], ["bleed", "any"])
+
+
+def test_a_changed_label_file_is_noticed_without_being_named(small):
+    file = small.folder / "labels.csv"
+    file.write_text(file.read_text().replace(",0,0\n", ",1,1\n", 1))
+    said = run("plan", *without_options(small), code=2).stdout
+    assert f"kept: labels of {file}, which has changed" in said
+    run("build", *without_options(small), "--workers", 0)
+    assert pd.read_csv(small.out / "metadata.csv")["bleed"].sum() == 3
+    run("plan", *without_options(small))
+
+
+def test_a_vanished_label_file_keeps_the_labels_of_the_commit(small):
+    labels = pd.read_csv(small.out / "metadata.csv").set_index("image_id")["bleed"]
+    (small.folder / "labels.csv").unlink()
+    said = run("plan", *without_options(small)).stdout
+    assert f"kept: the commit's labels, though their file {small.folder / 'labels.csv'} is gone" in said
+    write_slices(small.src, range(4, 6))  # a new commit needs them, and they are only in the old one
+    run("build", *without_options(small), "--workers", 0)
+    after = pd.read_csv(small.out / "metadata.csv").set_index("image_id")["bleed"]
+    assert after.dropna().to_dict() == labels.to_dict()
+    assert after.isna().sum() == 2
+    run("plan", *without_options(small))
+
+
+def test_a_label_file_that_is_named_must_be_there(small):
+    (small.folder / "labels.csv").unlink()
+    said = run("build", *without_options(small), "--labels", small.folder / "labels.csv", code=1).stderr
+    assert "cannot be read (No such file or directory); give --labels FILE" in said
+
+
+def test_a_vanished_label_file_has_no_new_class(small):
+    (small.folder / "labels.csv").unlink()
+    catalog = small.folder / "catalog.yaml"
+    catalog.write_text(catalog.read_text().replace("name: bleed", "name: clot"))
+    said = run("build", *without_options(small), "--workers", 0, code=1).stderr
+    assert "has no labels of the class clot; bring the file back" in said
+
+
+def test_the_data_set_is_kept_too(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    small.options()
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text(catalog.read_text().replace("generic:", "named:"))
+    run("build", *without_options(small), "--dataset", "named", "--workers", 0)
+    said = run("plan", *without_options(small)).stdout
+    assert "kept: data set named" in said
+    said = run("plan", "--src", small.src, "--out", small.out, code=1).stderr
+    assert "the cache was built with --dataset named" in said
+    assert "give the --catalog that has it" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--drop-size", 6], "--drop-size 6: the cache is not built at that size, but at 8, 12"),
+        (["--drop-size", 8, "--drop-size", 12], "no size would be left"),
+    ],
+)
+def test_what_cannot_be_taken_away_is_one_line(small, options, said):
+    assert said in run("plan", *without_options(small), *options, code=1).stderr
