@@ -305,8 +305,8 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
-            f"{settings.labels.file.filepath}: none of its {len(labels):,} images is among the slices; are these the labels "
-            f"of this data set, and is image_id: {settings.image_id} right in the catalog?"
+            f"{settings.labels.file.filepath}: none of its {len(labels):,} images is among the slices; are these the "
+            f"labels of this data set, and is image_id: {settings.image_id} right in the catalog?"
         )
 
 
