@@ -15,7 +15,7 @@ HOMES = {
         "pydicom": {"pipeline.dicom"},
         "dask": {"pipeline.engine"},
         "distributed": {"pipeline.engine"},
-        "numba": {"pipeline.kernel", "pipeline.cache.lz4", "pipeline.dicom.walk"},
+        "numba": {"pipeline.kernel", "pipeline.cache.lz4", "pipeline.dicom.elements"},
         "yaml": {"pipeline.planning.catalog", "pipeline.engine"},
         "fsspec": {"pipeline.source.sources", "pipeline.source.archives", "pipeline.upkeep.publish"},
         "click": {"pipeline.cli"},

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from pipeline.kernel.passes import fill_band
+from pipeline.kernel.plain import grey_levels
 from pipeline.planning.catalog import Window
 
 MAX_WINDOWS = 4  # a slice's windows in the first cache, band by band
@@ -30,7 +31,7 @@ def grey_of(
     """
     bits = np.arange(_STORED_VALUES, dtype=np.uint16)
     stored = bits.view(np.int16) if signed else bits
-    table = _tabulate(stored, slope, intercept, padding, windows)
+    table = grey_levels(stored, slope, intercept, padding, windows)
     lit = stored[table.any(axis=0)].astype(int)
     first, last = (lit.min(), lit.max()) if lit.size else (0, 0)
     flip = np.uint16(_STORED_VALUES // 2 if signed else 0)
@@ -39,19 +40,6 @@ def grey_of(
     scaled = np.empty((1, *table.shape), np.uint8)
     fill_band(bits[None], (table, factors, *rest), 0, _STORED_VALUES, scaled)
     return table, factors if np.array_equal(scaled[0], table) else factors[:0], *rest
-
-
-def _tabulate(
-    stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None, windows: tuple[Window, ...]
-) -> np.ndarray:
-    hu = stored * np.float64(slope) + intercept
-    table = np.empty((len(windows), len(stored)), np.uint8)
-    for grey, window in zip(table, windows, strict=True):
-        x = np.clip((hu - (window.level_hu - window.width_hu / 2)) / window.width_hu, 0, 1)
-        grey[:] = np.floor(255 * x + 0.5)
-    if padding is not None:
-        table[:, (stored >= padding[0]) & (stored <= padding[1])] = 0
-    return table
 
 
 def _factors(window: Window, slope: float, intercept: float, flip: int) -> tuple[int, int, int, int]:

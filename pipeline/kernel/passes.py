@@ -40,7 +40,7 @@ from pipeline.kernel.lanes import (
     weigh,
     within,
 )
-from pipeline.kernel.taps import FRACTION_BITS
+from pipeline.kernel.plain import FRACTION_BITS
 
 BAND = 8  # rows: their grey levels at 512 px take 12 KB of the first cache
 

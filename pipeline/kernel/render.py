@@ -44,7 +44,7 @@ def render(
         ValueError: images or sums do not fit the windows; nothing was written.
 
     Source: equals the horizontal, then the vertical pass of Pillow's `Image.resize((S, S), BILINEAR)` on each channel
-        of `grey_levels`. Pillow 13 goes vertical first for some frames that are not square: 1 grey level at most.
+        of `plain.grey_levels`. Pillow 13 goes vertical first for some frames that are not square: 1 grey level at most.
     """
     _check_shapes(len(windows), images, sums)
     height, width = stored.shape
@@ -55,20 +55,6 @@ def render(
     horizontal(stored.view(np.uint16), grey, groups, sizes, scratch)
     for i, (image, total) in enumerate(zip(images, sums, strict=True)):
         vertical(scratch, i, sizes[0][i], rows(height, sizes_px[i]), image, total)
-
-
-def grey_levels(
-    stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None, windows: tuple[Window, ...]
-) -> np.ndarray:
-    """Window one slice at its native size.
-
-    Args: as for `render`.
-
-    Returns:
-        (C, H, W) uint8, floor(255 x + 0.5) of x = clip((HU - (level - width/2)) / width, 0, 1), in float64.
-    """
-    table = grey_of(slope, intercept, padding, stored.dtype.kind == "i", windows)[0]
-    return table[:, stored.view(np.uint16)]
 
 
 def _check_shapes(num_windows: int, images: Sequence[np.ndarray], sums: Sequence[np.ndarray]) -> None:

@@ -1,42 +1,18 @@
-"""This file works out which pixels a pixel of a resized image is made of, and lays their weights out for the passes."""
+"""This file lays out which pixels a pixel of a resized image is made of, and their weights, as the passes take them."""
 
 from functools import lru_cache
 
 import numpy as np
 
 from pipeline.kernel.lanes import HAS_BYTE_PRODUCTS, LANES, PARTS, QUAD, VECTOR_BYTES, WEIGHT_BYTES, pack_weights, zeros
+from pipeline.kernel.plain import taps
 
-FRACTION_BITS = 22  # as Pillow: 32 less 8 bits of the grey level less 2 of headroom
 MAX_NEAR_QUADS = 2
 
 # Plain tuples, as in grey.py.
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Sizes = tuple[np.ndarray, int, bool]
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@lru_cache(maxsize=64)
-def taps(length: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of a triangle filter, widened by the scale where it shrinks, that resize `length` pixels to `size_px`.
-
-    Returns:
-        (S,) int64 first input pixel of an output pixel; (S, K) int32 weights of it and those that follow, which sum to
-        2**22 but for their own rounding. All S have K taps, some of weight 0.
-
-    Source: Pillow, `src/libImaging/Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`.
-    """
-    scale = length / size_px
-    support = max(scale, 1.0)
-    centre = (np.arange(size_px) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    stop = np.minimum((centre + support + 0.5).astype(np.int64), length)
-    num_taps = int((stop - first).max())
-    start = np.minimum(first, length - num_taps)
-    position = start[:, None] + np.arange(num_taps)
-    distance = np.abs((position - centre[:, None] + 0.5) * (1 / support))
-    weight = np.where((position >= first[:, None]) & (position < stop[:, None]), np.maximum(1 - distance, 0), 0)
-    weight /= np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds one after another, as Pillow; sum does not
-    return start, np.floor(weight * (1 << FRACTION_BITS) + 0.5).astype(np.int32)
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,32 @@
+"""This file chooses between the compiled form of a hot path and its plain one, which is its specification too."""
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def compiled_or_plain(what: str, load: Callable[[], T], is_right: Callable[[T], bool], plain: T) -> T:
+    """Return the compiled form if it loads and passes its test here, else the plain one, with one line of warning.
+
+    Args:
+        what: the name of the path, for the warning.
+        load: imports the compiled form; another numba, LLVM or processor may make it raise anything.
+        is_right: tries it on a small input.
+        plain: the form that needs nothing but NumPy and gives the same outcome.
+    """
+    try:
+        compiled = load()
+        reason = None if is_right(compiled) else "its results differ from the plain form's"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if reason is None:
+        return compiled
+    warnings.warn(
+        f"the compiled {what} cannot be used here ({reason}); the plain form stands in: slower, the same outcome. "
+        "To mend it: pip install --upgrade numba",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return plain
