@@ -33,6 +33,7 @@ from numcodecs import lz4
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache, open_cache
+from training.data.neighbours import Context
 from training.data.stream import Stream
 
 RING = 4  # batches of preallocated memory, for the ways that fill memory they are given
@@ -102,6 +103,15 @@ class Items(Dataset):
 def this_stream(slices: Slices) -> tuple[int, Epoch]:
     """training.data.stream with one thread, checksums verified."""
     stream = Stream(slices.cache, slices.size, np.arange(slices.cache.num_slices), slices.batch_size, threads=1)
+    epochs = iter(range(1 << 30))
+    return slices.stored_bytes, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))
+
+
+def this_stream_with_context(slices: Slices) -> tuple[int, Epoch]:
+    """training.data.stream with one thread, and of each slice also the one below and the one above (--context 1)."""
+    context = Context(1, tuple(range(len(slices.cache.windows))))
+    lines = np.arange(slices.cache.num_slices)
+    stream = Stream(slices.cache, slices.size, lines, slices.batch_size, threads=1, context=context)
     epochs = iter(range(1 << 30))
     return slices.stored_bytes, lambda order: (batch.images for batch in stream.epoch(0, next(epochs)))
 
@@ -311,6 +321,7 @@ FLOOR = memory_map
 WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,
     this_stream,
+    this_stream_with_context,
     lmdb_lz4,
     lmdb_lz4_checksum,
     tensorstore_batch,

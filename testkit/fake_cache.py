@@ -44,6 +44,7 @@ def write_cache(
     sizes: tuple[int, ...] = (32,),
     classes: tuple[str, ...] = CLASSES,
     unlabelled: int = 0,
+    z: bool = True,
     rows_per_shard: int = 8,
     compressor: str = "lz4",
     seed: int = 0,
@@ -56,10 +57,13 @@ def write_cache(
 
     Args:
         unlabelled: so many lines, the first of the table, have no label.
+        z: whether z_mm is known, or only the order.
         seed: of the content. row_seed: of the rows, which mean nothing.
     """
     rng = np.random.default_rng(seed)
     table = _table(rng, patients, slices, classes, unlabelled)
+    if not z:
+        table["z_mm"] = np.nan
     capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
     table["row"] = np.random.default_rng(row_seed).permutation(capacity)[: len(table)]
     labels = table[list(classes)].to_numpy(float) if classes else np.zeros((len(table), 0))

@@ -82,6 +82,10 @@ def main() -> None:
 @click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
 @click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
 @click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
+@click.option("--context", type=int, metavar="N", help="Slices on each side that the network sees too. [default: 0]")
+@click.option(
+    "--context-windows", metavar="NAMES", help="Windows of those slices: all, or names, brain,bone say. [default: all]"
+)
 @click.option("--no-position", "position", flag_value=False, default=None, help="Train without the position branch.")
 @click.option("--deterministic", flag_value=True, default=None, help="Repeat to the bit on a GPU too; slower.")
 @click.option("--compile", flag_value=True, default=None, help="torch.compile: a slow start, faster steps on a GPU.")

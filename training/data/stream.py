@@ -14,7 +14,9 @@ import torch
 from training import system
 from training.data.cache import Cache
 from training.data.hashing import splitmix64
+from training.data.neighbours import Context
 from training.data.shards import SliceReader
+from training.data.stacks import StackReader
 
 HINTS_AHEAD = 3  # batches between the request to the disk and the read
 COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
@@ -36,7 +38,7 @@ class Batch:
     """B slices of K classes.
 
     Attributes:
-        images: (B, C, S, S) uint8 grey levels.
+        images: (B, C, S, S) uint8 grey levels; with context, C channels of the whole stack.
         z_norm: (B,) float32 in [0, 1].
         labels: (B, K) float32, 0 or 1, NaN where a slice has no label.
         keys: (B,) int64, the bits of the uint64 `Cache.keys`.
@@ -96,9 +98,10 @@ class Stream:
         threads: that read and decode; 0 fills a batch when it is asked for. The batches do not depend on it.
         ahead: batches to be filled before they are asked for.
         pin: use page-locked memory, from which a GPU copies by itself.
+        context: read each slice with its neighbours, as one image of more channels.
 
     Raises:
-        CacheError: the size is not built, or a slice or its shard is missing.
+        CacheError: the size is not built, a slice or its shard is missing, or neighbours are wanted and unknown.
     """
 
     def __init__(
@@ -110,11 +113,14 @@ class Stream:
         threads: int = 1,
         ahead: int = 4,
         pin: bool = False,
+        context: Context | None = None,
     ) -> None:
         lines = np.sort(np.asarray(lines, np.int64))
         labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
         z_norm = cache.table["z_norm"].to_numpy(np.float32)
-        self._reader = SliceReader(cache, size, lines)
+        self._reader: SliceReader | StackReader = (
+            SliceReader(cache, size, lines) if context is None else StackReader(cache, size, lines, context)
+        )
         self._keys = cache.keys[lines]
         self._facts = (z_norm[lines], labels[lines], self._keys.view(np.int64), lines)
         self._batch_size, self._threads, self._pin = batch_size, threads, pin

@@ -52,10 +52,9 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
     """
     if out.suffix != SUFFIXES[form]:
         raise RunError(f"{out}: the format {form} is written to a file that ends in {SUFFIXES[form]}")
-    net = load_run_weights(run.config, len(run.data.classes), run.weights).eval()
-    mean, std = np.array(run.data.mean), np.array(run.data.std)
-    size, channels = run.config.size_px, len(run.data.windows)
-    whole = Exported(net, mean, std).eval()
+    net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels).eval()
+    size, channels = run.config.size_px, len(run.channels)
+    whole = Exported(net, *run.mean_std).eval()
     # A batch of 2: torch.export takes 1 for a constant.
     example = (torch.zeros(2, channels, size, size, dtype=torch.uint8), torch.full((2,), 0.5))
     batch = torch.export.Dim("batch", min=1)
@@ -67,7 +66,7 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
             _write_onnx(program, temporary)
         else:
             torch.export.save(program, temporary)
-        difference = _parity(net, Normalise(mean, std, torch.device("cpu")), temporary, form, cache, size)
+        difference = _parity(net, run, temporary, form, cache)
         if not difference < PARITY:
             raise RunError(
                 f"{out}: not written: a probability would differ from the run's by {difference:.1e}, {PARITY:.0e} is "
@@ -97,10 +96,11 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     )
 
 
-def _parity(net: FusionNet, normalise: Normalise, path: Path, form: str, cache: Cache, size: int) -> float:
+def _parity(net: FusionNet, run: Run, path: Path, form: str, cache: Cache) -> float:
     """Return the largest difference of a probability on the cache's first slices, by a path that shares no code."""
     table = cache.table.iloc[:PARITY_SLICES]
-    images = read_images(cache, size, table["row"].to_numpy())
+    images = read_images(cache, run.config.size_px, table["row"].to_numpy(), run.context)
+    normalise = Normalise(*run.mean_std, torch.device("cpu"))
     z_norm = table["z_norm"].to_numpy(np.float32)
     with torch.inference_mode():
         grey = torch.from_numpy(images).float().div_(255)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.errors import ConfigError, RunError
+from training.model.channels import RGB, first_convolution, fit_channels, repeat_kernel
 from training.run.config import TrainConfig
 
 # Where torchvision's classification models keep what follows the features.
@@ -44,10 +46,13 @@ class FusionNet(nn.Module):
         return self.classify(self.dropout(F.relu(self.fuse(features))))
 
 
-def build_model(config: TrainConfig, num_classes: int) -> FusionNet:
+def build_model(config: TrainConfig, num_classes: int, channels: Sequence[int] = RGB) -> FusionNet:
     """Build the network of a run, with the weights that its settings name.
 
     Fresh weights depend on the run's seed alone.
+
+    Args:
+        channels: which window each channel of the images shows; see `Context.channels`.
 
     Raises:
         ConfigError: no such model, or weights that cannot be fetched, read, or fitted.
@@ -55,8 +60,9 @@ def build_model(config: TrainConfig, num_classes: int) -> FusionNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = FusionNet(*build_backbone(config.model, config.weights == "imagenet"), num_classes, config)
+        fit_channels(net.backbone, channels)
     if config.weights not in ("imagenet", "none"):
-        load_weights(net, Path(config.weights))
+        load_weights(net, Path(config.weights), channels)
     return net
 
 
@@ -68,7 +74,8 @@ def check_size(net: FusionNet, config: TrainConfig) -> None:
     size = config.size_px
     try:
         with torch.no_grad():
-            net.to("meta")(torch.empty(2, 3, size, size, device="meta"), torch.empty(2, device="meta"))
+            channels = first_convolution(net.backbone)[1].in_channels
+            net.to("meta")(torch.empty(2, channels, size, size, device="meta"), torch.empty(2, device="meta"))
     except (RuntimeError, AssertionError) as error:  # the layers have RuntimeError, the transformers assert
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
@@ -102,11 +109,12 @@ def build_backbone(name: str, imagenet: bool) -> tuple[nn.Module, int]:
     return backbone, _remove_classifier(backbone)
 
 
-def load_weights(net: FusionNet, path: Path) -> None:
+def load_weights(net: FusionNet, path: Path, channels: Sequence[int] = RGB) -> None:
     """Load a state dict, of the backbone as torchvision has it or of a whole FusionNet, into a network.
 
     Args:
         path: a .safetensors file, or what torch.save made of a state dict; only tensors are read.
+        channels: which window each channel of the network shows; weights for three are made to fit.
 
     Raises:
         ConfigError: the file is missing, is no state dict, or is one of another network.
@@ -121,12 +129,15 @@ def load_weights(net: FusionNet, path: Path) -> None:
             for name, tensor in state.items()
             if name.partition(".")[0] not in (*HEADS, *AUXILIARY_HEADS) or name in wanted
         }
+    first = f"{'backbone.' if whole else ''}{first_convolution(net.backbone)[0]}.weight"
+    if first in state and tuple(channels) != RGB and (not whole or state[first].shape != wanted[first].shape):
+        state[first] = repeat_kernel(state[first], channels)
     if problem := _misfit(wanted, state):
         raise ConfigError(f"{path}: holds weights of another network than this one: {problem}")
     target.load_state_dict(state)
 
 
-def load_run_weights(config: TrainConfig, num_classes: int, path: Path) -> FusionNet:
+def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels: Sequence[int] = RGB) -> FusionNet:
     """Build a run's network with the weights that the run has kept.
 
     Raises:
@@ -134,9 +145,9 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path) -> Fusio
     """
     if not path.is_file():
         raise RunError(f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}")
-    net = build_model(dataclasses.replace(config, weights="none"), num_classes)
+    net = build_model(dataclasses.replace(config, weights="none"), num_classes, channels)
     try:
-        load_weights(net, path)
+        load_weights(net, path, channels)
     except ConfigError as error:
         raise RunError(str(error)) from error
     return net

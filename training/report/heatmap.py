@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.neighbours import Context
 from training.model.augment import Normalise
+from training.model.channels import first_convolution
 from training.model.network import FusionNet, load_run_weights
 from training.run.runs import Run
 
@@ -19,12 +21,13 @@ class HeatMaps:
         "they need the run's weights, a network with feature maps, and captum (pip install captum)."
     )
 
-    def __init__(self, net: FusionNet, normalise: Normalise, layer: nn.Module) -> None:
-        """Take a network with its best weights, and the layer whose feature maps are to be weighed."""
+    def __init__(self, net: FusionNet, normalise: Normalise, layer: nn.Module, context: Context | None = None) -> None:
+        """Take a network with its best weights, the layer whose feature maps are to be weighed, and what it sees."""
         from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
         self._grad_cam = LayerGradCam(net, layer)
         self._normalise = normalise
+        self.context = context
 
     def of(self, images: np.ndarray, z_norm: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Return (n, S, S) float32 in [-1, 1]: above 0 where a class was raised, below where lowered; peak 1 or -1.
@@ -32,7 +35,8 @@ class HeatMaps:
         What lowered it is kept: of a bleed that was missed there is often nothing else.
 
         Args:
-            images: (n, C, S, S) uint8 grey levels. z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
+            images: (n, C, S, S) uint8 grey levels, of stacks where the run has context.
+            z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
 
         Source: Selvaraju et al., "Grad-CAM", ICCV 2017, eq. 1 and 2 without ReLU; section 3.3, counterfactuals.
         """
@@ -53,11 +57,11 @@ def open_heat_maps(run: Run) -> HeatMaps | None:
         return None
     if not Path(run.weights).exists():
         return None
-    net = load_run_weights(run.config, len(run.data.classes), run.weights).eval()
+    net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels).eval()
     layer = last_feature_maps(net, run.config.size_px)
     if layer is None:
         return None
-    return HeatMaps(net, Normalise(np.array(run.data.mean), np.array(run.data.std), torch.device("cpu")), layer)
+    return HeatMaps(net, Normalise(*run.mean_std, torch.device("cpu")), layer, run.context)
 
 
 def last_feature_maps(net: FusionNet, size_px: int) -> nn.Module | None:
@@ -70,7 +74,8 @@ def last_feature_maps(net: FusionNet, size_px: int) -> nn.Module | None:
 
     handles = [module.register_forward_hook(note) for module in net.backbone.modules()]
     with torch.no_grad():
-        net(torch.zeros(1, 3, size_px, size_px), torch.zeros(1))
+        channels = first_convolution(net.backbone)[1].in_channels
+        net(torch.zeros(1, channels, size_px, size_px), torch.zeros(1))
     for handle in handles:
         handle.remove()
     return found[-1] if found else None

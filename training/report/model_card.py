@@ -30,7 +30,7 @@ Research software, no medical device: it must not be used to diagnose or to trea
 
 ## Model
 
-- Input: one axial head-CT slice of {config.get("size_px", "?")} px, {_position(config)}.
+- Input: one axial head-CT slice of {config.get("size_px", "?")} px, {_position(config)}, {context_words(config)}.
 - Windows (level, width in HU): {windows}.
 - Output: one probability for each of {", ".join(data.get("classes", []))}; several may be high at once.
 - Trained on commit `{data.get("commit", "?")}` of a cache, seed {config.get("seed", "?")}, from
@@ -39,7 +39,7 @@ Research software, no medical device: it must not be used to diagnose or to trea
 ## Intended use
 
 Comparing methods and reproducing results. Not for clinical decisions, other body parts, other modalities, or contrast
-studies unless they were in the training data. A single slice is judged without its neighbours.
+studies unless they were in the training data.
 
 ## Performance
 
@@ -57,6 +57,14 @@ Item numbers of CLAIM (2024 update) and TRIPOD+AI (2024). What the run cannot kn
 
 def _position(config: dict[str, Any]) -> str:
     return "with its position within the series" if config.get("position", True) else "without its position"
+
+
+def context_words(config: dict[str, Any]) -> str:
+    """Say which neighbouring slices the network sees."""
+    count, windows = config.get("context", 0), config.get("context_windows", "all")
+    if not count:
+        return "without its neighbours"
+    return f"with {count} {'slice' if count == 1 else 'slices'} on each side ({windows} windows)"
 
 
 def _performance(results: Results) -> str:
@@ -122,7 +130,8 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
         ("35, 36", "20", "participants, demographics", f"{patients} patients; demographics {AUTHORS}"),
         ("37, 38", "23", "performance with uncertainty", "table above and `report.html`"),
         ("39", "23", "failure analysis", "`report.html`, section Mistakes"),
-        ("40, 41", "24-27", "limitations, implications", f"single slices, no neighbours; otherwise {AUTHORS}"),
+        ("40, 41", "24-27", "limitations, implications",
+         f"judged slice by slice, {context_words(config)}; otherwise {AUTHORS}"),
         ("42, 43", "18", "protocol, availability", f"settings and split kept in the run; otherwise {AUTHORS}"),
         ("44", "17-19", "funding, ethics, patient involvement", AUTHORS),
     ]  # fmt: skip

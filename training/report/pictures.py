@@ -7,18 +7,20 @@ import numpy as np
 from PIL import Image
 
 from training.data.cache import Cache
+from training.data.neighbours import Context
 from training.data.shards import SliceReader
+from training.data.stacks import StackReader
 from training.report.page import data_address
 
 RAISED, LOWERED = np.array([255.0, 106.0, 0.0]), np.array([0.0, 132.0, 255.0])
 MOST_HEAT = 0.55  # the slice stays visible under the hottest place
 
 
-def read_images(cache: Cache, size_px: int, rows: np.ndarray) -> np.ndarray:
-    """Return the images of some rows of the cache, (n, C, S, S) uint8."""
+def read_images(cache: Cache, size_px: int, rows: np.ndarray, context: Context | None = None) -> np.ndarray:
+    """Return the images of some rows of the cache, (n, C, S, S) uint8; with context, of their stacks."""
     order = np.argsort(cache.table["row"].to_numpy(), kind="stable")
     lines = order[np.searchsorted(cache.table["row"].to_numpy()[order], rows)]
-    reader = SliceReader(cache, size_px, lines)
+    reader = SliceReader(cache, size_px, lines) if context is None else StackReader(cache, size_px, lines, context)
     images = np.empty((len(lines), *reader.shape), np.uint8)
     reader.read(np.arange(len(lines)), images.reshape(len(lines), -1))
     return images

@@ -11,7 +11,7 @@ from training.data.cache import Cache
 from training.data.split import SIDES
 from training.report import figures, page
 from training.report.heatmap import HeatMaps, open_heat_maps
-from training.report.model_card import write_model_card
+from training.report.model_card import context_words, write_model_card
 from training.report.page import Section
 from training.report.scores import (
     SETS,
@@ -79,7 +79,8 @@ def _head(results: Results) -> list[str]:
     position = "with" if _config(results).get("position", True) else "without"
     words = (
         f"Run folder {results.name}: {_config(results).get('size_px', '?')} px, {position} the slice's "
-        f"position; cache {Path(data.get('cache', '?')).name}, commit {data.get('commit', '?')}."
+        f"position, {context_words(_config(results))}; cache {Path(data.get('cache', '?')).name}, "
+        f"commit {data.get('commit', '?')}."
     )
     return [page.paragraph(words, "lead"), page.paragraph(NOT_A_DEVICE, "lead")]
 

@@ -48,8 +48,12 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
     wrong = most_confident_mistakes(known, MISTAKES)
     lines = np.array([line for line, _ in wrong], np.int64)
     classes = np.array([k for _, k in wrong], np.int64)
-    images = read_images(cache, results.settings["config"]["size_px"], known.slices["row"].to_numpy()[lines])
-    heat = heat_maps.of(images, known.slices["z_norm"].to_numpy()[lines], classes) if heat_maps else None
+    rows, size_px = known.slices["row"].to_numpy()[lines], results.settings["config"]["size_px"]
+    images = read_images(cache, size_px, rows)
+    heat = None
+    if heat_maps is not None:
+        stacks = read_images(cache, size_px, rows, heat_maps.context)
+        heat = heat_maps.of(stacks, known.slices["z_norm"].to_numpy()[lines], classes)
     windows = [window.name for window in cache.windows]
     items = []
     for i, (line, k) in enumerate(wrong):

@@ -26,6 +26,9 @@ class TrainConfig:
     model: str = "resnet50"
     weights: str = "imagenet"  # imagenet, none, or a file
     size_px: int = 224
+    # Slices on each side that the network sees too, and of which windows: all, or names with commas between.
+    context: int = 0
+    context_windows: str = "all"
     position: bool = True
     position_features: int = 64
     fusion_features: int = 512
@@ -108,6 +111,7 @@ class Machine:
 
 RANGES: dict[str, tuple[float, float]] = {
     "size_px": (8, 4096),
+    "context": (0, 5),
     "position_features": (1, 65536),
     "fusion_features": (1, 65536),
     "dropout": (0, 0.99),

@@ -35,7 +35,7 @@ from training.run.runs import (
     write_json,
     write_table,
 )
-from training.run.setup import lines_of, open_evaluation
+from training.run.setup import check_context, lines_of, open_evaluation
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
@@ -60,6 +60,7 @@ def begin(
         check_free(path)
         cache = open_cache(cache_path, local_copy=local_copy)
         cache.array(config.size_px)
+        channels = check_context(config, cache)
         labelled = ~np.isnan(cache.labels()).all(axis=1)
         shares = config.split_fractions or cache.splits
         config = dataclasses.replace(config, split_fractions=shares)
@@ -67,7 +68,7 @@ def begin(
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
         check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
         # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
-        check_size(build_model(config, len(cache.classes)), config)
+        check_size(build_model(config, len(cache.classes), channels), config)
         mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
         with new_folder(path):
             write_content(path, content)
@@ -206,7 +207,7 @@ def run_predictions(
         load_network(run, processes),
         open_evaluation(run, cache, lines, machine, processes),
         len(lines),
-        Normalise(np.array(run.data.mean), np.array(run.data.std), processes.device),
+        Normalise(*run.mean_std, processes.device),
         processes,
         bf16=run.config.bf16,
         tta=tta,
@@ -219,7 +220,7 @@ def load_network(run: Run, processes: Processes) -> FusionNet:
     Raises:
         RunError: the run has no weights yet, or they cannot be read.
     """
-    net = load_run_weights(run.config, len(run.data.classes), run.weights)
+    net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels)
     return net.to(processes.device).to(memory_format=torch.channels_last).eval()
 
 

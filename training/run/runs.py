@@ -15,6 +15,7 @@ import pandas as pd
 
 from training.data.cache import Cache
 from training.data.mirror import absolute
+from training.data.neighbours import Context, choose_context
 from training.data.split import read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
@@ -78,6 +79,27 @@ class Run:
     def weights(self) -> Path:
         """The weights with the best validation log loss."""
         return self.path / "weights.safetensors"
+
+    @property
+    def context(self) -> Context | None:
+        """The neighbours that the network sees beside a slice; None where it sees the slice alone."""
+        return choose_context(self.config.context, self.config.context_windows, self._window_names)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Which window each channel of the network's input shows."""
+        number = len(self._window_names)
+        return tuple(range(number)) if self.context is None else self.context.channels(number)
+
+    @property
+    def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of grey level / 255 for each channel of the network's input, float64."""
+        channels = list(self.channels)
+        return np.array(self.data.mean)[channels], np.array(self.data.std)[channels]
+
+    @property
+    def _window_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in self.data.windows)
 
     @property
     def split(self) -> Path:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data.cache import Cache
+from training.data.neighbours import choose_context, order_series
 from training.data.stream import Stream
 from training.errors import ConfigError, RunError
 from training.model.augment import Augment
@@ -87,7 +88,7 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
         train=open_stream(run, cache, train, machine, processes),
         validation=open_evaluation(run, cache, validation, machine, processes),
         num_validation=len(validation),
-        augment=Augment(config, np.array(run.data.mean), np.array(run.data.std), processes.device),
+        augment=Augment(config, *run.mean_std, processes.device),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
     )
 
@@ -140,14 +141,30 @@ def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, machine: M
         threads=machine.input_threads,
         ahead=machine.batches_ahead,
         pin=processes.device.type == "cuda",
+        context=run.context,
     )
+
+
+def check_context(config: TrainConfig, cache: Cache) -> tuple[int, ...]:
+    """Return which window each channel of the network's input will show, for a run on a cache.
+
+    Raises:
+        ConfigError: a window that the cache does not have. CacheError: neighbours are wanted and no slice has a z_mm.
+    """
+    names = [window.name for window in cache.windows]
+    context = choose_context(config.context, config.context_windows, names)
+    if context is None:
+        return tuple(range(len(names)))
+    order_series(cache)
+    return context.channels(len(names))
 
 
 def start(setup: Setup) -> Learner:
     """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
     checkpoint = load_checkpoint(setup.run)
     config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
-    net = build_model(config, len(setup.run.data.classes)).to(setup.device).to(memory_format=torch.channels_last)
+    net = build_model(config, len(setup.run.data.classes), setup.run.channels)
+    net = net.to(setup.device).to(memory_format=torch.channels_last)
     if config.sync_batch_norm and setup.processes.count > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     ema = copy_of(net) if config.ema_decay else None

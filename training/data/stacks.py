@@ -1,0 +1,94 @@
+"""This file reads slices together with their neighbours, as one image of more channels."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from training.data.cache import Cache
+from training.data.neighbours import Context, find_neighbours
+from training.data.shards import SliceReader
+
+
+class StackReader:
+    """Reads as `SliceReader` does, but of each slice a stack: the slice and its neighbours, from foot to head.
+
+    However many stacks of one `read` need a slice, it is decoded once.
+
+    Args:
+        lines: (n,) positions in `cache.table`; a stack is named by its position in `lines` from here on.
+
+    Raises:
+        CacheError: as of `SliceReader` and `find_neighbours`.
+    """
+
+    def __init__(self, cache: Cache, size: int, lines: np.ndarray, context: Context) -> None:
+        used, stacks = np.unique(find_neighbours(cache, context.slices)[lines], return_inverse=True)
+        self._reader = SliceReader(cache, size, used)
+        self._stacks = stacks.reshape(len(lines), 2 * context.slices + 1)  # (n, 2N + 1) positions in `used`
+        self._middle = context.slices
+        channels, height, width = self._reader.shape
+        self._pixels = height * width
+        shown: list[tuple[int, ...]] = [context.windows] * self._stacks.shape[1]
+        shown[self._middle] = tuple(range(channels))
+        self._shown = shown
+        self._begins = np.cumsum([0, *map(len, shown)]) * self._pixels
+        self.shape = (int(self._begins[-1]) // self._pixels, height, width)
+
+    @property
+    def stored_bytes(self) -> np.ndarray:
+        """Stored size of each slice itself, its checksum included, (n,) int64."""
+        return self._reader.stored_bytes[self._stacks[:, self._middle]]
+
+    def read(self, which: np.ndarray, out: Iterable[np.ndarray]) -> None:
+        """Read stacks `which`, (m,), into m or more writable (channels x S x S,) uint8 arrays.
+
+        Raises:
+            CacheError: a slice is damaged; it names the slice and its shard. What `out` then holds means nothing.
+        """
+        images = [image for _, image in zip(which, out, strict=False)]
+        needed, places = np.unique(self._stacks[which], return_inverse=True)
+        places = places.reshape(len(which), -1)
+        decoded: list[np.ndarray | None] = [None] * len(needed)
+        whole = [column for column, windows in enumerate(self._shown) if len(windows) == self._whole]
+        for column in whole:  # straight to a place in the batch, where one holds all windows
+            for image, place in zip(images, places[:, column].tolist(), strict=True):
+                if decoded[place] is None:
+                    decoded[place] = self._part(image, column)
+        elsewhere = iter(np.empty((sum(part is None for part in decoded), self._whole * self._pixels), np.uint8))
+        slices = [next(elsewhere) if part is None else part for part in decoded]
+        self._reader.read(needed, slices)
+        for image, stack in zip(images, places.tolist(), strict=True):
+            self._copy(image, [slices[place] for place in stack])
+
+    def bringing(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
+        """As `SliceReader.bringing`, for the slices of all stacks."""
+        return self._reader.bringing([self._stacks[part].ravel() for part in parts])
+
+    def will_read(self, which: np.ndarray) -> None:
+        """Ask the system to bring stacks into memory, and do not wait for it."""
+        self._reader.will_read(np.unique(self._stacks[which]))
+
+    def wait_for(self, which: np.ndarray) -> None:
+        """Wait until stacks are in memory, without the GIL."""
+        self._reader.wait_for(np.unique(self._stacks[which]))
+
+    @property
+    def _whole(self) -> int:
+        return self._reader.shape[0]
+
+    def _part(self, image: np.ndarray, column: int) -> np.ndarray:
+        """The part of a stack's memory that shows one of its slices."""
+        return image[self._begins[column] : self._begins[column + 1]]
+
+    def _copy(self, image: np.ndarray, slices: list[np.ndarray]) -> None:
+        """Copy slices to their parts of a stack, but for those that were decoded there."""
+        for column, (windows, pixels) in enumerate(zip(self._shown, slices, strict=True)):
+            part = self._part(image, column)
+            if len(windows) == self._whole:
+                if not np.may_share_memory(part, pixels):
+                    part[:] = pixels
+                continue
+            for number, window in enumerate(windows):
+                begin = window * self._pixels
+                part[number * self._pixels : (number + 1) * self._pixels] = pixels[begin : begin + self._pixels]
