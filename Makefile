@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The certificates that this machine trusts, as pip does: a network that inspects TLS has one of its own.
 export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: demo test lint types clean constraints
+.PHONY: demo test lint types docs dist clean constraints
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -23,7 +23,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
-	$(BIN)/mypy pipeline training phantom
+	$(BIN)/mypy
 
 .venv/ready: EXTRA = all
 .venv-pipeline/ready: EXTRA = pipeline,codecs,s3,cluster,test,oracles
@@ -36,9 +36,20 @@ types: .venv/ready
 	VIRTUAL_ENV=$(@D) $(@D)/bin/uv pip install --quiet -c constraints.txt -e ".[$(EXTRA)]"
 	@touch $@
 
+# The documentation, in site/; a broken link is an error.
+docs: .venv/ready
+	$(BIN)/mkdocs build --quiet --strict
+
+# Wheel and source package, in dist/: checked, and the wheel tried in an environment that holds nothing else.
+dist: .venv/ready
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	bash scripts/try_wheel.sh $(PYTHON) dist/*.whl
+
 # Versions only, for every supported Python; no download address is recorded.
 constraints: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --extra all --no-header --no-annotate --upgrade pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf .venv .venv-pipeline .venv-training demo build *.egg-info
+	rm -rf .venv .venv-pipeline .venv-training demo build dist site *.egg-info

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.documents import ROOT_DOCUMENT, zarr_documents
-from pipeline.cache.files import PRIVATE, canonical, read_sealed, seal, sha256, sync_folder, write_atomic
+from pipeline.cache.files import PRIVATE, canonical, read_sealed, seal, sha256, write_atomic
 from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.errors import CacheError
+from pipeline.system import sync_folder
 
 FORMAT = "ich-slices"
 FORMAT_VERSION = 1

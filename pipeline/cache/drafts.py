@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.cache.files import partial_name, sync_folder
+from pipeline.cache.files import partial_name
+from pipeline.system import sync_folder
 
 MAX_THREADS = 16
 

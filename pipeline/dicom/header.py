@@ -135,7 +135,7 @@ def _quiet_pydicom() -> Iterator[None]:
 
 
 def _read_header(data: memoryview) -> Header:
-    has_preamble = data[128:132] == b"DICM"
+    has_preamble = bytes(data[128:132]) == b"DICM"
     begin = 132 if has_preamble else 0
     if not has_preamble and bytes(data[:2]) not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")

@@ -232,7 +232,7 @@ def _opened_name(path: str) -> str:
     return path if path.isascii() else path.translate(_OPENED)
 
 
-def _walk(root: str) -> tuple[list[str], array, array]:
+def _walk(root: str) -> tuple[list[str], "array[int]", "array[int]"]:
     """List the regular files below a folder: paths relative to it, sizes, times.
 
     Names that begin with a dot are left out: they hold what file managers and version control keep for themselves.
@@ -274,7 +274,7 @@ def _walk(root: str) -> tuple[list[str], array, array]:
     return paths, sizes, times
 
 
-def _listing(src: str, paths: list[str], sizes: array, times: array) -> Listing:
+def _listing(src: str, paths: list[str], sizes: "array[int]", times: "array[int]") -> Listing:
     if not paths:
         raise SourceError(f"{src}: no files in it; give a folder of DICOM files, an archive or one file")
     order = sorted(range(len(paths)), key=paths.__getitem__)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import PRIVATE, sync_folder, write_atomic
+from pipeline.cache.files import PRIVATE, write_atomic
+from pipeline.system import sync_folder
 
 ARRAY_FOLDERS = ("images", "sums")
 
