@@ -190,3 +190,29 @@ def _commit(
     }
     commit = {"attributes": attributes, "arrays": arrays, "private": None}
     (path / "commits" / f"{COMMIT}.json").write_text(json.dumps(commit))
+
+
+def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> None:
+    """Give a line other pixels, (C, S, S) uint8, with their sums."""
+    row = int(fake.table["row"].iloc[to_line])
+    group = zarr.open_group(fake.path, mode="r+")
+    group[f"images/{size}-0badcafe"][row] = image  # type: ignore[index]
+    wide = image.reshape(len(image), -1).astype(np.uint64)
+    group[f"sums/{size}-0badcafe"][row] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)  # type: ignore[index]
+
+
+def relabel(fake: FakeCache, values: dict[tuple[int, str], float]) -> None:
+    """Give lines other labels, by line and class, in a table of a new digest."""
+    root = zarr.open_group(fake.path, mode="r+")
+    attributes = dict(root.attrs)
+    for (line, name), value in values.items():
+        fake.table[name] = fake.table[name].astype("Float64")
+        fake.table.loc[line, name] = value
+    text = fake.table.to_csv(index=False, lineterminator="\n").encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (fake.path / "tables" / f"{digest}.csv").write_bytes(text)
+    root.attrs.update(attributes | {"metadata": {"file": f"tables/{digest}.csv", "digest": digest}})
+    zarr.consolidate_metadata(fake.path)
+    commit = json.loads((fake.path / "commits" / f"{COMMIT}.json").read_text())
+    commit["attributes"]["metadata"] = {"file": f"tables/{digest}.csv", "digest": digest}
+    (fake.path / "commits" / f"{COMMIT}.json").write_text(json.dumps(commit))

@@ -175,7 +175,9 @@ def run_command(
             # The other processes have stopped too; nothing is left that would need an orderly exit.
             sys.exit(STOPPED)
         if processes.writes:
-            click.echo(f"{run.path}: weighted log loss on test {scores['weighted_log_loss']:.4f}")
+            if scores:
+                side = "test" if run.has("test") else "validation"
+                click.echo(f"{run.path}: weighted log loss on {side} {scores['weighted_log_loss']:.4f}")
             click.echo(f"{run.path / 'report.html'}")
 
 
@@ -221,6 +223,12 @@ def evaluate_command(
         scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
         if processes.writes:
             click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
+            if (gone := scores["source"].get("left_out", {})).get("patients"):
+                listed = run_path / f"{job.predictions_name(side, tta)}_left_out.csv"
+                click.echo(
+                    f"left out, for the run may have learned from them: {gone['patients']:,} patients with "
+                    f"{gone['slices']:,} slices; {listed}"
+                )
             if "at_threshold" not in scores:
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
                 click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")

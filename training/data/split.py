@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from training.data.linked import MOST_JOINED
 from training.errors import ConfigError, RunError
+from training.run.config import check_fractions
 
 SIDES = ("train", "validation", "test")
 
@@ -16,6 +18,7 @@ def split_patients(
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     *,
     seed: int,
+    units: np.ndarray | None = None,
 ) -> np.ndarray:
     """Divide the slices by patient, stratified on the findings that each patient has in any slice.
 
@@ -24,23 +27,33 @@ def split_patients(
     Args:
         table: N lines with `patient_id` and one column a class.
         fractions: wished shares of the patients on the three sides, adding up to 1.
+        units: (N,) str, what is divided as a whole where some patients are joined (`linked.Links.units`); one that
+            joins more than MOST_JOINED of all patients is on the training side, for no other side has room for it.
 
     Returns:
-        (N,) str: one of `SIDES` a line. All lines of a patient have the same.
+        (N,) str: one of `SIDES` a line. All lines of a patient, and of a unit, have the same.
 
     Raises:
         ConfigError: the fractions are not shares, or there are too few patients for the sides wished.
     """
-    _check_fractions(fractions)
-    findings = table.groupby("patient_id", sort=True)[list(classes)].max().fillna(0).astype(bool)
-    patients = findings.index.to_numpy()
+    check_fractions(fractions)
+    named = table["patient_id"].to_numpy() if units is None else units
+    by_unit = table.groupby(named, sort=True)
+    findings = by_unit[list(classes)].max().fillna(0) >= 0.5
+    patients = by_unit["patient_id"].nunique().to_numpy()
+    names = findings.index.to_numpy()
+    free = (patients == 1) | (patients <= MOST_JOINED * patients.sum())
     wanted = [side for side, fraction in zip(SIDES, fractions, strict=True) if fraction > 0]
-    if len(patients) < len(wanted):
+    if free.sum() + (not free.all()) < len(wanted):
+        joined = f", {len(names)} after those who share slices are joined," if len(names) < patients.sum() else ""
         raise ConfigError(
-            f"split: {len(patients)} patients are too few for {', '.join(wanted)}; set a fraction to 0 or add patients"
+            f"split: {patients.sum()} patients{joined} are too few for {', '.join(wanted)}; add patients, or do with "
+            "fewer sides: --set split_fractions=[0.5,0.5,0] trains and validates, --set split_fractions=[1,0,0] "
+            "trains only, to over-fit on purpose"
         )
-    sides = _divide(findings.to_numpy(), fractions, seed)
-    return pd.Series(sides, index=patients).loc[table["patient_id"]].to_numpy(dtype=str)
+    sides = np.full(len(names), SIDES[0], dtype=object)
+    sides[free] = _divide(findings.to_numpy()[free], fractions, seed, keep_one=bool(free.all()))
+    return pd.Series(sides, index=names).loc[named].to_numpy(dtype=str)
 
 
 def write_split(path: Path, table: pd.DataFrame, sides: np.ndarray) -> None:
@@ -71,15 +84,15 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     return found.to_numpy(dtype=str)
 
 
-def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9 or fractions[0] == 0:
-        raise ConfigError(f"split: fractions {fractions} must be train, validation, test shares that add up to 1")
-
-
-def _divide(findings: np.ndarray, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
+def _divide(
+    findings: np.ndarray, fractions: tuple[float, float, float], seed: int, *, keep_one: bool = True
+) -> np.ndarray:
     """Divide P patients, given (P, K) bool findings; returns (P,) sides.
 
     First the held-out patients are taken from all, then they are divided into validation and test.
+
+    Args:
+        keep_one: at least one patient stays in training; not needed where others are there already.
     """
     _, validation, test = fractions
     sides = np.full(len(findings), SIDES[0], dtype=object)
@@ -87,17 +100,17 @@ def _divide(findings: np.ndarray, fractions: tuple[float, float, float], seed: i
     held_sides = [share > 0 for share in (validation, test)]
     if not any(held_sides):
         return sides
-    held_out = _count(len(findings), validation + test, at_least=sum(held_sides))
-    held = _choose(everybody, findings, held_out, seed)
+    held_out = _count(len(findings), validation + test, sum(held_sides), spare=int(keep_one))
+    held = everybody if held_out == len(everybody) else _choose(everybody, findings, held_out, seed)
     sides[held] = SIDES[1] if validation else SIDES[2]
     if all(held_sides):
-        tested = _count(len(held), test / (validation + test), at_least=1)
+        tested = _count(len(held), test / (validation + test), 1, spare=1)
         sides[_choose(held, findings[held], tested, seed + 1)] = SIDES[2]
     return sides
 
 
-def _count(patients: int, share: float, at_least: int) -> int:
-    return int(np.clip(round(patients * share), at_least, patients - 1))
+def _count(patients: int, share: float, at_least: int, spare: int) -> int:
+    return int(np.clip(round(patients * share), at_least, patients - spare))
 
 
 def _choose(patients: np.ndarray, findings: np.ndarray, count: int, seed: int) -> np.ndarray:

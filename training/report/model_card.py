@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from training.data.linked import describe
 from training.scores.results import Results
 
 AUTHORS = "*to be filled in by the authors*"
@@ -102,6 +103,7 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
     external = "scored, see report" if "external" in results.scores else "none"
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))
     looks = len(results.looks)
+    linked = "; ".join(describe(results.linked, len(results.split))) or "no two patients share a slice"
     return [
         ("1, 2", "1, 2", "title, abstract", AUTHORS),
         ("3, 4, 6", "3, 4", "background, objectives, study goal", AUTHORS),
@@ -111,7 +113,8 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
         ("12", "11", "missing data", "slices without a label in a class are left out of its loss and scores"),
         ("13", "5", "image acquisition", AUTHORS),
         ("14-18", "8", "reference standard, annotators, variability", AUTHORS),
-        ("19, 20", "12, 16", "partitions and their level", f"by patient, stratified on findings: {patients} patients"),
+        ("19, 20", "12, 16", "partitions and their level", f"by patient, stratified on findings: {patients} "
+         f"patients; {linked}"),
         ("21", "10", "sample size", AUTHORS),
         ("22, 24", "12, 22", "model, initial parameters", start),
         ("23", "18", "software", versions or AUTHORS),

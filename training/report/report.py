@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.linked import describe
 from training.data.split import SIDES
 from training.report import figures, page
 from training.report.heatmap import HeatMaps, open_heat_maps
@@ -89,6 +90,7 @@ def summary(results: Results, cache: Cache | None) -> Section:
     """The key numbers, and how many patients, series and slices they rest on."""
     blocks = _tiles(results) if results.shown else list(not_there(results, "").blocks)
     blocks.append(_split_table(results, cache))
+    blocks += [page.paragraph(f"{words}.", "notice") for words in describe(results.linked, len(results.split))]
     tests = results.looks[results.looks["what"].astype(str).str.startswith("test")]
     if len(tests) > 1:
         words = (

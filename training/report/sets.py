@@ -38,10 +38,12 @@ def other_sets(results: Results) -> Section:
 def _notes(results: Results) -> list[str]:
     notes = []
     if "external" in results.scores:
-        commit = results.scores["external"].get("source", {}).get("commit", "?")
+        source = results.scores["external"].get("source", {})
+        gone = source.get("left_out", {"patients": 0, "slices": 0})
         words = (
-            f"The external set is another cache than the run's, commit {commit}, all its labelled slices; none of its "
-            "patients was in training or validation, and none of its slices is in the run's cache under another name."
+            f"The external set is another cache than the run's, commit {source.get('commit', '?')}: all its labelled "
+            f"slices but those of patients who were in training or validation, or who share a slice with the run's "
+            f"cache: {gone['patients']:,} patients with {gone['slices']:,} slices (external_left_out.csv)."
         )
         notes.append(page.paragraph(words))
     both = [name for name in ("test", "validation") if {name, f"{name}_tta"} <= results.predictions.keys()]

@@ -144,9 +144,17 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:  # NaN is never within
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
-    shares = config.split_fractions
-    if shares is not None and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9):
-        raise ConfigError(f"split_fractions: {shares} are not three shares above 0 that add up to 1")
+    if config.split_fractions is not None:
+        check_fractions(config.split_fractions)
+
+
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Raise a ConfigError unless these are shares for train, validation and test; all but train's may be 0."""
+    if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9 and fractions[0] > 0):  # NaN is no share
+        raise ConfigError(
+            f"split_fractions: {tuple(fractions)} are not shares for train, validation and test that add up to 1, "
+            "the first above 0; [0.7,0.15,0.15], or [0.8,0.2,0] without a test side"
+        )
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from training.data.cache import Cache, open_cache
-from training.data.split import split_patients
+from training.data.linked import link, table_of
+from training.data.split import SIDES, split_patients
 from training.errors import RunError
 from training.model.augment import Normalise
 from training.model.network import FusionNet, build_model, check_size, load_run_weights
@@ -39,7 +39,7 @@ from training.run.setup import check_context, lines_of, open_evaluation
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
-from training.scores.leakage import check_leakage, check_run
+from training.scores.leakage import check_run
 from training.scores.predictions import from_table
 
 VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
@@ -64,15 +64,15 @@ def begin(
         labelled = ~np.isnan(cache.labels()).all(axis=1)
         shares = config.split_fractions or cache.splits
         config = dataclasses.replace(config, split_fractions=shares)
-        sides = split_patients(cache.table, cache.classes, shares, seed=config.seed)
-        rows = cache.table["row"].to_numpy()[labelled & (sides == "train")]
-        check_leakage(pd.DataFrame({"patient_id": cache.table["patient_id"], "split": sides}), cache, config.size_px)
+        links = link(cache, config.size_px)
+        sides = split_patients(cache.table, cache.classes, shares, seed=config.seed, units=links.units)
+        rows = cache.table["row"].to_numpy()[labelled & (sides == "train") & ~links.left_out]
         # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
         check_size(build_model(config, len(cache.classes), channels), config)
         mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
         with new_folder(path):
             write_content(path, content)
-            create_run(path, config, cache, sides, mean_std, environment(processes))
+            create_run(path, config, cache, sides, mean_std, environment(processes), table_of(links, cache))
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit, local_copy)
@@ -125,11 +125,11 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
     """Train a run to its end, score its best weights on validation and test, and write its report.
 
     Returns:
-        the scores on test.
+        the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
     fit(run, cache, machine, processes)
     scores: dict[str, Any] = {}
-    for side in ("validation", "test"):
+    for side in filter(run.has, SIDES[1:]):
         scores = evaluate(run, cache, side, machine, processes, tta=False)
     if processes.writes:
         write_report(run.path, cache)
@@ -167,8 +167,14 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
     Raises:
         RunError: leakage, which it names.
     """
+    left_out = None
     if side == "external":
-        lines = external_lines(run, cache)
+        lines, left_out = external_lines(run, cache)
+    elif not run.has(side):
+        raise RunError(
+            f"{run.path}: has no {side} side, for its split_fractions are {run.config.split_fractions}; score another "
+            "cache by --split external --cache OTHER, or start a new run with a share for it"
+        )
     else:
         check_run(run, cache)
         lines = lines_of(run, cache, side)
@@ -177,7 +183,10 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
         return {}
     name = predictions_name(side, tta)
     table = prediction_table(cache, lines, probabilities, run.data.classes)
-    source = {"dataset": cache.dataset, "commit": cache.commit}
+    source: dict[str, Any] = {"dataset": cache.dataset, "commit": cache.commit}
+    if left_out is not None:
+        write_table(run.path / f"{name}_left_out.csv", left_out)
+        source["left_out"] = {"patients": len(left_out), "slices": int(left_out["slices"].sum())}
     scores = {"source": source} | assess(run.path, name, from_table(table), run.data.class_weights)
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)

@@ -196,8 +196,16 @@ def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
-    """Score the epoch on validation, log it, and keep the weights if none were better."""
+    """Score the epoch on validation, log it, and keep the weights if none were better.
+
+    Without a validation side nothing can be better or worse: the weights kept are the last epoch's.
+    """
     settle(setup, learner)
+    if not setup.num_validation:
+        learner.progress.best_epoch = learner.progress.epoch
+        if setup.processes.writes:
+            keep_weights(setup.run, learner)
+        return
     lines, probabilities = predict_slices(
         learner.evaluated,
         setup.validation,

@@ -71,6 +71,8 @@ def _time_step(setup: Setup, learner: Learner, watch: Watch) -> float:
 def _time_evaluation(setup: Setup, learner: Learner) -> float:
     """Evaluate two batches of validation slices and return the seconds a slice."""
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
+    if not len(some):
+        return 0.0
     stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
     began = time.perf_counter()
     normalise, bf16 = setup.augment.normalise, setup.config.bf16

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.linked import FILE as LINKED
+from training.data.linked import IDENTITY, left_out_lines, read_linked
 from training.data.mirror import absolute
 from training.data.neighbours import Context, choose_context
-from training.data.split import read_split, write_split
+from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
@@ -45,6 +47,7 @@ class Data:
         windows: name, level and width (HU) in channel order.
         mean, std: by channel, of grey level / 255 over the training slices.
         split: SHA-256 of split.csv.
+        linked: SHA-256 of linked.csv; empty in a run that was begun before there was one.
     """
 
     cache: str
@@ -55,6 +58,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     split: str
+    linked: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ class Run:
     def split(self) -> Path:
         return self.path / "split.csv"
 
+    def has(self, side: str) -> bool:
+        """Whether the run's settings give a share of the patients to this side."""
+        shares = self.config.split_fractions
+        return shares is None or shares[SIDES.index(side)] > 0
+
     def sides(self, cache: Cache) -> np.ndarray:
         """Return (N,) the side of each line of the cache: train, validation or test.
 
@@ -114,6 +123,19 @@ class Run:
         if _sha256(self.split) != self.data.split:
             raise RunError(f"{self.split}: is not the split that the run began with; restore it, or start a new run")
         return read_split(self.split, cache.table)
+
+    def left_out(self, cache: Cache) -> np.ndarray:
+        """Return (N,) bool: the lines of the cache that the run neither trains on nor scores, as linked.csv says.
+
+        Raises:
+            RunError: linked.csv is not the one that the run began with.
+        """
+        if not self.data.linked:
+            return np.zeros(cache.num_slices, bool)
+        file = self.path / LINKED
+        if _sha256(file) != self.data.linked:
+            raise RunError(f"{file}: is not the one that the run began with; restore it, or start a new run")
+        return left_out_lines(read_linked(file), cache)
 
 
 @contextmanager
@@ -137,10 +159,14 @@ def create_run(
     sides: np.ndarray,
     mean_std: tuple[np.ndarray, np.ndarray],
     environment: Mapping[str, Any],
+    linked: pd.DataFrame | None = None,
 ) -> Run:
-    """Make a run's folder with settings.json and split.csv in it.
+    """Make a run's folder with settings.json, split.csv and linked.csv in it.
 
     settings.json is written last, so that a folder with one is a run.
+
+    Args:
+        linked: as `linked.table_of` gives it; None where no patients share slices.
 
     Raises:
         RunError: the folder exists and is not empty.
@@ -149,6 +175,8 @@ def create_run(
     path.mkdir(parents=True, exist_ok=True)
     split = path / "split.csv"
     write_split(split, cache.table, sides)
+    nothing = pd.DataFrame(columns=["group", "unit", *IDENTITY, *cache.classes, "done"])
+    write_table(path / LINKED, nothing if linked is None else linked)
     mean, std = mean_std
     data = Data(
         cache=absolute(cache.path),
@@ -159,6 +187,7 @@ def create_run(
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         split=_sha256(split),
+        linked=_sha256(path / LINKED),
     )
     run = Run(path, config, data, environment)
     run.checkpoints.mkdir(exist_ok=True)

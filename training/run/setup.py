@@ -94,14 +94,14 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
 
 
 def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
-    """Return the lines of a side of the run's split, (n,) int64, that have a label at all.
+    """Return the lines of a side of the run's split, (n,) int64, that have a label at all and are not left out.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, although the run has this side.
     """
     labelled = ~np.isnan(cache.labels()).all(axis=1)
-    lines = np.flatnonzero(labelled & (run.sides(cache) == side))
-    if not len(lines):
+    lines = np.flatnonzero(labelled & (run.sides(cache) == side) & ~run.left_out(cache))
+    if not len(lines) and run.has(side):
         raise RunError(f"{run.path}: no slice with a label on the side {side} of split.csv; build with more labels")
     return lines
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache, open_cache
+from training.data.pixels import pixel_codes
 from training.errors import CacheError, RunError
 from training.run.runs import Run, write_atomically
 
@@ -36,11 +37,6 @@ def content_of(cache: Cache, size_px: int) -> Content:
     sums = cache.sums(size_px, cache.table["row"].to_numpy())
     order = np.argsort(cache.keys)
     return Content(cache.keys[order], _codes(facts)[order], pixel_codes(sums)[order])
-
-
-def pixel_codes(sums: np.ndarray) -> np.ndarray:
-    """Return a code for each image, (n,) uint64, of its sums of grey levels and of their squares, (n, C, 2) uint64."""
-    return _codes(pd.DataFrame(sums.reshape(len(sums), -1)))
 
 
 def _codes(table: pd.DataFrame) -> np.ndarray:

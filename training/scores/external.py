@@ -1,21 +1,32 @@
-"""This file chooses the slices of an external set, and refuses those that a run has learned from."""
+"""This file chooses the slices of an external set, and leaves out the patients whom a run may have learned from."""
 
 import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.pixels import blank, pixel_codes, trivial
+from training.data.shards import SliceReader
 from training.errors import RunError
 from training.run.runs import Run, check_same_kind
-from training.scores.content import pixel_codes, read_content
-from training.scores.leakage import blank, listed
+from training.scores.content import read_content
+from training.scores.leakage import listed
+
+BY_NAME = "was in the run's training or validation"
+BY_SLICE = "has a slice of the run's cache, by SOP Instance UID or by all its grey levels"
 
 
-def external_lines(run: Run, cache: Cache) -> np.ndarray:
-    """Return all lines of another cache that have a label, (n,) int64.
+def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the lines of another cache that may be scored, and the patients who may not.
+
+    Scored is every slice with a label, but of no patient who was in the run's training or validation, nor of one whom
+    the run's cache does not know by name but by a slice: all slices of such a patient are left out, for those that
+    the run has not seen are of a head that it has. A patient of the run's test side taught it nothing.
+
+    Returns:
+        (n,) int64 lines; and a table of patient_id, slices, reason, and image_id, one such slice.
 
     Raises:
-        RunError: none has a label; or a patient of the run's training or validation is among them, under that name
-            or, slice by slice, under another.
+        RunError: no slice has a label, or none is left.
         CacheError: the cache has no labels, or not the run's size.
     """
     check_same_kind(run, cache)
@@ -23,29 +34,32 @@ def external_lines(run: Run, cache: Cache) -> np.ndarray:
     if not len(labelled):
         raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")
     split = pd.read_csv(run.split, dtype=str, keep_default_na=False)
-    side = cache.table["patient_id"].iloc[labelled].map(split.set_index("patient_id")["split"])
-    images = cache.table["image_id"].to_numpy()[labelled]
+    slices = cache.table.iloc[labelled]
+    side = slices["patient_id"].map(split.set_index("patient_id")["split"])
     learned = side.isin(["train", "validation"]).to_numpy()
-    if learned.any():
-        patients = cache.table["patient_id"].iloc[labelled][learned].unique().tolist()
+    seen = side.isna().to_numpy() & _seen(run, cache, labelled)
+    found = slices[["patient_id", "image_id"]].assign(reason=np.where(learned, BY_NAME, BY_SLICE))[learned | seen]
+    left_out = found.drop_duplicates("patient_id").sort_values("patient_id")
+    gone = slices["patient_id"].isin(left_out["patient_id"]).to_numpy()
+    left_out.insert(1, "slices", left_out["patient_id"].map(slices["patient_id"][gone].value_counts()))
+    if gone.all():
         raise RunError(
-            f"{cache.path}: {len(patients)} of its patients were in the run's training or validation: "
-            f"{listed(patients)}; with slices {listed(images[learned].tolist())}; leave them out of the external set"
+            f"{cache.path}: nothing is left to score: of all its {len(left_out)} labelled patients each was in the "
+            f"run's training or validation or shares a slice with the run's cache: "
+            f"{listed(left_out['patient_id'].tolist())}; give a cache of other patients"
         )
-    # A patient of the run's test set taught it nothing; one that the run does not know by name must have new slices.
-    renamed = side.isna().to_numpy() & _seen(run, cache, labelled)
-    if renamed.any():
-        raise RunError(
-            f"{cache.path}: {renamed.sum()} of its slices are in the run's cache, by SOP Instance UID or by all their "
-            f"grey levels, under patients of other names: {listed(images[renamed].tolist())}; leave those patients "
-            "out of the external set"
-        )
-    return labelled
+    return labelled[~gone], left_out.reset_index(drop=True)
 
 
 def _seen(run: Run, cache: Cache, lines: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether the run's cache has the slice, or another, not blank, of the same grey levels."""
+    """Return (n,) bool: whether the run's cache has the slice, or another, not trivial, of the same grey levels."""
     content = read_content(run.path)
     sums = cache.sums(run.config.size_px, cache.table["row"].to_numpy()[lines])
-    same_pixels = np.isin(pixel_codes(sums), content.pixels) & ~blank(sums, run.config.size_px)
-    return np.isin(cache.keys[lines], content.keys) | same_pixels
+    same = np.isin(pixel_codes(sums), content.pixels) & ~blank(sums, run.config.size_px)
+    suspects = np.flatnonzero(same)
+    reader = SliceReader(cache, run.config.size_px, lines[suspects])
+    image = np.empty((1, int(np.prod(reader.shape))), np.uint8)
+    for which, at in enumerate(suspects.tolist()):
+        reader.read(np.array([which]), image)
+        same[at] = not trivial(image.reshape(reader.shape))
+    return np.isin(cache.keys[lines], content.keys) | same

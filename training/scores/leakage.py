@@ -1,13 +1,11 @@
-"""This file finds what would make test scores too good: a patient on two sides, or one patient under two names."""
+"""This file finds what would make test scores too good: a patient, or the same slice, on two sides."""
 
-import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
-from training.data.shards import SliceReader
+from training.data.pixels import same_pixels
 from training.errors import RunError
 from training.run.runs import Run
-from training.scores.content import pixel_codes
 
 MOST_NAMED = 20
 
@@ -27,15 +25,19 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
             f"split.csv: patient {listed(doubled)} is on two sides, with slices {listed(slices)}; "
             "restore the file, or start a new run"
         )
-    if groups := same_pixels(cache, size_px):
-        of_patient = split.set_index("patient_id")["split"].to_dict()
-        named = [
-            " = ".join(f"{image} ({patient}, {of_patient.get(patient, 'no side')})" for image, patient in pairs)
-            for pairs in (table.loc[lines, ["image_id", "patient_id"]].to_numpy().tolist() for lines in groups)
-        ]
+    side_of = split.set_index("patient_id")["split"].to_dict()
+    broken = []
+    for lines in same_pixels(cache, size_px):
+        pairs = table.loc[lines, ["image_id", "patient_id"]].to_numpy().tolist()
+        sides = [side_of.get(patient, "no side") for _, patient in pairs]
+        if len(set(sides)) > 1:
+            broken.append(
+                " = ".join(f"{image} ({patient}, {side})" for (image, patient), side in zip(pairs, sides, strict=True))
+            )
+    if broken:
         raise RunError(
-            f"{cache.path}: the same pixels under several patients, so that a split by patient does not hold: "
-            f"{listed(named, '; ')}; give them one patient id or leave one out, build again, and start a new run"
+            f"split.csv: the same pixels lie under patients on different sides: {listed(broken, '; ')}; patients who "
+            "share slices belong on one side, as the run had them: restore the file, or start a new run"
         )
 
 
@@ -48,50 +50,6 @@ def patients_on_two_sides(split: pd.DataFrame) -> list[str]:
     """Return the patients that the lines of split.csv put on more than one side."""
     sides = split.groupby("patient_id")["split"].nunique()
     return sides.index[sides > 1].tolist()
-
-
-def same_pixels(cache: Cache, size_px: int) -> list[np.ndarray]:
-    """Return groups of lines whose images are equal in every pixel and which have more than one patient.
-
-    Images of one grey level a channel are left out: air is 0 in every window, so blank slices are all alike. The
-    sums of grey levels, which the cache has at hand, tell nearly all images apart; only those with equal sums are
-    read.
-    """
-    table = cache.table
-    sums = cache.sums(size_px, table["row"].to_numpy())
-    codes = pd.Series(pixel_codes(sums))
-    told = ~blank(sums, size_px)
-    suspects = np.concatenate([[], *_of_several_patients(codes, table["patient_id"], told)]).astype(np.int64)
-    if not len(suspects):
-        return []
-    return _of_several_patients(
-        _pixel_codes(cache, size_px, suspects), table["patient_id"], np.isin(table.index, suspects)
-    )
-
-
-def blank(sums: np.ndarray, size_px: int) -> np.ndarray:
-    """Return (n,) bool: whether each channel of an image has one grey level, from its sums, (n, C, 2) uint64."""
-    # Where all pixels are equal, and only there, sum squared is the number of pixels times the sum of squares.
-    return (sums[..., 0] ** 2 == sums[..., 1] * np.uint64(size_px**2)).all(axis=1)
-
-
-def _of_several_patients(codes: pd.Series, patients: pd.Series, among: np.ndarray) -> list[np.ndarray]:
-    groups = patients[among].groupby(codes[among])
-    several = groups.transform("nunique") > 1
-    chosen = codes[among][several]
-    return [lines.to_numpy() for lines in chosen.groupby(chosen).groups.values()]
-
-
-def _pixel_codes(cache: Cache, size_px: int, lines: np.ndarray) -> pd.Series:
-    """Return a code for each line, equal for equal images; NaN for lines that are not among `lines`."""
-    reader = SliceReader(cache, size_px, lines)
-    image = np.empty((1, int(np.prod(reader.shape))), np.uint8)
-    seen: dict[bytes, int] = {}
-    codes = pd.Series(np.nan, index=cache.table.index)
-    for which, line in enumerate(lines):
-        reader.read(np.array([which]), image)
-        codes[line] = seen.setdefault(image.tobytes(), len(seen))
-    return codes
 
 
 def listed(names: list[str], separator: str = ", ") -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from training.data.linked import FILE as LINKED
+from training.data.linked import read_linked
 from training.errors import RunError
 from training.scores.predictions import Predictions, read_predictions
 
@@ -22,6 +24,7 @@ class Results:
         settings: settings.json.
         split: `patient_id, split`.
         log: columns as runs.LOG_COLUMNS has them.
+        linked: the slices that several patients share, as `linked.table_of` gives them.
         looks: every look at test, as evaluation.LOOK_COLUMNS has them.
         predictions, scores: by name: validation, test, external, and the same with _tta.
     """
@@ -31,6 +34,7 @@ class Results:
     split: pd.DataFrame = field(repr=False)
     log: pd.DataFrame = field(repr=False)
     looks: pd.DataFrame = field(repr=False)
+    linked: pd.DataFrame = field(repr=False)
     predictions: dict[str, Predictions] = field(repr=False)
     scores: dict[str, dict[str, Any]] = field(repr=False)
 
@@ -64,6 +68,7 @@ def read_results(run: Path) -> Results:
         split=_read_csv(run / "split.csv", ("patient_id", "split")),
         log=_read_csv(run / "log.csv", ("step", "epoch")),
         looks=_read_csv(run / "looks.csv", ("time", "what", "commit", "slices")),
+        linked=read_linked(run / LINKED) if (run / LINKED).exists() else pd.DataFrame(),
         predictions={name: read_predictions(file) for name, file in predictions.items() if file.exists()},
         scores={name: read_json(file) for name, file in scores.items() if file.exists()},
     )

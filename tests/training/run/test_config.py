@@ -62,9 +62,10 @@ def test_whole_numbers_serve_as_floats():
     assert from_mapping({"dropout": 0}) == TrainConfig(dropout=0.0)
 
 
-def test_validation_and_test_must_not_be_empty():
+def test_validation_and_test_may_be_empty_and_training_not():
+    TrainConfig(split_fractions=(1.0, 0.0, 0.0))
     with pytest.raises(ConfigError, match="split_fractions"):
-        TrainConfig(split_fractions=(1.0, 0.0, 0.0))
+        TrainConfig(split_fractions=(0.0, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(

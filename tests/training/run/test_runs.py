@@ -60,7 +60,7 @@ def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path
     with new_folder(path):
         create_run(path, settings(), cache, sides, MEAN_STD, {})
     assert open_run(path).sides(cache).tolist() == sides.tolist()
-    assert sorted(file.name for file in path.iterdir()) == ["checkpoints", "settings.json", "split.csv"]
+    assert sorted(file.name for file in path.iterdir()) == ["checkpoints", "linked.csv", "settings.json", "split.csv"]
     with pytest.raises(RunError, match=f"go on with it: train run --resume {path}"), new_folder(path):
         pass
 

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import zarr
 
-from testkit.fake_cache import FakeCache, write_cache
+from testkit.fake_cache import FakeCache, plant, write_cache
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
 from training.run.config import TrainConfig
 from training.run.runs import Run, create_run
 from training.scores.content import content_of, differences, open_own_cache, read_content, write_content
-from training.scores.external import external_lines
-from training.scores.leakage import check_leakage, same_pixels
+from training.scores.external import BY_NAME, BY_SLICE, external_lines
+from training.scores.leakage import check_leakage
 
 SIZE = 32
 
@@ -32,26 +32,16 @@ def split_of(cache: Cache) -> pd.DataFrame:
     return pd.DataFrame({"patient_id": patients, "split": sides})
 
 
-def plant(fake: FakeCache, to_line: int, image: np.ndarray) -> None:
-    """Give a line other pixels, with their sums."""
-    row = int(fake.table["row"].iloc[to_line])
-    group = zarr.open_group(fake.path, mode="r+")
-    images, sums = group["images/32-0badcafe"], group["sums/32-0badcafe"]
-    images[row] = image
-    wide = image.reshape(3, -1).astype(np.uint64)
-    sums[row] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
-
-
 def test_clean_data_pass(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     check_leakage(split_of(cache), cache, SIZE)
 
 
-def test_same_pixels_under_two_patients_are_named(fake: FakeCache) -> None:
+def test_same_pixels_on_two_sides_are_named(fake: FakeCache) -> None:
     plant(fake, 12, fake.images[SIZE][3])
     cache = open_cache(fake.path)
     first, second = fake.table["image_id"].iloc[[3, 12]]
-    with pytest.raises(RunError, match="same pixels under several patients") as error:
+    with pytest.raises(RunError, match=r"split.csv: the same pixels lie under patients on different sides") as error:
         check_leakage(split_of(cache), cache, SIZE)
     assert first in str(error.value)
     assert second in str(error.value)
@@ -59,27 +49,10 @@ def test_same_pixels_under_two_patients_are_named(fake: FakeCache) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_same_pixels_of_one_patient_are_no_leak(fake: FakeCache) -> None:
-    plant(fake, 4, fake.images[SIZE][3])
-    assert same_pixels(open_cache(fake.path), SIZE) == []
-
-
-def test_blank_slices_are_left_aside(fake: FakeCache) -> None:
-    for line in (2, 12, 22):
-        plant(fake, line, np.zeros((3, SIZE, SIZE), np.uint8))
-    assert same_pixels(open_cache(fake.path), SIZE) == []
-
-
-def test_equal_sums_of_other_pixels_are_no_leak(fake: FakeCache) -> None:
-    plant(fake, 12, fake.images[SIZE][3][:, ::-1])
-    assert same_pixels(open_cache(fake.path), SIZE) == []
-
-
-def test_three_patients_make_one_group(fake: FakeCache) -> None:
-    for line in (12, 22):
-        plant(fake, line, fake.images[SIZE][3])
-    (group,) = same_pixels(open_cache(fake.path), SIZE)
-    assert sorted(group) == [3, 12, 22]
+def test_same_pixels_on_one_side_are_no_leak(fake: FakeCache) -> None:
+    plant(fake, 17, fake.images[SIZE][3])  # patients 0 and 3 are both in training
+    cache = open_cache(fake.path)
+    check_leakage(split_of(cache), cache, SIZE)
 
 
 def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache) -> None:
@@ -151,11 +124,13 @@ def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeC
         open_own_cache(run, other.path)
 
 
-def test_external_set_refuses_patients_of_training_and_names_their_slices(fake: FakeCache, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", open_cache(fake.path))
-    with pytest.raises(RunError, match=r"4 of its patients were .*: ID_00000000, .*; with slices ID_") as raised:
-        external_lines(run, open_cache(fake.path))
-    assert fake.table["image_id"].iloc[0] in str(raised.value)
+def test_external_set_leaves_out_patients_of_training_and_names_them(fake: FakeCache, tmp_path: Path) -> None:
+    cache = open_cache(fake.path)
+    lines, left_out = external_lines(make_run(tmp_path / "run", cache), cache)
+    assert sorted(set(cache.table["patient_id"].iloc[lines])) == ["ID_00000002", "ID_00000005"]  # of test
+    assert left_out["patient_id"].tolist() == [f"ID_0000000{n}" for n in (0, 1, 3, 4)]
+    assert left_out["slices"].tolist() == [5] * 4
+    assert set(left_out["reason"]) == {BY_NAME}
 
 
 def renamed(cache: Cache) -> Cache:
@@ -165,17 +140,20 @@ def renamed(cache: Cache) -> Cache:
 def test_external_set_is_all_that_has_a_label(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
     other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, unlabelled=2, seed=5)
-    assert list(external_lines(run, renamed(open_cache(other.path)))) == list(range(2, 12))
+    lines, left_out = external_lines(run, renamed(open_cache(other.path)))
+    assert list(lines) == list(range(2, 12))
+    assert not len(left_out)
 
 
-def test_external_set_refuses_slices_of_the_run_under_another_name(fake: FakeCache, tmp_path: Path) -> None:
+def test_external_set_leaves_out_the_runs_patients_under_another_name(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    with pytest.raises(RunError, match="30 of its slices are in the run's cache"):
+    with pytest.raises(RunError, match=r"nothing is left to score: of all its 6 .*; give a cache of other patients"):
         external_lines(run, renamed(open_cache(fake.path)))
     other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, seed=5)
     plant(other, 4, fake.images[SIZE][8])
-    with pytest.raises(RunError, match=f"1 of its slices .*: {other.table['image_id'].iloc[4]};"):
-        external_lines(run, renamed(open_cache(other.path)))
+    lines, left_out = external_lines(run, renamed(open_cache(other.path)))
+    assert list(lines) == [0, 1, 2, *range(6, 12)]  # the whole patient is gone
+    assert left_out.to_numpy().tolist() == [["new ID_00000001", 3, other.table["image_id"].iloc[4], BY_SLICE]]
 
 
 def test_external_set_may_have_blank_slices(fake: FakeCache, tmp_path: Path) -> None:
@@ -183,4 +161,4 @@ def test_external_set_may_have_blank_slices(fake: FakeCache, tmp_path: Path) -> 
     for of, line in ((fake, 2), (other, 4)):
         plant(of, line, np.zeros_like(fake.images[SIZE][8]))
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    assert len(external_lines(run, renamed(open_cache(other.path)))) == 12
+    assert len(external_lines(run, renamed(open_cache(other.path)))[0]) == 12

@@ -1,0 +1,139 @@
+"""This file joins patients who share slices, so that a split by patient holds, and lists them in linked.csv."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from training.data.cache import Cache, slice_keys
+from training.data.pixels import same_pixels
+from training.errors import RunError
+
+FILE = "linked.csv"
+IDENTITY = (
+    "image_id",
+    "sop_instance_uid",
+    "frame",
+    "patient_id",
+    "study_instance_uid",
+    "series_instance_uid",
+)
+JOINED, LEFT_OUT = "joined", "left out: its labels contradict those of the same pixels"
+MOST_JOINED = 0.05  # of all patients in one unit; more is told, with what joins them
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which patients share slices.
+
+    Attributes:
+        groups: (n,) lines of each group of equal slices that lie under several patients.
+        units: (N,) object, for each line what is divided as a whole: the least id of the patients that are joined,
+            directly or through others; a patient's own where nothing is shared.
+        left_out: (N,) bool, lines that neither train nor are scored, for their group's labels contradict each other.
+    """
+
+    groups: tuple[np.ndarray, ...] = field(repr=False)
+    units: np.ndarray = field(repr=False)
+    left_out: np.ndarray = field(repr=False)
+
+
+def link(cache: Cache, size_px: int) -> Links:
+    """Find the patients of a cache who share slices of equal pixels at one size."""
+    groups = tuple(same_pixels(cache, size_px))
+    left_out = np.zeros(cache.num_slices, bool)
+    labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
+    for lines in groups:
+        left_out[lines] = contradict(labels[lines])
+    return Links(groups, join(cache.table["patient_id"], groups), left_out)
+
+
+def join(patient_ids: pd.Series, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the unit of each line, (N,) object: the connected components over all pairs that share a group.
+
+    Args:
+        patient_ids: (N,) str.
+        groups: (n,) lines of each group.
+    """
+    codes, names = pd.factorize(patient_ids, sort=True)
+    if not groups:
+        return names.to_numpy(object)[codes]
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]  # 0.2 s, and most caches share nothing
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    first = np.concatenate([np.full(len(lines), codes[lines[0]]) for lines in groups])
+    other = np.concatenate([codes[lines] for lines in groups])
+    pairs = coo_array((np.ones(len(first), np.int8), (first, other)), shape=(len(names), len(names)))
+    count, component = connected_components(pairs, directed=False)
+    least = np.full(count, len(names))
+    np.minimum.at(least, component, np.arange(len(names)))
+    return names.to_numpy(object)[least[component[codes]]]
+
+
+def contradict(labels: np.ndarray) -> bool:
+    """Whether two of the labels of equal slices, (n, K) float with NaN for none, lie on two sides of a half."""
+    return bool(((labels >= 0.5).any(axis=0) & (labels < 0.5).any(axis=0)).any())
+
+
+def table_of(links: Links, cache: Cache) -> pd.DataFrame:
+    """Return the lines of linked.csv: group (from 1), unit, what tells the slice, its labels, and what was done."""
+    lines = np.concatenate([np.empty(0, np.int64), *links.groups])
+    table = cache.table[[*IDENTITY, *cache.classes]].iloc[lines].reset_index(drop=True)
+    table.insert(0, "group", np.repeat(np.arange(1, len(links.groups) + 1), [len(of) for of in links.groups]))
+    table.insert(1, "unit", links.units[lines])
+    return table.assign(done=np.where(links.left_out[lines], LEFT_OUT, JOINED))
+
+
+def read_linked(path: Path) -> pd.DataFrame:
+    """Read linked.csv back.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        texts = {name: str for name in ("unit", *IDENTITY, "done") if name != "frame"}
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False)
+        return table.astype({"group": np.int64, "frame": np.int64})
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); restore it, or start a new run") from error
+
+
+def left_out_lines(linked: pd.DataFrame, cache: Cache) -> np.ndarray:
+    """Return (N,) bool: the lines of a cache that linked.csv says are left out, in whatever rows they lie."""
+    gone = linked[linked["done"] == LEFT_OUT]
+    return np.isin(cache.keys, slice_keys(gone["sop_instance_uid"], gone["frame"]))
+
+
+def describe(linked: pd.DataFrame, num_patients: int) -> list[str]:
+    """Say in sentences what linked.csv holds; nothing where nothing is shared."""
+    if not len(linked):
+        return []
+    units = linked.groupby("unit")["patient_id"].nunique()
+    gone = linked[linked["done"] == LEFT_OUT]
+    said = [
+        f"groups of equal slices under several patients: {linked['group'].nunique():,} ({FILE}); {units.sum():,} "
+        f"patients are joined to {len(units):,} for the split, so that no group is on two sides"
+    ]
+    if len(gone):
+        said.append(
+            f"groups whose labels contradict each other: {gone['group'].nunique():,}, with {len(gone):,} slices, which "
+            "neither train nor are scored"
+        )
+    return said + [
+        _large(linked[linked["unit"] == unit], count, num_patients) for unit, count in units.items()
+        if count > MOST_JOINED * num_patients and count > 1
+    ]  # fmt: skip
+
+
+def _large(members: pd.DataFrame, count: int, num_patients: int) -> str:
+    groups = members.groupby("group").agg(patients=("patient_id", "nunique"), image=("image_id", "first"))
+    most = groups.sort_values("patients", ascending=False, kind="stable").head(MOST_NAMED)
+    named = ", ".join(f"{image} under {n:,} patients" for n, image in most.itertuples(index=False))
+    more = len(groups) - len(most)
+    return (
+        f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined to one, which lies on "
+        f"the training side; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
+    )
