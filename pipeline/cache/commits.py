@@ -1,22 +1,20 @@
-"""This file holds the commits of a cache: reading them, publishing one, their order, and the spare of each."""
+"""This file holds the commits of a cache: what one is, where its parts lie, and how they are read and checked."""
 
 import dataclasses
-import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.documents import ROOT_DOCUMENT, zarr_documents
-from pipeline.cache.files import PRIVATE, canonical, read_sealed, seal, sha256, write_atomic
+from pipeline.cache.attributes import COMMIT_ID, DIGEST, Attributes, Private, Terms, matching, parse_attributes
+from pipeline.cache.documents import parse_arrays, zarr_documents
+from pipeline.cache.files import PRIVATE, canonical, read_file, read_sealed, seal, sha256, write_atomic
 from pipeline.cache.ledger import Ledger, empty_ledger
+from pipeline.cache.parsing import parse
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 
-FORMAT = "ich-slices"
-FORMAT_VERSION = 1
 REPAIR = "run: pipeline verify --repair"
 
 
@@ -30,16 +28,37 @@ class Commit:
         private: what only builds use: the commits before it, fingerprints, settings, counters.
     """
 
-    attributes: Mapping[str, Any]
+    attributes: Attributes
     arrays: Mapping[str, Any]
-    private: Mapping[str, Any]
+    private: Private
 
     @property
     def id(self) -> str:
-        return str(self.attributes["commit"])
+        return self.attributes.commit
+
+    @property
+    def terms(self) -> Terms:
+        return self.attributes.terms
 
     def content(self) -> bytes:
-        return canonical(dataclasses.asdict(self))
+        """The content of `commits/<id>.json`."""
+        document = {"attributes": self.attributes.as_json(), "arrays": self.arrays, "private": self._sealed_private()}
+        return canonical(document)
+
+    def private_content(self) -> bytes:
+        """The content of the private part's own file, which format version 1 did not have."""
+        return canonical(self.private.as_json())
+
+    def documents(self) -> dict[str, bytes]:
+        """Every zarr.json of the commit by its path; the root's is the commit itself."""
+        return zarr_documents(self.attributes.as_json(), self.arrays)
+
+    def _sealed_private(self) -> Any:
+        """What the public part says of the private one: its digest; in format version 1 all of it."""
+        return sha256(self.private_content()) if self.attributes.cache else self.private.as_json()
+
+
+# --- where its parts lie -------------------------------------------------------------------------------------------
 
 
 def commits_folder(root: Path) -> Path:
@@ -47,15 +66,36 @@ def commits_folder(root: Path) -> Path:
 
 
 def commit_file(root: Path, commit: str) -> Path:
-    return commits_folder(root) / f"{commit}.json"
+    return commits_folder(root) / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
+
+
+def private_file(root: Path, commit: str) -> Path:
+    return root / PRIVATE / "private" / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
 
 
 def table_file(root: Path, commit: Commit) -> Path:
-    return root / str(commit.attributes["metadata"]["file"])
+    return root / "tables" / f"{matching(DIGEST, commit.attributes.table_digest, 'digest')}.csv"
 
 
 def rejects_file(root: Path, commit: Commit) -> Path:
-    return root / PRIVATE / "rejects" / f"{commit.private['rejects_digest']}.csv"
+    return root / PRIVATE / "rejects" / f"{matching(DIGEST, commit.private.rejects_digest, 'digest')}.csv"
+
+
+def ledger_file(root: Path, commit: str) -> Path:
+    return root / PRIVATE / "ledgers" / matching(COMMIT_ID, commit, "commit id")
+
+
+def backup_file(root: Path, commit: str) -> Path:
+    return root / PRIVATE / "spares" / f"{matching(COMMIT_ID, commit, 'commit id')}.zip"
+
+
+def own_files(root: Path, commit: str) -> tuple[Path, ...]:
+    """The files that only this commit has, its public one first; tables and lists of rejects may serve others too."""
+    public, private = commit_file(root, commit), private_file(root, commit)
+    return public, private, ledger_file(root, commit), backup_file(root, commit)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_table(root: Path, commit: Commit) -> bytes:
@@ -64,7 +104,7 @@ def read_table(root: Path, commit: Commit) -> bytes:
     Raises:
         CacheError: missing or damaged.
     """
-    return _read_digested(table_file(root, commit), commit.attributes["metadata"]["digest"])
+    return _read_digested(table_file(root, commit), commit.attributes.table_digest)
 
 
 def read_rejects(root: Path, commit: Commit) -> bytes:
@@ -73,69 +113,17 @@ def read_rejects(root: Path, commit: Commit) -> bytes:
     Raises:
         CacheError: missing or damaged.
     """
-    return _read_digested(rejects_file(root, commit), commit.private["rejects_digest"])
+    return _read_digested(rejects_file(root, commit), commit.private.rejects_digest)
 
 
 def _read_digested(path: Path, digest: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         raise CacheError(f"{path}: missing; {REPAIR}") from None
     if sha256(content) != digest:
         raise CacheError(f"{path}: damaged, its digest does not match; {REPAIR}")
     return content
-
-
-def ledger_file(root: Path, commit: str) -> Path:
-    return root / PRIVATE / "ledgers" / commit
-
-
-def spare_file(root: Path, commit: str) -> Path:
-    return root / PRIVATE / "spares" / f"{commit}.zip"
-
-
-def copied_file(root: Path) -> Path:
-    return root / PRIVATE / "copied"
-
-
-def head_id(root: Path) -> str | None:
-    """The current commit's id, None before the first commit.
-
-    Raises:
-        CacheError: the folder is no cache of ours, or its root is damaged.
-    """
-    file = root / ROOT_DOCUMENT
-    try:
-        attributes = json.loads(file.read_bytes())["attributes"]
-        if attributes["format"] != FORMAT:
-            raise KeyError("format")
-        version, commit = int(attributes["format_version"]), str(attributes["commit"])
-    except FileNotFoundError:
-        _refuse_foreign(root)
-        return None
-    except NotADirectoryError:
-        raise CacheError(f"{root}: is a file, not a cache folder; give another --out") from None
-    except (ValueError, KeyError, TypeError) as error:
-        hint = REPAIR if (root / PRIVATE).is_dir() else "give another --out"
-        raise CacheError(f"{file}: is not the root of a cache of this program, or is damaged; {hint}") from error
-    if version > FORMAT_VERSION:
-        raise CacheError(f"{root}: format version {version} is newer than this program's {FORMAT_VERSION}; update it")
-    return commit
-
-
-def _refuse_foreign(root: Path) -> None:
-    if not root.is_dir():
-        return
-    if not (root / PRIVATE).is_dir() and any(root.iterdir()):
-        raise CacheError(f"{root}: holds other files than a cache; give an empty or new folder for --out")
-    if copied_file(root).exists():
-        raise CacheError(f"{root / ROOT_DOCUMENT}: missing; {REPAIR}")
-
-
-def head(root: Path) -> Commit | None:
-    """The current commit, None before the first."""
-    commit = head_id(root)
-    return read_commit(root, commit) if commit else None
 
 
 def read_commit(root: Path, commit: str) -> Commit:
@@ -146,39 +134,71 @@ def read_commit(root: Path, commit: str) -> Commit:
     """
     file = commit_file(root, commit)
     try:
-        return parse_commit(file.read_bytes(), commit)
+        content = read_file(file)
     except FileNotFoundError:
         raise CacheError(f"{file}: missing; {REPAIR}") from None
+    private = private_file(root, commit)
+    try:
+        hidden = read_file(private)
+    except FileNotFoundError:
+        hidden = b""
+    try:
+        return parse_commit(content, hidden, commit)
+    except LostPrivateError as error:
+        raise CacheError(f"{private}: {'damaged' if hidden else 'missing'}; {REPAIR}") from error
     except ValueError as error:
         raise CacheError(f"{file}: damaged, {error}; {REPAIR}") from error
 
 
-def parse_commit(content: bytes, commit: str) -> Commit:
-    """The commit that a file's content is.
+class LostPrivateError(ValueError):
+    """The private part is not the one that the commit names."""
+
+
+def parse_commit(content: bytes, private: bytes, commit: str) -> Commit:
+    """The commit that a file's content and its private part are, every path and type in it checked.
+
+    Args:
+        private: of a commit of format version 1 not looked at.
 
     Raises:
-        ValueError: it is not, bit for bit, the content of the commit of this id.
+        LostPrivateError: only the private part is not.
+        ValueError: they are not, bit for bit, the content of the commit of this id.
     """
     try:
-        found = Commit(**json.loads(content))
-        whole = found.id == commit == _id_of(found) and found.content() == content
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a commit ({error})") from error
-    if not whole:
-        raise ValueError("its digest does not match")
+        stored = json.loads(content)
+        if stored.keys() != {"attributes", "arrays", "private"} or canonical(stored) != content:
+            raise ValueError("not in the form of a commit")
+        attributes = parse_attributes(stored["attributes"])
+        if not attributes.commit == commit == _id_of(**stored):
+            raise ValueError("its digest does not match")
+        hidden = _parse_private(stored["private"], private if attributes.cache else None)
+        found = Commit(attributes, parse_arrays(stored["arrays"], attributes.terms), hidden)
+    except LostPrivateError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a commit ({' '.join(str(error).split())[:200]})") from error
     return found
 
 
-def make_commit(attributes: Mapping[str, Any], arrays: Mapping[str, Any], private: Mapping[str, Any]) -> Commit:
+def _parse_private(sealed: Any, content: bytes | None) -> Private:
+    if content is None:
+        return parse(Private, {"choices": None, **sealed}, "private")
+    if sha256(content) != sealed:
+        raise LostPrivateError("the private part of the commit is lost")
+    return parse(Private, {"choices": None, **json.loads(content)}, "private")
+
+
+def make_commit(attributes: Attributes, arrays: Mapping[str, Any], private: Private) -> Commit:
     """Put a commit together and give it the id that its content makes."""
-    unnamed = Commit({**attributes, "commit": ""}, arrays, private)
-    return Commit({**attributes, "commit": _id_of(unnamed)}, arrays, private)
+    unnamed = Commit(attributes, arrays, private)
+    stored = json.loads(unnamed.content())
+    return Commit(dataclasses.replace(attributes, commit=_id_of(**stored)), arrays, private)
 
 
-def _id_of(commit: Commit) -> str:
+def _id_of(attributes: Mapping[str, Any], arrays: Any, private: Any) -> str:
     """16 hex digits of the SHA-256 of all but the id itself."""
-    attributes = {key: value for key, value in commit.attributes.items() if key != "commit"}
-    return sha256(canonical([attributes, commit.arrays, commit.private]))[:16]
+    unnamed = {key: value for key, value in attributes.items() if key != "commit"}
+    return sha256(canonical([unnamed, arrays, private]))[:16]
 
 
 def chain(root: Path, head: Commit | None) -> list[Commit]:
@@ -194,49 +214,23 @@ def chain(root: Path, head: Commit | None) -> list[Commit]:
 
 def kept_before(root: Path, commit: Commit) -> list[str]:
     """Ids of the commits before this one that are still there, the newest first."""
-    return [before for before in commit.private["before"] if commit_file(root, before).exists()]
+    return [before for before in commit.private.before if commit_file(root, before).exists()]
 
 
 def commit_ids(root: Path) -> set[str]:
     """Every commit that has a file, whether it ever became the current one or not."""
-    return {path.stem for path in commits_folder(root).glob("*.json")}
+    return {path.stem for path in commits_folder(root).glob("*.json") if COMMIT_ID.fullmatch(path.stem)}
 
 
 def remove_commit(root: Path, commit: str) -> None:
     """Take a commit away, durably, and then what only it has; tables may serve others and stay."""
-    for path in (commit_file(root, commit), spare_file(root, commit), ledger_file(root, commit)):
+    for path in own_files(root, commit):
         if path.exists():
             path.unlink()
             sync_folder(path.parent)
 
 
-def publish_commit(root: Path, commit: Commit, table: bytes, rejects: bytes, ledger: Ledger) -> None:
-    """Make a commit the one that readers see, in the order of docs/cache_format.md; the last write is the root."""
-    documents = zarr_documents(commit.attributes, commit.arrays)
-    for path, content in documents.items():
-        if path != ROOT_DOCUMENT:
-            write_atomic(root / path, content)
-    write_atomic(table_file(root, commit), table)
-    write_atomic(rejects_file(root, commit), rejects)
-    write_ledger(root, commit.id, ledger)
-    write_atomic(spare_file(root, commit.id), encode_spare(commit, table, rejects, ledger))
-    write_atomic(commit_file(root, commit.id), commit.content())
-    write_atomic(root / ROOT_DOCUMENT, documents[ROOT_DOCUMENT])
-    mend_copies(root, commit)
-
-
-def mend_copies(root: Path, commit: Commit) -> bool:
-    """Make metadata.csv and rejects.csv copies of the current commit's tables; says whether they were not.
-
-    A marker names the commit that was copied last, so that an unchanged build reads neither.
-    """
-    marker = copied_file(root)
-    if marker.exists() and marker.read_bytes() == commit.id.encode():
-        return False
-    write_atomic(root / "metadata.csv", read_table(root, commit))
-    write_atomic(root / "rejects.csv", read_rejects(root, commit))
-    write_atomic(marker, commit.id.encode())
-    return True
+# --- its ledger ----------------------------------------------------------------------------------------------------
 
 
 def read_ledger(root: Path, commit: str | None) -> Ledger:
@@ -247,54 +241,14 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
     """
     if commit is None:
         return empty_ledger()
+    file = ledger_file(root, commit)
     try:
-        return Ledger.decode(read_sealed(ledger_file(root, commit)))
+        return Ledger.decode(read_sealed(file))
     except FileNotFoundError:
-        raise CacheError(f"{ledger_file(root, commit)}: missing; {REPAIR}") from None
+        raise CacheError(f"{file}: missing; {REPAIR}") from None
+    except ValueError as error:
+        raise CacheError(f"{file}: damaged, {error}; {REPAIR}") from error
 
 
 def write_ledger(root: Path, commit: str, ledger: Ledger) -> None:
     write_atomic(ledger_file(root, commit), seal(ledger.encode()))
-
-
-@dataclass(frozen=True, slots=True)
-class Spare:
-    """A second copy of what a commit is, from which `verify --repair` mends the first."""
-
-    commit: bytes
-    table: bytes
-    rejects: bytes
-    ledger: bytes
-
-
-def encode_spare(commit: Commit, table: bytes, rejects: bytes, ledger: Ledger) -> bytes:
-    """A sealed zip of commit, table, rejects and ledger; a few dozen bytes a slice."""
-    spare = Spare(commit.content(), table, rejects, ledger.encode())
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for part in dataclasses.fields(Spare):
-            archive.writestr(part.name, getattr(spare, part.name))
-    return seal(file.getvalue())
-
-
-def read_spare(root: Path, commit: str) -> Spare | None:
-    """The spare of a commit, None where it is missing or damaged."""
-    try:
-        content = read_sealed(spare_file(root, commit))
-    except (FileNotFoundError, CacheError):
-        return None
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return Spare(**{part.name: archive.read(part.name) for part in dataclasses.fields(Spare)})
-
-
-def refuse_other_key(root: Path, key_digest: str) -> None:
-    """Refuse a patient key other than the one the cache was begun with.
-
-    Raises:
-        CacheError: the ids would no longer be those of the slices that are there.
-    """
-    commit = head(root)
-    if commit and key_digest and commit.private["patient_key"] not in ("", key_digest):
-        raise CacheError(
-            f"{root}: was built with another patient key; give that one with --patient-key, or a new --out"
-        )

@@ -1,11 +1,14 @@
-"""This file writes the zarr.json of arrays, groups and root: the metadata that any Zarr reader understands."""
+"""This file writes and reads the zarr.json of arrays, groups and root, the metadata that any Zarr reader knows."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.files import canonical
+from pipeline.cache.attributes import Terms
+from pipeline.cache.files import canonical, read_file
+from pipeline.cache.parsing import parse
 from pipeline.errors import CacheError
 from pipeline.planning.stages import ArraySpec
 
@@ -54,19 +57,78 @@ def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
     return documents | {"zarr.json": canonical(root | {"consolidated_metadata": consolidated})}
 
 
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """What is needed to read the shards of an image array.
+
+    Attributes:
+        rows: of the array.
+        shape: of one image, (C, S, S).
+        rows_per_shard: images in one shard.
+        compressor: name of the inner chunks' codec and its settings, as the zarr.json has them.
+    """
+
+    rows: int
+    shape: tuple[int, int, int]
+    rows_per_shard: int
+    compressor: tuple[str, Mapping[str, Any]]
+
+
+def stored_array(document: Any) -> StoredArray:
+    """Read the zarr.json of an image array.
+
+    Raises:
+        ValueError: it is not one of this format.
+    """
+    try:
+        [sharding] = document["codecs"]
+        inner = sharding["configuration"]["codecs"]
+        rows, *shape = parse(tuple[int, int, int, int], document["shape"], "shape")
+        rows_per_shard, *chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
+        name, settings = inner[1]["name"], inner[1].get("configuration", {})
+        names = [codec["name"] for codec in inner]
+        right = sharding["name"] == "sharding_indexed" and names in (
+            ["bytes", "blosc", "crc32c"],
+            ["bytes", "zstd", "crc32c"],
+        )
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"no image array of this format ({error!r})") from error
+    if not right or chunk != shape or type(rows_per_shard) is not int or rows_per_shard < 1 or min(shape) < 1:
+        raise ValueError("no image array of this format")
+    return StoredArray(rows, (shape[0], shape[1], shape[2]), rows_per_shard, (name, settings))
+
+
+def parse_arrays(content: Any, terms: Terms) -> Mapping[str, Any]:
+    """Check the arrays that a commit names: the images and sums of its sizes, and nothing else.
+
+    Raises:
+        ValueError: a path is not of that form, or an array is stored in another way than the format's.
+    """
+    paths = {path for spec in terms.arrays for path in (spec.images_path, spec.sums_path)}
+    if not isinstance(content, dict) or content.keys() != paths:
+        raise ValueError("the arrays are not those of the sizes")
+    for spec in terms.arrays:
+        images, side = stored_array(content[spec.images_path]), spec.size_px
+        if images.shape != (len(terms.windows), side, side) or images.rows_per_shard != terms.rows_per_shard:
+            raise ValueError(f"{spec.images_path} has another shape than the commit says")
+        wanted = _array([images.rows, len(terms.windows), 2], [terms.rows_per_shard, len(terms.windows), 2], "", [])
+        if any(content[spec.sums_path].get(key) != wanted[key] for key in ("shape", "chunk_grid", "node_type")):
+            raise ValueError(f"{spec.sums_path} has another shape than the commit says")
+    return content
+
+
 def array_metadata(root: Path, path: str) -> Any | None:
-    """The zarr.json that lies at an array's path, None where there is none.
+    """The zarr.json that lies at an image array's path, None where there is none.
 
     Raises:
         CacheError: damaged.
     """
     file = root / path / "zarr.json"
     try:
-        document = json.loads(file.read_bytes())
-        if document["node_type"] != "array":
-            raise KeyError("node_type")
+        document = json.loads(read_file(file))
+        stored_array(document)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CacheError(f"{file}: damaged; run: pipeline verify --repair") from error
     return document

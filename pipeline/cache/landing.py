@@ -1,34 +1,39 @@
-"""This file lands a commit: the tables, what they came from, and the commit that names them."""
+"""This file lands a commit: the tables, what they came from, and the commit that names them, the root last."""
 
+import dataclasses
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import layout
-from pipeline.cache.commits import Commit, kept_before, make_commit, publish_commit
-from pipeline.cache.files import sha256
+from pipeline.cache import commits, layout
+from pipeline.cache.attributes import Attributes, Private, Terms
+from pipeline.cache.backups import Backup, encode_backup
+from pipeline.cache.commits import Commit, backup_file, make_commit
+from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.files import read_file, sha256, write_atomic
+from pipeline.cache.head import copied_file, record_head
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.tables.tables import Tables, make_tables, to_csv
 
 
-def tables_of(root: Path, ledger: Ledger, terms: Mapping[str, Any], image_id: str, labels: Any) -> Tables:
+def tables_of(root: Path, ledger: Ledger, terms: Terms, image_id: str, labels: Any) -> Tables:
     """Make the tables of a ledger's files from their done-records.
 
     Args:
-        terms: the root attributes that do not depend on the slices, `classes` and `rows_per_shard` among them.
         image_id, labels: as for `tables.make_tables`.
 
     Raises:
         CacheError: a record is missing or damaged.
     """
     records = {shard: require_record(root, shard) for shard in sorted(ledger.live_slots())}
-    classes = [klass["name"] for klass in terms["classes"]]
-    return make_tables(ledger, records, terms["rows_per_shard"], image_id, labels, classes)
+    return make_tables(ledger, records, terms.rows_per_shard, image_id, labels, terms.class_names)
 
 
-def require_record(root: Path, shard: int) -> dict[str, Any]:
+def require_record(root: Path, shard: int) -> ShardRecord:
     """The done-record of a shard that must have one.
 
     Raises:
@@ -41,32 +46,81 @@ def require_record(root: Path, shard: int) -> dict[str, Any]:
 
 
 def land(
-    root: Path,
-    before: Commit | None,
-    ledger: Ledger,
-    tables: Tables,
-    terms: Mapping[str, Any],
-    arrays: Mapping[str, Any],
-    private: Mapping[str, Any],
-) -> Commit:
-    """Publish the commit that follows `before`.
+    root: Path, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, arrays: Mapping[str, Any],
+    private: Private,
+) -> Commit:  # fmt: skip
+    """Publish the commit that follows `before`; the first one gives the cache its identity.
 
     Args:
-        terms: the root attributes that do not depend on the slices.
         arrays: path -> zarr.json of the array.
-        private: of the commit, without what this finds: `before`, `rejects_digest` and `z_from`.
+        private: of the commit, except for what this finds: `before`, `rejects_digest` and `z_from`.
     """
     table, rejects = to_csv(tables.metadata), to_csv(tables.rejects)
-    attributes = {
-        **terms,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "num_slices": len(tables.metadata),
-        "metadata": {"file": f"tables/{sha256(table)}.csv", "digest": sha256(table)},
-        "counts": tables.counts,
-        "label_counts": tables.label_counts,
-    }
-    history = [before.id, *kept_before(root, before)] if before else []
-    found = {"before": history, "rejects_digest": sha256(rejects), "z_from": tables.z_from}
-    commit = make_commit(attributes, arrays, {**private, **found})
-    publish_commit(root, commit, table, rejects, ledger)
+    cache = before.attributes.cache if before else ""
+    attributes = Attributes(
+        cache=cache or secrets.token_hex(16),
+        sequence=before.attributes.sequence + 1 if before else 1,
+        commit="",
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        terms=terms,
+        num_slices=len(tables.metadata),
+        table_digest=sha256(table),
+        counts=tables.counts,
+        label_counts=tables.label_counts,
+    )
+    history = (before.id, *before.private.before) if before else ()
+    z_from = {name: tuple((first, stop) for first, stop in ranges) for name, ranges in tables.z_from.items()}
+    if before and not cache:
+        _copy_records(root)
+    private = dataclasses.replace(private, before=history, rejects_digest=sha256(rejects), z_from=z_from)
+    named = {path: {**node, "attributes": {"cache": attributes.cache}} for path, node in arrays.items()}
+    commit = make_commit(attributes, named, private)
+    publish_commit(root, Backup(commit, table, rejects, ledger))
     return commit
+
+
+def _copy_records(root: Path) -> None:
+    """Give the records of a cache of format version 1 their second copies."""
+    for shard in layout.recorded_shards(root):
+        if not layout.record_copy_file(root, shard).exists():
+            layout.write_record(root, require_record(root, shard))
+
+
+def publish_commit(root: Path, parts: Backup) -> None:
+    """Make a commit the one that readers see, in the order of docs/cache_format.md; the last write is the root."""
+    commit = parts.commit
+    documents = commit.documents()
+    for path, content in documents.items():
+        if path != ROOT_DOCUMENT:
+            write_atomic(root / path, content)
+    write_parts(root, parts)
+    write_atomic(root / ROOT_DOCUMENT, documents[ROOT_DOCUMENT])
+    mend_copies(root, commit)
+
+
+def write_parts(root: Path, parts: Backup) -> None:
+    """Write all that a commit names beside the arrays, its backup, and then its own file."""
+    commit = parts.commit
+    write_atomic(commits.table_file(root, commit), parts.table)
+    write_atomic(commits.rejects_file(root, commit), parts.rejects)
+    commits.write_ledger(root, commit.id, parts.ledger)
+    if commit.attributes.cache:
+        write_atomic(commits.private_file(root, commit.id), commit.private_content())
+    write_atomic(backup_file(root, commit.id), encode_backup(parts))
+    write_atomic(commits.commit_file(root, commit.id), commit.content())
+
+
+def mend_copies(root: Path, commit: Commit) -> bool:
+    """Record the current commit beside the root, and copy its tables; says whether that was to be done.
+
+    A marker names the commit that was copied last, so that an unchanged build reads neither.
+    """
+    marker = copied_file(root)
+    if marker.exists() and read_file(marker) == commit.id.encode():
+        return False
+    if commit.attributes.cache:
+        record_head(root, commit)
+    write_atomic(root / "metadata.csv", commits.read_table(root, commit))
+    write_atomic(root / "rejects.csv", commits.read_rejects(root, commit))
+    write_atomic(marker, commit.id.encode())
+    return True

@@ -2,15 +2,25 @@
 
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from pipeline.cache.attributes import MAX_SHARDS
 from pipeline.cache.commits import Commit
 from pipeline.cache.files import PARTIAL, PRIVATE, canonical, read_sealed, seal, write_atomic
+from pipeline.cache.parsing import parse
+from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
+from pipeline.errors import CacheError
 from pipeline.planning.stages import ArraySpec
+
+SHARD = re.compile(r"0|[1-9][0-9]{0,7}")
+RECORD = re.compile(r"(0|[1-9][0-9]{0,7})\.json")
+MAX_RECORD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +50,71 @@ def record_file(root: Path, shard: int) -> Path:
     return root / PRIVATE / "shards" / f"{shard}.json"
 
 
-def read_record(root: Path, shard: int) -> dict[str, Any] | None:
+def record_copy_file(root: Path, shard: int) -> Path:
+    """The second copy of a done-record, from which `verify --repair` mends the first."""
+    return root / PRIVATE / "records" / f"{shard}.z"
+
+
+def read_record(root: Path, shard: int) -> ShardRecord | None:
     """The done-record of a shard, None where it was never finished.
 
     Raises:
         CacheError: damaged.
     """
+    file = record_file(root, shard)
     try:
-        return dict(json.loads(read_sealed(record_file(root, shard))))
+        return _decode_record(read_sealed(file), shard)
     except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{file}: damaged, {error}; run: pipeline verify --repair") from error
+
+
+def read_record_copy(root: Path, shard: int) -> ShardRecord | None:
+    """The second copy of a done-record, None where it is missing or damaged."""
+    try:
+        inflate = zlib.decompressobj()
+        content = inflate.decompress(read_sealed(record_copy_file(root, shard)), MAX_RECORD_BYTES)
+        return _decode_record(content, shard)
+    except (OSError, CacheError, ValueError, RecursionError, zlib.error):
         return None
 
 
-def encode_record(record: Mapping[str, Any]) -> bytes:
+def _decode_record(content: bytes, shard: int) -> ShardRecord:
+    record = ShardRecord.of(json.loads(content))
+    if record.shard != shard:
+        raise ValueError(f"it is of shard {record.shard}")
+    return record
+
+
+def encode_record(record: ShardRecord) -> bytes:
     """The content of a shard's done-record: what was read for it and what every array holds of it."""
-    return seal(canonical(record))
+    return seal(canonical(record.as_json()))
 
 
-def units_of(record: Mapping[str, Any]) -> tuple[Unit, ...]:
-    """The units that a shard was filled from."""
-    files = record["files"]
-    columns = zip(files["path"], files["why"], files["first"], files["stop"], files["digest"], strict=True)
-    return tuple(
-        Unit(slot, path, why, first, stop, (digest or "") if stop else "")
-        for slot, (path, why, first, stop, digest) in enumerate(columns)
-    )
+def encode_record_copy(record: ShardRecord) -> bytes:
+    """The content of the record's second copy, a quarter of its size."""
+    return seal(zlib.compress(canonical(record.as_json()), 1))
+
+
+def write_record(root: Path, record: ShardRecord) -> None:
+    """Write a record that is to be changed, its copy first: the record itself vouches for what the arrays hold."""
+    write_atomic(record_copy_file(root, record.shard), encode_record_copy(record))
+    write_atomic(record_file(root, record.shard), encode_record(record))
+
+
+def remove_record(root: Path, shard: int) -> None:
+    """Take a record away, and then its copy."""
+    record_file(root, shard).unlink(missing_ok=True)
+    record_copy_file(root, shard).unlink(missing_ok=True)
 
 
 def recorded_shards(root: Path) -> list[int]:
     """The shards that have a done-record, sorted."""
     try:
         with os.scandir(root / PRIVATE / "shards") as entries:
-            return sorted(int(entry.name[:-5]) for entry in entries if entry.name[:-5].isdigit())
-    except FileNotFoundError:
+            return sorted(int(entry.name[:-5]) for entry in entries if RECORD.fullmatch(entry.name))
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -86,15 +128,39 @@ def read_pending(root: Path) -> Pending | None:
     Raises:
         CacheError: damaged.
     """
+    file = pending_file(root)
     try:
-        content = json.loads(read_sealed(pending_file(root)))
+        stored = parse(_StoredPending, json.loads(read_sealed(file)))
+        return Pending(
+            stored.head, stored.reading, dict(_units_of(shard, lines) for shard, lines in stored.shards.items())
+        )
     except FileNotFoundError:
         return None
-    shards = {
-        int(shard): tuple(Unit(slot, *unit) for slot, unit in enumerate(units))
-        for shard, units in content["shards"].items()
-    }
-    return Pending(content["head"], content["reading"], shards)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{file}: damaged, {error}; run: pipeline verify --repair") from error
+
+
+class _UnitLine(NamedTuple):
+    path: str
+    why: str
+    first: int
+    stop: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredPending:
+    """The plan's own form on disk."""
+
+    head: str
+    reading: str
+    shards: Mapping[str, tuple[_UnitLine, ...]]
+
+
+def _units_of(shard: str, lines: tuple[_UnitLine, ...]) -> tuple[int, tuple[Unit, ...]]:
+    if not SHARD.fullmatch(shard) or int(shard) >= MAX_SHARDS:
+        raise ValueError(f"no shard is {shard[:20]!r}")
+    return int(shard), tuple(Unit(slot, *line) for slot, line in enumerate(lines))
 
 
 def write_pending(root: Path, pending: Pending) -> None:
@@ -112,12 +178,12 @@ def clear_pending(root: Path) -> None:
 
 def is_committed(pending: Pending, head: Commit | None) -> bool:
     """Whether a commit holds the work of this plan: its builder was killed before it could remove the plan."""
-    return head is not None and head.id != pending.head and head.private["reading"] == pending.reading
+    return head is not None and head.id != pending.head and head.private.reading == pending.reading
 
 
 def next_shard(root: Path, head: Commit | None, pending: Pending | None) -> int:
     """The first shard number that was never given out: not in a commit, a record or a pending plan."""
-    committed = head.private["next_shard"] if head else 0
+    committed = head.private.next_shard if head else 0
     return max([committed - 1, *recorded_shards(root)[-1:], *(pending.shards if pending else ())]) + 1
 
 

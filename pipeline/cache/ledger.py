@@ -1,10 +1,16 @@
 """This file holds what a commit knows of every source file: its stamp, its content, where its slices lie."""
 
 import io
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.cache.attributes import MAX_SHARDS
+
+COLUMNS = ("sizes", "mtimes_ns", "digests", "shards", "slots", "parts")
 UNKNOWN_TIME = -1
 # Stands for the content of a file that could not be read: it is tried again by every build, and kept as it is if that
 # fails again.
@@ -66,12 +72,13 @@ class Ledger:
         )
 
     def encode(self) -> bytes:
-        """As a NumPy .npz; paths are joined by NUL, which no path can hold."""
-        names = np.frombuffer("\0".join(self.paths).encode("utf-8", "surrogateescape"), np.uint8)
+        """As a NumPy .npz; paths are laid end to end, of whatever characters they are."""
+        names = [path.encode("utf-8", "surrogatepass") for path in self.paths]
         file = io.BytesIO()
         np.savez(
             file,
-            names=names,
+            names=np.frombuffer(b"".join(names), np.uint8),
+            ends=np.cumsum([len(name) for name in names], dtype=np.int64),
             sizes=self.sizes,
             mtimes_ns=self.mtimes_ns,
             digests=self.digests,
@@ -83,17 +90,42 @@ class Ledger:
 
     @staticmethod
     def decode(content: bytes) -> "Ledger":
-        with np.load(io.BytesIO(content)) as columns:
-            names = columns["names"].tobytes().decode("utf-8", "surrogateescape")
-            return Ledger(
-                names.split("\0") if names else [],
-                columns["sizes"],
-                columns["mtimes_ns"],
-                columns["digests"],
-                columns["shards"],
-                columns["slots"],
-                columns["parts"],
-            )
+        """Decode what `encode` has made, or a ledger of format version 1, whose paths a NUL divides.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        try:
+            with np.load(io.BytesIO(content)) as columns:
+                found = Ledger(_names(columns), *(columns[name] for name in COLUMNS))
+        except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"no ledger ({error})") from error
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Refuse columns that do not fit.
+
+        Raises:
+            ValueError: they are of other lengths or kinds, or name shards that cannot be.
+        """
+        columns = [getattr(self, name) for name in COLUMNS]
+        right = all(len(column) == len(self) and column.dtype.kind in "iu" for column in columns)
+        if not right or self.digests.shape != (len(self), 2) or self.digests.dtype != np.uint64:
+            raise ValueError("its columns do not fit")
+        if len(self) and (min(self.shards.min(), self.slots.min()) < 0 or not self.parts.min() >= 1):
+            raise ValueError("it names shards that cannot be")
+        if len(self) and max(self.shards.max(), self.parts.max()) > MAX_SHARDS:
+            raise ValueError("it names shards that cannot be")
+
+
+def _names(columns: Mapping[str, np.ndarray]) -> list[str]:
+    names = columns["names"].tobytes()
+    if "ends" not in columns:
+        return names.decode("utf-8", "surrogateescape").split("\0") if names else []
+    ends = columns["ends"].tolist()
+    parts = [names[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
+    return [part.decode("utf-8", "surrogatepass") for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 from numcodecs.zstd import Zstd
 
+from pipeline.cache.documents import StoredArray
 from pipeline.compiled import compiled_or_plain
 from pipeline.system import sync_data
 
@@ -120,13 +121,12 @@ class Codec:
         return [{"name": "bytes"}, compressor, {"name": "crc32c"}]
 
     @staticmethod
-    def of(metadata: dict[str, Any]) -> "Codec":
-        """The compressor that an image array's zarr.json states."""
-        compressor = metadata["codecs"][0]["configuration"]["codecs"][1]
-        settings = compressor["configuration"]
-        if compressor["name"] == "zstd":
-            return Codec("zstd", settings["level"])
-        return Codec(settings["cname"], settings["clevel"])
+    def of(stored: StoredArray) -> "Codec":
+        """The compressor that an image array states."""
+        name, settings = stored.compressor
+        if name == "zstd":
+            return Codec("zstd", int(settings.get("level", 0)))
+        return Codec(str(settings.get("cname", "lz4")), int(settings.get("clevel", 0)))
 
 
 def room_for(image: np.ndarray) -> int:
@@ -257,6 +257,12 @@ def encode_sums(sums: np.ndarray) -> bytes:
     """Encode a (rows, C, 2) uint64 chunk of a sums array: little-endian bytes and their crc32c."""
     content = sums.astype("<u8").tobytes()
     return content + struct.pack("<I", google_crc32c.value(content))
+
+
+def sums_of(image: np.ndarray) -> np.ndarray:
+    """Sum and sum of squares of the grey levels of a (C, S, S) uint8 image by channel: (C, 2) uint64."""
+    flat = image.reshape(len(image), -1).astype(np.uint64)
+    return np.stack([flat.sum(1), (flat * flat).sum(1)], 1)
 
 
 def check_sums(content: bytes, rows: int, channels: int) -> str:

@@ -163,7 +163,7 @@ def _settings(
     out: Path, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
 ) -> tuple[Any, bytes | None]:
     """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
-    from pipeline.cache import commits
+    from pipeline.cache.head import current_commit, refuse_other_key
     from pipeline.planning.built import built_with
     from pipeline.planning.catalog import load
     from pipeline.planning.settings import Request, find_dataset, make_settings
@@ -173,11 +173,11 @@ def _settings(
         raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
     asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
     request = Request(labels=labels, no_labels=no_labels, **asked)
-    found, built = load(catalog), built_with(commits.head(out))
+    found, built = load(catalog), built_with(current_commit(out))
     _, entry = find_dataset(found, request, built)
     key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
     digest = patients.key_digest(key) if key else ""
-    commits.refuse_other_key(out, digest)
+    refuse_other_key(out, digest)
     return make_settings(found, request, built, digest), key
 
 
@@ -211,13 +211,13 @@ def _reject_limit(text: str) -> Callable[[int, int], bool]:
 
 def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[int, int], bool]) -> int:
     attributes = outcome.commit.attributes
-    counts = attributes["counts"]
+    counts = attributes.counts
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
     others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
-    click.echo(f"{out}: commit {outcome.commit.id}: {attributes['num_slices']:,} slices from {counts['files']:,} files")
+    click.echo(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
     if others:
         click.echo(f"without a slice: {others}; see {out / 'rejects.csv'}")
-    for name, number in attributes["label_counts"].items():
+    for name, number in attributes.label_counts.items():
         if number and labelled:
             click.echo(f"labels: {number:,} {name.replace('_', ' ')}")
     if too_many(counts["failed"], counts["files"]):

@@ -94,12 +94,14 @@ def report(cache: Path, out: Path) -> None:
 @click.option("--repair", is_flag=True, help="Rebuild what is damaged, and nothing else.")
 @click.option("--src", help="The DICOM files, for --repair of images.")
 @click.option("--patient-key", type=click.Path(path_type=Path), help="Key file, for --repair of done-records.")
+@click.option("--head", "chosen", default="", help="For --repair: the commit to go on from, if which it was is lost.")
 @command
-def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None) -> int:
+def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None, chosen: str) -> int:
     """Read everything, compare it with what was recorded, and name what is damaged or missing.
 
     Exit code 1 where something is. With --repair, 0 where all of it is mended. A slice whose file is gone or has
-    changed leaves by a new commit and is named.
+    changed leaves by a new commit and is named. Nothing that is whole is removed: what a repair cannot place is moved
+    into .pipeline/aside.
     """
     from tqdm import tqdm
 
@@ -108,21 +110,21 @@ def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None)
     from pipeline.upkeep.verify import examine
 
     require_cache(cache)
-    with lock(cache) if repair else shared_lock(cache):
+    with lock(cache) if repair else shared_lock(cache) as token:
         with tqdm(unit=" shards", disable=None) as bar:
 
             def shard_done(shards: int) -> None:
                 bar.total = shards
                 bar.update(1)
 
-            found = examine(cache, shard_done)
+            found = examine(cache, shard_done, chosen if repair else "")
         for damage in found.damages:
             click.echo(f"damaged: {cache / str(damage)}")
         for path in found.unknown:
             click.echo(f"left over: {path}")
         if not repair or not (found.damages or found.unknown):
             return _say_verified(cache, len(found.damages), len(found.records))
-        return _repair(found, src, patient_key)
+        return _repair(found, src, patient_key, str(token))
 
 
 def _say_verified(cache: Path, damages: int, shards: int) -> int:
@@ -137,7 +139,7 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _repair(found: Any, src: str | None, patient_key: Path | None) -> int:
+def _repair(found: Any, src: str | None, patient_key: Path | None, token: str) -> int:
     from pipeline.source.sources import open_source
     from pipeline.tables import patients
     from pipeline.upkeep.mend import mend
@@ -145,13 +147,15 @@ def _repair(found: Any, src: str | None, patient_key: Path | None) -> int:
 
     has_key = patient_key or patients.default_key_file().exists()
     key = patients.read_key(patient_key) if has_key else None
-    done = mend(found, Originals(open_source(src) if src else None, key))
+    done = mend(found, Originals(open_source(src) if src else None, key, token))
     for damage in done.mended:
         click.echo(f"mended: {damage.path}")
     for path, uid, frame in done.lost:
         click.echo(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: it left by a new commit")
     for commit in done.dropped:
         click.echo(f"dropped: commit {commit}, which named a lost slice")
+    for found_at, place in done.aside:
+        click.echo(f"moved aside: {found_at} -> {place}")
     for damage in done.left:
         click.echo(f"still damaged: {damage}")
     if done.left:
@@ -173,9 +177,7 @@ def gc(cache: Path, older_than: str, yes: bool) -> None:
 
     The current commit is always kept. A training run that reads an older one needs it to be kept.
     """
-    from contextlib import nullcontext
-
-    from pipeline.cache.lock import lock
+    from pipeline.cache.lock import lock, shared_lock
     from pipeline.upkeep.gc import find_unused, remove
     from pipeline.upkeep.info import require_head
 
@@ -183,7 +185,7 @@ def gc(cache: Path, older_than: str, yes: bool) -> None:
     if not match:
         raise click.UsageError(f"--older-than {older_than}: give a number and s, m, h, d or w: 12h, 7d.")
     require_head(cache)
-    with lock(cache) if yes else nullcontext():
+    with lock(cache) if yes else shared_lock(cache):
         unused = find_unused(cache, float(match[1]) * SECONDS[match[2]], time.time())
         what = ", ".join(f"{number:,} {kind}" for kind, number in unused.counts().items())
         if unused.unfinished:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import commits, layout
-from pipeline.cache.documents import array_metadata, new_array_metadata
+from pipeline.cache.attributes import Private, Terms
+from pipeline.cache.commits import Commit
+from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, new_array_metadata, stored_array
 from pipeline.cache.files import canonical, write_atomic
+from pipeline.cache.head import current_commit, recorded_head
 from pipeline.cache.ledger import Entry, ledger_of, merge
 from pipeline.cache.lock import lock
 from pipeline.errors import CacheError, SourceError
@@ -31,7 +34,7 @@ class Outcome:
         changed: whether there is a new commit.
     """
 
-    commit: commits.Commit
+    commit: Commit
     changed: bool
 
 
@@ -66,7 +69,7 @@ def build(
         SourceError, CacheError: with the old commit intact and the work resumable.
     """
     try:
-        commits.head_id(root)  # refuses a folder that is no cache before the lock puts anything there
+        current_commit(root)  # refuses a folder that is no cache before the lock puts anything there
         with lock(root) as token:
             found = survey(settings, root, check_content, retry_rejected)
             return _build(settings, root, found, token, workers, patient_key, prune, progress)
@@ -104,20 +107,25 @@ def _build(
 def _note_touched(root: Path, found: Survey) -> None:
     """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
     assert found.head
+    from pipeline.cache.landing import mend_copies
+
     if found.plan.settled.touched:
         commits.write_ledger(root, found.head.id, found.plan.settled.kept)
-    if commits.mend_copies(root, found.head):
+    if mend_copies(root, found.head):
         _collect_leftovers(root, found.head)
     pending = layout.read_pending(root)
     if pending and layout.is_committed(pending, found.head):
         layout.clear_pending(root)
 
 
-def _collect_leftovers(root: Path, head: commits.Commit | None) -> None:
+def _collect_leftovers(root: Path, head: Commit | None) -> None:
     """Remove what killed builders have left: temporary files, and commits that never became the current one."""
     _collect_partials(root)
-    landed = {head.id, *commits.kept_before(root, head)} if head else set()
-    for stray in commits.commit_ids(root) - landed:
+    landed = {head.id, *head.private.before} if head else set()
+    strays = commits.commit_ids(root) - landed
+    if recorded_head(root) in strays:
+        raise CacheError(f"{root / ROOT_DOCUMENT}: is older than the commit recorded last; {commits.REPAIR}")
+    for stray in strays:
         commits.remove_commit(root, stray)
 
 
@@ -215,16 +223,18 @@ def make_context(settings: Settings, root: Path, found: Survey, token: str, pati
     )
 
 
-def _codec(root: Path, head: commits.Commit | None, spec: ArraySpec, settings: Settings) -> Any:
+def _codec(root: Path, head: Commit | None, spec: ArraySpec, settings: Settings) -> Any:
     """The compressor of an array: the commit's, or that of the array on disk, for a new one the catalog's."""
     from pipeline.cache.shards import Codec
 
     committed = head.arrays.get(spec.images_path) if head else None
     existing = committed or array_metadata(root, spec.images_path)
-    return Codec.of(existing) if existing else Codec(settings.layout.compression, settings.layout.compression_level)
+    if existing:
+        return Codec.of(stored_array(existing))
+    return Codec(settings.layout.compression, settings.layout.compression_level)
 
 
-def _declare_arrays(root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
+def _declare_arrays(root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
     """Write the zarr.json of new arrays before their first shard: a build that goes on must use the same compressor.
 
     No reader sees them: the root's consolidated metadata does not name them yet.
@@ -257,40 +267,39 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 # --- commit --------------------------------------------------------------------------------------------------------
 
 
-def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry], labels: Any) -> commits.Commit:
+def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry], labels: Any) -> Commit:
     """Write tables and commit, and forget the pending plan."""
     from pipeline.cache.landing import land, tables_of
     from pipeline.engine.convert import library_versions
 
     ledger = merge(found.plan.settled.kept, ledger_of(entries))
     rows_per_shard = settings.layout.rows_per_shard
-    classes = () if labels is None else settings.classes
-    terms = {
-        "format": commits.FORMAT,
-        "format_version": commits.FORMAT_VERSION,
-        "dataset": settings.dataset,
-        "windows": [{"name": w.name, "level_hu": w.level_hu, "width_hu": w.width_hu} for w in settings.windows],
-        "sizes": {str(spec.size_px): spec.images_path for spec in found.wanted.arrays},
-        "sums": {str(spec.size_px): spec.sums_path for spec in found.wanted.arrays},
-        "classes": [{"name": klass.name, "weight": klass.weight} for klass in classes],
-        "splits": {side: getattr(settings.splits, side) for side in ("train", "validation", "test")},
-        "rows_per_shard": rows_per_shard,
-    }
+    terms = Terms(
+        dataset=settings.dataset,
+        windows=settings.windows,
+        arrays=found.wanted.arrays,
+        classes=() if labels is None else settings.classes,
+        splits=settings.splits,
+        rows_per_shard=rows_per_shard,
+    )
     tables = tables_of(root, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
     pending = layout.read_pending(root)
     next_shard = layout.next_shard(root, found.head, pending)
-    private = {
-        "next_shard": next_shard,
-        "reading": found.wanted.reading,
-        "reading_settings": dataclasses.asdict(settings.reading),
-        "image_id": settings.image_id,
-        "table": found.wanted.table,
-        "patient_key": settings.patient_key_digest,
-        "source": settings.src,
-        "choices": choices(settings),
-        "versions": library_versions(),
-    }
+    private = Private(
+        before=(),
+        next_shard=next_shard,
+        reading=found.wanted.reading,
+        reading_settings=dataclasses.asdict(settings.reading),
+        image_id=settings.image_id,
+        table=found.wanted.table,
+        patient_key=settings.patient_key_digest,
+        source=settings.src,
+        choices=choices(settings),
+        versions=library_versions(),
+        rejects_digest="",
+        z_from={},
+    )
     arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
     commit = land(root, found.head, ledger, tables, terms, arrays, private)
     if pending and pending.reading == found.wanted.reading:
@@ -311,7 +320,7 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
 
 
 def _array_documents(
-    root: Path, head: commits.Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
+    root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
 ) -> dict[str, Any]:
     documents: dict[str, Any] = {}
     for spec in wanted:

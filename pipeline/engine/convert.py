@@ -1,15 +1,15 @@
 """This file builds one shard: files in, one shard of each array and a done-record out. It is what a worker runs."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -19,7 +19,8 @@ from pipeline.cache import layout
 from pipeline.cache.drafts import Drafts
 from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD
 from pipeline.cache.lock import holds_lock
-from pipeline.cache.shards import Codec, ShardWriter, encode_sums
+from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, ShardRecord, StoredImages
+from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard, sums_of
 from pipeline.dicom.read import Slices, read_slices
 from pipeline.dicom.records import Reject, Slice, SliceRecord, Unit
 from pipeline.errors import CacheError, SourceError
@@ -29,9 +30,6 @@ from pipeline.source.contents import certain
 from pipeline.source.reading import reading
 from pipeline.source.sources import Source
 
-FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
-SLICE_FIELDS = ("slot", *SliceRecord._fields)
-REJECT_FIELDS = ("slot", "frame", "code", "message")
 # What a file system that has been unmounted, or whose server is gone, answers.
 LOST_SOURCE = {
     errno.ENODEV,
@@ -143,7 +141,7 @@ class _Shard:
             stack.enter_context(ShardWriter(self.drafts.begin(file), rows, context.codecs[spec.name]))
             for file, spec in zip(self.files, job.arrays, strict=True)
         ]
-        self.record: dict[str, Any] = {}
+        self.record: ShardRecord | None = None
         paths = [unit.path for unit in job.units if unit.slot not in job.gone]
         self.read = stack.enter_context(reading(context.source, paths))
         self.used = 0
@@ -211,18 +209,23 @@ class _Shard:
         frames = (unit.first, unit.stop) if unit.stop else None
         return read_slices(data, self.context.reading, self.context.patient_key, frames)
 
-    def _new_record(self, log: "_Log") -> dict[str, Any]:
-        return {
-            "shard": self.job.shard,
-            "reading": self.context.reading_fingerprint,
-            "built": now(),
-            "versions": library_versions(),
-            **log.columns(),
-            "arrays": {},
-        }
+    def _new_record(self, log: "_Log") -> ShardRecord:
+        return ShardRecord(
+            shard=self.job.shard,
+            reading=self.context.reading_fingerprint,
+            built=now(),
+            versions=library_versions(),
+            files=tuple(log.files),
+            slices=tuple(log.slices),
+            rejects=tuple(log.rejects),
+            arrays={},
+        )
 
     def add_to_record(self) -> ShardResult:
-        """Read the shard's live files again and render their slices into the new arrays, at the rows they have."""
+        """Read the shard's live files again and render their slices into the new arrays, at the rows they have.
+
+        An array that the record knows is mended: what is made again must be what it was.
+        """
         result = ShardResult(self.job.shard)
         record = layout.read_record(self.context.root, self.job.shard)
         if record is None:
@@ -230,8 +233,9 @@ class _Shard:
                 f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
             )
         self.record = record
-        keys = zip(record["slices"]["slot"], record["slices"]["frame"], strict=True)
-        positions = {key: position for position, key in enumerate(keys)}
+        self._keep(self.job.kept)
+        placed = enumerate(record.slices)
+        positions = {(found.slot, found.record.frame): position for position, found in placed if found}
         for unit in self.job.units:
             self.begin(unit.slot)
             try:
@@ -243,33 +247,57 @@ class _Shard:
                 _refuse_lost_source(unit.path, error)
                 result.changed.append(unit.path)
                 continue
-            if xxhash.xxh3_128_hexdigest(data) != record["files"]["digest"][unit.slot]:
+            file = record.files[unit.slot]
+            if xxhash.xxh3_128_hexdigest(data) != file.digest:
                 result.changed.append(unit.path)
                 continue
-            first, stop = record["files"]["first"][unit.slot], record["files"]["stop"][unit.slot]
-            frames = Unit(unit.slot, unit.path, first=first, stop=stop)
-            for found in self._read(frames, data):
+            for found in self._read(Unit(unit.slot, unit.path, first=file.first, stop=file.stop), data):
                 if isinstance(found, Slice):
                     self.store(positions[unit.slot, found.record.frame], found)
                     result.slices += 1
-        self.used = result.slices
+            result.changed += [unit.path] if self._differs(record, [unit.slot]) else []
+        self.used = result.slices + len(self.job.kept)
         return result
+
+    def _keep(self, kept: frozenset[int]) -> None:
+        """Copy rows of the shard that lies in this one's place."""
+        rows = self.context.rows_per_shard
+        for file, spec, writer, sums in zip(self.files, self.job.arrays, self.writers, self.sums, strict=True):
+            shape = (len(self.context.windows), spec.size_px, spec.size_px)
+            stored = read_shard(file.read_bytes(), shape, rows, self.context.codecs[spec.name]) if kept else ()
+            for row, image, _ in stored:
+                if row in kept and image is not None:
+                    writer.add(row, image)
+                    sums[row] = sums_of(image)
+
+    def _differs(self, record: ShardRecord, slots: list[int]) -> bool:
+        """Whether a slice of these slots came out otherwise than in an array that the record knows."""
+        known = [
+            (writer.digests, record.arrays[spec.name].digests)
+            for writer, spec in zip(self.writers, self.job.arrays, strict=True)
+            if spec.name in record.arrays
+        ]
+        return any(now[row] != then[row] for now, then in known for row in record.rows_of(slots) if then[row])
 
     def publish(self) -> int:
         """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
+        assert self.record
         root, shard = self.context.root, self.job.shard
         sizes = [writer.finish() if self.used else 0 for writer in self.writers]
-        for writer, size, spec in zip(self.writers, sizes, self.job.arrays, strict=True):
-            about = {"built": now(), "versions": library_versions()}
-            self.record["arrays"][spec.name] = {"bytes": size, "digests": writer.digests, **about}
-        contents = {
+        stored = {
+            spec.name: StoredImages(size, tuple(writer.digests), now(), library_versions())
+            for writer, size, spec in zip(self.writers, sizes, self.job.arrays, strict=True)
+        }
+        record = dataclasses.replace(self.record, arrays={**self.record.arrays, **stored})
+        sums = {
             layout.sums_file(root, spec, shard): encode_sums(sums)
             for spec, sums in zip(self.job.arrays, self.sums, strict=True)
         }
-        done = layout.record_file(root, shard)
-        for path, content in {**contents, done: layout.encode_record(self.record)}.items():
+        done, copy = layout.record_file(root, shard), layout.record_copy_file(root, shard)
+        records = {copy: layout.encode_record_copy(record), done: layout.encode_record(record)}
+        for path, content in {**sums, **records}.items():
             self.drafts.begin(path).write_bytes(content)
-        self.drafts.publish([*self.files, *contents] if self.used else [], last=done)
+        self.drafts.publish([*self.files, *sums, copy] if self.used else [copy], last=done)
         return sum(sizes)
 
 
@@ -277,36 +305,25 @@ class _Log:
     """Lines of the done-record, file by file. What a file's line says of its content stays null if it gave no entry."""
 
     def __init__(self) -> None:
-        self.files: list[list[Any]] = []
-        self.slices: list[tuple[Any, ...]] = []
-        self.rejects: list[tuple[Any, ...]] = []
+        self.files: list[FileLine] = []
+        self.slices: list[PlacedSlice] = []
+        self.rejects: list[RejectLine] = []
 
     def begin(self, unit: Unit) -> None:
         self._slot = unit.slot
-        self.files.append([unit.path, unit.why, None, None, None, unit.first, unit.stop])
+        self.files.append(FileLine(unit.path, unit.why, None, None, None, unit.first, unit.stop))
 
     def stamp(self, size: int, mtime_ns: int, digest: str) -> None:
-        self.files[-1][2:5] = size, mtime_ns, digest
+        self.files[-1] = self.files[-1]._replace(size=size, mtime_ns=mtime_ns, digest=digest)
 
     def hand_back(self) -> None:
-        self.files[-1][2:5] = None, None, None
+        self.files[-1] = self.files[-1]._replace(size=None, mtime_ns=None, digest=None)
 
     def accept(self, record: SliceRecord) -> None:
-        self.slices.append((self._slot, *record))
+        self.slices.append(PlacedSlice(self._slot, record))
 
     def reject(self, found: Reject) -> None:
-        self.rejects.append((self._slot, found.frame, found.code, found.message))
-
-    def columns(self) -> dict[str, dict[str, list[Any]]]:
-        return {
-            "files": _columns(FILE_FIELDS, self.files),
-            "slices": _columns(SLICE_FIELDS, self.slices),
-            "rejects": _columns(REJECT_FIELDS, self.rejects),
-        }
-
-
-def _columns(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    return {name: [line[place] for line in lines] for place, name in enumerate(names)}
+        self.rejects.append(RejectLine(self._slot, found.frame, found.code, found.message))
 
 
 @functools.cache

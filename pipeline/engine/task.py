@@ -69,12 +69,12 @@ def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
     except FileNotFoundError:
         return None
     record = layout.read_record(context.root, job.shard)
-    if record is None or not {spec.name for spec in job.arrays} <= record["arrays"].keys():
+    if record is None or not {spec.name for spec in job.arrays} <= record.arrays.keys():
         return None
-    seen = {slot for slot, digest in enumerate(record["files"]["digest"]) if digest is not None}
+    seen = {slot for slot, digest in enumerate(file.digest for file in record.files) if digest is not None}
     if not job.again and seen != {unit.slot for unit in job.units} - job.gone:
         return None  # a file was handed back, and the record does not say how many frames it has
-    return ShardResult(job.shard, slices=len(record["slices"]["slot"]), rejects=len(record["rejects"]["slot"]))
+    return ShardResult(job.shard, slices=len(record.slices), rejects=len(record.rejects))
 
 
 def _check_threads() -> None:

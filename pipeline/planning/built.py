@@ -1,31 +1,31 @@
 """This file keeps in a commit what it was built with, and reads it again for the next build."""
 
+import dataclasses
 import os
-from typing import Any
 
+from pipeline.cache.attributes import Choices
 from pipeline.cache.commits import Commit
 from pipeline.planning.settings import Built, Settings
 
 
-def choices(settings: Settings) -> dict[str, Any]:
+def choices(settings: Settings) -> Choices:
     """What the private part of a commit keeps of the choices behind it; `built_with` reads it."""
     path = settings.labels.file.filepath
-    return {
-        "sizes_chosen": settings.sizes_chosen,
-        "label_file": os.path.abspath(path) if path else "",
-        "labels_digest": settings.labels.digest,
-        "labels_chosen": settings.labels.chosen,
-    }
+    return Choices(
+        sizes_chosen=settings.sizes_chosen,
+        label_file=os.path.abspath(path) if path else "",
+        labels_digest=settings.labels.digest,
+        labels_chosen=settings.labels.chosen,
+    )
 
 
 def built_with(commit: Commit | None) -> Built | None:
-    """What a commit was built with, None before the first."""
-    if commit is None:
+    """What a commit was built with, None before the first, and of one of format version 1, which did not keep it."""
+    if commit is None or commit.private.choices is None:
         return None
-    attributes, kept = commit.attributes, commit.private["choices"]
     return Built(
-        dataset=attributes["dataset"],
-        sizes=tuple(int(size) for size in attributes["sizes"]),
-        classes=tuple(klass["name"] for klass in attributes["classes"]),
-        **kept,
+        dataset=commit.terms.dataset,
+        sizes=tuple(spec.size_px for spec in commit.terms.arrays),
+        classes=tuple(commit.terms.class_names),
+        **dataclasses.asdict(commit.private.choices),
     )

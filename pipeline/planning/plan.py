@@ -26,6 +26,7 @@ class ShardJob:
         again: the shard has a record already, rows and frames are as it says, and only these arrays are added.
         gone: slots whose file has vanished since they were planned: they stay empty.
         refused: slots whose file killed a worker -> the reject that says so.
+        kept: rows that stay as the shard in this place has them; only a repair has any.
     """
 
     shard: int
@@ -34,6 +35,7 @@ class ShardJob:
     again: bool = False
     gone: frozenset[int] = frozenset()
     refused: tuple[tuple[int, Reject], ...] = ()
+    kept: frozenset[int] = frozenset()
 
     def paths(self) -> list[str]:
         """The files that the task reads."""
@@ -116,6 +118,7 @@ class Known:
         pending: shard -> units that a killed build has planned.
         done: those of `pending` that it has finished.
         next_shard: the first shard number that was never given out.
+        identified: whether the cache has an identity; one of format version 1 has none.
         retried: files that are tried again, that is, left out of `ledger` though they were read.
     """
 
@@ -129,6 +132,7 @@ class Known:
     done: frozenset[int]
     next_shard: int
     retried: frozenset[str] = frozenset()
+    identified: bool = True
 
     def unfinished(self) -> dict[int, tuple[Unit, ...]]:
         """What a killed build has left to be done."""
@@ -282,6 +286,8 @@ def _reasons(
         reasons.append("the wanted sizes or windows have changed: the commit names others, already converted")
     if known.table is not None and known.table != wanted.table:
         reasons.append("labels, classes or other settings of the table have changed: the table is written again")
+    if not known.identified and not reasons:
+        reasons.append("the cache is of format version 1: a commit gives it an identity")
     return reasons
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,38 @@ READ_VERSION = 1
 RENDER_VERSION = 1
 SERIES_VERSION = 1
 LABELS_VERSION = 1
+NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One image array of the cache: its side and the digits that name its conversion."""
+    """One image array of the cache: its side and the digits that name its conversion.
+
+    Raises:
+        ValueError: the side or the digits cannot be part of a path inside a cache.
+    """
 
     size_px: int
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        if type(self.size_px) is not int or not NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name[:80]!r} is no name of an array")
+
+    @staticmethod
+    def of_name(name: str) -> "ArraySpec":
+        """The array of a name, `<size>-<8 hex digits>`."""
+        size, _, fingerprint = name.partition("-")
+        return ArraySpec(int(size) if size.isascii() and size.isdigit() else 0, fingerprint)
+
+    @staticmethod
+    def of_path(path: str) -> "ArraySpec":
+        """The array of a path, `images/<name>` or `sums/<name>`."""
+        folder, _, name = path.partition("/")
+        spec = ArraySpec.of_name(name)
+        if folder not in ("images", "sums") or spec.name != name:
+            raise ValueError(f"{path[:80]!r} is no path of an array")
+        return spec
 
     @property
     def name(self) -> str:

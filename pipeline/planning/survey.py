@@ -5,12 +5,13 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.cache import commits, layout
+from pipeline.cache.head import current_commit
 from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
+from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
 from pipeline.planning import changes, plan
 from pipeline.planning.changes import Content, Settled
@@ -42,7 +43,7 @@ def survey(settings: Settings, root: Path, check_content: bool = False, retry_re
     Raises:
         SourceError, CacheError: source or cache cannot be used.
     """
-    head = commits.head(root)
+    head = current_commit(root)
     wanted = fingerprints(settings)
     source = open_source(settings.src)
     listing = source.scan()
@@ -90,21 +91,22 @@ def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Kno
     planned = pending.shards if pending else {}
     done = {shard: record for shard in planned if (record := layout.read_record(root, shard))}
     committed = commits.read_ledger(root, head.id) if head else empty_ledger()
-    same_way = head is not None and head.private["reading"] == wanted.reading
+    same_way = head is not None and head.private.reading == wanted.reading
     arrays = {path.split("/")[1] for path in head.arrays} if head and same_way else set()
     left = _finished_files(planned, done)
     ledger = merge(committed if same_way else empty_ledger(), left)
     vouched = {spec.name for spec in wanted.arrays} <= arrays
     return Known(
         committed=committed,
-        reading=head.private["reading"] if head else None,
-        table=head.private["table"] if head else None,
+        reading=head.private.reading if head else None,
+        table=head.private.table if head else None,
         committed_arrays=frozenset(arrays),
         ledger=ledger,
         arrays=_arrays_of(root, left if vouched else ledger),
         pending=planned,
         done=frozenset(done),
         next_shard=next_shard,
+        identified=head is None or bool(head.attributes.cache),
     )
 
 
@@ -123,7 +125,7 @@ def _forget_failed(known: Known, failed: set[str]) -> Known:
     return replace(known, ledger=known.ledger.take(lines), retried=frozenset(failed))
 
 
-def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, Mapping[str, Any]]) -> Ledger:
+def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, ShardRecord]) -> Ledger:
     """The files of which a killed build has finished every shard."""
     unfinished = {unit.path for shard, units in planned.items() if shard not in done for unit in units}
     return ledger_of([entry for entry in entries_of(done) if entry.path not in unfinished])
@@ -137,30 +139,22 @@ def _arrays_of(root: Path, ledger: Ledger) -> dict[int, frozenset[str]]:
     found = {}
     for shard, slots in ledger.live_slots().items():
         record = layout.read_record(root, shard)
-        rows = live_rows(record, slots) if record else []
-        arrays = record["arrays"] if record else {}
-        found[shard] = frozenset(name for name, array in arrays.items() if all(array["digests"][row] for row in rows))
+        rows = record.rows_of(slots) if record else []
+        arrays = record.arrays if record else {}
+        found[shard] = frozenset(name for name, array in arrays.items() if all(array.digests[row] for row in rows))
     return found
 
 
-def live_rows(record: Mapping[str, Any], slots: Iterable[int]) -> list[int]:
-    """Rows within a shard of the slices that came from these slots."""
-    wanted = set(slots)
-    return [row for row, slot in enumerate(record["slices"]["slot"]) if slot in wanted]
-
-
-def entries_of(records: Mapping[int, Mapping[str, Any]]) -> list[Entry]:
+def entries_of(records: Mapping[int, ShardRecord]) -> list[Entry]:
     """Ledger entries of finished shards; the parts of a file that runs over several shards become one entry."""
     entries: dict[str, Entry] = {}
     for shard, record in sorted(records.items()):
-        files = record["files"]
-        columns = zip(files["path"], files["size"], files["mtime_ns"], files["digest"], files["first"], strict=True)
-        for slot, (path, size, mtime_ns, digest, first) in enumerate(columns):
-            if digest is None:
+        for slot, file in enumerate(record.files):
+            if file.digest is None or file.size is None or file.mtime_ns is None:
                 continue
-            begun = entries.get(path)
-            if first == 0:
-                entries[path] = Entry(path, size, mtime_ns, digest, shard, slot, 1)
-            elif begun and begun.digest == digest and begun.shard + begun.parts == shard:
-                entries[path] = replace(begun, parts=begun.parts + 1)
+            begun = entries.get(file.path)
+            if file.first == 0:
+                entries[file.path] = Entry(file.path, file.size, file.mtime_ns, file.digest, shard, slot, 1)
+            elif begun and begun.digest == file.digest and begun.shard + begun.parts == shard:
+                entries[file.path] = replace(begun, parts=begun.parts + 1)
     return list(entries.values())

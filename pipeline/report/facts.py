@@ -13,6 +13,8 @@ import pandas as pd
 
 from pipeline.cache.commits import Commit, read_rejects, read_table
 from pipeline.cache.landing import require_record
+from pipeline.cache.shard_record import ShardRecord
+from pipeline.dicom.records import SliceRecord
 from pipeline.tables.series import place_slices, series_facts
 from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
 
@@ -81,7 +83,7 @@ def count_slices(root: Path, head: Commit) -> Facts:
     """
     table = _read_table(root, head)
     seen = _Seen(head)
-    shards = table["row"].to_numpy() // head.attributes["rows_per_shard"]
+    shards = table["row"].to_numpy() // head.terms.rows_per_shard
     for shard, start in zip(*np.unique(shards, return_index=True), strict=True):
         stop = np.searchsorted(shards, shard, side="right")
         seen.add(int(shard), require_record(root, int(shard)), table.iloc[start:stop])
@@ -95,13 +97,13 @@ def count_slices(root: Path, head: Commit) -> Facts:
         patients_from_study=len(seen.from_study),
         z_from=dict(Counter(place_slices(geometry)["z_from"]).most_common()),
         series=series,
-        storage={size: Storage(seen.images[size], seen.bytes[size]) for size in head.attributes["sizes"]},
+        storage={size: Storage(seen.images[size], seen.bytes[size]) for size in seen.sizes},
         versions={library: tuple(sorted(found)) for library, found in sorted(seen.versions.items())},
     )
 
 
 def _read_table(root: Path, head: Commit) -> pd.DataFrame:
-    classes = [klass["name"] for klass in head.attributes["classes"]]
+    classes = head.terms.class_names
     texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
     kinds: dict[str, Any] = {"row": np.int64, **dict.fromkeys(texts, str), "z_norm": float}
     kinds |= dict.fromkeys(classes, np.float32)
@@ -142,25 +144,32 @@ class _Seen:
         self.images: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self.versions: defaultdict[str, set[str]] = defaultdict(set)
-        self._rows_per_shard = head.attributes["rows_per_shard"]
-        self._arrays = {size: path.split("/")[1] for size, path in head.attributes["sizes"].items()}
+        self._rows_per_shard = head.terms.rows_per_shard
+        self._arrays = {str(spec.size_px): spec.name for spec in head.terms.arrays}
         self._geometry: defaultdict[str, list[np.ndarray]] = defaultdict(list)
-        self._note_versions(head.private["versions"])
+        self._note_versions(head.private.versions)
 
-    def add(self, shard: int, record: Mapping[str, Any], lines: pd.DataFrame) -> None:
+    def add(self, shard: int, record: ShardRecord, lines: pd.DataFrame) -> None:
         """Add the slices of one shard that are in the table; `lines` are theirs, sorted by row."""
         positions = (lines["row"] - shard * self._rows_per_shard).tolist()
-        slices = {name: [values[position] for position in positions] for name, values in record["slices"].items()}
+        placed = [record.slices[position] for position in positions]
+        columns = zip(*(found.record for found in placed if found), strict=True)
+        slices = {name: list(values) for name, values in zip(SliceRecord._fields, columns, strict=True)}
         uids = lines["series_instance_uid"].tolist()
         for name, fields in COUNTED.items():
             self.tallies[name].add(zip(*(slices[field] for field in fields), strict=True), uids)
         self.from_study |= set(lines["patient_id"][slices["patient_from_study"]])
         self._place(slices, uids)
         for size, name in self._arrays.items():
-            self.images[size] += sum(map(bool, record["arrays"][name]["digests"]))
-            self.bytes[size] += record["arrays"][name]["bytes"]
-            self._note_versions(record["arrays"][name]["versions"])
-        self._note_versions(record["versions"])
+            self.images[size] += sum(map(bool, record.arrays[name].digests))
+            self.bytes[size] += record.arrays[name].bytes
+            self._note_versions(record.arrays[name].versions)
+        self._note_versions(record.versions)
+
+    @property
+    def sizes(self) -> list[str]:
+        """Image sides, as text."""
+        return list(self._arrays)
 
     def geometry(self) -> pd.DataFrame:
         """What `series.place_slices` needs, one line a slice."""

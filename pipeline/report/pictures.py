@@ -6,16 +6,15 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.cache.commits import REPAIR, Commit
+from pipeline.cache.documents import stored_array
 from pipeline.cache.layout import images_file
 from pipeline.cache.shards import Codec, read_image
 from pipeline.errors import CacheError
-from pipeline.planning.stages import ArraySpec
 
 SERIES = 8
 SLICES = 3
@@ -54,17 +53,16 @@ def read_row(root: Path, head: Commit, row: int) -> np.ndarray:
     Raises:
         CacheError: it is missing or damaged.
     """
-    size, path = min(head.attributes["sizes"].items(), key=lambda item: int(item[0]))
-    document: dict[str, Any] = head.arrays[path]
-    rows = head.attributes["rows_per_shard"]
-    shard, position = divmod(row, rows)
-    file = images_file(root, ArraySpec(int(size), path.rpartition("-")[2]), shard)
+    spec = min(head.terms.arrays, key=lambda spec: spec.size_px)
+    array = stored_array(head.arrays[spec.images_path])
+    shard, position = divmod(row, array.rows_per_shard)
+    file = images_file(root, spec, shard)
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            image = read_image(content, tuple(document["shape"][1:]), rows, Codec.of(document), position)
+            image = read_image(content, array.shape, array.rows_per_shard, Codec.of(array), position)
     except (OSError, ValueError) as error:
         raise CacheError(f"{file}: row {position}: damaged ({error}); {REPAIR}") from error
-    return _shrink(image, -(-int(size) // LARGEST_PX))
+    return _shrink(image, -(-spec.size_px // LARGEST_PX))
 
 
 def _shrink(image: np.ndarray, step: int) -> np.ndarray:

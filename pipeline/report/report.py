@@ -1,12 +1,15 @@
 """This file writes the report of a cache: one page that shows what is in it, what is not, and some of its slices."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.cache.attributes import FORMAT
 from pipeline.cache.commits import Commit
+from pipeline.cache.documents import stored_array
 from pipeline.cache.files import write_atomic
 from pipeline.cache.shards import Codec
 from pipeline.errors import CacheError
@@ -54,7 +57,7 @@ def write_report(root: Path, out: Path) -> None:
         CacheError: there is no cache, or it is damaged, or it has no slices; or `out` cannot be written.
     """
     head = require_head(root)
-    if not head.attributes["num_slices"]:
+    if not head.attributes.num_slices:
         raise CacheError(f"{root}: no slice is in it, so there is nothing to report; run: pipeline build")
     facts, about = count_slices(root, head), summary(root)
     sections = [
@@ -67,7 +70,7 @@ def write_report(root: Path, out: Path) -> None:
         _storage(head, facts, about),
         _settings(head, facts),
     ]
-    lead = f"Data set {head.attributes['dataset']}; commit {head.id} of {_shown_time(head.attributes['created'])}."
+    lead = f"Data set {head.terms.dataset}; commit {head.id} of {_shown_time(head.attributes.created)}."
     text = page(f"Head-CT cache {root.resolve().name}", lead, sections, NO_DEVICE)
     try:
         write_atomic(out, text.encode("utf-8", "backslashreplace"))
@@ -79,7 +82,7 @@ def write_report(root: Path, out: Path) -> None:
 
 
 def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
-    counts, slices = head.attributes["counts"], facts.table
+    counts, slices = head.attributes.counts, facts.table
     on_disk = sum(about["bytes"].values())
     numbers = [
         (f"{len(slices):,}", "slices"),
@@ -102,8 +105,8 @@ def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
 
 
 def _slices(root: Path, head: Commit, facts: Facts) -> Section:
-    windows = [f"{w['name']} ({w['level_hu']:g}/{w['width_hu']:g} HU)" for w in head.attributes["windows"]]
-    classes = [klass["name"] for klass in head.attributes["classes"]]
+    windows = [f"{w.name} ({w.level_hu:g}/{w.width_hu:g} HU)" for w in head.terms.windows]
+    classes = head.terms.class_names
     items = []
     series = facts.series.to_dict("index")
     for uid, lines in choose_slices(facts.table):
@@ -133,8 +136,8 @@ def _series_words(series: Mapping[Any, Any]) -> str:
 
 
 def _labels(head: Commit, facts: Facts) -> Section:
-    classes, left = head.attributes["classes"], head.attributes["label_counts"]
-    found = {klass["name"]: find_prevalence(facts.table, klass["name"]) for klass in classes}
+    classes, left = head.terms.classes, head.attributes.label_counts
+    found = {klass.name: find_prevalence(facts.table, klass.name) for klass in classes}
     if not any(of.slices for of in found.values()):
         words = "No slice has a label. To add labels run the same build with --labels; no image is built again."
         return Section("Labels", [paragraph(words)])
@@ -186,12 +189,13 @@ def _shown_time(utc: str) -> str:
 
 def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     rows: list[Row] = []
-    for size, path in head.attributes["sizes"].items():
-        stored, codec, shape = facts.storage[size], Codec.of(head.arrays[path]), head.arrays[path]["shape"][1:]
-        raw = stored.images * int(np.prod(shape))
+    for spec in head.terms.arrays:
+        size, array = str(spec.size_px), stored_array(head.arrays[spec.images_path])
+        stored, codec = facts.storage[size], Codec.of(array)
+        raw = stored.images * int(np.prod(array.shape))
         rows.append(
             [
-                f"{size} x {size} px\n{path}",
+                f"{size} x {size} px\n{spec.images_path}",
                 f"{codec.name}, level {codec.level}",
                 f"{stored.bytes / stored.images / 1000:.1f} kB",
                 f"{raw / stored.images / 1000:.1f} kB",
@@ -224,21 +228,19 @@ def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
 
 
 def _settings(head: Commit, facts: Facts) -> Section:
-    of, private = head.attributes, head.private
+    of, private = head.terms, head.private
     lines = {
-        "source": private["source"],
-        "windows": "; ".join(
-            f"{w['name']}: level {w['level_hu']:g}, width {w['width_hu']:g} HU" for w in of["windows"]
-        ),
-        "sizes": ", ".join(f"{size} px" for size in of["sizes"]),
-        "classes and weights": ", ".join(f"{klass['name']} {klass['weight']:g}" for klass in of["classes"]) or "none",
-        "splits": ", ".join(f"{side} {of['splits'][side]:g}" for side in ("train", "validation", "test")),
-        "rows in a shard": f"{of['rows_per_shard']:,}",
-        "image_id": private["image_id"],
-        **private["reading_settings"],
+        "source": private.source,
+        "windows": "; ".join(f"{w.name}: level {w.level_hu:g}, width {w.width_hu:g} HU" for w in of.windows),
+        "sizes": ", ".join(f"{spec.size_px} px" for spec in of.arrays),
+        "classes and weights": ", ".join(f"{klass.name} {klass.weight:g}" for klass in of.classes) or "none",
+        "splits": ", ".join(f"{side} {share:g}" for side, share in dataclasses.asdict(of.splits).items()),
+        "rows in a shard": f"{of.rows_per_shard:,}",
+        "image_id": private.image_id,
+        **private.reading_settings,
         "versions": ", ".join(f"{library} {' and '.join(found)}" for library, found in facts.versions.items()),
-        "table": of["metadata"]["file"],
-        "format": f"{of['format']} {of['format_version']}",
+        "table": f"tables/{head.attributes.table_digest}.csv",
+        "format": f"{FORMAT} {head.attributes.format_version}",
     }
     rows: list[Row] = [[name.replace("_", " "), str(value)] for name, value in lines.items()]
     return Section("Settings", [tables([table("What this commit was built with.", ["setting", "value"], rows, [1])])])

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.shard_record import ShardRecord
+from pipeline.dicom.records import SliceRecord
 from pipeline.dicom.rules import REJECT_CODES
 from pipeline.planning.catalog import TABLE_COLUMNS
 from pipeline.tables.series import place_slices
@@ -53,7 +55,7 @@ class Tables:
 
 def make_tables(
     ledger: Ledger,
-    records: Mapping[int, dict[str, Any]],
+    records: Mapping[int, ShardRecord],
     rows_per_shard: int,
     image_id: str,
     labels: pd.DataFrame | None,
@@ -89,18 +91,20 @@ def make_tables(
     return Tables(metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]))
 
 
-def _slices(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any], rows_per_shard: int) -> pd.DataFrame:
+def _slices(
+    live: Mapping[int, Mapping[int, str]], records: Mapping[int, ShardRecord], rows_per_shard: int
+) -> pd.DataFrame:
     """The slices of the live slots, one line each, with path and row."""
-    columns: dict[str, list[Any]] = {}
-    for shard, slots in live.items():
-        found = records[shard]["slices"]
-        positions = [position for position, slot in enumerate(found["slot"]) if slot in slots]
-        for name, values in found.items():
-            columns.setdefault(name, []).extend([values[position] for position in positions])
-        columns.setdefault("path", []).extend([slots[found["slot"][position]] for position in positions])
-        columns.setdefault("row", []).extend([shard * rows_per_shard + position for position in positions])
-    positions_mm = vectors(columns.pop("position", []), POSITION_COLUMNS)
-    orientations = vectors(columns.pop("orientation", []), ORIENTATION_COLUMNS)
+    lines = [
+        (*placed.record, slots[placed.slot], shard * rows_per_shard + position)
+        for shard, slots in live.items()
+        for position, placed in enumerate(records[shard].slices)
+        if placed and placed.slot in slots
+    ]
+    names = (*SliceRecord._fields, "path", "row")
+    columns: dict[str, list[Any]] = {name: [line[place] for line in lines] for place, name in enumerate(names)}
+    positions_mm = vectors(columns.pop("position"), POSITION_COLUMNS)
+    orientations = vectors(columns.pop("orientation"), ORIENTATION_COLUMNS)
     frame = pd.DataFrame({**columns, **positions_mm, **orientations})
     for name in ("slice_location", "instance_number"):
         frame[name] = pd.to_numeric(frame[name]).astype(float)
@@ -114,12 +118,13 @@ def vectors(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     return {name: table[:, column] for column, name in enumerate(names)}
 
 
-def _rejects(live: Mapping[int, Mapping[int, str]], records: Mapping[int, Any]) -> pd.DataFrame:
-    lines = []
-    for shard, slots in live.items():
-        found = records[shard]["rejects"]
-        columns = zip(found["slot"], found["frame"], found["code"], found["message"], strict=True)
-        lines += [(slots[slot], frame, code, message) for slot, frame, code, message in columns if slot in slots]
+def _rejects(live: Mapping[int, Mapping[int, str]], records: Mapping[int, ShardRecord]) -> pd.DataFrame:
+    lines = [
+        (slots[found.slot], found.frame, found.code, found.message)
+        for shard, slots in live.items()
+        for found in records[shard].rejects
+        if found.slot in slots
+    ]
     return pd.DataFrame(lines, columns=["path", "frame", "code", "message"])
 
 

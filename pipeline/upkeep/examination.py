@@ -7,9 +7,23 @@ from typing import Any, Literal
 
 from pipeline.cache.commits import Commit
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.shard_record import ShardRecord
 
 Part = Literal[
-    "root", "document", "commit", "table", "rejects", "ledger", "spare", "record", "images", "sums", "copy", "pending"
+    "root",
+    "head",
+    "document",
+    "commit",
+    "table",
+    "rejects",
+    "ledger",
+    "backup",
+    "record",
+    "record copy",
+    "images",
+    "sums",
+    "copy",
+    "pending",
 ]
 
 
@@ -45,8 +59,9 @@ class Examination:
 
     Attributes:
         head: the current commit, None where it cannot be told.
-        commits, ledgers: those that can be read, from their file or their spare; id -> commit, the current one first.
-        records: shard -> done-record, those that can be read.
+        commits, ledgers: those that can be read, from their file or their backup; id -> commit, the current one first.
+        records: shard -> done-record, those that can be read, from their file or its copy.
+        strays: commits that can be read, and are not among those before the current one.
         damages: what is wrong.
         files: every file that belongs to the cache, right or damaged.
         unknown: files that do not: left by killed writers, or by somebody else.
@@ -56,7 +71,8 @@ class Examination:
     head: Commit | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
     ledgers: dict[str, Ledger] = field(default_factory=dict)
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    records: dict[int, ShardRecord] = field(default_factory=dict)
+    strays: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
     unknown: list[Path] = field(default_factory=list)
@@ -69,8 +85,14 @@ class Examination:
         self.files.add(path)
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self.damaged(part, path, "missing", **about)
+            return None
+        except IsADirectoryError:
+            self.damaged(part, path, "is a folder", **about)
+            return None
+        except OSError as error:
+            self.damaged(part, path, f"cannot be read ({error.strerror})", **about)
             return None
         problem = check(content)
         if problem:

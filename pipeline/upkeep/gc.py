@@ -1,15 +1,17 @@
 """This file removes what no kept commit uses: commits, tables, whole shards and whole arrays; it never repacks."""
 
+import dataclasses
 import shutil
 import time
 from calendar import timegm
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import PRIVATE, write_atomic
+from pipeline.cache.files import PRIVATE
+from pipeline.cache.head import current_commit
 from pipeline.system import sync_folder
 
 ARRAY_FOLDERS = ("images", "sums")
@@ -55,12 +57,10 @@ def find_unused(root: Path, older_than_s: float, now: float) -> Unused:
     Raises:
         CacheError: a commit that is kept, or its ledger, is damaged.
     """
-    head = commits.head(root)
+    head = current_commit(root)
     every = commits.chain(root, head)
-    superseded = [now, *(_seconds(commit) for commit in every[:-1])]
-    kept = [
-        commit for commit, until in zip(every, superseded, strict=True) if commit is head or until > now - older_than_s
-    ]
+    ends = replaced_at([_seconds(commit) for commit in every], now)
+    kept = [commit for commit, until in zip(every, ends, strict=True) if commit is head or until > now - older_than_s]
     pending = layout.read_pending(root)
     if pending and layout.is_committed(pending, head):
         pending = None
@@ -75,8 +75,28 @@ def find_unused(root: Path, older_than_s: float, now: float) -> Unused:
     return found
 
 
+def replaced_at(created: Sequence[float], now: float) -> list[float]:
+    """When each commit stopped being the current one, in seconds since 1970; `now` where that cannot be told.
+
+    A commit's own time is not believed where a clock was wrong: before that of an earlier commit, or in the future.
+
+    Args:
+        created: of the commits in the order of their sequence, the newest first.
+    """
+    ends = [now] * len(created)
+    latest = float("-inf")
+    for place in reversed(range(len(created))):
+        if latest <= created[place] <= now:
+            latest = created[place]
+            for older in range(place + 1, len(created)):
+                if ends[older] != now:
+                    break
+                ends[older] = latest
+    return ends
+
+
 def _seconds(commit: Commit) -> float:
-    return timegm(time.strptime(commit.attributes["created"], "%Y-%m-%dT%H:%M:%SZ"))
+    return timegm(time.strptime(commit.attributes.created, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _named(commits: Iterable[Commit]) -> set[str]:
@@ -95,16 +115,18 @@ def _shards(root: Path) -> set[int]:
 
 def _files_of(root: Path, commit: Commit) -> tuple[Path, ...]:
     return (
-        commits.commit_file(root, commit.id),
+        *commits.own_files(root, commit.id),
         commits.table_file(root, commit),
         commits.rejects_file(root, commit),
-        commits.ledger_file(root, commit.id),
-        commits.spare_file(root, commit.id),
     )
 
 
 def _all_files(root: Path) -> Iterator[Path]:
-    folders = (root / "commits", root / "tables", *(root / PRIVATE / name for name in ("rejects", "ledgers", "spares")))
+    folders = (
+        root / "commits",
+        root / "tables",
+        *(root / PRIVATE / name for name in ("rejects", "ledgers", "spares", "private")),
+    )
     for folder in folders:
         yield from folder.glob("[!.]*")
 
@@ -116,6 +138,7 @@ def _paths(root: Path, found: Unused) -> Iterator[Path]:
     gone = set(found.arrays)
     for shard in found.shards:
         yield layout.record_file(root, shard)
+        yield layout.record_copy_file(root, shard)
         yield from (root / name / "c" / str(shard) for name in _arrays(root) - gone)
 
 
@@ -135,7 +158,7 @@ def remove(root: Path, unused: Unused) -> None:
     for path in unused.files:
         path.unlink(missing_ok=True)
     for shard in unused.shards:
-        layout.record_file(root, shard).unlink(missing_ok=True)
+        layout.remove_record(root, shard)
     _forget_arrays(root, {path.split("/")[1] for path in unused.arrays})
     if (root / PRIVATE / "shards").is_dir():
         sync_folder(root / PRIVATE / "shards")
@@ -148,6 +171,6 @@ def _forget_arrays(root: Path, names: set[str]) -> None:
     """Take arrays out of the records that know them, so that they count as not converted."""
     for shard in layout.recorded_shards(root) if names else ():
         record = layout.read_record(root, shard)
-        if record and names & record["arrays"].keys():
-            record["arrays"] = {name: array for name, array in record["arrays"].items() if name not in names}
-            write_atomic(layout.record_file(root, shard), layout.encode_record(record))
+        if record and names & record.arrays.keys():
+            left = {name: array for name, array in record.arrays.items() if name not in names}
+            layout.write_record(root, dataclasses.replace(record, arrays=left))

@@ -1,6 +1,7 @@
 """This file tells what is in a cache: a summary, its logical digest, and why a file is in it as it is."""
 
 import csv
+import dataclasses
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,11 @@ from typing import Any
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
 from pipeline.cache.files import PRIVATE
+from pipeline.cache.head import current_commit
 from pipeline.cache.landing import require_record
 from pipeline.cache.ledger import Ledger, digest_hex
+from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
-from pipeline.planning.survey import live_rows
 from pipeline.source.sources import listed_name
 
 
@@ -35,7 +37,7 @@ def require_head(root: Path) -> Commit:
         CacheError: there is no cache, or no commit yet, or it is damaged.
     """
     require_cache(root)
-    head = commits.head(root)
+    head = current_commit(root)
     if head is None:
         raise CacheError(f"{root}: nothing was committed yet; run the same `pipeline build` again to finish it")
     return head
@@ -58,37 +60,37 @@ def summary(root: Path) -> dict[str, Any]:
     head = require_head(root)
     ledger = commits.read_ledger(root, head.id)
     every = [
-        {"commit": c.id, "created": c.attributes["created"], "slices": c.attributes["num_slices"]}
+        {"commit": c.id, "created": c.attributes.created, "slices": c.attributes.num_slices}
         for c in commits.chain(root, head)
     ]
     return {
-        **head.attributes,
+        **head.attributes.as_json(),
         "rows": _rows(root, head),
-        "bytes": _bytes(root, head, set(ledger.live_slots())),
+        "bytes": _bytes(root, head, {str(shard) for shard in ledger.live_slots()}),
         "commits": every,
-        "source": head.private["source"],
-        "reading": head.private["reading_settings"],
-        "versions": head.private["versions"],
+        "source": head.private.source,
+        "reading": head.private.reading_settings,
+        "versions": head.private.versions,
         "unfinished": _unfinished(root, head),
     }
 
 
 def _rows(root: Path, head: Commit) -> dict[str, Any]:
     """Rows with a stored image in the arrays of the current commit, and how many of them it names."""
-    names = {path.split("/")[1] for path in head.arrays}
+    names = {spec.name for spec in head.terms.arrays}
     stored = 0
     for shard in layout.recorded_shards(root):
-        arrays = require_record(root, shard)["arrays"]
-        images = [arrays[name]["digests"] for name in names & arrays.keys()]
+        arrays = require_record(root, shard).arrays
+        images = [arrays[name].digests for name in names & arrays.keys()]
         stored += sum(any(digests) for digests in zip(*images, strict=True))
-    live = head.attributes["num_slices"]
+    live = head.attributes.num_slices
     return {"stored": stored, "live": live, "dead_share": round(1 - live / stored, 4) if stored else 0.0}
 
 
-def _bytes(root: Path, head: Commit, live: set[int]) -> dict[str, int]:
+def _bytes(root: Path, head: Commit, live: set[str]) -> dict[str, int]:
     """Bytes on disk: of each size of the current commit, of shards and arrays that it does not use, and of the rest."""
-    sizes = {path: size for size, path in (*head.attributes["sizes"].items(), *head.attributes["sums"].items())}
-    found = dict.fromkeys([*head.attributes["sizes"], "unused", "private", "tables_and_metadata"], 0)
+    sizes = {path: str(spec.size_px) for spec in head.terms.arrays for path in (spec.images_path, spec.sums_path)}
+    found = dict.fromkeys([*sizes.values(), "unused", "private", "tables_and_metadata"], 0)
     for folder, _, names in os.walk(root):
         parts = Path(folder).relative_to(root).parts
         for name in names:
@@ -96,7 +98,7 @@ def _bytes(root: Path, head: Commit, live: set[int]) -> dict[str, int]:
             if parts[:1] == (PRIVATE,):
                 kind = "private"
             elif parts[:1] in (("images",), ("sums",)) and len(parts) > 1:
-                used = "/".join(parts[:2]) in sizes and (len(parts) < 4 or int(parts[3]) in live)
+                used = "/".join(parts[:2]) in sizes and (len(parts) < 4 or parts[3] in live)
                 kind = sizes["/".join(parts[:2])] if used else "unused"
             found[kind] += (Path(folder) / name).stat().st_size
     return found
@@ -121,16 +123,18 @@ def digest(root: Path) -> str:
     from pipeline.tables.tables import logical_digest
 
     head = require_head(root)
-    rows_per_shard = head.attributes["rows_per_shard"]
+    rows_per_shard = head.terms.rows_per_shard
     table = pd.read_csv(io.BytesIO(commits.read_table(root, head)), dtype=str, keep_default_na=False)
     table = table.astype({"row": int, "frame": int})
-    digests: dict[str, dict[int, str]] = {size: {} for size in head.attributes["sizes"]}
+    digests: dict[str, dict[int, str]] = {str(spec.size_px): {} for spec in head.terms.arrays}
     for shard in sorted(set((table["row"] // rows_per_shard).tolist())):
-        arrays = require_record(root, shard)["arrays"]
-        for size, path in head.attributes["sizes"].items():
-            images = arrays[path.split("/")[1]]["digests"]
-            digests[size] |= {shard * rows_per_shard + row: image for row, image in enumerate(images) if image}
-    return logical_digest(table, digests, head.attributes["windows"])
+        arrays = require_record(root, shard).arrays
+        for spec in head.terms.arrays:
+            images = arrays[spec.name].digests
+            digests[str(spec.size_px)] |= {
+                shard * rows_per_shard + row: image for row, image in enumerate(images) if image
+            }
+    return logical_digest(table, digests, [dataclasses.asdict(window) for window in head.terms.windows])
 
 
 # --- one file ------------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ def why(root: Path, file: str) -> Story:
 
 def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
     index = ledger.index()
-    source = str(head.private["source"])
+    source = head.private.source
     name = os.path.normpath(listed_name(file))
     for candidate in (file, name, os.path.relpath(name, source)):
         if candidate in index:
@@ -191,18 +195,14 @@ def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
     raise CacheError(f"{file}: {root} was not built from such a file; it was built from {source}; run: pipeline plan")
 
 
-def _reading_facts(record: Mapping[str, Any], slot: int, path: str, head: Commit) -> Iterator[tuple[str, str]]:
-    files = record["files"]
-    yield "read", f"{record['built']}, because of {files['why'][slot]}" if files["why"][slot] else record["built"]
-    if files["path"][slot] != path:
-        yield "name", f"it was {files['path'][slot]} then, and has the same content"
-    yield "with", _versions(record)
-    settings = ", ".join(f"{name} {value}" for name, value in head.private["reading_settings"].items())
-    yield "settings", f"{settings} (fingerprint {record['reading'][:8]})"
-
-
-def _versions(about: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+def _reading_facts(record: ShardRecord, slot: int, path: str, head: Commit) -> Iterator[tuple[str, str]]:
+    file = record.files[slot]
+    yield "read", f"{record.built}, because of {file.why}" if file.why else record.built
+    if file.path != path:
+        yield "name", f"it was {file.path} then, and has the same content"
+    yield "with", ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in head.private.reading_settings.items())
+    yield "settings", f"{settings} (fingerprint {record.reading[:8]})"
 
 
 def _content(ledger: Ledger, line: int) -> str:
@@ -211,23 +211,23 @@ def _content(ledger: Ledger, line: int) -> str:
     return f"{int(ledger.sizes[line]):,} bytes, xxh3-128 {digest_hex(ledger.digests[line])}"
 
 
-def _array_facts(head: Commit, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _array_facts(head: Commit, record: ShardRecord) -> Iterator[tuple[str, str]]:
     """How the slices of a shard were converted."""
-    for size, path in head.attributes["sizes"].items():
-        array = record["arrays"][path.split("/")[1]]
-        yield f"size {size}", f"converted {array['built']} into {path}"
-    windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in head.attributes["windows"])
+    for spec in head.terms.arrays:
+        yield f"size {spec.size_px}", f"converted {record.arrays[spec.name].built} into {spec.images_path}"
+    windows = ", ".join(f"{w.name} {w.level_hu:g}/{w.width_hu:g} HU" for w in head.terms.windows)
     yield "windows", windows
 
 
 def _slice_facts(
-    head: Commit, shard: int, record: Mapping[str, Any], slot: int, places: Mapping[tuple[str, str], dict[str, str]]
+    head: Commit, shard: int, record: ShardRecord, slot: int, places: Mapping[tuple[str, str], dict[str, str]]
 ) -> Iterator[tuple[str, str]]:
-    slices, rows_per_shard = record["slices"], head.attributes["rows_per_shard"]
-    for row in live_rows(record, [slot]):
-        key = slices["sop_instance_uid"][row], str(slices["frame"][row])
+    for row in record.rows_of([slot]):
+        placed = record.slices[row]
+        assert placed
+        key = placed.record.sop_instance_uid, str(placed.record.frame)
         place = places.get(key)
-        if place and int(place["row"]) == shard * rows_per_shard + row:
+        if place and int(place["row"]) == shard * head.terms.rows_per_shard + row:
             frame = f", frame {key[1]}" if key[1] != "0" else ""
             yield "slice", f"{key[0]}{frame}: row {place['row']}, z_norm {place['z_norm']} from {_z_from(head, place)}"
 
@@ -235,7 +235,7 @@ def _slice_facts(
 def _z_from(head: Commit, place: Mapping[str, str]) -> str:
     """What placed a slice in its series, as docs/accepted_files.md names it."""
     row = int(place["row"])
-    for name, ranges in head.private["z_from"].items():
+    for name, ranges in head.private.z_from.items():
         if any(first <= row < stop for first, stop in ranges):
             return str(name)
     return "position"

@@ -1,31 +1,30 @@
-"""This file mends what `verify` found: from spares and copies, from the source, or by letting lost slices leave."""
+"""This file mends what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
 
 import csv
 import io
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.cache import commits, layout
-from pipeline.cache.commits import Commit, Spare
-from pipeline.cache.documents import ROOT_DOCUMENT, zarr_documents
-from pipeline.cache.files import correct_one_bit, seal, sha256, write_atomic
-from pipeline.cache.ledger import Ledger
+from pipeline.cache.backups import Backup, read_backup
+from pipeline.cache.commits import Commit
+from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.files import PRIVATE, make_folder, sha256, write_atomic
+from pipeline.cache.head import copied_file, current_commit
+from pipeline.cache.landing import mend_copies, write_parts
 from pipeline.errors import CacheError
+from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
-from pipeline.upkeep.mend_shards import Lost, NeedsSource, Originals, drop_shard, mend_images, mend_sums, rebuild_record
-from pipeline.upkeep.verify import (
-    examine_commits,
-    examine_records,
-    examine_rest,
-    is_leftover,
-)
+from pipeline.upkeep.mend_shards import Lost, NeedsSource, Originals, mend_array, rebuild_record
+from pipeline.upkeep.verify import ASIDE, examine_commits, examine_records, examine_rest, is_own, is_shard
 from pipeline.upkeep.verify_shards import examine_shards
 
-COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "spare")
+COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "backup")
 
 
 @dataclass(slots=True)
@@ -36,8 +35,9 @@ class Mended:
         mended: the damages that are gone.
         left: the damages that are still there.
         lost: path, SOP Instance UID and frame of every slice that left the current commit.
-        dropped: older commits that named a lost slice and are gone.
-        collected: leftovers that were removed.
+        dropped: older commits that named a lost slice and were moved aside.
+        collected: leftovers without content of their own that were removed.
+        aside: what could not be placed -> where it lies now.
         why_left: what is needed to mend the rest, "" where nothing is left.
     """
 
@@ -46,11 +46,14 @@ class Mended:
     lost: list[tuple[str, str, int]] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     collected: list[Path] = field(default_factory=list)
+    aside: list[tuple[Path, Path]] = field(default_factory=list)
     why_left: str = ""
 
 
 def mend(found: Examination, originals: Originals) -> Mended:
     """Mend everything that can be mended. Only the holder of the lock may call it.
+
+    Nothing that is whole is removed: a commit, table or ledger that cannot be placed is moved aside.
 
     Args:
         found: all that `examine` found; its records are brought up to date.
@@ -59,6 +62,7 @@ def mend(found: Examination, originals: Originals) -> Mended:
         CacheError: a commit, or the patient key, cannot be had from anywhere.
     """
     root, done = found.root, Mended()
+    _clear_folders(found, done)
     _mend_commits(found)
     lost = Lost()
     touched = {damage.shard for damage in found.damages if damage.shard >= 0}
@@ -70,38 +74,79 @@ def mend(found: Examination, originals: Originals) -> Mended:
     _mend_pending(found)
     if lost.slots and found.head:
         done.lost = _let_leave(found, lost)
-        done.dropped = _drop_commits(found, lost)
-    for path in found.unknown:
-        if is_leftover(root, path):
-            path.unlink(missing_ok=True)
-            done.collected.append(path)
-    head = commits.head(root)
+        _drop_commits(found, lost, done)
+    _clear_unknown(found, done)
+    head = current_commit(root)
     if head:
-        commits.copied_file(root).unlink(missing_ok=True)
-        commits.mend_copies(root, head)
+        copied_file(root).unlink(missing_ok=True)
+        mend_copies(root, head)
+    _look_again(root, touched, found, done)
+    return done
+
+
+def _look_again(root: Path, touched: Iterable[int], found: Examination, done: Mended) -> None:
     after = Examination(root)
     examine_commits(after)
     examine_records(after)
-    examine_shards(after, sorted(touched & after.records.keys()), lambda shards: None)
+    examine_shards(after, sorted(set(touched) & after.records.keys()), lambda shards: None)
     examine_rest(after)
     done.left = after.damages
     left = {damage.path for damage in after.damages}
     done.mended = [damage for damage in found.damages if damage.path not in left]
-    return done
+
+
+# --- what lies in the way ------------------------------------------------------------------------------------------
+
+
+def _clear_folders(found: Examination, done: Mended) -> None:
+    """Move folders that lie in the places of files aside, and files in the places of folders."""
+    root = found.root
+    for damage in found.damages:
+        path = root / damage.path
+        if path.is_dir():
+            _put_aside(root, path, done)
+        for above in path.relative_to(root).parents:
+            if (root / above).exists() and not (root / above).is_dir():
+                _put_aside(root, root / above, done)
+
+
+def _clear_unknown(found: Examination, done: Mended) -> None:
+    """Remove temporary files and shards that no record vouches for; move everything else of ours aside."""
+    root = found.root
+    for path in found.unknown:
+        if not is_own(root, path) or not path.exists():
+            continue
+        if is_shard(root, path):
+            path.unlink()
+            done.collected.append(path)
+        else:
+            _put_aside(root, path, done)
+
+
+def _put_aside(root: Path, path: Path, done: Mended) -> None:
+    """Rename a file or folder into the private folder `aside`, under the path that it had."""
+    folder = root / PRIVATE / ASIDE
+    numbers = (f".{number}" if number else "" for number in range(1_000_000))
+    place = next(to for number in numbers if not (to := folder / f"{path.relative_to(root)}{number}").exists())
+    make_folder(place.parent)
+    os.replace(path, place)
+    sync_folder(place.parent)
+    sync_folder(path.parent)
+    done.aside.append((path, place))
 
 
 # --- commits -------------------------------------------------------------------------------------------------------
 
 
 def _mend_commits(found: Examination) -> None:
-    """Write again what commits, spares and zarr.json should say; the root last."""
+    """Write again what commits, backups and zarr.json should say; the root last."""
     root, head = found.root, found.head
     broken = {damage.commit for damage in found.damages if damage.part in COMMIT_PARTS and damage.commit}
-    for commit_id in broken:
-        _mend_commit(found, found.commits[commit_id])
+    for commit_id in sorted(broken):
+        write_parts(root, _whole_parts(found, found.commits[commit_id]))
     documents: dict[str, bytes] = {}
     for commit in found.commits.values():
-        for path, content in zarr_documents(commit.attributes, commit.arrays).items():
+        for path, content in commit.documents().items():
             documents.setdefault(path, content)
     damaged = {damage.path for damage in found.damages}
     if head:
@@ -109,39 +154,29 @@ def _mend_commits(found: Examination) -> None:
             write_atomic(root / path, documents[path])
 
 
-def _mend_commit(found: Examination, commit: Commit) -> None:
-    root = found.root
-    whole = _whole_parts(found, commit)
-    write_atomic(commits.commit_file(root, commit.id), whole.commit)
-    write_atomic(commits.table_file(root, commit), whole.table)
-    write_atomic(commits.rejects_file(root, commit), whole.rejects)
-    ledger = Ledger.decode(whole.ledger)
-    commits.write_ledger(root, commit.id, ledger)
-    spare = commits.encode_spare(commit, whole.table, whole.rejects, ledger)
-    write_atomic(commits.spare_file(root, commit.id), spare)
-
-
-def _whole_parts(found: Examination, commit: Commit) -> Spare:
-    """Each part of a commit, from its file, from its spare, or from the copy beside the root.
+def _whole_parts(found: Examination, commit: Commit) -> Backup:
+    """Each part of a commit, from its file, from its backup, or from the copy beside the root.
 
     Raises:
         CacheError: a part is damaged everywhere.
     """
-    root, spare = found.root, commits.read_spare(found.root, commit.id)
+    root, backup = found.root, read_backup(found.root, commit.id)
     tables = [commits.table_file(root, commit), root / "metadata.csv"]
     rejects = [commits.rejects_file(root, commit), root / "rejects.csv"]
-    table = _with_digest(tables, commit.attributes["metadata"]["digest"]) or (spare.table if spare else None)
-    reject = _with_digest(rejects, commit.private["rejects_digest"]) or (spare.rejects if spare else None)
+    table = _with_digest(tables, commit.attributes.table_digest) or (backup.table if backup else None)
+    reject = _with_digest(rejects, commit.private.rejects_digest) or (backup.rejects if backup else None)
     ledger = found.ledgers.get(commit.id)
     if table is None or reject is None or ledger is None:
         part = "table" if table is None else "list of rejects" if reject is None else "ledger"
-        raise CacheError(f"{root}: the {part} of commit {commit.id} and its spare are damaged; build a new --out")
-    return Spare(commit.content(), table, reject, ledger.encode())
+        raise CacheError(
+            f"{root}: the {part} of commit {commit.id} and its backup are lost; build it again with a new --out"
+        )
+    return Backup(commit, table, reject, ledger)
 
 
-def _with_digest(paths: Collection[Path], digest: str) -> bytes | None:
+def _with_digest(paths: Iterable[Path], digest: str) -> bytes | None:
     for path in paths:
-        if path.exists() and sha256(content := path.read_bytes()) == digest:
+        if path.is_file() and sha256(content := path.read_bytes()) == digest:
             return content
     return None
 
@@ -153,42 +188,24 @@ def _mend_shard(found: Examination, shard: int, originals: Originals, lost: Lost
     """Mend a shard's record and arrays."""
     damages = [damage for damage in found.damages if damage.shard == shard]
     if not any(shard in ledger.live_slots() for ledger in found.ledgers.values()):
-        drop_shard(found, shard)
+        found.records.pop(shard, None)  # the next build converts what it may have been for
+        layout.remove_record(found.root, shard)
         return
-    names = {damage.array for damage in damages if damage.part == "images"}
-    if shard not in found.records and _correct_record(found, shard):
-        again = replace(found, damages=[], files=set())
-        examine_shards(again, [shard], lambda shards: None)
-        damages = again.damages
-        names = {damage.array for damage in damages if damage.part == "images"}
-    elif any(damage.part == "record" for damage in damages):
-        rebuild_record(found, shard, originals, _rows_of_slices(found, shard), lost)
-        names = set(found.records[shard]["arrays"])
+    names = {damage.array for damage in damages if damage.part in ("images", "sums")}
+    disagrees = any(damage.part == "record" and damage.commit for damage in damages)
+    if shard not in found.records or disagrees:
+        names = set(rebuild_record(found, shard, originals, _rows_of_slices(found, shard), lost))
+    elif any(damage.part in ("record", "record copy") for damage in damages):
+        layout.write_record(found.root, found.records[shard])
     for name in sorted(names):
-        mend_images(found, shard, name, originals, lost)
-    for damage in damages:
-        if damage.part == "sums" and damage.array not in names:
-            mend_sums(found, shard, damage.array)
-
-
-def _correct_record(found: Examination, shard: int) -> bool:
-    """Mend a record in which one bit has flipped: it may know of slices whose files are long gone."""
-    path = layout.record_file(found.root, shard)
-    content = correct_one_bit(path.read_bytes()) if path.exists() else None
-    if content is None:
-        return False
-    write_atomic(path, seal(content))
-    record = layout.read_record(found.root, shard)
-    assert record
-    found.records[shard] = record
-    return True
+        mend_array(found, shard, name, originals, lost)
 
 
 def _rows_of_slices(found: Examination, shard: int) -> dict[tuple[str, int], int]:
     """(SOP Instance UID, frame) -> row within the shard, of the slices that any commit's table places there."""
     rows = {}
     for commit in found.commits.values():
-        rows_per_shard = commit.attributes["rows_per_shard"]
+        rows_per_shard = commit.terms.rows_per_shard
         for line in _table(found.root, commit):
             if int(line["row"]) // rows_per_shard == shard:
                 rows[line["sop_instance_uid"], int(line["frame"])] = int(line["row"]) % rows_per_shard
@@ -203,11 +220,11 @@ def _mend_pending(found: Examination) -> None:
     """Put a damaged plan together again from the records of the shards that it has finished."""
     if not any(damage.part == "pending" for damage in found.damages):
         return
-    first = found.head.private["next_shard"] if found.head else 0
+    first = found.head.private.next_shard if found.head else 0
     left = {shard: record for shard, record in found.records.items() if shard >= first}
     layout.clear_pending(found.root)
-    for reading in {record["reading"] for record in list(left.values())[-1:]}:
-        shards = {shard: layout.units_of(record) for shard, record in left.items() if record["reading"] == reading}
+    for reading in {record.reading for record in list(left.values())[-1:]}:
+        shards = {shard: record.units() for shard, record in left.items() if record.reading == reading}
         layout.write_pending(found.root, layout.Pending(found.head.id if found.head else "", reading, shards))
 
 
@@ -226,10 +243,9 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     if not gone:
         return []
     kept = ledger.take(np.array([line for line, path in enumerate(ledger.paths) if path not in gone], np.int64))
-    terms = {key: value for key, value in head.attributes.items() if key not in ("commit", "num_slices", "metadata")}
-    tables = tables_of(root, kept, terms, head.private["image_id"], _labels(root, head))
-    tables.label_counts["labels_without_slice"] += head.attributes["label_counts"]["labels_without_slice"]
-    land(root, head, kept, tables, terms, head.arrays, head.private)
+    tables = tables_of(root, kept, head.terms, head.private.image_id, _labels(root, head))
+    tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
+    land(root, head, kept, tables, head.terms, head.arrays, head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
     before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(root, head)]
     path_of = _path_of_row(found, head, live)
@@ -237,13 +253,12 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
 
 
 def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str]]) -> dict[int, str]:
-    rows_per_shard = head.attributes["rows_per_shard"]
     return {
-        shard * rows_per_shard + row: slots[slot]
+        shard * head.terms.rows_per_shard + row: slots[placed.slot]
         for shard, slots in live.items()
         if shard in found.records
-        for row, slot in enumerate(found.records[shard]["slices"]["slot"])
-        if slot in slots
+        for row, placed in enumerate(found.records[shard].slices)
+        if placed and placed.slot in slots
     }
 
 
@@ -251,17 +266,17 @@ def _labels(root: Path, head: Commit) -> Any:
     """The labels that the commit's table holds, as `labels.read_labels` would give them."""
     import pandas as pd
 
-    classes = [klass["name"] for klass in head.attributes["classes"]]
+    classes = head.terms.class_names
     table = pd.read_csv(commits.table_file(root, head), dtype={"image_id": str}, keep_default_na=False, na_values=[""])
     labels = table.drop_duplicates("image_id").set_index("image_id")[classes].astype(np.float32)
     return labels.dropna(how="all")
 
 
-def _drop_commits(found: Examination, lost: Lost) -> list[str]:
-    """Remove the commits that name a lost row: a run that reopens one is told so, and reads no damage."""
-    dropped = []
+def _drop_commits(found: Examination, lost: Lost, done: Mended) -> None:
+    """Move the commits that name a lost row aside: a run that reopens one is told so, and reads no damage."""
     for commit in found.commits.values():
         if any(int(line["row"]) in lost.rows for line in _table(found.root, commit)):
-            commits.remove_commit(found.root, commit.id)
-            dropped.append(commit.id)
-    return dropped
+            for path in commits.own_files(found.root, commit.id):
+                if path.exists():
+                    _put_aside(found.root, path, done)
+            done.dropped.append(commit.id)

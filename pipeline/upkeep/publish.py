@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
-from pipeline.cache.documents import zarr_documents
+from pipeline.cache.head import current_commit
 from pipeline.errors import CacheError
 
 ROOT = "zarr.json"
@@ -33,11 +33,11 @@ def publish(root: Path, address: str) -> Published:
     Raises:
         CacheError: there is no commit, a file of it is missing, or the other side fails; the command can run again.
     """
-    head = commits.head(root)
+    head = current_commit(root)
     if head is None:
         raise CacheError(f"{root}: has no commit yet; run: pipeline build")
     files = sorted(_fixed_files(root, head))
-    documents = sorted(set(zarr_documents(head.attributes, head.arrays)) - {ROOT})
+    documents = sorted(set(head.documents()) - {ROOT})
     try:
         system, target = _open_system(address)
         there = _sizes(system, target)
@@ -59,12 +59,11 @@ def _fixed_files(root: Path, head: Commit) -> Iterator[str]:
     """The files of a commit that are written once, relative to the root."""
     for shard in commits.read_ledger(root, head.id).live_slots():
         record = layout.read_record(root, shard)
-        if record is None or record["slices"]["slot"]:
-            for path in head.attributes["sizes"].values():
-                yield f"{path}/c/{shard}/0/0/0"
-            for path in head.attributes["sums"].values():
-                yield f"{path}/c/{shard}/0/0"
-    yield head.attributes["metadata"]["file"]
+        if record is None or record.slices:
+            for spec in head.terms.arrays:
+                yield f"{spec.images_path}/c/{shard}/0/0/0"
+                yield f"{spec.sums_path}/c/{shard}/0/0"
+    yield f"tables/{head.attributes.table_digest}.csv"
     yield f"commits/{head.id}.json"
 
 

@@ -1,33 +1,40 @@
 """This file finds damage: it reads every file of a cache and compares it with what was recorded of it."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache import commits, layout
-from pipeline.cache.commits import Commit
-from pipeline.cache.documents import ROOT_DOCUMENT, zarr_documents
-from pipeline.cache.files import PARTIAL, PRIVATE, canonical, sha256
+from pipeline.cache.attributes import COMMIT_ID
+from pipeline.cache.backups import read_backup
+from pipeline.cache.commits import Commit, backup_file
+from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.files import PARTIAL, PRIVATE, canonical, is_sealed, sha256
+from pipeline.cache.head import copied_file, head_file, head_record, recorded_head
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import lock_file
+from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
-from pipeline.planning.survey import live_rows
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import examine_shards
 
+ASIDE = "aside"  # the private folder for what a repair cannot place
 
-def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None) -> Examination:
+
+def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None, chosen: str = "") -> Examination:
     """Read everything.
 
     Args:
         shard_done: called for each shard that was read, with the number of all.
+        chosen: the commit that is the current one where every record of that is lost.
 
     Raises:
-        CacheError: the folder is no cache.
+        CacheError: the folder is no cache, or which of its commits is the current one is lost.
     """
     found = Examination(root)
-    examine_commits(found)
+    examine_commits(found, chosen)
     examine_records(found)
     examine_shards(found, list(found.records), shard_done)
     examine_rest(found)
@@ -37,78 +44,109 @@ def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None)
 # --- commits -------------------------------------------------------------------------------------------------------
 
 
-def examine_commits(found: Examination) -> None:
-    """Check root, commits, tables, ledgers, spares and every zarr.json."""
+def examine_commits(found: Examination, chosen: str = "") -> None:
+    """Check root, commits, tables, ledgers, backups and every zarr.json."""
     root = found.root
-    spares = {path.stem for path in (root / PRIVATE / "spares").glob("*.zip")}
+    backups = {path.stem for path in (root / PRIVATE / "spares").glob("*.zip") if COMMIT_ID.fullmatch(path.stem)}
     every = {}
-    for commit_id in sorted(commits.commit_ids(root) | spares):
+    for commit_id in sorted(commits.commit_ids(root) | backups):
         commit = _read_commit(root, commit_id)
         if commit:
             every[commit_id] = commit
-    found.head = find_head(root, every)
+    found.head = find_head(root, every, chosen)
+    landed = [found.head.id, *found.head.private.before] if found.head else []
+    found.strays = [commit_id for commit_id in every if commit_id not in landed]
     if found.head is None:
-        if not every and not (root / ROOT_DOCUMENT).exists() and (root / PRIVATE).is_dir():
-            return  # never committed
-        raise CacheError(f"{root}: neither its root nor a commit of it can be read; build it again with a new --out")
-    landed = [found.head.id, *(before for before in found.head.private["before"] if before in every)]
+        return
     for commit_id in landed:
-        found.commits[commit_id] = every[commit_id]
-        _examine_commit(found, every[commit_id])
+        if commit_id in every:
+            found.commits[commit_id] = every[commit_id]
+            _examine_commit(found, every[commit_id])
     _examine_documents(found, found.head)
+    if found.head.attributes.cache:
+        found.read("head", head_file(root), _same_as(head_record(found.head)))
 
 
 def _read_commit(root: Path, commit_id: str) -> Commit | None:
-    """A commit from its file, or else from its spare."""
+    """A commit from its file, or else from its backup."""
     try:
         return commits.read_commit(root, commit_id)
     except CacheError:
-        spare = commits.read_spare(root, commit_id)
-        return commits.parse_commit(spare.commit, commit_id) if spare else None
+        backup = read_backup(root, commit_id)
+        return backup.commit if backup else None
 
 
-def find_head(root: Path, every: Mapping[str, Commit]) -> Commit | None:
-    """The commit that the root stands for, also where it is damaged: then the one it resembles most.
+def find_head(root: Path, every: Mapping[str, Commit], chosen: str) -> Commit | None:
+    """The current commit, None where there was never one: the root's, or the recorded one where the root is damaged.
 
-    Where it is missing: the commit that was copied last, or else the one that follows all others.
+    A root that is whole, but of a commit before the recorded one, was put back by somebody; then too the record holds.
+
+    Raises:
+        CacheError: neither says, or the commit that is named cannot be read.
     """
-    copied = commits.copied_file(root)
-    marker = copied.read_bytes().decode("ascii", "replace") if copied.exists() else ""
-    if not (root / ROOT_DOCUMENT).exists():
-        followers = sorted(every, key=lambda commit: len(every.keys() & set(every[commit].private["before"])))
-        return every.get(marker) or (every[followers[-1]] if followers and marker else None)
-    content = (root / ROOT_DOCUMENT).read_bytes()
-    return min(every.values(), key=lambda commit: _distance(content, _root_document(commit)), default=None)
+    recorded = recorded_head(root) or ""
+    named = next((commit for commit in every.values() if commit.documents()[ROOT_DOCUMENT] == _root(root)), None)
+    if named and not (recorded in every and named.id in every[recorded].private.before):
+        return named
+    if recorded in every:
+        return every[recorded]
+    if chosen in every:
+        return every[chosen]
+    begun = _root(root) is not None or recorded or any(commit.private.before for commit in every.values())
+    if not begun and (root / PRIVATE).is_dir():
+        return None  # never committed
+    raise CacheError(_what_is_lost(root, every, recorded or _named_by_root(root)))
 
 
-def _distance(found: bytes, wanted: bytes) -> int:
-    return abs(len(found) - len(wanted)) + sum(a != b for a, b in zip(found, wanted, strict=False))
+def _what_is_lost(root: Path, every: Mapping[str, Commit], named: str | None) -> str:
+    lost = f"commit {named}, which is the current one, and its backup" if named else "which commit is the current one"
+    newest = sorted(every.values(), key=lambda commit: -commit.attributes.sequence)
+    if not newest:
+        return f"{root}: {lost} is lost, and no other commit can be read; build it again with a new --out"
+    left = ", ".join(f"{commit.id} of {commit.attributes.created}" for commit in newest[:5])
+    return (
+        f"{root}: {lost} is lost; whole are {left}; run: pipeline verify --repair --head COMMIT to go on from one, or "
+        "build it again with a new --out"
+    )
 
 
-def _root_document(commit: Commit) -> bytes:
-    return zarr_documents(commit.attributes, commit.arrays)[ROOT_DOCUMENT]
+def _root(root: Path) -> bytes | None:
+    try:
+        return (root / ROOT_DOCUMENT).read_bytes()
+    except OSError:
+        return None
+
+
+def _named_by_root(root: Path) -> str | None:
+    try:
+        commit = json.loads(_root(root) or b"")["attributes"]["commit"]
+        return commit if COMMIT_ID.fullmatch(commit) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _examine_commit(found: Examination, commit: Commit) -> None:
     root, about = found.root, {"commit": commit.id}
     found.read("commit", commits.commit_file(root, commit.id), _same_as(commit.content()), **about)
-    found.read("table", commits.table_file(root, commit), _has_digest(commit.attributes["metadata"]["digest"]), **about)
-    found.read("rejects", commits.rejects_file(root, commit), _has_digest(commit.private["rejects_digest"]), **about)
-    found.read("spare", commits.spare_file(root, commit.id), _is_sealed, **about)
-    ledger = found.read("ledger", commits.ledger_file(root, commit.id), _is_sealed, **about)
-    spare = commits.read_spare(root, commit.id) if ledger is None else None
+    if commit.attributes.cache:
+        found.read("commit", commits.private_file(root, commit.id), _same_as(commit.private_content()), **about)
+    found.read("table", commits.table_file(root, commit), _has_digest(commit.attributes.table_digest), **about)
+    found.read("rejects", commits.rejects_file(root, commit), _has_digest(commit.private.rejects_digest), **about)
+    backup = read_backup(root, commit.id)
+    found.read("backup", backup_file(root, commit.id), lambda content: "" if backup else "is damaged", **about)
+    ledger = found.read("ledger", commits.ledger_file(root, commit.id), _is_ledger, **about)
     if ledger is not None:
         found.ledgers[commit.id] = commits.read_ledger(root, commit.id)
-    elif spare:
-        found.ledgers[commit.id] = Ledger.decode(spare.ledger)
+    elif backup:
+        found.ledgers[commit.id] = backup.ledger
 
 
 def _examine_documents(found: Examination, head: Commit) -> None:
     checks: dict[str, Callable[[bytes], str]] = {}
     shards = _shards_given_out(found.root, head)
     for commit in found.commits.values():  # the current one first: arrays only ever grow
-        most = shards * commit.attributes["rows_per_shard"]
-        for path, content in zarr_documents(commit.attributes, commit.arrays).items():
+        most = shards * commit.terms.rows_per_shard
+        for path, content in commit.documents().items():
             node = commit.arrays.get(path.removesuffix("/zarr.json"))
             checks.setdefault(path, _same_but_for_rows(node, most) if node else _same_as(content))
     for path, check in checks.items():
@@ -125,10 +163,21 @@ def _shards_given_out(root: Path, head: Commit) -> int:
 
 def _same_but_for_rows(node: Mapping[str, Any], most: int) -> Callable[[bytes], str]:
     """An array may have rows that no commit knows: those of a build that was killed just before its commit."""
-    rows, *others = node["shape"]
-    [step, *_] = node["chunk_grid"]["configuration"]["chunk_shape"]
-    documents = {canonical({**node, "shape": [grown, *others]}) for grown in range(rows, max(most, rows) + 1, step)}
-    return lambda content: "" if content in documents else "is not what the commit says"
+
+    def check(content: bytes) -> str:
+        rows, *others = node["shape"]
+        try:
+            grown = json.loads(content)["shape"][0]
+            right = type(grown) is int and rows <= grown <= max(most, rows)
+            identities: tuple[Any, ...] = (node["attributes"], {})  # one that a build has declared has none yet
+            right = right and content in (
+                canonical({**node, "shape": [grown, *others], "attributes": identity}) for identity in identities
+            )
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            right = False
+        return "" if right else "is not what the commit says"
+
+    return check
 
 
 def _same_as(wanted: bytes) -> Callable[[bytes], str]:
@@ -140,22 +189,29 @@ def _has_digest(digest: str) -> Callable[[bytes], str]:
 
 
 def _is_sealed(content: bytes) -> str:
-    digest, _, rest = content.partition(b"\n")
-    return "" if sha256(rest).encode() == digest else "its digest does not match"
+    return "" if is_sealed(content) else "its digest does not match"
+
+
+def _is_ledger(content: bytes) -> str:
+    if not is_sealed(content):
+        return "its digest does not match"
+    try:
+        Ledger.decode(content.partition(b"\n")[2])
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 # --- records -------------------------------------------------------------------------------------------------------
 
 
 def examine_records(found: Examination) -> None:
-    """Check every done-record, and that it says what the ledgers say."""
+    """Check every done-record and its copy, and that it says what the ledgers say."""
     root = found.root
     named = {shard for ledger in found.ledgers.values() for shard in ledger.live_slots()}
     for shard in sorted(named | set(layout.recorded_shards(root))):
-        path = layout.record_file(root, shard)
-        if found.read("record", path, _is_sealed, shard=shard) is not None:
-            record = layout.read_record(root, shard)
-            assert record
+        record = _examine_record(found, shard)
+        if record:
             found.records[shard] = record
         else:  # what it vouched for can be mended, and is no leftover
             found.files |= {path for folder in ("images", "sums") for path in root.glob(f"{folder}/*/c/{shard}/**/*")}
@@ -164,21 +220,43 @@ def examine_records(found: Examination) -> None:
             found.damaged("record", layout.record_file(root, shard), problem, shard=shard, commit=commit_id)
 
 
+def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
+    """A record from its file, or else from its copy."""
+    root = found.root
+    record, copy = None, layout.read_record_copy(root, shard)
+
+    def check(content: bytes) -> str:
+        nonlocal record
+        try:
+            record = layout.read_record(root, shard)
+        except CacheError:
+            return "is damaged" if is_sealed(content) else "its digest does not match"
+        return ""
+
+    found.read("record", layout.record_file(root, shard), check, shard=shard)
+    file = layout.record_copy_file(root, shard)
+    if file.exists() or (found.head and found.head.attributes.cache):
+        found.read("record copy", file, lambda content: "" if copy else "is damaged", shard=shard)
+        if record and copy and record != copy:
+            found.damaged("record copy", file, "is not what the record says", shard=shard)
+    return record or copy
+
+
 def _disagreements(found: Examination, commit: Commit, ledger: Ledger) -> Iterator[tuple[int, str]]:
-    line_of = {path: line for line, path in enumerate(ledger.paths)}
-    names = [path.split("/")[1] for path in commit.arrays if path.startswith("images/")]
+    line_of = ledger.index()
+    names = [spec.name for spec in commit.terms.arrays]
     for shard, slots in ledger.live_slots().items():
         record = found.records.get(shard)
         if record is None:
             continue
-        digests = record["files"]["digest"]
         for slot, path in slots.items():
-            if slot >= len(digests) or digests[slot] != digest_hex(ledger.digests[line_of[path]]):
+            digest = record.files[slot].digest if slot < len(record.files) else None
+            if digest != digest_hex(ledger.digests[line_of[path]]):
                 yield shard, f"says another content of {path} than commit {commit.id}"
-        rows = live_rows(record, slots)
+        rows = record.rows_of(slots)
         for name in names:
-            images = record["arrays"].get(name, {"digests": [None] * (max(rows, default=-1) + 1)})["digests"]
-            if not all(images[row] for row in rows):
+            digests = record.arrays[name].digests if name in record.arrays else ()
+            if not all(row < len(digests) and digests[row] for row in rows):
                 yield shard, f"knows no image in {name} of some slices of commit {commit.id}"
 
 
@@ -189,23 +267,39 @@ def examine_rest(found: Examination) -> None:
     """Check the copies and the pending plan, and list files that do not belong to the cache."""
     root, head = found.root, found.head
     if head:
-        found.read("copy", root / "metadata.csv", _copies(head.attributes["metadata"]["digest"]))
-        found.read("copy", root / "rejects.csv", _copies(head.private["rejects_digest"]))
-        found.read("copy", commits.copied_file(root), _same_as(head.id.encode()))
+        found.read("copy", root / "metadata.csv", _copies(head.attributes.table_digest))
+        found.read("copy", root / "rejects.csv", _copies(head.private.rejects_digest))
+        found.read("copy", copied_file(root), _same_as(head.id.encode()))
     pending = layout.pending_file(root)
     if pending.exists():
-        found.read("pending", pending, _is_sealed)
-    found.files.add(lock_file(root))
-    for folder, _, names in os.walk(root):
+        found.read("pending", pending, lambda content: _is_pending(root, content))
+    found.files |= {lock_file(root), head_file(root)}
+    for folder, folders, names in os.walk(root):
+        if Path(folder) == root / PRIVATE and ASIDE in folders:
+            folders.remove(ASIDE)
         found.unknown += [path for name in names if (path := Path(folder) / name) not in found.files]
     found.unknown.sort()
+
+
+def _is_pending(root: Path, content: bytes) -> str:
+    try:
+        layout.read_pending(root)
+    except CacheError:
+        return "is damaged" if is_sealed(content) else "its digest does not match"
+    return ""
 
 
 def _copies(digest: str) -> Callable[[bytes], str]:
     return lambda content: "" if sha256(content) == digest else "is no copy of the current commit's table"
 
 
-def is_leftover(root: Path, path: Path) -> bool:
-    """Whether a file that does not belong to the cache was left by a killed writer, and not put there by a user."""
+def is_own(root: Path, path: Path) -> bool:
+    """Whether a file that does not belong to the cache lies where only this program writes, and not a user."""
     own = ("images", "sums", "tables", "commits", PRIVATE)
     return path.name.endswith(PARTIAL) or path.relative_to(root).parts[0] in own
+
+
+def is_shard(root: Path, path: Path) -> bool:
+    """Whether a file is a shard or a temporary one: nothing that is recorded is lost with it."""
+    parts = path.relative_to(root).parts
+    return path.name.endswith(PARTIAL) or (parts[0] in ("images", "sums") and "c" in parts[1:3])

@@ -1,0 +1,60 @@
+"""This file keeps a second copy of what a commit is, from which `verify --repair` mends the first."""
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cache.commits import Commit, backup_file, parse_commit
+from pipeline.cache.files import read_sealed, seal, sha256
+from pipeline.cache.ledger import Ledger
+from pipeline.errors import CacheError
+
+MAX_BYTES = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """The parts of a commit, each checked against the commit's digests."""
+
+    commit: Commit
+    table: bytes
+    rejects: bytes
+    ledger: Ledger
+
+
+def encode_backup(backup: Backup) -> bytes:
+    """A sealed zip of the parts; a few dozen bytes a slice."""
+    parts = {
+        "commit": backup.commit.content(),
+        "private": backup.commit.private_content(),
+        "table": backup.table,
+        "rejects": backup.rejects,
+        "ledger": backup.ledger.encode(),
+    }
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return seal(file.getvalue())
+
+
+def read_backup(root: Path, commit: str) -> Backup | None:
+    """The backup of a commit, None where it is missing, damaged, or of anything else."""
+    try:
+        return _decode(read_sealed(backup_file(root, commit)), commit)
+    except (OSError, CacheError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+
+
+def _decode(content: bytes, commit: str) -> Backup:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+            raise ValueError("larger than a backup can be")
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    found = parse_commit(parts["commit"], parts.get("private", b""), commit)
+    digests = found.attributes.table_digest, found.private.rejects_digest
+    if (sha256(parts["table"]), sha256(parts["rejects"])) != digests:
+        raise ValueError("its tables are not those of the commit")
+    return Backup(found, parts["table"], parts["rejects"], Ledger.decode(parts["ledger"]))

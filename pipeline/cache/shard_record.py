@@ -1,0 +1,157 @@
+"""This file holds a shard's done-record as types: what was read for it, and what every array holds of it."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.cache.attributes import MAX_ROWS_PER_SHARD
+from pipeline.cache.parsing import parse
+from pipeline.dicom.records import SliceRecord, Unit
+from pipeline.planning.stages import ArraySpec
+
+FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
+SLICE_FIELDS = ("slot", *SliceRecord._fields)
+REJECT_FIELDS = ("slot", "frame", "code", "message")
+
+
+class FileLine(NamedTuple):
+    """A file that was planned into the shard, by slot. Size, time and digest are None where it gave no entry.
+
+    Attributes:
+        why: why it was read.
+        digest: xxh3-128 hex of its content.
+        first, stop: its frames, as in `Unit`.
+    """
+
+    path: str
+    why: str
+    size: int | None
+    mtime_ns: int | None
+    digest: str | None
+    first: int
+    stop: int
+
+
+class PlacedSlice(NamedTuple):
+    """A slice in its row, and the slot of the file that it came from."""
+
+    slot: int
+    record: SliceRecord
+
+
+class RejectLine(NamedTuple):
+    """A file, or frame of it, that gave no slice."""
+
+    slot: int
+    frame: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImages:
+    """What one array holds of the shard.
+
+    Attributes:
+        bytes: size of the shard's file, 0 where there is none.
+        digests: row -> xxh3-128 hex of its image, None where there is none.
+        built, versions: when and with which libraries.
+    """
+
+    bytes: int
+    digests: tuple[str | None, ...]
+    built: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A finished shard.
+
+    Attributes:
+        reading: fingerprint of how its files were read.
+        built, versions: when they were read, and with which libraries.
+        files: by slot.
+        slices: by row; None in a row that nothing is known of any more.
+        arrays: name of the array -> what it holds.
+    """
+
+    shard: int
+    reading: str
+    built: str
+    versions: Mapping[str, str]
+    files: tuple[FileLine, ...]
+    slices: tuple[PlacedSlice | None, ...]
+    rejects: tuple[RejectLine, ...]
+    arrays: Mapping[str, StoredImages]
+
+    def rows_of(self, slots: Iterable[int]) -> list[int]:
+        """Rows within the shard of the slices that came from these slots."""
+        wanted = set(slots)
+        return [row for row, placed in enumerate(self.slices) if placed and placed.slot in wanted]
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units that the shard was filled from."""
+        return tuple(
+            Unit(slot, file.path, file.why, file.first, file.stop, (file.digest or "") if file.stop else "")
+            for slot, file in enumerate(self.files)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The record's document: columns rather than lines, which takes a third of the room."""
+        nothing = (-1, *[None] * len(SliceRecord._fields))
+        slices = [(placed.slot, *placed.record) if placed else nothing for placed in self.slices]
+        return {
+            "shard": self.shard,
+            "reading": self.reading,
+            "built": self.built,
+            "versions": dict(self.versions),
+            "files": _columns(FILE_FIELDS, self.files),
+            "slices": _columns(SLICE_FIELDS, slices),
+            "rejects": _columns(REJECT_FIELDS, self.rejects),
+            "arrays": {name: dataclasses.asdict(array) for name, array in self.arrays.items()},
+        }
+
+    @staticmethod
+    def of(content: Any) -> "ShardRecord":
+        """Parse a record's document.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if not isinstance(content, dict):
+            raise ValueError("the record is not a mapping")
+        lines = {
+            "files": _lines(FILE_FIELDS, content.get("files")),
+            "slices": [_placed(line) for line in _lines(SLICE_FIELDS, content.get("slices"))],
+            "rejects": _lines(REJECT_FIELDS, content.get("rejects")),
+        }
+        found = parse(ShardRecord, {**content, **lines})
+        if max(len(found.slices), *(len(of.digests) for of in found.arrays.values()), 0) > MAX_ROWS_PER_SHARD:
+            raise ValueError("the record has more rows than a shard")
+        for name in found.arrays:
+            ArraySpec.of_name(name)
+        slots = {line.slot for line in found.rejects} | {placed.slot for placed in found.slices if placed}
+        if slots and not 0 <= min(slots) <= max(slots) < len(found.files):
+            raise ValueError("the record names a file that it does not have")
+        return found
+
+
+def _placed(line: list[Any]) -> list[Any] | None:
+    slot, *record = line
+    return None if slot == -1 else [slot, record]
+
+
+def _columns(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: [line[place] for line in lines] for place, name in enumerate(names)}
+
+
+def _lines(names: Sequence[str], columns: Any) -> list[list[Any]]:
+    if not isinstance(columns, dict) or set(columns) != set(names) or not all(map(_is_list, columns.values())):
+        raise ValueError(f"the record's columns are not {', '.join(names)}")
+    return [list(line) for line in zip(*(columns[name] for name in names), strict=True)]
+
+
+def _is_list(content: Any) -> bool:
+    return isinstance(content, list)
