@@ -114,14 +114,14 @@ def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
 
 
 def run_without_copies(small: Small) -> None:
-    from pipeline.cache import commits
+    from pipeline.cache import landing
 
-    mend = commits.mend_copies
-    commits.mend_copies = lambda root, commit: False
+    mend = landing.mend_copies
+    landing.mend_copies = lambda root, commit: False
     try:
         small.build("--prune")
     finally:
-        commits.mend_copies = mend
+        landing.mend_copies = mend
 
 
 @pytest.mark.parametrize("begun", [0, 1], ids=["while workers start", "while they work"])
