@@ -32,8 +32,10 @@ import torch
 from numcodecs import lz4
 from torch.utils.data import DataLoader, Dataset
 
-from training.data.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache, open_cache
+from training.data.arrays import CHECKSUM_BYTES
+from training.data.cache import Cache, open_cache
 from training.data.neighbours import Context
+from training.data.shards import CRC32C_OF_INTACT
 from training.data.stream import Stream
 
 RING = 4  # batches of preallocated memory, for the ways that fill memory they are given

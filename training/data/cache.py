@@ -4,29 +4,32 @@ import difflib
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pandas as pd
+import zarr
 
-from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror, open_files
+from training.data.arrays import (
+    CHECKSUM_BYTES,
+    CommitStore,
+    ImageArray,
+    image_array,
+    index_bytes,
+    open_array,
+    read_rows,
+)
+from training.data.mirror import REPAIR, Folder, Mirror, open_files
 from training.errors import CacheError
 
 FORMAT = "ich-slices"
 FORMAT_VERSION = 1
 TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
 TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
-CHECKSUM_BYTES = 4
-# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
-# Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
-CRC32C_OF_INTACT = 0x48674BC7
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +39,6 @@ class Window:
     name: str
     level_hu: float
     width_hu: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImageArray:
-    """One image array: all that is needed to find and to decode a slice in it.
-
-    Attributes:
-        files: of the cache.
-        name: of the array, which is its folder in the cache.
-        shape: (rows, C, S, S), uint8.
-        rows_per_shard: slices in one shard, which is one file.
-        compressor: Zarr v3 name of the inner chunks' compressor; a crc32c follows it.
-    """
-
-    files: Folder | Mirror
-    name: str
-    shape: tuple[int, int, int, int]
-    rows_per_shard: int
-    compressor: str
-
-    @property
-    def shards(self) -> int:
-        """Number of shards, those that no longer exist among them."""
-        return -(-self.shape[0] // self.rows_per_shard)
-
-    @property
-    def index_bytes(self) -> int:
-        """Length of a shard's index, which ends the shard."""
-        return self.rows_per_shard * 16 + CHECKSUM_BYTES
-
-    def shard_name(self, shard: int) -> str:
-        """Return the file of one shard, under the default chunk key encoding of Zarr v3."""
-        return f"{self.name}/c/{shard}/0/0/0"
 
 
 @dataclass(frozen=True)
@@ -126,8 +96,31 @@ class Cache:
         Raises:
             CacheError: the size was not built, or its array is stored in another way than the format's.
         """
-        name = self._array_name("sizes", size)
-        return _image_array(self._files, name, self._arrays.get(name, {}))
+        return image_array(self._store, self._files, self._array_name("sizes", size))
+
+    def images(self, size: int) -> zarr.Array[Any]:
+        """Return the images of one size as zarr-python has them, (rows, C, S, S) uint8, to be read.
+
+        The table's column `row` says which row is which slice; the others mean nothing. A shard that the table names
+        and that is missing is an error; for the check of every single slice use `Stream` or `SliceDataset`.
+
+        Raises:
+            CacheError: the size was not built.
+        """
+        return open_array(self._store, self._files, self._array_name("sizes", size))
+
+    def series(self, uid: str) -> pd.DataFrame:
+        """Return the table's lines of one series, from foot to head; the index holds their positions in `table`.
+
+        Raises:
+            CacheError: the cache has no such series.
+        """
+        lines = self.table[self.table["series_instance_uid"] == uid]
+        if lines.empty:
+            near = difflib.get_close_matches(uid, self.table["series_instance_uid"].unique(), n=1)
+            hint = f"did you mean {near[0]}?" if near else "the column series_instance_uid of its table has them all"
+            raise CacheError(f"{self.path}: has no series {uid}; {hint}")
+        return lines.sort_values(["z_norm", "sop_instance_uid", "frame"], kind="stable")
 
     def sums(self, size: int, rows: np.ndarray) -> np.ndarray:
         """Return sum and sum of squares of the grey levels by slice and channel.
@@ -141,13 +134,8 @@ class Cache:
         Raises:
             CacheError: the size was not built, or the sums are damaged or missing.
         """
-        name = self._array_name("sums", size)
-        shards, position = np.unique(np.asarray(rows) // self.rows_per_shard, return_inverse=True)
-        read = partial(_read_sums, self._files, name, (self.rows_per_shard, len(self.windows), 2))
-        with ThreadPoolExecutor(REQUESTS) as readers:
-            chunks = list(readers.map(read, shards.tolist()))
-        stored = np.array(chunks, np.uint64).reshape(-1, self.rows_per_shard, len(self.windows), 2)
-        return stored[position, np.asarray(rows) % self.rows_per_shard]
+        array = open_array(self._store, self._files, self._array_name("sums", size))
+        return read_rows(array, self._files, np.asarray(rows))
 
     def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and population standard deviation by channel of grey level / 255 over all pixels of `rows`.
@@ -162,6 +150,13 @@ class Cache:
         mean = [int(s) / (n * 255) for s, _ in totals]
         variance = [(n * int(q) - int(s) ** 2) / (n * 255) ** 2 for s, q in totals]
         return np.array(mean), np.sqrt(np.array(variance))
+
+    @cached_property
+    def _store(self) -> CommitStore:
+        seals = dict.fromkeys(self._attributes["sums"].values(), CHECKSUM_BYTES)
+        seals |= dict.fromkeys(self._attributes["sizes"].values(), index_bytes(self.rows_per_shard))
+        live = frozenset((self.table["row"] // self.rows_per_shard).tolist())
+        return CommitStore(self._files, self._arrays, seals, live)
 
     def _array_name(self, kind: str, size: int) -> str:
         if str(size) not in self._attributes[kind]:
@@ -298,45 +293,3 @@ def _read_table(files: Folder | Mirror, name: str, digest: str, classes: tuple[s
     if tuple(table.columns) != (*TABLE_COLUMNS, *classes):
         raise CacheError(f"{file}: the table's columns are not those of format version {FORMAT_VERSION}; {REPAIR}")
     return table
-
-
-def _read_sums(files: Folder | Mirror, array: str, shape: tuple[int, int, int], shard: int) -> np.ndarray:
-    """Return the sums of one shard's rows, (rows_per_shard, C, 2) uint64: a chunk is these and their CRC-32C."""
-    file = files.bring(f"{array}/c/{shard}/0/0", CHECKSUM_BYTES)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise CacheError(f"{file}: the sums cannot be read ({error.strerror}); {files.way_out}") from error
-    if google_crc32c.value(content) != CRC32C_OF_INTACT or len(content) != 8 * math.prod(shape) + CHECKSUM_BYTES:
-        raise CacheError(f"{file}: the sums are damaged; {files.way_out}")
-    return np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(shape)
-
-
-def _image_array(files: Folder | Mirror, name: str, metadata: Mapping[str, Any]) -> ImageArray:
-    """Check that an array's zarr.json is of the one kind that the format allows."""
-    try:
-        (sharding,) = metadata["codecs"]
-        shape = tuple(metadata["shape"])
-        inner = sharding["configuration"]
-        index = [codec["name"] for codec in inner["index_codecs"]]
-        data_type, compressor, checksum = (codec["name"] for codec in inner["codecs"])
-        rows_per_shard, *rest = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        fits = (
-            metadata["data_type"] == "uint8"
-            and sharding["name"] == "sharding_indexed"
-            and tuple(rest) == shape[1:]
-            and tuple(inner["chunk_shape"]) == (1, *shape[1:])
-            and (data_type, checksum) == ("bytes", "crc32c")
-            and compressor in ("blosc", "zstd")
-            and inner["index_codecs"][0]["configuration"]["endian"] == "little"
-            and index == ["bytes", "crc32c"]
-            and inner.get("index_location", "end") == "end"
-            and shape[2] == shape[3]
-        )
-    except (KeyError, TypeError, ValueError, IndexError):
-        fits = False
-    if not fits:
-        raise CacheError(
-            f"{files.origin(name)}: the array is not stored as format version {FORMAT_VERSION} says; {REPAIR}"
-        )
-    return ImageArray(files, name, shape, rows_per_shard, compressor)

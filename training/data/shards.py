@@ -15,11 +15,15 @@ import numpy as np
 from numcodecs import blosc, zstd
 
 from training import system
-from training.data.cache import CHECKSUM_BYTES, CRC32C_OF_INTACT, Cache
+from training.data.arrays import CHECKSUM_BYTES
+from training.data.cache import Cache
 from training.data.mirror import REPAIR, REQUESTS
 from training.errors import CacheError
 
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF  # Zarr v3, sharding codec: the index entry of an inner chunk that is not stored
+# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
+# Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
+CRC32C_OF_INTACT = 0x48674BC7
 DESCRIPTORS_LEFT = 256  # to everybody else in the process
 # Of the 16 bytes that begin a chunk of blosc: its decompressed size, the size of its blocks, its stored size.
 # Source: c-blosc, README_CHUNK_FORMAT.rst.

@@ -1,7 +1,8 @@
 """This file turns shards into shuffled batches on the device: their order, memory, threads and copies."""
 
+import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.utils.data import IterableDataset, get_worker_info
 
 from training import system
 from training.data.cache import Cache
@@ -17,6 +20,7 @@ from training.data.hashing import splitmix64
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
 from training.data.stacks import StackReader
+from training.errors import ConfigError
 
 HINTS_AHEAD = 3  # batches between the request to the disk and the read
 COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
@@ -66,31 +70,48 @@ class Batch:
 
 
 class _Slot:
-    """Memory of one batch, filled again and again."""
+    """Memory of one batch, filled again and again, but never while somebody holds what it was filled with.
+
+    A tensor made by torch.from_numpy keeps a reference to the array, and so does each view of that tensor: once all
+    are gone, the array has as many references as in the beginning.
+    """
 
     def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, pin: bool) -> None:
-        def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin)
+        def empty(*shape: int, dtype: torch.dtype) -> np.ndarray:
+            return torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin).numpy()
 
-        self._images = empty(*image_shape, dtype=torch.uint8)
-        self._z_norm = empty(dtype=torch.float32)
-        self._labels = empty(classes, dtype=torch.float32)
-        self._keys = empty(dtype=torch.int64)
-        self._lines = empty(dtype=torch.int64)
-        self.images = list(self._images.view(batch_size, -1).numpy())
+        self._arrays = (
+            empty(*image_shape, dtype=torch.uint8),
+            empty(dtype=torch.float32),
+            empty(classes, dtype=torch.float32),
+            empty(dtype=torch.int64),
+            empty(dtype=torch.int64),
+        )
+        self.images = list(self._arrays[0].reshape(batch_size, -1))
         self.guard = _Guard()
+        self._references = self._count()
 
     def batch(self, count: int) -> Batch:
         """Return the first `count` slices of the memory as a batch."""
-        of = slice(count)
-        return Batch(self._images[of], self._z_norm[of], self._labels[of], self._keys[of], self._lines[of], self.guard)
+        images, z_norm, labels, keys, lines = (torch.from_numpy(array)[:count] for array in self._arrays)
+        return Batch(images, z_norm, labels, keys, lines, self.guard)
+
+    def is_held(self) -> bool:
+        """Whether somebody still has a batch of this memory, or a view of a part of one."""
+        return any(now > before for now, before in zip(self._count(), self._references, strict=True))
+
+    def _count(self) -> list[int]:
+        return [sys.getrefcount(array) for array in self._arrays]
 
 
-class Stream:
+class Stream(IterableDataset[Batch]):
     """Batches of some slices of a cache, filled by threads ahead of the consumer, epoch after epoch.
 
-    A batch lies in a ring of preallocated memory: it is good until the next one is asked for or the iterator ends.
-    Who needs it longer copies it, as `on_device` does for a GPU.
+    Iterated, it gives one epoch after the other, of this process's part where torch.distributed is in use; `epoch`
+    gives any. It is the loader itself: in a DataLoader it goes with batch_size=None and num_workers=0.
+
+    Batches lie in a ring of memory that is filled again once they are dropped. One that is kept, or a view of it,
+    keeps its memory, and the ring gets new.
 
     Args:
         lines: (n,) positions in `cache.table`.
@@ -99,6 +120,8 @@ class Stream:
         ahead: batches to be filled before they are asked for.
         pin: use page-locked memory, from which a GPU copies by itself.
         context: read each slice with its neighbours, as one image of more channels.
+        seed: of the order, where the stream is iterated.
+        shuffle, drop_last: as `epoch` takes them, where the stream is iterated.
 
     Raises:
         CacheError: the size is not built, a slice or its shard is missing, or neighbours are wanted and unknown.
@@ -114,6 +137,10 @@ class Stream:
         ahead: int = 4,
         pin: bool = False,
         context: Context | None = None,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ) -> None:
         lines = np.sort(np.asarray(lines, np.int64))
         labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
@@ -127,6 +154,34 @@ class Stream:
         self._ahead = ahead if threads else 0
         self._free: deque[_Slot] = deque()
         self._cold_until = 0
+        self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
+        self._next_epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches that one iteration gives, the same in each process of torch.distributed."""
+        _, world = _place()
+        return self.num_batches(world, self._drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this process's batches of the next epoch: 0 at first, or what `set_epoch` said.
+
+        Raises:
+            ConfigError: in a worker of a DataLoader, or where the last batch does not reach every process.
+        """
+        if get_worker_info() is not None:
+            raise ConfigError("Stream reads with threads of its own; give the DataLoader num_workers=0")
+        rank, world = _place()
+        rest = len(self._keys) % (self._batch_size * world)
+        if 0 < rest < world and not self._drop_last:
+            raise ConfigError(
+                f"Stream: the epoch's last {rest} slices do not reach all {world} processes; give drop_last=True"
+            )
+        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        return self.epoch(self._seed, epoch, rank=rank, world=world, shuffle=self._shuffle, drop_last=self._drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration gives; the ones after it follow."""
+        self._next_epoch = epoch
 
     @property
     def stored_bytes(self) -> np.ndarray:
@@ -187,9 +242,12 @@ class Stream:
             self._free.extend(slot for slot, _ in filling)
 
     def _take_slot(self) -> _Slot:
-        # The slot that came back last may still be on its way to the GPU, so one more stays in the ring.
-        if len(self._free) > 1:
-            return self._free.popleft()
+        # The slot that came back last may still be on its way to the GPU, so one more stays in the ring. Those that
+        # somebody holds are his now.
+        while len(self._free) > 1:
+            slot = self._free.popleft()
+            if not slot.is_held():
+                return slot
         return _Slot(self._batch_size, self._reader.shape, self._facts[1].shape[1], self._pin)
 
     def _fill(self, slot: _Slot, parts: list[np.ndarray], number: int) -> Batch:
@@ -239,6 +297,13 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch
         before = copied
     if before is not None:
         yield _hand_over(*before, device)
+
+
+def _place() -> tuple[int, int]:
+    """Return this process's rank and the number of processes, as torch.distributed has them."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
