@@ -163,22 +163,13 @@ def _settings(
     out: Path, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
 ) -> tuple[Any, bytes | None]:
     """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
-    from pipeline.cache.head import current_commit, refuse_other_key
-    from pipeline.planning.built import built_with
-    from pipeline.planning.catalog import load
-    from pipeline.planning.settings import Request, find_dataset, make_settings
-    from pipeline.tables import patients
+    from pipeline.library import find_settings
+    from pipeline.planning.settings import Request
 
     if labels and no_labels:
         raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
     asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
-    request = Request(labels=labels, no_labels=no_labels, **asked)
-    found, built = load(catalog), built_with(current_commit(out))
-    _, entry = find_dataset(found, request, built)
-    key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
-    digest = patients.key_digest(key) if key else ""
-    refuse_other_key(out, digest)
-    return make_settings(found, request, built, digest), key
+    return find_settings(out, Request(labels=labels, no_labels=no_labels, **asked), catalog, patient_key)
 
 
 def _workers(
