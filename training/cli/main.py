@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.cli.scores import CACHE, COMMANDS, STOPPED, local_copy_option
+from training.cli import scores, series
+from training.cli.scores import CACHE, STOPPED, local_copy_option
 from training.errors import TrainingError
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
@@ -279,5 +280,5 @@ def predict_command(
                 click.echo(str(path))
 
 
-for command in COMMANDS:
+for command in (*scores.COMMANDS, *series.COMMANDS):
     main.add_command(command)

@@ -39,7 +39,10 @@ class FusionNet(nn.Module):
 
     def forward(self, images: Tensor, z_norm: Tensor) -> Tensor:
         """Return logits (B, K) from normalised images (B, C, S, S) float and slice positions (B,) in [0, 1]."""
-        features = self.backbone(images)  # (B, D)
+        return self.judge(self.backbone(images), z_norm)
+
+    def judge(self, features: Tensor, z_norm: Tensor) -> Tensor:
+        """Return logits (B, K) from the backbone's pooled features (B, D) and slice positions (B,) in [0, 1]."""
         if self.position is not None:
             place = F.relu(self.position(z_norm[:, None]))  # (B, P)
             features = torch.cat([features, place.to(features.dtype)], dim=1)

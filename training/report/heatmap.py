@@ -1,6 +1,5 @@
 """This file shows where in a slice a network finds its evidence: Grad-CAM, as captum computes it."""
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -55,9 +54,9 @@ def open_heat_maps(run: Run) -> HeatMaps | None:
         import captum.attr  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         return None
-    if not Path(run.weights).exists():
+    if not run.slice_weights.exists():
         return None
-    net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels).eval()
+    net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels).eval()
     layer = last_feature_maps(net, run.config.size_px)
     if layer is None:
         return None

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from training.errors import ConfigError
 
 WEIGHTS = ("imagenet", "none")
+HEADS = ("none", "gru", "transformer")
 PREFERRED_SIZES = {"efficientnet_b3": 380}
 
 
@@ -33,6 +34,12 @@ class TrainConfig:
     position_features: int = 64
     fusion_features: int = 512
     dropout: float = 0.3
+
+    # A head over the slices of a series, on the slice model's frozen features; see docs/series.md. With one, what
+    # follows is how the head is trained, and batches are of series.
+    head: str = "none"  # none, gru, transformer
+    head_features: int = 128  # rounded up to a multiple of 8
+    head_layers: int = 2
 
     # The order of things. Everything random is a hash of this, the epoch and the slice.
     seed: int = 0
@@ -112,6 +119,8 @@ class Machine:
 RANGES: dict[str, tuple[float, float]] = {
     "size_px": (8, 4096),
     "context": (0, 5),
+    "head_features": (8, 4096),
+    "head_layers": (1, 16),
     "position_features": (1, 65536),
     "fusion_features": (1, 65536),
     "dropout": (0, 0.99),
@@ -144,6 +153,8 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:  # NaN is never within
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
+    if config.head not in HEADS:
+        raise ConfigError(f"head: {config.head!r} is not one of {', '.join(HEADS)}")
     if config.split_fractions is not None:
         check_fractions(config.split_fractions)
 

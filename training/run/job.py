@@ -17,7 +17,7 @@ from training.data.linked import link, table_of
 from training.data.split import SIDES, split_patients
 from training.errors import RunError
 from training.model.augment import Normalise
-from training.model.network import FusionNet, build_model, check_size, load_run_weights
+from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
 from training.run.config import Machine, TrainConfig
@@ -35,12 +35,13 @@ from training.run.runs import (
     write_json,
     write_table,
 )
-from training.run.setup import check_context, lines_of, open_evaluation
+from training.run.setup import check_context, lines_of, load_slice_network, open_evaluation
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
 from training.scores.leakage import check_run
 from training.scores.predictions import from_table
+from training.series.predict import predict_series
 
 VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
 
@@ -91,6 +92,8 @@ def resume(
         RunError: a setting differs. CacheError: the commit is no longer there.
     """
     run = open_run(path)
+    if run.has_head:
+        raise RunError(f"{path}: is a head over series; go on with: train series --resume {path}")
     wanted = settings.from_mapping(settings.to_mapping(run.config) | dict(overrides))
     if changes := settings.differences(run.config, wanted):
         raise RunError(
@@ -128,6 +131,11 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
         the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
     fit(run, cache, machine, processes)
+    return finish(run, cache, machine, processes)
+
+
+def finish(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+    """Score a trained run's best weights on validation and test, and write its report; returns the scores on test."""
     scores: dict[str, Any] = {}
     for side in filter(run.has, SIDES[1:]):
         scores = evaluate(run, cache, side, machine, processes, tta=False)
@@ -155,7 +163,8 @@ def open_to_evaluate(
 def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
     """Score a run's best weights on a side of its split, or on all labelled slices of another cache.
 
-    Writes `predictions_<side>.csv` and `scores_<side>.json`; with TTA `_tta` follows the side's name. Validation
+    Writes `predictions_<side>.csv` and `scores_<side>.json`, and with a head over series also what the slice model says
+    alone, `slice_predictions_<side>.csv`; with TTA `_tta` follows the side's name. Validation
     chooses thresholds and calibration, looks at anything else are logged.
 
     Args:
@@ -178,10 +187,16 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
     else:
         check_run(run, cache)
         lines = lines_of(run, cache, side)
-    lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
+    name = predictions_name(side, tta)
+    if run.has_head:
+        predicted = predict_series(run, cache, lines, machine, processes, tta=tta)
+        lines, probabilities = predicted.lines, predicted.probabilities
+        of_slices = prediction_table(cache, lines, predicted.of_slices, run.data.classes)
+        write_table(run.path / f"slice_predictions_{name}.csv", of_slices)
+    else:
+        lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
     if not processes.writes:
         return {}
-    name = predictions_name(side, tta)
     table = prediction_table(cache, lines, probabilities, run.data.classes)
     source: dict[str, Any] = {"dataset": cache.dataset, "commit": cache.commit}
     if left_out is not None:
@@ -212,8 +227,11 @@ def run_predictions(
         RunError: the cache has other windows or classes, or the run has no weights yet.
     """
     check_same_kind(run, cache)
+    if run.has_head:
+        predicted = predict_series(run, cache, lines, machine, processes, tta=tta)
+        return predicted.lines, predicted.probabilities
     return predict_slices(
-        load_network(run, processes),
+        load_slice_network(run, processes),
         open_evaluation(run, cache, lines, machine, processes),
         len(lines),
         Normalise(*run.mean_std, processes.device),
@@ -221,16 +239,6 @@ def run_predictions(
         bf16=run.config.bf16,
         tta=tta,
     )
-
-
-def load_network(run: Run, processes: Processes) -> FusionNet:
-    """Build a run's network with its best weights, ready to predict.
-
-    Raises:
-        RunError: the run has no weights yet, or they cannot be read.
-    """
-    net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels)
-    return net.to(processes.device).to(memory_format=torch.channels_last).eval()
 
 
 def absolute_weights(weights: str) -> str:

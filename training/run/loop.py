@@ -5,6 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +19,18 @@ from training.data.stream import Batch, on_device
 from training.errors import RunError
 from training.model.augment import draw_mixup, mix, to_device
 from training.model.loss import image_losses
+from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
 from training.run.runs import Run, write_atomically
-from training.run.setup import Learner, Setup, prepare, set_up, start
+from training.run.setup import Job, Learner, N, Setup, prepare, set_up, start
 from training.run.watch import Watch
 from training.scores.metrics import score
+
+J = TypeVar("J", bound=Job)
+Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
 
 
 def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
@@ -40,11 +45,18 @@ def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
     """
     setup = set_up(run, cache, machine, processes)
     learner = start(setup)
-    watch = Watch(run, cache, processes, learner.progress, setup.schedule.total_steps)
-    with asked_to_stop() as stop, memory_error_explained(setup), watch:
+    with memory_error_explained(setup):
+        to_the_end(setup, learner, train_epoch, validate)
+
+
+def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
+    """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
+    processes = setup.processes
+    watch = Watch(setup.run, setup.cache, processes, learner.progress, setup.schedule.total_steps)
+    with asked_to_stop() as stop, watch:
         while not finished(learner.progress, setup.config):
             try:
-                train_epoch(setup, learner, watch, stop)
+                train(setup, learner, watch, stop)
                 validate(setup, learner, watch, stop)
             except Stopped:
                 save_progress(setup, learner, watch)
@@ -61,7 +73,7 @@ def finished(progress: Progress, config: TrainConfig) -> bool:
     return progress.epoch >= config.epochs or waited >= config.patience_epochs
 
 
-def train_epoch(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
     """Train the rest of the epoch under way."""
     progress, every = learner.progress, setup.machine.checkpoint_every
     model = prepare(setup, learner)
@@ -99,7 +111,11 @@ def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.
 
 
 def train_step(
-    setup: Setup, learner: Learner, model: nn.Module, batches: Iterator[tuple[Batch, np.ndarray]], watch: Watch
+    setup: Setup,
+    learner: Learner[FusionNet],
+    model: nn.Module,
+    batches: Iterator[tuple[Batch, np.ndarray]],
+    watch: Watch,
 ) -> None:
     """Take as many batches as a step has, and update the weights once. Nothing here waits for the device."""
     schedule, progress = setup.schedule, learner.progress
@@ -118,7 +134,7 @@ def train_step(
 
 
 def backward(
-    setup: Setup, learner: Learner, model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
+    setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
 ) -> Tensor:
     """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes."""
     config, processes = setup.config, setup.processes
@@ -167,7 +183,7 @@ def stand_in(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return blank, images.new_zeros(2), labels.new_full((2, labels.shape[1]), torch.nan)
 
 
-def update(setup: Setup, learner: Learner, loss: Tensor, rate: float) -> Tensor:
+def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tensor:
     """Take one step of the optimizer and return the gradient's norm before clipping.
 
     From the first loss or gradient on that is not finite, the device skips the step, and so every later one: the
@@ -195,7 +211,7 @@ def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
         averaged.copy_(current)
 
 
-def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bool]) -> None:
+def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
     """Score the epoch on validation, log it, and keep the weights if none were better.
 
     Without a validation side nothing can be better or worse: the weights kept are the last epoch's.
@@ -216,7 +232,13 @@ def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bo
         title="validation",
         asked_to_stop=stop,
     )
-    labels = setup.cache.labels()[lines]
+    keep_if_better(setup, learner, watch, setup.cache.labels()[lines], probabilities)
+
+
+def keep_if_better(
+    setup: Job, learner: Learner[Any], watch: Watch, labels: np.ndarray, probabilities: np.ndarray
+) -> None:
+    """Log the score of an epoch's predictions on validation, (n, K) each, and keep its weights if none were better."""
     data = setup.run.data
     loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
     progress = learner.progress
@@ -227,7 +249,7 @@ def validate(setup: Setup, learner: Learner, watch: Watch, stop: Callable[[], bo
             keep_weights(setup.run, learner)
 
 
-def settle(setup: Setup, learner: Learner) -> None:
+def settle(setup: Setup, learner: Learner[FusionNet]) -> None:
     """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
 
     A training step does the same before it, as DistributedDataParallel has it.
@@ -237,7 +259,7 @@ def settle(setup: Setup, learner: Learner) -> None:
         setup.processes.agree(learner.ema.buffers())
 
 
-def keep_weights(run: Run, learner: Learner) -> None:
+def keep_weights(run: Run, learner: Learner[Any]) -> None:
     """Write `weights.safetensors`, with where they come from in its metadata."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in learner.evaluated.state_dict().items()}
     progress = learner.progress
@@ -247,7 +269,7 @@ def keep_weights(run: Run, learner: Learner) -> None:
     write_atomically(run.weights, lambda file: file.write(content))
 
 
-def save_progress(setup: Setup, learner: Learner, watch: Watch) -> None:
+def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
     """Write a checkpoint, once the losses up to here are known to be finite and the log is on the disk."""
     watch.look()
     learner.progress.log_bytes = watch.sync()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from training.errors import RunError
+from training.model.network import FusionNet
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices
@@ -57,7 +58,7 @@ def rehearse(
     )
 
 
-def _time_step(setup: Setup, learner: Learner, watch: Watch) -> float:
+def _time_step(setup: Setup, learner: Learner[FusionNet], watch: Watch) -> float:
     """Do two steps and return the seconds of the second: the first one warms up."""
     model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
     began = time.perf_counter()
@@ -68,7 +69,7 @@ def _time_step(setup: Setup, learner: Learner, watch: Watch) -> float:
     return time.perf_counter() - began
 
 
-def _time_evaluation(setup: Setup, learner: Learner) -> float:
+def _time_evaluation(setup: Setup, learner: Learner[FusionNet]) -> float:
     """Evaluate two batches of validation slices and return the seconds a slice."""
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
     if not len(some):
@@ -80,7 +81,7 @@ def _time_evaluation(setup: Setup, learner: Learner) -> float:
     return (time.perf_counter() - began) / len(some)
 
 
-def _check_reload(setup: Setup, learner: Learner) -> None:
+def _check_reload(setup: Setup, learner: Learner[FusionNet]) -> None:
     saved, loaded = learner.net.state_dict(), start(setup).net.state_dict()
     for name, tensor in saved.items():
         if not torch.equal(tensor, loaded[name]):

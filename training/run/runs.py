@@ -48,6 +48,7 @@ class Data:
         mean, std: by channel, of grey level / 255 over the training slices.
         split: SHA-256 of split.csv.
         linked: SHA-256 of linked.csv; empty in a run that was begun before there was one.
+        base, base_weights: of a head over series: the folder of the slice model's run, and the SHA-256 of its weights.
     """
 
     cache: str
@@ -59,6 +60,8 @@ class Data:
     std: tuple[float, ...]
     split: str
     linked: str = ""
+    base: str = ""
+    base_weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class Run:
     def weights(self) -> Path:
         """The weights with the best validation log loss."""
         return self.path / "weights.safetensors"
+
+    @property
+    def has_head(self) -> bool:
+        """Whether this is a head over series, on the features of a slice model."""
+        return self.config.head != "none"
+
+    @property
+    def slice_weights(self) -> Path:
+        """The weights of the network that looks at the slices."""
+        return self.path / "slice_weights.safetensors" if self.has_head else self.weights
 
     @property
     def context(self) -> Context | None:
@@ -120,7 +133,7 @@ class Run:
         Raises:
             RunError: split.csv is not the one that the run began with, or does not fit the cache.
         """
-        if _sha256(self.split) != self.data.split:
+        if digest(self.split) != self.data.split:
             raise RunError(f"{self.split}: is not the split that the run began with; restore it, or start a new run")
         return read_split(self.split, cache.table)
 
@@ -133,7 +146,7 @@ class Run:
         if not self.data.linked:
             return np.zeros(cache.num_slices, bool)
         file = self.path / LINKED
-        if _sha256(file) != self.data.linked:
+        if digest(file) != self.data.linked:
             raise RunError(f"{file}: is not the one that the run began with; restore it, or start a new run")
         return left_out_lines(read_linked(file), cache)
 
@@ -160,6 +173,8 @@ def create_run(
     mean_std: tuple[np.ndarray, np.ndarray],
     environment: Mapping[str, Any],
     linked: pd.DataFrame | None = None,
+    *,
+    base: Mapping[str, str] | None = None,
 ) -> Run:
     """Make a run's folder with settings.json, split.csv and linked.csv in it.
 
@@ -167,6 +182,7 @@ def create_run(
 
     Args:
         linked: as `linked.table_of` gives it; None where no patients share slices.
+        base: of a head over series: `Data.base` and `Data.base_weights`.
 
     Raises:
         RunError: the folder exists and is not empty.
@@ -186,8 +202,9 @@ def create_run(
         windows=_windows(cache),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        split=_sha256(split),
-        linked=_sha256(path / LINKED),
+        split=digest(split),
+        linked=digest(path / LINKED),
+        **(base or {}),
     )
     run = Run(path, config, data, environment)
     run.checkpoints.mkdir(exist_ok=True)
@@ -326,7 +343,8 @@ def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
     return ", ".join(f"{name} ({level:g}, {width:g})" for name, level, width in windows)
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file of a run as hex."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from training.data.neighbours import choose_context, order_series
 from training.data.stream import Stream
 from training.errors import ConfigError, RunError
 from training.model.augment import Augment
-from training.model.network import FusionNet, build_model
-from training.run.checkpoints import Progress, load_checkpoint
+from training.model.network import FusionNet, build_model, load_run_weights
+from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.runs import Run
@@ -25,19 +26,18 @@ from training.run.schedule import Schedule
 EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class Setup:
-    """What a run works with and does not change."""
+class Job:
+    """What every kind of run works with and does not change."""
 
     run: Run
     cache: Cache
     machine: Machine
     processes: Processes
     schedule: Schedule
-    train: Stream
-    validation: Stream
-    num_validation: int
-    augment: Augment
     class_weights: Tensor
 
     @property
@@ -49,8 +49,18 @@ class Setup:
         return self.processes.device
 
 
+@dataclass(frozen=True)
+class Setup(Job):
+    """What a run on images works with besides."""
+
+    train: Stream
+    validation: Stream
+    num_validation: int
+    augment: Augment
+
+
 @dataclass
-class Learner:
+class Learner(Generic[N]):
     """What training changes.
 
     Attributes:
@@ -58,14 +68,14 @@ class Learner:
         broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
     """
 
-    net: FusionNet
-    ema: FusionNet | None
+    net: N
+    ema: N | None
     optimizer: torch.optim.Optimizer
     broken: Tensor
     progress: Progress
 
     @property
-    def evaluated(self) -> FusionNet:
+    def evaluated(self) -> N:
         return self.ema or self.net
 
 
@@ -132,6 +142,11 @@ def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, machine: Machine,
     return _open(run, cache, lines[own], size, machine, processes)
 
 
+def open_plain(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+    """Open a stream over lines of a cache for this process alone."""
+    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, machine, processes)
+
+
 def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, machine: Machine, processes: Processes) -> Stream:
     return Stream(
         cache,
@@ -159,7 +174,7 @@ def check_context(config: TrainConfig, cache: Cache) -> tuple[int, ...]:
     return context.channels(len(names))
 
 
-def start(setup: Setup) -> Learner:
+def start(setup: Setup) -> Learner[FusionNet]:
     """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
     checkpoint = load_checkpoint(setup.run)
     config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
@@ -168,7 +183,13 @@ def start(setup: Setup) -> Learner:
     if config.sync_batch_norm and setup.processes.count > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     ema = copy_of(net) if config.ema_decay else None
-    learner = Learner(net, ema, make_optimizer(net, config), torch.zeros((), device=setup.device), Progress())
+    return learner_at(net, ema, config, checkpoint)
+
+
+def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoint | None) -> Learner[N]:
+    """Return a network and its optimizer as a checkpoint has them; fresh where there is none."""
+    broken = torch.zeros((), device=next(net.parameters()).device)
+    learner = Learner(net, ema, make_optimizer(net, config), broken, Progress())
     if checkpoint is not None:
         net.load_state_dict(checkpoint.model)
         learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
@@ -191,7 +212,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def prepare(setup: Setup, learner: Learner) -> nn.Module:
+def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
     """Make the network ready for an epoch: its backbone held or free, and joined with the other processes' networks."""
     net, frozen = learner.net, learner.progress.epoch < setup.config.frozen_epochs
     net.train()
@@ -206,3 +227,13 @@ def prepare(setup: Setup, learner: Learner) -> nn.Module:
 def copy_of(net: FusionNet) -> FusionNet:
     """Return a copy of a network, without gradients."""
     return copy.deepcopy(net).requires_grad_(False)
+
+
+def load_slice_network(run: Run, processes: Processes) -> FusionNet:
+    """Build the network of a run that looks at slices, with its best weights, ready to predict.
+
+    Raises:
+        RunError: the run has no weights yet, or they cannot be read.
+    """
+    net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels)
+    return net.to(processes.device).to(memory_format=torch.channels_last).eval()

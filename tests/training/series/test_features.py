@@ -1,0 +1,98 @@
+"""This file holds that features are those of the run's network, that their store goes on, and that it knows its run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from safetensors.torch import load_file, save_file
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, machine, settings
+from training.data.cache import Cache
+from training.errors import RunError
+from training.model.augment import Normalise
+from training.model.network import build_model
+from training.report.pictures import read_images
+from training.run.job import begin
+from training.run.runs import Run
+from training.series import features as module
+from training.series.features import read_features, store_path, write_features
+from training.series.predict import sigmoid
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Run, Cache]:
+    """A run whose weights are those it begins with."""
+    torch.set_num_threads(1)
+    fake = write_cache(tmp_path / "cache.zarr", patients=8, slices=3)
+    run, cache = begin(tmp_path / "run", fake.path, settings(), HERE)
+    save_file(build_model(run.config, 6, run.channels).state_dict(), run.weights)
+    return run, cache
+
+
+def test_any_zarr_reader_finds_the_features_of_the_network(made: tuple[Run, Cache]) -> None:
+    run, cache = made
+    assert write_features(run, cache, np.arange(24), machine(), HERE, tta=False) == 24
+    store = zarr.open_group(store_path(run, tta=False), mode="r")
+    assert store.attrs["commit"] == cache.commit
+    net = build_model(run.config, 6, run.channels)
+    net.load_state_dict(load_file(run.weights))
+    images = torch.from_numpy(read_images(cache, 32, cache.table["row"].to_numpy())).float() / 255
+    with torch.inference_mode():
+        expected = net.eval().backbone(Normalise(*run.mean_std, torch.device("cpu"))(images))
+        logits = net.judge(expected, torch.from_numpy(cache.table["z_norm"].to_numpy(np.float32)))
+    assert store["features"].dtype == np.float16
+    np.testing.assert_allclose(store["features"][:], expected.numpy(), atol=2e-3)
+    np.testing.assert_allclose(store["logits"][:], logits.numpy(), atol=1e-4)
+
+
+def test_tta_gives_the_mean_probability(made: tuple[Run, Cache]) -> None:
+    from training.run.job import run_predictions
+
+    run, cache = made
+    write_features(run, cache, np.arange(24), machine(), HERE, tta=True)
+    _, expected = run_predictions(run, cache, np.arange(24), machine(), HERE, tta=True)
+    found = read_features(run, cache, np.arange(24), tta=True)
+    np.testing.assert_allclose(sigmoid(found.logits.astype(float)), expected, atol=1e-5)
+
+
+def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+    run, cache = made
+    monkeypatch.setattr(module, "BLOCK_LINES", 5)
+    extract, calls = module.extract, []
+
+    def dying(*arguments: object, **options: object) -> object:
+        calls.append(len(arguments[3]))  # type: ignore[arg-type]
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return extract(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "extract", dying)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(run, cache, np.arange(24), machine(), HERE, tta=False)
+    with pytest.raises(RunError, match=r"lacks the features of 14 slices; run: train features --run"):
+        read_features(run, cache, np.arange(24), tta=False)
+    assert len(read_features(run, cache, np.arange(10), tta=False).logits) == 10
+    assert write_features(run, cache, np.arange(24), machine(), HERE, tta=False) == 14
+    stored = read_features(run, cache, np.arange(24), tta=False)
+    monkeypatch.setattr(module, "extract", extract)
+    whole = extract(module.load_slice_network(run, HERE), run, cache, np.arange(24), machine(), HERE, tta=False)
+    np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
+
+
+def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run, cache = made
+    write_features(run, cache, np.arange(4), machine(), HERE, tta=False)
+    with pytest.raises(RunError, match=r"is of other commit .*remove it, then run: train features --run"):
+        read_features(run, replace(cache, commit="0123456789abcdef"), np.arange(4), tta=False)
+    save_file(build_model(settings(seed=4), 6).state_dict(), run.weights)
+    for call in (
+        lambda: read_features(run, cache, np.arange(4), tta=False),
+        lambda: write_features(run, cache, np.arange(4), machine(), HERE, tta=False),
+    ):
+        with pytest.raises(RunError, match="is of other weights"):
+            call()

@@ -1,0 +1,142 @@
+"""This file tests heads over series as a user trains and uses them, from features to a report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, machine, settings, train
+from training.cli.main import main
+from training.data.cache import open_cache
+from training.run.inference import Stopped
+from training.run.job import evaluate
+from training.run.runs import open_run
+from training.series import fit
+from training.series.job import begin, features, resume
+from training.series.predict import read_mix
+
+SMALL = {"head_features": 16, "batch_size": 3, "epochs": 3}
+
+
+def call(*arguments: object) -> str:
+    torch.set_num_threads(1)
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 1, result.output
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slice model with features, of a cache beside it."""
+    folder = tmp_path_factory.mktemp("series")
+    fake = write_cache(folder / "cache.zarr", patients=10, slices=4)
+    run = train(folder / "base", fake.path, settings())
+    features(run.path, None, (), machine(), HERE)
+    return run.path
+
+
+def test_an_untrained_head_is_the_slice_model(base: Path, tmp_path: Path) -> None:
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
+    fit.fit_head(run, of_slices, cache, machine(), HERE)
+    assert not read_mix(run).any()
+    for opened in (run, of_slices):
+        evaluate(opened, cache, "test", machine(), HERE, tta=False)
+    a, b = (pd.read_csv(opened.path / "predictions_test.csv") for opened in (run, of_slices))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["gru", "transformer"])
+def test_a_head_that_was_stopped_ends_with_the_same_weights(
+    base: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = SMALL | {"head": head}
+    whole = begin(tmp_path / "whole", base, None, values, HERE)
+    fit.fit_head(*whole, machine(), HERE)
+    stopped = begin(tmp_path / "stopped", base, None, values, HERE)
+    step, steps = fit._train_step, []
+
+    def stopping(*arguments: object) -> None:
+        if len(steps) == 4:
+            raise Stopped
+        steps.append(step(*arguments))  # type: ignore[arg-type, func-returns-value]
+
+    monkeypatch.setattr(fit, "_train_step", stopping)
+    with pytest.raises(Stopped):
+        fit.fit_head(*stopped, machine(), HERE)
+    monkeypatch.setattr(fit, "_train_step", step)
+    fit.fit_head(*resume(tmp_path / "stopped", None, {}), machine(), HERE)
+    for name in ("weights.safetensors", "mix.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+    assert open_run(tmp_path / "whole").data.base_weights
+
+
+def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "head"
+    quick = ["--device", "cpu", "--epochs", 2, "--set", "head_features=16"]
+    assert "weighted log loss on test" in call("series", "--run", base, "--out", out, *quick)
+    assert set(json.loads((out / "mix.json").read_text())["shares"]) == set(open_run(base).data.classes)
+    stored = (out / "predictions_test.csv").read_text()
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    content = json.loads((moved / "settings.json").read_text())
+    content["data"]["base"] = "/nowhere"
+    (moved / "settings.json").write_text(json.dumps(content))
+    call("evaluate", "--run", moved, "--device", "cpu")  # without the slice model's run: features come from the images
+    again, known = pd.read_csv(moved / "predictions_test.csv"), pd.read_csv(out / "predictions_test.csv")
+    pd.testing.assert_frame_equal(again, known, rtol=1e-4)
+    assert stored == (out / "predictions_test.csv").read_text()
+    other = write_cache(tmp_path / "new.zarr", patients=2, slices=3, classes=(), seed=4)
+    call("predict", "--run", out, "--cache", other.path, "--out", tmp_path / "s.csv", "--device", "cpu")
+    assert len(pd.read_csv(tmp_path / "s_wide.csv")) == 6
+    call("evaluate", "--run", base, "--device", "cpu")
+    assert "head minus base" in call("compare", base, out)
+
+
+def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from training.series.predict import predict_series
+
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    fit.fit_head(run, of_slices, cache, machine(), HERE)
+    (tmp_path / "head" / "mix.json").write_text(json.dumps({"shares": dict.fromkeys(run.data.classes, 1.0)}))
+    z_mm = cache.table["z_mm"].where(cache.table.index != 5)
+    odd = replace(open_cache(cache.path), table=cache.table.assign(z_mm=z_mm), commit="another")
+    found = predict_series(run, odd, np.arange(8), machine(), HERE, tta=False)
+    same = (found.probabilities == found.of_slices).all(axis=1)
+    assert same.tolist() == [False] * 5 + [True] + [False] * 2
+
+
+def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    shutil.rmtree(bare / "features.zarr")
+    out = ["--out", tmp_path / "head", "--device", "cpu"]
+    line = refused("series", "--run", bare, *out)
+    assert line.endswith(f"there are no features yet; run: train features --run {bare}")
+    shutil.copytree(base / "features.zarr", bare / "features.zarr")
+    weights = bytearray((bare / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (bare / "weights.safetensors").write_bytes(weights)
+    assert "is of other weights" in refused("series", "--run", bare, *out)
+    content = json.loads((bare / "settings.json").read_text())
+    content["data"]["commit"] = "0" * 16
+    (bare / "settings.json").write_text(json.dumps(content))
+    line = refused("series", "--run", bare, *out)
+    assert "a head is trained on the commit of its slice model" in line
+    assert "size_px: is decided by the slice model" in refused("series", "--run", base, *out, "--set", "size_px=64")
+    assert "go on with: train run --resume" in refused("series", "--resume", base)
+    assert not (tmp_path / "head").exists()

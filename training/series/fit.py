@@ -1,0 +1,131 @@
+"""This file trains a head over series on stored features, with the schedule, checkpoints and log of every run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.data.cache import Cache
+from training.data.stream import permutation
+from training.errors import ConfigError
+from training.model.loss import image_losses
+from training.run.checkpoints import load_checkpoint
+from training.run.config import Machine
+from training.run.distributed import Processes
+from training.run.inference import Stopped
+from training.run.loop import keep_if_better, keep_weights, save_progress, seed_dropout, to_the_end, update
+from training.run.runs import Run
+from training.run.schedule import Schedule
+from training.run.setup import Job, Learner, learner_at, lines_of
+from training.run.watch import Watch
+from training.series.batches import SeriesSet, gather, series_of
+from training.series.features import check_alone, read_features
+from training.series.head import SeriesHead
+from training.series.predict import choose_mix, corrections, load_head, sigmoid
+
+
+@dataclass(frozen=True)
+class SeriesJob(Job):
+    """What the training of a head works with besides.
+
+    Attributes:
+        train, validation: the series of a side, whole. Slices without a label are read and cost nothing.
+        labels: (N, K) float32, of all lines of the cache; NaN where there is none.
+    """
+
+    train: SeriesSet
+    validation: SeriesSet
+    labels: np.ndarray
+
+
+def fit_head(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
+    """Train a head from where it stands to its end, then choose its share by class on validation.
+
+    Killed anywhere and called again, it ends with the same.
+
+    Args:
+        base: the slice model's run, whose features are read.
+
+    Raises:
+        RunError: features are missing, or of other weights or another commit. Stopped: asked to stop.
+    """
+    job = _set_up(run, base, cache, machine, processes)
+    to_the_end(job, _start(job), _train_epoch, _validate)
+    correction = corrections(load_head(run, processes), job.validation, job.device)
+    choose_mix(run, job.validation.logits, correction, job.labels[job.validation.lines])
+
+
+def _set_up(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> SeriesJob:
+    check_alone(processes)
+    if run.config.accumulation != 1:
+        raise ConfigError("accumulation: a head is trained without; set --batch-size to the series of a step")
+    orders = [series_of(cache, lines_of(run, cache, side)) for side in ("train", "validation")]
+    found = read_features(base, cache, np.concatenate([order.lines for order in orders]), tta=False)
+    train, validation = (gather(cache, order, found) for order in orders)
+    return SeriesJob(
+        run=run,
+        cache=cache,
+        machine=machine,
+        processes=processes,
+        schedule=Schedule(len(train), run.config),
+        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+        train=train,
+        validation=validation,
+        labels=cache.labels(),
+    )
+
+
+def _start(job: SeriesJob) -> Learner[SeriesHead]:
+    checkpoint = load_checkpoint(job.run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.config.seed)
+        head = SeriesHead(job.train.features.shape[1], len(job.run.data.classes), job.config)
+    return learner_at(head.to(job.device), None, job.config, checkpoint)
+
+
+def _train_epoch(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:
+    progress, size = learner.progress, job.config.batch_size
+    order = permutation(job.train.keys, job.config.seed, progress.epoch)
+    learner.net.train()
+    while progress.batches < job.schedule.batches:
+        begin = progress.batches * size
+        _train_step(job, learner, order[begin : begin + size], watch)
+        if progress.step % job.machine.log_every == 0:
+            watch.look()
+        if stop():
+            raise Stopped
+        if job.machine.checkpoint_every and progress.step % job.machine.checkpoint_every == 0:
+            save_progress(job, learner, watch)
+    watch.look()
+
+
+def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray, watch: Watch) -> None:
+    """Update the head on some series; the loss is the mean over their labelled slices."""
+    progress = learner.progress
+    batch, which = job.train.batch(series, job.device)
+    lines = job.train.lines[which[which >= 0]]
+    labels = torch.from_numpy(job.labels[lines]).to(job.device)
+    watch.saw_batch(torch.from_numpy(lines), len(lines))
+    seed_dropout(job.config.seed, progress.step, 0)
+    corrected = (batch.logits + learner.net(batch))[batch.real]
+    labelled = (~labels.isnan()).any(1).sum().clamp_min(1)
+    loss = image_losses(corrected, labels, job.class_weights).sum() / labelled
+    loss.backward()
+    progress.batches += 1
+    rate = job.schedule.rate(progress.step)
+    norm = update(job, learner, loss.detach(), rate)
+    progress.step += 1
+    watch.saw_step(progress, rate, loss, norm)
+
+
+def _validate(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:
+    of = job.validation
+    if not len(of):  # nothing can be better or worse
+        learner.progress.best_epoch = learner.progress.epoch
+        keep_weights(job.run, learner)
+        return
+    probabilities = sigmoid(of.logits + corrections(learner.net, of, job.device))
+    keep_if_better(job, learner, watch, job.labels[of.lines], probabilities)
+    if stop():
+        raise Stopped

@@ -1,0 +1,178 @@
+"""This file predicts slices with a head over their series, mixed by class with the slice model's own logits."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from training.data.cache import Cache
+from training.errors import RunError
+from training.model.loss import image_losses
+from training.run.config import Machine
+from training.run.distributed import Processes
+from training.run.runs import Run, digest, open_run, write_json
+from training.run.setup import load_slice_network
+from training.series.batches import SeriesSet, gather, in_blocks, series_of
+from training.series.features import Features, check_alone, extract, read_features, store_path
+from training.series.head import SeriesHead
+
+TOGETHER = 64  # series at a time
+BLOCK_SLICES = 65_536  # whose features are held in memory at a time
+SHARES = np.linspace(0, 1, 21)
+
+
+@dataclass(frozen=True)
+class SeriesPredictions:
+    """What a run with a head says of slices.
+
+    Attributes:
+        lines: (n,) int64 lines of the cache's table, ascending.
+        probabilities: (n, K) float64, of slice model and head mixed.
+        of_slices: (n, K) float64, of the slice model alone.
+    """
+
+    lines: np.ndarray
+    probabilities: np.ndarray
+    of_slices: np.ndarray
+
+
+def predict_series(
+    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+) -> SeriesPredictions:
+    """Predict slices of a cache with a head over their series, each read whole, whichever lines are asked for.
+
+    Slices without z_mm have no place in a series and keep the slice model's logits. Features come from the store of
+    the slice model's run where that is of the same cache, or else are computed.
+
+    Raises:
+        RunError: no weights yet, or a cache of other windows or classes. CacheError: no slice has a z_mm.
+        ConfigError: several processes.
+    """
+    check_alone(processes)
+    lines = np.sort(lines)
+    head, shares = load_head(run, processes), read_mix(run)
+    base_logits = np.empty((cache.num_slices, len(run.data.classes)))
+    mixed = np.empty_like(base_logits)
+    source = _Source(run, cache, machine, processes, tta)
+    order = series_of(cache, lines)
+    for block in in_blocks(order, BLOCK_SLICES):
+        of = gather(cache, block, source.get(block.lines))
+        correction = corrections(head, of, processes.device)
+        base_logits[of.lines] = of.logits
+        mixed[of.lines] = of.logits + shares * correction
+    unplaced = np.setdiff1d(lines, order.lines)
+    if len(unplaced):
+        base_logits[unplaced] = mixed[unplaced] = source.get(unplaced).logits
+    return SeriesPredictions(lines, sigmoid(mixed[lines]), sigmoid(base_logits[lines]))
+
+
+class _Source:
+    """Where features come from: the store of the slice model's run if it has them all, or else the images."""
+
+    def __init__(self, run: Run, cache: Cache, machine: Machine, processes: Processes, tta: bool) -> None:
+        self._of = run, cache, machine, processes
+        self._tta = tta
+        self._stored = self._find(run, cache)
+        self._net = None if self._stored is not None else load_slice_network(run, processes)
+
+    def _find(self, run: Run, cache: Cache) -> Features | None:
+        try:
+            base = open_run(Path(run.data.base))
+            if cache.commit != run.data.commit or digest(base.weights) != run.data.base_weights:
+                return None
+            if not store_path(base, tta=self._tta).exists():
+                return None
+            return read_features(base, cache, np.arange(cache.num_slices), tta=self._tta)
+        except RunError:  # moved, trained on, or not all of them: the images will do
+            return None
+
+    def get(self, lines: np.ndarray) -> Features:
+        """Return the features of slices."""
+        lines = np.sort(lines)
+        if self._stored is not None:
+            return Features(lines, self._stored.features[lines], self._stored.logits[lines])
+        run, cache, machine, processes = self._of
+        assert self._net is not None
+        return extract(self._net, run, cache, lines, machine, processes, tta=self._tta)
+
+
+def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.ndarray:
+    """Return the head's correction of every slice's logits, (n, K) float64."""
+    found = np.empty(of.logits.shape)
+    head.eval()
+    with torch.inference_mode():
+        for first in range(0, len(of), TOGETHER):
+            batch, which = of.batch(np.arange(first, min(first + TOGETHER, len(of))), device)
+            found[which[which >= 0]] = head(batch)[batch.real].double().cpu().numpy()
+    return found
+
+
+def load_head(run: Run, processes: Processes) -> SeriesHead:
+    """Build a run's head with its best weights.
+
+    Raises:
+        RunError: there are none yet, or they cannot be used.
+    """
+    if not run.weights.is_file():
+        raise RunError(f"{run.weights}: no weights yet; train an epoch first: train series --resume {run.path}")
+    try:
+        state = load_file(run.weights)
+        head = SeriesHead(len(state["norm.weight"]), len(run.data.classes), run.config)
+        head.load_state_dict(state)
+    except Exception as error:  # safetensors and torch each have their own
+        raise RunError(f"{run.weights}: are no weights of this run's head ({str(error).splitlines()[0]})") from error
+    return head.to(processes.device).eval()
+
+
+def choose_mix(run: Run, logits: np.ndarray, correction: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Choose by class the share of the head's correction with the least log loss on validation, and write `mix.json`.
+
+    Of shares that are equally good the smallest is taken: a class without a label on validation keeps the slice model.
+    Without a validation side all of the correction counts.
+
+    Args:
+        logits, correction, labels: (n, K), of the validation slices; labels NaN where there is none.
+
+    Returns:
+        (K,) float64 in [0, 1].
+    """
+    one = torch.ones(1)
+    losses = np.array(
+        [
+            [
+                image_losses(
+                    torch.from_numpy((logits + share * correction)[:, k : k + 1]),
+                    torch.from_numpy(labels[:, k : k + 1]),
+                    one,
+                ).sum()
+                for share in SHARES
+            ]
+            for k in range(logits.shape[1])
+        ]
+    )
+    chosen = SHARES[losses.argmin(axis=1)] if len(logits) else np.ones(len(run.data.classes))
+    mix = dict(zip(run.data.classes, chosen.tolist(), strict=True))
+    write_json(run.path / "mix.json", {"chosen_on": "validation", "shares": mix})
+    return chosen
+
+
+def read_mix(run: Run) -> np.ndarray:
+    """Return the share of the head for each class, (K,) float64.
+
+    Raises:
+        RunError: `mix.json` is not there yet, or damaged.
+    """
+    path = run.path / "mix.json"
+    try:
+        shares = json.loads(path.read_bytes())["shares"]
+        return np.array([shares[name] for name in run.data.classes], np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run.path}") from error
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities, as the slice model's are computed."""
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()
