@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ COMPRESSORS = {
     "lz4hc": BloscCodec(cname="lz4hc", clevel=9, shuffle="noshuffle", typesize=1),
     "zstd": ZstdCodec(level=1),
 }
-COMMIT = "00c0ffee00c0ffee"
+CACHE = "00c0ffee" * 4
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,10 @@ def _commit(
     digest = hashlib.sha256(text).hexdigest()
     attributes: dict[str, Any] = {
         "format": "ich-slices",
-        "format_version": 1,
-        "commit": COMMIT,
+        "format_version": 2,
+        "cache": CACHE,
+        "sequence": 1,
+        "commit": "",
         "created": "2026-01-01T00:00:00Z",
         "dataset": "fake",
         "windows": [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in WINDOWS],
@@ -177,8 +180,6 @@ def _commit(
         },
         "label_counts": {"slices_without_label": 0, "labels_without_slice": 0, "any_disagrees": 0},
     }
-    zarr.open_group(path, mode="r+").attrs.update(attributes)
-    zarr.consolidate_metadata(path)
     for folder in ("tables", "commits", ".pipeline"):
         (path / folder).mkdir()
     (path / "tables" / f"{digest}.csv").write_bytes(text)
@@ -188,8 +189,37 @@ def _commit(
         for size in sizes
         for name in (f"images/{size}-0badcafe", f"sums/{size}-0badcafe")
     }
-    commit = {"attributes": attributes, "arrays": arrays, "private": None}
-    (path / "commits" / f"{COMMIT}.json").write_text(json.dumps(commit))
+    _write_commit(path, {"attributes": attributes, "arrays": arrays, "private": None})
+
+
+def _write_commit(path: Path, commit: dict[str, Any]) -> str:
+    """Write a commit and the root that names it, with the id that the commit's content makes: docs/cache_format.md."""
+    attributes = {key: value for key, value in commit["attributes"].items() if key != "commit"}
+    content = [attributes, commit["arrays"], commit["private"]]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n"
+    attributes["commit"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    (path / "commits" / f"{attributes['commit']}.json").write_text(json.dumps(commit | {"attributes": attributes}))
+    nodes = {folder: {"zarr_format": 3, "node_type": "group", "attributes": {}} for folder in ("images", "sums")}
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes | commit["arrays"]}
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}
+    (path / "zarr.json").write_text(json.dumps(root))
+    return str(attributes["commit"])
+
+
+def recommit(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """Make a new current commit, the last one with a change in its attributes, arrays or private part.
+
+    Returns:
+        its id.
+    """
+    commit = json.loads((path / "commits" / f"{current(path)}.json").read_text())
+    change(commit)
+    return _write_commit(path, commit)
+
+
+def current(path: Path) -> str:
+    """The id of the current commit."""
+    return str(json.loads((path / "zarr.json").read_text())["attributes"]["commit"])
 
 
 def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> None:
@@ -203,16 +233,11 @@ def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> N
 
 def relabel(fake: FakeCache, values: dict[tuple[int, str], float]) -> None:
     """Give lines other labels, by line and class, in a table of a new digest."""
-    root = zarr.open_group(fake.path, mode="r+")
-    attributes = dict(root.attrs)
     for (line, name), value in values.items():
         fake.table[name] = fake.table[name].astype("Float64")
         fake.table.loc[line, name] = value
     text = fake.table.to_csv(index=False, lineterminator="\n").encode()
     digest = hashlib.sha256(text).hexdigest()
     (fake.path / "tables" / f"{digest}.csv").write_bytes(text)
-    root.attrs.update(attributes | {"metadata": {"file": f"tables/{digest}.csv", "digest": digest}})
-    zarr.consolidate_metadata(fake.path)
-    commit = json.loads((fake.path / "commits" / f"{COMMIT}.json").read_text())
-    commit["attributes"]["metadata"] = {"file": f"tables/{digest}.csv", "digest": digest}
-    (fake.path / "commits" / f"{COMMIT}.json").write_text(json.dumps(commit))
+    metadata = {"file": f"tables/{digest}.csv", "digest": digest}
+    recommit(fake.path, lambda commit: commit["attributes"].update(metadata=metadata))

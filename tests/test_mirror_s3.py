@@ -13,7 +13,7 @@ moto = pytest.importorskip("moto.server")
 import s3fs  # noqa: E402
 
 import training.data.mirror  # noqa: E402
-from testkit.fake_cache import COMMIT, write_cache  # noqa: E402
+from testkit.fake_cache import write_cache  # noqa: E402
 from training.data.cache import open_cache  # noqa: E402
 from training.data.stream import Stream  # noqa: E402
 from training.errors import CacheError  # noqa: E402
@@ -52,7 +52,7 @@ def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: Any, tmp_path: Pat
     for wrong, commit, word in (
         ("s3://bucket/other.zarr", None, "check the address"),
         ("s3://nowhere/cache.zarr", None, "check the address"),
-        (address, COMMIT[:-1] + "f", f"did you mean {COMMIT}?"),
+        (address, cache.commit[:-1] + "x", f"did you mean {cache.commit}?"),
     ):
         with pytest.raises(CacheError, match=word.replace("?", r"\?")):
             open_cache(wrong, commit, copies)

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,22 +22,12 @@ from training.data.arrays import (
     open_array,
     read_rows,
 )
+from training.data.commit import FORMAT_VERSION, Commit, Window, read_commit
 from training.data.mirror import REPAIR, Folder, Mirror, open_files
 from training.errors import CacheError
 
-FORMAT = "ich-slices"
-FORMAT_VERSION = 1
 TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
 TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
-
-    name: str
-    level_hu: float
-    width_hu: float
 
 
 @dataclass(frozen=True)
@@ -72,13 +61,12 @@ class Cache:
     table: pd.DataFrame = field(repr=False)
     keys: np.ndarray = field(repr=False)
     _files: Folder | Mirror = field(repr=False)
-    _attributes: Mapping[str, Any] = field(repr=False)
-    _arrays: Mapping[str, Any] = field(repr=False)
+    _commit: Commit = field(repr=False)
 
     @property
     def dataset(self) -> str:
         """Name of the catalog entry that the cache was built from."""
-        return str(self._attributes["dataset"])
+        return self._commit.dataset
 
     def labels(self) -> np.ndarray:
         """Return the labels, (N, K) float32: 0 or 1, NaN where a slice has none.
@@ -96,7 +84,7 @@ class Cache:
         Raises:
             CacheError: the size was not built, or its array is stored in another way than the format's.
         """
-        return image_array(self._store, self._files, self._array_name("sizes", size))
+        return image_array(self._store, self._files, self._array_name(self._commit.sizes, size))
 
     def images(self, size: int) -> zarr.Array[Any]:
         """Return the images of one size as zarr-python has them, (rows, C, S, S) uint8, to be read.
@@ -107,7 +95,7 @@ class Cache:
         Raises:
             CacheError: the size was not built.
         """
-        return open_array(self._store, self._files, self._array_name("sizes", size))
+        return open_array(self._store, self._files, self._array_name(self._commit.sizes, size))
 
     def series(self, uid: str) -> pd.DataFrame:
         """Return the table's lines of one series, from foot to head; the index holds their positions in `table`.
@@ -134,7 +122,7 @@ class Cache:
         Raises:
             CacheError: the size was not built, or the sums are damaged or missing.
         """
-        array = open_array(self._store, self._files, self._array_name("sums", size))
+        array = open_array(self._store, self._files, self._array_name(self._commit.sums, size))
         return read_rows(array, self._files, np.asarray(rows))
 
     def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,18 +141,18 @@ class Cache:
 
     @cached_property
     def _store(self) -> CommitStore:
-        seals = dict.fromkeys(self._attributes["sums"].values(), CHECKSUM_BYTES)
-        seals |= dict.fromkeys(self._attributes["sizes"].values(), index_bytes(self.rows_per_shard))
+        seals = dict.fromkeys(self._commit.sums.values(), CHECKSUM_BYTES)
+        seals |= dict.fromkeys(self._commit.sizes.values(), index_bytes(self.rows_per_shard))
         live = frozenset((self.table["row"] // self.rows_per_shard).tolist())
-        return CommitStore(self._files, self._arrays, seals, live)
+        return CommitStore(self._files, self._commit.arrays, seals, live)
 
-    def _array_name(self, kind: str, size: int) -> str:
-        if str(size) not in self._attributes[kind]:
+    def _array_name(self, names: Mapping[int, str], size: int) -> str:
+        if size not in names:
             built = ", ".join(str(side) for side in self.sizes)
             raise CacheError(
                 f"{self.path}: built at {built} px; this run wants {size}; run: pipeline build ... --size {size}"
             )
-        return self._attributes[kind][str(size)]
+        return names[size]
 
 
 def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | None = None) -> Cache:
@@ -178,12 +166,8 @@ def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | N
         CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
     """
     files = open_files(str(path), local_copy)
-    attributes, arrays = _current(files) if commit is None else _kept(files, commit)
-    _check_format(files.address, attributes)
-    try:
-        return _cache(files, attributes, arrays)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path}: the commit's attributes are damaged ({error!r}); {REPAIR}") from error
+    found = read_commit(files, commit)
+    return _cache(files.of_cache(found.cache), found)
 
 
 def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:
@@ -195,89 +179,36 @@ def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8")
 
 
-def _current(files: Folder | Mirror) -> tuple[dict[str, Any], dict[str, Any]]:
-    path = files.address
-    if not files.exists("zarr.json"):
-        if not files.exists(""):
-            remedy = "check the address" if "://" in path else f"run: pipeline build --src DICOMS --out {path}"
-            raise CacheError(f"{path}: no cache here; {remedy}")
-        if files.exists(".pipeline"):
-            raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
-        raise CacheError(f"{path}: not a cache: it holds no zarr.json")
-    root = _read_json(files, "zarr.json")
-    consolidated = root.get("consolidated_metadata") or {}
-    return root.get("attributes", {}), consolidated.get("metadata", {})
-
-
-def _kept(files: Folder | Mirror, commit: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    name = f"commits/{commit}.json"
-    if not files.exists(name):
-        current = _current(files)[0].get("commit")
-        kept = [entry.removesuffix(".json") for entry in files.names("commits") if entry.endswith(".json")]
-        near = difflib.get_close_matches(commit, kept, n=1)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {files.address}"
-        )
-        raise CacheError(f"{files.address}: has no commit {commit}; {hint}")
-    record = _read_json(files, name)
-    return record.get("attributes", {}), record.get("arrays", {})
-
-
-def _read_json(files: Folder | Mirror, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(files.read(name))
-    except ValueError as error:
-        raise CacheError(f"{files.origin(name)}: cannot be read ({error}); {REPAIR}") from error
-    if not isinstance(content, dict):
-        raise CacheError(f"{files.origin(name)}: not a JSON object; {REPAIR}")
-    return content
-
-
-def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
-    if attributes.get("format") != FORMAT:
-        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
-    version = attributes.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise CacheError(f"{path}: its format_version {version!r} is no version; {REPAIR}")
-    if version > FORMAT_VERSION:
+def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
+    table = _read_table(files, commit)
+    if len(table) != commit.num_slices:
         raise CacheError(
-            f"{path}: has format version {version}, this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
-        )
-
-
-def _cache(files: Folder | Mirror, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Cache:
-    classes = tuple(entry["name"] for entry in attributes["classes"])
-    splits = attributes["splits"]
-    table = _read_table(files, attributes["metadata"]["file"], attributes["metadata"]["digest"], classes)
-    if len(table) != attributes["num_slices"]:
-        raise CacheError(
-            f"{files.address}: the table has {len(table)} lines, the commit {attributes['num_slices']} slices; {REPAIR}"
+            f"{files.address}: the table has {len(table)} lines, the commit {commit.num_slices} slices; {REPAIR}"
         )
     return Cache(
         path=files.address,
-        commit=attributes["commit"],
-        windows=tuple(Window(w["name"], w["level_hu"], w["width_hu"]) for w in attributes["windows"]),
-        classes=classes,
-        class_weights=np.array([entry["weight"] for entry in attributes["classes"]], np.float32),
-        splits=(splits["train"], splits["validation"], splits["test"]),
-        sizes=tuple(sorted(int(size) for size in attributes["sizes"])),
-        rows_per_shard=attributes["rows_per_shard"],
+        commit=commit.id,
+        windows=commit.windows,
+        classes=commit.classes,
+        class_weights=np.array(commit.class_weights, np.float32),
+        splits=commit.splits,
+        sizes=tuple(commit.sizes),
+        rows_per_shard=commit.rows_per_shard,
         num_slices=len(table),
         table=table,
         keys=slice_keys(table["sop_instance_uid"], table["frame"]),
         _files=files,
-        _attributes=attributes,
-        _arrays=arrays,
+        _commit=commit,
     )
 
 
-def _read_table(files: Folder | Mirror, name: str, digest: str, classes: tuple[str, ...]) -> pd.DataFrame:
-    file = files.bring(name, 0)
+def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
+    file, classes = files.bring(commit.table_name, 0), commit.classes
     try:
         content = file.read_bytes()
     except OSError as error:
         raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != commit.table_digest:
         raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {files.way_out}")
     table = pd.read_csv(
         io.BytesIO(content),

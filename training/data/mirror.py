@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,6 +17,12 @@ from training.system import locked
 REPAIR = "run: pipeline verify --repair"
 REQUESTS = 16  # under way at once: one to a network disk or a bucket takes milliseconds, and there are thousands
 RETRY_AFTER_S = (1.0, 4.0)
+
+# The files and folders of docs/cache_format.md; "" is the cache itself.
+NAME = re.compile(
+    r"|zarr\.json|\.pipeline|commits|commits/[0-9a-f]{16}\.json|tables/[0-9a-f]{64}\.csv"
+    r"|(images|sums)/[1-9][0-9]{0,4}-[0-9a-f]{8}(/zarr\.json|(/c(/[0-9]+)+))?"
+)
 
 T = TypeVar("T")
 
@@ -38,7 +45,11 @@ class Folder:
 
     def where(self, name: str) -> Path:
         """Return the file on local disk."""
-        return Path(self.address, name)
+        return Path(self.address, checked(name))
+
+    def of_cache(self, cache: str) -> "Folder":
+        """Return the same; a folder needs no copies."""
+        return self
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder; "" is the cache itself."""
@@ -84,10 +95,12 @@ class Mirror:
     Attributes:
         address: of the cache, for fsspec: s3://bucket/cache.zarr say, or a folder.
         copies: a folder on local disk, for the copies of any number of caches.
+        cache: identity of the cache; another one at the same address has its own copies.
     """
 
     address: str
     copies: Path
+    cache: str = ""
     _tails: dict[tuple[str, int], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -102,8 +115,12 @@ class Mirror:
     def where(self, name: str) -> Path:
         """Return the copy of a file, which need not be there yet."""
         origin = absolute(self.address)
-        folder = f"{Path(origin).name}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
-        return self.copies / folder / name
+        folder = f"{Path(origin).name}-{hashlib.sha256((origin + self.cache).encode()).hexdigest()[:8]}"
+        return self.copies / folder / checked(name)
+
+    def of_cache(self, cache: str) -> "Mirror":
+        """Return the same for a cache whose identity is known now."""
+        return replace(self, cache=cache, _tails={})
 
     def exists(self, name: str) -> bool:
         """Whether the origin has such a file or folder; "" is the cache itself."""
@@ -205,6 +222,17 @@ class Mirror:
             way_out = "for s3:// run: pip install 'ich-cache[s3]'"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return CacheError(f"{self.origin(name)}: cannot be read ({reason}); {way_out}")
+
+
+def checked(name: str) -> str:
+    """Return the name of a file or folder of a cache.
+
+    Raises:
+        CacheError: it is none of docs/cache_format.md, and could lie anywhere.
+    """
+    if not NAME.fullmatch(name):
+        raise CacheError(f"{name[:80]!r}: no file of a cache is called so; {REPAIR}")
+    return name
 
 
 def open_files(address: str, copies: Path | None) -> Folder | Mirror:

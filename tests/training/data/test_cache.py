@@ -1,7 +1,6 @@
 """This file tests that a cache is read as docs/cache_format.md says, and that every fault is one line."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from testkit.fake_cache import CLASSES, COMMIT, FakeCache, write_cache
+from testkit.fake_cache import CLASSES, FakeCache, current, recommit, write_cache
 from training.data.cache import Cache, open_cache
 from training.errors import CacheError
 
@@ -25,12 +24,6 @@ def broken(fake: FakeCache, tmp_path: Path) -> Path:
     return Path(shutil.copytree(fake.path, tmp_path / "cache.zarr"))
 
 
-def edit(file: Path, change: Callable[[dict], object]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
 def message(call: Callable[[], object]) -> str:
     with pytest.raises(CacheError) as caught:
         call()
@@ -40,7 +33,7 @@ def message(call: Callable[[], object]) -> str:
 
 def test_commit_is_read_whole(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
-    assert (cache.commit, cache.classes, cache.sizes, cache.num_slices) == (COMMIT, CLASSES, (16, 24), 40)
+    assert (cache.commit, cache.classes, cache.sizes, cache.num_slices) == (current(fake.path), CLASSES, (16, 24), 40)
     assert [(w.name, w.level_hu, w.width_hu) for w in cache.windows][2] == ("bone", 600.0, 2800.0)
     assert cache.class_weights.dtype == np.float32
     assert cache.class_weights.tolist() == [1, 1, 1, 1, 1, 2]
@@ -83,7 +76,8 @@ def rewrite_table(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) ->
     digest = hashlib.sha256(text).hexdigest()
     (path / "tables" / f"{digest}.csv").write_bytes(text)
     metadata = {"file": f"tables/{digest}.csv", "digest": digest}
-    edit(path / "zarr.json", lambda root: root["attributes"].update(metadata=metadata))
+    lines = {"metadata": metadata, "num_slices": len(table)}
+    recommit(path, lambda commit: commit["attributes"].update(lines))
 
 
 def test_keys_are_the_documented_hash(fake: FakeCache) -> None:
@@ -97,9 +91,8 @@ def test_keys_are_the_documented_hash(fake: FakeCache) -> None:
 def test_kept_commit_is_read_after_a_later_one(broken: Path) -> None:
     before = open_cache(broken)
     rewrite_table(broken, lambda table: table.head(10))
-    edit(broken / "zarr.json", lambda root: root["attributes"].update(commit="f" * 16, num_slices=10))
     assert open_cache(broken).num_slices == 10
-    again = open_cache(broken, COMMIT)
+    again = open_cache(broken, before.commit)
     assert again.table.equals(before.table)
     assert again.array(16) == before.array(16)
 
@@ -163,7 +156,7 @@ def remove_table(path: Path) -> None:
 
 
 def set_attribute(**values: object) -> Callable[[Path], None]:
-    return lambda path: edit(path / "zarr.json", lambda root: root["attributes"].update(values))
+    return lambda path: recommit(path, lambda commit: commit["attributes"].update(values))
 
 
 FAULTS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
@@ -172,13 +165,39 @@ FAULTS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
     (remove_root_and_records, ("not a cache",)),
     (tear_root, ("zarr.json", "verify --repair")),
     (set_attribute(format="other"), ("not a cache",)),
-    (set_attribute(format_version=2), ("version 2", "upgrade")),
+    (set_attribute(format_version=3), ("version 3", "upgrade")),
     (set_attribute(format_version="x"), ("format_version",)),
     (set_attribute(classes=3), ("damaged", "verify --repair")),
+    (set_attribute(metadata={"file": "/etc/hostname", "digest": "0" * 64}), ("damaged", "/etc/hostname")),
+    (set_attribute(metadata={"file": "../x", "digest": "../x"}), ("damaged", "../x")),
+    (set_attribute(sizes={"16": "../16-0badcafe"}), ("damaged", "../16-0badcafe")),
+    (set_attribute(sums={"16": "sums/16-0badcafe/.."}), ("damaged", "sums/16-0badcafe/..")),
+    (set_attribute(cache="../x"), ("damaged", "../x")),
+    (set_attribute(rows_per_shard=0), ("damaged", "no count")),
     (set_attribute(num_slices=41), ("40 lines", "41")),
     (flip_table_bit, ("tables/", "digest", "verify --repair")),
     (remove_table, ("tables/", "verify --repair")),
 ]
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "commits"])
+@pytest.mark.parametrize(
+    ("before", "after"), [('"weight": 2.0', '"weight": 3.0'), ('"train": 0.7', '"train": 0.3'), ("[1, 3,", "[2, 3,")]
+)
+def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, before: str, after: str) -> None:
+    """A bit of 2.0, of 0.7 or of a chunk's shape makes other valid JSON."""
+    path = broken / file if file == "zarr.json" else broken / "commits" / f"{current(broken)}.json"
+    content = path.read_text()
+    assert sum((a ^ b).bit_count() for a, b in zip(before.encode(), after.encode(), strict=True)) <= 2
+    path.write_text(content.replace(before, after, 1))
+    assert path.read_text() != content
+    assert "is damaged" in message(lambda: open_cache(broken))
+
+
+def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: Path) -> None:
+    for commit in ("../../x", str(tmp_path / "x"), "", "..", "A" * 16):
+        if commit:
+            assert "has no commit" in message(lambda: open_cache(broken, commit))  # noqa: B023
 
 
 @pytest.mark.parametrize(("fault", "words"), FAULTS)
@@ -197,7 +216,9 @@ def test_other_columns_are_refused(broken: Path) -> None:
 
 
 def test_unknown_commit_names_the_nearest(fake: FakeCache) -> None:
-    assert f"did you mean {COMMIT}?" in message(lambda: open_cache(fake.path, COMMIT[:-1] + "f"))
+    assert f"did you mean {current(fake.path)}?" in message(
+        lambda: open_cache(fake.path, current(fake.path)[:-1] + "x")
+    )
     assert "pipeline info" in message(lambda: open_cache(fake.path, "zz"))
 
 
@@ -214,7 +235,7 @@ def test_no_labels_says_how_to_get_them(tmp_path: Path) -> None:
 
 
 def change_array(cache: Path, change: Callable[[dict], object]) -> Cache:
-    edit(cache / "zarr.json", lambda root: change(root["consolidated_metadata"]["metadata"]["images/16-0badcafe"]))
+    recommit(cache, lambda commit: change(commit["arrays"]["images/16-0badcafe"]))
     return open_cache(cache)
 
 

@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import save_file
 
 import training.data.mirror
-from testkit.fake_cache import COMMIT, FakeCache, write_cache
+from testkit.fake_cache import CACHE, FakeCache, write_cache
 from testkit.tiny_run import HERE, SETTINGS, settings
 from training.cli.main import main
 from training.data.cache import Cache, open_cache
@@ -142,8 +142,10 @@ def test_opened_from_elsewhere_it_is_the_same_cache(fake: FakeCache, address: st
     assert far.table.equals(near.table)
     rows = near.table["row"].to_numpy()
     assert np.array_equal(far.sums(SIZE, rows), near.sums(SIZE, rows))
-    assert open_cache(address, COMMIT, tmp_path / "copies").table.equals(near.table)
-    assert f"did you mean {COMMIT}?" in message(lambda: open_cache(address, COMMIT[:-1] + "f", tmp_path / "copies"))
+    assert open_cache(address, near.commit, tmp_path / "copies").table.equals(near.table)
+    assert f"did you mean {near.commit}?" in message(
+        lambda: open_cache(address, near.commit[:-1] + "x", tmp_path / "copies")
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
@@ -335,7 +337,7 @@ def test_processes_share_the_copies(fake: FakeCache, address: str, tmp_path: Pat
 
 def bring_and_hang(address: str, copies: Path, name: str) -> None:
     os.fsync = lambda descriptor: time.sleep(600)  # type: ignore[assignment]
-    Mirror(address, copies).bring(name, 4)
+    Mirror(address, copies, CACHE).bring(name, 4)
 
 
 @FORKS

@@ -1,15 +1,13 @@
 """This file plants leakage and other content, and holds that both are found and named."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 
-from testkit.fake_cache import FakeCache, plant, write_cache
+from testkit.fake_cache import FakeCache, current, plant, recommit, write_cache
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
 from training.run.config import TrainConfig
@@ -101,25 +99,26 @@ def test_each_difference_is_named(fake: FakeCache) -> None:
     assert differences(before, content_of(cache, SIZE)) == ["1 slice with other pixels"]
 
 
-def commit_as(path: Path, commit: str) -> None:
-    """Let a cache have another commit id only."""
-    zarr.open_group(path, mode="r+").attrs["commit"] = commit
-    shutil.rmtree(path / "commits")
-    zarr.consolidate_metadata(path)
+def commit_again(path: Path) -> str:
+    """Let a cache have another commit only, of the same content."""
+    before = current(path)
+    after = recommit(path, lambda commit: commit["attributes"].update(created="2026-02-02T00:00:00Z"))
+    (path / "commits" / f"{before}.json").unlink()
+    return after
 
 
 def test_own_cache_may_have_another_commit_with_the_same_content(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
     moved = write_cache(tmp_path / "moved.zarr", patients=6, slices=5, row_seed=9)
-    commit_as(moved.path, "1111111111111111")
-    assert open_own_cache(run, moved.path).commit == "1111111111111111"
+    commit = commit_again(moved.path)
+    assert open_own_cache(run, moved.path).commit == commit
 
 
 def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
     other = write_cache(tmp_path / "other.zarr", patients=6, slices=5)
     plant(other, 7, fake.images[SIZE][8])
-    commit_as(other.path, "1111111111111111")
+    commit_again(other.path)
     with pytest.raises(RunError, match="1 slice with other pixels"):
         open_own_cache(run, other.path)
 

@@ -1,0 +1,221 @@
+"""This file reads a commit of a cache: it compares root, commit and id, and checks every path and type once."""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.data.mirror import REPAIR, Folder, Mirror
+from training.errors import CacheError
+
+FORMAT = "ich-slices"
+FORMAT_VERSION = 2
+COMMIT_ID = re.compile(r"[0-9a-f]{16}")
+CACHE_ID = re.compile(r"[0-9a-f]{32}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+ARRAY_NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
+
+    name: str
+    level_hu: float
+    width_hu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit says, as docs/cache_format.md describes it.
+
+    Attributes:
+        cache: the cache's identity, 32 hex digits; "" in format version 1, which had none.
+        id: 16 hex digits of the digest of all that follows, and more.
+        windows: in channel order.
+        class_weights: of the classes, in column order.
+        splits: shares of the patients for train, validation and test.
+        sizes, sums: image side in pixels -> path of its image array, of its sums array.
+        table_digest: SHA-256 of the table, which is its file's name.
+        arrays: path -> the array's zarr.json.
+    """
+
+    cache: str
+    id: str
+    dataset: str
+    windows: tuple[Window, ...]
+    classes: tuple[str, ...]
+    class_weights: tuple[float, ...]
+    splits: tuple[float, float, float]
+    sizes: Mapping[int, str]
+    sums: Mapping[int, str]
+    rows_per_shard: int
+    num_slices: int
+    table_digest: str
+    arrays: Mapping[str, Any]
+
+    @property
+    def table_name(self) -> str:
+        """The table's file."""
+        return f"tables/{self.table_digest}.csv"
+
+
+def read_commit(files: Folder | Mirror, commit: str | None) -> Commit:
+    """Read one commit, or the current one, whose every word the root must repeat.
+
+    Args:
+        commit: its id, None for the current one.
+
+    Raises:
+        CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
+    """
+    root = None if commit else _read_root(files)
+    wanted = commit or str(_attributes(root)["commit"])
+    stored = _read_json(files, _commit_name(files, wanted, chosen=commit is not None))
+    try:
+        attributes, arrays, private = stored["attributes"], stored["arrays"], stored["private"]
+        unnamed = {key: value for key, value in attributes.items() if key != "commit"}
+        whole = attributes["commit"] == wanted == _sha256(_canonical([unnamed, arrays, private]))[:16]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        whole = False
+    if not whole:
+        name = f"commits/{wanted}.json"
+        raise CacheError(f"{files.origin(name)}: the commit is damaged: its digest is not its id; {REPAIR}")
+    if root is not None and not _repeats(root, attributes, arrays):
+        raise CacheError(
+            f"{files.origin('zarr.json')}: the root is damaged: it is not what commit {wanted} says; {REPAIR}"
+        )
+    _check_format(files.address, attributes)
+    try:
+        return _parse(attributes, arrays)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise CacheError(f"{files.address}: the commit's attributes are damaged ({error!r}); {REPAIR}") from error
+
+
+def _read_root(files: Folder | Mirror) -> dict[str, Any]:
+    path = files.address
+    if not files.exists("zarr.json"):
+        if not files.exists(""):
+            remedy = "check the address" if "://" in path else f"run: pipeline build --src DICOMS --out {path}"
+            raise CacheError(f"{path}: no cache here; {remedy}")
+        if files.exists(".pipeline"):
+            raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
+        raise CacheError(f"{path}: not a cache: it holds no zarr.json")
+    root = _read_json(files, "zarr.json")
+    _check_format(path, _attributes(root))
+    if not COMMIT_ID.fullmatch(str(_attributes(root).get("commit"))):
+        raise CacheError(f"{files.origin('zarr.json')}: the root is damaged: it names no commit; {REPAIR}")
+    return root
+
+
+def _attributes(root: Any) -> dict[str, Any]:
+    found = root.get("attributes") if isinstance(root, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _repeats(root: Mapping[str, Any], attributes: Any, arrays: Mapping[str, Any]) -> bool:
+    """Whether the root has the commit's attributes and, in its consolidated metadata, the commit's arrays."""
+    try:
+        nodes = root["consolidated_metadata"]["metadata"]
+        same = all(_canonical(nodes[path]) == _canonical(node) for path, node in arrays.items())
+        return same and _canonical(root["attributes"]) == _canonical(attributes)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _commit_name(files: Folder | Mirror, commit: str, *, chosen: bool) -> str:
+    name = f"commits/{commit}.json"
+    if COMMIT_ID.fullmatch(commit) and files.exists(name):
+        return name
+    if not chosen:
+        raise CacheError(f"{files.origin(name)}: the current commit is missing; {REPAIR}")
+    current = _attributes(_read_root(files)).get("commit")
+    kept = [entry.removesuffix(".json") for entry in files.names("commits") if entry.endswith(".json")]
+    near = difflib.get_close_matches(commit, kept, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {files.address}"
+    raise CacheError(f"{files.address}: has no commit {commit[:80]!r}; {hint}")
+
+
+def _read_json(files: Folder | Mirror, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.read(name))
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{files.origin(name)}: cannot be read ({error}); {REPAIR}") from error
+    if not isinstance(content, dict):
+        raise CacheError(f"{files.origin(name)}: not a JSON object; {REPAIR}")
+    return content
+
+
+def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
+    if attributes.get("format") != FORMAT:
+        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
+    version = attributes.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise CacheError(f"{path}: its format_version {version!r} is no version; {REPAIR}")
+    if version > FORMAT_VERSION:
+        raise CacheError(
+            f"{path}: has format version {version}, this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
+        )
+
+
+def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
+    splits, table = attributes["splits"], attributes["metadata"]
+    if table["file"] != f"tables/{_matching(DIGEST, table['digest'])}.csv":
+        raise ValueError(f"no table can be {str(table['file'])[:80]!r}")
+    sizes = {int(size): _array_path("images", size, path) for size, path in attributes["sizes"].items()}
+    return Commit(
+        cache=_matching(CACHE_ID, attributes["cache"]) if attributes["format_version"] > 1 else "",
+        id=attributes["commit"],
+        dataset=str(attributes["dataset"]),
+        windows=tuple(
+            Window(str(w["name"]), _number(w["level_hu"]), _number(w["width_hu"])) for w in attributes["windows"]
+        ),
+        classes=tuple(str(entry["name"]) for entry in attributes["classes"]),
+        class_weights=tuple(_number(entry["weight"]) for entry in attributes["classes"]),
+        splits=(_number(splits["train"]), _number(splits["validation"]), _number(splits["test"])),
+        sizes=dict(sorted(sizes.items())),
+        sums={int(size): _array_path("sums", size, path) for size, path in attributes["sums"].items()},
+        rows_per_shard=_count(attributes["rows_per_shard"], 1),
+        num_slices=_count(attributes["num_slices"], 0),
+        table_digest=table["digest"],
+        arrays=dict(arrays),
+    )
+
+
+def _array_path(folder: str, size: str, path: Any) -> str:
+    """A path of an array, checked to be of the one form that the format has."""
+    name = str(path).removeprefix(f"{folder}/")
+    if path != f"{folder}/{name}" or not ARRAY_NAME.fullmatch(name) or name.partition("-")[0] != size:
+        raise ValueError(f"no array of size {size[:20]} can be {str(path)[:80]!r}")
+    return str(path)
+
+
+def _matching(pattern: re.Pattern[str], text: Any) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise ValueError(f"{str(text)[:80]!r} is not of the form {pattern.pattern}")
+    return text
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:80]!r} is no number")
+    return value
+
+
+def _count(value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{str(value)[:80]!r} is no count")
+    return value
+
+
+def _canonical(content: Any) -> bytes:
+    """The JSON text that a commit's id is the digest of: docs/cache_format.md, "Identity"."""
+    return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
