@@ -6,6 +6,7 @@ the package uses such a call without asking here.
 
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,17 @@ def release_lock(descriptor: int) -> None:
         _held.pop(descriptor).release()
 
 
+def lets_others_in(descriptor: int) -> bool:
+    """Return whether other users may read or write an open file; Windows keeps a user's files by other means."""
+    mode = os.fstat(descriptor).st_mode
+    return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file or folder is this user's and no link to something else."""
+    return not path.is_symlink() and (not hasattr(os, "getuid") or path.stat().st_uid == os.getuid())
+
+
 def read_at(descriptor: int, memory: memoryview, offset: int) -> int:
     """Read into memory from an offset; return how many bytes came, 0 at the end of the file."""
     if hasattr(os, "preadv"):
@@ -141,13 +153,21 @@ def end_process_after(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def ending_signals() -> tuple[int, ...]:
+    """Return the signals that end a command: Ctrl-C; what `kill` and a cluster send; what a closed terminal sends."""
+    return (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Have this thread, and what it starts, not receive SIGINT; Windows cannot, and its console sends it to all."""
+    """Have this thread, and what it starts, not receive what a terminal sends; Windows cannot do that.
+
+    SIGTERM must reach a child, for that is how its parent ends it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ HOMES = {
         "dask": {"pipeline.engine"},
         "distributed": {"pipeline.engine"},
         "numba": {"pipeline.kernel", "pipeline.cache.lz4", "pipeline.dicom.elements"},
-        "yaml": {"pipeline.planning.catalog", "pipeline.engine"},
+        "yaml": {"pipeline.planning.yaml_text"},
         "fsspec": {"pipeline.source.sources", "pipeline.source.archives", "pipeline.upkeep.publish"},
         "click": {"pipeline.cli"},
         "fcntl": {"pipeline.system"},
@@ -102,6 +102,14 @@ def test_what_must_be_quick_imports_nothing_heavy(command, heavy):
     code = f"{command}\nimport sys\nprint(*(set({heavy.split()!r}) & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert found.strip() == ""
+
+
+def test_one_module_prints():
+    for name, file in modules("pipeline").items():
+        nodes = ast.walk(ast.parse(file.read_text()))
+        calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+        printing = [call for call in calls if call.split(".")[-1] in ("print", "echo", "secho")]
+        assert not printing or name == "pipeline.terminal", f"{name}: {printing}; use pipeline.terminal"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.parsing import parse
-from pipeline.planning.catalog import ClassWeight, Splits, Window
+from pipeline.planning.catalog import ClassWeight, LabelLevel, Splits, Window
 from pipeline.planning.stages import ArraySpec
 
 FORMAT = "ich-slices"
@@ -42,6 +43,7 @@ class Terms:
         windows: in channel order.
         arrays: one a size, ascending; each stands for the images and the sums of that size.
         classes: in column order, empty where there are no labels.
+        label_level: what one label is for: slice, series, study or patient.
         splits: shares of the patients.
     """
 
@@ -51,6 +53,7 @@ class Terms:
     classes: tuple[ClassWeight, ...]
     splits: Splits
     rows_per_shard: int
+    label_level: LabelLevel = "slice"
 
     @property
     def class_names(self) -> list[str]:
@@ -87,8 +90,8 @@ class Attributes:
     def as_json(self) -> dict[str, Any]:
         """The attributes as the root holds them."""
         terms = self.terms
-        identity = {"cache": self.cache, "sequence": self.sequence} if self.cache else {}
-        return identity | {
+        newer = {"cache": self.cache, "sequence": self.sequence, "label_level": terms.label_level}
+        return (newer if self.cache else {}) | {
             "format": FORMAT,
             "format_version": self.format_version,
             "commit": self.commit,
@@ -142,11 +145,15 @@ def parse_attributes(content: Any) -> Attributes:
     """
     if not isinstance(content, dict):
         raise ValueError("the attributes are not a mapping")
-    plain = {key: value for key, value in content.items() if key not in ("cache", "sequence")}
+    plain = {key: value for key, value in content.items() if key not in ("cache", "sequence", "label_level")}
     stored = parse(_Stored, plain, "attributes")
     cache, sequence = parse(str, content.get("cache", ""), "cache"), parse(int, content.get("sequence", 0), "sequence")
     arrays = tuple(sorted((_spec_of_size(*item) for item in stored.sizes.items()), key=lambda spec: spec.size_px))
-    terms = Terms(stored.dataset, stored.windows, arrays, stored.classes, stored.splits, stored.rows_per_shard)
+    level = parse(str, content.get("label_level", "slice"), "label_level")
+    common = stored.dataset, stored.windows, arrays, stored.classes, stored.splits, stored.rows_per_shard
+    if level not in typing.get_args(LabelLevel):
+        raise ValueError(f"label_level is {level[:20]!r}")
+    terms = Terms(*common, label_level=typing.cast(LabelLevel, level))
     found = Attributes(
         cache=matching(CACHE_ID, cache, "cache identity") if stored.format_version > 1 else "",
         sequence=sequence,

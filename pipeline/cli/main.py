@@ -1,7 +1,7 @@
 """This file is the `pipeline` command: it reads settings, calls one function and prints its result."""
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import click
 from pipeline import system
 from pipeline.cli import upkeep as cli_upkeep
 from pipeline.cli.body import EXIT_CODES, command
+from pipeline.terminal import complain, say, say_json
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 110})
@@ -62,6 +63,8 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--cluster", type=click.Path(path_type=Path), help="YAML file of a Dask cluster, as docs/cluster.md says."
 )
+@click.option("--any-cluster-class", is_flag=True, help="Let --cluster name a class that is not Dask's: code to run.")
+@click.option("--dashboard", is_flag=True, help="Dask's pages of local workers, open to every user of this machine.")
 @click.option("--performance-report", type=click.Path(path_type=Path), help="Dask's report of the tasks, HTML.")
 @click.option(
     "--max-rejects", default="0", show_default=True, help="Failed files, N or P%, past which the exit code is 1."
@@ -75,7 +78,9 @@ def build(
     scheduler: str | None,
     scheduler_file: Path | None,
     cluster: Path | None,
+    any_cluster_class: bool,
     performance_report: Path | None,
+    dashboard: bool,
     max_rejects: str,
     prune: bool,
     dry_run: bool,
@@ -93,6 +98,9 @@ def build(
     from pipeline.engine.progress import ShownProgress
 
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
+    where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
+    if dashboard and not where.local:
+        raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
         outcome = build(settings, out, where, key, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps)
@@ -131,7 +139,7 @@ def phantom(out: Path, patients: int, seed: int) -> None:
         except PhantomError as error:
             raise SourceError(str(error)) from None
     positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
-    click.echo(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
+    say(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
 
 
 @main.command(epilog=EXIT_CODES)
@@ -143,7 +151,7 @@ def publish(cache: Path, address: str) -> None:
     from pipeline.upkeep.publish import publish
 
     done = publish(cache, address)
-    click.echo(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
+    say(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
 
 
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
@@ -152,10 +160,10 @@ def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
 
     made = survey(settings, out, wanted["check"] == "hash", wanted["retry_rejected"]).plan
     if as_json:
-        click.echo(json.dumps(made.as_json(), indent=2))
+        say_json(made.as_json())
     else:
         for line in made.as_lines():
-            click.echo(line)
+            say(line)
     return 2 if made.commit else 0
 
 
@@ -205,15 +213,13 @@ def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[
     counts = attributes.counts
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
     others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
-    click.echo(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
+    say(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
     if others:
-        click.echo(f"without a slice: {others}; see {out / 'rejects.csv'}")
+        say(f"without a slice: {others}; see {out / 'rejects.csv'}")
     for name, number in attributes.label_counts.items():
         if number and labelled:
-            click.echo(f"labels: {number:,} {name.replace('_', ' ')}")
+            say(f"labels: {number:,} {name.replace('_', ' ')}")
     if too_many(counts["failed"], counts["files"]):
-        click.echo(
-            f"error: failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}", err=True
-        )
+        complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}")
         return 1
     return 0

@@ -1,6 +1,5 @@
 """This file holds the commands that look after a cache: info, why, report, verify and gc."""
 
-import json
 import re
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli.body import EXIT_CODES, command
+from pipeline.terminal import complain, say, say_json
 
 CACHE = click.argument("cache", type=click.Path(path_type=Path))
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -27,10 +27,14 @@ def info(cache: Path, only_digest: bool, as_json: bool) -> None:
     from pipeline.upkeep.info import digest, summary
 
     if only_digest:
-        click.echo(digest(cache))
+        say(digest(cache))
         return
     found = summary(cache)
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(cache, found)))
+    if as_json:
+        say_json(found)
+        return
+    for line in _lines(cache, found):
+        say(line)
 
 
 def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
@@ -51,7 +55,7 @@ def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
         f"sizes      {sizes}",
         f"rows       {rows['stored']:,} stored, {100 * rows['dead_share']:.1f} % of them dead",
         f"unused     {_bytes(found['bytes']['unused'])}; `pipeline gc` removes it once no kept commit names it",
-        "commits    " + "\n           ".join(every),
+        *(f"{'' if number else 'commits':<10} {line}" for number, line in enumerate(every)),
     ]
     if left := found["unfinished"]:
         lines.append(
@@ -72,9 +76,9 @@ def why(cache: Path, file: str) -> None:
     from pipeline.upkeep.info import why
 
     story = why(cache, file)
-    click.echo(story.path)
+    say(story.path)
     for name, value in story.facts:
-        click.echo(f"  {name:<9} {value}")
+        say(f"  {name:<9} {value}")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -86,7 +90,7 @@ def report(cache: Path, out: Path) -> None:
     from pipeline.report.report import write_report
 
     write_report(cache, out)
-    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -119,9 +123,9 @@ def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None,
 
             found = examine(cache, shard_done, chosen if repair else "")
         for damage in found.damages:
-            click.echo(f"damaged: {cache / str(damage)}")
+            say(f"damaged: {cache / str(damage)}")
         for path in found.unknown:
-            click.echo(f"left over: {path}")
+            say(f"left over: {path}")
         if not repair or not (found.damages or found.unknown):
             return _say_verified(cache, len(found.damages), len(found.records))
         return _repair(found, src, patient_key, str(token))
@@ -129,9 +133,9 @@ def verify(cache: Path, repair: bool, src: str | None, patient_key: Path | None,
 
 def _say_verified(cache: Path, damages: int, shards: int) -> int:
     if damages:
-        click.echo(f"error: {_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS", err=True)
+        complain(f"{_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS")
         return 1
-    click.echo(f"{cache}: {_count(shards, 'shard')} read, nothing damaged")
+    say(f"{cache}: {_count(shards, 'shard')} read, nothing damaged")
     return 0
 
 
@@ -149,19 +153,17 @@ def _repair(found: Any, src: str | None, patient_key: Path | None, token: str) -
     key = patients.read_key(patient_key) if has_key else None
     done = mend(found, Originals(open_source(src) if src else None, key, token))
     for damage in done.mended:
-        click.echo(f"mended: {damage.path}")
+        say(f"mended: {damage.path}")
     for path, uid, frame in done.lost:
-        click.echo(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: it left by a new commit")
+        say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: it left by a new commit")
     for commit in done.dropped:
-        click.echo(f"dropped: commit {commit}, which named a lost slice")
+        say(f"dropped: commit {commit}, which named a lost slice")
     for found_at, place in done.aside:
-        click.echo(f"moved aside: {found_at} -> {place}")
+        say(f"moved aside: {found_at} -> {place}")
     for damage in done.left:
-        click.echo(f"still damaged: {damage}")
+        say(f"still damaged: {damage}")
     if done.left:
-        click.echo(
-            f"error: {_count(len(done.left), 'damage')} left; {done.why_left or 'run the same command again'}", err=True
-        )
+        complain(f"{_count(len(done.left), 'damage')} left; {done.why_left or 'run the same command again'}")
     return 1 if done.left else 0
 
 
@@ -189,14 +191,14 @@ def gc(cache: Path, older_than: str, yes: bool) -> None:
         unused = find_unused(cache, float(match[1]) * SECONDS[match[2]], time.time())
         what = ", ".join(f"{number:,} {kind}" for kind, number in unused.counts().items())
         if unused.unfinished:
-            click.echo(f"kept: {unused.unfinished:,} shards of an interrupted build")
+            say(f"kept: {unused.unfinished:,} shards of an interrupted build")
         if not what:
-            click.echo(f"{cache}: nothing is unused")
+            say(f"{cache}: nothing is unused")
         elif yes:
             remove(cache, unused)
-            click.echo(f"{cache}: removed {what}: {_bytes(unused.size)}")
+            say(f"{cache}: removed {what}: {_bytes(unused.size)}")
         else:
-            click.echo(f"{cache}: unused: {what}: {_bytes(unused.size)}; remove it with --yes")
+            say(f"{cache}: unused: {what}: {_bytes(unused.size)}; remove it with --yes")
 
 
 def _bytes(size: int) -> str:

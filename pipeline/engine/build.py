@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _build(
         _note_touched(root, found)
         return Outcome(found.head, changed=False)
     _refuse_vanished(root, found, prune)
-    table_labels = _find_labels(settings, root, found.head)
+    table_labels = _find_labels(settings, root, found.head, patient_key)
     _collect_leftovers(root, found.head)
     _check_space(root, settings, found.plan)
     entries = _convert(settings, root, found, token, workers, patient_key, progress)
@@ -143,17 +144,19 @@ def _refuse_vanished(root: Path, found: Survey, prune: bool) -> None:
         )
 
 
-def _find_labels(settings: Settings, root: Path, head: commits.Commit | None) -> Any:
+def _find_labels(settings: Settings, root: Path, head: Commit | None, patient_key: bytes | None) -> Any:
     """The labels of the file, or those of the commit where the file has vanished; None where none are wanted."""
     if settings.labels.file.filepath is None:
         return None
     from pipeline.tables.labels import labels_of_table, read_labels
+    from pipeline.tables.patients import hash_patient
 
     classes = [klass.name for klass in settings.classes]
     if settings.labels.content is not None:
-        return read_labels(settings.labels.file, settings.labels.content, classes)
+        name_patient = functools.partial(hash_patient, patient_key)
+        return read_labels(settings.labels.file, settings.labels.content, classes, name_patient)
     assert head
-    return labels_of_table(str(settings.labels.file.filepath), commits.read_table(root, head), classes)
+    return labels_of_table(settings.labels.file, commits.read_table(root, head), classes)
 
 
 def _check_space(root: Path, settings: Settings, made: Plan) -> None:
@@ -281,6 +284,7 @@ def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry],
         classes=() if labels is None else settings.classes,
         splits=settings.splits,
         rows_per_shard=rows_per_shard,
+        label_level=settings.labels.file.level,
     )
     tables = tables_of(root, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
@@ -314,9 +318,19 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
-            f"{settings.labels.file.filepath}: none of its {len(labels):,} images is among the slices; are these the "
-            f"labels of this data set, and is image_id: {settings.image_id} right in the catalog?"
+            f"{settings.labels.file.filepath}: none of its {len(labels):,} {_things(settings)} is in the data, "
+            f"{labels.index[0]} for one; are these the labels of this data set, and is {_way(settings)} right in the "
+            "catalog?"
         )
+
+
+def _things(settings: Settings) -> str:
+    return {"slice": "images", "study": "studies", "patient": "patients"}.get(settings.labels.file.level, "series")
+
+
+def _way(settings: Settings) -> str:
+    level = settings.labels.file.level
+    return f"image_id: {settings.image_id}" if level == "slice" else f"labels: {{level: {level}}}"
 
 
 def _array_documents(

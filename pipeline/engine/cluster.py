@@ -5,27 +5,34 @@ import importlib
 import importlib.util
 import logging
 import signal
-import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 import distributed
-import yaml
 
 from pipeline.engine.interrupts import interrupts_held
 from pipeline.engine.jobs import Jobs, Refusals, handled_by
+from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.watched import ONE_THREAD
 from pipeline.errors import CacheError
 from pipeline.planning.settings import Workers
+from pipeline.planning.yaml_text import read_yaml
 
 CONNECT_S = 20
-# A dashboard takes a second to start; a build of fewer tasks is over before anybody looks at it.
-TASKS_WORTH_A_DASHBOARD = 100
+# Asks the scheduler when it has last heard of each worker, which is much for hundreds of them.
+PRESENCE_EVERY_S = 5.0
+# A worker tells every second that it is there, unless a decoder holds its interpreter; files have 60 s.
+SILENT_AFTER_S = 30.0
 CLUSTER_KEYS = {"class", "settings", "scale", "adapt"}
+# What clusters are made of that Dask's own projects start.
+DASK_PACKAGES = ("distributed", "dask_jobqueue", "dask_kubernetes", "dask_gateway", "dask_cloudprovider", "dask_yarn")
+# Pages without a password: what is at work, and how. A port stays open that answers nothing.
+NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 DASK_SETTINGS = {
     # A task whose worker has died twice is looked into: clusters take workers away for reasons of their own.
     "distributed.scheduler.allowed-failures": 1,
@@ -48,6 +55,9 @@ class Connection:
 def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterator[Connection]:
     """Connect to workers that will do so many tasks; local processes and clusters end with the connection.
 
+    Local processes talk through TLS with certificates made for this build and kept in memory: on a loopback port
+    without it, any user of the machine could have them run code.
+
     Raises:
         CacheError: there is no such scheduler or cluster.
     """
@@ -60,12 +70,14 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
         if workers.scheduler or workers.scheduler_file:
             found = Connection(stack.enter_context(_client_of_scheduler(workers.scheduler, workers.scheduler_file)))
         elif workers.cluster:
-            found = _connect_started(workers.cluster, stack, say)
+            found = _connect_started(workers, stack, say)
         else:
-            cluster = _start_local(min(workers.local, tasks), tasks, stack)
+            cluster = _start_local(min(workers.local, tasks), workers.dashboard, stack)
             found = Connection(stack.enter_context(distributed.Client(cluster)))
-        if workers.local == 0 or tasks >= TASKS_WORTH_A_DASHBOARD:
+        if workers.local == 0 or workers.dashboard:
             say(_describe(found.client))
+        if str(found.client.scheduler.address).startswith("tcp://"):
+            say("Dask's connections are open (tcp://): who reaches them can run code as you; docs/cluster.md shows TLS")
         try:
             yield Connection(found.client, _Presence(found.client, say, found.look).look)
         finally:
@@ -73,11 +85,14 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
 
 
 class _Presence:
-    """Tells when the last worker has gone, for then a build waits."""
+    """Tells when the last worker has gone, or one is silent, for then a build waits."""
 
     def __init__(self, client: Any, say: Callable[[str], None], look: Callable[[], None]) -> None:
         self._client, self._say, self._look = client, say, look
         self._told = not client.nthreads()
+        self._looked = time.monotonic()
+        self._heard: dict[str, tuple[float, float]] = {}  # worker -> what the scheduler's clock said, and ours then
+        self._silent: set[str] = set()
 
     def look(self) -> None:
         self._look()
@@ -87,6 +102,23 @@ class _Presence:
         if none and not self._told:
             self._say("no Dask worker at the moment: waiting for one")
         self._told = none
+        if time.monotonic() - self._looked > PRESENCE_EVERY_S:
+            self._looked = time.monotonic()
+            self._tell_silent(self._client.scheduler_info()["workers"])
+
+    def _tell_silent(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Say once of a worker that it has not been heard of for a while."""
+        now = time.monotonic()
+        for address, worker in workers.items():
+            if self._heard.get(address, (None, 0.0))[0] != worker["last_seen"]:
+                self._heard[address] = worker["last_seen"], now
+                self._silent.discard(address)
+            elif now - self._heard[address][1] > SILENT_AFTER_S and address not in self._silent:
+                self._silent.add(address)
+                self._say(
+                    f"worker {address} has not been heard of for {SILENT_AFTER_S:.0f} s: is it stopped, or its machine "
+                    "gone? Its task waits for it, and goes to another one after the scheduler's worker-ttl"
+                )
 
 
 def _describe(client: Any) -> str:
@@ -96,17 +128,22 @@ def _describe(client: Any) -> str:
     return f"{count} Dask {'worker' if count == 1 else 'workers'}{' so far' if count == 0 else ''}{dashboard}"
 
 
-def _start_local(count: int, tasks: int, stack: contextlib.ExitStack) -> Any:
+def _start_local(count: int, dashboard: bool, stack: contextlib.ExitStack) -> Any:
+    if dashboard and importlib.util.find_spec("bokeh") is None:
+        raise CacheError("--dashboard: Dask draws it with bokeh; pip install bokeh")
     # A local process dies of what it does, so its task is looked into at once.
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
-    watch = tasks >= TASKS_WORTH_A_DASHBOARD and importlib.util.find_spec("bokeh") is not None
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipeline-"))
+    if not dashboard:
+        stack.enter_context(dask.config.set(NO_PAGES))
+    folder = stack.enter_context(scratch_folder())
     with interrupts_held():
         cluster = distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
+            protocol="tls://",
+            security=distributed.Security.temporary(),
             dashboard_address="127.0.0.1:0",  # a port that is free: another build may run beside this one
-            scheduler_kwargs={"dashboard": watch},
+            scheduler_kwargs={"dashboard": dashboard},
             local_directory=folder,
             silence_logs=logging.CRITICAL,
         )
@@ -125,9 +162,12 @@ def _client_of_scheduler(address: str | None, file: Path | None) -> Any:
         raise CacheError(f"{where}: no Dask scheduler answers ({error}); start one, or correct the address") from error
 
 
-def _connect_started(file: Path, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Connection:
+def _connect_started(workers: Workers, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Connection:
     """Start the cluster of a file: `class`, a dotted name; `settings` for it; `scale`, a number, or `adapt`."""
+    file = workers.cluster
+    assert file
     content = _read_description(file)
+    _refuse_foreign_class(file, str(content["class"]), workers.any_class)
     try:
         refusals = Refusals()
         stack.enter_context(handled_by(refusals, "tornado.application", "asyncio"))
@@ -144,11 +184,24 @@ def _connect_started(file: Path, stack: contextlib.ExitStack, say: Callable[[str
         raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error
 
 
+def _refuse_foreign_class(file: Path, name: str, any_class: bool) -> None:
+    """Importing a module runs what is in it, so a file may name Dask's clusters alone.
+
+    Raises:
+        CacheError: it names something else, and no flag allows it.
+    """
+    if not any_class and (name.split(".")[0] not in DASK_PACKAGES or not name.endswith("Cluster")):
+        raise CacheError(
+            f"--cluster {file}: {name} is no cluster class of {', '.join(DASK_PACKAGES)}, and would run as code; if "
+            "you trust it, add --any-cluster-class"
+        )
+
+
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CacheError(f"--cluster {file}: cannot be read: {' '.join(str(error).split())}") from error
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"--cluster {file}: cannot be read: {error}") from error
     if not isinstance(content, dict) or "class" not in content or content.keys() - CLUSTER_KEYS:
         raise CacheError(f"--cluster {file}: takes the keys {', '.join(sorted(CLUSTER_KEYS))}; class is needed")
     if ("scale" in content) == ("adapt" in content):

@@ -1,17 +1,51 @@
-"""This file holds Ctrl-C back while processes are started and ended."""
+"""This file makes Ctrl-C, SIGTERM and SIGHUP one kind of end, and holds it back while processes start and end."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 
-from pipeline.system import interrupts_blocked
+from pipeline import system
+
+
+class Ended(KeyboardInterrupt):
+    """A signal other than Ctrl-C has ended the command, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, unless they are ignored, as under `nohup`.
+
+    Raises:
+        Ended: one of them came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended(number)
+
+    before = {number: signal.getsignal(number) for number in system.ending_signals()[1:]}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Put an interrupt off to the end of the block; threads and processes that begin in it never get one.
+    """Put an end by a signal off to the end of the block; threads and processes begun in it get no Ctrl-C or SIGHUP.
 
     A terminal sends Ctrl-C to all processes: this one ends the workers, and they need not print how it felt. Dask,
     interrupted while it starts or ends them, leaves some behind and waits 10 s for them.
@@ -25,11 +59,14 @@ def interrupts_held() -> Iterator[None]:
     # Python 3.11 unblocks the signal in the thread that starts this process, just before it starts the first worker.
     resource_tracker.ensure_running()
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number)) for number in system.ending_signals()
+    }
     try:
-        with interrupts_blocked():
+        with system.interrupts_blocked():
             yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if held:
-        signal.raise_signal(signal.SIGINT)  # which a build in the background may ignore
+        signal.raise_signal(held[0])  # which a build in the background may ignore

@@ -1,5 +1,6 @@
 """This file shows a build at work: a bar on a terminal, a line every few seconds elsewhere."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -7,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline import terminal
 from pipeline.planning.plan import Plan, ShardJob
 
 LINE_EVERY_S = 5.0
@@ -26,7 +28,7 @@ class ShownProgress:
 
     def planned(self, plan: Plan) -> None:
         for line in plan.as_lines():
-            print(line, file=sys.stderr)
+            terminal.note(line)
         self._total = plan.slices_expected
         if self._total and sys.stderr.isatty():
             self._bar = tqdm(
@@ -60,24 +62,23 @@ class ShownProgress:
         self._printed = time.monotonic()
         rate = done / (self._printed - self._started)
         left = max(self._total - done, 0) / max(rate, 1e-9)
-        print(
+        terminal.note(
             f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._rejects:,} rejects, "
-            f"{tqdm.format_interval(left)} left",
-            file=sys.stderr,
-            flush=True,
+            f"{tqdm.format_interval(left)} left"
         )
 
     def note(self, line: str) -> None:
         """Print a line without harm to the bar."""
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(terminal.printable(line), file=sys.stderr)
 
     def stage(self, name: str) -> None:
         self._close()
-        print(name, file=sys.stderr)
+        terminal.note(name)
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._bar.close()
             self._bar = None
 
     def __enter__(self) -> "ShownProgress":

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipeline.errors import CatalogError
+from pipeline.planning.yaml_text import read_yaml
 
+LabelLevel = Literal["slice", "series", "study", "patient"]
 DEFAULT_FILE = "data_catalog.yaml"
 MAX_SIZE_PX = 4096
+MAX_NAME_CHARACTERS = 100
+LARGEST_NUMBER = 10**9
 TABLE_COLUMNS = (
     "row",
     "image_id",
@@ -36,6 +39,11 @@ class _Invalid(Exception):
         super().__init__(f"{key}: {problem}")
 
 
+def _can_be_named(name: str) -> bool:
+    """Whether a name can stand in a table, a figure and a terminal."""
+    return 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable() and not set(name) & set(',"')
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
@@ -45,6 +53,8 @@ class Window:
     width_hu: float
 
     def problem(self) -> str | None:
+        if not _can_be_named(self.name):
+            return f"{_short(self.name)} cannot name a window, choose another name"
         return None if self.width_hu > 0 else f"width_hu is {self.width_hu:g}, it must be above 0"
 
 
@@ -56,17 +66,25 @@ class ClassWeight:
     weight: float = 1.0
 
     def problem(self) -> str | None:
-        if self.name in TABLE_COLUMNS or not self.name or set(self.name) & set(',"\n\r'):
-            return f"{self.name!r} cannot be a column of the table, choose another class name"
+        if self.name in TABLE_COLUMNS or not _can_be_named(self.name):
+            return f"{_short(self.name)} cannot be a column of the table, choose another class name"
         return None if self.weight > 0 else f"weight is {self.weight:g}, it must be above 0"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """Where the labels are and in which format: `rsna_long` (ID,Label) or `wide` (one line an image)."""
+    """Where the labels are and what a line of them is about.
 
-    type: Literal["rsna_long", "wide"] = "wide"
+    Attributes:
+        type: `rsna_long` (ID,Label), `wide` (one line a slice, series, ...), or None to tell by the header.
+        level: what one label is for; it holds for every slice of that.
+        soft: whether a label may lie between 0 and 1, as the share of readers who saw it.
+    """
+
+    type: Literal["rsna_long", "wide"] | None = None
     filepath: str | None = None
+    level: LabelLevel = "slice"
+    soft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +180,11 @@ def load(path: Path | None) -> Catalog:
     """
     file = path or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else Path(__file__).parents[1] / DEFAULT_FILE)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
     except OSError as error:
         raise CatalogError(f"{file}: cannot be read ({error.strerror}); give --catalog FILE") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise CatalogError(f"{file}: {error}") from error
     try:
         catalog = _parse(Catalog, content, "")
         _check_windows_and_sizes(catalog.windows, catalog.sizes, "")
@@ -203,9 +221,11 @@ def _check_windows_and_sizes(windows: tuple[Window, ...], sizes: tuple[int, ...]
 
 
 def _check_unique(names: typing.Sequence[Any], key: str) -> None:
+    seen = set()
     for name in names:
-        if list(names).count(name) > 1:
-            raise _Invalid(key, f"{name!r} is given twice")
+        if name in seen:
+            raise _Invalid(key, f"{_short(name)} is given twice")
+        seen.add(name)
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:
@@ -222,15 +242,15 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
         return _parse_dataclass(kind, value, key)
     if origin is tuple:
         if not isinstance(value, list) or not value:
-            raise _Invalid(key, f"must be a list with at least one item, not {value!r}")
+            raise _Invalid(key, f"must be a list with at least one item, not {_short(value)}")
         return tuple(_parse(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is Mapping:
         if not isinstance(value, dict) or not value:
-            raise _Invalid(key, f"must be a mapping, not {value!r}")
+            raise _Invalid(key, f"must be a mapping, not {_short(value)}")
         return {str(k): _parse(args[1], item, f"{key}.{k}") for k, item in value.items()}
     if origin is Literal:
         if value not in args:
-            raise _Invalid(key, f"{value!r} is unknown{_suggest(value, args)}")
+            raise _Invalid(key, f"{_short(value)} is unknown{_suggest(value, args)}")
         return value
     if origin is types.UnionType:
         return None if value is None else _parse(args[0], value, key)
@@ -239,17 +259,30 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
 
 def _parse_plain(kind: type, value: Any, key: str) -> Any:
     wanted = (int, float) if kind is float else kind
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        word = {int: "a whole number", float: "a number", str: "text"}[kind]
-        raise _Invalid(key, f"must be {word}, not {value!r}")
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, wanted):
+        word = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+        raise _Invalid(key, f"must be {word}, not {_short(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise _Invalid(key, f"must be finite, not {value!r}")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise _Invalid(key, f"must be at most {LARGEST_NUMBER:,}, not {_short(value)}")
     return kind(value)
+
+
+def _short(value: Any) -> str:
+    """A value for a message: its beginning, of whatever size it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlevel = 2
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python turns into text
+        return "a number of thousands of digits"
 
 
 def _parse_dataclass(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise _Invalid(key or "the file", f"must be a mapping, not {value!r}")
+        raise _Invalid(key or "the file", f"must be a mapping, not {_short(value)}")
     hints = typing.get_type_hints(kind)
     prefix = f"{key}." if key else ""
     for name in value:

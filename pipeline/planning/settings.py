@@ -111,6 +111,8 @@ class Workers:
         scheduler_file: the file in which a running scheduler left its address, or None.
         cluster: YAML file that describes a cluster to start, or None.
         report: file for Dask's performance report, or None.
+        dashboard: whether local processes serve Dask's pages, to anybody on this machine.
+        any_class: whether `cluster` may name any class, which runs as code.
     """
 
     local: int
@@ -118,6 +120,8 @@ class Workers:
     scheduler_file: Path | None = None
     cluster: Path | None = None
     report: Path | None = None
+    dashboard: bool = False
+    any_class: bool = False
 
     @property
     def in_process(self) -> bool:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.planning.settings import Settings
@@ -14,7 +14,7 @@ from pipeline.planning.settings import Settings
 READ_VERSION = 1
 RENDER_VERSION = 1
 SERIES_VERSION = 1
-LABELS_VERSION = 1
+LABELS_VERSION = 2
 NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
 
 
@@ -97,7 +97,8 @@ def fingerprints(settings: Settings) -> Fingerprints:
         for size_px in settings.sizes
     )
     classes = settings.classes if settings.labels.file.filepath else ()
-    labels = [LABELS_VERSION, settings.labels.file.type, settings.labels.digest, settings.image_id, classes]
+    form = replace(settings.labels.file, filepath=None)
+    labels = [LABELS_VERSION, form, settings.labels.digest, settings.image_id, classes]
     table = fingerprint(["table", SERIES_VERSION, labels, settings.dataset, settings.splits])
     return Fingerprints(reading, arrays, table)
 

@@ -1,7 +1,7 @@
-"""This file reads label files: one line a slice, one column a class."""
+"""This file reads label files: one line a slice, series, study or patient, one column a class."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -9,117 +9,209 @@ import pandas as pd
 
 from pipeline.errors import SourceError
 from pipeline.planning.catalog import LabelFile
+from pipeline.tables.cells import read_cells
+from pipeline.tables.long_labels import read_plain
+
+# Level of labels -> the column of the table that a line of the file names.
+KEYS = {
+    "slice": "image_id",
+    "series": "series_instance_uid",
+    "study": "study_instance_uid",
+    "patient": "patient_id",
+}
+# How people call that column, in lower case and without anything but letters and digits.
+NAMES = {
+    "slice": ("imageid", "image", "sopinstanceuid", "sopuid", "slice", "sliceid", "filename", "file"),
+    "series": ("seriesinstanceuid", "seriesuid", "seriesid", "series"),
+    "study": ("studyinstanceuid", "studyuid", "studyid", "study", "accessionnumber"),
+    "patient": ("patientid", "patient", "subjectid", "subject"),
+}
+LONG_COLUMNS = ["id", "label"]
+WORDS = {"true": "1", "false": "0", "nan": ""}
 
 
-def read_labels(labels: LabelFile, content: bytes, classes: Sequence[str]) -> pd.DataFrame:
+def read_labels(
+    labels: LabelFile, content: bytes, classes: Sequence[str], name_patient: Callable[[str], str] = str
+) -> pd.DataFrame:
     """Parse a label file.
 
     Args:
         content: the file's bytes; `labels.filepath` is only for messages.
+        name_patient: from the file's patient id to the table's, for labels by patient.
 
     Returns:
-        float32, index `image_id`, one column a class in the order of `classes`: 0, 1, or NaN for an empty cell.
-        Lines that say the same of an image are merged.
+        float32, index called after the table's column that it names (`image_id` where labels are by slice), one
+        column a class in the order of `classes`: 0, 1, or with `labels.soft` a number between them; NaN for an empty
+        cell. Lines that say the same of one thing are merged.
 
     Raises:
-        SourceError: not such a file, an unknown class, a value that is not 0 or 1, lines that contradict each other.
+        SourceError: not such a file, an unknown class, a value out of range, lines that contradict each other.
     """
     name = str(labels.filepath)
-    try:
-        frame = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SourceError(f"{name}: not a CSV file with labels ({error})") from error
-    if labels.type == "rsna_long":
-        return _read_rsna_long(name, frame, list(classes))
-    return _read_wide(name, frame, list(classes))
+    plain = read_plain(content, classes) if labels.type != "wide" else None
+    if plain is not None:
+        names, table = _decoded(plain[0]), plain[1]
+    else:
+        frame, separator = read_cells(name, content)
+        is_long = [_plain(column) for column in frame.columns[:2]] == LONG_COLUMNS and "label" not in classes
+        _check_type(name, labels, frame, is_long)
+        read = _read_long if is_long else _read_wide
+        names, table = read(labels, frame, list(classes), _Values(name, labels.soft, separator))
+    key = KEYS[labels.level]
+    if labels.level == "slice":
+        names = [_without_ending(image) for image in names]
+    elif labels.level == "patient":
+        names = [name_patient(patient) for patient in names]
+    return pd.DataFrame(table, index=pd.Index(names, name=key, dtype=object), columns=list(classes))
 
 
-def labels_of_table(name: str, table: bytes, classes: Sequence[str]) -> pd.DataFrame:
+def labels_of_table(labels: LabelFile, table: bytes, classes: Sequence[str]) -> pd.DataFrame:
     """The labels that a commit's table holds, as `read_labels` gives them.
-
-    Args:
-        name: of the file that they came from, for messages.
 
     Raises:
         SourceError: a class is none of the table's.
     """
-    frame = pd.read_csv(BytesIO(table), dtype={"image_id": str}, keep_default_na=False, na_values=[""])
+    key = KEYS[labels.level]
+    frame = pd.read_csv(BytesIO(table), dtype={key: str}, keep_default_na=False, na_values={c: [""] for c in classes})
     for klass in classes:
         if klass not in frame.columns:
             raise SourceError(
-                f"{name}: is gone, and the commit has no labels of the class {klass}; bring the file back, give "
-                "--labels FILE, or take the class out of the catalog"
+                f"{labels.filepath}: is gone, and the commit has no labels of the class {klass}; bring the file back, "
+                "give --labels FILE, or take the class out of the catalog"
             )
-    labels = frame.drop_duplicates("image_id").set_index("image_id")[list(classes)].astype(np.float32)
-    return labels.dropna(how="all")
+    known = frame[~frame[list(classes)].isna().all(axis=1)]
+    return known.drop_duplicates(key).set_index(key)[list(classes)].astype(np.float32)
 
 
-def _read_rsna_long(name: str, frame: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+def _decoded(names: np.ndarray) -> list[str]:
+    return [image.decode() for image in names.tolist()]
+
+
+def _without_ending(image: str) -> str:
+    return image[:-4] if image.lower().endswith(".dcm") else image
+
+
+def _plain(column: object) -> str:
+    """A column's name as `NAMES` has it."""
+    return "".join(character for character in str(column).lower() if character.isalnum())
+
+
+def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, is_long: bool) -> None:
+    """Compare what the file is with what the catalog says of it, where it says anything."""
+    header = ",".join(map(str, frame.columns[:4]))
+    if labels.type == "rsna_long" and not is_long:
+        raise SourceError(f"{name}: the header is {header}, the RSNA long format has ID,Label")
+    if labels.type == "wide" and is_long:
+        raise SourceError(f"{name}: this is the RSNA long format; take `type: wide` out of the catalog's `labels`")
+
+
+class _Values:
+    """Turns cells into labels, or says which one is wrong."""
+
+    def __init__(self, name: str, soft: bool, separator: str) -> None:
+        self._name, self._soft, self._separator = name, soft, separator
+
+    def read(self, cells: pd.Series, column: str) -> np.ndarray:
+        """Cells as float32: 0 to 1, or NaN for an empty one."""
+        text = cells.str.lower().replace(WORDS)
+        if self._separator == ";":  # as saved where a comma stands before the decimals
+            text = text.str.replace(",", ".", regex=False)
+        numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float32, na_value=np.nan)
+        empty = (text == "").to_numpy(bool)
+        between = (numbers > 0) & (numbers < 1)
+        wrong = ~(empty | (numbers == 0) | (numbers == 1) | (between & self._soft))
+        if wrong.any():
+            self._refuse(cells, column, int(np.flatnonzero(wrong)[0]), between)
+        return np.where(empty, np.float32(np.nan), numbers).astype(np.float32)
+
+    def _refuse(self, cells: pd.Series, column: str, place: int, between: np.ndarray) -> None:
+        allowed = "a number from 0 to 1" if self._soft else "0, 1"
+        hint = "; for probabilities, say labels: {soft: true} in the catalog" if between[place] else ""
+        raise SourceError(
+            f"{self._name}: line {cells.index[place]}: {column} is {cells.iloc[place]!r}, it must be {allowed} or "
+            f"empty{hint}"
+        )
+
+
+def _read_long(
+    labels: LabelFile, frame: pd.DataFrame, classes: list[str], values: _Values
+) -> tuple[list[str], np.ndarray]:
     """`ID,Label` with ID = `<image>_<class>`, one line a class of an image."""
-    if list(frame.columns[:2]) != ["ID", "Label"]:
-        raise SourceError(f"{name}: the header is {','.join(frame.columns[:4])}, the RSNA long format has ID,Label")
-    ids = frame["ID"]
+    name = str(labels.filepath)
+    ids = frame.iloc[:, 0]
+    lower = ids.str.lower()
     column = np.full(len(frame), -1, np.int64)
     images = np.empty(len(frame), object)
     for number, klass in sorted(enumerate(classes), key=lambda pair: -len(pair[1])):
-        mask = ids.str.endswith(f"_{klass}").to_numpy(bool) & (column < 0)
+        mask = lower.str.endswith(f"_{klass.lower()}").to_numpy(bool) & (column < 0)
         column[mask] = number
         images[mask] = ids[mask].str.slice(stop=-len(klass) - 1).to_numpy(object)
     if (column < 0).any():
-        line = int(np.flatnonzero(column < 0)[0])
-        _refuse_class(name, line, ids.iloc[line], str(ids.iloc[line]).rpartition("_")[2], classes)
-    values = _values(name, frame["Label"], "Label")
+        place = int(np.flatnonzero(column < 0)[0])
+        _refuse_class(name, ids.index[place], ids.iloc[place], classes)
+    given = values.read(frame.iloc[:, 1], "Label")
     codes, unique = pd.factorize(pd.Series(images))
     table = np.full((len(unique), len(classes)), np.nan, np.float32)
-    table[codes, column] = values
-    disagree = np.flatnonzero(~_equal(table[codes, column], values))
+    table[codes, column] = given
+    disagree = np.flatnonzero(~_equal(table[codes, column], given))
     if disagree.size:
         raise SourceError(f"{name}: {ids.iloc[disagree[0]]} is given twice with different labels; correct the file")
-    return _labels(table, unique, classes)
+    return list(unique), table
 
 
-def _read_wide(name: str, frame: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """One line an image: its id in `image_id` or the first column, then one column a class, in any order."""
-    columns = list(frame.columns)
-    if columns[:2] == ["ID", "Label"]:
-        raise SourceError(f"{name}: this is the RSNA long format; use --dataset rsna, or labels: {{type: rsna_long}}")
-    key = "image_id" if "image_id" in columns else columns[0]
-    missing = [klass for klass in classes if klass not in columns]
-    if missing:
-        near = difflib.get_close_matches(missing[0], [c for c in columns if c != key], n=1)
-        hint = f", is it the column {near[0]}?" if near else f"; its columns are {', '.join(columns)}"
-        raise SourceError(f"{name}: there is no column for the class {missing[0]}{hint}")
-    table = np.stack([_values(name, frame[klass], klass) for klass in classes], 1)
+def _read_wide(
+    labels: LabelFile, frame: pd.DataFrame, classes: list[str], values: _Values
+) -> tuple[list[str], np.ndarray]:
+    """One line a slice, series, study or patient: what it is in a column, then one column a class, in any order."""
+    name = str(labels.filepath)
+    of_class = {klass: _find_class(name, frame, klass) for klass in classes}
+    key = _find_key(labels, [column for column in frame.columns if column not in of_class.values()])
+    table = np.stack([values.read(frame[column], klass) for klass, column in of_class.items()], 1)
     codes, unique = pd.factorize(frame[key])
     merged = np.full((len(unique), len(classes)), np.nan, np.float32)
     merged[codes] = table
     disagree = np.flatnonzero(~_equal(merged[codes], table).all(1))
     if disagree.size:
-        image = frame[key].iloc[disagree[0]]
-        raise SourceError(f"{name}: {image} is given twice with different labels; correct the file")
-    return _labels(merged, unique, classes)
+        what = frame[key].iloc[disagree[0]]
+        raise SourceError(f"{name}: {what} is given twice with different labels; correct the file")
+    return list(unique), merged
 
 
-def _values(name: str, cells: pd.Series, column: str) -> np.ndarray:
-    """Cells as float32 0, 1 or NaN."""
-    numbers = pd.to_numeric(cells.str.strip(), errors="coerce").to_numpy(np.float32, na_value=np.nan)
-    empty = (cells.str.strip() == "").to_numpy(bool)
-    wrong = ~(empty | (numbers == 0) | (numbers == 1))
-    if wrong.any():
-        line = int(np.flatnonzero(wrong)[0])
-        raise SourceError(f"{name}: line {line + 2}: {column} is {cells.iloc[line]!r}, it must be 0, 1 or empty")
-    return np.where(empty, np.float32(np.nan), numbers).astype(np.float32)
+def _find_class(name: str, frame: pd.DataFrame, klass: str) -> str:
+    """The column of a class, in whatever case the file writes it."""
+    fitting = [column for column in frame.columns if column == klass]
+    fitting = fitting or [column for column in frame.columns if column.lower() == klass.lower()]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise SourceError(f"{name}: the columns {' and '.join(fitting)} are both the class {klass}; remove one")
+    near = difflib.get_close_matches(klass, list(frame.columns), n=1)
+    hint = f", is it the column {near[0]}?" if near else f"; its columns are {', '.join(frame.columns)}"
+    raise SourceError(f"{name}: there is no column for the class {klass}{hint}")
+
+
+def _find_key(labels: LabelFile, columns: list[str]) -> str:
+    """The column that says what a line is about: by its name, else the first one that is no class."""
+    if not columns:
+        raise SourceError(f"{labels.filepath}: every column is a class; one must name the {labels.level}")
+    named = {level: [c for c in columns if _plain(c) in names] for level, names in NAMES.items()}
+    if named[labels.level]:
+        return named[labels.level][0]
+    others = [level for level, found in named.items() if columns[0] in found]
+    if others:
+        raise SourceError(
+            f"{labels.filepath}: its lines are by {others[0]} ({columns[0]}), the catalog has labels by "
+            f"{labels.level}; say labels: {{level: {others[0]}}} in the catalog, or give a file by {labels.level}"
+        )
+    return columns[0]
+
+
+def _refuse_class(name: str, line: int, label: str, classes: list[str]) -> None:
+    klass = label.rpartition("_")[2]
+    near = difflib.get_close_matches(klass, classes, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(classes)}"
+    raise SourceError(f"{name}: line {line}: {label}: unknown class {klass!r}, {hint}")
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a == b) | (np.isnan(a) & np.isnan(b))
-
-
-def _labels(table: np.ndarray, images: pd.Index, classes: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(table, index=pd.Index(images, name="image_id"), columns=classes)
-
-
-def _refuse_class(name: str, line: int, label: str, klass: str, classes: list[str]) -> None:
-    near = difflib.get_close_matches(klass, classes, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(classes)}"
-    raise SourceError(f"{name}: line {line + 2}: {label}: unknown class {klass!r}, {hint}")

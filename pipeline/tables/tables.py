@@ -67,7 +67,8 @@ def make_tables(
         ledger: the files of the commit.
         records: the done-record of every shard that the ledger names.
         image_id: `sop_instance_uid` or `file_stem`.
-        labels: as `labels.read_labels` gives them, None where there are none.
+        labels: as `labels.read_labels` gives them, None where there are none; one of a series, study or patient is
+            that of each of its slices.
     """
     slots = ledger.live_slots()
     slices = _slices(slots, records, rows_per_shard)
@@ -184,16 +185,19 @@ def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[
 
 
 def _join_labels(slices: pd.DataFrame, labels: pd.DataFrame | None, classes: list[str]) -> dict[str, int]:
-    """Add one column a class to `slices`, 0, 1 or empty. Returns the counts of what did not fit."""
+    """Add one column a class to `slices`: 0, 1 or empty, or numbers between. Returns the counts of what did not fit."""
     if labels is None:
-        labels = pd.DataFrame(columns=classes, dtype=np.float32)
-    joined = labels.reindex(slices["image_id"]).to_numpy(np.float32)
+        labels = pd.DataFrame(columns=classes, dtype=np.float32, index=pd.Index([], name="image_id"))
+    key = slices[labels.index.name]
+    joined = labels.reindex(key).to_numpy(np.float32)
     for column, klass in enumerate(classes):
-        slices[klass] = pd.array(joined[:, column], dtype="Int8")
+        values = joined[:, column]
+        soft = bool(((values > 0) & (values < 1)).any())
+        slices[klass] = values if soft else pd.array(values, dtype="Int8")
     without = np.isnan(joined).all(1)
     return {
         "slices_without_label": int(without.sum()),
-        "labels_without_slice": int((~labels.index.isin(slices["image_id"])).sum()),
+        "labels_without_slice": int((~labels.index.isin(key)).sum()),
         "any_disagrees": _any_disagrees(joined, classes),
     }
 

@@ -124,8 +124,14 @@ def run_without_copies(small: Small) -> None:
         landing.mend_copies = mend
 
 
-@pytest.mark.parametrize("begun", [0, 1], ids=["while workers start", "while they work"])
-def test_interrupted_by_the_keyboard_says_how_to_go_on(small, begun):
+@pytest.mark.parametrize(
+    ("begun", "end", "code"),
+    [(0, signal.SIGINT, 130), (1, signal.SIGINT, 130), (1, signal.SIGHUP, 129), (1, signal.SIGTERM, 143)],
+    ids=["while workers start", "while they work", "terminal closed", "preempted"],
+)
+def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(small.folder / "tmp"))
+    (small.folder / "tmp").mkdir()
     small.build()
     for number in range(20, 100):
         write(small.src / f"{number}.dcm", slice_bytes(number))
@@ -135,10 +141,14 @@ def test_interrupted_by_the_keyboard_says_how_to_go_on(small, begun):
         time.sleep(0.02)
         assert process.poll() is None, process.stderr.read()
     started = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: workers get it too
+    if end == signal.SIGTERM:
+        process.terminate()
+    else:
+        os.killpg(process.pid, end)  # as a terminal does it: workers get it too
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - started < 10
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert not list((small.folder / "tmp").glob("pipeline-*"))
     assert said.splitlines()[-1] == "interrupted; what is finished is kept: run the same command to go on"
     assert "Traceback" not in said
     finished = len(recorded_shards(small.out))

@@ -174,8 +174,11 @@ def test_a_file_describes_a_cluster_to_start(small):
         ("settings: {}", "takes the keys adapt, class, scale, settings; class is needed"),
         ("class: distributed.LocalCluster\nworkers: 3", "takes the keys"),
         ("class: distributed.LocalCluster", "give scale: N, or adapt:"),
-        ("class: dask_jobkew.SLURMCluster\nscale: 2", "ModuleNotFoundError: No module named 'dask_jobkew'"),
-        ("class: distributed.LocalKluster\nscale: 2", "AttributeError: "),
+        ("class: dask_yarn.SLURMCluster\nscale: 2", "ModuleNotFoundError: No module named 'dask_yarn'"),
+        ("class: distributed.LocalKCluster\nscale: 2", "AttributeError: "),
+        ("class: os.system\nscale: 2", "os.system is no cluster class of distributed, dask_jobqueue, "),
+        ("class: distributed.Client\nscale: 2", "distributed.Client is no cluster class of"),
+        ("class: evil.DaskCluster\nscale: 2", "would run as code; if you trust it, add --any-cluster-class"),
         ("class: distributed.LocalCluster\nsettings: {wrong: 1}\nscale: 2", "local.yaml: distributed.LocalCluster: "),
         ("class: [", "cannot be read"),
     ],
@@ -186,6 +189,18 @@ def test_a_wrong_description_is_one_line(small, text, message):
     outcome = run("build", *small.options(), "--cluster", description, code=1)
     assert message in outcome.stderr
     assert len([line for line in outcome.stderr.splitlines() if "error" in line]) == 1
+
+
+def test_a_foreign_class_is_not_imported_unless_a_flag_allows_it(small, monkeypatch):
+    description, ran = small.folder / "local.yaml", small.folder / "ran"
+    description.write_text("class: foreign.Cluster\nscale: 1\n")
+    (small.folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w')\nCluster = None\n")
+    monkeypatch.syspath_prepend(small.folder)
+    run("build", *small.options(), "--cluster", description, code=1)
+    assert not ran.exists()
+    said = run("build", *small.options(), "--cluster", description, "--any-cluster-class", code=1).stderr
+    assert ran.exists()
+    assert "foreign.Cluster: TypeError" in said
 
 
 def test_no_scheduler_is_one_line(small, monkeypatch):

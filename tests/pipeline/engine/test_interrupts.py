@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.cli.body import command
 from pipeline.engine.interrupts import interrupts_held
 
 
@@ -43,3 +44,32 @@ def test_a_child_never_gets_one():
     with interrupts_held():
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert child.stdout == "alive\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_each_ends_a_command_in_the_same_way(number, code, capsys):
+    before, reached = signal.getsignal(number), []
+
+    @command
+    def work() -> None:
+        with interrupts_held():
+            signal.raise_signal(number)
+            reached.append("end of the block")
+        reached.append("after it")
+
+    with pytest.raises(SystemExit) as end:
+        work()
+    assert end.value.code == code
+    assert reached == ["end of the block"]
+    assert capsys.readouterr().err.endswith("interrupted; what is finished is kept: run the same command to go on\n")
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as end:
+            command(lambda: signal.raise_signal(signal.SIGHUP))()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert end.value.code == 0

@@ -12,7 +12,9 @@ from pipeline.planning import survey
 from testkit.faulty import Faulty
 from testkit.small import Small, run, write_slices
 
-PLAN = SimpleNamespace(reasons=["first build: 100 files"], slices_expected=100)
+PLAN = SimpleNamespace(
+    reasons=["first build: 100 files"], slices_expected=100, as_lines=lambda: ["first build: 100 files"]
+)
 
 
 def job(shard: int, files: int = 50) -> SimpleNamespace:

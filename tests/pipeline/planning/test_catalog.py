@@ -1,5 +1,6 @@
 """The catalog: what is shipped, and one line for each thing a user can get wrong in it."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,41 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path, edit, said):
     assert said in str(error.value)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "more than 100,000 values with its aliases written out"),
+        (MERGES, "more than 100,000 values with its aliases written out"),
+        ("[" * 5000, "nested more than 40 deep"),
+        ("{a: " * 5000, "nested more than 40 deep"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(500)), "nested more than 40 deep"),
+        ("a: &a [*a]", "an alias that holds itself"),
+        ("windows: 1" + "0" * 5000, "integer string conversion"),
+        ("windows: [{name: a, level_hu: 0x" + "f" * 999 + ", width_hu: 1}]\ndatasets: {a: 1}", "must be at most"),
+        ("windows: " + "x" * 5000 + "\ndatasets: {a: 1}", "windows: must be a list"),
+        ("x" * (1 << 20) + "xx", "larger than 1 MB"),
+        ("w: 2026-99-99", "month must be in 1..12"),
+    ],
+    ids=range(11),
+)
+def test_yaml_made_to_hurt_is_one_short_line(tmp_path, text, said):
+    file = tmp_path / "catalog.yaml"
+    file.write_text(text)
+    with pytest.raises(CatalogError) as error:
+        catalog.load(file)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_an_unknown_data_set_suggests_the_nearest():

@@ -1,0 +1,68 @@
+"""This file measures how long a label file of the published size takes, on one core, and how much memory.
+
+    python benchmarks/labels.py [--images 752803]
+
+The file is made up in the published form: ID,Label, six lines an image, a few lines twice. Each way of saving it is
+read by a process of its own, from disk to labels, so that the peak of memory is its own; the first line is what a
+process has that has imported everything and read nothing.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.planning.catalog import LabelFile
+from pipeline.tables.labels import read_labels
+
+CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
+
+
+def write_files(folder: Path, images: int) -> list[Path]:
+    """The same labels as published, and as one line an image."""
+    rng = np.random.default_rng(0)
+    names = [f"ID_{number:09x}" for number in rng.permutation(images) * 16381]
+    labels = rng.integers(0, 2, (images, len(CLASSES)))
+    long, wide = folder / "long.csv", folder / "wide.csv"
+    with long.open("w") as file:
+        file.write("ID,Label\n")
+        for name, line in zip([*names, *names[:4]], [*labels, *labels[:4]], strict=True):
+            file.writelines(f"{name}_{klass},{value}\n" for klass, value in zip(CLASSES, line, strict=True))
+    with wide.open("w") as file:
+        file.write(f"image_id,{','.join(CLASSES)}\n")
+        file.writelines(f"{name},{','.join(map(str, line))}\n" for name, line in zip(names, labels, strict=True))
+    return [long, wide]
+
+
+def read(file: Path | None) -> None:
+    """Read one file and print what that took; in a process of its own."""
+    started, before = time.perf_counter(), time.process_time()
+    found = read_labels(LabelFile(filepath=str(file)), file.read_bytes(), CLASSES) if file else []
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    size = file.stat().st_size / 1e6 if file else 0
+    seconds = f"{time.process_time() - before:.2f} s of one core, {time.perf_counter() - started:.2f} s in all"
+    print(f"{file.name if file else 'nothing':<10}{size:>6.0f} MB{len(found):>10,} images: {seconds}, {peak:,.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=752_803)
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--read-nothing", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.read or given.read_nothing:
+        read(given.read)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        every = [["--read-nothing"], *(["--read", str(file)] for file in write_files(Path(folder), given.images))]
+        for options in every:
+            subprocess.run([sys.executable, __file__, *options], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""This file prints: the only one that does, so that no name from outside reaches a terminal as it is."""
+
+import contextlib
+import json
+import sys
+from typing import Any, TextIO
+
+# An error is one line that a person reads; names in it may be of any length.
+MAX_ERROR_CHARACTERS = 1000
+
+
+def printable(text: str) -> str:
+    """The text with all that a terminal would act on, or cannot show, as an escape: \\x1b, \\n, \\u202e, \\udc80.
+
+    A file's name may hold colours, cursor moves, line ends that forge a line, and bytes that are no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def say(line: str) -> None:
+    """Print one line of a command's result to stdout."""
+    _print(line, sys.stdout)
+
+
+def say_json(content: Any) -> None:
+    """Print plain data for scripts; JSON has escapes of its own for all that is not ASCII."""
+    print(json.dumps(content, indent=2))
+
+
+def note(line: str) -> None:
+    """Print one line about the work, not its result, to stderr; a terminal that is gone ends nothing."""
+    with contextlib.suppress(OSError):
+        _print(line, sys.stderr)
+
+
+def complain(message: str) -> None:
+    """Print an error as one line of bounded length to stderr; a terminal that is gone does not hide the exit code."""
+    if len(message) > MAX_ERROR_CHARACTERS:
+        message = message[: MAX_ERROR_CHARACTERS - 1] + "…"
+    with contextlib.suppress(OSError):
+        _print(f"error: {message}", sys.stderr)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    encoding = stream.encoding or "utf-8"
+    print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
