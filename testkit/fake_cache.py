@@ -29,7 +29,7 @@ class FakeCache:
     Attributes:
         path: its folder.
         table: (N,) lines as in the format.
-        images: size -> (N, 3, S, S) uint8, in the order of the table, not of rows.
+        images: size -> (N, C, S, S) uint8, in the order of the table, not of rows.
     """
 
     path: Path
@@ -50,6 +50,7 @@ def write_cache(
     compressor: str = "lz4",
     seed: int = 0,
     row_seed: int = 0,
+    windows: tuple[tuple[str, float, float], ...] = WINDOWS,
 ) -> FakeCache:
     """Write a cache of patients x slices slices, one series a patient.
 
@@ -68,14 +69,14 @@ def write_cache(
     capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
     table["row"] = np.random.default_rng(row_seed).permutation(capacity)[: len(table)]
     labels = table[list(classes)].to_numpy(float) if classes else np.zeros((len(table), 0))
-    images = {size: _images(np.random.default_rng((seed, size)), labels, size) for size in sizes}
+    images = {size: _images(np.random.default_rng((seed, size)), labels, size, len(windows)) for size in sizes}
 
     zarr.create_group(path)
     for size in sizes:
-        stored = np.random.default_rng(1).integers(0, 256, (capacity, 3, size, size), np.uint8)
+        stored = np.random.default_rng(1).integers(0, 256, (capacity, len(windows), size, size), np.uint8)
         stored[table["row"]] = images[size]
         _write_arrays(path, size, stored, rows_per_shard, compressor)
-    _commit(path, table, classes, sizes, rows_per_shard)
+    _commit(path, table, classes, windows, sizes, rows_per_shard)
     return FakeCache(path, table, images)
 
 
@@ -111,8 +112,8 @@ def _table(
     return table
 
 
-def _images(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarray:
-    images = rng.integers(40, 90, (len(labels), 3, size, size), np.uint8)
+def _images(rng: np.random.Generator, labels: np.ndarray, size: int, channels: int) -> np.ndarray:
+    images = rng.integers(40, 90, (len(labels), channels, size, size), np.uint8)
     images[:, :, :2, :] = 0  # air, so that a chunk compresses
     side = size // 4
     for k in range(labels.shape[1]):
@@ -139,9 +140,9 @@ def _write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int
     sums = zarr.create_array(
         path,
         name=f"sums/{size}-0badcafe",
-        shape=(len(stored), 3, 2),
+        shape=(len(stored), stored.shape[1], 2),
         dtype="uint64",
-        chunks=(rows_per_shard, 3, 2),
+        chunks=(rows_per_shard, stored.shape[1], 2),
         compressors=[Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
@@ -150,7 +151,12 @@ def _write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int
 
 
 def _commit(
-    path: Path, table: pd.DataFrame, classes: tuple[str, ...], sizes: tuple[int, ...], rows_per_shard: int
+    path: Path,
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    windows: tuple[tuple[str, float, float], ...],
+    sizes: tuple[int, ...],
+    rows_per_shard: int,
 ) -> None:
     text = table.to_csv(index=False, lineterminator="\n").encode()
     digest = hashlib.sha256(text).hexdigest()
@@ -162,7 +168,7 @@ def _commit(
         "commit": "",
         "created": "2026-01-01T00:00:00Z",
         "dataset": "fake",
-        "windows": [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in WINDOWS],
+        "windows": [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in windows],
         "sizes": {str(size): f"images/{size}-0badcafe" for size in sizes},
         "sums": {str(size): f"sums/{size}-0badcafe" for size in sizes},
         "classes": [{"name": name, "weight": 2.0 if name == "any" else 1.0} for name in classes],

@@ -103,13 +103,14 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
     external = "scored, see report" if "external" in results.scores else "none"
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))
     looks = len(results.looks)
+    windows = ", ".join(name for name, *_ in data.get("windows", [])) or "?"
     linked = "; ".join(describe(results.linked, len(results.split))) or "no two patients share a slice"
     return [
         ("1, 2", "1, 2", "title, abstract", AUTHORS),
         ("3, 4, 6", "3, 4", "background, objectives, study goal", AUTHORS),
         ("5, 7, 8", "5, 6", "source of data, eligibility", f"cache commit `{commit}`; otherwise {AUTHORS}"),
-        ("9-11", "7, 9", "preprocessing, de-identification", "HU, three windows, antialiased bilinear resize, 8 bits; "
-         "patient ids hashed by the pipeline unless the catalog kept them"),
+        ("9-11", "7, 9", "preprocessing, de-identification", f"HU, windows {windows}, antialiased "
+         "bilinear resize, 8 bits; patient ids hashed by the pipeline unless the catalog kept them"),
         ("12", "11", "missing data", "slices without a label in a class are left out of its loss and scores"),
         ("13", "5", "image acquisition", AUTHORS),
         ("14-18", "8", "reference standard, annotators, variability", AUTHORS),

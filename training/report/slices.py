@@ -31,7 +31,7 @@ def sheet(results: Results, cache: Cache | None) -> Section:
     ]
     caption = (
         f"Figure 4. Slices of {SETS[name]}: in turn one with each finding and one without any, chosen by chance, not "
-        f"by their probabilities. Windows from the left: {', '.join(windows)}. Bold and blue: the label is positive. "
+        f"by their probabilities. {windows_in_words(windows)} Bold and blue: the label is positive. "
         "Bars: predicted probabilities."
     )
     return Section("Slices", [page.cards(items, caption)])
@@ -69,12 +69,17 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         "lies farthest from its label; a label may be wrong, too. "
     )
     caption += (
-        "Last picture: Grad-CAM for that class on the brain window; orange places raised the probability, blue ones "
-        "lowered it; it says where, not why."
+        f"Last picture: Grad-CAM for that class on the {windows[0]} window; orange places raised the probability, "
+        "blue ones lowered it; it says where, not why."
         if heat is not None
         else f"No heat maps: {HeatMaps.MISSING}"
     )
     return Section(title, [page.cards(items, caption)])
+
+
+def windows_in_words(windows: list[str]) -> str:
+    """Say which windows the pictures of a card are."""
+    return f"Windows from the left: {', '.join(windows)}." if len(windows) > 1 else f"Window: {windows[0]}."
 
 
 def _no_cache(results: Results, title: str) -> Section:
