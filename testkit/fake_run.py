@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.neighbours import SERIES
 from training.data.split import split_patients
 from training.run.runs import LOG_COLUMNS
 from training.scores.evaluation import assess
@@ -15,7 +16,13 @@ from training.scores.predictions import from_table
 
 
 def write_run(
-    path: Path, cache: Cache, *, seed: int = 0, skill: float = 3.0, sides: tuple[str, ...] = ("validation", "test")
+    path: Path,
+    cache: Cache,
+    *,
+    seed: int = 0,
+    skill: float = 3.0,
+    noise: float = 1.2,
+    sides: tuple[str, ...] = ("validation", "test"),
 ) -> None:
     """Write a run on `cache`, whose logits are `skill` apart between negatives and positives on average."""
     path.mkdir(parents=True)
@@ -28,8 +35,8 @@ def write_run(
         rng = np.random.default_rng((seed, len(side)))
         table = cache.table[side_of_line == side].reset_index(drop=True)
         labels = table[list(cache.classes)].to_numpy(float)
-        logits = skill * (np.nan_to_num(labels) - 0.7) + rng.normal(0, 1.2, labels.shape)
-        columns = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]
+        logits = skill * (np.nan_to_num(labels) - 0.7) + rng.normal(0, noise, labels.shape)
+        columns = ["row", "image_id", *SERIES, "z_norm", *cache.classes]
         named = pd.DataFrame(sigmoid(logits), columns=[f"p_{name}" for name in cache.classes])
         predictions = table[columns].join(named)
         predictions.to_csv(path / f"predictions_{side}.csv", index=False)

@@ -86,7 +86,8 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
         axes.set(xlabel=x_label, title=title)
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.margins(x=0.02)
-        axes.set_ylim(0, 1.06 * max((float(np.nanmax(y)) for _, _, y, _ in series if len(y)), default=1.0) or 1.0)
+        highest = max((float(y[~np.isnan(y)].max()) for _, _, y, _ in series if not np.isnan(y).all()), default=1.0)
+        axes.set_ylim(0, 1.06 * highest or 1.0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if len(series) > 1:

@@ -22,7 +22,7 @@ def read_images(cache: Cache, size_px: int, rows: np.ndarray, context: Context |
     lines = order[np.searchsorted(cache.table["row"].to_numpy()[order], rows)]
     reader = SliceReader(cache, size_px, lines) if context is None else StackReader(cache, size_px, lines, context)
     images = np.empty((len(lines), *reader.shape), np.uint8)
-    reader.read(np.arange(len(lines)), images.reshape(len(lines), -1))
+    reader.read(np.arange(len(lines)), images.reshape(len(lines), int(np.prod(reader.shape))))
     return images
 
 

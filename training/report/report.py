@@ -9,6 +9,7 @@ import pandas as pd
 
 from training.data.cache import Cache
 from training.data.linked import describe
+from training.data.neighbours import SERIES
 from training.data.split import SIDES
 from training.report import figures, page
 from training.report.heatmap import HeatMaps, open_heat_maps
@@ -27,6 +28,8 @@ from training.report.sets import other_sets
 from training.report.slices import mistakes, sheet
 from training.report.subgroups import subgroups
 from training.run.runs import open_run
+from training.scores.headline import headline
+from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.results import Results, read_results
 
 NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
@@ -103,9 +106,7 @@ def summary(results: Results, cache: Cache | None) -> Section:
 def _tiles(results: Results) -> list[str]:
     name = results.shown or ""
     content = results.scores[name]
-    main = list(content["classes"])[-1]
-    of, spans = content["classes"][main], content.get("intervals", {})
-    span = spans.get("classes", {}).get(main, {})
+    main, spans = headline(content), content.get("intervals") or {}
 
     def tile(value: float | None, between: list[float] | None, words: str, digits: int = 3) -> tuple[str, str]:
         interval = f" (95 % interval {between[0]:.{digits}f} to {between[1]:.{digits}f})" if between else ""
@@ -116,8 +117,12 @@ def _tiles(results: Results) -> list[str]:
         page.tiles(
             [
                 tile(content["weighted_log_loss"], spans.get("weighted_log_loss"), "weighted log loss", 4),
-                tile(of["roc_auc"], span.get("roc_auc"), f"ROC AUC of {main}"),
-                tile(of["average_precision"], span.get("average_precision"), f"average precision of {main}"),
+                tile(main.scores.get("roc_auc"), main.spans.get("roc_auc"), f"ROC AUC {main.words}"),
+                tile(
+                    main.scores.get("average_precision"),
+                    main.spans.get("average_precision"),
+                    f"average precision {main.words}",
+                ),
                 (f"{len(known):,}", f"slices of {known.slices['patient_id'].nunique():,} patients in {SETS[name]}"),
             ]
         )
@@ -134,14 +139,19 @@ def _split_table(results: Results, cache: Cache | None) -> str:
         if table is None:
             row += [UNDEFINED] * (2 + len(classes))
         else:
-            share = table[list(classes)].astype(float).mean().to_numpy()
-            row += [f"{table['series_instance_uid'].nunique():,}", f"{len(table):,}"]
+            share = [_share_of_positives(table[name].astype(float)) for name in classes]
+            row += [f"{len(table[SERIES].drop_duplicates()):,}", f"{len(table):,}"]
             row += [UNDEFINED if np.isnan(part) else f"{100 * part:.1f} %" for part in share]
         rows.append(row)
     caption = (
         "Table 1. The data. No patient is on two sides. By class: the share of labelled slices that have the finding."
     )
     return page.table(caption, ["side", "patients", "series", "slices", *classes], rows)
+
+
+def _share_of_positives(labels: pd.Series) -> float:
+    known = labels.dropna()
+    return float((known >= SOFT_THRESHOLD).mean()) if len(known) else np.nan
 
 
 def _slices_of(results: Results, cache: Cache | None, side: str, patients: set[str]) -> pd.DataFrame | None:

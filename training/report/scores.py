@@ -8,7 +8,10 @@ import numpy as np
 from training.report import figures, page
 from training.report.page import Section
 from training.scores.bands import precision_recall_band, reliability, roc_band
+from training.scores.bootstrap import LEAST_PATIENTS
 from training.scores.evaluation import read_operating
+from training.scores.headline import headline
+from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.pooling import patient_groups
 from training.scores.ranking import Ranking
 from training.scores.results import Results
@@ -50,8 +53,10 @@ def with_interval(value: float | None, span: list[float] | None, digits: int = 3
 
 def not_there(results: Results, title: str) -> Section:
     """Return the section that stands where the run has no predictions or scores yet."""
-    way_out = f"train evaluate --run {results.name} --split validation"
-    return Section(title, [page.paragraph(f"The run has no scores yet. Run: {way_out}", "notice")])
+    words = f"The run has no scores yet. Run: train evaluate --run {results.name} --split validation"
+    if len(results.split) and set(results.split["split"]) == {"train"}:
+        words = "The run has no scores: all its patients are on the training side, so that it has nothing to score."
+    return Section(title, [page.paragraph(words, "notice")])
 
 
 def scores(results: Results) -> Section:
@@ -66,7 +71,8 @@ def scores(results: Results) -> Section:
     if drawn:
         caption += (
             f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of {drawn['patients']:,} patients; none "
-            "where more than one draw in twenty leaves the score undefined."
+            "where more than one draw in twenty leaves the score undefined, or of fewer than "
+            f"{LEAST_PATIENTS} patients."
         )
     blocks = [
         page.table(caption, ["class", "positive / all", *SCORES.values()], _score_rows(content)),
@@ -108,7 +114,7 @@ def _levels_table(content: Mapping[str, Any]) -> str:
         spans = of["intervals"]
         cells = [with_interval(of["weighted_log_loss"], spans["weighted_log_loss"])]
         cells += [with_interval(of["classes"][name]["roc_auc"], spans["classes"][name]["roc_auc"]) for name in classes]
-        rows.append([level, f"{of['classes'][classes[-1]]['n']:,}", *cells])
+        rows.append([level, f"{headline(of).n:,}", *cells])
     head = ["level", "count", "weighted log loss", *classes]
     caption = (
         "Table 3. ROC AUC by class at slice, series and patient level. A series or patient has a finding if any of its "
@@ -142,6 +148,9 @@ def curves(results: Results) -> Section:
             "precision-recall by class",
         ),
     ]
+    if not panels:
+        words = f"No curves: no class has both positive and negative labels on {SETS[name]}."
+        return Section("Curves", [page.paragraph(words, "notice")])
     first = (
         f"Figure 1. ROC and precision-recall curves on {SETS[name]}, slice by slice; beside each name ROC AUC or "
         "average precision."
@@ -203,13 +212,15 @@ def decisions(results: Results) -> Section:
     at = results.scores[name].get("at_threshold")
     if at is None:
         words = f"No thresholds were chosen. Run: train evaluate --run {results.name} --split validation"
+        if not (results.split["split"] == "validation").any():
+            words = "No thresholds were chosen: the run has no validation side, which would choose them."
         return Section(title, [page.paragraph(words, "notice")])
     known = results.predictions[name]
     rows = []
     for k, label in enumerate(known.classes):
         threshold = at["thresholds"][label]
         labelled = ~np.isnan(known.labels[:, k])
-        y, hard = known.labels[labelled, k] == 1, known.probabilities[labelled, k] >= threshold
+        y, hard = known.labels[labelled, k] >= SOFT_THRESHOLD, known.probabilities[labelled, k] >= threshold
         counts = [int((a & b).sum()) for a, b in ((y, hard), (y, ~hard), (~y, hard), (~y, ~hard))]
         of, span = at["classes"][label], at["intervals"]["classes"][label]
         cells = [with_interval(of[key], span[key]) for key in DECISIONS]
@@ -217,10 +228,10 @@ def decisions(results: Results) -> Section:
     head = [
         "class",
         "threshold",
-        "found",
-        "missed",
-        "false alarms",
-        "rightly none",
+        "true positives",
+        "false negatives",
+        "false positives",
+        "true negatives",
         *(SCORES[key] for key in DECISIONS),
     ]
     caption = (

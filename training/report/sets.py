@@ -4,6 +4,7 @@ from training.report import page
 from training.report.page import Section
 from training.report.scores import SCORES, SETS, UNDEFINED, not_there, with_interval
 from training.scores.compare import Contestant, compare
+from training.scores.headline import headline
 from training.scores.results import Results
 
 CHANGED = ("log_loss", "roc_auc", "average_precision", "brier")
@@ -14,23 +15,22 @@ def other_sets(results: Results) -> Section:
     rows = []
     for name, content in results.scores.items():
         spans = content.get("intervals", {})
-        main = list(content["classes"])[-1]
-        of, span = content["classes"][main], spans.get("classes", {}).get(main, {})
+        main = headline(content)
         rows.append(
             [
                 SETS[name],
                 content.get("source", {}).get("dataset", UNDEFINED),
-                f"{of['n']:,}",
+                f"{main.n:,}",
                 f"{content['bootstrap']['patients']:,}" if "bootstrap" in content else UNDEFINED,
                 with_interval(content["weighted_log_loss"], spans.get("weighted_log_loss"), 4),
-                with_interval(of["roc_auc"], span.get("roc_auc")),
-                with_interval(of["average_precision"], span.get("average_precision")),
+                with_interval(main.scores.get("roc_auc"), main.spans.get("roc_auc")),
+                with_interval(main.scores.get("average_precision"), main.spans.get("average_precision")),
                 with_interval(content["macro"]["f1"], spans.get("macro", {}).get("f1")),
             ]
         )
     if not rows:
         return not_there(results, "Sets and TTA")
-    ranked = [f"ROC AUC of {main}", f"average precision of {main}"]
+    ranked = [f"ROC AUC {main.words}", f"average precision {main.words}"]
     head = ["set", "source", "slices", "patients", "weighted log loss", *ranked, "macro F1 at 0.5"]
     return Section("Sets and TTA", [page.table("Table 7. All sets that were scored.", head, rows), *_notes(results)])
 

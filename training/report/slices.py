@@ -8,6 +8,7 @@ from training.report.heatmap import HeatMaps
 from training.report.page import Section
 from training.report.pictures import overlay, png_address, read_images, window_pictures
 from training.report.scores import SETS, not_there
+from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 from training.scores.results import Results
 
@@ -46,6 +47,9 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         return _no_cache(results, title)
     known = results.predictions[name]
     wrong = most_confident_mistakes(known, MISTAKES)
+    if not wrong:
+        words = f"No mistakes on {SETS[name]}: no probability lies more than 0.5 from its label."
+        return Section(title, [page.paragraph(words)])
     lines = np.array([line for line, _ in wrong], np.int64)
     classes = np.array([k for _, k in wrong], np.int64)
     rows, size_px = known.slices["row"].to_numpy()[lines], results.settings["config"]["size_px"]
@@ -62,7 +66,7 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
             pictures.append(
                 (png_address(overlay(images[i, 0], heat[i])), f"where {known.classes[k]} was raised or lowered")
             )
-        kind = "missed" if known.labels[line, k] == 1 else "false alarm"
+        kind = "false negative" if known.labels[line, k] >= SOFT_THRESHOLD else "false positive"
         items.append(page.card(pictures, f"{known.classes[k]}: {kind} · {_title(known, line)}", _bars(known, line)))
     caption = (
         f"Figure 5. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
@@ -94,7 +98,7 @@ def _title(known: Predictions, line: int) -> str:
 
 def _bars(known: Predictions, line: int) -> list[tuple[str, float, bool]]:
     return [
-        (name, float(p), bool(y == 1))
+        (name, float(p), bool(y >= SOFT_THRESHOLD))
         for name, p, y in zip(known.classes, known.probabilities[line], known.labels[line], strict=True)
     ]
 
@@ -107,7 +111,7 @@ def choose_slices(known: Predictions, count: int) -> np.ndarray:
     """
     shuffled = np.random.default_rng(0).permutation(len(known))
     by_name = np.argsort(known.slices["image_id"].to_numpy(str), kind="stable")[shuffled]
-    positive = known.labels[by_name] == 1
+    positive = known.labels[by_name] >= SOFT_THRESHOLD
     # `any` is implied by the others, so it gets no slices of its own where there are others.
     kinds = [positive[:, k] for k, name in enumerate(known.classes) if name != "any"] or [positive[:, 0]]
     queues = [list(by_name[kind]) for kind in (*kinds, ~positive.any(axis=1))]

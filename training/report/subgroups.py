@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from training.data.neighbours import SERIES
 from training.report import figures, page
 from training.report.page import Section
 from training.report.scores import SETS, not_there, number, with_interval
 from training.scores.evaluation import score_intervals
+from training.scores.headline import headline, main_class
 from training.scores.metrics import score
 from training.scores.predictions import Predictions
 from training.scores.results import Results
@@ -25,11 +27,11 @@ def subgroups(results: Results) -> Section:
     bins = np.minimum((known.slices["z_norm"].to_numpy() * POSITION_BINS).astype(int), POSITION_BINS - 1)
     found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
     centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
-    main = known.classes[-1]
+    main = _main_words(known)
     panels = []
-    for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC of {main}")):
+    for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC {main}")):
         values, low, high = np.array(
-            [[of[key] or np.nan, *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
+            [[_or_nan(of[key]), *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
         ).T
         panels.append(
             (
@@ -37,15 +39,22 @@ def subgroups(results: Results) -> Section:
                 f"{words} by position",
             )
         )
-    share = np.array([of["prevalence"] if of["prevalence"] is not None else np.nan for of in found])
-    panels.append(
-        (figures.draw_by_position(centres, share, share, share, "share", f"Prevalence of {main}"), "prevalence")
-    )
+    share = np.array([_or_nan(of["prevalence"]) for of in found])
+    panels.append((figures.draw_by_position(centres, share, share, share, "share", f"Prevalence {main}"), "prevalence"))
     caption = (
         f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
         "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
     )
     return Section("Subgroups", [page.figure(panels, caption, "20rem"), _group_table(results, weights, name)])
+
+
+def _main_words(known: Predictions) -> str:
+    name = main_class(known.classes)
+    return f"of {name}" if name else "mean over the classes"
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def _class_weights(results: Results) -> list[float]:
@@ -55,19 +64,18 @@ def _class_weights(results: Results) -> list[float]:
 
 def _group_scores(known: Predictions, chosen: np.ndarray, weights: list[float]) -> dict[str, Any]:
     part = select(known, chosen)
-    main = known.classes[-1]
     if not len(part):
         return dict.fromkeys(("loss", "loss_interval", "auc", "auc_interval", "average", "prevalence"))
     content = score(part.labels, part.probabilities, part.classes, weights)
     spans = score_intervals(part, weights, np.full(len(part.classes), 0.5), GROUP_RESAMPLES, 0)
-    of = content["classes"][main]
+    main = headline(content | {"intervals": spans})
     return {
         "loss": content["weighted_log_loss"],
         "loss_interval": spans["weighted_log_loss"],
-        "auc": of["roc_auc"],
-        "auc_interval": spans["classes"][main]["roc_auc"],
-        "average": of["average_precision"],
-        "prevalence": of["prevalence"],
+        "auc": main.scores["roc_auc"],
+        "auc_interval": main.spans.get("roc_auc"),
+        "average": main.scores["average_precision"],
+        "prevalence": main.scores["prevalence"],
     }
 
 
@@ -84,7 +92,7 @@ def select(known: Predictions, chosen: np.ndarray) -> Predictions:
 def _group_table(results: Results, weights: list[float], name: str) -> str:
     known = results.predictions[name]
     z_norm = known.slices["z_norm"].to_numpy()
-    size = known.slices.groupby("series_instance_uid")["row"].transform("size").to_numpy()
+    size = known.slices.groupby(SERIES)["row"].transform("size").to_numpy()
     short, long = np.quantile(size, [1 / 3, 2 / 3]) if len(size) else (0, 0)
     groups = {
         f"all, from {_source(results, name)}": known,
@@ -97,14 +105,14 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
     }
     if "external" in results.predictions:
         groups[f"external, from {_source(results, 'external')}"] = results.predictions["external"]
-    main = known.classes[-1]
-    head = ["slices", "count", "patients", f"prevalence of {main}", "weighted log loss", f"ROC AUC of {main}"]
+    main = _main_words(known)
+    head = ["slices", "count", "patients", f"prevalence {main}", "weighted log loss", f"ROC AUC {main}"]
     caption = (
         f"Table 6. Subgroups of {SETS[name]}, and other sources where there are. The cache keeps no age, sex, or "
         "scanner, so none can be shown; whoever has them can join them to the predictions by image_id."
     )
     rows = [_group_row(words, part, weights) for words, part in groups.items() if len(part)]
-    return page.table(caption, [*head, f"average precision of {main}"], rows)
+    return page.table(caption, [*head, f"average precision {main}"], rows)
 
 
 def _group_row(words: str, part: Predictions, weights: list[float]) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.neighbours import SERIES
 from training.errors import ConfigError
 from training.run.runs import prediction_table, write_table
 
@@ -58,7 +59,7 @@ def by_series(wide: pd.DataFrame) -> pd.DataFrame:
 
     The largest, because one slice with blood makes a series with blood.
     """
-    groups = wide.groupby(["patient_id", "series_instance_uid"], sort=False)
+    groups = wide.groupby(SERIES, sort=False)
     columns = [name for name in wide.columns if name.startswith("p_")]
     return groups.size().rename("slices").to_frame().join(groups[columns].max()).reset_index()
 

@@ -17,7 +17,7 @@ from training.data.cache import Cache
 from training.data.linked import FILE as LINKED
 from training.data.linked import IDENTITY, left_out_lines, read_linked
 from training.data.mirror import absolute
-from training.data.neighbours import Context, choose_context
+from training.data.neighbours import SERIES, Context, choose_context
 from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
@@ -320,13 +320,14 @@ def prediction_table(
         probabilities: (n, K) float64, in the order of `classes`.
 
     Returns:
-        n lines: row, image_id, patient_id, series_instance_uid, z_norm, a column a class with its label (where the
-        cache has labels), a column p_<class> a class.
+        n lines: row, image_id, patient_id, study_instance_uid, series_instance_uid, z_norm, a column a class with its
+        label (where the cache has labels), a column p_<class> a class.
     """
-    columns = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]
+    columns = ["row", "image_id", *SERIES, "z_norm", *cache.classes]
     table = cache.table[columns].iloc[lines].reset_index(drop=True)
-    # Whole numbers, as the format has them, with room for the absent.
-    table[list(cache.classes)] = table[list(cache.classes)].astype("Int8")
+    labels = table[list(cache.classes)]
+    if (labels.isna() | labels.isin((0, 1))).all(axis=None):  # whole numbers, as the format has them; else soft labels
+        table[list(cache.classes)] = labels.astype("Int8")
     return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
 
 

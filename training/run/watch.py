@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data.cache import Cache
+from training.data.neighbours import SERIES
 from training.errors import RunError
 from training.run.checkpoints import Progress
 from training.run.distributed import Processes
@@ -111,7 +112,7 @@ class Watch:
         table = self._cache.table.iloc[np.concatenate(everyone)]
         path = self._run.path / "nonfinite.csv"
         if self._processes.writes:
-            write_table(path, table[["row", "image_id", "patient_id", "series_instance_uid", "frame"]])
+            write_table(path, table[["row", "image_id", *SERIES, "frame"]])
         raise RunError(
             f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
             f"the weights were not touched; its slices are in {path}; look at them, or start anew with a lower --lr"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.scores.bootstrap import TAILS, draw_patients
+from training.scores.bootstrap import LEAST_PATIENTS, TAILS, draw_patients
 from training.scores.metrics import CALIBRATION_BINS
 from training.scores.ranking import Ranking, share
 
@@ -14,7 +14,7 @@ GRID = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class Band:
-    """A curve on GRID with its pointwise 95 % interval; each (101,) float64."""
+    """A curve on GRID with its pointwise 95 % interval; each (101,) float64, NaN with too few patients."""
 
     low: np.ndarray
     high: np.ndarray
@@ -52,13 +52,23 @@ def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) ->
 
 
 def _draws(num_patients: int, seed: int) -> np.ndarray:
+    """Return the draws of the patients, (R, P) int64; none, R = 0, with fewer patients than an interval needs."""
+    if num_patients < LEAST_PATIENTS:
+        return np.empty((0, num_patients), np.int64)
     return np.concatenate(list(draw_patients(num_patients, CURVE_RESAMPLES, seed)))
 
 
 def _band(curves: list[np.ndarray]) -> Band:
-    defined = [curve for curve in curves if not np.isnan(curve).all()]
-    low, high = np.nanquantile(defined, TAILS, axis=0) if defined else np.full((2, len(GRID)), np.nan)
-    return Band(low, high)
+    return Band(*_tails(np.array(curves).reshape(len(curves), len(GRID))))
+
+
+def _tails(draws: np.ndarray) -> np.ndarray:
+    """Return the two tails of draws (R, M) that are defined, (2, M); NaN where none is."""
+    low_high = np.full((2, draws.shape[1]), np.nan)
+    some = ~np.isnan(draws).all(axis=0)
+    if some.any():
+        low_high[:, some] = np.nanquantile(draws[:, some], TAILS, axis=0)
+    return low_high
 
 
 def reliability(
@@ -67,7 +77,7 @@ def reliability(
     """Sum up one class in the bins of the calibration error.
 
     Args:
-        labels: (N,) float, 0, 1 or NaN. probabilities: (N,) float64. groups: (N,) int, the patient.
+        labels: (N,) float in [0, 1], or NaN. probabilities: (N,) float64. groups: (N,) int, the patient.
     """
     known = ~np.isnan(labels)
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
@@ -79,10 +89,7 @@ def reliability(
 
     count, positive = by_patient(np.ones(known.sum())), by_patient(labels[known])
     weights = _draws(num_patients, seed)
-    observed = share(weights @ positive, weights @ count)
-    low, high = np.full((2, CALIBRATION_BINS), np.nan)
-    filled = count.sum(axis=0) > 0
-    low[filled], high[filled] = np.nanquantile(observed[:, filled], TAILS, axis=0)
+    low, high = _tails(share(weights @ positive, weights @ count))
     return Reliability(
         predicted=share(by_patient(probabilities[known]).sum(axis=0), count.sum(axis=0)),
         observed=share(positive.sum(axis=0), count.sum(axis=0)),

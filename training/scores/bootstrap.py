@@ -11,6 +11,9 @@ from training.scores.metrics import Scorer, Scores
 
 RESAMPLES = 1000
 LEVEL = 0.95
+# With fewer, an interval says nothing: that all of n patients lie on one side of 0 by chance has a probability of
+# 2 x 0.5^n, which is below 5 % from six on. Source: the sign test; Dixon and Mood, JASA 41 (1946).
+LEAST_PATIENTS = 6
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 # A percentile of draws says nothing about those in which the score is undefined, so only few of them may be.
 MOST_UNDEFINED = 0.05

@@ -11,12 +11,12 @@ import pandas as pd
 
 from training.errors import RunError
 from training.run.runs import open_run
-from training.scores.bootstrap import RESAMPLES, bootstrap, difference, interval
+from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, difference, interval
 from training.scores.metrics import Scorer, Scores
 from training.scores.pooling import patient_groups
 from training.scores.predictions import Predictions, read_predictions
 
-COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high")
+COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high", "no_interval")
 MAIN_SCORES = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
 HALF = 0.5
 
@@ -61,7 +61,8 @@ def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed:
 
     Returns:
         one line a pair and score, COLUMNS: the two values, their difference b - a, and its 95 % interval; empty where
-        undefined. `class` is a class, or "all" for the weighted log loss, "micro" or "macro".
+        undefined, and then `no_interval` says why: among other reasons, fewer than LEAST_PATIENTS patients differ.
+        `class` is a class, or "all" for the weighted log loss, "micro" or "macro".
 
     Raises:
         RunError: fewer than two, or they differ in slices, labels or classes.
@@ -79,7 +80,8 @@ def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed:
     lines = []
     for a, b in combinations(range(len(aligned)), 2):
         names = {"a": contestants[a].name, "b": contestants[b].name}
-        lines += [names | line for line in _lines(scored[a], scored[b], aligned[0].known.classes)]
+        differ = _differing(aligned[a].known, aligned[b].known, groups)
+        lines += [names | line for line in _lines(scored[a], scored[b], aligned[0].known.classes, differ)]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -109,15 +111,34 @@ def _identities(of: Contestant) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(named.assign(number=named.groupby(["image_id", "z_norm"]).cumcount()))
 
 
-def _lines(a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence[str]) -> list[dict[str, Any]]:
+def _differing(a: Predictions, b: Predictions, groups: np.ndarray) -> dict[str, int]:
+    """Return how many patients have another probability in a than in b of a labelled slice, by class and in all."""
+    other = (a.probabilities != b.probabilities) & ~np.isnan(a.labels)
+    counts = {name: len(np.unique(groups[other[:, k]])) for k, name in enumerate(a.classes)}
+    return counts | dict.fromkeys(("all", "micro", "macro"), len(np.unique(groups[other.any(axis=1)])))
+
+
+def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
+    """Say why a difference has no interval; nothing where it has one."""
+    if np.isnan(difference):
+        return "undefined"
+    if differ < LEAST_PATIENTS:
+        return f"{differ} patients differ, it needs {LEAST_PATIENTS}"
+    return "" if interval(draws) else "too often undefined"
+
+
+def _lines(
+    a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence[str], differ: Mapping[str, int]
+) -> list[dict[str, Any]]:
     flat = [_flat(values, classes) for values in (a[0], b[0], difference(a[1], b[1]))]
     lines = []
     for (score, name), draws in flat[2].items():
         value_a, value_b = (float(values[score, name][0]) for values in flat[:2])
-        low, high = interval(draws) or (np.nan, np.nan)
+        reason = _why_none(value_b - value_a, draws, differ[name])
+        low, high = (np.nan, np.nan) if reason else (interval(draws) or (np.nan, np.nan))
         lines.append(
             {"score": score, "class": name, "value_a": value_a, "value_b": value_b}
-            | {"difference": value_b - value_a, "low": low, "high": high}
+            | {"difference": value_b - value_a, "low": low, "high": high, "no_interval": reason}
         )
     return lines
 
@@ -125,7 +146,7 @@ def _lines(a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence
 def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
     flat = {("weighted_log_loss", "all"): values.weighted_log_loss}
     for kind, of in (("macro", values.macro), ("micro", values.micro)):
-        flat |= {(score, kind): array for score, array in of.items()}
+        flat |= {(score, kind): array for score, array in of.items() if score != "prevalence"}
     for k, name in enumerate(classes):
         flat |= {(score, name): array[:, k] for score, array in values.classes.items() if score != "prevalence"}
     return flat
@@ -147,6 +168,6 @@ def _text_line(of: Mapping[Any, Any]) -> str:
     head = f"{of['score']:<19}{of['class']:<18}"
     if np.isnan(of["difference"]):
         return f"{head}{'undefined':>16}"
-    span = "too often undefined" if np.isnan(of["low"]) else f"[{of['low']:+.4f}, {of['high']:+.4f}]"
+    span = of["no_interval"] if np.isnan(of["low"]) else f"[{of['low']:+.4f}, {of['high']:+.4f}]"
     clear = "  *" if of["low"] > 0 or of["high"] < 0 else ""
     return f"{head}{of['value_a']:>8.4f}{of['value_b']:>8.4f}{of['difference']:>+9.4f}  {span}{clear}"

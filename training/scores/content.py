@@ -31,7 +31,7 @@ class Content:
 
 def content_of(cache: Cache, size_px: int) -> Content:
     """Return the content of a cache at one size, whatever rows it lies in."""
-    texts = ["patient_id", "series_instance_uid"]
+    texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
     # As objects, for pandas has several kinds of text, which differ from version to version.
     facts = cache.table[[*texts, "z_norm", *cache.classes]].astype(dict.fromkeys(texts, object))
     sums = cache.sums(size_px, cache.table["row"].to_numpy())

@@ -12,7 +12,7 @@ import numpy as np
 
 from training.errors import RunError
 from training.run.runs import write_json
-from training.scores.bootstrap import LEVEL, RESAMPLES, bootstrap, intervals
+from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
 from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json
 from training.scores.pooling import LEVELS, patient_groups, pool
@@ -113,6 +113,7 @@ def evaluate_predictions(
     content["bootstrap"] = {
         "drawn": "patients",
         "patients": patient_groups(known)[1],
+        "least_patients": LEAST_PATIENTS,
         "resamples": resamples,
         "level": LEVEL,
         "seed": seed,
@@ -140,13 +141,20 @@ def _level(
 def score_intervals(
     known: Predictions, class_weights: Weights, thresholds: np.ndarray, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON; None for a single patient."""
+    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON.
+
+    None for a score of fewer than LEAST_PATIENTS labelled patients.
+    """
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
     measured = scorer.scores(np.ones((1, max(1, patients)), np.int64))
-    if patients < 2:  # each draw would be the same, which is no certainty
+    if patients < LEAST_PATIENTS:
         return intervals(measured, scorer.scores(np.zeros((1, max(1, patients)), np.int64)), known.classes)
-    return intervals(measured, bootstrap(scorer, patients, resamples, seed), known.classes)
+    spans = intervals(measured, bootstrap(scorer, patients, resamples, seed), known.classes)
+    for k, name in enumerate(known.classes):
+        if len(np.unique(groups[~np.isnan(known.labels[:, k])])) < LEAST_PATIENTS:
+            spans["classes"][name] = dict.fromkeys(spans["classes"][name])
+    return spans
 
 
 def to_text(content: Mapping[str, Any], what: str) -> str:
@@ -157,7 +165,10 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
     """
     shown = {"log_loss": "log loss", "roc_auc": "ROC AUC", "average_precision": "average precision"}
     patients = content["bootstrap"]["patients"]
-    lines = [f"{what}, slice by slice; 95 % intervals by bootstrap over {patients:,} patients", ""]
+    how = f"95 % intervals by bootstrap over {patients:,} patients"
+    if patients < LEAST_PATIENTS:
+        how = f"no intervals, which need {LEAST_PATIENTS} patients or more: {patients} here"
+    lines = [f"{what}, slice by slice; {how}", ""]
     lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())
     for name, of in content["classes"].items():
         span = content["intervals"]["classes"][name]

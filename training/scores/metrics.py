@@ -10,7 +10,9 @@ from training.scores.ranking import Ranking, share
 
 CLIP = 1e-15
 CALIBRATION_BINS = 15
+SOFT_THRESHOLD = 0.5  # from which a label between 0 and 1, a share of readers say, counts as positive
 
+MACRO = ("precision", "recall", "f1", "roc_auc", "average_precision", "prevalence")
 WHY_UNDEFINED = {
     "precision": "no slice was predicted positive",
     "recall": "no positive label",
@@ -68,10 +70,12 @@ class Scores:
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Negative log likelihood of each label, nats, probabilities clipped to [1e-15, 1 - 1e-15]; NaN stays NaN."""
+    """Cross-entropy of each label, nats, probabilities clipped to [1e-15, 1 - 1e-15]; NaN stays NaN.
+
+    Of a hard label it is the negative log likelihood; a soft one, readers' votes say, is a mean over the readers.
+    """
     clipped = np.clip(probabilities, CLIP, 1 - CLIP)
-    loss = -np.log(np.where(labels == 1, clipped, 1 - clipped))
-    return np.where(np.isnan(labels), np.nan, loss)
+    return -(labels * np.log(clipped) + (1 - labels) * np.log(1 - clipped))
 
 
 def tally(
@@ -79,8 +83,10 @@ def tally(
 ) -> Tally:
     """Sum up the slices of each group, a patient say.
 
+    Losses and gaps take a soft label as it is; what is counted takes one of SOFT_THRESHOLD or more for positive.
+
     Args:
-        labels: (N, K) float, 0, 1, or NaN where there is none, which leaves the pair of slice and class out.
+        labels: (N, K) float in [0, 1], or NaN where there is none, which leaves the pair of slice and class out.
         probabilities: (N, K) float64 in [0, 1].
         thresholds: (K,) float64; a probability equal to it counts as positive.
         groups: (N,) int in [0, num_groups).
@@ -91,9 +97,10 @@ def tally(
         return np.stack(columns, axis=1)
 
     known = ~np.isnan(labels)
-    y = np.where(known, labels, 0.0)
+    soft = np.where(known, labels, 0.0)
+    y = (soft >= SOFT_THRESHOLD).astype(np.float64)
     predicted = (probabilities >= thresholds) & known
-    error = np.where(known, probabilities - y, 0.0)
+    error = np.where(known, probabilities - soft, 0.0)
     return Tally(
         n=by_group(known),
         positives=by_group(y),
@@ -146,8 +153,8 @@ def micro_scores(sums: Tally) -> dict[str, np.ndarray]:
 
 
 def macro_scores(by_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Precision, recall and F1, each (G,) float64, as the plain mean over the classes where they are defined."""
-    names = ("precision", "recall", "f1")
+    """Scores, each (G,) float64, as the plain mean over the classes where they are defined."""
+    names = [name for name in MACRO if name in by_class]
     defined = {name: ~np.isnan(by_class[name]) for name in names}
     return {name: share(np.nansum(by_class[name], axis=-1), defined[name].sum(axis=-1)) for name in names}
 
@@ -176,7 +183,7 @@ class Scorer:
         """Sum up and sort.
 
         Args:
-            labels: (N, K) float, 0, 1, or NaN where there is none.
+            labels: (N, K) float in [0, 1], or NaN where there is none.
             probabilities: (N, K) float64 in [0, 1].
             class_weights: (K,), from the cache.
             thresholds: (K,) float64, probability from which a slice counts as positive.
@@ -218,7 +225,7 @@ def score(
     """All scores of one set of slices, ready for JSON.
 
     Args:
-        labels: (N, K) float, 0, 1, or NaN where there is none.
+        labels: (N, K) float in [0, 1], or NaN where there is none.
         probabilities: (N, K) float64 in [0, 1].
         classes: K names.
         class_weights: K weights, from the cache.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from training.scores.metrics import CLIP
+from training.scores.metrics import CLIP, SOFT_THRESHOLD
 
 RULE = "largest recall + specificity - 1 on validation (Youden's index)"
 NEWTON_STEPS = 100
@@ -37,14 +37,14 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
     """Choose thresholds and calibration on the validation slices.
 
     Args:
-        labels: (N, K) float, 0, 1 or NaN.
+        labels: (N, K) float in [0, 1], or NaN.
         probabilities: (N, K) float64 in [0, 1].
     """
     thresholds, fits, reasons = [], [], {}
     for k, name in enumerate(classes):
         known = ~np.isnan(labels[:, k])
         y, p = labels[known, k], probabilities[known, k]
-        if not 0 < y.sum() < len(y):
+        if not 0 < (y >= SOFT_THRESHOLD).sum() < len(y):
             thresholds.append(0.5)
             fits.append((1.0, 0.0))
             reasons[name] = "validation has labels of one kind only: threshold 0.5, no calibration"
@@ -62,13 +62,13 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     the bleed is, so it carries over to a set with another prevalence, which the threshold of the largest F1 does not.
 
     Args:
-        labels: (N,) float 0 or 1, both among them.
+        labels: (N,) float in [0, 1], some on either side of a half.
         probabilities: (N,) float64.
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
     """
     order = np.argsort(-probabilities, kind="stable")
-    positive = labels[order] == 1
+    positive = labels[order] >= SOFT_THRESHOLD
     recall = np.cumsum(positive) / positive.sum()
     false_rate = np.cumsum(~positive) / (~positive).sum()
     falling = probabilities[order]
@@ -83,14 +83,15 @@ def platt(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     separates the classes.
 
     Args:
-        labels: (N,) float 0 or 1, both among them.
+        labels: (N,) float in [0, 1], some on either side of a half.
         probabilities: (N,) float64 in [0, 1].
 
     Source: Platt, "Probabilistic outputs for support vector machines", 1999; step control after Lin, Lin, Weng,
     "A note on Platt's probabilistic outputs", Machine Learning 68 (2007).
     """
     positives = labels.sum()
-    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2))
+    low, high = 1 / (len(labels) - positives + 2), (positives + 1) / (positives + 2)
+    targets = np.where(labels == 1, high, low + labels * (high - low))
     inputs = np.column_stack([logit(probabilities), np.ones(len(labels))])
     fit = np.array([1.0, 0.0])
     loss = _loss(inputs @ fit, targets)

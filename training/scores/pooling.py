@@ -3,34 +3,37 @@
 import numpy as np
 import pandas as pd
 
+from training.data.neighbours import SERIES
+from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 
-LEVELS = {"series": "series_instance_uid", "patient": "patient_id"}
+# A SeriesInstanceUID alone tells no series: there are sets in which patients or studies share one.
+LEVELS = {"series": SERIES, "patient": SERIES[:1]}
 
 
 def pool(known: Predictions, level: str) -> Predictions:
     """Return one line for each series or patient: a finding anywhere is a finding of the whole.
 
     The probability is the largest of the slices'. It ranks well but is no longer calibrated: the largest of many
-    is high by chance. The label is 1 if any slice has it, 0 if all slices are labelled 0, else NaN: among
-    unlabelled slices one may have it.
+    is high by chance. The label is the largest too, but NaN where it would be negative and a slice has none: among
+    unlabelled slices one may have the finding.
 
     Args:
         level: "series" or "patient".
     """
-    name = LEVELS[level]
-    groups = known.slices.groupby(name, sort=True)
+    groups = known.slices.groupby(LEVELS[level], sort=True)
     index = groups.ngroup().to_numpy()
     order = np.argsort(index, kind="stable")
     starts = np.searchsorted(index[order], np.arange(groups.ngroups))
-    # NaN beats 0 and loses to 1.
-    ranked = np.where(np.isnan(known.labels), 0.5, known.labels)[order]
-    labels = np.maximum.reduceat(ranked, starts) if len(starts) else ranked
+    absent = np.isnan(known.labels)[order]
+    labels = np.where(absent, 0.0, known.labels[order])
+    if len(starts):
+        labels, absent = np.maximum.reduceat(labels, starts), np.logical_or.reduceat(absent, starts)
     first = groups.first().reset_index()
     return Predictions(
         slices=pd.DataFrame({column: first[column] for column in known.slices.columns}),
         classes=known.classes,
-        labels=np.where(labels == 0.5, np.nan, labels),
+        labels=np.where(absent & (labels < SOFT_THRESHOLD), np.nan, labels),
         probabilities=np.maximum.reduceat(known.probabilities[order], starts) if len(starts) else known.probabilities,
     )
 

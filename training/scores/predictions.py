@@ -8,7 +8,7 @@ import pandas as pd
 
 from training.errors import RunError
 
-TEXT_COLUMNS = ("image_id", "patient_id", "series_instance_uid")
+TEXT_COLUMNS = ("image_id", "patient_id", "study_instance_uid", "series_instance_uid")
 COLUMNS = ("row", *TEXT_COLUMNS, "z_norm")
 
 
@@ -17,9 +17,9 @@ class Predictions:
     """What a model said about some slices, and what is known of them.
 
     Attributes:
-        slices: N lines: `row`, `image_id`, `patient_id`, `series_instance_uid`, `z_norm`.
+        slices: N lines: `row`, `image_id`, `patient_id`, `study_instance_uid`, `series_instance_uid`, `z_norm`.
         classes: K names.
-        labels: (N, K) float64, 0, 1, or NaN where there is none.
+        labels: (N, K) float64 in [0, 1], or NaN where there is none.
         probabilities: (N, K) float64 in [0, 1].
     """
 

@@ -14,13 +14,13 @@ class Ranking:
         """Sort.
 
         Args:
-            labels: (N,) float, 0, 1 or NaN for none.
+            labels: (N,) float in [0, 1], positive from a half on, or NaN for none.
             probabilities: (N,) float64.
             groups: (N,) int.
         """
         order = np.argsort(-probabilities, kind="stable")
         order = order[~np.isnan(labels[order])]
-        positive = labels[order] == 1
+        positive = labels[order] >= 0.5
         falling = -probabilities[order]
         self._positive_groups = groups[order[positive]]
         self._negative_groups = groups[order[~positive]]

@@ -153,11 +153,11 @@ def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache
     write_table(tmp_path / "p.csv", prediction_table(cache, lines, p, CLASSES))
     read = read_predictions(tmp_path / "p.csv")
     table = pd.read_csv(tmp_path / "p.csv")
-    head = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm"]
+    head = ["row", "image_id", "patient_id", "study_instance_uid", "series_instance_uid", "z_norm"]
     assert list(table.columns) == [*head, *CLASSES, *(f"p_{name}" for name in CLASSES)]
     np.testing.assert_array_equal(read.probabilities, p)
     np.testing.assert_array_equal(read.slices["z_norm"], cache.table["z_norm"].iloc[lines])
     np.testing.assert_array_equal(table[list(CLASSES)], cache.labels()[lines])
     text = (tmp_path / "p.csv").read_text().splitlines()
-    assert text[1].split(",")[5:11] == [""] * 6
-    assert set(text[2].split(",")[5:11]) <= {"0", "1"}
+    assert text[1].split(",")[6:12] == [""] * 6
+    assert set(text[2].split(",")[6:12]) <= {"0", "1"}

@@ -1,5 +1,6 @@
 """This file holds the bootstrap: draws of whole patients, against plain loops, and intervals that cover the truth."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,7 @@ def make_predictions(labels: np.ndarray, probabilities: np.ndarray, groups: np.n
             "row": np.arange(len(groups)),
             "image_id": [f"i{k}" for k in range(len(groups))],
             "patient_id": [f"p{g // 2}" for g in groups],
+            "study_instance_uid": [f"t{g}" for g in groups],
             "series_instance_uid": [f"s{g}" for g in groups],
             "z_norm": 0.5,
         }
@@ -183,6 +185,21 @@ def test_pooling_takes_the_largest_probability_and_any_label(level: str) -> None
             y = known.labels[mine, k]
             expected = 1.0 if (y == 1).any() else np.nan if np.isnan(y).any() else 0.0
             assert pooled.labels[line, k] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_series_uid_of_two_patients_or_studies_names_two_series() -> None:
+    known = make_predictions(np.array([[1.0, 0], [0, 0], [0, 0]]), np.full((3, 2), 0.5), np.arange(3))
+    slices = known.slices.assign(
+        series_instance_uid="s", patient_id=["a", "b", "b"], study_instance_uid=["t", "t", "u"]
+    )
+    pooled = pool(replace(known, slices=slices), "series")
+    assert pooled.labels[:, 0].tolist() == [1, 0, 0]
+
+
+def test_soft_labels_are_pooled_by_the_largest() -> None:
+    labels = np.array([[0.2, 0.7], [0.4, np.nan], [np.nan, np.nan], [0.4, 0.1]])
+    pooled = pool(make_predictions(labels, np.full((4, 2), 0.5), np.array([0, 0, 1, 1])), "series")
+    np.testing.assert_array_equal(pooled.labels, [[0.4, 0.7], [np.nan, np.nan]])
 
 
 def test_groups_name_the_patients() -> None:

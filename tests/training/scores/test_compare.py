@@ -9,6 +9,7 @@ import pytest
 from testkit.fake_cache import write_cache
 from tests.training.scores.test_evaluation import CLASSES, predictions
 from training.data.cache import open_cache
+from training.data.neighbours import SERIES
 from training.errors import RunError
 from training.run.config import TrainConfig
 from training.run.runs import create_run
@@ -108,7 +109,7 @@ def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     for seed, path in enumerate(paths):
         run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, {})
-        table = cache.table[["row", "image_id", "patient_id", "series_instance_uid", "z_norm", *cache.classes]]
+        table = cache.table[["row", "image_id", *SERIES, "z_norm", *cache.classes]]
         p = np.random.default_rng(seed).random((len(table), len(cache.classes)))
         table.join(pd.DataFrame(p, columns=[f"p_{name}" for name in cache.classes])).to_csv(
             run.path / "predictions_test.csv", index=False

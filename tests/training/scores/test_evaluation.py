@@ -33,6 +33,7 @@ def predictions(seed: int, patients: int = 40, slices: int = 6) -> Predictions:
             "row": np.arange(len(groups)),
             "image_id": [f"{seed}-{i}" for i in range(len(groups))],
             "patient_id": [f"p{g}" for g in groups],
+            "study_instance_uid": [f"t{g}" for g in groups],
             "series_instance_uid": [f"s{g}" for g in groups],
             "z_norm": 0.5,
         }

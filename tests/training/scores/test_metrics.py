@@ -74,7 +74,12 @@ def test_equals_scikit_learn_over_all_classes() -> None:
     hard = probabilities >= 0.5
     for average in ("micro", "macro"):
         precision, recall, f1, _ = sk.precision_recall_fscore_support(labels.astype(int), hard, average=average)
-        assert got[average] == pytest.approx({"precision": precision, "recall": recall, "f1": f1}, abs=1e-9)
+        wanted = {"precision": precision, "recall": recall, "f1": f1}
+        if average == "macro":
+            wanted["roc_auc"] = sk.roc_auc_score(labels, probabilities, average="macro")
+            wanted["average_precision"] = sk.average_precision_score(labels, probabilities, average="macro")
+            wanted["prevalence"] = labels.mean()
+        assert got[average] == pytest.approx(wanted, abs=1e-9)
     rows = [sk.log_loss(y, p, sample_weight=WEIGHTS, labels=[0, 1]) for y, p in zip(labels, probabilities, strict=True)]
     assert got["weighted_log_loss"] == pytest.approx(np.mean(rows), abs=1e-9)
 
@@ -85,6 +90,21 @@ def test_weighted_log_loss_with_missing_labels_is_the_weighted_mean_of_the_pairs
     weights = np.broadcast_to(WEIGHTS, labels.shape)[known]
     expected = sk.log_loss(labels[known].astype(int), probabilities[known], sample_weight=weights)
     assert score(labels, probabilities, CLASSES, WEIGHTS)["weighted_log_loss"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_soft_labels_are_scored_by_cross_entropy_and_counted_from_a_half_on() -> None:
+    rng = np.random.default_rng(5)
+    labels, probabilities = rng.integers(0, 5, (200, 1)) / 4, rng.random((200, 1))
+    got = score(labels, probabilities, ("a",), [1.0])["classes"]["a"]
+    # A soft label y is y positive and 1 - y negative readers.
+    twice, p = np.repeat([1, 0], 200), np.tile(probabilities[:, 0], 2)
+    share = np.concatenate([labels[:, 0], 1 - labels[:, 0]])
+    assert got["log_loss"] == pytest.approx(sk.log_loss(twice, p, sample_weight=share), abs=1e-9)
+    assert got["brier"] == pytest.approx(np.mean((probabilities - labels) ** 2))
+    hard = labels[:, 0] >= 0.5
+    assert got["positives"] == hard.sum()
+    assert got["recall"] == pytest.approx(sk.recall_score(hard, probabilities[:, 0] >= 0.5))
+    assert got["roc_auc"] == pytest.approx(sk.roc_auc_score(hard, probabilities[:, 0]))
 
 
 def test_calibration_error_equals_a_loop_over_the_bins() -> None:

@@ -1,0 +1,108 @@
+"""This file holds the pages, scores and comparisons of sets in which something is missing: honest text throughout."""
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testkit.fake_cache import CLASSES, write_cache
+from testkit.fake_run import write_run
+from training.data.cache import Cache, open_cache
+from training.report import subgroups
+from training.report.report import write_report
+from training.scores import bands, evaluation
+from training.scores.compare import compare, read_contestants
+from training.scores.compare import to_text as compared
+from training.scores.evaluation import choose_levels, evaluate_predictions, to_text
+from training.scores.headline import headline
+from training.scores.predictions import Predictions
+from training.scores.results import read_results
+
+PERFECT = {"skill": 60.0, "noise": 0.0}
+# name: the cache, labels to set (None keeps them), the run, and a text that the report must have.
+SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
+    "perfect": ({"patients": 24}, None, PERFECT, "No mistakes on test"),
+    "all negative": ({"patients": 24}, 0, {"skill": 6.0}, "No curves: no class has both"),
+    "all positive": ({"patients": 24}, 1, {}, "No curves: no class has both"),
+    "no label": ({"patients": 24}, np.nan, {}, "No curves: no class has both"),
+    "one patient a side": ({"patients": 3, "slices": 8}, None, {}, "or of fewer than 6 patients"),
+    "one slice a side": ({"patients": 3, "slices": 1}, None, {}, "or of fewer than 6 patients"),
+    "one class": ({"patients": 24, "classes": ("bleed",)}, None, {}, "ROC AUC of bleed"),
+    "no any": ({"patients": 24, "classes": ("epidural", "subdural")}, None, {}, "ROC AUC mean over the classes"),
+    "any first": ({"patients": 24, "classes": ("any", "subdural")}, None, {}, "ROC AUC of any"),
+}
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How sure an interval is does not matter here."""
+    monkeypatch.setattr(evaluation.evaluate_predictions, "__defaults__", (40, 0))
+    monkeypatch.setattr(bands, "CURVE_RESAMPLES", 20)
+    monkeypatch.setattr(subgroups, "GROUP_RESAMPLES", 20)
+
+
+def open_set(folder: Path, options: dict[str, Any], label: float | None) -> Cache:
+    cache = open_cache(write_cache(folder / "cache.zarr", **options).path)
+    if label is None:
+        return cache
+    return replace(cache, table=cache.table.assign(**dict.fromkeys(cache.classes, label)))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_page_of_a_set_in_which_something_is_missing(name: str, tmp_path: Path) -> None:
+    options, label, of_run, words = SETS[name]
+    cache = open_set(tmp_path, options, label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for seed in (0, 1):
+            write_run(tmp_path / f"run{seed}", cache, seed=seed, **of_run)
+        text = write_report(tmp_path / "run0", cache).read_text()
+        table = compare(read_contestants([tmp_path / "run0", tmp_path / "run1"], "test"), resamples=100)
+    assert words in re.sub(r"\s+", " ", text)
+    shown = re.sub(r"<[^>]*>|data:[^\"]*", " ", text)
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", shown)
+    for content in read_results(tmp_path / "run0").scores.values():
+        assert to_text(content, "test")
+    assert compared(table, every_score=True)
+
+
+@pytest.mark.parametrize("slices", [0, 1])
+def test_no_and_one_slice_are_scored(slices: int, tmp_path: Path) -> None:
+    cache = open_set(tmp_path, {"patients": 4}, None)
+    write_run(tmp_path / "run", cache)
+    whole = read_results(tmp_path / "run").predictions["test"]
+    known = Predictions(whole.slices[:slices], CLASSES, whole.labels[:slices], whole.probabilities[:slices])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        content = evaluate_predictions(known, [1.0] * 6, choose_levels(known))
+    assert (content["weighted_log_loss"] is None) == (not slices)
+    assert content["intervals"]["weighted_log_loss"] is None
+    assert "no intervals, which need 6 patients or more" in to_text(content, "test")
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"), [(("any", "a"), "of any"), (("b",), "of b"), (("a", "b"), "mean over the classes")]
+)
+def test_the_headline_does_not_depend_on_the_order_of_classes(classes: tuple[str, ...], words: str) -> None:
+    content = {"classes": {name: {"n": 3, "roc_auc": 0.1 * k} for k, name in enumerate(classes)}, "macro": {}}
+    assert headline(content).words == words
+
+
+@pytest.mark.parametrize(("patients", "starred"), [(1, False), (5, False), (6, True)])
+def test_a_difference_needs_patients_that_differ(patients: int, starred: bool, tmp_path: Path) -> None:
+    cache = open_set(tmp_path, {"patients": 60, "slices": 4}, None)
+    for name in ("a", "b"):
+        write_run(tmp_path / name, cache)
+    first, second = read_contestants([tmp_path / "a", tmp_path / "b"], "test")
+    names = second.known.slices["patient_id"].unique()[:patients]
+    chosen = second.known.slices["patient_id"].isin(names).to_numpy()
+    better = np.where(chosen[:, None], second.known.labels * 0.999 + 0.0005, second.known.probabilities)
+    table = compare([first, replace(second, known=replace(second.known, probabilities=better))], resamples=200)
+    line = table[(table["score"] == "weighted_log_loss")].iloc[0]
+    assert np.isnan(line["low"]) == (not starred)
+    assert line["no_interval"] == ("" if starred else f"{patients} patients differ, it needs 6")
+    assert ("*" in compared(table[table["score"] == "weighted_log_loss"]).split("* the")[0]) == starred
