@@ -15,3 +15,7 @@ class ConfigError(TrainingError):
 
 class RunError(TrainingError):
     """A run's folder cannot be read, written or resumed."""
+
+
+class StudyError(TrainingError):
+    """A study cannot be answered: nothing in it is a head-CT slice, it is too large, or the pipeline is missing."""

@@ -93,7 +93,7 @@ def test_model_of_a_run_gives_its_probabilities(fake: FakeCache, cache: training
     )
     with torch.inference_mode():
         got = model(images, z_norm).numpy()
-    from training.run.job import run_predictions
+    from training.run.apply import run_predictions
 
     _, expected = run_predictions(run, cache, lines, tiny_run.machine(), tiny_run.HERE, tta=False)
     assert got == pytest.approx(expected, abs=1e-5)

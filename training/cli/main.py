@@ -9,6 +9,7 @@ import click
 
 from training.cli import scores, series
 from training.cli.scores import CACHE, STOPPED, local_copy_option
+from training.cli.study import predict_dicom, serve_command
 from training.errors import TrainingError
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
@@ -239,46 +240,80 @@ def evaluate_command(
 
 @main.command("predict", epilog=EXIT_CODES)
 @run_option
-@click.option("--cache", type=CACHE, required=True, help="The cache to predict; it needs no labels.")
+@click.option("--cache", type=CACHE, help="The cache to predict; it needs no labels.")
+@click.option(
+    "--dicom",
+    "given",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Instead of a cache: a study's folder, zip archive or file of DICOM. May be given again.",
+)
 @local_copy_option
 @click.option(
-    "--out", type=FILE, required=True, help="The submission, CSV; OUT_wide.csv and OUT_series.csv go beside it."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The submission, CSV; OUT_wide.csv and OUT_series.csv go beside it. With --dicom the folder of the answer.",
 )
 @click.option(
     "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission whose order is kept."
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
+@click.option("--sr", is_flag=True, help="With --dicom: also a DICOM structured report a study.")
+@click.option("--heatmap", is_flag=True, help="With --dicom: heat maps on the page, and as DICOM parametric maps.")
+@click.option("--identifiers", is_flag=True, help="With --dicom: UIDs and file names also on the page and in the JSON.")
 @machine_options
 def predict_command(
     run_path: Path,
-    cache: str,
+    cache: str | None,
+    given: tuple[Path, ...],
     local_copy: Path | None,
     out: Path,
     sample: Path | None,
-    tta: bool,
     device: str,
     input_threads: int,
+    tta: bool,
+    **answer: bool,
 ) -> None:
-    """Predict every slice of a cache with a run's best weights."""
+    """Predict every slice of a cache with a run's best weights, or answer a study of DICOM files.
+
+    An answer is a folder: slices.csv, series.csv, studies.csv, rejects.csv, answer.json, and report.html to look at.
+    """
+    if (cache is None) == (not given):
+        raise click.UsageError("give --cache CACHE or --dicom STUDY, one of them")
+    if given:
+        if sample is not None or local_copy is not None:
+            raise click.UsageError("--dicom takes neither --sample nor --local-copy")
+        return predict_dicom(run_path, given, out, device, tta=tta, **answer)
+    if any(answer.values()):
+        raise click.UsageError("--sr, --heatmap and --identifiers go with --dicom")
+    assert cache is not None
+    if out.is_dir():
+        raise click.UsageError(f"--out {out}: is a folder; with --cache give the CSV file")
+    _predict_cache(run_path, cache, local_copy, out, sample, Machine(device, input_threads), tta=tta)
+
+
+def _predict_cache(
+    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, machine: Machine, *, tta: bool
+) -> None:
     import numpy as np
 
     from training.data.cache import open_cache
-    from training.run import job
+    from training.run.apply import run_predictions
     from training.run.distributed import join_processes
     from training.run.predict import check_sample, write_predictions
     from training.run.runs import open_run
 
-    with join_processes(device) as processes:
+    with join_processes(machine.device) as processes:
         run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
         if sample is not None:
             check_sample(sample, opened.table, run.data.classes)
         everything = np.arange(opened.num_slices)
-        machine = Machine(device, input_threads)
-        lines, probabilities = job.run_predictions(run, opened, everything, machine, processes, tta=tta)
+        lines, probabilities = run_predictions(run, opened, everything, machine, processes, tta=tta)
         if processes.writes:
             for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample):
                 click.echo(str(path))
 
 
-for command in (*scores.COMMANDS, *series.COMMANDS):
+for command in (*scores.COMMANDS, *series.COMMANDS, serve_command):
     main.add_command(command)

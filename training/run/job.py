@@ -16,18 +16,16 @@ from training.data.cache import Cache, open_cache
 from training.data.linked import link, table_of
 from training.data.split import SIDES, split_patients
 from training.errors import RunError
-from training.model.augment import Normalise
 from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
+from training.run.apply import run_predictions
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
-from training.run.inference import predict_slices
 from training.run.loop import fit
 from training.run.runs import (
     Run,
     check_free,
-    check_same_kind,
     create_run,
     new_folder,
     open_run,
@@ -35,7 +33,7 @@ from training.run.runs import (
     write_json,
     write_table,
 )
-from training.run.setup import check_context, lines_of, load_slice_network, open_evaluation
+from training.run.setup import check_context, lines_of
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
@@ -213,32 +211,6 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
 def predictions_name(side: str, tta: bool) -> str:
     """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
     return f"{side}_tta" if tta else side
-
-
-def run_predictions(
-    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
-
-    Returns:
-        lines (n,) ascending and probabilities (n, K) float64.
-
-    Raises:
-        RunError: the cache has other windows or classes, or the run has no weights yet.
-    """
-    check_same_kind(run, cache)
-    if run.has_head:
-        predicted = predict_series(run, cache, lines, machine, processes, tta=tta)
-        return predicted.lines, predicted.probabilities
-    return predict_slices(
-        load_slice_network(run, processes),
-        open_evaluation(run, cache, lines, machine, processes),
-        len(lines),
-        Normalise(*run.mean_std, processes.device),
-        processes,
-        bf16=run.config.bf16,
-        tta=tta,
-    )
 
 
 def absolute_weights(weights: str) -> str:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.loss import image_losses
+from training.model.network import FusionNet
 from training.run.config import Machine
 from training.run.distributed import Processes
 from training.run.runs import Run, digest, open_run, write_json
@@ -40,12 +41,22 @@ class SeriesPredictions:
 
 
 def predict_series(
-    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+    run: Run,
+    cache: Cache,
+    lines: np.ndarray,
+    machine: Machine,
+    processes: Processes,
+    *,
+    tta: bool,
+    net: FusionNet | None = None,
 ) -> SeriesPredictions:
     """Predict slices of a cache with a head over their series, each read whole, whichever lines are asked for.
 
     Slices without z_mm have no place in a series and keep the slice model's logits. Features come from the store of
     the slice model's run where that is of the same cache, or else are computed.
+
+    Args:
+        net: the run's network that looks at slices, where it is in memory already.
 
     Raises:
         RunError: no weights yet, or a cache of other windows or classes. CacheError: no slice has a z_mm.
@@ -56,7 +67,7 @@ def predict_series(
     head, shares = load_head(run, processes), read_mix(run)
     base_logits = np.empty((cache.num_slices, len(run.data.classes)))
     mixed = np.empty_like(base_logits)
-    source = _Source(run, cache, machine, processes, tta)
+    source = _Source(run, cache, machine, processes, tta, net)
     order = series_of(cache, lines)
     for block in in_blocks(order, BLOCK_SLICES):
         of = gather(cache, block, source.get(block.lines))
@@ -72,11 +83,13 @@ def predict_series(
 class _Source:
     """Where features come from: the store of the slice model's run if it has them all, or else the images."""
 
-    def __init__(self, run: Run, cache: Cache, machine: Machine, processes: Processes, tta: bool) -> None:
+    def __init__(
+        self, run: Run, cache: Cache, machine: Machine, processes: Processes, tta: bool, net: FusionNet | None
+    ) -> None:
         self._of = run, cache, machine, processes
         self._tta = tta
         self._stored = self._find(run, cache)
-        self._net = None if self._stored is not None else load_slice_network(run, processes)
+        self._net = None if self._stored is not None else net or load_slice_network(run, processes)
 
     def _find(self, run: Run, cache: Cache) -> Features | None:
         try:

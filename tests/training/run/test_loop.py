@@ -22,10 +22,11 @@ from training.data.cache import open_cache
 from training.errors import RunError
 from training.model.network import build_model
 from training.run import loop
+from training.run.apply import run_predictions
 from training.run.checkpoints import Progress, list_checkpoints, load_checkpoint
 from training.run.distributed import join_processes
 from training.run.inference import Stopped, look, predict_slices
-from training.run.job import begin, evaluate, resume, run_predictions
+from training.run.job import begin, evaluate, resume
 from training.run.loop import backward, epoch_batches, finished, fit, update
 from training.run.runs import LOG_COLUMNS, open_run
 from training.run.schedule import Schedule

@@ -49,7 +49,7 @@ def test_any_zarr_reader_finds_the_features_of_the_network(made: tuple[Run, Cach
 
 
 def test_tta_gives_the_mean_probability(made: tuple[Run, Cache]) -> None:
-    from training.run.job import run_predictions
+    from training.run.apply import run_predictions
 
     run, cache = made
     write_features(run, cache, np.arange(24), machine(), HERE, tta=True)

@@ -1,0 +1,127 @@
+"""This file sends a running `train serve` a thousand studies, eight at a time, a tenth of them damaged, and watches it.
+
+    python -m benchmarks.service --run RUN --dicom STUDY [--requests 1000]
+
+It starts the service itself, and prints what came back, how long it took, and the service's memory all along.
+"""
+
+import argparse
+import collections
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+AT_ONCE = 8
+
+
+def main() -> None:
+    """Run the campaign; exit code 1 where an answer was not the expected one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--dicom", type=Path, required=True, help="folder of one study")
+    parser.add_argument("--requests", type=int, default=1000)
+    asked = parser.parse_args()
+    files = [file.read_bytes() for file in sorted(asked.dicom.iterdir()) if file.is_file()]
+    with tempfile.TemporaryDirectory() as work:
+        expected = answer_of_the_command(asked.run, asked.dicom, Path(work) / "answer")
+    port = free_port()
+    command = [Path(sys.executable).with_name("train"), "serve", "--run", asked.run, "--port", port, "--device", "cpu"]
+    service = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+    try:
+        sys.exit(campaign(f"http://127.0.0.1:{port}", service.pid, body_of(files), expected, asked.requests))
+    finally:
+        service.terminate()
+        service.wait(60)
+
+
+def campaign(address: str, pid: int, body: bytes, expected: str, requests: int) -> int:
+    """Send the requests; return how many answers were wrong."""
+    with httpx.Client(base_url=address, timeout=600) as client:
+        wait_until_up(client)
+        memory, seconds, seen = [resident_mb(pid)], [], collections.Counter[str]()
+
+        def ask(number: int) -> None:
+            content = damaged(body, number) if number % 10 == 9 else body
+            begun = time.monotonic()
+            answered = client.post("/studies", content=content, headers=HEADERS)
+            seconds.append(time.monotonic() - begun)
+            memory.append(resident_mb(pid))
+            right = answered.text == expected if number % 10 != 9 else answered.status_code in (200, 400, 422)
+            seen[f"{answered.status_code} {'right' if right else 'WRONG'}"] += 1
+
+        begun = time.monotonic()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(ask, range(requests)))
+        took = time.monotonic() - begun
+        in_hand = client.get("/health").json()["in_hand"]
+    quarter = max(1, len(memory) // 4)
+    print(
+        f"{requests} requests, {AT_ONCE} at once: {took:.0f} s; one {sorted(seconds)[len(seconds) // 2]:.2f} s (median)"
+    )
+    print(f"answers: {dict(seen)}; in hand afterwards: {in_hand}")
+    print(
+        f"memory, MB: {memory[0]:.0f} at first, {max(memory[quarter : 2 * quarter]):.0f} at most in the second quarter,"
+    )
+    print(f"            {max(memory[-quarter:]):.0f} in the last")
+    return sum(count for what, count in seen.items() if what.endswith("WRONG"))
+
+
+HEADERS = {"content-type": 'multipart/related; type="application/dicom"; boundary=cut-here'}
+
+
+def body_of(files: list[bytes]) -> bytes:
+    """Return a STOW-RS body."""
+    parts = [b"--cut-here\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n" for content in files]
+    return b"".join(parts) + b"--cut-here--\r\n"
+
+
+def damaged(body: bytes, number: int) -> bytes:
+    """Return the body cut off, with bytes flipped, with a boundary broken, or of junk, by the number."""
+    half = len(body) // 2
+    kinds = (body[:half], body[:200] + bytes(5000) + body[5200:], body.replace(b"--cut-here", b"--cut-her", 2),
+             b"--cut-here\r\n\r\njunk\r\n--cut-here--\r\n")  # fmt: skip
+    return kinds[number // 10 % len(kinds)]
+
+
+def answer_of_the_command(run: str, dicom: Path, out: Path) -> str:
+    """Return what `train predict` gives, as the service writes it."""
+    command = [Path(sys.executable).with_name("train"), "predict", "--run", run, "--dicom", dicom, "--out", out]
+    subprocess.run([*map(str, command), "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
+
+    return json.dumps(json.loads((out / "answer.json").read_text()), ensure_ascii=False)
+
+
+def wait_until_up(client: httpx.Client) -> None:
+    """Wait until the service answers."""
+    for _ in range(600):
+        try:
+            client.get("/health").raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    sys.exit("the service did not come up")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process, MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()

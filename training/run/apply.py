@@ -1,0 +1,61 @@
+"""This file applies a run's best weights to slices of any cache that its model can read."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from training.data.cache import Cache
+from training.model.augment import Normalise
+from training.model.network import FusionNet
+from training.run.config import Machine
+from training.run.distributed import Processes
+from training.run.inference import predict_slices
+from training.run.runs import Run, check_same_kind
+from training.run.setup import load_slice_network, open_evaluation
+from training.series.predict import predict_series
+
+
+def run_predictions(
+    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
+
+    Returns:
+        lines (n,) ascending and probabilities (n, K) float64.
+
+    Raises:
+        RunError: the cache has other windows or classes, or the run has no weights yet.
+    """
+    return predict_with(load_slice_network(run, processes), run, cache, lines, machine, processes, tta=tta)
+
+
+def predict_with(
+    net: FusionNet,
+    run: Run,
+    cache: Cache,
+    lines: np.ndarray,
+    machine: Machine,
+    processes: Processes,
+    *,
+    tta: bool,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `run_predictions`, with the network that looks at slices, which may be used again and again.
+
+    Raises:
+        Stopped: asked to; a head over series does not ask.
+    """
+    check_same_kind(run, cache)
+    if run.has_head:
+        predicted = predict_series(run, cache, lines, machine, processes, tta=tta, net=net)
+        return predicted.lines, predicted.probabilities
+    return predict_slices(
+        net,
+        open_evaluation(run, cache, lines, machine, processes),
+        len(lines),
+        Normalise(*run.mean_std, processes.device),
+        processes,
+        bf16=run.config.bf16,
+        tta=tta,
+        asked_to_stop=asked_to_stop,
+    )

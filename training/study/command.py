@@ -1,0 +1,81 @@
+"""This file answers studies by one command: from DICOM files to a folder with tables, a page, and DICOM answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.errors import StudyError
+from training.run.runs import open_run
+from training.study.building import begin_build, end, finish_build, temporary_folder
+from training.study.sources import Limits, gather
+from training.study.writing import check_out, whole_folder, write_tables
+
+if TYPE_CHECKING:
+    from training.study.answer import Answer
+
+DICOM_EXTRA = "pip install 'ich-cache[dicom-out]'"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user wants of an answer.
+
+    Attributes:
+        sr: a DICOM structured report a study. heatmap: heat maps, on the page and as DICOM parametric maps.
+        identifiers: PatientID, UIDs and file names on the page and in the JSON.
+        tta: average over mirror images and small rotations.
+    """
+
+    sr: bool = False
+    heatmap: bool = False
+    identifiers: bool = False
+    tta: bool = False
+
+
+def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Wanted, device: str) -> "Answer":
+    """Answer what DICOM files hold with a run's best weights, and write the answer's folder.
+
+    Raises:
+        TrainingError: there is nothing to answer, or something is missing; no folder is left.
+    """
+    run = open_run(run_path)
+    check_out(out)
+    if wanted.sr or wanted.heatmap:
+        check_dicom_out()
+    with temporary_folder() as work, whole_folder(out) as folder:
+        (unpacked := Path(work) / "source").mkdir()
+        source = gather(given, unpacked, Limits())
+        build = begin_build(run, source, Path(work), identifiers=wanted.identifiers)
+        try:
+            # Torch takes seconds to import, which pass while the pipeline reads.
+            from training.study.model import answer, describe, heat_of, images_of, open_model
+
+            model = open_model(run, device, tta=wanted.tta)
+            cache_path = finish_build(build)
+        finally:
+            end(build)
+        from training.study.document import to_document
+        from training.study.page import study_page
+
+        found, cache = answer(model, cache_path)
+        images = images_of(found, cache, run.config.size_px)
+        heat = heat_of(run, found, images) if wanted.heatmap else None
+        document = to_document(found, describe(model), identifiers=wanted.identifiers)
+        write_tables(folder, found, document)
+        (folder / "report.html").write_text(study_page(document, images, heat), encoding="utf-8")
+        if wanted.sr or heat is not None:
+            from training.study.dicom_out import write_dicom
+
+            write_dicom(folder, source, found, document["run"], heat, sr=wanted.sr)
+        return found
+
+
+def check_dicom_out() -> None:
+    """Raise a StudyError where highdicom is missing, which writes DICOM, before anything is computed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise StudyError(
+            f"--sr and --heatmap are written by highdicom, which is not installed; run: {DICOM_EXTRA}"
+        ) from error

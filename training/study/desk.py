@@ -1,0 +1,153 @@
+"""This file answers the studies of the service: a few builds at once, one at a time on the model, within a time."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.errors import StudyError, TrainingError
+from training.study.building import begin_build, finish_build
+from training.study.document import to_document
+from training.study.model import StudyModel, answer, describe, heat_of, images_of
+from training.study.page import study_page
+from training.study.uploads import Refused
+from training.study.writing import as_json
+
+KINDS = {"json": "application/json", "page": "text/html; charset=utf-8", "sr": "application/dicom"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the service allows.
+
+    Attributes:
+        waiting: studies in hand at once, those that wait among them; more are refused.
+        builds: pipeline builds at once.
+        seconds: from a request's first byte to its answer.
+        megabytes: of a body.
+        identifiers: whether a request may ask for UIDs in its answer.
+        token: that requests must bear, or None.
+    """
+
+    waiting: int = 16
+    builds: int = 2
+    seconds: float = 120.0
+    megabytes: int = 2048
+    identifiers: bool = False
+    token: str | None = None
+
+
+@dataclass
+class Counts:
+    """What became of requests, for /metrics; every method may be called from any thread."""
+
+    in_hand: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    slices: int = 0
+    seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, most: int) -> bool:
+        """Count a request in, unless there are `most` already."""
+        with self._lock:
+            if self.in_hand >= most:
+                self.outcomes["refused_busy"] += 1
+                return False
+            self.in_hand += 1
+            return True
+
+    def leave(self, outcome: str, seconds: float, slices: int = 0) -> None:
+        """Count a request out."""
+        with self._lock:
+            self.in_hand -= 1
+            self.outcomes[outcome] += 1
+            self.seconds += seconds
+            self.slices += slices
+
+    def to_text(self) -> str:
+        """Return the counts as Prometheus reads them."""
+        with self._lock:
+            lines = ["# TYPE ich_requests_total counter"]
+            lines += [f'ich_requests_total{{outcome="{name}"}} {n}' for name, n in sorted(self.outcomes.items())]
+            lines += ["# TYPE ich_slices_total counter", f"ich_slices_total {self.slices}"]
+            lines += ["# TYPE ich_seconds_total counter", f"ich_seconds_total {self.seconds:.3f}"]
+            lines += ["# TYPE ich_in_hand gauge", f"ich_in_hand {self.in_hand}"]
+        return "\n".join(lines) + "\n"
+
+
+class Desk:
+    """One model in memory, and the studies that are brought to it."""
+
+    def __init__(self, model: StudyModel, rules: Rules) -> None:
+        self.model, self.rules, self.counts = model, rules, Counts()
+        self.about = describe(model)
+        self._builds = threading.BoundedSemaphore(rules.builds)
+        self._model = threading.Lock()
+
+    def serve(
+        self, source: Path, work: Path, kind: str, deadline: float, *, heatmap: bool, identifiers: bool
+    ) -> tuple[bytes, int]:
+        """Answer the study whose files lie in a folder.
+
+        Args:
+            kind: json, page or sr. deadline: on the monotonic clock.
+
+        Returns:
+            the answer's bytes, and how many slices it is of.
+
+        Raises:
+            Refused: nothing to answer (422), or too late (504).
+        """
+        cache_path = self._build(source, work, deadline, identifiers=identifiers)
+        if not self._model.acquire(timeout=_left(deadline)):
+            raise _late()
+        try:
+            found, cache = answer(self.model, cache_path, deadline)
+            images = images_of(found, cache, self.model.run.config.size_px) if kind == "page" else None
+            heat = heat_of(self.model.run, found, images) if heatmap and images is not None else None
+        except StudyError as error:
+            raise _late() if time.monotonic() > deadline else Refused(422, str(error)) from error
+        finally:
+            self._model.release()
+        document = to_document(found, self.about, identifiers=identifiers)
+        if images is not None:
+            return study_page(document, images, heat).encode(), len(found.slices)
+        if kind == "sr":
+            return _report(source, found, self.about), len(found.slices)
+        return as_json(document).encode(), len(found.slices)
+
+    def _build(self, source: Path, work: Path, deadline: float, *, identifiers: bool) -> Path:
+        if not self._builds.acquire(timeout=_left(deadline)):
+            raise _late()
+        try:
+            return finish_build(begin_build(self.model.run, source, work, identifiers=identifiers), _left(deadline))
+        except TrainingError as error:
+            late = time.monotonic() > deadline
+            raise _late() if late else Refused(422, _without_paths(str(error), source)) from error
+        finally:
+            self._builds.release()
+
+
+def _report(source: Path, found: Any, about: Mapping[str, Any]) -> bytes:
+    from training.study.dicom_out import report_bytes
+
+    try:
+        return report_bytes(source, found, about)
+    except StudyError as error:
+        raise Refused(422, str(error)) from error
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _late() -> Refused:
+    return Refused(504, "the study was not answered in time; send one study at a time, or allow more with --seconds")
+
+
+def _without_paths(message: str, source: Path) -> str:
+    """Return a message of the pipeline without the temporary folder and the file that it names."""
+    return message.replace(str(source.absolute()), "the upload").split("; ")[0]

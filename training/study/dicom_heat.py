@@ -1,0 +1,78 @@
+"""This file makes an answer's heat maps as DICOM parametric maps, which lie over the slices they are of."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.sr.codedict import codes
+
+from training.errors import StudyError
+from training.study.answer import Answer
+from training.study.dicom_sr import MANUFACTURER
+from training.study.model import Heat
+
+SERIES_NUMBER = 9902
+WHAT = "Grad-CAM of the likeliest class: above 0 raised, below 0 lowered"
+
+
+def parametric_map(
+    answer: Answer,
+    study: int,
+    series: int,
+    sources: Mapping[str, pydicom.Dataset],
+    heat: Heat,
+    model: Mapping[str, Any],
+) -> hd.pm.ParametricMap:
+    """Return the heat maps of one series, float32 in [-1, 1], at the size and place of its slices.
+
+    Args:
+        sources: headers by SOP Instance UID.
+
+    Raises:
+        StudyError: the slices are frames of one file, differ in size, or lack what a parametric map must repeat.
+    """
+    chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy()
+    lines = answer.slices[chosen]
+    datasets = [sources[uid] for uid in lines["sop_instance_uid"]]
+    sizes = {(dataset.Rows, dataset.Columns) for dataset in datasets}
+    if len(sizes) > 1 or lines["frame"].any():
+        raise StudyError(
+            f"study {study}, series {series}: slices of several sizes, or frames of one file: no parametric map can be "
+            "laid over them; leave --heatmap out"
+        )
+    rows, columns = sizes.pop()
+    maps = np.stack([stretch(one, rows, columns) for one in heat.maps[chosen]])
+    mapping = hd.pm.RealWorldValueMapping(
+        lut_label="HEAT",
+        lut_explanation=WHAT,
+        unit=codes.UCUM.NoUnits,
+        value_range=(-1.0, 1.0),
+        slope=1.0,
+        intercept=0.0,
+    )
+    try:
+        made = hd.pm.ParametricMap(
+            source_images=datasets, pixel_array=maps, series_instance_uid=hd.UID(), series_number=SERIES_NUMBER,
+            sop_instance_uid=hd.UID(), instance_number=1, manufacturer=MANUFACTURER,
+            manufacturer_model_name=str(model["name"])[:64], software_versions=version("ich-cache"),
+            device_serial_number="none", contains_recognizable_visual_features=False,
+            real_world_value_mappings=[mapping], window_center=0.0, window_width=2.0, content_label="HEAT",
+            content_description=WHAT,
+        )  # fmt: skip
+    except (AttributeError, KeyError, ValueError) as error:
+        raise StudyError(
+            f"study {study}, series {series}: a file lacks what a parametric map must repeat ({type(error).__name__}); "
+            "leave --heatmap out"
+        ) from error
+    made.Laterality = ""  # the head is no paired part, and nothing else says so where BodyPartExamined is absent
+    return made
+
+
+def stretch(heat: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Return heat, (S, S) float32, at a slice's own size, (rows, columns): the way back of the pipeline's resize."""
+    resized = Image.fromarray(heat.astype(np.float32)).resize((columns, rows), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(resized, np.float32), -1, 1)

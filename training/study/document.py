@@ -1,0 +1,78 @@
+"""This file turns an answer into plain values for JSON, without anything that names a patient unless asked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from training.scores.operating import RULE
+from training.study.answer import KINDS, LEVELS, NUMBERS, Answer
+
+FORMAT, FORMAT_VERSION = "ich-answer", 1
+NOTICE = "Not a medical device: research software, not made, tested or approved for the care of patients."
+NO_THRESHOLDS = (
+    "none: the run has not been scored on validation, so nothing is decided and nothing calibrated; "
+    "run: train evaluate --run RUN --split validation"
+)
+# Whether a value is of the patient or only of the picture.
+IDENTIFIERS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+PLACE = ("frame", "z_mm", "z_norm")
+# The pipeline's messages quote nothing of a file, but these name another file's path.
+WITHOUT_PATHS = {
+    "duplicate": "the same slice as in another file",
+    "duplicate_conflict": "the same SOP Instance UID as another file, with other content; none of them is used",
+}
+
+
+def to_document(answer: Answer, model: Mapping[str, Any], *, identifiers: bool) -> dict[str, Any]:
+    """Return the answer for JSON.
+
+    Studies, series and slices are numbered as in the tables. What was left out is counted by its reason; with
+    identifiers UIDs and paths are added.
+    """
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "notice": NOTICE,
+        "run": dict(model),
+        "classes": list(answer.classes),
+        "thresholds_from": RULE if _has_thresholds(answer) else NO_THRESHOLDS,
+        "patients": answer.patients,
+        **{name: _lines(answer, name, identifiers=identifiers) for name in LEVELS},
+        "left_out": left_out(answer.left_out),
+    }
+    if identifiers:
+        document["left_out_files"] = answer.left_out.to_dict("records")
+    return document
+
+
+def left_out(rejects: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return how many files were left out for which reason: code, message, files; no path."""
+    if rejects.empty:
+        return []
+    groups = rejects.groupby("code")
+    return [
+        {"code": str(code), "message": WITHOUT_PATHS.get(str(code), str(of["message"].iloc[0])), "files": len(of)}
+        for code, of in groups
+    ]
+
+
+def _has_thresholds(answer: Answer) -> bool:
+    return bool(answer.studies[f"{answer.classes[0]}_threshold"].notna().any())
+
+
+def _lines(answer: Answer, name: str, *, identifiers: bool) -> list[dict[str, Any]]:
+    table = answer.table(name)
+    kept = [*NUMBERS[name], *(IDENTIFIERS if identifiers else ()), *PLACE, "slices", "warning"]
+    lines = []
+    for record in table.to_dict("records"):
+        line = {key: _plain(record[key]) for key in kept if key in record}
+        line["classes"] = {of: {kind: _plain(record[f"{of}_{kind}"]) for kind in KINDS} for of in answer.classes}
+        lines.append(line)
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,135 @@
+"""This file shows an answer on one HTML page that needs nothing else: strips of slices, probabilities, a viewer.
+
+How it looks and moves stands in templates/; here is what it shows.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from training.report.pictures import LOWERED, MOST_HEAT, RAISED, png_address
+from training.study.model import Heat
+
+# Okabe and Ito, "Color universal design", 2008: told apart by every kind of colour vision.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+CELL_PX = 84  # width of a slice in the strip
+PLOT_PX = 170  # height of the plot
+MARGIN_PX = 12  # above and below its curves
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A slice's probability in the plot: its place in pixels, and whether it lies at or above the threshold."""
+
+    x: float
+    y: float
+    positive: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A class's probabilities along a series."""
+
+    name: str
+    colour: str
+    marks: Sequence[Mark]
+
+    @property
+    def points(self) -> str:
+        return " ".join(f"{mark.x:.1f},{mark.y:.1f}" for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class ShownSlice:
+    """A slice on the page: its line of the document, its picture in each window, and its heat, "" without."""
+
+    line: Mapping[str, Any]
+    pictures: Sequence[str]
+    heat: str
+    heat_of: str
+
+
+@dataclass(frozen=True)
+class ShownSeries:
+    """A series on the page, from foot to head."""
+
+    line: Mapping[str, Any]
+    slices: Sequence[ShownSlice]
+    curves: Sequence[Curve]
+
+    @property
+    def width_px(self) -> int:
+        return CELL_PX * len(self.slices)
+
+
+def study_page(document: Mapping[str, Any], images: np.ndarray, heat: Heat | None) -> str:
+    """Return the HTML page of an answer.
+
+    Args:
+        document: as `to_document` makes it.
+        images: (n, C, S, S) uint8, in the order of the document's slices.
+    """
+    shown = _slices(document, images, heat)
+    series = [_series(line, document, shown) for line in document["series"]]
+    template = _templates().get_template("answer.html")
+    return template.render(
+        document=document, run=document["run"], series=series, has_heat=heat is not None, colours=colours(document),
+        cell=CELL_PX, plot=PLOT_PX, grid=[(share, _height(share)) for share in (0, 0.5, 1)],
+    )  # fmt: skip
+
+
+def colours(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the colour of each class; `any` is ink, the others differ."""
+    names = [name for name in document["classes"] if name != "any"]
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)} | {"any": "#1b1f24"}
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    # The look is the one of all pages, so it is the report's.
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("training.study"), jinja2.PackageLoader("training.report")])
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
+    return environment
+
+
+def _slices(document: Mapping[str, Any], images: np.ndarray, heat: Heat | None) -> list[ShownSlice]:
+    shown = []
+    for i, (line, image) in enumerate(zip(document["slices"], images, strict=True)):
+        warm = "" if heat is None else heat_address(heat.maps[i])
+        name = "" if heat is None else document["classes"][heat.classes[i]]
+        shown.append(ShownSlice(line, [png_address(channel) for channel in image], warm, name))
+    return shown
+
+
+def heat_address(heat: np.ndarray) -> str:
+    """Return heat, (S, S) in [-1, 1], as a transparent picture to lay over a slice: orange above 0, blue below."""
+    colour = np.where(heat[..., None] > 0, RAISED, LOWERED)
+    opacity = 255 * MOST_HEAT * np.abs(heat[..., None])
+    # A quarter of the colours' and opacities' steps: nobody sees it, and the file is half as large.
+    return png_address(np.concatenate([colour, np.round(opacity / 4) * 4], axis=-1).astype(np.uint8))
+
+
+def _series(line: Mapping[str, Any], document: Mapping[str, Any], shown: Sequence[ShownSlice]) -> ShownSeries:
+    own = [of for of in shown if (of.line["study"], of.line["series"]) == (line["study"], line["series"])]
+    curves = [Curve(name, colour, _marks(own, name)) for name, colour in colours(document).items()]
+    return ShownSeries(line, own, [curve for curve in curves if curve.marks])
+
+
+def _marks(own: Sequence[ShownSlice], name: str) -> list[Mark]:
+    values = [of.line["classes"].get(name) for of in own]
+    return [
+        Mark((i + 0.5) * CELL_PX, _height(of["probability"]), of["decision"] == 1)
+        for i, of in enumerate(values)
+        if of is not None
+    ]
+
+
+def _height(probability: float) -> float:
+    return MARGIN_PX + (PLOT_PX - 2 * MARGIN_PX) * (1 - probability)

@@ -1,0 +1,133 @@
+"""This file takes the body of a request to disk: DICOM files in a form, as STOW-RS sends them, a zip, or one file."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from training.errors import StudyError
+from training.study.sources import Limits, is_zip, unpack
+
+ACCEPTED = (
+    "multipart/form-data with DICOM files, multipart/related; type=application/dicom as STOW-RS has it, "
+    "application/zip, or application/dicom"
+)
+MAX_PARTS = 50_000
+
+
+class Refused(StudyError):
+    """A request that is not answered.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+async def receive(content_type: str, body: AsyncIterator[bytes], folder: Path, max_bytes: int) -> None:
+    """Write the files of a request's body into a folder, numbered: what they were called may name a patient.
+
+    Zip archives among them are unpacked.
+
+    Raises:
+        Refused: another media type, a body that is cut off or too large.
+    """
+    kind, options = parse_options_header(content_type)
+    parts = _Parts(folder)
+    writer: _Form | _Whole
+    if kind in (b"multipart/form-data", b"multipart/related") and options.get(b"boundary"):
+        writer = _Form(options[b"boundary"], parts)
+    elif kind in (b"application/zip", b"application/x-zip-compressed", b"application/dicom"):
+        writer = _Whole(parts)
+    else:
+        raise Refused(415, f"the body's media type is not accepted; send {ACCEPTED}")
+    received = 0
+    try:
+        async for piece in body:
+            received += len(piece)
+            if received > max_bytes:
+                raise Refused(413, f"the body is larger than {max_bytes / 1e6:,.0f} MB; send one study at a time")
+            writer.write(piece)
+        writer.finish()
+    finally:
+        parts.end()
+    _unpack_all(parts.paths, max_bytes)
+
+
+class _Parts:
+    """The files of a body, written one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths: list[Path] = []
+        self._folder = folder
+        self._file: BinaryIO | None = None
+
+    def begin(self) -> None:
+        if len(self.paths) >= MAX_PARTS:
+            raise Refused(413, f"the body has more than {MAX_PARTS:,} parts; send one study at a time")
+        self.paths.append(self._folder / f"{len(self.paths):06d}")
+        self._file = open(self.paths[-1], "wb")  # noqa: SIM115
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        assert self._file is not None
+        self._file.write(memoryview(data)[start:end])
+
+    def end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class _Whole:
+    """A body that is one file."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        parts.begin()
+
+    def write(self, piece: bytes) -> None:
+        self._parts.data(piece, 0, len(piece))
+
+    def finish(self) -> None:
+        self._parts.end()
+
+
+class _Form:
+    """A body of several parts, whose headers say nothing that is needed: what a part is shows in its first bytes."""
+
+    def __init__(self, boundary: bytes, parts: _Parts) -> None:
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": parts.begin,
+                "on_part_data": parts.data,
+                "on_part_end": parts.end,
+                "on_end": self._end,
+            },
+        )
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def write(self, piece: bytes) -> None:
+        try:
+            self._parser.write(piece)
+        except ValueError as error:  # what python-multipart raises is one
+            raise Refused(400, "the multipart body is damaged; send it again") from error
+
+    def finish(self) -> None:
+        if not self._ended:
+            raise Refused(400, "the multipart body has no end; send it again")
+
+
+def _unpack_all(paths: list[Path], max_bytes: int) -> None:
+    left = Limits(files=MAX_PARTS, bytes=8 * max_bytes)
+    for path in paths:
+        if is_zip(path):
+            left = unpack(path, path.with_suffix(".d"), left, keep_names=False)
+            path.unlink()

@@ -1,0 +1,48 @@
+"""This file writes an answer's folder, whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from training.errors import StudyError
+from training.run.runs import write_json, write_table
+from training.study.answer import LEVELS, Answer
+
+
+def check_out(out: Path) -> None:
+    """Raise a StudyError unless a folder may be made at `out`: what is there is never mixed with a new answer."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StudyError(f"{out}: exists and is not an empty folder; choose another --out, or remove it")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write to that becomes `out` when all is written, and is removed when something fails."""
+    check_out(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tables(folder: Path, answer: Answer, document: dict[str, Any]) -> None:
+    """Write slices.csv, series.csv, studies.csv, rejects.csv, and all of it as answer.json."""
+    for name in LEVELS:
+        write_table(folder / f"{name}.csv", answer.table(name))
+    write_table(folder / "rejects.csv", answer.left_out)
+    write_json(folder / "answer.json", document)
+
+
+def as_json(document: dict[str, Any]) -> str:
+    """Return a document's JSON on one line; it has no NaN."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
