@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
         build = begin_build(run, source, Path(work), identifiers=wanted.identifiers)
         try:
             # Torch takes seconds to import, which pass while the pipeline reads.
-            from training.study.model import answer, describe, heat_of, images_of, open_model
+            from training.study.model import answer, describe, heat_maps, heat_of, images_of, open_model
 
             model = open_model(run, device, tta=wanted.tta)
             cache_path = finish_build(build)
@@ -60,7 +61,7 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
 
         found, cache = answer(model, cache_path)
         images = images_of(found, cache, run.config.size_px)
-        heat = heat_of(run, found, images) if wanted.heatmap else None
+        heat = heat_of(heat_maps(run), run, found, cache) if wanted.heatmap else None
         document = to_document(found, describe(model), identifiers=wanted.identifiers)
         write_tables(folder, found, document)
         (folder / "report.html").write_text(study_page(document, images, heat), encoding="utf-8")
@@ -73,9 +74,5 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
 
 def check_dicom_out() -> None:
     """Raise a StudyError where highdicom is missing, which writes DICOM, before anything is computed."""
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise StudyError(
-            f"--sr and --heatmap are written by highdicom, which is not installed; run: {DICOM_EXTRA}"
-        ) from error
+    if find_spec("highdicom") is None:
+        raise StudyError(f"--sr and --heatmap need highdicom, which is not installed; run: {DICOM_EXTRA}")

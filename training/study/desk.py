@@ -1,5 +1,6 @@
 """This file answers the studies of the service: a few builds at once, one at a time on the model, within a time."""
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import StudyError, TrainingError
+from training.report.heatmap import HeatMaps
 from training.study.building import begin_build, finish_build
 from training.study.document import to_document
-from training.study.model import StudyModel, answer, describe, heat_of, images_of
+from training.study.model import StudyModel, answer, describe, heat_maps, heat_of, images_of
 from training.study.page import study_page
 from training.study.uploads import Refused
 from training.study.writing import as_json
@@ -101,13 +103,13 @@ class Desk:
         Raises:
             Refused: nothing to answer (422), or too late (504).
         """
-        cache_path = self._build(source, work, deadline, identifiers=identifiers)
+        cache_path, run = self._build(source, work, deadline, identifiers=identifiers), self.model.run
         if not self._model.acquire(timeout=_left(deadline)):
             raise _late()
         try:
             found, cache = answer(self.model, cache_path, deadline)
-            images = images_of(found, cache, self.model.run.config.size_px) if kind == "page" else None
-            heat = heat_of(self.model.run, found, images) if heatmap and images is not None else None
+            images = images_of(found, cache, run.config.size_px) if kind == "page" else None
+            heat = heat_of(self._heat_maps, run, found, cache) if heatmap and images is not None else None
         except StudyError as error:
             raise _late() if time.monotonic() > deadline else Refused(422, str(error)) from error
         finally:
@@ -118,6 +120,10 @@ class Desk:
         if kind == "sr":
             return _report(source, found, self.about), len(found.slices)
         return as_json(document).encode(), len(found.slices)
+
+    @functools.cached_property
+    def _heat_maps(self) -> HeatMaps:
+        return heat_maps(self.model.run)
 
     def _build(self, source: Path, work: Path, deadline: float, *, identifiers: bool) -> Path:
         if not self._builds.acquire(timeout=_left(deadline)):

@@ -104,23 +104,29 @@ def images_of(found: Answer, cache: Cache, size_px: int) -> np.ndarray:
     return read_images(cache, size_px, cache.table["row"].to_numpy()[found.lines])
 
 
-def heat_of(run: Run, found: Answer, images: np.ndarray) -> Heat:
-    """Say where in each slice the evidence of its likeliest class lies; `any` is asked for only where it is alone.
+def heat_maps(run: Run) -> HeatMaps:
+    """Return what asks a run's network where its evidence lies.
 
     Raises:
         StudyError: the network or the installation gives no heat maps.
     """
-    maps: HeatMaps | None = open_heat_maps(run)
+    maps = open_heat_maps(run)
     if maps is None:
         raise StudyError(f"{run.path}: no heat maps: {HeatMaps.MISSING}; leave --heatmap out")
+    return maps
+
+
+def heat_of(maps: HeatMaps, run: Run, found: Answer, cache: Cache) -> Heat:
+    """Say where in each slice the evidence of its likeliest class lies; `any` is asked for only where it is alone."""
     probabilities = found.probabilities("slices")
     asked = [k for k, name in enumerate(found.classes) if name != "any"] or [0]
     classes = np.array(asked, np.int64)[probabilities[:, asked].argmax(axis=1)]
-    places = found.slices["z_norm"].to_numpy()
-    parts = [
-        maps.of(images[at : at + TOGETHER], places[at : at + TOGETHER], classes[at : at + TOGETHER])
-        for at in range(0, len(images), TOGETHER)
-    ]
+    places, rows = found.slices["z_norm"].to_numpy(), cache.table["row"].to_numpy()[found.lines]
+    parts = []
+    for at in range(0, len(rows), TOGETHER):
+        of = slice(at, at + TOGETHER)
+        images = read_images(cache, run.config.size_px, rows[of], maps.context)
+        parts.append(maps.of(images, places[of], classes[of]))
     return Heat(np.concatenate(parts), classes)
 
 
