@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from training.data.cache import Cache, Window
+from training.data.cache import Cache
+from training.data.commit import Window
 from training.report.pictures import read_images
 
 # Lungs hold -950 to -600 HU, fat -120; the sinuses and the mastoids of a head take a few per cent of it.
