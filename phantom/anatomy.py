@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phantom.shapes import Array, Blob, Grid, Noise, covers, draw, mark
+from phantom.shapes import Array, Blob, Grid, Noise, draw, enlarge, mark
+from phantom.tissue import AIR, FAT, add_membranes, clothe, find_hindbrain, fold
 
-AIR, FAT, CSF, WHITE, GREY, MUSCLE, SKIN = -1000.0, -100.0, 7.0, 28.0, 36.5, 56.0, 45.0
+CSF, WHITE, GREY = 7.0, 28.0, 36.5
 
 # Sizes and places follow axial atlas plates of the adult head; each patient's warp and scale vary them.
 VENTRICLES = (
@@ -145,14 +146,16 @@ class Layers(NamedTuple):
     cisterns: Array
 
 
-def surfaces(head: Head, grid: Grid, rough: Array) -> Surfaces:
-    """Skin, skull and cranial cavity.
+def surfaces(head: Head, grid: Grid, noise: Noise) -> Surfaces:
+    """Skin, skull and cranial cavity: worked out at every fourth pixel of the grid, for they are smooth, and enlarged.
 
     Args:
-        rough: smooth noise that varies thickness.
+        noise: varies thickness.
     """
+    grid = Grid(*(np.ascontiguousarray(axis[::4, ::4]) for axis in grid))
     x, y, z = grid
     ax = np.abs(x)
+    rough = noise.at(grid, 40)
     vault, foot = _vault(head, grid)
     floor, base_mm = _floor(ax, y)
     floor = floor + 1.8 * rough
@@ -165,8 +168,10 @@ def surfaces(head: Head, grid: Grid, rough: Array) -> Surfaces:
     soft = 1.0 + 4.5 * np.square(lean) * lean + 2.5 * low
     wall_mm = skull_mm + low * (base_mm - skull_mm)
     below = vault > 0.8 * (z - floor)
-    foot = Grid(np.where(below, x, foot.x), np.where(below, y, foot.y), np.where(below, floor, foot.z))
-    return Surfaces(_skin(head, grid, vault + skull_mm), cavity, across, wall_mm, soft, foot)
+    under = (np.where(below, *pair) for pair in ((x, foot.x), (y, foot.y), (floor, foot.z)))
+    skin = _skin(head, grid, vault + skull_mm)
+    skin, cavity, across, wall_mm, soft, x, y, z = enlarge(np.stack([skin, cavity, across, wall_mm, soft, *under]), 4)
+    return Surfaces(skin, cavity, across, wall_mm, soft, Grid(x, y, z))
 
 
 def _vault(head: Head, grid: Grid) -> tuple[Array, Grid]:
@@ -218,125 +223,65 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
         swollen: mm by which something widens sulci and cisterns.
     """
     grain = noise.smooth(grid, 14)
-    outer = _outer(grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain)
-    for blob in FACE:
-        draw(outer, grid, blob)
+    outer = np.empty_like(grid.x)
+    clothe(*grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain, outer)
+    draw(outer, grid, FACE)
     table = np.clip(np.abs(2 * bones.across - 1) * 1.6 - 0.4, 0, 1)
     bone = 560 + 850 * table + 150 * grain
-    for layer in (outer, bone):
-        _carve_air(layer, grid, noise)
+    _carve_air((outer, bone), grid, noise)
     ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise)
     brain = _brain(head, grid, cortex, noise)
     brain += np.maximum(ventricles, cisterns) * (CSF - brain)
-    _membranes(brain, grid, bones.cavity)
-    shadow = np.exp(-np.square((grid.y - 10) / 12) - np.square((grid.z + 10) / 9)) * (np.abs(grid.x) < 45)
-    brain += 7 * np.exp(-np.square(bones.cavity / 7)) - 6 * shadow  # beam hardening: bright under bone, dark between
-    for blob in head.specks:
-        draw(brain, grid, blob)
+    add_membranes(brain, *grid, bones.cavity)
+    draw(brain, grid, head.specks)
     return Layers(outer, bone, brain, ventricles, cisterns)
 
 
-def _outer(grid: Grid, below: Array, rough: Array, grain: Array) -> Array:
-    """Skin, fat and muscle inside the outline of the head; air outside."""
-    deep = (np.abs(grid.x) - 34) / 20 + np.abs(grid.y - 10) / 60 + (2 - grid.z) / 16
-    seams = np.clip(3.2 * np.abs(rough) - 2.6, 0, 1) + 0.12 * np.clip(1 - 3 * np.abs(grain + 0.3 * rough), 0, 1)
-    muscle = np.clip(below / 3 - 1.6, 0, 1) * np.clip(deep, 0, 1) * np.clip(1 - 0.8 * seams, 0, 1)
-    hu = FAT + (MUSCLE + 5 * grain - FAT) * muscle
-    hu += np.clip(2.4 - below, 0, 1) * (SKIN - hu)
-    return hu
-
-
-def _carve_air(hu: Array, grid: Grid, noise: Noise) -> None:
+def _carve_air(layers: tuple[Array, ...], grid: Grid, noise: Noise) -> None:
     """Air in the bone and in the nose, in place: whole sinuses, then cells with walls between them."""
-    for blob in SINUSES:
-        draw(hu, grid, blob, 550, 1.2)
-    for blob in SINUSES:
-        draw(hu, grid, blob)
+    for hu in layers:
+        draw(hu, grid, SINUSES, 550, 1.2)
+        draw(hu, grid, SINUSES)
     for blob, size_mm in CELLS:
-        draw(hu, grid, blob, 500, 1.0)
-        for window, cover in covers(grid, blob):
-            wall = np.clip(np.abs(noise.at(Grid(*(axis[window] for axis in grid)), size_mm)) * 4 - 0.3, 0, 1)
-            hu[window] += cover * (400 - 1250 * wall - hu[window])
+        inside, cover, here = _covered(grid, blob)
+        if not len(inside):
+            continue
+        wall = np.clip(np.abs(noise.at(here, size_mm)) * 4 - 0.3, 0, 1)
+        for hu in layers:
+            draw(hu, grid, [blob], 500, 1.0)
+            hu.ravel()[inside] += cover * (400 - 1250 * wall - hu.ravel()[inside])
+
+
+def _covered(grid: Grid, blob: Blob) -> tuple[Array, Array, Grid]:
+    """The n pixels that a blob covers: (n,) places in the flat image, coverage, and coordinates."""
+    cover = np.zeros_like(grid.x)
+    mark(cover, grid, [blob])
+    inside = np.flatnonzero(cover > 0)
+    return inside, cover.ravel()[inside], Grid(*(axis.ravel()[inside] for axis in grid))
 
 
 def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
     """HU of grey and white matter, without the spaces in it."""
     brain = WHITE + (GREY - WHITE) * cortex
-    hind = under_tentorium(grid)
+    hind = np.empty_like(brain)
+    find_hindbrain(*grid, hind)
     brain += hind * (34 - brain)
-    draw(brain, grid, PALE, WHITE - 2 - 6 * head.atrophy)
-    for blob in (*DEEP_GREY, *HINDBRAIN):
-        draw(brain, grid, blob)
-    for window, cover in covers(grid, HINDBRAIN[0]):
-        brain[window] += 2.5 * cover * hind[window] * noise.at(Grid(*(axis[window] for axis in grid)), 6)
+    draw(brain, grid, [PALE], WHITE - 2 - 6 * head.atrophy)
+    draw(brain, grid, (*DEEP_GREY, *HINDBRAIN))
+    inside, cover, here = _covered(grid, HINDBRAIN[0])
+    brain.ravel()[inside] += 2.5 * cover * hind.ravel()[inside] * noise.at(here, 6)
     return brain
-
-
-def tentorium_height(grid: Grid) -> Array:
-    """Height of the tent between cerebrum and cerebellum: highest in the middle, mm."""
-    return 22 - 0.48 * np.abs(grid.x) - 0.10 * np.abs(grid.y - 36)
-
-
-def under_tentorium(grid: Grid) -> Array:
-    """1 where the cerebellum and the brain stem are, 0 in the cerebrum."""
-    behind = np.clip((grid.y - 8 - 0.40 * np.abs(grid.x)) / 4, 0, 1)
-    return np.clip((tentorium_height(grid) - grid.z) / 2, 0, 1) * behind
 
 
 def _spaces(
     head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, noise: Noise
 ) -> tuple[Array, Array, Array]:
     """Coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
-    cortex, cisterns = _folds(head, grid, bones.cavity - pressed, swollen, bones.foot, noise)
+    cortex, cisterns = np.zeros_like(grid.x), np.zeros_like(grid.x)
+    slow = noise.smooth(grid, 60)
+    shape = (*bones.foot, bones.cavity, pressed, swollen)
+    fold(*grid, *shape, noise.cells, slow, head.atrophy, cortex, cisterns)
     ventricles = np.zeros_like(cortex)
-    for blob in VENTRICLES:
-        mark(ventricles, grid, blob, 3.6 * head.atrophy - 0.8)
-    for blob in CISTERNS:
-        mark(cisterns, grid, blob, 2.0 * head.atrophy - 0.4)
+    mark(ventricles, grid, VENTRICLES, 3.6 * head.atrophy - 0.8)
+    mark(cisterns, grid, CISTERNS, 2.0 * head.atrophy - 0.4)
     return ventricles, cisterns, cortex
-
-
-def _folds(head: Head, grid: Grid, depth: Array, swollen: Array, foot: Grid, noise: Noise) -> tuple[Array, Array]:
-    """Coverage of the cortical ribbon, and of sulci, fissure and the space around the brain.
-
-    Sulci are the zero lines of smooth noise on the brain's surface, carried inward: they stand upright on it, wander
-    along it, and end at their own depth.
-    """
-    x, y, z = grid
-    around = np.sqrt(np.square((y - 4) / 52) + np.square((z - 6) / 40))
-    fissure = np.abs(x) + 60 * np.clip(1.05 - around, 0, 1)
-    surface = np.minimum(depth, fissure)
-    core = np.square(x / 32) + np.square((y - 2) / 38) + np.square((z - 12) / 22) < 1
-    cells = np.flatnonzero((surface < 26) & (depth > -2) & (under_tentorium(grid) < 0.5) & ~core)
-    medial = (fissure < depth).ravel()[cells]
-    here = Grid(*(axis.ravel()[cells] for axis in grid))
-    on = Grid(*(axis.ravel()[cells] for axis in foot))
-    under, swell = surface.ravel()[cells], swollen.ravel()[cells]
-    lean = 0.5 * under
-    point = Grid(
-        np.where(medial, np.sign(here.x) * 40 + 0.3 * here.y, on.x + 0.2 * (here.x - on.x)),
-        np.where(medial, 0.7 * here.y + lean, on.y + 0.3 * (here.y - on.y)),
-        np.where(medial, 0.7 * here.z - lean, on.z + 0.1 * (here.z - on.z) + 0.25 * lean),
-    )
-    bottom = np.where(medial, np.float32(8), 15) + np.where(medial, np.float32(3), 5) * noise.at(here, 60)
-    away = np.where(medial, np.float32(1.4), np.float32(1)) * 4.0 * np.abs(noise.at(point, 25))
-    width = (0.3 + 1.3 * head.atrophy + swell) * (1.2 - under / bottom)
-    rim = 2.2 * head.atrophy + 0.5 * swell - 0.2
-    pia = np.minimum(under - rim, away - np.maximum(width, 0) + np.maximum(under - bottom, 0))
-    cortex, space = np.zeros_like(x), np.zeros_like(x)
-    cortex.ravel()[cells] = np.clip((4.4 - pia) / 3.0, 0, 1)
-    space.ravel()[cells] = np.clip(0.5 - np.minimum(under - rim, away - width) / 1.2, 0, 1)
-    return cortex, space
-
-
-def _membranes(brain: Array, grid: Grid, depth: Array) -> None:
-    """Falx, tentorium and the sinuses at their edges, in place: thin and a little brighter than cortex."""
-    x, y, z = grid
-    ax = np.abs(x)
-    around = np.square((y - 4) / 60) + np.square((z - 4) / 46)
-    falx = np.clip(1.3 - ax, 0, 1) * np.clip(6 * (around - 1), 0, 1) * (z > 8)
-    sheet = np.clip(1.5 - np.abs(z - tentorium_height(grid)), 0, 1)
-    tentorium = sheet * np.clip((y - 14 - 0.45 * ax) / 4, 0, 1) * (ax < 54)
-    sagittal = np.clip(4.2 - ax - 0.6 * depth, 0, 1) * (z > 5)
-    for cover, hu in ((0.8 * falx, 43), (0.8 * tentorium, 43), (sagittal, 48)):
-        brain += 0.85 * cover * (hu - brain)

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from phantom.anatomy import Head, Layers, Surfaces, tentorium_height
-from phantom.shapes import Array, Blob, Grid, Noise, coverage
+from phantom.anatomy import Head, Layers, Surfaces
+from phantom.shapes import Array, Blob, Grid, Noise, mark
+from phantom.tissue import tentorium_height
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 Point = tuple[float, float, float]
@@ -95,7 +96,7 @@ class Tentorial(Bleed):
     thick_mm: float
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
-        above = grid.z - tentorium_height(grid)
+        above = grid.z - tentorium_height(grid.x, grid.y)
         behind = np.clip((grid.y - 18 - 0.45 * np.abs(grid.x)) / 3, 0, 1)
         lying = np.clip(above + 0.5, 0, 1) * np.clip(np.float32(self.thick_mm) - above, 0, 1)
         return lying * behind * np.clip(grid.x * self.side - 1, 0, 1)
@@ -146,9 +147,8 @@ class Intraparenchymal(Bleed):
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
         clot, swelling = np.zeros_like(grid.x), np.zeros_like(grid.x)
-        for lobe in self.lobes:
-            np.maximum(clot, coverage(grid, lobe), out=clot)
-            np.maximum(swelling, coverage(grid, lobe._replace(soft=4.0), 1, self.oedema_mm), out=swelling)
+        mark(clot, grid, self.lobes)
+        mark(swelling, grid, [lobe._replace(soft=4.0) for lobe in self.lobes], self.oedema_mm)
         brain = np.clip((bones.cavity - 2) / 3, 0, 1)
         hu = layers.brain
         hu += 0.75 * swelling * brain * (18 - hu) * (hu > 18)

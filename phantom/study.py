@@ -2,8 +2,13 @@
 
 import csv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,31 +74,52 @@ class Summary:
     positive: dict[str, int]
 
 
-def write(out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None) -> Summary:
-    """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice.
+def write(
+    out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None, *, workers: int = 0
+) -> Summary:
+    """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice: the same for any number of workers.
 
     Args:
         progress: called after each patient with the number of patients done.
+        workers: processes that make patients; 0 makes them here, one after the other.
 
     Raises:
         PhantomError: `out/dicoms` holds files, which would mix with the new ones.
     """
     folder = _make_empty(out / "dicoms")
     positive, studies, slices = np.zeros(len(LABELS), np.int64), 0, 0
-    with (out / "labels.csv").open("w", newline="") as file:
+    with (out / "labels.csv").open("w", newline="") as file, _mapper(workers) as each:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("ID", "Label"))
-        for patient in range(patients):
-            for number in range(count_studies(seed, patient)):
-                study = make_study(seed, patient, number)
-                for name, data in encode_study(study):
-                    (folder / name).write_bytes(data)
-                table.writerows(label_rows(study))
-                studies, slices = studies + 1, slices + len(study.uids)
-                positive += study.labels.sum(0, dtype=np.int64)
+        for done, made in enumerate(each(partial(_write_patient, folder, seed), range(patients)), 1):
+            for uids, labels in made:
+                table.writerows(label_rows(uids, labels))
+                studies, slices = studies + 1, slices + len(uids)
+                positive += labels.sum(0, dtype=np.int64)
             if progress is not None:
-                progress(patient + 1)
+                progress(done)
     return Summary(patients, studies, slices, dict(zip(LABELS, positive.tolist(), strict=True)))
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` over so many processes, in order; fresh ones, for a copy of a process with threads may hang."""
+    if not workers:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _write_patient(folder: Path, seed: int, patient: int) -> list[tuple[tuple[str, ...], Array]]:
+    """Write a patient's files; return the UIDs and (N, 6) labels of each study."""
+    made = []
+    for number in range(count_studies(seed, patient)):
+        study = make_study(seed, patient, number)
+        for name, data in encode_study(study):
+            (folder / name).write_bytes(data)
+        made.append((study.uids, study.labels))
+    return made
 
 
 def _make_empty(folder: Path) -> Path:
@@ -122,9 +148,9 @@ def encode_study(study: Study) -> Iterator[tuple[str, bytes]]:
         yield f"{uid}.dcm", encode_slice(stored, attributes)
 
 
-def label_rows(study: Study) -> Iterator[tuple[str, int]]:
-    """Yield (`ID_<9 hex>_<class>`, 0 or 1), six a slice in the order of LABELS."""
-    for uid, row in zip(study.uids, study.labels.tolist(), strict=True):
+def label_rows(uids: tuple[str, ...], labels: Array) -> Iterator[tuple[str, int]]:
+    """Yield (`ID_<9 hex>_<class>`, 0 or 1), six a slice in the order of LABELS, from UIDs and (N, 6) labels."""
+    for uid, row in zip(uids, labels.tolist(), strict=True):
         for name, label in zip(LABELS, row, strict=True):
             yield f"{uid}_{name}", label
 
@@ -180,7 +206,7 @@ def _scan(
     blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
     for k, position in enumerate(geometry.positions):
         grid = _warp(pose.grid(geometry, position), shape)
-        bones = surfaces(head, grid, shape.smooth(grid, 40))
+        bones = surfaces(head, grid, shape)
         layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), shape)
         blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
         stored[k] = scanner.expose(layers, bones, rng)

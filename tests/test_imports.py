@@ -24,6 +24,7 @@ HOMES = {
     },
     "phantom": {
         "pydicom": {"phantom.write"},
+        "numba": {"phantom.compiled", "phantom.tissue"},
     },
     "training": {
         "fsspec": {"training.data.mirror"},

@@ -15,7 +15,6 @@ from phantom import study as phantom
 from phantom.bleeds import CLASSES, draw_bleeds
 from phantom.errors import PhantomError
 from phantom.scanner import CODINGS, PADDING, draw_geometry, noise_tile
-from phantom.shapes import Blob, Grid, Noise, coverage, draw, enlarge
 from phantom.write import SliceAttributes, encode_slice
 
 SEED = 7
@@ -57,6 +56,15 @@ def test_fewer_patients_are_a_prefix_of_more(written, tmp_path):
     assert done == [1]
     assert few.items() < many.items()
     assert read_labels(out)[: len(read_labels(tmp_path))] == read_labels(tmp_path)
+
+
+def test_workers_write_the_same_files(written, tmp_path):
+    out, summary = written
+    done = []
+    assert phantom.write(tmp_path, patients=3, seed=SEED, progress=done.append, workers=2) == summary
+    assert done == [1, 2, 3]
+    assert digests(tmp_path) == digests(out)
+    assert read_labels(tmp_path) == read_labels(out)
 
 
 def test_another_seed_gives_another_head(studies):
@@ -104,6 +112,16 @@ def test_pydicom_reads_what_was_made(studies):
                 "PixelPaddingValue",
             )
             assert not any(keyword in dataset for keyword in absent)
+
+
+def test_files_of_a_study_differ_only_in_uid_position_and_pixels(studies):
+    for study in studies[:2]:
+        first, *others = (pydicom.dcmread(io.BytesIO(data)) for _, data in phantom.encode_study(study))
+        for other in others:
+            assert other.file_meta.MediaStorageSOPInstanceUID == other.SOPInstanceUID
+            assert [element.tag for element in other] == [element.tag for element in first]
+            differing = {element.keyword for element in first if other[element.tag].value != element.value}
+            assert differing == {"SOPInstanceUID", "ImagePositionPatient", "PixelData"}
 
 
 @pytest.mark.parametrize("coding", CODINGS, ids=str)
@@ -252,39 +270,3 @@ def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "dicoms" / "old.dcm").touch()
     with pytest.raises(PhantomError, match="not empty"):
         phantom.write(tmp_path, patients=1, seed=0)
-
-
-def plain_grid(side=64, z=0.0):
-    axis = np.arange(side, dtype=np.float32) - side / 2
-    return Grid(*np.broadcast_arrays(axis, axis[:, None], np.float32(z)))
-
-
-def test_a_blob_covers_its_area_and_only_its_window_is_drawn():
-    grid = plain_grid()
-    blob = Blob((4.0, -3.0, 0.0), (12.0, 6.0, 5.0), 25.0, hu=100.0, paired=False)
-    cover = coverage(grid, blob)
-    assert cover.sum() == pytest.approx(np.pi * 12 * 6, rel=0.05)
-    canvas = np.zeros((64, 64), np.float32)
-    draw(canvas, grid, blob)
-    assert np.allclose(canvas, 100 * cover)
-    pair = np.zeros((64, 64), np.float32)
-    draw(pair, grid, Blob((14.0, 0.0, 0.0), (5.0, 8.0, 5.0), 20.0, hu=1.0))
-    assert np.allclose(pair[:, 1:], pair[:, :0:-1], atol=1e-5)
-
-
-def test_enlarge_keeps_pixels_and_halves_between_them():
-    image = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
-    large = enlarge(image)
-    assert large.shape == (16, 12)
-    assert np.array_equal(large[::2, ::2], image)
-    assert np.allclose(large[1, 1], image[:2, :2].mean())
-
-
-def test_noise_is_smooth_and_of_unit_size():
-    noise = Noise(np.random.default_rng(1))
-    grid = Grid(*(40 * axis for axis in plain_grid(64)[:2]), np.zeros((64, 64), np.float32))
-    wide = noise.at(grid._replace(z=grid.x * 0.37), 60)
-    assert abs(wide.mean()) < 0.1
-    assert wide.std() == pytest.approx(0.85, abs=0.2)
-    step = noise.at(Grid(*(np.arange(100, dtype=np.float32) * 0.1 + k for k in (0, 50, 90))), 30)
-    assert np.abs(np.diff(step)).max() < 0.1
