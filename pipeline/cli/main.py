@@ -133,7 +133,7 @@ def phantom(out: Path, patients: int, seed: int, workers: int | None) -> None:
     from phantom.errors import PhantomError
     from pipeline.errors import SourceError
 
-    processes = min(workers if workers is not None else len(os.sched_getaffinity(0)), patients)
+    processes = min(workers if workers is not None else system.cores(), patients)
     with tqdm(total=patients, unit=" patients", disable=None) as bar:
 
         def patient_done(number: int) -> None:
