@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phantom.shapes import Array, Blob, Grid, Noise, draw, enlarge, mark
+from phantom.compiled import Array
+from phantom.shapes import Blob, Grid, Noise, draw, enlarge, mark
 from phantom.tissue import AIR, FAT, add_membranes, clothe, find_hindbrain, fold
 
 CSF, WHITE, GREY = 7.0, 28.0, 36.5

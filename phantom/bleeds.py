@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from phantom.anatomy import Head, Layers, Surfaces
-from phantom.shapes import Array, Blob, Grid, Noise, mark
+from phantom.compiled import Array
+from phantom.shapes import Blob, Grid, Noise, mark
 from phantom.tissue import tentorium_height
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")

@@ -5,9 +5,10 @@ from functools import cache
 
 import numpy as np
 
-from phantom.anatomy import AIR, Layers, Surfaces
-from phantom.compiled import digitise, join
-from phantom.shapes import Array, Grid
+from phantom.anatomy import Layers, Surfaces
+from phantom.compiled import Array, digitise, join
+from phantom.shapes import Grid
+from phantom.tissue import AIR
 
 SIDE = 512
 PADDING = -2000  # stored outside the scan circle, and not declared: -3024 HU with an intercept of -1024

@@ -14,6 +14,7 @@ import numpy as np
 
 from phantom.anatomy import Head, paint, surfaces
 from phantom.bleeds import CLASSES, Bleed, bleed_into, draw_bleeds, press_and_swell
+from phantom.compiled import Array
 from phantom.errors import PhantomError
 from phantom.scanner import (
     CODING_SHARES,
@@ -26,7 +27,7 @@ from phantom.scanner import (
     draw_geometry,
     draw_pose,
 )
-from phantom.shapes import Array, Blob, Grid, Noise
+from phantom.shapes import Blob, Grid, Noise
 from phantom.write import SliceAttributes, encode_slice
 
 LABELS = (*CLASSES, "any")
