@@ -24,6 +24,7 @@ def lock(root: Path) -> Iterator[str]:
     Raises:
         CacheError: another process holds it; says which and since when.
     """
+    refuse_links(root)
     path = lock_file(root)
     make_folder(path.parent)
     handle = _take(path)
@@ -45,7 +46,7 @@ def lock(root: Path) -> Iterator[str]:
 
 def _take(path: Path) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             take_lock(handle, path)
         except BlockingIOError:
@@ -57,6 +58,55 @@ def _take(path: Path) -> int:
                 return handle
         release_lock(handle)
         os.close(handle)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        if path.is_symlink() or path.is_dir():
+            raise CacheError(f"{path}: is no file; remove it and run the command again") from error
+        raise
+
+
+def refuse_links(root: Path) -> None:
+    """Refuse to write below folders that are links to another place: they may be a stranger's.
+
+    Raises:
+        CacheError: there is one among the folders of a cache.
+    """
+    for above in (root, root / PRIVATE, root / "images", root / "sums"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(above) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise CacheError(
+                        f"{entry.path}: is a link; a cache must lie in one folder: put what it points to here"
+                    )
+
+
+@contextlib.contextmanager
+def publisher_lock(root: Path) -> Iterator[None]:
+    """Be the only process that publishes from this folder.
+
+    Raises:
+        CacheError: another one does.
+    """
+    path = publisher_file(root)
+    handle = _open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            take_lock(handle, path)
+        except BlockingIOError:
+            raise CacheError(f"{root}: another process publishes it; wait or end that one") from None
+        yield
+    finally:
+        release_lock(handle)
+        os.close(handle)
+
+
+def publisher_file(root: Path) -> Path:
+    """The file that `publisher_lock` locks."""
+    return root / PRIVATE / "publishing"
 
 
 def _remove_empty(path: Path) -> None:
@@ -77,8 +127,8 @@ def shared_lock(root: Path) -> Iterator[None]:
     """
     path = lock_file(root)
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+        handle = _open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         yield
         return
     try:

@@ -150,12 +150,16 @@ def phantom(out: Path, patients: int, seed: int, workers: int | None) -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("cache", type=click.Path(path_type=Path))
 @click.argument("address")
+@click.option("--take-over", is_flag=True, help="Go on where a publisher on another machine was killed.")
 @command
-def publish(cache: Path, address: str) -> None:
-    """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what is lacking there."""
+def publish(cache: Path, address: str, take_over: bool) -> None:
+    """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what differs there.
+
+    An address belongs to the cache that was published to it first. No path of a source file goes along.
+    """
     from pipeline.upkeep.publish import publish
 
-    done = publish(cache, address)
+    done = publish(cache, address, take_over=take_over)
     say(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
 
 

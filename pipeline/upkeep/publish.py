@@ -1,18 +1,35 @@
-"""This file uploads the current commit of a cache to an address, the root last, and only what the other side lacks."""
+"""This file uploads the current commit of a cache to an address, the root last, and only what differs there."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, layout
-from pipeline.cache.commits import Commit
-from pipeline.cache.head import current_commit
-from pipeline.errors import CacheError
+import xxhash
 
-ROOT = "zarr.json"
-COPIES = ("metadata.csv", "rejects.csv")
-IN_FLIGHT = 16
+from pipeline.cache import commits, layout
+from pipeline.cache.attributes import COMMIT_ID
+from pipeline.cache.commits import Commit
+from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.files import canonical
+from pipeline.cache.head import current_commit
+from pipeline.cache.lock import publisher_lock, shared_lock
+from pipeline.errors import CacheError
+from pipeline.upkeep.targets import Target, open_target
+
+OWNER = "cache.json"  # whose address this is; written once, before anything else
+LEASE = "publishing.json"  # who is publishing there
+BATCH = 64
+READ_BYTES = 1 << 20
+
+Digests = dict[str, tuple[int, str]]  # name -> size and xxh3-128 hex of its content
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,72 +41,203 @@ class Published:
     sent_bytes: int
 
 
-def publish(root: Path, address: str) -> Published:
+def publish(root: Path, address: str, *, take_over: bool = False) -> Published:
     """Upload the current commit to an address that fsspec knows; readers there see the old commit or this one.
 
-    Nothing is removed there: a reader goes on with the commit that it has opened. A shard or table that is there
-    with the same name and size is not sent again, since it is never rewritten with other pixels.
+    Nothing is removed there: a reader goes on with the commit that it has opened. A file that is there with the same
+    digest is not sent again. Nothing private goes along: no path of a source file, no list of rejects.
+
+    Args:
+        take_over: believe that a publisher from elsewhere, which has begun and not ended there, is no longer at work.
 
     Raises:
-        CacheError: there is no commit, a file of it is missing, or the other side fails; the command can run again.
+        CacheError: there is no commit; the address holds another cache, or commits that this one does not know;
+            another publisher is at work; a file is missing, or the other side fails, then the command can run again.
     """
+    _require_commit(root)
+    with shared_lock(root), publisher_lock(root):
+        head = _require_commit(root)
+        try:
+            target = open_target(address)
+            _claim(target, address, head)
+            with _lease(target, address, root, head, take_over) as still_ours:
+                return _upload(target, address, root, head, still_ours)
+        except FileNotFoundError as error:
+            raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {root}") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise CacheError(f"{address}: {' '.join(str(error).split())}; mend it and run the command again") from error
+
+
+def _require_commit(root: Path) -> Commit:
     head = current_commit(root)
     if head is None:
         raise CacheError(f"{root}: has no commit yet; run: pipeline build")
-    files = sorted(_fixed_files(root, head))
-    documents = sorted(set(head.documents()) - {ROOT})
+    if not head.attributes.cache:
+        raise CacheError(f"{root}: is of format version 1, which has no identity; run the same pipeline build again")
+    return head
+
+
+# --- whose address it is -------------------------------------------------------------------------------------------
+
+
+def _claim(target: Target, address: str, head: Commit) -> None:
+    """Make an empty address this cache's, or see that it is.
+
+    Raises:
+        CacheError: it is another's.
+    """
+    owner = canonical({"format": "ich-slices", "cache": head.attributes.cache})
+    found = target.read(OWNER)
+    if found is None:
+        if target.sizes():
+            raise CacheError(f"{address}: holds other files than a published cache; give an empty address")
+        if target.create(OWNER, owner):
+            return
+        found = target.read(OWNER)
+    if found != owner:
+        raise CacheError(f"{address}: holds another cache than this one; give another address")
+
+
+@contextlib.contextmanager
+def _lease(target: Target, address: str, root: Path, head: Commit, take_over: bool) -> Iterator[Any]:
+    """Be the only publisher there; gives a check that it is still so.
+
+    One that was killed has left its lease. From the same folder it is gone on with, for that folder's lock has died
+    with it; from another one only on demand.
+    """
+    place = hashlib.sha256(f"{socket.gethostname()}\0{os.path.abspath(root)}".encode()).hexdigest()[:16]
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    lease = canonical({"commit": head.id, "from": place, "since": since, "token": secrets.token_hex(16)})
+    if not target.create(LEASE, lease):
+        other = _parse(target.read(LEASE) or b"")
+        if other.get("from") != place and not take_over:
+            raise CacheError(
+                f"{address}: another publisher is at work there, since {str(other.get('since'))[:40]}; wait for it, or "
+                "if it was killed run with --take-over"
+            )
+        target.write(LEASE, lease)
+
+    def still_ours() -> None:
+        if target.read(LEASE) != lease:
+            raise CacheError(f"{address}: another publisher has taken over; run the command again")
+
     try:
-        system, target = _open_system(address)
-        there = _sizes(system, target)
-        lacking = [file for file in files if there.get(file) != (root / file).stat().st_size]
-        _send(system, target, root, [*lacking, *documents])
-        _check(address, _sizes(system, target), root, [*files, *documents])
-        _send(system, target, root, [ROOT])
-        _send(system, target, root, COPIES)
-    except FileNotFoundError as error:
-        raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {root}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise CacheError(f"{address}: {' '.join(str(error).split())}; mend it and run the command again") from error
-    sent = [*lacking, *documents, ROOT, *COPIES]
-    every = len({*files, *sent})
-    return Published(every, len(sent), sum((root / file).stat().st_size for file in sent))
+        yield still_ours
+    finally:
+        with contextlib.suppress(Exception):  # the error that ended the upload says more
+            if target.read(LEASE) == lease:
+                target.remove(LEASE)
 
 
-def _fixed_files(root: Path, head: Commit) -> Iterator[str]:
-    """The files of a commit that are written once, relative to the root."""
+# --- what is sent --------------------------------------------------------------------------------------------------
+
+
+def _upload(target: Target, address: str, root: Path, head: Commit, still_ours: Any) -> Published:
+    before = _commit_there(target, address, head)
+    known = _manifest(target, before) | _manifest(target, head.id)
+    there = target.sizes()
+    wanted = _digests(root, head)
+    lacking = [name for name, of in wanted.items() if known.get(name) != of or there.get(name) != of[0]]
+    for start in range(0, len(lacking), BATCH):
+        batch = lacking[start : start + BATCH]
+        target.send(root, batch)
+        known |= {name: wanted[name] for name in batch}
+        target.write(_manifest_name(head.id), _encode(head, known))
+    contents = _contents(root, head)
+    for name, content in contents.items():
+        target.write(name, content)
+    target.write(_manifest_name(head.id), _encode(head, wanted))
+    _check(target, address, {name: of[0] for name, of in wanted.items()} | {n: len(c) for n, c in contents.items()})
+    still_ours()
+    if _commit_there(target, address, head) != before:
+        raise CacheError(f"{address}: another publisher has been there meanwhile; run the command again")
+    last = {ROOT_DOCUMENT: head.documents()[ROOT_DOCUMENT], "metadata.csv": commits.read_table(root, head)}
+    for name, content in last.items():
+        target.write(name, content)
+    written = contents | last
+    sent_bytes = sum(wanted[name][0] for name in lacking) + sum(map(len, written.values()))
+    return Published(len(wanted) + len(written), len(lacking) + len(written), sent_bytes)
+
+
+def _commit_there(target: Target, address: str, head: Commit) -> str | None:
+    """The commit that readers there see, None where there is none yet.
+
+    Raises:
+        CacheError: it is not of this cache's history.
+    """
+    content = target.read(ROOT_DOCUMENT)
+    if content is None:
+        return None
+    attributes = _parse(content).get("attributes")
+    found = attributes if isinstance(attributes, dict) else {}
+    commit = str(found.get("commit"))[:40]
+    if found.get("cache") != head.attributes.cache:
+        raise CacheError(f"{address}: its zarr.json is not that of this cache; give another address")
+    if commit not in (head.id, *head.private.before):
+        raise CacheError(
+            f"{address}: holds commit {commit}, which this cache does not know, so it went another way since; publish "
+            "from the cache that made it, or give another address"
+        )
+    return commit
+
+
+def _digests(root: Path, head: Commit) -> Digests:
+    """The shards of a commit, which are sent as files, in the order of their names."""
+    names = []
     for shard in commits.read_ledger(root, head.id).live_slots():
         record = layout.read_record(root, shard)
         if record is None or record.slices:
             for spec in head.terms.arrays:
-                yield f"{spec.images_path}/c/{shard}/0/0/0"
-                yield f"{spec.sums_path}/c/{shard}/0/0"
-    yield f"tables/{head.attributes.table_digest}.csv"
-    yield f"commits/{head.id}.json"
+                names += [f"{spec.images_path}/c/{shard}/0/0/0", f"{spec.sums_path}/c/{shard}/0/0"]
+    return {name: _digest(root / name) for name in sorted(names)}
 
 
-def _open_system(address: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
+def _digest(path: Path) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_128(), 0
+    with path.open("rb") as file:
+        while part := file.read(READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
 
-    return url_to_fs(address)
+
+def _contents(root: Path, head: Commit) -> dict[str, bytes]:
+    """What else readers need, from the commit itself, the commit's own file last; all but the root."""
+    documents = {path: content for path, content in head.documents().items() if path != ROOT_DOCUMENT}
+    table = {f"tables/{head.attributes.table_digest}.csv": commits.read_table(root, head)}
+    return documents | table | {f"commits/{head.id}.json": head.content()}
 
 
-def _sizes(system: Any, target: str) -> dict[str, int]:
-    """Path relative to the target -> size, of all that is there."""
-    system.invalidate_cache()
-    if not system.exists(target):
+def _check(target: Target, address: str, sizes: Mapping[str, int]) -> None:
+    there = target.sizes()
+    for name, size in sizes.items():
+        if there.get(name) != size:
+            raise CacheError(f"{address}/{name}: has not arrived whole; run the command again")
+
+
+# --- what was sent before ------------------------------------------------------------------------------------------
+
+
+def _manifest_name(commit: str) -> str:
+    return f"published/{commit}.json"
+
+
+def _encode(head: Commit, files: Digests) -> bytes:
+    return canonical({"cache": head.attributes.cache, "commit": head.id, "files": files})
+
+
+def _manifest(target: Target, commit: str | None) -> Digests:
+    """What a publisher has noted as sent for a commit, nothing where it has noted nothing that can be read."""
+    if commit is None or not COMMIT_ID.fullmatch(commit):
         return {}
-    found = system.find(target, detail=True)
-    return {name[len(target) :].lstrip("/"): info["size"] for name, info in found.items()}
+    files = _parse(target.read(_manifest_name(commit)) or b"").get("files")
+    lines = files.items() if isinstance(files, dict) else ()
+    return {str(name): (of[0], of[1]) for name, of in lines if isinstance(of, list) and len(of) == 2}
 
 
-def _send(system: Any, target: str, root: Path, files: Sequence[str]) -> None:
-    for file in files:
-        system.makedirs(f"{target}/{file}".rpartition("/")[0], exist_ok=True)
-    sources = [str(root / file) for file in files]
-    system.put(sources, [f"{target}/{file}" for file in files], batch_size=IN_FLIGHT)
-
-
-def _check(address: str, there: dict[str, int], root: Path, files: Sequence[str]) -> None:
-    for file in files:
-        if there.get(file) != (root / file).stat().st_size:
-            raise CacheError(f"{address}/{file}: has not arrived whole; run the command again")
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

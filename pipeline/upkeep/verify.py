@@ -14,7 +14,7 @@ from pipeline.cache.documents import ROOT_DOCUMENT
 from pipeline.cache.files import PARTIAL, PRIVATE, canonical, is_sealed, sha256
 from pipeline.cache.head import copied_file, head_file, head_record, recorded_head
 from pipeline.cache.ledger import Ledger, digest_hex
-from pipeline.cache.lock import lock_file
+from pipeline.cache.lock import lock_file, publisher_file
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.upkeep.examination import Examination
@@ -273,7 +273,7 @@ def examine_rest(found: Examination) -> None:
     pending = layout.pending_file(root)
     if pending.exists():
         found.read("pending", pending, lambda content: _is_pending(root, content))
-    found.files |= {lock_file(root), head_file(root)}
+    found.files |= {lock_file(root), publisher_file(root), head_file(root)}
     for folder, folders, names in os.walk(root):
         if Path(folder) == root / PRIVATE and ASIDE in folders:
             folders.remove(ASIDE)

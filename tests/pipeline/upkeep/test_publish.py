@@ -1,5 +1,7 @@
 """A cache is uploaded whole, root last, and a second time only in what has changed; S3 is moto's server."""
 
+import itertools
+import os
 import re
 import shutil
 import socket
@@ -8,14 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
 import pytest
 import zarr
 
+from pipeline.cache.lock import publisher_lock
 from pipeline.upkeep import publish as module
-from testkit.small import Small, run, slice_bytes, write, write_slices
+from pipeline.upkeep.targets import FolderTarget
+from testkit.small import LONG_AGO_NS, Small, run, slice_bytes, write, write_slices
 
 
 @pytest.fixture
@@ -27,18 +32,26 @@ def small(tmp_path) -> Small:
     return small
 
 
+class Recording(FolderTarget):
+    """A folder that keeps what is written to it, in order."""
+
+    written: ClassVar[list[str]] = []
+
+    def write(self, name, content):
+        self.written.append(name)
+        super().write(name, content)
+
+    def send(self, root, names):
+        self.written.extend(names)
+        super().send(root, names)
+
+
 @pytest.fixture
-def sent(monkeypatch) -> list[list[str]]:
-    """Every batch of files that is sent, in order."""
-    batches = []
-    send = module._send
-
-    def recording(system, target, root, files):
-        batches.append(list(files))
-        send(system, target, root, files)
-
-    monkeypatch.setattr(module, "_send", recording)
-    return batches
+def sent(monkeypatch) -> list[str]:
+    """Every file that is sent, in order."""
+    monkeypatch.setattr(Recording, "written", [])
+    monkeypatch.setattr(module, "open_target", lambda address: Recording(Path(address.removeprefix("file://"))))
+    return Recording.written
 
 
 def same_content(here: Path, there: Path) -> None:
@@ -54,18 +67,21 @@ def test_a_folder_gets_the_commit_and_nothing_private(small, tmp_path, sent):
     assert "files sent" in run("publish", small.out, f"file://{there}").stdout
     same_content(small.out, there)
     assert not (there / ".pipeline").exists()
-    assert [list(batch) for batch in sent[-2:]] == [["zarr.json"], ["metadata.csv", "rejects.csv"]]
+    assert sent[-2:] == ["zarr.json", "metadata.csv"]
+    everything = b"".join(path.read_bytes() for path in there.rglob("*") if path.is_file())
+    for private in (str(small.src), small.src.name, "003.dcm"):
+        assert private.encode() not in everything
 
 
 def test_only_what_is_lacking_is_sent(small, tmp_path, sent):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
-    first = {file for batch in sent for file in batch}
+    first = set(sent)
     write(small.src / "new.dcm", slice_bytes(77))
     small.build()
     sent.clear()
     run("publish", small.out, f"file://{there}")
-    shards = {file for batch in sent for file in batch if "/c/" in file}
+    shards = {file for file in sent if "/c/" in file}
     assert shards
     assert not shards & first
     same_content(small.out, there)
@@ -87,12 +103,147 @@ def test_a_broken_upload_leaves_the_old_commit_and_is_gone_on_with(small, tmp_pa
     write(small.src / "new.dcm", slice_bytes(77))
     small.build()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_send", lambda *arguments: None)
+        patch.setattr(FolderTarget, "send", lambda *arguments: None)
         outcome = run("publish", small.out, f"file://{there}", code=1)
     assert "has not arrived whole; run the command again" in outcome.stderr
     assert (there / "zarr.json").read_bytes() == before
     run("publish", small.out, f"file://{there}")
     same_content(small.out, there)
+
+
+# --- whose address it is -------------------------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_another_cache_at_the_address_is_refused_and_stays(small, tmp_path, kind):
+    """Names and sizes of the sums are the same, so that a comparison by size would mix the two."""
+    address = f"{kind}://{tmp_path / 'there'}"
+    run("publish", small.out, address)
+    other = Small(tmp_path / "other")
+    other.folder.mkdir()
+    for number in range(20):
+        write(other.src / f"{number:03d}.dcm", slice_bytes(number, content=1))
+    other.build()
+    system, top = fsspec.core.url_to_fs(address)
+    before = {name: system.cat_file(name) for name in system.find(top)}
+    assert "holds another cache" in run("publish", other.out, address, code=1).stderr
+    assert {name: system.cat_file(name) for name in system.find(top)} == before
+
+
+def test_an_address_with_other_files_is_refused(small, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    assert "holds other files" in run("publish", small.out, f"file://{tmp_path / 'there'}", code=1).stderr
+    assert tree(tmp_path / "there") == {"notes.txt": b"mine"}
+
+
+def test_a_copy_that_went_another_way_is_refused(small, tmp_path):
+    there = tmp_path / "there"
+    run("publish", small.out, f"file://{there}")
+    copy = Small(tmp_path / "copy")
+    shutil.copytree(small.out, copy.out)
+    shutil.copytree(small.src, copy.src)
+    for each, content in ((small, 1), (copy, 2)):
+        write(each.src / "new.dcm", slice_bytes(77, content))
+        each.build()
+    run("publish", small.out, f"file://{there}")
+    assert "which this cache does not know" in run("publish", copy.out, f"file://{there}", code=1).stderr
+    same_content(small.out, there)
+
+
+def test_other_bytes_of_the_same_size_are_sent(small, tmp_path, sent):
+    there = tmp_path / "there"
+    run("publish", small.out, f"file://{there}")
+    for path in [*there.glob("published/*"), *there.glob("sums/*/c/0/0/0")]:
+        path.unlink() if path.parent.name == "published" else path.write_bytes(bytes(path.stat().st_size))
+    run("publish", small.out, f"file://{there}")
+    for path in small.out.glob("sums/*/c/*/0/0"):
+        assert path.read_bytes() == (there / path.relative_to(small.out)).read_bytes()
+
+
+def test_the_commit_that_was_set_out_with_is_the_one_that_is_published(small, tmp_path, monkeypatch):
+    """The files beside the commit may be a later build's; what readers there see is the commit, all of it."""
+    there, head = tmp_path / "there", zarr.open_group(small.out, mode="r").attrs["commit"]
+    send = FolderTarget.send
+
+    def send_while_it_is_built(self, root, names):
+        send(self, root, names)
+        write(small.src / "new.dcm", slice_bytes(77))
+        assert "is at work on it" in small.build(code=1).stderr
+        (small.out / "zarr.json").write_bytes(b"of another")
+
+    monkeypatch.setattr(FolderTarget, "send", send_while_it_is_built)
+    run("publish", small.out, f"file://{there}")
+    assert zarr.open_group(there, mode="r").attrs["commit"] == head
+
+
+def test_a_second_publisher_is_told(small, tmp_path):
+    there = tmp_path / "there"
+    run("publish", small.out, f"file://{there}")
+    with publisher_lock(small.out):
+        assert "another process publishes it" in run("publish", small.out, f"file://{there}", code=1).stderr
+    (there / "publishing.json").write_text('{"from": "elsewhere", "since": "yesterday"}')
+    assert "another publisher is at work there, since yesterday" in run(
+        "publish", small.out, f"file://{there}", code=1
+    ).stderr  # fmt: skip
+    run("publish", small.out, f"file://{there}", "--take-over")
+    assert not (there / "publishing.json").exists()
+
+
+def test_killed_anywhere_readers_see_one_commit_and_the_same_command_goes_on(small, tmp_path):
+    there = tmp_path / "there"
+    run("publish", small.out, f"file://{there}")
+    for step in itertools.count(0, 3):
+        small.labels = {f"1.2.3.0.{number}": (number + step) % 2 for number in range(20)}
+        write(small.src / "003.dcm", slice_bytes(3, content=step), LONG_AGO_NS + (step + 1) * 10**9)
+        views = {view(there)}
+        small.build()
+        views.add(view(small.out))
+        killed = die_at_write(small, there, step)
+        assert view(there) in views
+        run("publish", small.out, f"file://{there}")
+        assert view(there) == view(small.out)
+        assert not list(there.rglob("*.partial"))
+        if not killed:
+            break
+    assert step > 15
+
+
+def view(cache: Path) -> tuple[str, bytes, bytes]:
+    """What a reader sees: the commit, its table and every pixel of it."""
+    group = zarr.open_group(cache, mode="r")
+    table = (cache / str(group.attrs["metadata"]["file"])).read_bytes()
+    rows = [int(line.split(b",")[0]) for line in table.splitlines()[1:]]
+    images = b"".join(group[path][row].tobytes() for path in group.attrs["sizes"].values() for row in rows)
+    return str(group.attrs["commit"]), table, images
+
+
+def die_at_write(small: Small, there: Path, step: int) -> bool:
+    """Publish in another process, which dies at a rename, link or removal; says whether it came to that."""
+    pid = os.fork()
+    if pid == 0:
+        left = [step]
+
+        def or_die(call):
+            def counting(*arguments, **options):
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                return call(*arguments, **options)
+
+            return counting
+
+        try:
+            for name in ("replace", "link", "unlink"):
+                setattr(os, name, or_die(getattr(os, name)))
+            run("publish", small.out, f"file://{there}")
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
 def test_what_cannot_be_uploaded_is_one_line(small, tmp_path):
@@ -155,4 +306,4 @@ def test_from_a_bucket_to_a_cache_to_a_bucket(small, s3, tmp_path):
     system.get(f"{address}/cache.zarr", str(tmp_path / "back"), recursive=True)
     same_content(small.out, tmp_path / "back")
     again = run("publish", small.out, f"{address}/cache.zarr").stdout
-    assert again.startswith(f"{address}/cache.zarr: 7 of ")
+    assert re.match(rf"{address}/cache.zarr: 8 of \d+ files sent", again)
