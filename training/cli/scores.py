@@ -52,7 +52,17 @@ def compare_command(runs: tuple[Path, ...], on: str, tta: bool, every_score: boo
 @click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="May be given again.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="May be given again.")
 @click.option("--on", type=click.Choice(["test", "validation"]), default="test", show_default=True)
-@click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="A setting of every run, epochs=2 say.")
+@click.option(
+    "--vary",
+    default="position",
+    show_default=True,
+    metavar="NAMES",
+    help="What to measure, with commas between: position, context (one slice on each side), series (a GRU over the "
+    "series).",
+)
+@click.option(
+    "--set", "others", multiple=True, metavar="NAME=VALUE", help="A setting of every run on images, epochs=2 say."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def ablate_command(
     cache: str,
@@ -61,15 +71,19 @@ def ablate_command(
     models: tuple[str, ...],
     seeds: tuple[int, ...],
     on: str,
+    vary: str,
     others: tuple[str, ...],
     device: str,
 ) -> None:
-    """Train with and without the slice position, for each model and seed, and say what the position adds."""
+    """Train with and without position, neighbours or a head over the series, and say what each adds.
+
+    For each model and seed. Writes ablation.csv and ablation.html.
+    """
     from training.run.config import Machine, parse_setting
     from training.run.distributed import join_processes
     from training.run.inference import Stopped
     from training.run.job import absolute_weights
-    from training.scores.ablate import TABLE, ablate, over_seeds
+    from training.scores.ablate import PAGE, TABLE, Ablation, ablate, over_seeds
     from training.scores.compare import to_text
 
     settings = dict(parse_setting(text) for text in others)
@@ -77,7 +91,8 @@ def ablate_command(
         settings["weights"] = absolute_weights(settings["weights"])
     with join_processes(device) as processes:
         try:
-            table = ablate(cache, out, models, seeds, settings, Machine(device), processes, on, local_copy)
+            of = Ablation(cache, out, settings, Machine(device), processes, on, local_copy)
+            table = ablate(of, models, seeds, [name.strip() for name in vary.split(",")])
         except Stopped:
             if processes.writes:
                 click.echo("stopped; the same command goes on", err=True)
@@ -86,7 +101,7 @@ def ablate_command(
             click.echo(to_text(table))
             if len(seeds) > 1:
                 click.echo(f"\n{over_seeds(table)}")
-            click.echo(f"\n{out / TABLE}")
+            click.echo(f"\n{out / TABLE}\n{out / PAGE}")
 
 
 @click.command("report")

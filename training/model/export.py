@@ -52,6 +52,11 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
     """
     if out.suffix != SUFFIXES[form]:
         raise RunError(f"{out}: the format {form} is written to a file that ends in {SUFFIXES[form]}")
+    if run.has_head:
+        raise RunError(
+            f"{run.path}: is a head over series, and a file of one slice in, one slice out cannot hold it; export its "
+            f"slice model: train export --run {run.data.base}"
+        )
     net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels).eval()
     size, channels = run.config.size_px, len(run.channels)
     whole = Exported(net, *run.mean_std).eval()

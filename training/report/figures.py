@@ -53,7 +53,8 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG; the same figure gives the same bytes."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return content.getvalue()
@@ -92,7 +93,7 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if len(series) > 1:
             axes.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_curves(
@@ -106,7 +107,7 @@ def draw_curves(
             axes.plot(*thin(x, y), label=name, color=colour)
         if curves:
             axes.legend(loc="lower right" if diagonal else "best")
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_band(
@@ -129,7 +130,7 @@ def draw_band(
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
         axes.set_title(note, loc="right", color=SOFT, fontsize=9, fontweight="normal")
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: str, colour: str) -> bytes:
@@ -165,7 +166,7 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
         counts.bar(np.arange(len(plain.count)) * width, plain.count, width * 0.9, align="edge", color=LINE)
         counts.set(yscale="log", xlabel="predicted probability", ylabel="slices", ylim=(0.7, None))
         counts.minorticks_off()
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_by_position(
@@ -178,7 +179,7 @@ def draw_by_position(
         axes.errorbar(centres, values, bars, fmt="o-", color=COLOURS[1], markersize=4, elinewidth=1)
         axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))
         axes.grid(axis="y", color=LINE, linewidth=0.6)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _unit_square(axes: Axes, x_label: str, y_label: str, title: str, diagonal: bool) -> None:

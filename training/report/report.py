@@ -26,6 +26,7 @@ from training.report.scores import (
 )
 from training.report.sets import other_sets
 from training.report.slices import mistakes, sheet
+from training.report.strips import strips
 from training.report.subgroups import subgroups
 from training.run.digests import write_atomically
 from training.run.runs import open_run
@@ -58,12 +59,13 @@ def write_report(run: Path, cache: Cache | None) -> Path:
         subgroups(results),
         sheet(results, cache),
         mistakes(results, cache, _heat_maps(results, cache)),
+        *strips(results, cache),
         other_sets(results),
         training(results),
         repeat(results),
     ]
     write_model_card(results)
-    title = f"{_config(results).get('model', 'A model')} on single head-CT slices"
+    title = f"{_config(results).get('model', 'A model')} on {_seen(results)}"
     path = run / "report.html"
     text = page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE))
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -78,6 +80,11 @@ def _heat_maps(results: Results, cache: Cache | None) -> HeatMaps | None:
     if cache is None or results.shown is None or not (results.path / "weights.safetensors").exists():
         return None
     return open_heat_maps(open_run(results.path))
+
+
+def _seen(results: Results) -> str:
+    head = _config(results).get("head", "none")
+    return "single head-CT slices" if head == "none" else f"head-CT slices, with a head over their series ({head})"
 
 
 def _head(results: Results) -> list[str]:
@@ -211,9 +218,10 @@ def repeat(results: Results) -> Section:
     """The command, the settings and the versions that give this run again."""
     config, data = _config(results), results.settings.get("data", {})
     cache = Path(data.get("cache", "CACHE")).name
-    command = " \\\n    ".join(
-        [f"train run --cache {cache} --out RUN", *(f"--set {key}={_setting(value)}" for key, value in config.items())]
-    )
+    start = f"train run --cache {cache} --out RUN"
+    if base := data.get("base"):
+        start = f"train series --run {Path(base).name} --out RUN"
+    command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in config.items())])
     words = (
         f"The same cache content (commit {data.get('commit', '?')}), the same split (SHA-256 "
         f"{data.get('split', '?')[:16]}), and this command repeat the run; to the last bit on a CPU with the same "

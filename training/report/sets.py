@@ -62,8 +62,8 @@ def _tta_table(results: Results, name: str) -> str:
         of = lines[score, label]
         if of["difference"] != of["difference"]:
             return UNDEFINED
-        span = f"\n{_signed(of['low'])} to {_signed(of['high'])}" if of["low"] == of["low"] else ""
-        return f"{_signed(of['difference'])}{span}"
+        span = f"\n{signed(of['low'])} to {signed(of['high'])}" if of["low"] == of["low"] else ""
+        return f"{signed(of['difference'])}{span}"
 
     rows = [[label, *(cell(score, label) for score in CHANGED)] for label in plain.classes]
     rows.append(["all, weighted", cell("weighted_log_loss", "all"), *[""] * (len(CHANGED) - 1)])
@@ -74,6 +74,7 @@ def _tta_table(results: Results, name: str) -> str:
     return page.table(caption, ["class", *(SCORES[score] for score in CHANGED)], rows)
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a difference with its sign, four digits; 0 without."""
     text = f"{value:+.4f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]

@@ -118,9 +118,9 @@ def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: an unknown setting. RunError: one that the slice model decides.
     """
-    settings.from_mapping({**settings.to_mapping(base.config), **values})
+    given = settings.from_mapping(settings.to_mapping(base.config) | dict(values))
     for name in sorted(OF_SLICES & values.keys()):
-        if values[name] != getattr(base.config, name):
+        if getattr(given, name) != getattr(base.config, name):
             raise RunError(f"--set {name}: is decided by the slice model, {base.path}; leave it out")
     return settings.from_mapping(settings.to_mapping(base.config) | DEFAULTS | dict(values))
 

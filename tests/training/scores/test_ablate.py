@@ -1,6 +1,7 @@
 """This file holds the ablation: pairs of runs that differ in the position branch alone, made once, and compared."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,8 +10,9 @@ from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, SETTINGS, machine
 from training.errors import ConfigError, RunError
 from training.run.runs import open_run
-from training.scores.ablate import ablate, over_seeds
+from training.scores.ablate import Ablation, ablate, over_seeds
 
+VARY = ["position", "context"]
 KINDS = ("no-position", "position")
 OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | {
     "epochs": 1,
@@ -20,8 +22,8 @@ OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | 
 
 def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
     cache, out = write_cache(tmp_path / "c.zarr", patients=16, slices=4).path, tmp_path / "ablation"
-    arguments = (cache, out, [SETTINGS["model"]], [0, 1], OTHERS, machine(), HERE, "test")
-    table = ablate(*arguments)
+    of, what = Ablation(cache, out, OTHERS, machine(), HERE), ([SETTINGS["model"]], [0, 1], ["position"])
+    table = ablate(of, *what)
     assert len(list(out.glob("*/report.html"))) == 4
     for seed in (0, 1):
         configs = [vars(open_run(out / f"{SETTINGS['model']}-{kind}-seed{seed}").config) for kind in KINDS]
@@ -37,14 +39,31 @@ def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
         )
     assert "over 2 seeds" in over_seeds(table)
     written = {file: file.stat().st_mtime_ns for file in out.glob("*/weights.safetensors")}
-    pd.testing.assert_frame_equal(ablate(*arguments), table)
+    pd.testing.assert_frame_equal(ablate(of, *what), table)
     assert written == {file: file.stat().st_mtime_ns for file in out.glob("*/weights.safetensors")}
     with pytest.raises(RunError, match="epochs: 1 there, 2 here"):
-        ablate(*arguments[:4], OTHERS | {"epochs": 2}, *arguments[5:])
+        ablate(replace(of, settings=OTHERS | {"epochs": 2}), *what)
+    check_context_and_series(of, written)
 
 
-@pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18")])
+def check_context_and_series(of, written):
+    """They are varied on the run with position that is there."""
+    table = ablate(of, [SETTINGS["model"]], [0], ["context", "series"])
+    runs = {kind: of.out / f"{SETTINGS['model']}-{kind}-seed0" for kind in ("position", "context", "series")}
+    assert open_run(runs["context"]).config.context == 1
+    assert open_run(runs["series"]).config.head == "gru"
+    assert open_run(runs["series"]).data.split == open_run(runs["position"]).data.split
+    assert all(file.stat().st_mtime_ns == then for file, then in written.items())
+    whole = table[table["score"] == "weighted_log_loss"].set_index("vary")
+    assert list(whole.index) == ["context", "series"]
+    assert whole["value_a"].nunique() == 1
+    page = (of.out / "ablation.html").read_text()
+    assert "What the slices beside it add" in page
+    assert f"{whole['difference']['context']:+.4f}".lstrip("+-") in page
+
+
+@pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])
 def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
     with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in it"):
-        ablate(tmp_path / "c", tmp_path / "out", ["resnet18"], [0], {name: value}, machine(), HERE, "test")
+        ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, machine(), HERE), ["resnet18"], [0], VARY)
     assert not (tmp_path / "out").exists()

@@ -87,6 +87,11 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "head"
     quick = ["--device", "cpu", "--epochs", 2, "--set", "head_features=16"]
     assert "weighted log loss on test" in call("series", "--run", base, "--out", out, *quick)
+    page = (out / "report.html").read_text()
+    assert "with a head over their series (gru)" in page
+    assert "Solid: with the head over the series" in page
+    assert "train series --run base --out RUN" in page
+    assert f"train export --run {base}" in refused("export", "--run", out)
     assert set(json.loads((out / "mix.json").read_text())["shares"]) == set(open_run(base).data.classes)
     stored = (out / "predictions_test.csv").read_text()
     moved = tmp_path / "moved"

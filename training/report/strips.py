@@ -1,0 +1,101 @@
+"""This file shows series as strips: slices, labels, and probabilities with and without the head along z."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.data.cache import Cache
+from training.report import page
+from training.report.figures import RC, SOFT, colours, svg
+from training.report.page import Section
+from training.report.pictures import read_images
+from training.report.scores import SETS
+from training.scores.predictions import Predictions, read_predictions
+from training.scores.results import Results
+
+SERIES = 3
+PICTURES = 20  # of a series at most, evenly spaced
+PICTURE_PX = 64
+
+
+def strips(results: Results, cache: Cache | None) -> list[Section]:
+    """A section with some series, for a run with a head over series; nothing for another.
+
+    Chosen by the labels alone: the series with most slices that have a finding, each of another patient.
+    """
+    name = results.shown
+    file = results.path / f"slice_predictions_{name}.csv"
+    if name is None or not file.exists():
+        return []
+    known, alone = results.predictions[name], read_predictions(file)
+    panels = []
+    for lines in choose_series(known, SERIES):
+        pictures = None if cache is None else _pictures(results, cache, known, lines)
+        words = f"series {known.slices['series_instance_uid'].iloc[lines[0]]}"
+        panels.append((draw_strip(known, alone, lines, pictures), words))
+    caption = (
+        f"Figure 7. Series of {SETS[name]}, from foot to head: pictures in the first window, and the probabilities of "
+        "the classes that the series has. Solid: with the head over the series; dotted: the slice model "
+        "alone; dots on top: the label is positive. Shown are the series with most positive slices."
+    )
+    return [Section("Series", [page.figure(panels, caption, width="60rem")])]
+
+
+def choose_series(known: Predictions, count: int) -> list[np.ndarray]:
+    """Return the lines of some series, each from foot to head: those with most positive slices, one a patient."""
+    of = known.slices.assign(line=np.arange(len(known)), positive=(known.labels == 1).any(axis=1))
+    by_series = of.groupby(["patient_id", "series_instance_uid"])["positive"].sum().reset_index()
+    best = by_series.sort_values(["positive", "series_instance_uid"], ascending=[False, True])
+    best = best.drop_duplicates("patient_id").head(count)
+    chosen = []
+    for patient, series in zip(best["patient_id"], best["series_instance_uid"], strict=True):
+        lines = of[(of["patient_id"] == patient) & (of["series_instance_uid"] == series)]
+        chosen.append(lines.sort_values("z_norm", kind="stable")["line"].to_numpy())
+    return chosen
+
+
+def shown_classes(known: Predictions, lines: np.ndarray) -> list[int]:
+    """Return the classes that a series has, or if none the one of the highest probability."""
+    present = np.flatnonzero((known.labels[lines] == 1).any(axis=0))
+    return present.tolist() or [int(known.probabilities[lines].max(axis=0).argmax())]
+
+
+def draw_strip(known: Predictions, alone: Predictions, lines: np.ndarray, pictures: np.ndarray | None) -> bytes:
+    """Draw one series as SVG.
+
+    Args:
+        known, alone: with and without the head, of the same slices.
+        lines: (n,) of the series' slices, in their order.
+        pictures: (m, S, S) uint8, of slices evenly spaced over the series.
+    """
+    shades = colours(known.classes)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(11, 3.0), layout="constrained")
+        strip, axes = figure.subplots(2, 1, height_ratios=[1, 2.6])
+        strip.axis("off")
+        if pictures is not None:
+            strip.imshow(np.concatenate(list(pictures), axis=1), cmap="gray", vmin=0, vmax=255)
+        place = np.arange(1, len(lines) + 1)
+        for row, k in enumerate(shown_classes(known, lines)):
+            name = known.classes[k]
+            axes.plot(place, known.probabilities[lines, k], color=shades[name], label=name)
+            axes.plot(place, alone.probabilities[lines, k], color=shades[name], linestyle=":")
+            positive = known.labels[lines, k] == 1
+            axes.plot(
+                place[positive], np.full(positive.sum(), 1.06 + 0.06 * row), ".", color=shades[name], markersize=4
+            )
+        axes.set_xlabel("slice, foot to head", color=SOFT)
+        axes.set_ylabel("probability")
+        axes.set_xlim(0.5, len(lines) + 0.5)
+        axes.set_ylim(-0.02, None)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        return svg(figure)
+
+
+def _pictures(results: Results, cache: Cache, known: Predictions, lines: np.ndarray) -> np.ndarray:
+    """Return small pictures in the cache's first window, (m, S', S') uint8."""
+    some = lines[np.unique(np.linspace(0, len(lines) - 1, min(PICTURES, len(lines))).round().astype(int))]
+    rows = known.slices["row"].to_numpy()[some]
+    images = read_images(cache, results.settings["config"]["size_px"], rows)[:, 0]
+    step = max(1, images.shape[-1] // PICTURE_PX)
+    return images[:, ::step, ::step]
