@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
+from pipeline.cache.documents import ROOT_DOCUMENT
 from pipeline.cache.files import PRIVATE
 from pipeline.cache.head import current_commit
 from pipeline.cache.landing import require_record
@@ -27,6 +28,8 @@ def require_cache(root: Path) -> None:
         CacheError: it is none.
     """
     if not (root / PRIVATE).is_dir():
+        if (root / ROOT_DOCUMENT).is_file():
+            current_commit(root)  # says that it was copied without the folder, or is another store
         raise CacheError(f"{root}: no such cache; run: pipeline build --src DICOMS --out {root}")
 
 

@@ -1,0 +1,333 @@
+"""Which commit is the current one is never guessed, nothing whole is lost to a repair, strangers' paths go nowhere."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zarr
+
+from pipeline.cache.files import canonical, seal
+from pipeline.cache.ledger import Entry, Ledger, ledger_of
+from pipeline.upkeep.gc import replaced_at
+from testkit.small import Small, run, slice_bytes, write, write_slices
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A cache of two commits, the second with one slice less."""
+    small = Small(tmp_path_factory.mktemp("original"), rows=4, labels={f"1.2.3.0.{n}": n % 2 for n in range(9)})
+    write_slices(small.src, range(6))
+    write(small.src / "notes.txt", b"not DICOM")
+    small.build()
+    (small.src / "005.dcm").unlink()
+    small.build("--prune")
+    return small
+
+
+@pytest.fixture
+def small(original: Small, tmp_path: Path) -> Small:
+    shutil.copytree(original.folder, tmp_path / "copy")
+    return Small(tmp_path / "copy", rows=4, labels=original.labels)
+
+
+def head_of(small: Small) -> str:
+    return str(zarr.open_group(small.out, mode="r").attrs["commit"])
+
+
+def commit_files(small: Small) -> list[str]:
+    return sorted(path.stem for path in (small.out / "commits").iterdir())
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("error:")]
+
+
+# --- which commit is the current one -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rot", [b"", None, b"{}", b"\0" * 5000])
+@pytest.mark.parametrize("also", [None, "head", "copied"])
+def test_a_lost_root_comes_back_as_the_commit_that_was_recorded(small, rot, also):
+    head, every = head_of(small), commit_files(small)
+    root = small.out / "zarr.json"
+    root.write_bytes(rot) if rot is not None else root.unlink()
+    if also:
+        (small.out / ".pipeline" / also).write_bytes(b"rot")
+    assert "zarr.json" in small.verify(code=1).stdout
+    small.repair()
+    assert head_of(small) == head
+    assert commit_files(small) == every
+    small.verify()
+
+
+def test_where_every_record_is_lost_the_user_says_which(small):
+    head, every = head_of(small), commit_files(small)
+    [other] = set(every) - {head}
+    for name in ("zarr.json", ".pipeline/head", ".pipeline/copied"):
+        (small.out / name).write_bytes(b"")
+    [line] = lines(small.repair(code=1).stderr)
+    assert "which commit is the current one is lost" in line
+    assert head in line
+    assert other in line
+    small.verify("--repair", "--head", other, "--src", small.src)
+    assert head_of(small) == other
+    aside = small.out / ".pipeline" / "aside" / "commits" / f"{head}.json"
+    assert aside.exists(), "the other one is whole and was moved aside"
+
+
+def test_a_root_that_was_put_back_hides_no_newer_commit(small):
+    before, head = (small.out / "zarr.json").read_bytes(), head_of(small)
+    write(small.src / "new.dcm", slice_bytes(7))
+    small.build()
+    newest, every = head_of(small), commit_files(small)
+    (small.out / "zarr.json").write_bytes(before)
+    write(small.src / "newer.dcm", slice_bytes(8))
+    assert "older than the commit recorded last" in lines(small.build(code=1).stderr)[0]
+    small.repair()
+    assert (head_of(small), commit_files(small)) == (newest, every)
+    assert newest != head
+
+
+def test_a_whole_commit_that_cannot_be_placed_is_moved_aside(small):
+    head = head_of(small)
+    [other] = set(commit_files(small)) - {head}
+    stray = json.loads((small.out / "commits" / f"{other}.json").read_bytes())
+    stray["attributes"]["dataset"] = "another"
+    name = f"commits/{identify(stray)}.json"
+    (small.out / name).write_bytes(canonical(stray))
+    said = small.repair().stdout
+    place = small.out / ".pipeline" / "aside" / name
+    assert f"moved aside: {small.out / name} -> {place}" in said
+    assert json.loads(place.read_bytes()) == stray
+    small.verify()
+
+
+def test_a_commit_is_not_old_because_a_clock_was_wrong():
+    day, now = 86400.0, 1e9
+    assert replaced_at([now - 1, now - 9 * day], now) == [now, now - 1]
+    assert replaced_at([-day, now - 9 * day], now) == [now, now], "a commit from before its elder"
+    assert replaced_at([now + day, now - 9 * day], now) == [now, now], "from the future"
+    assert replaced_at([now - 1, -day, now - 9 * day], now) == [now, now - 1, now - 1]
+    assert replaced_at([now - 1, now - 2 * day, now - 9 * day], now) == [now, now - 1, now - 2 * day]
+
+
+# --- documents that are lost ---------------------------------------------------------------------------------------
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(b"\x00rot\xff" * 7)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+    (path / "inside" / "file").write_bytes(b"mine")
+
+
+def private_files(small: Small) -> Iterator[str]:
+    """One file of each kind, relative to the cache; of commits the current one's."""
+    head = head_of(small)
+    of_head = (f"private/{head}.json", f"ledgers/{head}", f"spares/{head}.zip", "shards/0.json", "records/0.z")
+    yield from (f".pipeline/{name}" for name in ("head", "copied", *of_head))
+    yield next(str(path.relative_to(small.out)) for path in small.out.glob(".pipeline/rejects/*"))
+
+
+@pytest.mark.parametrize("root_too", [False, True], ids=["alone", "with the root"])
+@pytest.mark.parametrize("fate", [remove, garble, make_folder])
+def test_a_private_document_comes_back(small, fate, root_too):
+    digest, head, every = small.digest(), head_of(small), commit_files(small)
+    for name in private_files(small):
+        fate(small.out / name)
+        if root_too:
+            fate(small.out / "zarr.json")
+        assert name in small.verify(code=1).stdout
+        small.repair()
+        assert (small.digest(), head_of(small), commit_files(small)) == (digest, head, every)
+    small.verify()
+
+
+def test_a_folder_in_the_place_of_any_file_is_mended(small):
+    digest = small.digest()
+    files = sorted(path for path in small.out.rglob("*") if path.is_file() and path.name not in ("lock", "publishing"))
+    for path in files:
+        if not path.exists():  # the older commit has gone with a slice of it whose file is gone
+            continue
+        make_folder(path)
+        assert f"{path.relative_to(small.out)}: is a folder" in small.verify(code=1).stdout
+        small.repair()
+        assert small.digest() == digest
+    small.verify()
+
+
+@pytest.mark.parametrize("name", [".pipeline/lock", "zarr.json", ".pipeline/pending.json"])
+def test_a_folder_is_one_line_to_other_commands(small, name):
+    (small.out / name).unlink(missing_ok=True)
+    (small.out / name).mkdir()
+    write(small.src / "new.dcm", slice_bytes(7))
+    for command in (("build", *small.options(), "--workers", 0), ("gc", small.out, "--yes"), ("info", small.out)):
+        result = run(*command, code=None)
+        assert len(lines(result.stderr)) <= 1
+        assert result.exit_code in (0, 1)
+
+
+def test_a_cache_without_its_private_folder_trains_but_is_built_on_nowhere(small):
+    shutil.rmtree(small.out / ".pipeline")
+    before = sorted(small.out.rglob("*"))
+    commands = (("build", *small.options()), ("verify", small.out, "--repair"), ("gc", small.out), ("info", small.out))
+    for command in commands:
+        [line] = lines(run(*command, code=1).stderr)
+        assert "copied without its folder .pipeline" in line
+        assert "a new --out" in line
+    assert sorted(small.out.rglob("*")) == before, "nothing is half made"
+
+
+# --- a stranger's cache --------------------------------------------------------------------------------------------
+
+
+def identify(commit: dict) -> str:
+    """Give a commit the id that its content makes, as docs/cache_format.md says."""
+    unnamed = {key: value for key, value in commit["attributes"].items() if key != "commit"}
+    digest = hashlib.sha256(canonical([unnamed, commit["arrays"], commit["private"]])).hexdigest()
+    commit["attributes"]["commit"] = digest[:16]
+    return digest[:16]
+
+
+def set_table(commit: dict, private: dict) -> None:
+    commit["attributes"]["metadata"] = {"file": "../outside.csv", "digest": commit["attributes"]["metadata"]["digest"]}
+
+
+def set_absolute_table(commit: dict, private: dict) -> None:
+    commit["attributes"]["metadata"]["file"] = "/tmp/outside.csv"
+
+
+def set_digest(commit: dict, private: dict) -> None:
+    commit["attributes"]["metadata"] = {"file": "tables/../../outside.csv", "digest": "../../outside"}
+
+
+def set_rejects(commit: dict, private: dict) -> None:
+    private["rejects_digest"] = "../../outside"
+
+
+def set_before(commit: dict, private: dict) -> None:
+    private["before"] = ["../../outside"]
+
+
+def set_array(commit: dict, private: dict) -> None:
+    [path] = [path for path in commit["arrays"] if path.startswith("images/")]
+    commit["arrays"]["../outside"] = commit["arrays"].pop(path)
+    commit["attributes"]["sizes"] = {"8": "../outside"}
+
+
+def set_next_shard(commit: dict, private: dict) -> None:
+    private["next_shard"] = 10**18
+
+
+def set_nesting(commit: dict, private: dict) -> None:
+    nested: list = []
+    for _ in range(500):
+        nested = [nested]
+    commit["attributes"]["windows"] = nested
+
+
+LIES = [set_table, set_absolute_table, set_digest, set_rejects, set_before, set_array, set_next_shard, set_nesting]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_strangers_commit_reads_and_writes_nothing_outside(small, lie: Callable[[dict, dict], None]):
+    head = head_of(small)
+    commit = json.loads((small.out / "commits" / f"{head}.json").read_bytes())
+    private = json.loads((small.out / ".pipeline" / "private" / f"{head}.json").read_bytes())
+    lie(commit, private)
+    commit["private"] = hashlib.sha256(canonical(private)).hexdigest()
+    name = identify(commit)
+    (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
+    (small.out / ".pipeline" / "private" / f"{name}.json").write_bytes(canonical(private))
+    record = {"cache": commit["attributes"]["cache"], "commit": name, "sequence": 3}
+    (small.out / ".pipeline" / "head").write_bytes(seal(canonical(record)))
+    root = json.loads((small.out / "zarr.json").read_bytes())
+    root["attributes"] = commit["attributes"]
+    (small.out / "zarr.json").write_bytes(canonical(root))
+    around = sorted(path for path in small.folder.parent.rglob("*") if small.out not in path.parents)
+    commands = [("verify", small.out, "--repair", "--src", small.src), ("info", small.out), ("gc", small.out, "--yes")]
+    for command in (*commands, ("publish", small.out, f"file://{small.folder / 'there'}")):
+        assert len(lines(run(*command, code=1).stderr)) == 1
+    assert sorted(path for path in small.folder.parent.rglob("*") if small.out not in path.parents) == around
+
+
+def test_a_folder_that_is_a_link_is_refused(small, tmp_path):
+    outside = tmp_path / "outside"
+    (small.out / "tables").rename(outside)
+    (small.out / "tables").symlink_to(outside)
+    assert "is a link" in lines(small.repair(code=1).stderr)[0]
+
+
+def test_a_backup_of_another_content_is_not_written(small):
+    """A stranger's backup may be sealed rightly and hold anything."""
+    head = head_of(small)
+    [other] = set(commit_files(small)) - {head}
+    spares = small.out / ".pipeline" / "spares"
+    shutil.copyfile(spares / f"{other}.zip", spares / f"{head}.zip")
+    (small.out / "commits" / f"{head}.json").unlink()
+    [line] = lines(small.repair(code=1).stderr)
+    assert f"commit {head}, which is the current one, and its backup is lost" in line
+
+
+# --- names, and caches of before -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a\0b.txt", "\0", "", chr(0xDCFF), chr(0xD800), "\uf7a0", "a\nb"])
+def test_a_ledger_keeps_any_name(name):
+    ledger = ledger_of([Entry(path, 1, 2, "0" * 31 + "1", 0, 0, 1) for path in sorted({name, "z"})])
+    assert Ledger.decode(ledger.encode()).paths == sorted({name, "z"})
+
+
+def test_a_cache_of_format_version_1_opens_and_gets_an_identity_by_the_next_build(small):
+    digest = small.digest()
+    old = to_version_1(small)
+    assert head_of(small) == old
+    small.verify()
+    assert small.digest() == digest
+    assert "identity" in run("publish", small.out, "memory://old", code=1).stderr
+    assert "a commit gives it an identity" in small.plan().stdout
+    small.build()
+    small.verify()
+    assert head_of(small) != old
+    assert len(zarr.open_group(small.out, mode="r").attrs["cache"]) == 32
+    assert small.digest() == digest
+    assert "nothing to do" in small.plan(code=0).stdout
+
+
+def to_version_1(small: Small) -> str:
+    """Write the cache's current commit as version 1 did, without the one before it."""
+    run("gc", small.out, "--older-than", "0s", "--yes")
+    [file] = (small.out / "commits").iterdir()
+    private_file = small.out / ".pipeline" / "private" / file.name
+    commit, private = json.loads(file.read_bytes()), json.loads(private_file.read_bytes())
+    for key in ("cache", "sequence", "label_level"):
+        del commit["attributes"][key]
+    private["before"] = []
+    del private["choices"]
+    commit |= {"attributes": commit["attributes"] | {"format_version": 1}, "private": private}
+    for path, node in commit["arrays"].items():
+        node["attributes"] = {}
+        (small.out / path / "zarr.json").write_bytes(canonical(node))
+    name, ledger = identify(commit), small.out / ".pipeline" / "ledgers"
+    root = json.loads((small.out / "zarr.json").read_bytes()) | {"attributes": commit["attributes"]}
+    root["consolidated_metadata"]["metadata"] |= commit["arrays"]
+    for folder in ("records", "spares", "private"):
+        shutil.rmtree(small.out / ".pipeline" / folder)
+    (ledger / file.stem).rename(ledger / name)
+    (small.out / ".pipeline" / "head").unlink()
+    (small.out / ".pipeline" / "copied").write_bytes(name.encode())
+    file.unlink()
+    (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
+    (small.out / "zarr.json").write_bytes(canonical(root))
+    small.verify("--repair")  # writes the backup that was there
+    return name
