@@ -12,9 +12,9 @@ from pipeline.cache.head import current_commit, refuse_other_key
 from pipeline.engine import build as engine
 from pipeline.errors import CatalogError, SourceError
 from pipeline.planning.built import built_with
-from pipeline.planning.catalog import Reading, Window, load
+from pipeline.planning.catalog import MAX_WINDOWS, Reading, Window, load
 from pipeline.planning.plan import Plan
-from pipeline.planning.settings import Request, Settings, Workers, find_dataset, make_settings
+from pipeline.planning.settings import Manner, Request, Settings, Workers, find_dataset, make_settings
 from pipeline.planning.survey import survey
 from pipeline.tables import patients
 
@@ -55,7 +55,7 @@ def build(
         CatalogError, SourceError, CacheError: with the old commit intact and the work resumable.
     """
     settings, key = find_settings(Path(out), _request(src, dataset, labels, sizes), catalog, patient_key)
-    return engine.build(settings, Path(out), Workers(workers), key, prune, False, False, SILENT).commit
+    return engine.build(settings, Path(out), Workers(workers), Manner(key, prune=prune), SILENT).commit
 
 
 def plan(
@@ -76,7 +76,7 @@ def plan(
         CatalogError, SourceError, CacheError: as `build`.
     """
     settings, _ = find_settings(Path(out), _request(src, dataset, labels, sizes), catalog, patient_key)
-    return survey(settings, Path(out), False, False).plan
+    return survey(settings, Path(out)).plan
 
 
 def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0) -> np.ndarray:
@@ -84,7 +84,7 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
 
     Args:
         dataset: a pydicom.Dataset, as dcmread gives it; it is not changed.
-        windows: C of them, 1 to 4, the channels.
+        windows: C of them, 1 to 8, the channels.
         size_px: image side S.
         frame: counted from 0.
 
@@ -102,8 +102,8 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
     for window in windows:
         if problem := window.problem():
             raise CatalogError(f"window {window.name}: {problem}")
-    if size_px < 1 or not windows:
-        raise CatalogError(f"render: {len(windows)} windows at {size_px} px make no image; give 1 window or more")
+    if size_px < 1 or not 1 <= len(windows) <= MAX_WINDOWS:
+        raise CatalogError(f"render: {len(windows)} windows at {size_px} px make no image; give 1 to {MAX_WINDOWS}")
     file = io.BytesIO()
     dataset.save_as(file)
     found = next(iter(read_slices(file.getvalue(), Reading(patient_ids="keep"), None, (frame, frame + 1))), None)

@@ -96,6 +96,7 @@ def build(
     settings, key = _settings(out, **wanted)
     from pipeline.engine.build import Progress, build
     from pipeline.engine.progress import ShownProgress
+    from pipeline.planning.settings import Manner
 
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
@@ -103,7 +104,8 @@ def build(
         raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
-        outcome = build(settings, out, where, key, prune, wanted["check"] == "hash", wanted["retry_rejected"], steps)
+        manner = Manner(key, prune=prune, **_doubts(wanted))
+        outcome = build(settings, out, where, manner, steps)
     return _print_outcome(out, outcome, settings.labels.file.filepath is not None, limit)
 
 
@@ -163,11 +165,16 @@ def publish(cache: Path, address: str, take_over: bool) -> None:
     say(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
 
 
+def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
+    """What `survey` is to believe, by the options."""
+    return {"check_content": wanted["check"] == "hash", "retry_rejected": wanted["retry_rejected"]}
+
+
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
     settings, _ = _settings(out, **wanted)
     from pipeline.planning.survey import survey
 
-    made = survey(settings, out, wanted["check"] == "hash", wanted["retry_rejected"]).plan
+    made = survey(settings, out, **_doubts(wanted)).plan
     if as_json:
         say_json(made.as_json())
     else:

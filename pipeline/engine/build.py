@@ -21,8 +21,9 @@ from pipeline.cache.lock import lock
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import plan
 from pipeline.planning.built import choices
+from pipeline.planning.estimate import estimate
 from pipeline.planning.plan import HandedBack, Plan, ShardJob
-from pipeline.planning.settings import Settings, Workers
+from pipeline.planning.settings import Manner, Settings, Workers
 from pipeline.planning.stages import ArraySpec
 from pipeline.planning.survey import Survey, entries_of, survey
 
@@ -50,21 +51,23 @@ class Progress:
     stage: Callable[[str], None]
 
 
-def build(
-    settings: Settings,
-    root: Path,
-    workers: Workers,
-    patient_key: bytes | None,
-    prune: bool,
-    check_content: bool,
-    retry_rejected: bool,
-    progress: Progress,
-) -> Outcome:
-    """Bring the cache to what the settings and the source ask for.
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every step of one build needs.
 
-    Args:
-        prune: whether slices of files that are gone may leave.
-        check_content, retry_rejected: as `survey` takes them.
+    Attributes:
+        token: of the lock that the build holds.
+    """
+
+    settings: Settings
+    root: Path
+    found: Survey
+    token: str
+    manner: Manner
+
+
+def build(settings: Settings, root: Path, workers: Workers, manner: Manner, progress: Progress) -> Outcome:
+    """Bring the cache to what the settings and the source ask for.
 
     Raises:
         SourceError, CacheError: with the old commit intact and the work resumable.
@@ -72,34 +75,27 @@ def build(
     try:
         current_commit(root)  # refuses a folder that is no cache before the lock puts anything there
         with lock(root) as token:
-            found = survey(settings, root, check_content, retry_rejected)
-            return _build(settings, root, found, token, workers, patient_key, prune, progress)
+            doubts = {"check_content": manner.check_content, "retry_rejected": manner.retry_rejected}
+            work = _Work(settings, root, survey(settings, root, **doubts), token, manner)
+            return _build(work, workers, progress)
     except OSError as error:
         raise _target_error(root, error) from error
 
 
-def _build(
-    settings: Settings,
-    root: Path,
-    found: Survey,
-    token: str,
-    workers: Workers,
-    patient_key: bytes | None,
-    prune: bool,
-    progress: Progress,
-) -> Outcome:
+def _build(work: _Work, workers: Workers, progress: Progress) -> Outcome:
+    found, root = work.found, work.root
     progress.planned(found.plan)
     if found.head and not found.plan.commit:
         _note_touched(root, found)
         return Outcome(found.head, changed=False)
-    _refuse_vanished(root, found, prune)
-    table_labels = _find_labels(settings, root, found.head, patient_key)
+    _refuse_vanished(work)
+    table_labels = _find_labels(work)
     _collect_leftovers(root, found.head)
-    _check_space(root, settings, found.plan)
-    entries = _convert(settings, root, found, token, workers, patient_key, progress)
+    _check_space(root, work.settings, found.plan)
+    entries = _convert(work, workers, progress)
     _collect_partials(root)  # of workers that were killed meanwhile
     progress.stage("writing the tables and the commit")
-    return Outcome(_commit(settings, root, found, entries, table_labels), changed=True)
+    return Outcome(_commit(work, entries, table_labels), changed=True)
 
 
 # --- before anything is written ------------------------------------------------------------------------------------
@@ -135,36 +131,33 @@ def _collect_partials(root: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _refuse_vanished(root: Path, found: Survey, prune: bool) -> None:
-    vanished = found.plan.settled.vanished
-    if vanished and not prune:
+def _refuse_vanished(work: _Work) -> None:
+    vanished = work.found.plan.settled.vanished
+    if vanished and not work.manner.prune:
         raise SourceError(
-            f"{root}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; bring "
-            "them back, or run with --prune to let their slices leave"
+            f"{work.root}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; "
+            "bring them back, or run with --prune to let their slices leave"
         )
 
 
-def _find_labels(settings: Settings, root: Path, head: Commit | None, patient_key: bytes | None) -> Any:
+def _find_labels(work: _Work) -> Any:
     """The labels of the file, or those of the commit where the file has vanished; None where none are wanted."""
-    if settings.labels.file.filepath is None:
+    labels, head = work.settings.labels, work.found.head
+    if labels.file.filepath is None:
         return None
     from pipeline.tables.labels import labels_of_table, read_labels
     from pipeline.tables.patients import hash_patient
 
-    classes = [klass.name for klass in settings.classes]
-    if settings.labels.content is not None:
-        name_patient = functools.partial(hash_patient, patient_key)
-        return read_labels(settings.labels.file, settings.labels.content, classes, name_patient)
+    classes = [klass.name for klass in work.settings.classes]
+    if labels.content is not None:
+        name_patient = functools.partial(hash_patient, work.manner.patient_key)
+        return read_labels(labels.file, labels.content, classes, name_patient)
     assert head
-    return labels_of_table(settings.labels.file, commits.read_table(root, head), classes)
+    return labels_of_table(labels.file, commits.read_table(work.root, head), classes)
 
 
 def _check_space(root: Path, settings: Settings, made: Plan) -> None:
-    need = sum(
-        layout.disk_need([spec.size_px for spec in job.arrays], len(settings.windows), len(job.paths()))
-        for job in made.jobs
-    )
-    free = shutil.disk_usage(root).free
+    need, free = estimate(made.jobs, len(settings.windows)).disk_bytes, shutil.disk_usage(root).free
     if need > free:
         raise CacheError(
             f"{root}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
@@ -181,19 +174,12 @@ def _target_error(root: Path, error: OSError) -> CacheError:
 # --- shards --------------------------------------------------------------------------------------------------------
 
 
-def _convert(
-    settings: Settings,
-    root: Path,
-    found: Survey,
-    token: str,
-    workers: Workers,
-    patient_key: bytes | None,
-    progress: Progress,
-) -> list[Entry]:
+def _convert(work: _Work, workers: Workers, progress: Progress) -> list[Entry]:
     """Run the plan's tasks, and further ones for files with more frames than fitted. Returns the new entries."""
+    settings, root, found = work.settings, work.root, work.found
     if not found.plan.jobs:
         return []
-    context = make_context(settings, root, found, token, patient_key)
+    context = make_context(settings, root, found, work.token, work.manner.patient_key)
     _declare_arrays(root, found.head, settings, found.wanted.arrays)
     base = found.head.id if found.head else ""
     pending = dict(found.plan.pending)
@@ -270,8 +256,9 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 # --- commit --------------------------------------------------------------------------------------------------------
 
 
-def _commit(settings: Settings, root: Path, found: Survey, entries: list[Entry], labels: Any) -> Commit:
+def _commit(work: _Work, entries: list[Entry], labels: Any) -> Commit:
     """Write tables and commit, and forget the pending plan."""
+    settings, root, found = work.settings, work.root, work.found
     from pipeline.cache.landing import land, tables_of
     from pipeline.engine.convert import library_versions
 

@@ -6,7 +6,7 @@ import errno
 import functools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, Shard
 from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard, sums_of
 from pipeline.dicom.read import Slices, read_slices
 from pipeline.dicom.records import Reject, Slice, SliceRecord, Unit
+from pipeline.dicom.rules import REJECT_CODES
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning.catalog import Reading, Window
 from pipeline.planning.plan import HandedBack, ShardJob
@@ -68,6 +69,8 @@ class ShardResult:
     """What a task tells the builder; a few hundred bytes.
 
     Attributes:
+        failed: files and frames that should have given a slice and did not.
+        other_files: files and frames that are no slices, and need not be.
         handed_back: files with more frames than fitted.
         vanished: files that were gone when they were to be read; the shard is not published.
         changed: files that no longer have the content that their rows were built from; as `vanished`.
@@ -75,7 +78,8 @@ class ShardResult:
 
     shard: int
     slices: int = 0
-    rejects: int = 0
+    failed: int = 0
+    other_files: int = 0
     bytes_written: int = 0
     seconds: float = 0.0
     handed_back: list[HandedBack] = field(default_factory=list)
@@ -103,6 +107,12 @@ def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] 
             result.bytes_written = shard.publish()
     result.seconds = time.perf_counter() - started
     return result
+
+
+def count_rejects(codes: Iterable[str]) -> tuple[int, int]:
+    """How many of these codes stand for a failure, and how many for something that is no slice."""
+    failed = [REJECT_CODES.get(code, ("failed", ""))[0] == "failed" for code in codes]
+    return sum(failed), len(failed) - sum(failed)
 
 
 def _check_token(context: Context) -> None:
@@ -201,7 +211,8 @@ class _Shard:
                     self.store(self.used, found)
                     log.accept(found.record)
                     self.used += 1
-        result.slices, result.rejects = self.used, len(log.rejects)
+        result.slices = self.used
+        result.failed, result.other_files = count_rejects(line.code for line in log.rejects)
         self.record = self._new_record(log)
         return result
 

@@ -12,14 +12,16 @@ from pipeline import terminal
 from pipeline.planning.plan import Plan, ShardJob
 
 LINE_EVERY_S = 5.0
+# What goes on while no slice is done: 3 s for workers, and half a minute the first time that code is compiled.
+STARTING, COMPILING = "starting workers", "compiling"
 
 
 class ShownProgress:
-    """Prints the plan's reasons, then slices, slices/s, rejects and the time that is left, to stderr."""
+    """Prints the plan's reasons, then slices, slices/s, what failed and the time that is left, to stderr."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
-        self._rejects = 0
+        self._failed = self._other_files = 0
         self._total = 0
         self._finished = 0
         self._shards: set[int] = set()
@@ -31,9 +33,9 @@ class ShownProgress:
             terminal.note(line)
         self._total = plan.slices_expected
         if self._total and sys.stderr.isatty():
-            self._bar = tqdm(
-                total=self._total, unit=" slices", smoothing=0.1, postfix={"rejects": 0}, dynamic_ncols=True
-            )
+            self._bar = tqdm(total=self._total, desc=STARTING, unit=" slices", smoothing=0.1, dynamic_ncols=True)
+        elif self._total:
+            terminal.note(STARTING)
 
     def files_begun(self, shard: int, files: int) -> None:
         """Count files of a shard that is not finished: with shards of 256 slices a small build has one or two."""
@@ -44,7 +46,8 @@ class ShownProgress:
     def shard_done(self, job: ShardJob, result: Any) -> None:
         self._shards.add(job.shard)
         self._begun.pop(job.shard, None)
-        self._rejects += result.rejects
+        self._failed += result.failed
+        self._other_files += result.other_files
         self._finished += len(job.units)
         self._show()
 
@@ -53,7 +56,8 @@ class ShownProgress:
         if not self._started:  # the rate is that of the work, without the start of the workers
             self._started = self._printed = time.monotonic()
         if self._bar is not None:
-            self._bar.set_postfix(rejects=self._rejects, refresh=False)
+            self._bar.set_description("" if done else COMPILING, refresh=False)
+            self._bar.set_postfix({"failed": self._failed, "no slices": self._other_files}, refresh=not done)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._printed > LINE_EVERY_S:
             self._print_line(done)
@@ -63,8 +67,8 @@ class ShownProgress:
         rate = done / (self._printed - self._started)
         left = max(self._total - done, 0) / max(rate, 1e-9)
         terminal.note(
-            f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._rejects:,} rejects, "
-            f"{tqdm.format_interval(left)} left"
+            f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._failed:,} failed, "
+            f"{self._other_files:,} no slices, {tqdm.format_interval(left)} left"
         )
 
     def note(self, line: str) -> None:

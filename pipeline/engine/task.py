@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cache import layout
 from pipeline.cache.lock import lock_file
-from pipeline.engine.convert import Context, ShardResult, build_shard
+from pipeline.engine.convert import Context, ShardResult, build_shard, count_rejects
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
 from pipeline.errors import CacheError
@@ -74,7 +74,8 @@ def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
     seen = {slot for slot, digest in enumerate(file.digest for file in record.files) if digest is not None}
     if not job.again and seen != {unit.slot for unit in job.units} - job.gone:
         return None  # a file was handed back, and the record does not say how many frames it has
-    return ShardResult(job.shard, slices=len(record.slices), rejects=len(record.rejects))
+    failed, other_files = count_rejects(line.code for line in record.rejects)
+    return ShardResult(job.shard, slices=len(record.slices), failed=failed, other_files=other_files)
 
 
 def _check_threads() -> None:

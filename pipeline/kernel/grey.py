@@ -8,8 +8,6 @@ from pipeline.kernel.passes import fill_band
 from pipeline.kernel.plain import grey_levels
 from pipeline.planning.catalog import Window
 
-MAX_WINDOWS = 4  # a slice's windows in the first cache, band by band
-
 _STORED_VALUES = 1 << 16
 
 # Plain tuples: numba's cache on disk would pickle a named tuple's class, and fail to load after it is renamed.

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.kernel.grey import MAX_WINDOWS, grey_of
+from pipeline.kernel.grey import grey_of
 from pipeline.kernel.lanes import LANES, QUAD, zeros
 from pipeline.kernel.passes import BAND, horizontal, vertical
 from pipeline.kernel.taps import columns, rows
-from pipeline.planning.catalog import Window
+from pipeline.planning.catalog import MAX_WINDOWS, Window
 
 _Scratch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -36,7 +36,7 @@ def render(
         slope: HU = stored x slope + intercept, never rounded.
         intercept: in HU.
         padding: inclusive range of stored values that are no tissue: 0 in every window; or None.
-        windows: C of them, 1 to 4.
+        windows: C of them, 1 to `catalog.MAX_WINDOWS`.
         images: one (C, S, S) uint8 a size, C order, written; S may differ.
         sums: one (C, 2) uint64 a size, C order, written: sum and sum of squares of the grey levels of a channel.
 

@@ -17,6 +17,7 @@ from pipeline.planning.yaml_text import read_yaml
 LabelLevel = Literal["slice", "series", "study", "patient"]
 DEFAULT_FILE = "data_catalog.yaml"
 MAX_SIZE_PX = 4096
+MAX_WINDOWS = 8  # a slice's rows in all of them fit a core's own memory, band by band
 MAX_NAME_CHARACTERS = 100
 LARGEST_NUMBER = 10**9
 TABLE_COLUMNS = (
@@ -216,6 +217,8 @@ def _check_sizes(sizes: tuple[int, ...], key: str) -> None:
 
 
 def _check_windows_and_sizes(windows: tuple[Window, ...], sizes: tuple[int, ...], prefix: str) -> None:
+    if len(windows) > MAX_WINDOWS:
+        raise _Invalid(f"{prefix}windows", f"{len(windows)} windows, at most {MAX_WINDOWS} are possible")
     _check_unique([w.name for w in windows], f"{prefix}windows")
     _check_sizes(sizes, f"{prefix}sizes")
 
@@ -252,7 +255,7 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
         if value not in args:
             raise _Invalid(key, f"{_short(value)} is unknown{_suggest(value, args)}")
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return None if value is None else _parse(args[0], value, key)
     return _parse_plain(kind, value, key)
 

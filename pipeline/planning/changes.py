@@ -34,7 +34,7 @@ class Difference:
         return sorted([*self.unsure[:, 0].tolist(), *self.suspects.tolist()])
 
 
-def compare(listing: Listing, ledger: Ledger, check_content: bool = False) -> Difference:
+def compare(listing: Listing, ledger: Ledger, *, check_content: bool = False) -> Difference:
     """Compare by path, size and time; with `check_content` no time is believed."""
     if not check_content and _equal(listing, ledger) and not ledger.unread().any():
         lines = np.arange(len(ledger))

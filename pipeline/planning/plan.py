@@ -60,7 +60,7 @@ class Plan:
         pending: shard -> units of every shard that is not committed yet, to be kept before the first is written.
         jobs: the tasks, in order.
         reasons: why, in plain words; empty where nothing is to be done.
-        kept: what stays because the cache was built with it, though neither option nor catalog asks for it.
+        notes: what it is likely to take, and what is kept because the cache was built with it.
     """
 
     settled: Settled
@@ -68,7 +68,7 @@ class Plan:
     pending: dict[int, tuple[Unit, ...]]
     jobs: tuple[ShardJob, ...]
     reasons: tuple[str, ...]
-    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def commit(self) -> bool:
@@ -80,18 +80,15 @@ class Plan:
         return sum(len(job.paths()) for job in self.jobs)
 
     def as_lines(self) -> list[str]:
-        """What is done and why, and what is kept, for a terminal."""
-        return [
-            *(self.reasons or ("nothing to do: the cache is up to date",)),
-            *(f"kept: {what}" for what in self.kept),
-        ]
+        """What is done and why, and the notes, for a terminal."""
+        return [*(self.reasons or ("nothing to do: the cache is up to date",)), *self.notes]
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain data: reasons, and what each task reads and writes."""
         return {
             "work_pending": self.commit,
             "reasons": list(self.reasons),
-            "kept": list(self.kept),
+            "notes": list(self.notes),
             "renamed": [list(pair) for pair in self.settled.renamed],
             "vanished": self.settled.vanished,
             "touched": self.settled.touched,

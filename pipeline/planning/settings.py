@@ -1,7 +1,7 @@
 """This file puts the catalog, a command's options and what the cache was built with together: what one build wants."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.cache.files import sha256
@@ -99,6 +99,22 @@ class Settings:
     splits: Splits
     layout: Layout
     kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How one command goes about its build; nothing of it is part of what the cache is to be.
+
+    Attributes:
+        patient_key: that patient ids are hashed with, None where they are kept.
+        prune: whether slices of files that are gone may leave.
+        check_content, retry_rejected: as `survey` takes them.
+    """
+
+    patient_key: bytes | None = field(default=None, kw_only=False, repr=False)
+    prune: bool = False
+    check_content: bool = False
+    retry_rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import system
 from pipeline.cache import commits, layout
 from pipeline.cache.head import current_commit
 from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
@@ -15,6 +16,7 @@ from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
 from pipeline.planning import changes, plan
 from pipeline.planning.changes import Content, Settled
+from pipeline.planning.estimate import estimate
 from pipeline.planning.plan import Known, Plan
 from pipeline.planning.settings import Settings
 from pipeline.planning.stages import Fingerprints, fingerprints
@@ -33,7 +35,7 @@ class Survey:
     plan: Plan
 
 
-def survey(settings: Settings, root: Path, check_content: bool = False, retry_rejected: bool = False) -> Survey:
+def survey(settings: Settings, root: Path, *, check_content: bool = False, retry_rejected: bool = False) -> Survey:
     """Scan the source, compare it with what the cache knows, and plan.
 
     Args:
@@ -50,7 +52,7 @@ def survey(settings: Settings, root: Path, check_content: bool = False, retry_re
     known = _known(root, head, wanted)
     if head and retry_rejected:
         known = _forget_failed(known, _failed_paths(root, head) & set(listing.paths))
-    difference = changes.compare(listing, known.ledger, check_content)
+    difference = changes.compare(listing, known.ledger, check_content=check_content)
     lines = set(difference.lines_to_read())
     other_way = known.reading not in (None, wanted.reading)
     before = changes.compare(listing, known.committed) if other_way else difference
@@ -63,7 +65,10 @@ def survey(settings: Settings, root: Path, check_content: bool = False, retry_re
     settled = _without_uncommitted(settled, known.committed)
     compared = [listing.paths[line] for line in sorted(lines)]
     made = plan.make(listing, known, settled, compared, wanted, settings.layout.rows_per_shard)
-    return Survey(source, listing, head, wanted, replace(made, kept=settings.kept))
+    notes = [f"kept: {what}" for what in settings.kept]
+    if made.jobs:
+        notes.insert(0, estimate(made.jobs, len(settings.windows)).as_line(system.cores()))
+    return Survey(source, listing, head, wanted, replace(made, notes=tuple(notes)))
 
 
 def _without_uncommitted(settled: Settled, committed: Ledger) -> Settled:

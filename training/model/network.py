@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from training.errors import ConfigError, RunError
 from training.model.channels import RGB, first_convolution, fit_channels, repeat_kernel
 from training.run.config import TrainConfig
-from training.run.digests import check
 
 # Where torchvision's classification models keep what follows the features.
 HEADS = ("fc", "classifier", "head", "heads")
@@ -149,7 +148,6 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
     """
     if not path.is_file():
         raise RunError(f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}")
-    check(path, "restore it, or train a new run")
     net = build_model(dataclasses.replace(config, weights="none"), num_classes, channels)
     try:
         load_weights(net, path, channels)

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,6 @@ from training.run.apply import run_predictions
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.loop import fit
-from training.run.owner import owned
 from training.run.runs import (
     Run,
     check_free,
@@ -130,9 +128,8 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
     Returns:
         the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
-    with owned(run.path) if processes.writes else nullcontext():
-        fit(run, cache, machine, processes)
-        return finish(run, cache, machine, processes)
+    fit(run, cache, machine, processes)
+    return finish(run, cache, machine, processes)
 
 
 def finish(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:

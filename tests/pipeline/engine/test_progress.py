@@ -35,10 +35,15 @@ def test_lines_come_every_few_seconds_with_the_rate_of_the_work(clock, capsys):
         for files in range(1, 35):
             shown.files_begun(0, files)
             clock.now += 0.25
-        shown.shard_done(job(0), SimpleNamespace(rejects=2))
-    first, *lines = capsys.readouterr().err.splitlines()
-    assert first == "first build: 100 files"
-    assert lines == ["21 of 100 slices, 4 slices/s, 0 rejects, 00:19 left"]
+        shown.shard_done(job(0), SimpleNamespace(failed=2, other_files=3))
+        clock.now += 6
+        shown.files_begun(1, 1)
+    first, second, *lines = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("first build: 100 files", "starting workers")
+    assert lines == [
+        "21 of 100 slices, 4 slices/s, 0 failed, 0 no slices, 00:19 left",
+        "50 of 100 slices, 3 slices/s, 2 failed, 3 no slices, 00:14 left",
+    ]
 
 
 def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
@@ -47,14 +52,17 @@ def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with ShownProgress() as shown:
         shown.planned(PLAN)
-        seen = []
+        stages, seen = [shown._bar.desc], []
         for shard, files in [(0, 1), (0, 31), (1, 21), (0, 6)]:
             shown.files_begun(shard, files)
+            stages.append(shown._bar.desc)
             seen.append(shown._bar.n)
-        shown.shard_done(job(0), SimpleNamespace(rejects=0))
+        shown.shard_done(job(0), SimpleNamespace(failed=0, other_files=4))
         shown.files_begun(0, 40)  # word that comes late
         seen.append(shown._bar.n)
     assert seen == [0, 30, 50, 25, 70]
+    assert stages[:3] == ["starting workers", "compiling: ", ""]
+    assert "failed=0, no slices=4" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -94,7 +94,7 @@ def slices(draw):
 
 
 any_window = st.builds(Window, st.just("w"), st.floats(-2000, 3000), st.floats(1, 5000))
-any_windows = st.just(WINDOWS) | st.lists(any_window, min_size=1, max_size=4).map(tuple)
+any_windows = st.just(WINDOWS) | st.lists(any_window, min_size=1, max_size=8).map(tuple)
 any_sizes = st.lists(st.integers(1, 130), min_size=1, max_size=3).map(tuple)
 
 

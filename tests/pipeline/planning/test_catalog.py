@@ -33,6 +33,15 @@ def test_shipped_catalog_has_the_windows_and_class_weights_of_the_challenge():
     assert catalog.load(SHIPPED).dataset("generic").repair == "none"
 
 
+def test_labels_say_their_form_level_and_softness_or_nothing(tmp_path):
+    every = {"type": "wide", "level": "study", "soft": True, "filepath": "reads.csv"}
+    read = catalog.load(edited(tmp_path, lambda c: c["datasets"]["generic"].update(labels=every))).dataset("generic")
+    assert read.labels == catalog.LabelFile(**every)
+    assert catalog.load(SHIPPED).dataset("generic").labels == catalog.LabelFile()
+    with pytest.raises(CatalogError, match="must be true or false, not 'yes!'"):
+        catalog.load(edited(tmp_path, lambda c: c["datasets"]["generic"].update(labels={"soft": "yes!"})))
+
+
 def test_the_package_carries_the_catalog_that_lies_at_the_top(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert catalog.load(None) == catalog.load(SHIPPED)
@@ -63,6 +72,10 @@ def edited(tmp_path: Path, edit) -> Path:
         (lambda c: c["windows"][0].update(level_hu=float("nan")), "windows[0].level_hu: must be finite"),
         (lambda c: c["windows"].append(c["windows"][0]), "windows: 'brain' is given twice"),
         (lambda c: c.pop("windows"), "windows: is missing"),
+        (
+            lambda c: c.update(windows=[{"name": f"w{n}", "level_hu": 1, "width_hu": 2} for n in range(9)]),
+            "windows: 9 windows, at most 8 are possible",
+        ),
         (lambda c: c.update(sizes=[224, -1]), "sizes: -1 pixels is not possible"),
         (lambda c: c.update(sizes=[224.5]), "sizes[0]: must be a whole number"),
         (lambda c: c.update(sizes=True), "sizes: must be a list"),

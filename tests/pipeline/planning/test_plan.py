@@ -8,6 +8,7 @@ import pytest
 from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD, Entry, Ledger, digest_hex, empty_ledger, ledger_of, merge
 from pipeline.dicom.records import Unit
 from pipeline.planning import changes, plan
+from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.stages import ArraySpec, Fingerprints
 from pipeline.source.sources import Listing
 from testkit.small import Small, counted, run, slice_bytes, write, write_slices
@@ -183,7 +184,7 @@ def test_frames_are_placed_whole_or_in_shards_of_their_own(frames, expected):
 def test_plan_writes_nothing_and_says_why(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(3))
-    assert small.plan().stdout == "first build: 3 files\n"
+    assert small.plan().stdout.splitlines()[0] == "first build: 3 files"
     assert not small.out.exists()
     small.build()
     write(small.src / "003.dcm", slice_bytes(3))
@@ -192,7 +193,7 @@ def test_plan_writes_nothing_and_says_why(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in small.out.rglob("*")}
     with counted() as work:
         said = small.plan().stdout
-    assert said.splitlines() == [
+    assert said.splitlines()[:-1] == [
         "1 new file is converted",
         "1 file is gone: with --prune the slices leave",
         "size 8 is new or its windows have changed: 1 shard is converted for it",
@@ -203,3 +204,31 @@ def test_plan_writes_nothing_and_says_why(tmp_path):
     assert small.plan(code=0).stdout == "nothing to do: the cache is up to date\n"
     assert json.loads(small.plan("--json", code=0).stdout)["work_pending"] is False
     assert run("build", *small.options(), "--dry-run").stdout == "nothing to do: the cache is up to date\n"
+
+
+# --- what it takes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sides", "rate"), [((224,), 2275), ((380,), 1211), ((224, 380), 981)])
+def test_the_estimate_is_that_of_the_benchmarks(sides, rate):
+    arrays = tuple(ArraySpec(side, "aaaaaaaa") for side in sides)
+    jobs = [plan.ShardJob(0, tuple(Unit(slot, str(slot)) for slot in range(100)), arrays)] * 75
+    found = estimate(jobs, channels=3)
+    assert found.slices == 7500
+    assert found.core_seconds == pytest.approx(7500 / rate, rel=0.02)
+    assert found.disk_bytes == pytest.approx(7500 * 0.4 * 3 * sum(side**2 for side in sides), rel=0.02)
+
+
+def test_plan_tells_disk_and_time_and_a_build_without_work_neither(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(3))
+    assert "about 3 slices: less than 1 MB on disk, seconds with" in small.plan().stdout
+    small.build()
+    assert "about" not in small.plan(code=0).stdout
+    assert (
+        Estimate(752_803, 45_000_000_000, 4 * 3600)
+        .as_line(2)
+        .startswith("about 752,803 slices: 45.0 GB on disk, 2.0 h with 2 cores")
+    )
+    assert " 9 min " in Estimate(1, 1, 540).as_line(1)
+    assert " 45 s " in Estimate(1, 1, 45).as_line(1)
