@@ -95,6 +95,7 @@ def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # classes stand in the run's order
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
     return environment
 

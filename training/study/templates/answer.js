@@ -55,6 +55,7 @@ function show() {
 function open(button) {
   choose(button);
   if (!viewer.open) viewer.showModal();
+  viewer.focus();
   show();
 }
 
