@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from training.data.dataset import SliceDataset
     from training.data.stream import Batch, Stream, on_device
     from training.errors import CacheError, ConfigError, RunError, TrainingError
-    from training.library import Cache, load_model, open_cache
+    from training.library import Cache, fit, load_model, open_cache
+    from training.run.config import Machine, TrainConfig
 
 __all__ = [
     "Batch",
     "Cache",
     "CacheError",
     "ConfigError",
+    "Machine",
     "RunError",
     "SliceDataset",
     "Stream",
+    "TrainConfig",
     "TrainingError",
+    "fit",
     "load_model",
     "on_device",
     "open_cache",
@@ -30,7 +34,8 @@ _HOMES = {
     "training.data.dataset": ("SliceDataset",),
     "training.data.stream": ("Batch", "Stream", "on_device"),
     "training.errors": ("CacheError", "ConfigError", "RunError", "TrainingError"),
-    "training.library": ("Cache", "load_model", "open_cache"),
+    "training.library": ("Cache", "fit", "load_model", "open_cache"),
+    "training.run.config": ("Machine", "TrainConfig"),
 }
 
 

@@ -2,14 +2,23 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from training.data import cache
+from training.data.linked import link
 from training.data.split import split_patients
+from training.errors import RunError
 from training.model.export import Exported
 from training.model.network import load_run_weights
+from training.run import config, job
+from training.run.config import Machine
+from training.run.distributed import join_processes
+from training.run.functions import name_of
 from training.run.runs import open_run
+
+FUNCTIONS = ("model", "augment", "loss")
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,13 @@ class Cache(cache.Cache):
     def split(self, seed: int) -> np.ndarray:
         """Return the side of each line of the table, (N,) str: train, validation or test, as `train run` has it.
 
-        All slices of a patient are on one side. The shares of the patients are those in the catalog of the build.
+        All slices of a patient, and of patients who share slices, are on one side. The shares of the patients are
+        those in the catalog of the build.
 
         Raises:
             ConfigError: there are fewer patients than sides.
         """
-        return split_patients(self.table, self.classes, self.splits, seed=seed)
+        return split_patients(self.table, self.classes, self.splits, seed=seed, units=link(self, self.sizes[0]).units)
 
 
 def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | None = None) -> Cache:
@@ -48,8 +58,44 @@ def load_model(run: str | Path) -> Exported:
     is in evaluation mode and on the CPU. Its classes, windows and size are in the run's settings.json.
 
     Raises:
-        RunError: no run there, or it has no weights yet.
+        RunError: no run there, it has no weights yet, or it is a head over series.
     """
     opened = open_run(Path(run))
+    if opened.config.head != "none":
+        raise RunError(
+            f"{run}: a head over series judges no single slice; load its slice model's run, or: train predict"
+        )
     net = load_run_weights(opened.config, len(opened.data.classes), opened.weights, opened.channels)
     return Exported(net, *opened.mean_std).eval()
+
+
+def fit(
+    cache: str | Path,
+    out: str | Path,
+    *,
+    machine: Machine = Machine(),  # noqa: B008  # frozen
+    local_copy: Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train as `train run` does, to the report, and return the scores on test. Called again, it goes on.
+
+    Args:
+        cache: a folder or an address, as `open_cache` takes it.
+        out: the run's folder: free, or that of the same run to go on with.
+        machine: what a run may change without another outcome: device, threads, checkpoints.
+        settings: of `training.TrainConfig`: epochs=2, size_px=224. `model`, `augment` and `loss` may be functions of a
+            module of your own; docs/library.md says what each is given and gives.
+
+    Raises:
+        TrainingError: the settings, the cache or the folder do not fit; the message says how to mend it.
+    """
+    path, wanted = Path(out), dict(settings)
+    wanted |= {name: name_of(wanted[name], name) for name in FUNCTIONS if name in wanted}
+    if "weights" in wanted:
+        wanted["weights"] = job.absolute_weights(str(wanted["weights"]))
+    with join_processes(machine.device) as processes:
+        if (path / "settings.json").exists():
+            run, opened = job.resume(path, cache, wanted, local_copy)
+        else:
+            run, opened = job.begin(path, cache, config.new_settings(wanted), processes, local_copy)
+        return job.complete(run, opened, machine, processes)

@@ -77,9 +77,15 @@ def main() -> None:
 @local_copy_option
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
 @click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
-@click.option("--model", help=f"Any classification model of torchvision. [default: {DEFAULTS.model}]")
+@click.option(
+    "--model",
+    help="A classification model of torchvision, timm:NAME, or module:function of your own that takes the number of "
+    f"channels and returns a torch module from images to features (B, D). [default: {DEFAULTS.model}]",
+)
 @click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
 @click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
+@click.option("--augment", metavar="MODULE:FUNCTION", help="Augmentation of your own; see docs/library.md.")
+@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own, in the place of weighted cross-entropy.")
 @click.option("--epochs", type=int, help=f"[default: {DEFAULTS.epochs}]")
 @click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
 @click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
@@ -169,6 +175,8 @@ def run_command(
             assert cache is not None
             assert out is not None
             run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
+            if processes.writes and run.config.weights != "none":
+                click.echo(f"weights: {run.environment['weights']}")
         try:
             scores = job.complete(run, opened, machine, processes)
         except Stopped:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.data.hashing import splitmix64
 from training.run.config import TrainConfig
+from training.run.functions import find_function
 
 # B batch, C window channel, S image side, K classes.
 
@@ -79,12 +80,17 @@ class Augment:
 
     The order: flip and rotation in one bilinear sampling with fill 0, brightness, contrast around each channel's
     mean, noise, clamp to [0, 1], normalisation. A kernel or two each.
+
+    A function of the user's own takes the place of all before the clamp. It gets (B, C, S, S) float32 grey levels in
+    [0, 1] on the device, the slices' keys (B,) uint64 and the epoch, and returns such grey levels. torch's generators
+    are seeded for each batch, so what it draws from them repeats.
     """
 
     def __init__(self, config: TrainConfig, mean: np.ndarray, std: np.ndarray, device: torch.device) -> None:
         """Take the channels' mean and standard deviation, (C,), and make the noise numbers from the run's seed."""
         self.config = config
         self.normalise = Normalise(mean, std, device)
+        self._own = None if config.augment == "default" else find_function(config.augment, "augment")
         # Drawn on the CPU, so that every device has the same.
         generator = torch.Generator().manual_seed(config.seed)
         count = NOISE_NUMBERS if config.noise_sigma else 0
@@ -94,8 +100,10 @@ class Augment:
         """Return (B, C, S, S) float32, normalised, from (B, C, S, S) uint8 and the slices' keys (B,) uint64."""
         if not len(images):
             return images.float()  # torch samples no empty batch
-        draws = draw(self.config, epoch, keys)
         grey = images.float().div_(255)
+        if self._own is not None:
+            return self.normalise(self._own(grey, keys, epoch).clamp(0, 1))
+        draws = draw(self.config, epoch, keys)
         if self.config.flip_probability or self.config.rotation_degrees:
             grey = sample(grey, draws.flip, draws.angle)
         jitter(grey, to_device(draws.brightness, grey.device), to_device(draws.contrast, grey.device))

@@ -1,8 +1,24 @@
 """This file measures how wrong logits are: binary cross-entropy, weighted by class."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from training.run.config import TrainConfig
+from training.run.functions import find_function
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def choose_loss(config: TrainConfig) -> Loss:
+    """Return what a run minimises: `image_losses`, or a function of the user's own that takes and gives the same.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    return image_losses if config.loss == "default" else find_function(config.loss, "loss")
 
 
 def image_losses(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from training.data.neighbours import Context
 from training.model.augment import Normalise
-from training.model.channels import first_convolution
 from training.model.network import FusionNet, load_run_weights
 from training.run.runs import Run
 
@@ -64,17 +63,16 @@ def open_heat_maps(run: Run) -> HeatMaps | None:
 
 
 def last_feature_maps(net: FusionNet, size_px: int) -> nn.Module | None:
-    """Return the backbone's last module that gives feature maps (1, D, h, w) with h, w > 1; None where none does."""
+    """Return the backbone's last module that gives feature maps (1, D, h, h) with h > 1; None where none does."""
     found: list[nn.Module] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
             found.append(module)
 
     handles = [module.register_forward_hook(note) for module in net.backbone.modules()]
     with torch.no_grad():
-        channels = first_convolution(net.backbone)[1].in_channels
-        net(torch.zeros(1, channels, size_px, size_px), torch.zeros(1))
+        net(torch.zeros(1, net.channels, size_px, size_px), torch.zeros(1))
     for handle in handles:
         handle.remove()
     return found[-1] if found else None

@@ -35,7 +35,7 @@ Research software, no medical device: it must not be used to diagnose or to trea
 - Windows (level, width in HU): {windows}.
 - Output: one probability for each of {", ".join(data.get("classes", []))}; several may be high at once.
 - Trained on commit `{data.get("commit", "?")}` of a cache, seed {config.get("seed", "?")}, from
-  {config.get("weights", "?")} weights.
+  {config.get("weights", "?")} weights: {results.settings.get("environment", {}).get("weights", "no record")}.
 
 ## Intended use
 
@@ -98,7 +98,9 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
     environment = results.settings.get("environment", {})
     sides = results.split["split"].value_counts().to_dict()
     commit = data.get("commit", "?")
-    start = f"{config.get('model', '?')}, {config.get('weights', '?')} weights"
+    start = (
+        f"{config.get('model', '?')}, {config.get('weights', '?')} weights ({environment.get('weights', 'no record')})"
+    )
     patients = ", ".join(f"{count:,} {side}" for side, count in sides.items()) or AUTHORS
     external = "scored, see report" if "external" in results.scores else "none"
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))

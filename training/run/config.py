@@ -24,7 +24,7 @@ class TrainConfig:
     """
 
     # The model.
-    model: str = "resnet50"
+    model: str = "resnet50"  # torchvision's name, timm:NAME, or module:function of the user's own
     weights: str = "imagenet"  # imagenet, none, or a file
     size_px: int = 224
     # Slices on each side that the network sees too, and of which windows: all, or names with commas between.
@@ -84,6 +84,11 @@ class TrainConfig:
     noise_sigma: float = 0.02
     # Beta(0.2, 0.2), the mixup paper's choice for ImageNet: 79 images in 100 keep 0.8 or more of one of their parents.
     mixup_alpha: float = 0.2
+    # The settings above but mixup_alpha are those of `default`; module:function of the user's own takes its place.
+    augment: str = "default"
+
+    # What is minimised: `default` is the weighted binary cross-entropy, else module:function of the user's own.
+    loss: str = "default"
 
     # How it is computed. All of these change the last bits.
     bf16: bool = True  # on a GPU only; a CPU computes in float32

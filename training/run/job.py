@@ -16,12 +16,14 @@ from training.data.cache import Cache, open_cache
 from training.data.linked import link, table_of
 from training.data.split import SIDES, split_patients
 from training.errors import RunError
+from training.model.backbones import TIMM
 from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
 from training.run.apply import run_predictions
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
+from training.run.functions import code_digest, find_function, is_own
 from training.run.loop import fit
 from training.run.runs import (
     Run,
@@ -67,11 +69,23 @@ def begin(
         sides = split_patients(cache.table, cache.classes, shares, seed=config.seed, units=links.units)
         rows = cache.table["row"].to_numpy()[labelled & (sides == "train") & ~links.left_out]
         # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
-        check_size(build_model(config, len(cache.classes), channels), config)
+        net = build_model(config, len(cache.classes), channels)
+        check_size(net, config)
+        for name in ("augment", "loss"):
+            if (function := getattr(config, name)) != "default":
+                find_function(function, name)
         mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
         with new_folder(path):
             write_content(path, content)
-            create_run(path, config, cache, sides, mean_std, environment(processes), table_of(links, cache))
+            create_run(
+                path,
+                config,
+                cache,
+                sides,
+                mean_std,
+                environment(config, processes) | {"weights": net.origin},
+                table_of(links, cache),
+            )
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit, local_copy)
@@ -100,12 +114,17 @@ def resume(
     return run, open_cache(cache_path or run.data.cache, run.data.commit, local_copy)
 
 
-def environment(processes: Processes) -> dict[str, Any]:
-    """Say what a run computes with; with another of these the last bits may differ."""
+def environment(config: TrainConfig, processes: Processes) -> dict[str, Any]:
+    """Say what a run computes with; with another of these the last bits may differ.
+
+    Functions of the user's own are named with what their file contains.
+    """
     device = processes.device
+    own = {name: getattr(config, name) for name in ("model", "augment", "loss") if is_own(getattr(config, name))}
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
+        **{name: version(name) for name in (*VERSIONS, *(["timm"] if config.model.startswith(TIMM) else []))},
+        **{f"code of {text}": code_digest(text, name) for name, text in own.items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": processes.count,
         "cpu_threads": torch.get_num_threads(),
@@ -114,7 +133,7 @@ def environment(processes: Processes) -> dict[str, Any]:
 
 def changed_environment(run: Run, processes: Processes) -> list[str]:
     """Say in what a run's machine differs from the one that it began on."""
-    now = environment(processes)
+    now = environment(run.config, processes)
     return [
         f"{name}: {run.environment.get(name)} then, {now[name]} now"
         for name in now

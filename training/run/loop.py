@@ -18,7 +18,6 @@ from training.data.hashing import splitmix64
 from training.data.stream import Batch, on_device
 from training.errors import RunError
 from training.model.augment import draw_mixup, mix, to_device
-from training.model.loss import image_losses
 from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.run.config import Machine, TrainConfig
@@ -139,15 +138,15 @@ def backward(
     """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes."""
     config, processes = setup.config, setup.processes
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
+    seed_dropout(config.seed, number, processes.rank)
     images, z_norm, labels = make_inputs(setup, batch, keys, number)
     if not len(images):
         images, z_norm, labels = stand_in(images, labels)
-    seed_dropout(config.seed, number, processes.rank)
     later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
     with later:
         with autocast(config, setup.device):
             logits = model(images, z_norm)
-        own = image_losses(logits, labels, setup.class_weights).sum()
+        own = setup.loss(logits, labels, setup.class_weights).sum()
         share = own / setup.schedule.images_in_step(learner.progress.batches)
         # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
         (share * processes.count).backward()
@@ -284,7 +283,10 @@ def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:
-    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there."""
+    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there.
+
+    So does augmentation of the user's own that draws from them.
+    """
     state = np.array([seed], np.uint64)
     for value in (number, rank):
         state = splitmix64(state) ^ np.uint64(value)

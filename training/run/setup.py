@@ -16,6 +16,7 @@ from training.data.neighbours import choose_context, order_series
 from training.data.stream import Stream
 from training.errors import ConfigError, RunError
 from training.model.augment import Augment
+from training.model.loss import Loss, choose_loss
 from training.model.network import FusionNet, build_model, load_run_weights
 from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
 from training.run.config import Machine, TrainConfig
@@ -57,6 +58,7 @@ class Setup(Job):
     validation: Stream
     num_validation: int
     augment: Augment
+    loss: Loss
 
 
 @dataclass
@@ -99,6 +101,7 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
         validation=open_evaluation(run, cache, validation, machine, processes),
         num_validation=len(validation),
         augment=Augment(config, *run.mean_std, processes.device),
+        loss=choose_loss(config),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
     )
 

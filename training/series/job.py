@@ -106,7 +106,7 @@ def begin(
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
         linked = read_linked(base.path / LINKED) if (base.path / LINKED).exists() else None
-        create_run(path, config, cache, sides, mean_std, environment(processes), linked, base=known)
+        create_run(path, config, cache, sides, mean_std, environment(config, processes), linked, base=known)
     return open_run(path), base, cache
 
 

@@ -9,8 +9,9 @@ import torch
 from training.data.neighbours import Context
 from training.errors import ConfigError
 from training.model.augment import Augment
+from training.model.backbones import torchvision_backbone
 from training.model.channels import first_convolution, fit_channels
-from training.model.network import build_backbone, build_model, check_size
+from training.model.network import build_model, check_size
 from training.run.config import TrainConfig
 
 CHANNELS = [Context(1, (0, 1, 2)).channels(3), Context(2, (0,)).channels(3), Context(1, (0, 2)).channels(3)]
@@ -24,7 +25,7 @@ def config(**changes: object) -> TrainConfig:
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_a_stack_of_equal_slices_gives_the_features_of_the_slice(model: str, channels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    backbone, _ = build_backbone(model, imagenet=False)
+    backbone, _ = torchvision_backbone(model, imagenet=False)
     size = 224 if model == "vit_b_32" else 64
     images = torch.rand(2, 3, size, size)
     with torch.inference_mode():
@@ -36,7 +37,7 @@ def test_a_stack_of_equal_slices_gives_the_features_of_the_slice(model: str, cha
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
 def test_other_numbers_of_windows_give_the_features_of_three_equal_ones(windows: int) -> None:
-    backbone, _ = build_backbone("resnet18", imagenet=False)
+    backbone, _ = torchvision_backbone("resnet18", imagenet=False)
     grey = torch.rand(2, 1, 64, 64)
     with torch.inference_mode():
         three = backbone.eval()(grey.expand(-1, 3, -1, -1))
@@ -63,7 +64,7 @@ def test_weights_for_three_channels_are_made_to_fit_and_those_of_a_stack_are_tak
 
 
 def test_a_model_that_rescales_its_channels_is_refused() -> None:
-    backbone, _ = build_backbone("googlenet", imagenet=False)
+    backbone, _ = torchvision_backbone("googlenet", imagenet=False)
     backbone.transform_input = True
     with pytest.raises(ConfigError, match="three channels"):
         fit_channels(backbone, CHANNELS[0])

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from training.errors import ConfigError, RunError
-from training.model.network import build_backbone, build_model, check_size, load_run_weights
+from training.model.backbones import torchvision_backbone
+from training.model.network import build_model, check_size, load_run_weights
 from training.run.config import TrainConfig
 
 SMALL = TrainConfig(model="shufflenet_v2_x0_5", weights="none", size_px=32)
@@ -32,7 +33,7 @@ def small(**changes):
     ],
 )
 def test_feature_width_is_what_the_backbone_gives(name, features):
-    backbone, width = build_backbone(name, imagenet=False)
+    backbone, width = torchvision_backbone(name, imagenet=False)
     assert width == features
     with torch.inference_mode():
         for training in (True, False):
@@ -42,7 +43,7 @@ def test_feature_width_is_what_the_backbone_gives(name, features):
 def test_features_are_the_input_of_torchvisions_own_classifier():
     torch.manual_seed(0)
     whole = models.resnet18(weights=None).eval()
-    backbone, _ = build_backbone("resnet18", imagenet=False)
+    backbone, _ = torchvision_backbone("resnet18", imagenet=False)
     backbone.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if not name.startswith("fc")})
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
@@ -134,7 +135,7 @@ def test_weights_from_a_file(tmp_path, suffix, kind):
     if kind == "torchvision":
         state = models.shufflenet_v2_x0_5(weights=None).state_dict()
     elif kind == "headless":
-        state = build_backbone("shufflenet_v2_x0_5", imagenet=False)[0].state_dict()
+        state = torchvision_backbone("shufflenet_v2_x0_5", imagenet=False)[0].state_dict()
     else:
         state = build_model(small(seed=9), 6).state_dict()
     path = tmp_path / f"weights{suffix}"
@@ -157,9 +158,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         build_model(small(weights=str(path)), 6)
     torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
     with pytest.raises(ConfigError, match=r"of another network .* tensors are missing"):
-        build_model(small(weights=str(path)), 6)
-    torch.save(build_model(small(), 4).state_dict(), path)
-    with pytest.raises(ConfigError, match=r"classify\.\w+ has shape"):
         build_model(small(weights=str(path)), 6)
 
 

@@ -1,0 +1,85 @@
+"""This file tests that weight files of others are recognised by what they hold, and what is said of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from training.errors import ConfigError, RunError
+from training.model.network import build_model, load_run_weights
+from training.run.config import TrainConfig
+
+SMALL = {"model": "resnet18", "weights": "none", "size_px": 32}
+
+
+@pytest.fixture(scope="module")
+def served() -> models.ResNet:
+    torch.manual_seed(3)
+    return models.resnet18(weights=None, num_classes=7)
+
+
+def rad_imagenet(net: models.ResNet) -> nn.Module:
+    """Return a network whose names are those of RadImageNet's files: an nn.Sequential without the classifier."""
+    holder = nn.Module()
+    holder.backbone = nn.Sequential(*list(net.children())[:-1])
+    return holder
+
+
+def lightning(net: models.ResNet) -> dict:
+    """Return a checkpoint as Lightning writes it."""
+    state = {f"net.encoder.{name}": tensor for name, tensor in net.state_dict().items()}
+    return {"epoch": 3, "pytorch-lightning_version": "2.5", "optimizer_states": [], "state_dict": state}
+
+
+FILES = {
+    "another number of classes": lambda net: net.state_dict(),
+    "DataParallel": lambda net: {f"module.{name}": tensor for name, tensor in net.state_dict().items()},
+    "RadImageNet": lambda net: rad_imagenet(net).state_dict(),
+    "Lightning": lightning,
+    "an old file without counters": lambda net: {
+        name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_backbone_is_found_in_the_file(served: models.ResNet, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(FILES[kind](served), path)
+    net = build_model(TrainConfig(**(SMALL | {"weights": str(path)})), 6)
+    for name, tensor in net.backbone.named_parameters():
+        assert torch.equal(tensor, served.get_parameter(name)), name
+    assert net.origin.startswith(f"{path}: 1")
+    assert " 0 missing and fresh" in net.origin
+    assert ("2 left out (" in net.origin) == (kind != "RadImageNet")
+
+
+def test_whole_network_of_other_classes_leaves_the_last_layer_fresh(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    before = build_model(TrainConfig(**SMALL, seed=4), 3)
+    torch.save(before.state_dict(), path)
+    net = build_model(TrainConfig(**(SMALL | {"weights": str(path)})), 6)
+    assert torch.equal(net.fuse.weight, before.fuse.weight)
+    assert "2 left out (classify.weight, classify.bias)" in net.origin
+    assert "2 missing and fresh (classify.weight, classify.bias)" in net.origin
+
+
+def test_file_of_another_network_says_what_it_has(tmp_path: Path) -> None:
+    torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=r"another network .* tensors are missing, .* it has conv1.weight"):
+        build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6)
+
+
+def test_weights_of_a_run_must_be_its_own_to_the_last_tensor(served: models.ResNet, tmp_path: Path) -> None:
+    torch.save(served.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(RunError, match="another network"):
+        load_run_weights(TrainConfig(**SMALL), 6, tmp_path / "weights.pth")
+
+
+def test_other_windows_get_a_first_kernel_made_for_them(served: models.ResNet, tmp_path: Path) -> None:
+    torch.save(rad_imagenet(served).state_dict(), tmp_path / "weights.pth")
+    net = build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6, (0, 1, 2, 3))
+    mean = served.conv1.weight.mean(1) * 3 / 4
+    torch.testing.assert_close(net.backbone.conv1.weight[:, 3], mean)

@@ -1,0 +1,105 @@
+"""This file tests models, augmentations and losses of the user's own, and `training.fit`, which takes them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import training
+from testkit import own_code, tiny_run
+from testkit.fake_cache import FakeCache, write_cache
+from training.cli.main import main
+from training.run.loop import fit
+
+OWN = {"model": "testkit.own_code:backbone", "augment": "testkit.own_code:dim", "loss": "testkit.own_code:focal"}
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
+    return write_cache(tmp_path_factory.mktemp("own") / "cache.zarr", patients=12)
+
+
+def test_fit_with_own_functions_trains_scores_and_goes_on(fake: FakeCache, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    own_code.SEEN.clear()
+    settings = tiny_run.SETTINGS | {"model": own_code.backbone, "augment": own_code.dim, "loss": own_code.focal}
+    machine = training.Machine(device="cpu", input_threads=0)
+    scores = training.fit(fake.path, tmp_path / "run", machine=machine, **settings)
+    assert scores["weighted_log_loss"] > 0
+    assert own_code.SEEN
+    kept = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert {name: kept["config"][name] for name in OWN} == OWN
+    assert len(kept["environment"]["code of testkit.own_code:dim"]) == 12
+    assert training.fit(fake.path, tmp_path / "run", machine=machine, **settings) == scores
+    with pytest.raises(training.RunError, match="other settings: epochs"):
+        training.fit(fake.path, tmp_path / "run", machine=machine, **(settings | {"epochs": 3}))
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert training.load_model(tmp_path / "run")(images, torch.zeros(2)).shape == (2, 6)
+
+
+def test_what_own_augmentation_draws_repeats(fake: FakeCache, tmp_path: Path) -> None:
+    drawn, weights = [], []
+    for name in ("a", "b"):
+        own_code.SEEN.clear()
+        run = tiny_run.train(tmp_path / name, fake.path, tiny_run.settings(epochs=1, **OWN))
+        drawn.append(list(own_code.SEEN))
+        weights.append(run.weights.read_bytes())
+    assert drawn[0] == drawn[1]
+    assert len({factor for _, factor in drawn[0]}) > 10
+    assert weights[0] == weights[1]
+
+
+def test_own_loss_decides_the_weights(fake: FakeCache, tmp_path: Path) -> None:
+    runs = [
+        tiny_run.train(tmp_path / name, fake.path, tiny_run.settings(epochs=1, **changes))
+        for name, changes in (("default", {}), ("own", {"loss": OWN["loss"]}))
+    ]
+    assert runs[0].weights.read_bytes() != runs[1].weights.read_bytes()
+
+
+def test_a_module_in_the_folder_of_the_command_is_found(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_model_1.py").write_text(Path(own_code.__file__).read_text())
+    monkeypatch.chdir(tmp_path)
+    small = [text for name in ("size_px", "batch_size", "fusion_features") for text in ("--set", f"{name}=32")]
+    arguments = ["run", "--cache", fake.path, "--dry-run", "--model", "my_model_1:backbone", *small, "--epochs", "1"]
+    outcome = CliRunner().invoke(main, [*map(str, arguments), "--set", "weights=none", "--device", "cpu"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "the run will take" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "nowhere:f"}, ["--model nowhere:f", "No module named", "PYTHONPATH"]),
+        ({"loss": "testkit.own_code:nothing"}, ["--loss testkit.own_code:nothing", "no attribute"]),
+        ({"augment": "testkit.own_code:SEEN"}, ["--augment testkit.own_code:SEEN", "is a list"]),
+        ({"model": "testkit.own_code:maps"}, ["gives (1, 5, 30, 30)", "must give features of shape (1, D)"]),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_before_a_folder_is_made(
+    fake: FakeCache, tmp_path: Path, settings: dict, words: list[str]
+) -> None:
+    with pytest.raises(training.ConfigError) as error:
+        training.fit(fake.path, tmp_path / "run", **(tiny_run.SETTINGS | settings))
+    assert [word for word in words if word not in str(error.value)] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_cannot_be_imported_again_is_refused(fake: FakeCache, tmp_path: Path) -> None:
+    with pytest.raises(training.ConfigError, match="put it into a module"):
+        training.fit(fake.path, tmp_path / "run", model=lambda channels: torch.nn.Identity())
+
+
+def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path: Path) -> None:
+    config = tiny_run.settings(epochs=2, **OWN)
+    whole = tiny_run.train(tmp_path / "whole", fake.path, config)
+    first = tiny_run.train(tmp_path / "cut", fake.path, config)
+    checkpoints = sorted(first.checkpoints.glob("step_*.pt"))
+    checkpoints[-1].unlink()
+    run, opened = tiny_run.resume(tmp_path / "cut", fake.path, {})
+    fit(run, opened, tiny_run.machine(), tiny_run.HERE)
+    assert run.weights.read_bytes() == whole.weights.read_bytes()

@@ -1,0 +1,166 @@
+"""This file builds image backbones: torchvision's, timm's, or one of the user's own, without their classifiers."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from training.errors import ConfigError
+from training.model.channels import fit_channels
+from training.run.config import TrainConfig
+from training.run.functions import find_function, is_own
+
+# Where torchvision's classification models keep what follows the features.
+HEADS = ("fc", "classifier", "head", "heads")
+# Second heads for training GoogLeNet and Inception from nothing; they would make the output a tuple.
+AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
+TIMM = "timm:"
+
+
+def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
+    """Build the backbone that the settings name, and say how many features it gives; `fit_to` follows.
+
+    Args:
+        channels: which window each channel of the images shows; see `Context.channels`.
+
+    Raises:
+        ConfigError: there is no such model, its weights cannot be fetched, or it gives no features.
+    """
+    if config.model.startswith(TIMM):
+        return _timm(config, channels)
+    if is_own(config.model):
+        return _own(config, channels)
+    return torchvision_backbone(config.model, config.weights == "imagenet")
+
+
+def fit_to(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) -> None:
+    """Fit a backbone of torchvision, which has three channels, to those of the images; the others are made for them.
+
+    Raises:
+        ConfigError: the backbone treats its three channels each in its own way.
+    """
+    if is_torchvision(config):
+        fit_channels(backbone, channels)
+
+
+def is_torchvision(config: TrainConfig) -> bool:
+    """Whether the settings name a model of torchvision."""
+    return not config.model.startswith(TIMM) and not is_own(config.model)
+
+
+def describe_pretrained(model: str) -> str:
+    """Say whose pretrained weights `imagenet` are for a model, and under which licence."""
+    if is_own(model):
+        return "as the function of the user's own has them"
+    if not model.startswith(TIMM):
+        return f"torchvision, {model}, DEFAULT (ImageNet-1k); torchvision is BSD-3-Clause, ImageNet has its own terms"
+    found = _timm_package().get_pretrained_cfg(model.removeprefix(TIMM))
+    source = found.hf_hub_id or found.url or found.file or "unknown source"
+    return f"{TIMM}{found.architecture}.{found.tag}, {source}; licence {found.license or 'not stated'}"
+
+
+def torchvision_backbone(name: str, imagenet: bool) -> tuple[nn.Module, int]:
+    """Build a torchvision classification model without its classifier, and say how many features it gives.
+
+    Raises:
+        ConfigError: torchvision has no such model, or its weights cannot be fetched.
+    """
+    from torchvision import models  # 1 s, and the network itself is torch only
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "resnet50, efficientnet_b3"
+        raise ConfigError(
+            f"--model {name}: torchvision has no such classification model; nearest: {near}; timm's are timm:NAME, one "
+            "of your own is module:function"
+        )
+    try:
+        backbone = models.get_model(name, weights="DEFAULT" if imagenet else None)
+    except (OSError, RuntimeError) as error:  # no network, or a broken download
+        raise _not_fetched(name, error) from error
+    for head in AUXILIARY_HEADS:
+        if getattr(backbone, head, None) is not None:
+            setattr(backbone, head, None)
+            backbone.aux_logits = False
+    return backbone, _remove_classifier(backbone)
+
+
+def _timm(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
+    timm, name = _timm_package(), config.model.removeprefix(TIMM)
+    known = timm.list_models() + timm.list_pretrained()
+    if name not in known:
+        near = ", ".join(f"{TIMM}{one}" for one in difflib.get_close_matches(name, known, n=3)) or f"{TIMM}resnet50"
+        raise ConfigError(f"--model {config.model}: timm {timm.__version__} has no such model; nearest: {near}")
+    facts = timm.get_pretrained_cfg(name)
+    # What is laid out for one size, as transformers are, is laid out for the run's.
+    size = {"img_size": config.size_px} if facts is not None and facts.fixed_input_size else {}
+    pretrained = config.weights == "imagenet"
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=len(channels), **size)
+    except (OSError, RuntimeError, ValueError, AssertionError, TypeError) as error:
+        if pretrained:
+            raise _not_fetched(config.model, error) from error
+        raise ConfigError(f"--model {config.model}: cannot be built at {config.size_px} px ({_line(error)})") from error
+    return backbone, _count_features(backbone, config, channels)
+
+
+def _own(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
+    backbone = find_function(config.model, "model")(len(channels))
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"--model {config.model}: gave a {type(backbone).__name__}; it must return a torch nn.Module")
+    return backbone, _count_features(backbone, config, channels)
+
+
+@torch.no_grad()
+def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) -> int:
+    """Ask a backbone for the features of one black image, and count them."""
+    image, was_training = torch.zeros(1, len(channels), config.size_px, config.size_px), backbone.training
+    try:
+        features = backbone.eval()(image)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"--model {config.model}: takes no image of {tuple(image.shape)} ({_line(error)}); give another --size"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != 1:
+        raise ConfigError(f"--model {config.model}: gives {shape} for one image; it must give features of shape (1, D)")
+    return shape[1]
+
+
+def _timm_package() -> Any:
+    try:
+        import timm  # 1 s, and an extra
+    except ImportError as error:
+        raise ConfigError("--model timm:...: needs the package timm; run: pip install 'ich-cache[timm]'") from error
+    return timm
+
+
+def _remove_classifier(backbone: nn.Module) -> int:
+    """Replace the classifier by what stands before its first layer of weights, and return that layer's inputs.
+
+    Dropout goes too: FusionNet has its own. What is left is mostly nothing; ConvNeXt, say, keeps its last norm.
+    """
+    (name,) = (name for name in HEADS if hasattr(backbone, name))
+    head = getattr(backbone, name)
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    at = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
+    before = [layer for layer in layers[:at] if not isinstance(layer, nn.Dropout)]
+    if isinstance(layers[at], nn.Conv2d):  # SqueezeNet classifies each place and pools afterwards
+        before.append(nn.AdaptiveAvgPool2d(1))
+    setattr(backbone, name, nn.Sequential(*before) if before else nn.Identity())
+    return cast(nn.Linear | nn.Conv2d, layers[at]).weight.shape[1]
+
+
+def _not_fetched(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--weights imagenet: the weights of {name} could not be fetched ({_line(error)}); give --weights none, or "
+        "--weights FILE with a state dict fetched elsewhere"
+    )
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

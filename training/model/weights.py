@@ -1,0 +1,180 @@
+"""This file reads weight files of any origin, and finds out which of a network's tensors they hold."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.errors import ConfigError
+from training.model.channels import RGB, first_convolution, repeat_kernel
+
+# Under which name the frameworks keep the state dict in a checkpoint.
+CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "student", "net")
+# Less of the backbone than this is another backbone.
+LEAST_SHARE = 0.9
+COUNTER = "num_batches_tracked"  # older files have none, and no layer reads it
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a weight file has for a module.
+
+    Attributes:
+        used: the module's names -> tensors of the right shape.
+        missing: the module's names that the file does not have, or in another shape.
+        left_out: the file's names that the module has no use for.
+    """
+
+    used: Mapping[str, Tensor]
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.used)} tensors used"]
+        for what, names in (("left out", self.left_out), ("missing and fresh", self.missing)):
+            parts.append(
+                f"{len(names)} {what}" + (f" ({', '.join(names[:3])}{' ...' if names[3:] else ''})" * bool(names))
+            )
+        return ", ".join(parts)
+
+
+def load_foreign(net: nn.Module, path: Path, channels: Sequence[int] = RGB) -> Match:
+    """Load what a file holds for a network: for all of it, or for its backbone alone.
+
+    The file may be a plain state dict or a checkpoint of Lightning and others around one; its names may stand behind
+    prefixes (`module.`, `backbone.`, `model.`), or be the numbers of an nn.Sequential of the backbone's children, as
+    RadImageNet's are. A classifier of another width is left out.
+
+    Args:
+        net: with a `backbone`.
+        channels: which window each channel of the network shows; weights for three are made to fit.
+
+    Raises:
+        ConfigError: the file is missing, holds no state dict, or less than 9 in 10 tensors of the backbone.
+    """
+    state = read_state(path)
+    whole, backbone = (best_match(module, state, channels) for module in (net, _backbone(net)))
+    own = [name for name in whole.used if not name.startswith("backbone.")]
+    target, match = (net, whole) if own else (_backbone(net), backbone)
+    total = sum(not name.endswith(COUNTER) for name in _backbone(net).state_dict())
+    if len(backbone.missing) > (1 - LEAST_SHARE) * total:
+        raise ConfigError(
+            f"{path}: holds weights of another network than this one: {len(backbone.missing)} of the backbone's "
+            f"{total} tensors are missing, {backbone.missing[0]} for one; it has {', '.join(list(state)[:3])}"
+        )
+    target.load_state_dict(dict(match.used), strict=False)
+    return match
+
+
+def load_exactly(net: nn.Module, path: Path) -> None:
+    """Load a state dict that has every tensor of a network and no other.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    state, wanted = read_state(path), net.state_dict()
+    if problem := _misfit(wanted, state):
+        raise ConfigError(f"{path}: holds weights of another network than this one: {problem}")
+    net.load_state_dict(state)
+
+
+def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequence[int]) -> Match:
+    """Find the reading of a file's names that gives the most of a module's tensors."""
+    wanted = module.state_dict()
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    best = max(
+        ({rename(name): name for name in state if rename(name)} for rename in _readings(module, state)),
+        key=lambda reading: sum(name in shapes for name in reading),
+    )
+    used = {name: state[best[name]] for name in wanted if name in best}
+    used = _fitted(module, used, shapes, channels)
+    taken = {best[name] for name in used}
+    missing = tuple(name for name in wanted if name not in used and not name.endswith(COUNTER))
+    return Match(used, missing, tuple(name for name in state if name not in taken))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors file or from what torch.save made, out of the checkpoint around it.
+
+    Raises:
+        ConfigError: the file is missing or holds something else.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--weights {path}: no such file; give imagenet, none, or a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path}: cannot be read as weights ({reason}); only tensors are read: save the state dict alone"
+        ) from error
+    while isinstance(state, dict) and (
+        inner := next((name for name in CONTAINERS if isinstance(state.get(name), dict)), "")
+    ):
+        state = state[inner]
+    tensors = isinstance(state, dict) and {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ConfigError(f"{path}: is not a state dict, a mapping of names to tensors")
+    return tensors
+
+
+def _backbone(net: nn.Module) -> nn.Module:
+    return net.get_submodule("backbone")
+
+
+def _readings(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[Callable[[str], str]]:
+    """Yield ways to read a file's names as a module's: behind a prefix, and by number behind one."""
+    prefixes = {"".join(f"{part}." for part in name.split(".")[:depth]) for name in state for depth in range(4)}
+    children = [name for name, _ in module.named_children()]
+
+    def behind(prefix: str) -> Callable[[str], str]:
+        return lambda name: name.removeprefix(prefix) if name.startswith(prefix) else ""
+
+    def by_number(prefix: str) -> Callable[[str], str]:
+        def rename(name: str) -> str:
+            number, _, rest = behind(prefix)(name).partition(".")
+            return f"{children[int(number)]}.{rest}" if number.isdigit() and int(number) < len(children) else ""
+
+        return rename
+
+    for prefix in sorted(prefixes, key=lambda text: (len(text), text)):
+        yield behind(prefix)
+        yield by_number(prefix)
+
+
+def _fitted(
+    module: nn.Module, found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], channels: Sequence[int]
+) -> dict[str, Tensor]:
+    """Return the tensors of the right shape; the first kernel is made to fit other channels than three."""
+    first = _first_kernel(module)
+    fitted = dict(found)
+    # A backbone of three channels is of three windows; a whole network of three may be of three slices.
+    other = tuple(channels) != RGB and (not hasattr(module, "backbone") or shapes.get(first, ())[1:2] != (len(RGB),))
+    if other and first in fitted and fitted[first].shape[1] == len(RGB):
+        fitted[first] = repeat_kernel(fitted[first], channels)
+    return {name: tensor for name, tensor in fitted.items() if tensor.shape == shapes[name]}
+
+
+def _first_kernel(module: nn.Module) -> str:
+    try:
+        return f"{first_convolution(module)[0]}.weight"
+    except StopIteration:  # a backbone of the user's own may have none
+        return ""
+
+
+def _misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    if missing:
+        return f"{len(missing)} of {len(wanted)} tensors are missing, {min(missing)} for one"
+    if extra:
+        return f"{len(extra)} tensors are unknown, {min(extra)} for one"
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            return f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+    return ""

@@ -1,0 +1,65 @@
+"""This file finds functions of the user's own, which the settings name as module:function."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training.errors import ConfigError
+
+
+def is_own(name: str) -> bool:
+    """Whether a setting names a function of the user's own."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def find_function(name: str, setting: str) -> Callable[..., Any]:
+    """Import module:function; a module may lie in the folder that the command was started in.
+
+    Raises:
+        ConfigError: there is no such module or function, or the module fails.
+    """
+    module, _, path = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever the module raises when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"--{setting} {name}: cannot be imported ({reason}); start the command in the module's folder, or set "
+            "PYTHONPATH to it"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"--{setting} {name}: is a {type(found).__name__}; name a function")
+    return found
+
+
+def name_of(value: str | Callable[..., Any], setting: str) -> str:
+    """Return what a setting is written as: text as it is, a function as module:function.
+
+    Raises:
+        ConfigError: another process could not import the function.
+    """
+    if isinstance(value, str):
+        return value
+    module, path = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    if module in ("", "__main__") or not path or "<" in path:
+        raise ConfigError(
+            f"{setting}: {value!r} cannot be imported again when the run goes on or is evaluated; put it into a module "
+            "of its own, as a function with a name"
+        )
+    return f"{module}:{path}"
+
+
+def code_digest(name: str, setting: str) -> str:
+    """Return the SHA-256 of the file that a function of the user's own is in, its first 12 hex digits."""
+    file = inspect.getsourcefile(inspect.unwrap(find_function(name, setting)))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else "unknown"
