@@ -175,20 +175,23 @@ def run_command(
             assert cache is not None
             assert out is not None
             run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
-            if processes.writes and run.config.weights != "none":
-                click.echo(f"weights: {run.environment['weights']}")
+            _say(processes, f"weights: {run.environment['weights']}")
         try:
             scores = job.complete(run, opened, machine, processes)
         except Stopped:
-            if processes.writes:
-                click.echo(f"stopped; to go on: train run --resume {run.path}", err=True)
+            _say(processes, f"stopped; to go on: train run --resume {run.path}", err=True)
             # The other processes have stopped too; nothing is left that would need an orderly exit.
             sys.exit(STOPPED)
-        if processes.writes:
-            if scores:
-                side = "test" if run.has("test") else "validation"
-                click.echo(f"{run.path}: weighted log loss on {side} {scores['weighted_log_loss']:.4f}")
-            click.echo(f"{run.path / 'report.html'}")
+        if scores:
+            side = "test" if run.has("test") else "validation"
+            _say(processes, f"{run.path}: weighted log loss on {side} {scores['weighted_log_loss']:.4f}")
+        _say(processes, f"{run.path / 'report.html'}")
+
+
+def _say(processes: "Processes", line: str, *, err: bool = False) -> None:
+    """Print a line, once however many processes there are."""
+    if processes.writes:
+        click.echo(line, err=err)
 
 
 def _rehearse(
