@@ -76,13 +76,20 @@ class Summary:
 
 
 def write(
-    out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None, *, workers: int = 0
+    out: Path,
+    patients: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    *,
+    workers: int = 0,
+    make: Callable[[int, int, int], Study] | None = None,
 ) -> Summary:
     """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice: the same for any number of workers.
 
     Args:
         progress: called after each patient with the number of patients done.
         workers: processes that make patients; 0 makes them here, one after the other.
+        make: makes a study from seed, patient and number, as `make_study` does; see `planted`.
 
     Raises:
         PhantomError: `out/dicoms` holds files, which would mix with the new ones.
@@ -92,7 +99,9 @@ def write(
     with (out / "labels.csv").open("w", newline="") as file, _mapper(workers) as each:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("ID", "Label"))
-        for done, made in enumerate(each(partial(_write_patient, folder, seed), range(patients)), 1):
+        for done, made in enumerate(
+            each(partial(_write_patient, folder, seed, make or make_study), range(patients)), 1
+        ):
             for uids, labels in made:
                 table.writerows(label_rows(uids, labels))
                 studies, slices = studies + 1, slices + len(uids)
@@ -112,11 +121,13 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield pool.map
 
 
-def _write_patient(folder: Path, seed: int, patient: int) -> list[tuple[tuple[str, ...], Array]]:
+def _write_patient(
+    folder: Path, seed: int, make: Callable[[int, int, int], Study], patient: int
+) -> list[tuple[tuple[str, ...], Array]]:
     """Write a patient's files; return the UIDs and (N, 6) labels of each study."""
     made = []
     for number in range(count_studies(seed, patient)):
-        study = make_study(seed, patient, number)
+        study = make(seed, patient, number)
         for name, data in encode_study(study):
             (folder / name).write_bytes(data)
         made.append((study.uids, study.labels))
@@ -161,11 +172,12 @@ def count_studies(seed: int, patient: int) -> int:
     return 1 + (np.random.default_rng((seed, patient, 2)).random() < 1 / 40)
 
 
-def make_study(seed: int, patient: int, number: int = 0) -> Study:
+def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = False) -> Study:
     """Make one study: a pure function of (seed, patient, number).
 
     Args:
         number: 0, or 1 for a patient's second study: the same head on another day.
+        bloodless: the very same scan, its noise too, without the bleeds.
     """
     body = np.random.default_rng((seed, patient, 3))
     head, shape, size = _draw_head(body), Noise(body), body.uniform(0.94, 1.05)
@@ -175,7 +187,7 @@ def make_study(seed: int, patient: int, number: int = 0) -> Study:
     geometry = draw_geometry(rng, origin, size)
     pose = draw_pose(rng, geometry, origin, size)
     coding = CODINGS[rng.choice(len(CODINGS), p=CODING_SHARES)]
-    stored, blood = _scan(head, bleeds, shape, pose, geometry, coding, rng)
+    stored, blood = _scan(head, () if bloodless else bleeds, shape, pose, geometry, coding, rng)
     series = 2 * patient + number
     return Study(
         patient_id=f"ID_{scramble(patient, 32, seed):08x}",

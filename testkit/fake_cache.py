@@ -75,8 +75,8 @@ def write_cache(
     for size in sizes:
         stored = np.random.default_rng(1).integers(0, 256, (capacity, len(windows), size, size), np.uint8)
         stored[table["row"]] = images[size]
-        _write_arrays(path, size, stored, rows_per_shard, compressor)
-    _commit(path, table, classes, windows, sizes, rows_per_shard)
+        write_arrays(path, size, stored, rows_per_shard, compressor)
+    commit_table(path, table, classes, windows, sizes, rows_per_shard)
     return FakeCache(path, table, images)
 
 
@@ -123,7 +123,8 @@ def _images(rng: np.random.Generator, labels: np.ndarray, size: int, channels: i
     return images
 
 
-def _write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
+def write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
+    """Write the image array of one size, (rows, C, S, S), and its sums into a group that is there."""
     images = zarr.create_array(
         path,
         name=f"images/{size}-0badcafe",
@@ -150,7 +151,7 @@ def _write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int
     sums[:] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
 
 
-def _commit(
+def commit_table(
     path: Path,
     table: pd.DataFrame,
     classes: tuple[str, ...],
@@ -158,6 +159,7 @@ def _commit(
     sizes: tuple[int, ...],
     rows_per_shard: int,
 ) -> None:
+    """Write the table, the attributes and the commit that make arrays a cache."""
     text = table.to_csv(index=False, lineterminator="\n").encode()
     digest = hashlib.sha256(text).hexdigest()
     attributes: dict[str, Any] = {

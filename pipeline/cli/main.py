@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,12 @@ def plan(out: Path, as_json: bool, **wanted: Any) -> int:
 @click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 for none. [default: one a core]")
+@click.option(
+    "--faint-edges", is_flag=True, help="Show a bleed barely in its first and last slice: only the neighbours tell."
+)
+@click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: no neighbour tells.")
 @command
-def phantom(out: Path, patients: int, seed: int, workers: int | None) -> None:
+def phantom(out: Path, patients: int, seed: int, workers: int | None, *, faint_edges: bool, shuffled: bool) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form.
 
     A patient is the same for any number of patients and of workers. A patient takes some 17 MB.
@@ -133,6 +138,7 @@ def phantom(out: Path, patients: int, seed: int, workers: int | None) -> None:
 
     from phantom import study as phantom
     from phantom.errors import PhantomError
+    from phantom.planted import make_planted
     from pipeline.errors import SourceError
 
     processes = min(workers if workers is not None else system.cores(), patients)
@@ -141,8 +147,9 @@ def phantom(out: Path, patients: int, seed: int, workers: int | None) -> None:
         def patient_done(number: int) -> None:
             bar.update(1)
 
+        make = partial(make_planted, edges=faint_edges, shuffled=shuffled)
         try:
-            summary = phantom.write(out, patients, seed, patient_done, workers=processes)
+            summary = phantom.write(out, patients, seed, patient_done, workers=processes, make=make)
         except PhantomError as error:
             raise SourceError(str(error)) from None
     positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())

@@ -1,0 +1,56 @@
+"""This file holds what the phantom plants: bleeds whose edges only the neighbours tell, and slices out of order."""
+
+import numpy as np
+import pytest
+
+from phantom.planted import FAINT, make_planted, visibility
+from phantom.study import Study, make_study
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def studies() -> tuple[Study, Study, Study]:
+    """A study with blood: as it is, without the blood, and with faint edges."""
+    patient = next(patient for patient in range(20) if make_study(SEED, patient).labels[:, -1].sum() > 4)
+    bare = make_study(SEED, patient, bloodless=True)
+    return make_study(SEED, patient), bare, make_planted(SEED, patient, edges=True)
+
+
+def test_edges_are_faint_and_what_lies_beyond_shows_no_blood(studies: tuple[Study, Study, Study]) -> None:
+    full, bare, planted = studies
+    assert np.array_equal(full.labels, planted.labels)
+    assert not bare.labels.any()
+    shares = visibility(full.labels)
+    assert FAINT in shares
+    for share, with_blood, without, mixed in zip(shares, full.hu, bare.hu, planted.hu, strict=True):
+        expected = without + share * (with_blood - without)
+        assert np.abs(mixed - expected).max() <= 0.5 + 1e-3
+    edge = int(np.flatnonzero(shares == np.float32(FAINT))[0])
+    assert np.abs(planted.hu[edge] - bare.hu[edge]).mean() < 0.1 * np.abs(full.hu[edge] - bare.hu[edge]).mean()
+
+
+def test_visibility_goes_by_the_bleed_that_shows_most() -> None:
+    labels = np.zeros((10, 6), np.uint8)
+    labels[1:5, 0] = labels[4:9, 1] = labels[1:9, 5] = 1
+    wanted = [0, FAINT, 1, 1, FAINT, 1, 1, 1, FAINT, 0]
+    np.testing.assert_allclose(visibility(labels), wanted, rtol=1e-6)
+    labels[:, :] = 0
+    labels[3:5, 2] = labels[3:5, 5] = 1
+    assert visibility(labels).tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_shuffled_slices_keep_pixels_and_labels_and_change_places(studies: tuple[Study, Study, Study]) -> None:
+    full = studies[0]
+    patient = next(patient for patient in range(20) if make_study(SEED, patient).uids == full.uids)
+    other, again = (make_planted(SEED, patient, shuffled=True) for _ in range(2))
+    assert np.array_equal(other.stored, full.stored)
+    assert np.array_equal(other.labels, full.labels)
+    assert other.uids == full.uids
+    assert not np.array_equal(other.geometry.positions, full.geometry.positions)
+    assert sorted(other.geometry.positions[:, 2]) == sorted(full.geometry.positions[:, 2])
+    assert np.array_equal(other.geometry.positions, again.geometry.positions)
+
+
+def test_nothing_planted_is_the_plain_study() -> None:
+    assert np.array_equal(make_planted(SEED, 0).stored, make_study(SEED, 0).stored)
