@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache as cached
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,8 @@ class Stream(IterableDataset[Batch]):
         self._keys = cache.keys[lines]
         self._facts = (z_norm[lines], labels[lines], self._keys.view(np.int64), lines)
         self._batch_size, self._threads, self._pin = batch_size, threads, pin
+        # Threads begin on GPU 0, where page-locked memory would open a context of its own in every process.
+        self._device = torch.cuda.current_device() if pin else None
         self._ahead = ahead if threads else 0
         self._free: deque[_Slot] = deque()
         self._cold_until = 0
@@ -203,6 +206,7 @@ class Stream(IterableDataset[Batch]):
         world: int = 1,
         shuffle: bool = True,
         drop_last: bool = False,
+        batches: int | None = None,
     ) -> Generator[Batch, None, None]:
         """Yield the batches of one epoch.
 
@@ -212,20 +216,25 @@ class Stream(IterableDataset[Batch]):
 
         Args:
             skip_batches: begin after so many, at once: to resume within an epoch.
+            batches: cut the epoch evenly into so many global batches instead, whose sizes differ by one at most; not
+                fewer than `num_batches` gives.
 
         Raises:
             CacheError: a slice is damaged; it names the slice and its shard.
         """
         order = permutation(self._keys, seed, epoch) if shuffle else np.arange(len(self._keys))
-        together, count = self._batch_size * world, self.num_batches(world, drop_last)
-        parts = [np.array_split(order[b * together : (b + 1) * together], world)[rank] for b in range(count)]
+        if batches is None:
+            edges = np.minimum(np.arange(self.num_batches(world, drop_last) + 1) * self._batch_size * world, len(order))
+        else:
+            edges = np.arange(batches + 1) * len(order) // batches
+        parts = [np.array_split(order[first:stop], world)[rank] for first, stop in pairwise(edges)]
         return self._batches(parts[skip_batches:])
 
     def _batches(self, parts: list[np.ndarray]) -> Generator[Batch, None, None]:
         filling: deque[tuple[_Slot, Callable[[], Batch]]] = deque()
         numbers = iter(range(len(parts)))
         self._cold_until = 0
-        pool = ThreadPoolExecutor(max(1, self._threads), "stream")
+        pool = ThreadPoolExecutor(max(1, self._threads), "stream", _use_device, (self._device,))
         try:
             with self._reader.bringing(parts):
                 while True:
@@ -282,12 +291,17 @@ class Stream(IterableDataset[Batch]):
         return vars(self) | {"_free": deque()}
 
 
+def _use_device(number: int | None) -> None:
+    if number is not None:
+        torch.cuda.set_device(number)
+
+
 def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """Yield batches on a device; a GPU gets each one while it works on the one before."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
-    copying = torch.cuda.Stream(device)
+    copying = _copying(device)
     before: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copying):
@@ -304,6 +318,12 @@ def _place() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@cached
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a device for copies: the allocator keeps blocks of its own for every stream."""
+    return torch.cuda.Stream(device)
 
 
 def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:

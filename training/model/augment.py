@@ -98,8 +98,6 @@ class Augment:
 
     def __call__(self, images: Tensor, keys: np.ndarray, epoch: int) -> Tensor:
         """Return (B, C, S, S) float32, normalised, from (B, C, S, S) uint8 and the slices' keys (B,) uint64."""
-        if not len(images):
-            return images.float()  # torch samples no empty batch
         grey = images.float().div_(255)
         if self._own is not None:
             return self.normalise(self._own(grey, keys, epoch).clamp(0, 1))

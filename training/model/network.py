@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -40,15 +41,30 @@ class FusionNet(nn.Module):
         self.classify = nn.Linear(config.fusion_features, num_classes)
 
     def forward(self, images: Tensor, z_norm: Tensor) -> Tensor:
-        """Return logits (B, K) from normalised images (B, C, S, S) float and slice positions (B,) in [0, 1]."""
+        """Return logits (B, K) float32 from normalised images (B, C, S, S) float and slice positions (B,) in [0, 1]."""
         return self.judge(self.backbone(images), z_norm)
 
     def judge(self, features: Tensor, z_norm: Tensor) -> Tensor:
-        """Return logits (B, K) from the backbone's pooled features (B, D) and slice positions (B,) in [0, 1]."""
+        """Return logits (B, K) float32 from the backbone's pooled features (B, D) and slice positions (B,) in [0, 1].
+
+        Under autocast the backbone alone computes in bf16: it has 8 significant bits, which would make one of the
+        positions of neighbouring slices, and one of logits .01 apart.
+        """
+        with full_precision(features.device.type):
+            return self._logits(features.float(), z_norm.float())
+
+    def _logits(self, features: Tensor, z_norm: Tensor) -> Tensor:
         if self.position is not None:
             place = F.relu(self.position(z_norm[:, None]))  # (B, P)
-            features = torch.cat([features, place.to(features.dtype)], dim=1)
+            features = torch.cat([features, place], dim=1)
         return self.classify(self.dropout(F.relu(self.fuse(features))))
+
+
+def full_precision(device_type: str) -> AbstractContextManager[None]:
+    """Turn autocast off, where a kind of device has it."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def build_model(config: TrainConfig, num_classes: int, channels: Sequence[int] = RGB) -> FusionNet:

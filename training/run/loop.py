@@ -21,10 +21,11 @@ from training.model.augment import draw_mixup, mix, to_device
 from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.run.config import Machine, TrainConfig
+from training.run.device import missing_determinism_explained
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
 from training.run.runs import Run, write_atomically
-from training.run.setup import Job, Learner, N, Setup, prepare, set_up, start
+from training.run.setup import Job, Learner, N, Setup, compiled, prepare, set_up, start
 from training.run.watch import Watch
 from training.scores.metrics import score
 
@@ -44,7 +45,7 @@ def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
     """
     setup = set_up(run, cache, machine, processes)
     learner = start(setup)
-    with memory_error_explained(setup):
+    with memory_error_explained(setup), missing_determinism_explained(setup.config):
         to_the_end(setup, learner, train_epoch, validate)
 
 
@@ -97,6 +98,7 @@ def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.
         skip_batches=progress.batches,
         rank=setup.processes.rank,
         world=setup.processes.count,
+        batches=setup.schedule.batches,
     )
 
     def noted() -> Iterator[Batch]:
@@ -126,7 +128,7 @@ def train_step(
         watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
         loss += backward(setup, learner, model, batch, keys, synchronise=ended)
         progress.batches += 1
-    rate = schedule.rate(progress.step)
+    rate, loss = schedule.rate(progress.step), setup.processes.add_up(loss)
     norm = update(setup, learner, loss, rate)
     progress.step += 1
     watch.saw_step(progress, rate, loss, norm)
@@ -135,13 +137,11 @@ def train_step(
 def backward(
     setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
 ) -> Tensor:
-    """Add a batch's share to the gradient of its step; return its share of the step's loss, over all processes."""
+    """Add a batch's share to the gradient of its step; return this process's share of the step's loss."""
     config, processes = setup.config, setup.processes
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
     seed_dropout(config.seed, number, processes.rank)
     images, z_norm, labels = make_inputs(setup, batch, keys, number)
-    if not len(images):
-        images, z_norm, labels = stand_in(images, labels)
     later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
     with later:
         with autocast(config, setup.device):
@@ -150,7 +150,7 @@ def backward(
         share = own / setup.schedule.images_in_step(learner.progress.batches)
         # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
         (share * processes.count).backward()
-    return processes.add_up(share.detach())
+    return share.detach()
 
 
 def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,15 +171,6 @@ def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tu
             mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
         )
     return images.contiguous(memory_format=torch.channels_last), z_norm, labels
-
-
-def stand_in(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return two images without labels, so without loss, for a process whose part of the last batch is empty.
-
-    It must take its turn in the exchange of gradients, and batch norm asks for two.
-    """
-    blank = images.new_zeros((2, *images.shape[1:])).contiguous(memory_format=torch.channels_last)
-    return blank, images.new_zeros(2), labels.new_full((2, labels.shape[1]), torch.nan)
 
 
 def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tensor:
@@ -206,8 +197,8 @@ def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tens
 def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
     """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-    for averaged, current in zip(ema.buffers(), net.buffers(), strict=True):
-        averaged.copy_(current)
+    if averaged := list(ema.buffers()):  # a network without norms has none
+        torch._foreach_copy_(averaged, list(net.buffers()))
 
 
 def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
@@ -222,7 +213,7 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
             keep_weights(setup.run, learner)
         return
     lines, probabilities = predict_slices(
-        learner.evaluated,
+        compiled(learner.evaluated, setup.config),
         setup.validation,
         setup.num_validation,
         setup.augment.normalise,

@@ -10,7 +10,9 @@ from training.run.config import TrainConfig
 class Schedule:
     """Batches, steps and epochs of a run over `num_slices` training slices.
 
-    The last batch of an epoch is short where the slices do not divide evenly, and so is its last step.
+    An epoch is cut evenly: where the slices do not divide by the batch size every batch has a few less, and their
+    sizes differ by one at most. A short last batch would move batch norm's statistics just before validation, take a
+    full step on few images, and be compiled, tuned and divided over processes apart from all others.
     """
 
     num_slices: int
@@ -32,17 +34,25 @@ class Schedule:
 
     def images_in_batch(self, batch: int) -> int:
         """Images in the epoch's batch of that number, over all processes."""
-        return min(self.config.batch_size, self.num_slices - batch * self.config.batch_size)
+        part = self.part(batch)
+        return part.stop - part.start
 
     def images_in_step(self, batch: int) -> int:
         """Images in the step that the batch belongs to."""
-        per_step = self.config.batch_size * self.config.accumulation
-        first = batch // self.config.accumulation * per_step
-        return min(per_step, self.num_slices - first)
+        step = batch * self.steps // self.batches
+        return self.part(self._opens(step + 1) - 1).stop - self.part(self._opens(step)).start
 
     def ends_step(self, batch: int) -> bool:
         """Whether the weights are updated after this batch."""
-        return (batch + 1) % self.config.accumulation == 0 or batch + 1 == self.batches
+        return (batch + 1) * self.steps // self.batches > batch * self.steps // self.batches
+
+    def _opens(self, step: int) -> int:
+        """Return the first batch of a step of the epoch: the batches are dealt out to the steps evenly too."""
+        return -(-step * self.batches // self.steps)
+
+    def part(self, batch: int) -> slice:
+        """Return where in the epoch's order a batch lies, as `Stream.epoch` cuts it."""
+        return slice(batch * self.num_slices // self.batches, (batch + 1) * self.num_slices // self.batches)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0: a linear rise, then half a cosine.

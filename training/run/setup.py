@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,10 +19,13 @@ from training.model.loss import Loss, choose_loss
 from training.model.network import FusionNet, build_model, load_run_weights
 from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
 from training.run.config import Machine, TrainConfig
+from training.run.device import configure_device
 from training.run.distributed import Processes
 from training.run.runs import Run
 from training.run.schedule import Schedule
 
+# What PyTorch calls the matrices and kernels of linear layers, convolutions and attention.
+LAYER_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
 
 
@@ -86,10 +88,7 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
     config = run.config
     if config.sync_batch_norm and processes.device.type == "cpu":
         raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
-    if config.deterministic and processes.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
+    configure_device(config, processes.device)
     train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
     return Setup(
         run=run,
@@ -123,12 +122,19 @@ def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, pro
     """Open a stream over lines of a cache to train on, whose global batches all processes share.
 
     Raises:
-        ConfigError: the batch does not divide evenly over the processes.
+        ConfigError: the batch does not divide evenly over the processes, or a process would have none of one.
     """
-    if run.config.batch_size % processes.count:
+    batch_size, count = run.config.batch_size, processes.count
+    if batch_size % count:
         raise ConfigError(
-            f"batch_size: {run.config.batch_size} does not divide over {processes.count} processes; "
+            f"batch_size: {batch_size} does not divide over {count} processes; "
             f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
+        )
+    # Every batch has more than half of its size, so two for each process leave none of them without.
+    if count > 1 and (batch_size < 2 * count or len(lines) < count):
+        raise ConfigError(
+            f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
+            f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
         )
     return _open(run, cache, lines, run.config.batch_size // processes.count, machine, processes)
 
@@ -203,15 +209,18 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
 
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make a fused AdamW that decays matrices and kernels, but no norms and biases: those have one dimension.
+    """Make a fused AdamW that decays the weights of layers, and nothing else.
+
+    Norms and biases have one dimension; position tables, class tokens and layer scales have more, but they do not
+    multiply features, so to pull them toward 0 regularises nothing.
 
     Source: Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019.
     """
-    weights = list(net.parameters())
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
+    decayed, free = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in net.named_parameters():
+        of_layer = name.rpartition(".")[2] in LAYER_WEIGHTS and parameter.dim() > 1
+        (decayed if of_layer else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
@@ -221,10 +230,40 @@ def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
     net.train()
     net.backbone.train(not frozen)
     net.backbone.requires_grad_(not frozen)
-    ready: nn.Module = torch.compile(net) if setup.config.compile else net  # type: ignore[assignment]
+    ready = compiled(net, setup.config)
     if setup.processes.count == 1:
         return ready
-    return DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
+    joined = DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
+    settle_buckets(joined, net, setup)
+    return joined
+
+
+def settle_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
+    """Take one backward pass over blank images, which changes nothing but the layout of the exchange of gradients.
+
+    DistributedDataParallel lays its buckets out anew after its first backward pass, and the layout decides in which
+    order four processes' gradients are added. A process that is resumed within an epoch would add its first ones in
+    another order than one that was not, and end with other weights.
+    """
+    statistics = [buffer.clone() for buffer in net.buffers()]
+    size, channels = setup.config.size_px, len(setup.run.channels)
+    images = torch.zeros(2, channels, size, size, device=setup.device).contiguous(memory_format=torch.channels_last)
+    joined(images, torch.zeros(2, device=setup.device)).sum().backward()
+    net.zero_grad(set_to_none=True)
+    for buffer, before in zip(net.buffers(), statistics, strict=True):
+        buffer.copy_(before)
+
+
+def compiled(net: nn.Module, config: TrainConfig) -> nn.Module:
+    """Return the network as the settings have it run.
+
+    Each batch size is compiled for itself: with dynamic shapes the second size would replace the first one's code, and
+    a process that is resumed would compute with other code than one that was not.
+    """
+    if not config.compile:
+        return net
+    ready: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+    return ready
 
 
 def copy_of(net: FusionNet) -> FusionNet:
@@ -238,5 +277,6 @@ def load_slice_network(run: Run, processes: Processes) -> FusionNet:
     Raises:
         RunError: the run has no weights yet, or they cannot be read.
     """
+    configure_device(run.config, processes.device)
     net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels)
     return net.to(processes.device).to(memory_format=torch.channels_last).eval()

@@ -85,12 +85,11 @@ def _start(job: SeriesJob) -> Learner[SeriesHead]:
 
 
 def _train_epoch(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:
-    progress, size = learner.progress, job.config.batch_size
+    progress = learner.progress
     order = permutation(job.train.keys, job.config.seed, progress.epoch)
     learner.net.train()
     while progress.batches < job.schedule.batches:
-        begin = progress.batches * size
-        _train_step(job, learner, order[begin : begin + size], watch)
+        _train_step(job, learner, order[job.schedule.part(progress.batches)], watch)
         if progress.step % job.machine.log_every == 0:
             watch.look()
         if stop():

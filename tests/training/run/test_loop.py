@@ -309,8 +309,9 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
         setup = set_up(run, cache, machine(), HERE)
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
-        loss = 0.0
-        for _ in range(accumulation):
+        loss, ended = 0.0, False
+        while not ended:
+            ended = setup.schedule.ends_step(learner.progress.batches)
             batch, keys = next(batches)
             loss += backward(setup, learner, model, batch, keys, synchronise=True).item()
             learner.progress.batches += 1
@@ -395,17 +396,18 @@ def in_process(rank, count, port, path, cache_path, config, queue):
         setup = set_up(run, cache, machine(), processes)
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, Progress())
-        for _ in range(setup.schedule.batches):  # to the last batch, which is short
+        for _ in range(setup.schedule.batches):
             learner.optimizer.zero_grad()
             batch, keys = next(batches)
             loss = backward(setup, learner, model, batch, keys, synchronise=True)
             learner.progress.batches += 1
+        total = processes.add_up(loss).item()
         gradients = {name: p.grad.numpy().copy() for name, p in learner.net.named_parameters()}
         fit(run, cache, machine(), processes)
         everything = np.arange(cache.num_slices)
         lines, probabilities = run_predictions(run, cache, everything, machine(), processes, tta=False)
         if processes.writes:
-            queue.put((loss.item(), gradients, lines, probabilities))
+            queue.put((total, gradients, lines, probabilities))
 
 
 def run_in_processes(count, path, cache_path, config):
@@ -434,11 +436,11 @@ def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_p
     run, cache = begin(tmp_path / "run", cache_path, settings(compile=True), HERE)
     setup = set_up(run, cache, machine(), HERE)
     compiled, joined = [], []
-    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    monkeypatch.setattr(torch, "compile", lambda net, dynamic: compiled.append((net, dynamic)) or net)
     monkeypatch.setattr("training.run.setup.DistributedDataParallel", lambda net, device_ids: joined.append(net) or net)
     learner = start(setup)
     prepare(dataclasses.replace(setup, processes=dataclasses.replace(HERE, count=count)), learner)
-    assert compiled == [learner.net]
+    assert compiled == [(learner.net, False)]
     assert joined == [learner.net] * (count - 1)
 
 
@@ -454,7 +456,7 @@ def test_processes_score_validation_with_the_same_statistics_of_norms(tmp_path, 
 
 
 def test_two_and_four_processes_equal_one(tmp_path, cache_path):
-    # 35 training slices in global batches of 8: the last one has 3, so that of four processes one has none.
+    # 35 training slices make five batches of 7, which divide neither by two nor by four.
     config = settings(model="squeezenet1_1", dropout=0.0, epochs=1)
     loss, gradients, lines, probabilities = run_in_processes(1, tmp_path / "1", cache_path, config)
     np.testing.assert_array_equal(lines, np.arange(50))

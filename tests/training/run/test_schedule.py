@@ -15,13 +15,16 @@ def test_steps_partition_the_epoch(num_slices, batch_size, accumulation):
     schedule = Schedule(num_slices, TrainConfig(batch_size=batch_size, accumulation=accumulation))
     sizes = [schedule.images_in_batch(batch) for batch in range(schedule.batches)]
     assert sum(sizes) == num_slices
-    assert min(sizes) > 0
-    steps, images = 0, 0
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size
+    assert schedule.batches == 1 or min(sizes) >= batch_size / 2
+    steps, images, in_step = 0, 0, 0
     for batch, size in enumerate(sizes):
-        images += size
+        images, in_step = images + size, in_step + 1
         if schedule.ends_step(batch):
             assert schedule.images_in_step(batch) == images
-            steps, images = steps + 1, 0
+            assert accumulation / 2 <= in_step <= accumulation or schedule.steps == 1
+            steps, images, in_step = steps + 1, 0, 0
     assert images == 0
     assert steps == schedule.steps
 

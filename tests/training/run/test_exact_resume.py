@@ -1,0 +1,167 @@
+"""This file tests what exact resume asks of compiled code and of several processes."""
+
+import contextlib
+import functools
+import os
+import socket
+
+import pytest
+import torch
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, SPAWNED, machine, settings
+from training.errors import ConfigError, RunError
+from training.model.network import build_model
+from training.run import loop
+from training.run.checkpoints import load_checkpoint
+from training.run.device import configure_device, missing_determinism_explained
+from training.run.distributed import join_processes
+from training.run.inference import Stopped
+from training.run.job import begin, resume
+from training.run.loop import train_epoch
+from training.run.runs import open_run
+from training.run.setup import make_optimizer, set_up, start
+from training.run.watch import Watch
+
+
+@pytest.fixture(scope="module")
+def cache_path(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "c.zarr", patients=10, slices=5).path
+
+
+@pytest.mark.parametrize("stopped_after", [0, 3])
+def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_path, monkeypatch, stopped_after):
+    """With dynamic shapes the second batch size replaces the first one's code, for those alone who met both."""
+    codes = []
+
+    def note(module, inputs):
+        codes.append(module)
+        assert all(isinstance(value, torch.Tensor) for value in inputs)  # a dynamic size is an input of its own
+        return module.forward
+
+    compile_net = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **how: compile_net(net, backend=note, **how))
+    torch._dynamo.reset()
+    run, cache = begin(tmp_path / "run", cache_path, settings(model="squeezenet1_1", batch_size=10, compile=True), HERE)
+    setup = set_up(run, cache, machine(), HERE)
+    sizes = {setup.schedule.images_in_batch(batch) for batch in range(setup.schedule.batches)}
+    assert sizes == {8, 9}
+    learner = start(setup)
+    learner.progress.batches = stopped_after
+    with Watch(run, cache, HERE, learner.progress, setup.schedule.total_steps) as watch:
+        train_epoch(setup, learner, watch, lambda: False)
+    assert len(codes) == len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
+
+
+def reached(learner, step):
+    return learner.progress.step == step > 0
+
+
+def stopped_and_resumed(rank, count, port, path, cache_path, stop_at):
+    """Be one of `count` processes: train an epoch, stopped after `stop_at` steps and resumed, or in one go for 0."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    config = settings(model="squeezenet1_1", epochs=1, dropout=0.0)
+    with join_processes("cpu") as processes:
+        run, cache = begin(path, cache_path, config, processes)
+        for stop in [stop_at, 0] if stop_at else [0]:
+            setup = set_up(run, cache, machine(), processes)
+            learner = start(setup)
+            with Watch(run, cache, processes, learner.progress, setup.schedule.total_steps) as watch:
+                with contextlib.suppress(Stopped):
+                    train_epoch(setup, learner, watch, functools.partial(reached, learner, stop))
+                loop.save_progress(setup, learner, watch)
+            processes.wait()
+            run, cache = resume(path, cache_path, {})
+
+
+def test_four_processes_resumed_within_an_epoch_end_with_the_same_bits(tmp_path, cache_path):
+    for name, stop_at in (("undisturbed", 0), ("resumed", 2)):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = [(rank, 4, port, tmp_path / name, cache_path, stop_at) for rank in range(4)]
+        started = [SPAWNED.Process(target=stopped_and_resumed, args=some) for some in arguments]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        assert [process.exitcode for process in started] == [0] * 4
+    states = [load_checkpoint(open_run(tmp_path / name)).model for name in ("undisturbed", "resumed")]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_position_and_head_compute_in_float32_under_autocast():
+    net = build_model(settings(model="resnet18", size_px=32), 6).eval()
+    net.backbone = torch.nn.Flatten()  # the head alone, on features as they are
+    net.fuse = torch.nn.Linear(2 + net.position.out_features, net.fuse.out_features)
+    z_norm = torch.linspace(0, 1, 300)
+    features = torch.stack([torch.full((300,), 5.0), torch.linspace(5.0, 5.01, 300)], 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = net(features, z_norm)
+    assert logits.dtype == torch.float32
+    assert len(logits[:, 0].unique()) == 300
+
+
+def test_weight_decay_is_for_the_weights_of_layers_alone():
+    net = build_model(settings(model="vit_b_32", size_px=32), 6)
+    decayed, free = ({id(p) for p in group["params"]} for group in make_optimizer(net, settings()).param_groups)
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert decayed | free == set(names)
+    assert {names[p] for p in free} >= {"backbone.class_token", "backbone.encoder.pos_embedding"}
+    assert all(names[p].endswith("weight") for p in decayed)
+    convnext = build_model(settings(model="convnext_tiny", size_px=32), 6)
+    kept = {id(p) for p in make_optimizer(convnext, settings()).param_groups[1]["params"]}
+    assert all(id(p) in kept for name, p in convnext.named_parameters() if "layer_scale" in name)
+
+
+def test_an_operation_without_a_deterministic_form_is_one_line():
+    message = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set it. You can"
+    with (
+        pytest.raises(RunError, match="--model vgg11 cannot be trained so") as error,
+        missing_determinism_explained(settings(model="vgg11")),
+    ):
+        raise RuntimeError(message)
+    assert "\n" not in str(error.value)
+    with pytest.raises(RuntimeError, match="other"), missing_determinism_explained(settings()):
+        raise RuntimeError("something other")
+
+
+def test_evaluation_sets_the_device_up_as_training_does(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: seen.append(on))
+    seen = []
+    configure_device(settings(deterministic=True), cuda)
+    assert seen == [True]
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    configure_device(settings(), cuda)
+    assert seen == [True, False]
+    assert torch.backends.cudnn.benchmark
+
+
+def test_compiled_deterministic_code_is_refused_where_pytorch_has_none(monkeypatch):
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: None)
+    monkeypatch.setattr("training.run.device._compile_deterministic_code", lambda: None)
+    configure_device(settings(deterministic=True, compile=True), torch.device("cuda"))
+    monkeypatch.undo()
+    monkeypatch.delattr(inductor, "deterministic", raising=False)
+    monkeypatch.setattr("torch._inductor.config", type("config", (), {}), raising=False)
+    with pytest.raises(ConfigError, match="leave --compile out"):
+        configure_device(settings(deterministic=True, compile=True), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(4, 4), (6, 4)])
+def test_a_process_without_images_is_refused_with_the_way_out(tmp_path, cache_path, batch_size, count):
+    import dataclasses
+
+    run, cache = begin(tmp_path / "run", cache_path, settings(batch_size=batch_size), HERE)
+    with pytest.raises(ConfigError, match=r"--batch-size|--nproc-per-node"):
+        set_up(run, cache, machine(), dataclasses.replace(HERE, count=count))
+    fits = dataclasses.replace(run, config=settings(batch_size=2 * count))
+    set_up(fits, cache, machine(), dataclasses.replace(HERE, count=count))

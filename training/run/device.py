@@ -1,0 +1,56 @@
+"""This file sets PyTorch up on a device, the same for training, evaluation and prediction."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from training.errors import ConfigError, RunError
+from training.run.config import TrainConfig
+
+
+def configure_device(config: TrainConfig, device: torch.device) -> None:
+    """Set PyTorch's flags for a run's settings; on a CPU they change nothing.
+
+    TF32 stays as PyTorch has it: on for cudnn's convolutions, off for matrix products. With bf16 neither is used.
+
+    Raises:
+        ConfigError: `compile` and `deterministic` together, where this PyTorch cannot compile deterministic code.
+    """
+    deterministic = config.deterministic and device.type == "cuda"
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if config.compile:
+            _compile_deterministic_code()
+    torch.use_deterministic_algorithms(deterministic)
+    # Filling memory that is written anyway costs a tenth of a step and decides nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not config.deterministic
+
+
+def _compile_deterministic_code() -> None:
+    from torch._inductor import config as inductor
+
+    if not hasattr(inductor, "deterministic"):
+        raise ConfigError(
+            "deterministic, compile: this PyTorch chooses compiled kernels by timing them, so runs would not repeat; "
+            "leave --compile out, or install PyTorch 2.10 or newer"
+        )
+    inductor.deterministic = True
+
+
+@contextmanager
+def missing_determinism_explained(config: TrainConfig) -> Iterator[None]:
+    """Say which model has an operation without a deterministic form, and what to do, in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise RunError(
+            f"deterministic: --model {config.model} cannot be trained so ({reason}); choose another model, or leave "
+            "deterministic off"
+        ) from error
