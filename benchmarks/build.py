@@ -95,7 +95,7 @@ def own_way(settings: Settings, root: Path) -> "Took":
     results: list[convert.ShardResult] = []
     with shard_tasks(settings, root) as run:
         took = timed(lambda: results.extend(run()))
-    rejects = sum(result.rejects for result in results)
+    rejects = sum(result.failed + result.other_files for result in results)
     if rejects:
         raise SystemExit(f"{rejects} phantom files were rejected: the figures would mean nothing")
     return took

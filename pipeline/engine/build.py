@@ -95,7 +95,7 @@ def _build(work: _Work, workers: Workers, progress: Progress) -> Outcome:
     entries = _convert(work, workers, progress)
     _collect_partials(root)  # of workers that were killed meanwhile
     progress.stage("writing the tables and the commit")
-    return Outcome(_commit(work, entries, table_labels), changed=True)
+    return Outcome(_commit(work, entries, table_labels, progress.stage), changed=True)
 
 
 # --- before anything is written ------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 # --- commit --------------------------------------------------------------------------------------------------------
 
 
-def _commit(work: _Work, entries: list[Entry], labels: Any) -> Commit:
+def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str], None]) -> Commit:
     """Write tables and commit, and forget the pending plan."""
     settings, root, found = work.settings, work.root, work.found
     from pipeline.cache.landing import land, tables_of
@@ -275,6 +275,10 @@ def _commit(work: _Work, entries: list[Entry], labels: Any) -> Commit:
     )
     tables = tables_of(root, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
+    if tables.shared_uids:
+        say(
+            f"{tables.shared_uids:,} Series Instance UIDs occur in several studies; each study's is a series of its own"
+        )
     pending = layout.read_pending(root)
     next_shard = layout.next_shard(root, found.head, pending)
     private = Private(

@@ -15,7 +15,7 @@ from pipeline.cache.commits import Commit, read_rejects, read_table
 from pipeline.cache.landing import require_record
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
-from pipeline.tables.series import place_slices, series_facts
+from pipeline.tables.series import SERIES_KEY, place_slices, series_facts
 from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
 
 EXAMPLES = 3
@@ -90,7 +90,7 @@ def count_slices(root: Path, head: Commit) -> Facts:
     geometry = seen.geometry()
     series = series_facts(geometry)
     turned = pd.Series(np.degrees(np.abs(np.arctan2(geometry["ry"].to_numpy(), geometry["rx"].to_numpy()))))
-    series["turned_degrees"] = turned.groupby(geometry["series_instance_uid"]).median()
+    series["turned_degrees"] = turned.groupby([geometry[column] for column in SERIES_KEY]).median()
     return Facts(
         table=table,
         counted={name: seen.tallies[name].counts() for name in COUNTED},
@@ -123,12 +123,12 @@ class _Tally:
 
     def __init__(self) -> None:
         self._slices: Counter[tuple[Any, ...]] = Counter()
-        self._series: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
+        self._series: defaultdict[tuple[Any, ...], set[tuple[str, ...]]] = defaultdict(set)
 
-    def add(self, values: Iterable[tuple[Any, ...]], series: Iterable[str]) -> None:
-        for value, uid in zip(values, series, strict=True):
+    def add(self, values: Iterable[tuple[Any, ...]], series: Iterable[tuple[str, ...]]) -> None:
+        for value, key in zip(values, series, strict=True):
             self._slices[value] += 1
-            self._series[value].add(uid)
+            self._series[value].add(key)
 
     def counts(self) -> tuple[Count, ...]:
         found = (Count(value, slices, len(self._series[value])) for value, slices in self._slices.items())
@@ -155,11 +155,11 @@ class _Seen:
         placed = [record.slices[position] for position in positions]
         columns = zip(*(found.record for found in placed if found), strict=True)
         slices = {name: list(values) for name, values in zip(SliceRecord._fields, columns, strict=True)}
-        uids = lines["series_instance_uid"].tolist()
+        keys = list(zip(*(lines[column] for column in SERIES_KEY), strict=True))
         for name, fields in COUNTED.items():
-            self.tallies[name].add(zip(*(slices[field] for field in fields), strict=True), uids)
+            self.tallies[name].add(zip(*(slices[field] for field in fields), strict=True), keys)
         self.from_study |= set(lines["patient_id"][slices["patient_from_study"]])
-        self._place(slices, uids)
+        self._place(slices, lines)
         for size, name in self._arrays.items():
             self.images[size] += sum(map(bool, record.arrays[name].digests))
             self.bytes[size] += record.arrays[name].bytes
@@ -175,9 +175,9 @@ class _Seen:
         """What `series.place_slices` needs, one line a slice."""
         return pd.DataFrame({name: np.concatenate(parts) for name, parts in self._geometry.items()})
 
-    def _place(self, slices: Mapping[str, list[Any]], uids: list[str]) -> None:
+    def _place(self, slices: Mapping[str, list[Any]], lines: pd.DataFrame) -> None:
         columns = {
-            "series_instance_uid": np.array(uids, object),
+            **{column: lines[column].to_numpy(object) for column in SERIES_KEY},
             "sop_instance_uid": np.array(slices["sop_instance_uid"], object),
             "frame": np.array(slices["frame"], np.int64),
             "slice_location": np.array(slices["slice_location"], float),  # None becomes NaN

@@ -15,29 +15,31 @@ from pipeline.cache.documents import stored_array
 from pipeline.cache.layout import images_file
 from pipeline.cache.shards import Codec, read_image
 from pipeline.errors import CacheError
+from pipeline.tables.series import SERIES_KEY
 
 SERIES = 8
 SLICES = 3
 LARGEST_PX = 256
 
 
-def choose_slices(table: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+def choose_slices(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], np.ndarray]]:
     """Choose series by chance, and slices spread evenly over each; the same ones wherever their rows lie.
 
     Args:
         table: as `report_facts.Facts.table`.
 
     Returns:
-        at most 8 pairs: SeriesInstanceUID; at most 3 lines of the table, in the order of z. One series a patient as
-        long as there are patients, and short series last.
+        at most 8 pairs: the series as `SERIES_KEY` names it; at most 3 lines of the table, in the order of z. One
+        series a patient as long as there are patients, and short series last.
     """
-    series = table.groupby("series_instance_uid").agg(patient=("patient_id", "first"), slices=("row", "size"))
-    series["chance"] = [hashlib.blake2b(uid.encode(), digest_size=8).hexdigest() for uid in series.index]
+    grouped = table.groupby(list(SERIES_KEY))
+    series = grouped.agg(patient=("patient_id", "first"), slices=("row", "size"))
+    series["chance"] = [hashlib.blake2b("\n".join(key).encode(), digest_size=8).hexdigest() for key in series.index]
     series["short"] = series["slices"] < SLICES
     series = series.sort_values(["short", "chance"])
     series["turn"] = series.groupby("patient").cumcount()
     chosen = series.sort_values(["short", "turn", "chance"]).index[:SERIES]
-    return [(uid, _spread(table[table["series_instance_uid"] == uid])) for uid in chosen]
+    return [(key, _spread(table.loc[grouped.groups[key]])) for key in chosen]
 
 
 def _spread(slices: pd.DataFrame) -> np.ndarray:

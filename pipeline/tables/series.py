@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 AXES = ("x", "y", "z")
+# A UID is of one series by the standard; copies and de-identification give several studies the same one.
+SERIES_KEY = ("patient_id", "study_instance_uid", "series_instance_uid")
 # Normals that differ by less are one orientation: scanners write direction cosines with 4 to 7 digits.
 _SAME_DIRECTION_DECIMALS = 3
 # Below this, positions are one position: scanners write them to 0.001 mm or better.
@@ -23,9 +25,9 @@ def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
     smallest SOP Instance UID; its largest component is made positive.
 
     Args:
-        slices: one line a slice with series_instance_uid, sop_instance_uid, frame; position px, py, pz (mm);
-            orientation rx, ry, rz, cx, cy, cz (direction cosines of row and column); slice_location (mm);
-            instance_number; NaN where absent.
+        slices: one line a slice with patient_id, study_instance_uid, series_instance_uid, sop_instance_uid, frame;
+            position px, py, pz (mm); orientation rx, ry, rz, cx, cy, cz (direction cosines of row and column);
+            slice_location (mm); instance_number; NaN where absent.
 
     Returns:
         z_mm: float64, mm; NaN where only the order is known or not even that.
@@ -63,7 +65,7 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
         slices: as for `place_slices`.
 
     Returns:
-        one line a series, sorted by and indexed with series_instance_uid: slices; z_from, of most slices;
+        one line a series, sorted by and indexed with `SERIES_KEY`: slices; z_from, of most slices;
         spacing_median_mm, spacing_min_mm, spacing_max_mm between neighbouring positions, NaN without two; uneven
         (spacings differ by more than 0.1 mm); gaps (spacings above 1.5 x the usual spacing before and after them, each
         the median of up to three: a change of spacing is no gap); repeated (slices at a position that another one has
@@ -90,7 +92,8 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
     facts = facts.assign(**_spacing_facts(per_slice, num_series))
     facts["tilt_degrees"] = grouped["tilt"].median()
     facts["orientations"] = grouped["direction"].nunique()
-    facts.index = pd.Index(np.sort(slices["series_instance_uid"].unique()), name="series_instance_uid")
+    keys = slices[list(SERIES_KEY)].drop_duplicates().sort_values(list(SERIES_KEY))
+    facts.index = pd.MultiIndex.from_frame(keys)
     return facts
 
 
@@ -124,9 +127,18 @@ def _are_gaps(apart: pd.DataFrame) -> np.ndarray:
 
 
 def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Number the series of every slice in the order of their UIDs."""
-    codes, uids = pd.factorize(slices["series_instance_uid"], sort=True)
-    return codes, len(uids)
+    """Number the series of every slice in the order of patient, study and UID."""
+    every = np.zeros(len(slices), np.int64)
+    for column in SERIES_KEY:
+        codes, values = pd.factorize(slices[column], sort=True)
+        every = np.unique(every * max(len(values), 1) + codes, return_inverse=True)[1]
+    return every, int(every.max(initial=-1)) + 1
+
+
+def count_shared_uids(slices: pd.DataFrame) -> int:
+    """How many Series Instance UIDs occur in more than one study, where each is a series of its own."""
+    series = slices[list(SERIES_KEY)].drop_duplicates()
+    return int((series["series_instance_uid"].value_counts() > 1).sum())
 
 
 def _project(slices: pd.DataFrame, series: np.ndarray, num_series: int) -> np.ndarray:

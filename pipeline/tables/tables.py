@@ -15,7 +15,7 @@ from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
 from pipeline.dicom.rules import REJECT_CODES
 from pipeline.planning.catalog import TABLE_COLUMNS
-from pipeline.tables.series import place_slices
+from pipeline.tables.series import SERIES_KEY, count_shared_uids, place_slices
 
 # Every code that a line of rejects.csv may have -> its class in the accounting, and one sentence.
 REJECTS = REJECT_CODES | {
@@ -44,6 +44,7 @@ class Tables:
         counts, label_counts: as in the root attributes.
         z_from: what gave z_norm, as `series.place_slices` names it -> ranges of rows, the second number excluded;
             of the slices that were not placed by their position.
+        shared_uids: Series Instance UIDs that occur in several studies.
     """
 
     metadata: pd.DataFrame
@@ -51,6 +52,7 @@ class Tables:
     counts: dict[str, int]
     label_counts: dict[str, int]
     z_from: dict[str, list[list[int]]]
+    shared_uids: int
 
 
 def make_tables(
@@ -83,13 +85,15 @@ def make_tables(
     else:
         slices["image_id"] = slices["path"].map(lambda path: PurePosixPath(path).stem)
     label_counts = _join_labels(slices, labels, classes)
-    order = ["patient_id", "study_instance_uid", "series_instance_uid", "z_mm", "sop_instance_uid", "frame"]
+    order = [*SERIES_KEY, "z_mm", "sop_instance_uid", "frame"]
     metadata = slices.sort_values(order, ignore_index=True)[[*TABLE_COLUMNS, *classes]]
     rejects = rejects.sort_values(["path", "frame", "code"], ignore_index=True)
     of_frame = rejects["frame"] > 0
     rejects.loc[of_frame, "message"] = "frame " + rejects["frame"].astype(str) + ": " + rejects["message"]
     rejects = rejects[["path", "code", "message"]]
-    return Tables(metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]))
+    return Tables(
+        metadata, rejects, counts, label_counts, _z_from(slices["row"], placed["z_from"]), count_shared_uids(slices)
+    )
 
 
 def _slices(

@@ -78,7 +78,7 @@ def test_reading_gives_what_its_version_gave():
 
 
 STORED_TABLE = {
-    (1, 1): """
+    (2, 2): """
 image_id,sop_instance_uid,patient_id,study_instance_uid,series_instance_uid,frame,z_mm,z_norm,bleed,any
 1.2.0.0,1.2.0.0,P1,1.2.3,1.3.0,0,-7.4,0.0,0,0
 1.2.0.1,1.2.0.1,P1,1.2.3,1.3.0,0,0.0,0.3794871794871795,1,1
@@ -117,7 +117,7 @@ def test_the_table_is_what_its_versions_gave(tmp_path):
     assert table == STORED_TABLE[stages.SERIES_VERSION, stages.LABELS_VERSION].split()
 
 
-STORED_LABELS = {1: "image_id,epidural,subdural,any\nID_a,0.0,1.0,1.0\nID_b,,,0.0\n"}
+STORED_LABELS = {2: "image_id,epidural,subdural,any\nID_a,0.0,1.0,1.0\nID_b,,,0.0\n"}
 
 
 def test_labels_are_what_their_version_gave():

@@ -43,18 +43,24 @@ def test_the_same_slices_are_chosen_wherever_their_rows_lie(seed: int) -> None:
     rng = np.random.default_rng(seed)
     series = np.repeat(np.arange(15), rng.integers(1, 7, 15))
     frame = pd.DataFrame(
-        {"series_instance_uid": [f"1.2.{n}" for n in series], "patient_id": [f"p{n % 6}" for n in series]}
+        {
+            "series_instance_uid": [f"1.2.{n // 2}" for n in series],  # two studies share each
+            "study_instance_uid": [f"1.1.{n}" for n in series],
+            "patient_id": [f"p{n % 6}" for n in series],
+        }
     )
     frame["z_norm"] = rng.random(len(frame))
     chosen = []
     for order in (np.arange(len(frame)), rng.permutation(len(frame))):
         table = frame.iloc[order].assign(row=np.arange(len(frame))).reset_index(drop=True)
         chosen.append([(uid, table["z_norm"][lines].tolist()) for uid, lines in choose_slices(table)])
-        for uid, lines in choose_slices(table):
-            assert len(set(lines)) == len(lines) == min(3, (table["series_instance_uid"] == uid).sum())
+        for (patient, study, uid), lines in choose_slices(table):
+            of_series = (table["series_instance_uid"] == uid) & (table["study_instance_uid"] == study)
+            assert len(set(lines)) == len(lines) == min(3, of_series.sum())
+            assert set(table["patient_id"][lines]) == {patient}
     assert chosen[0] == chosen[1]
-    enough = frame.groupby("series_instance_uid").filter(lambda of: len(of) >= 3)
-    patients = frame.groupby("series_instance_uid")["patient_id"].first()[[uid for uid, _ in chosen[0]]]
+    enough = frame.groupby("study_instance_uid").filter(lambda of: len(of) >= 3)
+    patients = frame.groupby("study_instance_uid")["patient_id"].first()[[study for (_, study, _), _ in chosen[0]]]
     assert len(chosen[0]) == 8
-    if enough["series_instance_uid"].nunique() >= 8:
+    if enough["study_instance_uid"].nunique() >= 8:
         assert patients.nunique() == enough["patient_id"].nunique()

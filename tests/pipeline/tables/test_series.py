@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tables.series import place_slices, series_facts
+from pipeline.tables.series import count_shared_uids, place_slices, series_facts
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 COLUMNS = ("px", "py", "pz", "rx", "ry", "rz", "cx", "cy", "cz")
@@ -24,7 +24,8 @@ def one_slice(
     geometry = (*(position or (np.nan,) * 3), *(orientation or (np.nan,) * 6))
     absent = {"slice_location": np.nan, "instance_number": np.nan, "frame": 0}
     return (
-        {"series_instance_uid": series, "sop_instance_uid": uid, **dict(zip(COLUMNS, geometry, strict=True))}
+        {"patient_id": "P", "study_instance_uid": "T", "series_instance_uid": series, "sop_instance_uid": uid}
+        | dict(zip(COLUMNS, geometry, strict=True))
         | absent
         | more
     )
@@ -176,6 +177,7 @@ def test_facts_of_a_series() -> None:
     ).reset_index(drop=True)
     lonely = pd.DataFrame([one_slice("x", None, None, "nowhere")])
     facts = series_facts(pd.concat([slices, lonely], ignore_index=True))
+    facts = facts.droplevel(["patient_id", "study_instance_uid"])
     assert facts.index.to_list() == ["even", "gap", "nowhere", "single"]
     assert facts["slices"].to_list() == [3, 6, 1, 1]
     gap, even = facts.loc["gap"], facts.loc["even"]
@@ -207,6 +209,8 @@ def test_facts_of_a_series() -> None:
         ([4.2, 4.2, 4.2, 1.1, 7.4, 7.4, 7.4], 0),  # as in head_ct_tilted
         ([5, 15], 1),
         ([5], 0),
+        ([5, 5, 7.4, 5, 5], 0),  # on both sides of 1.5 times what is usual
+        ([5, 5, 7.6, 5, 5], 1),
     ],
 )
 def test_a_gap_is_wider_than_what_is_around_it(spacings: list[float], gaps: int) -> None:
@@ -215,6 +219,17 @@ def test_a_gap_is_wider_than_what_is_around_it(spacings: list[float], gaps: int)
     slices = pd.concat([others[0], along([*z, z[1]]), others[1]], ignore_index=True)
     for shuffled in (slices, slices.sample(frac=1, random_state=0), slices.assign(pz=-slices["pz"])):
         assert series_facts(shuffled)["gaps"].to_list() == [1, gaps, 0]
+
+
+@pytest.mark.parametrize("shared", [{"patient_id": "Q"}, {"study_instance_uid": "U"}])
+def test_a_uid_of_two_studies_is_two_series(shared: dict[str, str]) -> None:
+    one, other = along([0, 5, 10]), along([1000, 1002, 1004, 1006]).assign(**shared)
+    both = pd.concat([one, other], ignore_index=True).sample(frac=1, random_state=0)
+    assert place_slices(both)["z_norm"].sort_index().to_list() == pytest.approx([0, 0.5, 1, 0, 1 / 3, 2 / 3, 1])
+    facts = series_facts(both)
+    assert sorted(facts["slices"]) == [3, 4]
+    assert facts.loc[("P", "T", "S"), "spacing_median_mm"] == 5
+    assert (count_shared_uids(both), count_shared_uids(one)) == (1, 0)
 
 
 def test_the_real_series(test_data: Any) -> None:
@@ -242,6 +257,7 @@ def test_a_large_set_takes_seconds() -> None:
     rng = np.random.default_rng(0)
     slices = pd.DataFrame({name: np.full(count, value) for name, value in zip(COLUMNS[3:], AXIAL, strict=True)})
     slices[["px", "py"]], slices["pz"] = 0.0, rng.integers(0, 60, count) * 2.5
+    slices["patient_id"] = slices["study_instance_uid"] = "P"
     slices["series_instance_uid"] = [f"ID_{number:x}" for number in rng.integers(0, 3000, count)]
     slices["sop_instance_uid"] = [f"ID_{number:x}" for number in rng.permutation(count)]
     slices["frame"], slices["slice_location"], slices["instance_number"] = 0, np.nan, np.nan
