@@ -16,7 +16,7 @@ demo: .venv/ready
 test: lint types .venv-pipeline/ready .venv-training/ready
 	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 $(PYTEST)
 	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 $(PYTEST)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
