@@ -16,6 +16,7 @@ from training.run import config, job
 from training.run.config import Machine
 from training.run.distributed import join_processes
 from training.run.functions import name_of
+from training.run.loggers import check_loggers
 from training.run.runs import open_run
 
 FUNCTIONS = ("model", "augment", "loss")
@@ -89,6 +90,7 @@ def fit(
     Raises:
         TrainingError: the settings, the cache or the folder do not fit; the message says how to mend it.
     """
+    check_loggers(machine.loggers)
     path, wanted = Path(out), dict(settings)
     wanted |= {name: name_of(wanted[name], name) for name in FUNCTIONS if name in wanted}
     if "weights" in wanted:

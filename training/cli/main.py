@@ -126,6 +126,14 @@ def main() -> None:
     metavar="STEPS",
     help="Steps between two looks at the loss.",
 )
+@click.option(
+    "--logger",
+    "loggers",
+    default=",".join(Machine.loggers),
+    show_default=True,
+    metavar="NAMES",
+    help="Trackers, with commas between them: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
+)
 @click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing stays.")
 @machine_options
 def run_command(
@@ -137,6 +145,7 @@ def run_command(
     checkpoint_every: int,
     keep: int,
     log_every: int,
+    loggers: str,
     dry_run: bool,
     device: str,
     input_threads: int,
@@ -153,14 +162,15 @@ def run_command(
         raise click.UsageError("--resume takes neither --out nor --dry-run")
     overrides = {name: value for name, value in options.items() if value is not None}
     overrides |= dict(settings.parse_setting(text) for text in others)
-    machine = Machine(
-        device, input_threads, checkpoint_every=checkpoint_every, keep_checkpoints=keep, log_every=log_every
-    )
+    trackers = tuple(name.strip() for name in loggers.split(",") if name.strip())
+    machine = Machine(device, input_threads, Machine.batches_ahead, checkpoint_every, keep, log_every, trackers)
 
     from training.run import job
     from training.run.distributed import join_processes
     from training.run.inference import Stopped
+    from training.run.loggers import check_loggers
 
+    check_loggers(trackers)
     if "weights" in overrides:
         overrides["weights"] = job.absolute_weights(overrides["weights"])
     with join_processes(device) as processes:

@@ -111,6 +111,7 @@ class Machine:
         checkpoint_every: steps; 0 leaves checkpoints to the ends of epochs and to SIGTERM.
         keep_checkpoints: so many of the newest stay.
         log_every: steps between two looks at the loss, each of which waits for the GPU.
+        loggers: trackers that are told: tensorboard, wandb, mlflow; csv, which is log.csv, is always there.
     """
 
     device: str = "auto"
@@ -119,6 +120,7 @@ class Machine:
     checkpoint_every: int = 0
     keep_checkpoints: int = 3
     log_every: int = 100
+    loggers: tuple[str, ...] = ("tensorboard", "csv")
 
 
 RANGES: dict[str, tuple[float, float]] = {

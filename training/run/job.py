@@ -24,6 +24,7 @@ from training.run.apply import run_predictions
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.functions import code_digest, find_function, is_own
+from training.run.loggers import Loggers
 from training.run.loop import fit
 from training.run.runs import (
     Run,
@@ -153,12 +154,15 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
 
 def finish(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
     """Score a trained run's best weights on validation and test, and write its report; returns the scores on test."""
-    scores: dict[str, Any] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for side in filter(run.has, SIDES[1:]):
-        scores = evaluate(run, cache, side, machine, processes, tta=False)
+        scores[side] = evaluate(run, cache, side, machine, processes, tta=False)
     if processes.writes:
         write_report(run.path, cache)
-    return scores
+        loggers = Loggers(run, machine.loggers, step=0)
+        loggers.finish(run, scores)
+        loggers.close()
+    return list(scores.values())[-1] if scores else {}
 
 
 def open_to_evaluate(

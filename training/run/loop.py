@@ -52,7 +52,8 @@ def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
 def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
     """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
     processes = setup.processes
-    watch = Watch(setup.run, setup.cache, processes, learner.progress, setup.schedule.total_steps)
+    total, loggers = setup.schedule.total_steps, setup.machine.loggers
+    watch = Watch(setup.run, setup.cache, processes, learner.progress, total, loggers=loggers)
     with asked_to_stop() as stop, watch:
         while not finished(learner.progress, setup.config):
             try:

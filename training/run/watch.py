@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.data.neighbours import SERIES
 from training.errors import RunError
 from training.run.checkpoints import Progress
 from training.run.distributed import Processes
+from training.run.loggers import Loggers
 from training.run.runs import Log, Run, write_table
 
 
@@ -23,19 +25,24 @@ class Watch:
     A look waits for the device, so it comes every `log_every` steps, before a checkpoint, and at an epoch's end.
     """
 
-    def __init__(self, run: Run, cache: Cache, processes: Processes, progress: Progress, total_steps: int) -> None:
-        """Open log.csv and TensorBoard where the run stands; only the writing process has them."""
-        from torch.utils.tensorboard import SummaryWriter  # 1 s
-
+    def __init__(
+        self,
+        run: Run,
+        cache: Cache,
+        processes: Processes,
+        progress: Progress,
+        total_steps: int,
+        *,
+        loggers: Sequence[str] = (),
+    ) -> None:
+        """Open log.csv and trackers, by name, where the run stands; only the writing process has them."""
         self._run, self._cache, self._processes = run, cache, processes
         self._steps: list[dict[str, float]] = []
         self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
         self._lines: list[list[Tensor]] = [[]]  # the slices of each step, and of the one under way
         self._images, self._since = 0, time.perf_counter()
         self._log = Log(run.log, progress.log_bytes) if processes.writes else None
-        self._board = (
-            SummaryWriter(str(run.path / "tensorboard"), purge_step=progress.step) if processes.writes else None
-        )
+        self._loggers = Loggers(run, loggers, progress.step) if processes.writes else None
         self._bar = tqdm(
             total=total_steps,
             initial=progress.step,
@@ -51,9 +58,9 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._log and self._board:
+        if self._log and self._loggers:
             self._log.close()
-            self._board.close()
+            self._loggers.close()
 
     def saw_batch(self, lines: Tensor, images: int) -> None:
         """Note which slices this process's part of a batch has, and how many images the whole batch."""
@@ -81,25 +88,26 @@ class Watch:
         for i, (loss, norm) in enumerate(values):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 self._stop(self._steps[i]["step"], loss, norm, self._lines[i])
-        if self._log and self._board:
+        if self._log and self._loggers:
             speed = {"images_per_s": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
-            for step, (loss, norm) in zip(self._steps, values, strict=True):
-                line = step | {"loss": loss, "gradient_norm": norm} | (speed if step is self._steps[-1] else {})
+            lines = [
+                step | {"loss": loss, "gradient_norm": norm}
+                for step, (loss, norm) in zip(self._steps, values, strict=True)
+            ]
+            lines[-1] |= speed
+            for line in lines:
                 self._log.write(split="train", **line)
-                self._board.add_scalar("loss/train", loss, int(step["step"]))
-                self._board.add_scalar("learning_rate", step["learning_rate"], int(step["step"]))
+            self._loggers.log(lines)
             self._bar.set_postfix(loss=f"{values[-1][0]:.4f}", refresh=False)
         self._steps, self._values, self._lines = [], [], [self._lines[-1]]
         self._images, self._since = 0, time.perf_counter()
 
     def saw_validation(self, progress: Progress, weighted_log_loss: float) -> None:
         """Log an epoch's score on validation."""
-        if self._log and self._board:
-            self._log.write(
-                step=progress.step, epoch=progress.epoch, split="validation", weighted_log_loss=weighted_log_loss
-            )
-            self._board.add_scalar("weighted_log_loss/validation", weighted_log_loss, progress.step)
-            self._board.flush()
+        if self._log and self._loggers:
+            line = {"step": progress.step, "epoch": progress.epoch, "weighted_log_loss": weighted_log_loss}
+            self._log.write(split="validation", **line)
+            self._loggers.log([line])
         self._since = time.perf_counter()
 
     def sync(self) -> int:

@@ -1,0 +1,175 @@
+"""This file tests trackers: what a run logs reaches them, as one run even if it was stopped, and nothing unasked."""
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import training
+from testkit import tiny_run
+from testkit.fake_cache import FakeCache, write_cache
+from training.run import loop
+from training.run.inference import Stopped
+from training.run.loggers import Loggers, identity
+from training.run.runs import open_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
+    return write_cache(tmp_path_factory.mktemp("loggers") / "cache.zarr", patients=12)
+
+
+def fit(fake: FakeCache, path: Path, *loggers: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    machine = tiny_run.machine(loggers=loggers)
+    return training.fit(fake.path, path, machine=machine, **tiny_run.SETTINGS)
+
+
+def stop_in_the_middle(monkeypatch: pytest.MonkeyPatch, fake: FakeCache, path: Path, *loggers: str) -> None:
+    """Stop a run after its seventh step; the last ones are noted again when it goes on from its checkpoint."""
+    trained, steps = loop.train_step, []
+
+    def stopping(*arguments: Any) -> None:
+        if len(steps) == 7:
+            raise Stopped
+        steps.append(0)
+        trained(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", stopping)
+        with pytest.raises(Stopped):
+            fit(fake, path, *loggers)
+
+
+def logged(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path / "log.csv")
+
+
+def test_mlflow_has_one_run_with_the_log_the_scores_and_the_report(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "bleeds")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run"
+    stop_in_the_middle(monkeypatch, fake, path, "mlflow")
+    scores = fit(fake, path, "mlflow")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("bleeds")
+    assert experiment
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
+    assert run.data.params["model"] == tiny_run.SETTINGS["model"]
+    assert run.data.metrics["test/weighted_log_loss"] == pytest.approx(scores["weighted_log_loss"])
+    log = logged(path)
+    for name, of in log.drop(columns=["step", "epoch", "split"]).items():
+        history = client.get_metric_history(run.info.run_id, str(name))
+        known = of.notna()
+        assert {entry.step for entry in history} == set(log["step"][known]), name
+    losses = {entry.step: entry.value for entry in client.get_metric_history(run.info.run_id, "loss")}
+    train = log[log["split"] == "train"]
+    assert [losses[step] for step in train["step"]] == pytest.approx(train["loss"].tolist())
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "model_card.md", "log.csv"}
+
+
+def test_wandb_offline_has_one_run_with_the_log_and_the_scores(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_SILENT", "true"), ("WANDB_PROJECT", "bleeds")):
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "run"
+    stop_in_the_middle(monkeypatch, fake, path, "wandb")
+    scores = fit(fake, path, "wandb")
+    files = sorted((path / "wandb").glob("offline-run-*/*.wandb"))
+    assert {file.stem for file in files} == {f"run-{identity(open_run(path))}"}
+    history, summary = read_wandb(files)
+    log = logged(path)
+    train = log[log["split"] == "train"]
+    assert {step: history[step] for step in train["step"]} == pytest.approx(
+        dict(zip(train["step"], train["loss"], strict=True))
+    )
+    assert summary["test/weighted_log_loss"] == pytest.approx(scores["weighted_log_loss"])
+
+
+def read_wandb(files: list[Path]) -> tuple[dict[int, float], dict[str, Any]]:
+    """Return the loss by step and the summary out of W&B's own files."""
+    from wandb.proto import wandb_internal_pb2
+
+    history: dict[int, float] = {}
+    summary: dict[str, Any] = {}
+    for content in (part for file in files for part in records(file.read_bytes())):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        line = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        if "loss" in line:
+            history[line["step"]] = line["loss"]
+        for item in record.summary.update:
+            summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    return history, summary
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a log in LevelDB's form behind 7 bytes, which is how W&B keeps a run offline."""
+    at, kept = 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        kept += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield kept
+            kept = b""
+
+
+def test_nothing_unasked_is_imported_and_no_tracker_means_none(fake: FakeCache, tmp_path: Path) -> None:
+    program = f"""
+import sys, training
+from testkit import tiny_run
+for number, names in enumerate([("tensorboard", "csv"), ("csv",)]):
+    training.fit({str(fake.path)!r}, {str(tmp_path)!r} + f"/{{number}}", machine=tiny_run.machine(loggers=names),
+        **tiny_run.SETTINGS | {{"epochs": 1}})
+print("imported", *({{"mlflow", "wandb"}} & sys.modules.keys()))
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert outcome.stdout.split("imported")[1].split() == []
+    assert len(list((tmp_path / "0" / "tensorboard").iterdir())) == 2  # of the training, and of the scores
+    assert not (tmp_path / "1" / "tensorboard").exists()
+    assert not (tmp_path / "1" / "tracker.json").exists()
+    assert len(logged(tmp_path / "1")) > 1
+
+
+def test_a_tracker_that_fails_under_way_does_not_end_the_run(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", failing)
+    assert fit(fake, tmp_path / "run", "tensorboard")["weighted_log_loss"] > 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "no more is sent" in line]
+    assert "tensorboard: no more is sent (OSError: no space left); the run goes on, log.csv has everything" in said[0]
+
+
+def test_what_cannot_be_opened_is_one_line(fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run.train(tmp_path / "run", fake.path, tiny_run.settings(epochs=1), loggers=("csv",))
+    with pytest.raises(training.ConfigError, match="did you mean wandb"):
+        Loggers(run, ["wandbb"], 0)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(training.ConfigError, match=r"--logger wandb: needs the package wandb; run: pip install"):
+        Loggers(run, ["wandb"], 0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://else")
+    with pytest.raises(training.ConfigError, match="--logger mlflow: cannot be reached"):
+        Loggers(run, ["mlflow"], 0)

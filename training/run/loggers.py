@@ -1,0 +1,219 @@
+"""This file tells trackers what a run logs: TensorBoard, and where they are asked for, MLflow and Weights & Biases."""
+
+import difflib
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from training.errors import ConfigError
+from training.run import config as settings
+from training.run.runs import Run, write_json
+
+Line = Mapping[str, float]  # of log.csv: `step`, and what was measured there
+IDENTITY = "tracker.json"
+FILES = ("report.html", "model_card.md", "log.csv")
+MLFLOW_METRICS = 1000  # in one request, at most
+
+
+class Logger(Protocol):
+    """A tracker. A resumed run notes some steps again, with the same values."""
+
+    def log(self, lines: Sequence[Line]) -> None:
+        """Note lines of log.csv."""
+
+    def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Note the scores of a finished run, and keep its files."""
+
+    def close(self) -> None:
+        """Bring everything to its place; the run may go on later."""
+
+
+class TensorBoard:
+    """Event files in the run's folder."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # 1 s
+
+        # What was logged after the checkpoint that the run goes on from is taken back.
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step or None)
+
+    def log(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            for name, value in _measured(line):
+                self._writer.add_scalar(name, value, int(line["step"]))
+        self._writer.flush()
+
+    def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
+        for name, value in scores.items():
+            self._writer.add_scalar(name, value)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class MLflow:
+    """A run of an MLflow server or store, which MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME name."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        from mlflow.tracking import MlflowClient  # 10 s
+
+        self._client = MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        tag = identity(run)
+        found = self._client.search_runs([experiment], f"tags.ich_run = '{tag}'")
+        self._id = found[0].info.run_id if found else self._begin(experiment, run, tag)
+        self._client.update_run(self._id, status="RUNNING")
+
+    def _begin(self, experiment: str, run: Run, tag: str) -> str:
+        made = self._client.create_run(experiment, run_name=run.path.name, tags={"ich_run": tag})
+        for name, value in parameters(run).items():
+            self._client.log_param(made.info.run_id, name, value)
+        return str(made.info.run_id)
+
+    def log(self, lines: Sequence[Line]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, int(line["step"])) for line in lines for name, value in _measured(line)]
+        for first in range(0, len(metrics), MLFLOW_METRICS):
+            self._client.log_batch(self._id, metrics=metrics[first : first + MLFLOW_METRICS])
+
+    def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
+        for name, value in scores.items():
+            self._client.log_metric(self._id, name, value)
+        for file in files:
+            self._client.log_artifact(self._id, str(file))
+        self._client.set_terminated(self._id)
+
+    def close(self) -> None:
+        """Nothing is held back, and a run that was stopped goes on counting as running until it is finished."""
+
+
+class WandB:
+    """A run of Weights & Biases; WANDB_PROJECT, WANDB_MODE and its other variables say where."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        import wandb  # 2 s
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            id=identity(run), resume="allow", name=run.path.name, dir=str(run.path), config=parameters(run)
+        )
+        # W&B's own count of steps only rises, and a resumed run notes some again.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            self._run.log({"step": int(line["step"]), **dict(_measured(line))})
+
+    def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
+        self._run.summary.update(dict(scores))
+        artifact = self._wandb.Artifact(f"report-{self._run.id}", type="report")
+        for file in files:
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+LOGGERS: dict[str, Callable[[Run, int], Logger]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+CSV = "csv"  # log.csv is part of every run
+
+
+class Loggers:
+    """The trackers of a run. One that fails under way is left, with one line: a run is not to end of it."""
+
+    def __init__(self, run: Run, names: Sequence[str], step: int) -> None:
+        """Open trackers by name for a run that has done `step` steps.
+
+        Raises:
+            ConfigError: there is no such tracker, its package is missing, or it cannot be reached.
+        """
+        check_loggers(names)
+        self._open = {name: _open(run, name, step) for name in dict.fromkeys(names) if name != CSV}
+
+    def log(self, lines: Sequence[Line]) -> None:
+        """Note lines of log.csv in all of them."""
+        self._each(lambda logger: logger.log(lines))
+
+    def finish(self, run: Run, scores: Mapping[str, Any]) -> None:
+        """Note the scores of the run's sides, by side, and keep its report."""
+        files = [file for name in FILES if (file := run.path / name).exists()]
+        flat = {name: value for side, of in scores.items() for name, value in _flat(of, side)}
+        self._each(lambda logger: logger.finish(flat, files))
+
+    def close(self) -> None:
+        """Bring everything to its place."""
+        self._each(lambda logger: logger.close())
+
+    def _each(self, tell: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._open.items()):
+            try:
+                tell(logger)
+            except Exception as error:  # each tracker, and the network below it, has its own
+                del self._open[name]
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                tqdm.write(f"{name}: no more is sent ({reason}); the run goes on, log.csv has everything", sys.stderr)
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise a ConfigError unless all names are of trackers."""
+    known = [*LOGGERS, CSV]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"--logger {name}: no such tracker; {hint}")
+
+
+def identity(run: Run) -> str:
+    """Return what a run is called in trackers, for as long as its folder lives: 16 hex digits, made once."""
+    file = run.path / IDENTITY
+    if not file.exists():
+        write_json(file, {"id": uuid.uuid4().hex[:16]})
+    return str(json.loads(file.read_bytes())["id"])
+
+
+def parameters(run: Run) -> dict[str, Any]:
+    """Return what a tracker is told of a run when it begins: settings, commit, versions; no paths."""
+    given = settings.to_mapping(run.config) | {"commit": run.data.commit}
+    given |= {name: value for name, value in run.environment.items() if name != "weights"}
+    return {name.replace(":", "/"): value for name, value in given.items()}
+
+
+def _open(run: Run, name: str, step: int) -> Logger:
+    try:
+        return LOGGERS[name](run, step)
+    except ImportError as error:
+        raise ConfigError(
+            f"--logger {name}: needs the package {error.name}; run: pip install 'ich-cache[{name}]'"
+        ) from error
+    except Exception as error:  # each tracker, and the network below it, has its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ConfigError(
+            f"--logger {name}: cannot be reached ({reason}); check its address and your access, or leave it out"
+        ) from error
+
+
+def _measured(line: Line) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in line.items() if name not in ("step", "epoch")]
+
+
+def _flat(scores: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, float]]:
+    """Yield a side's scores by name: test/weighted_log_loss, test/classes/any/roc_auc."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping) and name not in ("source", "intervals"):
+            yield from _flat(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+            yield f"{prefix}/{name}", float(value)
