@@ -101,7 +101,7 @@ def answer_of_the_command(run: str, dicom: Path, out: Path) -> str:
 
 def wait_until_up(client: httpx.Client) -> None:
     """Wait until the service answers."""
-    for _ in range(600):
+    for _ in range(3000):
         try:
             client.get("/health").raise_for_status()
             return

@@ -16,21 +16,6 @@ from training.series.predict import predict_series
 
 
 def run_predictions(
-    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
-
-    Returns:
-        lines (n,) ascending and probabilities (n, K) float64.
-
-    Raises:
-        RunError: the cache has other windows or classes, or the run has no weights yet.
-    """
-    return predict_with(load_slice_network(run, processes), run, cache, lines, machine, processes, tta=tta)
-
-
-def predict_with(
-    net: FusionNet,
     run: Run,
     cache: Cache,
     lines: np.ndarray,
@@ -38,11 +23,19 @@ def predict_with(
     processes: Processes,
     *,
     tta: bool,
+    net: FusionNet | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `run_predictions`, with the network that looks at slices, which may be used again and again.
+    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
+
+    Args:
+        net: the network that looks at slices, as `load_slice_network` gives it, where it is in memory already.
+
+    Returns:
+        lines (n,) ascending and probabilities (n, K) float64.
 
     Raises:
+        RunError: the cache has other windows or classes, or the run has no weights yet.
         Stopped: asked to; a head over series does not ask.
     """
     check_same_kind(run, cache)
@@ -50,7 +43,7 @@ def predict_with(
         predicted = predict_series(run, cache, lines, machine, processes, tta=tta, net=net)
         return predicted.lines, predicted.probabilities
     return predict_slices(
-        net,
+        net or load_slice_network(run, processes),
         open_evaluation(run, cache, lines, machine, processes),
         len(lines),
         Normalise(*run.mean_std, processes.device),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from training.data.cache import Cache
+from training.data.neighbours import SERIES
 from training.scores.operating import Operating
 
 # Which of validation's thresholds each table is decided with; a study is decided as validation's patients were.
@@ -34,6 +35,7 @@ class Answer:
         left_out: path, code, message: a line a file or frame that gave no slice.
         patients: how many the files name.
         lines: (n,) lines of the cache's table, in the order of `slices`.
+        undefined: by level and class, why validation could choose no threshold, so that it is 0.5.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +45,7 @@ class Answer:
     left_out: pd.DataFrame
     patients: int
     lines: np.ndarray
+    undefined: Mapping[str, Mapping[str, str]]
 
     def table(self, name: str) -> pd.DataFrame:
         """Return one of the three tables by name."""
@@ -59,8 +62,9 @@ def make_answer(
     lines: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
+    *,
     operating: Mapping[str, Operating],
-    warnings: Mapping[str, str],
+    warnings: Mapping[tuple[str, ...], str],
     left_out: pd.DataFrame,
 ) -> Answer:
     """Put together the answer to what a cache holds.
@@ -71,17 +75,16 @@ def make_answer(
     Args:
         lines: (n,) of the cache's table. probabilities: (n, K) float64.
         operating: by level, what validation chose; empty where it has not been scored.
-        warnings: by SeriesInstanceUID, why a series should not be believed; it has no part in its study's answer.
+        warnings: by `series_keys`, why a series should not be believed; it has no part in its study's answer.
     """
     order = _anatomical_order(cache.table.iloc[lines])
     table = _numbered(cache.table.iloc[lines[order]].reset_index(drop=True))
+    table["warning"] = [warnings.get(key, "") for key in series_keys(table)]
     of_slices = pd.DataFrame(probabilities[order], columns=list(classes))
-    suspect = table["series_instance_uid"].isin(list(warnings)).to_numpy()
-    series = _pooled(table, of_slices, "series", np.ones(len(table), bool))
-    studies = _pooled(table, of_slices, "studies", ~suspect)
-    series["warning"] = [warnings.get(uid, "") for uid in series["series_instance_uid"]]
-    slices = pd.concat([table[NUMBERS["slices"] + UIDS["slices"]], of_slices], axis=1)
-    slices["warning"] = [warnings.get(uid, "") for uid in table["series_instance_uid"]]
+    slices = pd.concat([table[NUMBERS["slices"] + UIDS["slices"] + ["warning"]], of_slices], axis=1)
+    series = _pooled(table, of_slices, "series")
+    series["warning"] = table.groupby(NUMBERS["series"])["warning"].first().to_numpy()
+    studies = _pooled(table, of_slices.where(table["warning"] == "", np.nan), "studies")
     return Answer(
         tuple(classes),
         _decided(slices, classes, operating.get(LEVELS["slices"])),
@@ -90,30 +93,35 @@ def make_answer(
         left_out,
         int(table["patient_id"].nunique()),
         lines[order],
+        {level: dict(of.reasons) for level, of in operating.items() if of.reasons},
     )
 
 
+def series_keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return what tells the series of each line: patient, study and series, since a UID alone may be shared."""
+    return list(table[list(SERIES)].itertuples(index=False, name=None))
+
+
 def _anatomical_order(table: pd.DataFrame) -> np.ndarray:
-    """Return the order of lines: by study, series, and from foot to head; whatever the patients are called."""
-    names = ["study_instance_uid", "series_instance_uid", "z_norm", "sop_instance_uid", "frame"]
+    """Return the order of lines: by study, series, and foot to head; patients matter where UIDs are shared."""
+    names = ["study_instance_uid", "patient_id", "series_instance_uid", "z_norm", "sop_instance_uid", "frame"]
     return table[names].reset_index(drop=True).sort_values(names, kind="stable").index.to_numpy()
 
 
 def _numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the numbers of study, series and slice, from 1 on, to lines in anatomical order."""
     table = table.copy()
-    table["study"] = pd.factorize(table["study_instance_uid"])[0] + 1
-    series = table[["study", "series_instance_uid"]].drop_duplicates()
-    numbers = series.groupby("study").cumcount().to_numpy() + 1
-    table["series"] = table["series_instance_uid"].map(dict(zip(series["series_instance_uid"], numbers, strict=True)))
-    table["slice"] = table.groupby(["study", "series_instance_uid"]).cumcount() + 1
+    table["study"] = table.groupby(["study_instance_uid", "patient_id"], sort=False).ngroup() + 1
+    series = table.groupby(["study", "series_instance_uid"], sort=False).ngroup()
+    table["series"] = series - series.groupby(table["study"]).transform("min") + 1
+    table["slice"] = table.groupby(NUMBERS["series"]).cumcount() + 1
     return table
 
 
-def _pooled(table: pd.DataFrame, of_slices: pd.DataFrame, level: str, counted: np.ndarray) -> pd.DataFrame:
-    """Return a line a group, all groups, with the largest probability of its counted slices, NaN where none counts."""
+def _pooled(table: pd.DataFrame, of_slices: pd.DataFrame, level: str) -> pd.DataFrame:
+    """Return a line a group with the largest probability of its slices, NaN where none has one."""
     names = NUMBERS[level] + UIDS[level]
-    known = pd.concat([table[names], of_slices.where(pd.Series(counted), np.nan)], axis=1)
-    groups = known.groupby(names, sort=True)
+    groups = pd.concat([table[names], of_slices], axis=1).groupby(names, sort=True)
     pooled: pd.DataFrame = groups.max()
     pooled.insert(0, "slices", groups.size())
     return pooled.reset_index()

@@ -68,7 +68,7 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
         if wanted.sr or heat is not None:
             from training.study.dicom_out import write_dicom
 
-            write_dicom(folder, source, found, document["run"], heat, sr=wanted.sr)
+            write_dicom(folder, source, found, heat, model=document["run"], sr=wanted.sr)
         return found
 
 

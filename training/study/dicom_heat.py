@@ -25,6 +25,7 @@ def parametric_map(
     series: int,
     sources: Mapping[str, pydicom.Dataset],
     heat: Heat,
+    *,
     model: Mapping[str, Any],
 ) -> hd.pm.ParametricMap:
     """Return the heat maps of one series, float32 in [-1, 1], at the size and place of its slices.

@@ -23,7 +23,7 @@ NOT_STATED = "not stated in the source"
 
 
 def write_dicom(
-    folder: Path, source: Path, answer: Answer, model: Mapping[str, Any], heat: Heat | None, *, sr: bool
+    folder: Path, source: Path, answer: Answer, heat: Heat | None, *, model: Mapping[str, Any], sr: bool
 ) -> None:
     """Write sr/study-<n>.dcm, and with heat heatmap/study-<n>-series-<m>.dcm.
 
@@ -43,7 +43,7 @@ def write_dicom(
                 _save(structured_report(answer, study, datasets, model), folder / "sr" / f"study-{study}.dcm")
             for series in answer.series.loc[answer.series["study"] == study, "series"].tolist() if heat else ():
                 assert heat is not None
-                made = parametric_map(answer, study, series, sources, heat, model)
+                made = parametric_map(answer, study, series, sources, heat, model=model)
                 _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
 
 

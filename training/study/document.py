@@ -37,6 +37,7 @@ def to_document(answer: Answer, model: Mapping[str, Any], *, identifiers: bool) 
         "run": dict(model),
         "classes": list(answer.classes),
         "thresholds_from": RULE if _has_thresholds(answer) else NO_THRESHOLDS,
+        "thresholds_undefined": {level: dict(of) for level, of in answer.undefined.items()},
         "patients": answer.patients,
         **{name: _lines(answer, name, identifiers=identifiers) for name in LEVELS},
         "left_out": left_out(answer.left_out),

@@ -14,7 +14,7 @@ from training.errors import StudyError
 from training.model.network import FusionNet
 from training.report.heatmap import HeatMaps, open_heat_maps
 from training.report.pictures import read_images
-from training.run.apply import predict_with
+from training.run.apply import run_predictions
 from training.run.config import Machine
 from training.run.distributed import Processes, choose_device
 from training.run.inference import Stopped
@@ -83,15 +83,17 @@ def answer(
     cache, run = open_cache(cache_path), model.run
     everything = np.arange(cache.num_slices)
     try:
-        lines, probabilities = predict_with(
-            model.net, run, cache, everything, model.machine, model.processes, tta=model.tta,
+        lines, probabilities = run_predictions(
+            run, cache, everything, model.machine, model.processes, tta=model.tta, net=model.net,
             asked_to_stop=lambda: deadline is not None and clock() > deadline,
         )  # fmt: skip
     except Stopped as error:
         raise StudyError("the time limit has passed; give one study at a time, or allow more time") from error
-    warnings = warnings_of(cache, run.config.size_px, lines)
-    left_out = read_rejects(cache_path)
-    return make_answer(cache, lines, probabilities, run.data.classes, model.operating, warnings, left_out), cache
+    found = make_answer(
+        cache, lines, probabilities, run.data.classes, operating=model.operating,
+        warnings=warnings_of(cache, run.config.size_px, lines), left_out=read_rejects(cache_path),
+    )  # fmt: skip
+    return found, cache
 
 
 def read_rejects(cache: Path) -> pd.DataFrame:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 
 from training.data.cache import Cache
 from training.data.commit import Window
 from training.report.pictures import read_images
+from training.study.answer import series_keys
 
 # Lungs hold -950 to -600 HU, fat -120; the sinuses and the mastoids of a head take a few per cent of it.
 AIR_HU = -300.0
@@ -23,20 +23,21 @@ def air_window(windows: tuple[Window, ...]) -> int | None:
     return lowest if edges[lowest] < AIR_HU - 100 else None
 
 
-def warnings_of(cache: Cache, size_px: int, lines: np.ndarray) -> Mapping[str, str]:
-    """Return by SeriesInstanceUID why a series does not look like a head; nothing where no window shows air."""
+def warnings_of(cache: Cache, size_px: int, lines: np.ndarray) -> Mapping[tuple[str, ...], str]:
+    """Return by `series_keys` why a series does not look like a head; nothing where no window shows air."""
     channel = air_window(cache.windows)
     if channel is None or not len(lines):
         return {}
-    window = cache.windows[channel]
+    window, table = cache.windows[channel], cache.table.iloc[lines]
     grey = 255 * (AIR_HU - window.level_hu + window.width_hu / 2) / window.width_hu
-    images = read_images(cache, size_px, cache.table["row"].to_numpy()[lines])[:, channel]
-    airy = np.array([enclosed_air(image >= grey) > MOST_AIR for image in images])
-    share = pd.Series(airy).groupby(cache.table["series_instance_uid"].to_numpy()[lines]).mean()
+    images = read_images(cache, size_px, table["row"].to_numpy())[:, channel]
+    airy: dict[tuple[str, ...], list[bool]] = {}
+    for key, image in zip(series_keys(table), images, strict=True):
+        airy.setdefault(key, []).append(enclosed_air(image >= grey) > MOST_AIR)
     return {
-        str(uid): f"does not look like a head: in {of:.0%} of its slices more than {MOST_AIR:.0%} of the body is air"
-        for uid, of in share.items()
-        if of > OFTEN
+        key: f"does not look like a head: in {np.mean(of):.0%} of its slices over {MOST_AIR:.0%} of the body is air"
+        for key, of in airy.items()
+        if np.mean(of) > OFTEN
     }
 
 
