@@ -33,7 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         expected = answer_of_the_command(asked.run, asked.dicom, Path(work) / "answer")
     port = free_port()
-    command = [Path(sys.executable).with_name("train"), "serve", "--run", asked.run, "--port", port, "--device", "cpu"]
+    serve = [Path(sys.executable).with_name("train"), "serve", "--run", asked.run, "--device", "cpu"]
+    command = [*serve, "--port", port, "--seconds", 3600]
     service = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
     try:
         sys.exit(campaign(f"http://127.0.0.1:{port}", service.pid, body_of(files), expected, asked.requests))
@@ -63,14 +64,11 @@ def campaign(address: str, pid: int, body: bytes, expected: str, requests: int) 
         took = time.monotonic() - begun
         in_hand = client.get("/health").json()["in_hand"]
     quarter = max(1, len(memory) // 4)
-    print(
-        f"{requests} requests, {AT_ONCE} at once: {took:.0f} s; one {sorted(seconds)[len(seconds) // 2]:.2f} s (median)"
-    )
+    median = sorted(seconds)[len(seconds) // 2]
+    print(f"{requests} requests, {AT_ONCE} at once: {took:.0f} s; one {median:.2f} s (median)")
     print(f"answers: {dict(seen)}; in hand afterwards: {in_hand}")
-    print(
-        f"memory, MB: {memory[0]:.0f} at first, {max(memory[quarter : 2 * quarter]):.0f} at most in the second quarter,"
-    )
-    print(f"            {max(memory[-quarter:]):.0f} in the last")
+    second, last = max(memory[quarter : 2 * quarter]), max(memory[-quarter:])
+    print(f"memory, MB: {memory[0]:.0f} at first; at most {second:.0f} in the second quarter, {last:.0f} in the last")
     return sum(count for what, count in seen.items() if what.endswith("WRONG"))
 
 

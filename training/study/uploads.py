@@ -1,5 +1,6 @@
 """This file takes the body of a request to disk: DICOM files in a form, as STOW-RS sends them, a zip, or one file."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -55,7 +56,7 @@ async def receive(content_type: str, body: AsyncIterator[bytes], folder: Path, m
         writer.finish()
     finally:
         parts.end()
-    _unpack_all(parts.paths, max_bytes)
+    await asyncio.to_thread(_unpack_all, parts.paths, max_bytes)
 
 
 class _Parts:
