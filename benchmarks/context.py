@@ -1,6 +1,6 @@
 """This file proves on planted truth that neighbours and a head over the series help where they can, and only there.
 
-    python benchmarks/context.py [--patients 120] [--epochs 10] [--folder DIR]
+    python benchmarks/context.py [--patients 160] [--epochs 10] [--folder DIR]
 
 Each series has one bleed, visible as a bright square but for its first and its last slice, which show (almost) nothing
 and are labelled all the same: only the slices beside them tell. Every series has as many such slices as any other. The
@@ -39,8 +39,9 @@ SETTINGS: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
     "weights": "none",
     "size_px": SIZE,
-    "batch_size": 16,
-    "learning_rate": 2e-3,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "ema_decay": 0.98,  # a slice model that is too sure would be mended by any second training, context or not
     "mixup_alpha": 0.0,
     "dropout": 0.1,
     "fusion_features": 32,
@@ -113,7 +114,7 @@ def measure(cache: Path, folder: Path, epochs: int) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patients", type=int, default=120)
+    parser.add_argument("--patients", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
     options = parser.parse_args()
