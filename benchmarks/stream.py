@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.data.arrays import CHECKSUM_BYTES
 from training.data.cache import Cache, open_cache
+from training.data.dataset import SliceDataset
 from training.data.neighbours import Context
 from training.data.shards import CRC32C_OF_INTACT
 from training.data.stream import Stream
@@ -137,6 +138,23 @@ def zarr_item(slices: Slices) -> tuple[int, Epoch]:
     stored: Any = zarr.open_array(path, mode="r")
     rows = slices.cache.table["row"].tolist()
     return slices.stored_bytes, slices.loader(Items(len(rows), lambda line: torch.from_numpy(stored[rows[line]])))
+
+
+def dataset_in_loader(slices: Slices) -> tuple[int, Epoch]:
+    """training.SliceDataset in a DataLoader, checksums verified."""
+    dataset = SliceDataset(slices.cache, slices.size, np.arange(slices.cache.num_slices))
+    return slices.stored_bytes, lambda order: (
+        batch["image"] for batch in DataLoader(dataset, slices.batch_size, sampler=order.tolist())
+    )
+
+
+def zarr_batch(slices: Slices) -> tuple[int, Epoch]:
+    """zarr-python, one read a batch; from 3.3 on it joins reads of a shard."""
+    import zarr
+
+    stored: Any = zarr.open_array(slices.array, mode="r")
+    rows = slices.cache.table["row"].to_numpy()
+    return slices.stored_bytes, lambda order: (stored.oindex[rows[lines]] for lines in slices.batches(order))
 
 
 def tensorstore_batch(slices: Slices) -> tuple[int, Epoch]:
@@ -323,6 +341,7 @@ FLOOR = memory_map
 WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,
     this_stream,
+    dataset_in_loader,
     this_stream_with_context,
     lmdb_lz4,
     lmdb_lz4_checksum,
@@ -332,6 +351,7 @@ WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     mosaicml_loader,
     litdata_loader,
     webdataset_raw,
+    zarr_batch,
     zarr_item,
     png_folder,
     dicom_item,
