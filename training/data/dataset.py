@@ -1,5 +1,6 @@
 """This file gives the slices of a cache one by one, in any order, to whoever has a DataLoader of their own."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from training.data.cache import Cache
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
 from training.data.stacks import StackReader
+
+KNOWN_HERE = 2  # references to an array that a function alone has: its variable, and the question itself
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
@@ -51,6 +54,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self._labels = torch.from_numpy(labels[lines])
         self._lines = torch.from_numpy(lines)
         self._transform = transform
+        self._spare: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -60,16 +64,35 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the items of a batch, decoded together into memory of their own."""
+        """Return the items of a batch, decoded together. Their memory is filled again once all of them are dropped."""
         which = np.asarray(indices, np.int64)
         if len(which) and not -len(self) <= which.min() <= which.max() < len(self):
             raise IndexError(f"the dataset has {len(self)} slices")
         which = which % max(1, len(self))
-        images = torch.empty((len(which), *self._reader.shape), dtype=torch.uint8)
-        self._reader.read(which, images.view(len(which), -1).numpy())
+        memory = self._take_memory(len(which))
+        self._reader.read(which, memory.reshape(len(memory), -1))
+        images = torch.from_numpy(memory)[: len(which)]
+        self._spare.append(memory)
         shown = images if self._transform is None else [self._transform(image) for image in images]
         facts = (shown, self._z_norm[which], self._labels[which], self._lines[which])
         return [
             {"image": image, "z_norm": z_norm, "label": label, "line": line}
             for image, z_norm, label, line in zip(*facts, strict=True)
         ]
+
+    def _take_memory(self, count: int) -> np.ndarray:
+        """Return memory for so many images: fresh one costs more in page faults than to decode into it.
+
+        A tensor made of an array holds a reference to it, as does every view of that tensor, so an array that only
+        this function knows is nobody's. Threads each take their own.
+        """
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            return np.empty((count, *self._reader.shape), np.uint8)
+        if sys.getrefcount(memory) > KNOWN_HERE or len(memory) < count:
+            return np.empty((count, *self._reader.shape), np.uint8)
+        return memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_spare": []}

@@ -68,6 +68,19 @@ def test_context_stacks_the_neighbours(fake: FakeCache, cache: Cache) -> None:
     assert np.array_equal(item["image"].numpy(), fake.images[32][middle - 1 : middle + 2].reshape(9, 32, 32))
 
 
+def test_items_that_are_kept_are_never_filled_again(fake: FakeCache, cache: Cache) -> None:
+    """Items, a view of one, and one as NumPy has it; memory of dropped ones is used again."""
+    dataset = SliceDataset(cache, 32, np.arange(cache.num_slices))
+    kept = dataset.__getitems__([1, 2])
+    view, array = dataset[3]["image"][1:], dataset[4]["image"].numpy()
+    places = {dataset.__getitems__([line, line + 1])[0]["image"].data_ptr() for line in range(10, 30)}
+    assert len(places) <= 2
+    for item in kept:
+        assert np.array_equal(item["image"].numpy(), fake.images[32][item["line"].item()])
+    assert np.array_equal(view.numpy(), fake.images[32][3][1:])
+    assert np.array_equal(array, fake.images[32][4])
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr")
     dataset = SliceDataset(open_cache(fake.path), 32, np.arange(40))
