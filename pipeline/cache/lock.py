@@ -142,6 +142,15 @@ def shared_lock(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def builder_at_work(root: Path) -> str:
+    """Who is building the cache at this moment, in words; "" where nobody is."""
+    try:
+        with shared_lock(root):
+            return ""
+    except CacheError:
+        return _holder(lock_file(root)).rstrip(",")
+
+
 def lock_file(root: Path) -> Path:
     return root / PRIVATE / "lock"
 

@@ -179,9 +179,10 @@ def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
 
 def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
     settings, _ = _settings(out, **wanted)
+    from pipeline.cache.lock import builder_at_work
     from pipeline.planning.survey import survey
 
-    made = survey(settings, out, **_doubts(wanted)).plan
+    made = survey(settings, out, **_doubts(wanted), running=builder_at_work(out)).plan
     if as_json:
         say_json(made.as_json())
     else:

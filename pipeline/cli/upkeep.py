@@ -58,9 +58,11 @@ def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
         *(f"{'' if number else 'commits':<10} {line}" for number, line in enumerate(every)),
     ]
     if left := found["unfinished"]:
-        lines.append(
-            f"unfinished a build was interrupted after {left['done']:,} of {left['shards']:,} shards; run it again"
-        )
+        done = f"{left['done']:,} of {left['shards']:,} shards"
+        if found["running"]:
+            lines.append(f"running    a build has done {done}: {found['running']}")
+        else:
+            lines.append(f"unfinished a build was interrupted after {done}; run it again")
     return lines
 
 

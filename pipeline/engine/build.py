@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cache import commits, layout
 from pipeline.cache.attributes import Private, Terms
 from pipeline.cache.commits import Commit
-from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, stored_array
+from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, new_array_metadata, stored_array
 from pipeline.cache.files import canonical, write_atomic
 from pipeline.cache.head import current_commit, recorded_head
 from pipeline.cache.ledger import Entry, ledger_of, merge
@@ -75,9 +75,8 @@ def build(settings: Settings, root: Path, workers: Workers, manner: Manner, prog
     try:
         current_commit(root)  # refuses a folder that is no cache before the lock puts anything there
         with lock(root) as token:
-            doubts = {"check_content": manner.check_content, "retry_rejected": manner.retry_rejected}
-            work = _Work(settings, root, survey(settings, root, **doubts), token, manner)
-            return _build(work, workers, progress)
+            found = survey(settings, root, check_content=manner.check_content, retry_rejected=manner.retry_rejected)
+            return _build(_Work(settings, root, found, token, manner), workers, progress)
     except OSError as error:
         raise _target_error(root, error) from error
 
@@ -327,10 +326,8 @@ def _way(settings: Settings) -> str:
 def _array_documents(
     root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
 ) -> dict[str, Any]:
-    from pipeline.cache.arrays import new_array_metadata
-
     documents: dict[str, Any] = {}
     for spec in wanted:
-        codecs = _codec(root, head, spec, settings)
+        codecs = _codec(root, head, spec, settings).metadata()
         documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)
     return documents

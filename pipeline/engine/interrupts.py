@@ -56,8 +56,10 @@ def interrupts_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Python 3.11 unblocks the signal in the thread that starts this process, just before it starts the first worker.
-    resource_tracker.ensure_running()
+    # Python 3.11 unblocks SIGINT in the thread that starts this process, just before it starts the first worker; the
+    # process itself ignores SIGINT and SIGTERM, and must not get a SIGHUP, for others would then miss what it knew.
+    with system.interrupts_blocked():
+        resource_tracker.ensure_running()
     held: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: held.append(number)) for number in system.ending_signals()

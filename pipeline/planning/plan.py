@@ -116,6 +116,7 @@ class Known:
         done: those of `pending` that it has finished.
         next_shard: the first shard number that was never given out.
         identified: whether the cache has an identity; one of format version 1 has none.
+        running: who is building at this moment, so that `pending` is at work; "" where nobody else is.
         retried: files that are tried again, that is, left out of `ledger` though they were read.
     """
 
@@ -129,6 +130,7 @@ class Known:
     done: frozenset[int]
     next_shard: int
     retried: frozenset[str] = frozenset()
+    running: str = ""
     identified: bool = True
 
     def unfinished(self) -> dict[int, tuple[Unit, ...]]:
@@ -260,7 +262,10 @@ def _reasons(
     again: Sequence[ShardJob],
 ) -> list[str]:
     reasons = []
-    if known.pending:
+    if known.running and known.pending:
+        left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left of it"
+        reasons.append(f"a build is running ({known.running}): {left}")
+    elif known.pending:
         reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
     if known.reading not in (None, wanted.reading):
         reasons.append(f"files are read with other settings or by another version: {len(fresh):,} are converted again")

@@ -35,12 +35,15 @@ class Survey:
     plan: Plan
 
 
-def survey(settings: Settings, root: Path, *, check_content: bool = False, retry_rejected: bool = False) -> Survey:
+def survey(
+    settings: Settings, root: Path, *, check_content: bool = False, retry_rejected: bool = False, running: str = ""
+) -> Survey:
     """Scan the source, compare it with what the cache knows, and plan.
 
     Args:
         check_content: believe no time stamp, compare contents.
         retry_rejected: read files that failed once more, after a decoder was installed, say.
+        running: who builds it at this moment, as `lock.builder_at_work` says; for a plan that is only looked at.
 
     Raises:
         SourceError, CacheError: source or cache cannot be used.
@@ -49,7 +52,7 @@ def survey(settings: Settings, root: Path, *, check_content: bool = False, retry
     wanted = fingerprints(settings)
     source = open_source(settings.src)
     listing = source.scan()
-    known = _known(root, head, wanted)
+    known = replace(_known(root, head, wanted), running=running)
     if head and retry_rejected:
         known = _forget_failed(known, _failed_paths(root, head) & set(listing.paths))
     difference = changes.compare(listing, known.ledger, check_content=check_content)

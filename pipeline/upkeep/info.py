@@ -16,6 +16,7 @@ from pipeline.cache.files import PRIVATE
 from pipeline.cache.head import current_commit
 from pipeline.cache.landing import require_record
 from pipeline.cache.ledger import Ledger, digest_hex
+from pipeline.cache.lock import builder_at_work
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.source.sources import listed_name
@@ -55,7 +56,7 @@ def summary(root: Path) -> dict[str, Any]:
     Returns:
         the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (id, created, slices,
         newest first), `source`, `versions`, `reading`, and `unfinished` (new shards planned and done by a build that
-        was interrupted, or None).
+        was interrupted or is running, or None), and `running` (who is building it, "" for nobody).
 
     Raises:
         CacheError: there is no cache, or it is damaged.
@@ -75,6 +76,7 @@ def summary(root: Path) -> dict[str, Any]:
         "reading": head.private.reading_settings,
         "versions": head.private.versions,
         "unfinished": _unfinished(root, head),
+        "running": builder_at_work(root),
     }
 
 

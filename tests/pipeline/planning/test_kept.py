@@ -1,11 +1,15 @@
 """What a cache was built with stays until it is taken away on purpose."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from pipeline.engine import convert
 from testkit.small import MADE_UP, Small, counted, run, write_slices
 
 
@@ -137,3 +141,31 @@ def test_the_data_set_is_kept_too(tmp_path):
 )
 def test_what_cannot_be_taken_away_is_one_line(small, options, said):
     assert said in run("plan", *without_options(small), *options, code=1).stderr
+
+
+def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
+    """`plan` and `info`, while the builder is between two shards and after it has been interrupted."""
+    write_slices(small.src, range(4, 30))
+    publish, command, said = convert.Drafts.publish, [], []
+
+    def publish_and_look(self: convert.Drafts, *how: object, **more: object) -> None:
+        publish(self, *how, **more)
+        if not said:
+            outcome = subprocess.run(
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", *command],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            said.append(outcome.stdout)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert.Drafts, "publish", publish_and_look)
+    for look in (["plan", *map(str, without_options(small))], ["info", str(small.out)]):
+        command[:] = look
+        said.clear()
+        run("build", *without_options(small), "--workers", 0, code=130)
+        assert re.search(
+            r"build is running \(process \d+ on |running    a build has done \d of 4 shards: process", said[0]
+        )
+        assert "interrupted" not in said[0]
+    assert "interrupted" in run("plan", *without_options(small), code=2).stdout
+    assert "interrupted" in run("info", small.out).stdout
