@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+MAX_TEXT = 1 << 16
 
 
 def parse(kind: type[T], content: Any, where: str = "") -> T:
@@ -77,6 +78,8 @@ def _parse_plain(kind: Any, content: Any, where: str) -> Any:
         right = type(content) in (int, float) and math.isfinite(content)
     else:
         right = kind is Any or type(content) is kind
+    if isinstance(content, str) and len(content) > MAX_TEXT:
+        raise ValueError(f"{where} is longer than any text of a cache")
     _require(right, f"of type {getattr(kind, '__name__', kind)}", where)
     return content
 

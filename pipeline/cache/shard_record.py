@@ -1,6 +1,7 @@
 """This file holds a shard's done-record as types: what was read for it, and what every array holds of it."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from pipeline.dicom.records import SliceRecord, Unit
 from pipeline.planning.stages import ArraySpec
 
 FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
+XXH3 = re.compile(r"[0-9a-f]{32}")
 SLICE_FIELDS = ("slot", *SliceRecord._fields)
 REJECT_FIELDS = ("slot", "frame", "code", "message")
 
@@ -130,8 +132,12 @@ class ShardRecord:
         found = parse(ShardRecord, {**content, **lines})
         if max(len(found.slices), *(len(of.digests) for of in found.arrays.values()), 0) > MAX_ROWS_PER_SHARD:
             raise ValueError("the record has more rows than a shard")
-        for name in found.arrays:
+        for name, images in found.arrays.items():
             ArraySpec.of_name(name)
+            if any(digest and not XXH3.fullmatch(digest) for digest in images.digests):
+                raise ValueError("the record has a digest that is none")
+            if any(images.digests[len(found.slices) :]):
+                raise ValueError("the record has an image of no slice")
         slots = {line.slot for line in found.rejects} | {placed.slot for placed in found.slices if placed}
         if slots and not 0 <= min(slots) <= max(slots) < len(found.files):
             raise ValueError("the record names a file that it does not have")
