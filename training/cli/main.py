@@ -18,6 +18,7 @@ from training.run.config import Machine, TrainConfig
 
 if TYPE_CHECKING:
     from training.run.distributed import Processes
+    from training.run.runs import Run
 
 DEFAULTS = TrainConfig()
 
@@ -68,6 +69,7 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, epilog=EXIT_CODES)
+@click.version_option(package_name="ich-cache", prog_name="train")
 def main() -> None:
     """Train, evaluate and use a classifier of head-CT slices, from a cache that `pipeline build` made."""
 
@@ -169,6 +171,7 @@ def run_command(
     from training.run.distributed import join_processes
     from training.run.inference import Stopped
     from training.run.loggers import check_loggers
+    from training.run.preview import preview
 
     check_loggers(trackers)
     if "weights" in overrides:
@@ -186,22 +189,31 @@ def run_command(
             assert out is not None
             run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
             _say(processes, f"weights: {run.environment['weights']}")
+        if processes.writes:
+            click.echo("\n".join(preview(run, opened, processes)))
         try:
-            scores = job.complete(run, opened, machine, processes)
+            job.complete(run, opened, machine, processes)
         except Stopped:
             _say(processes, f"stopped; to go on: train run --resume {run.path}", err=True)
             # The other processes have stopped too; nothing is left that would need an orderly exit.
             sys.exit(STOPPED)
-        if scores:
-            side = "test" if run.has("test") else "validation"
-            _say(processes, f"{run.path}: weighted log loss on {side} {scores['weighted_log_loss']:.4f}")
-        _say(processes, f"{run.path / 'report.html'}")
+        if processes.writes:
+            _say_end(run)
 
 
-def _say(processes: "Processes", line: str, *, err: bool = False) -> None:
-    """Print a line, once however many processes there are."""
+def _say_end(run: "Run") -> None:
+    from training.scores.evaluation import in_a_line
+    from training.scores.results import read_json
+
+    for side in filter(run.has, ("validation", "test")):
+        click.echo(in_a_line(read_json(run.path / f"scores_{side}.json"), side))
+    click.echo(str(run.path / "report.html"))
+
+
+def _say(processes: "Processes", *lines: str, err: bool = False) -> None:
+    """Print lines, once however many processes there are."""
     if processes.writes:
-        click.echo(line, err=err)
+        click.echo("\n".join(lines), err=err)
 
 
 def _rehearse(
@@ -252,7 +264,7 @@ def evaluate_command(
                     f"left out, for the run may have learned from them: {gone['patients']:,} patients with "
                     f"{gone['slices']:,} slices; {listed}"
                 )
-            if "at_threshold" not in scores:
+            if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
                 click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
             click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta)}.json'}")

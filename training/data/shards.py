@@ -1,5 +1,6 @@
 """This file reads single slices out of shards: it finds them, checks them, and decodes them into given memory."""
 
+import math
 import mmap
 import struct
 import threading
@@ -67,6 +68,7 @@ class SliceReader:
         """Decode slices `which`, (m,), into m or more writable (C x S x S,) uint8 arrays.
 
         Raises:
+            ValueError: an array is not of that size.
             CacheError: a slice is damaged; it names the slice and its shard. What `out` then holds means nothing.
         """
         checksum, decompress = google_crc32c.value, DECOMPRESS[self._array.compressor]
@@ -82,6 +84,10 @@ class SliceReader:
                     raise ValueError("its checksum differs")
                 done += 1
         except (ValueError, RuntimeError, OSError) as error:
+            if destination.nbytes != (wanted := math.prod(self.shape)):
+                raise ValueError(
+                    f"out: arrays of {destination.nbytes} bytes; a slice {self.shape} has {wanted}"
+                ) from error
             files = self._array.files
             raise self._damage(which[done], error, files.where, files.way_out) from error
 

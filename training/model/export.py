@@ -1,5 +1,6 @@
 """This file writes a run's network as one file that needs no code of ours, and checks that it gives the same."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,9 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
     temporary = out.with_name(f".partial.{out.name}")
     try:
         if form == "onnx":
-            _write_onnx(program, temporary)
+            _write_onnx(program, temporary, metadata(run))
         else:
-            torch.export.save(program, temporary)
+            torch.export.save(program, temporary, extra_files={"metadata.json": json.dumps(metadata(run))})
         difference = _parity(net, run, temporary, form, cache)
         if not difference < PARITY:
             raise RunError(
@@ -83,8 +84,24 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
     return difference
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def metadata(run: Run) -> dict[str, str]:
+    """Return what a file says of itself, each as JSON: what goes in, what comes out, and where it comes from."""
+    data = run.data
+    content = {
+        "classes": data.classes,
+        "windows": [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in data.windows],
+        "channels": run.channels,  # which window each channel shows
+        "size_px": run.config.size_px,
+        "normalisation": {"mean": data.mean, "std": data.std, "of": "grey level / 255 by window; inside the network"},
+        "model": run.config.model,
+        "commit": data.commit,
+    }
+    return {name: json.dumps(value) for name, value in content.items()}
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, about: dict[str, str]) -> None:
     try:
+        import onnx
         import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
         import onnxscript  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
@@ -99,6 +116,9 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         external_data=False,
         verbose=False,
     )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, about)
+    onnx.save(model, path)
 
 
 def _parity(net: FusionNet, run: Run, path: Path, form: str, cache: Cache) -> float:

@@ -123,6 +123,18 @@ class Machine:
     loggers: tuple[str, ...] = ("tensorboard", "csv")
 
 
+# What people call some settings.
+SHORT = {
+    "lr": "learning_rate",
+    "size": "size_px",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "warmup": "warmup_fraction",
+    "patience": "patience_epochs",
+    "ema": "ema_decay",
+    "split": "split_fractions",
+    "mixup": "mixup_alpha",
+}
 RANGES: dict[str, tuple[float, float]] = {
     "size_px": (8, 4096),
     "context": (0, 5),
@@ -184,7 +196,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     types = get_type_hints(TrainConfig)
     for name in values:
         if name not in types:
-            near = difflib.get_close_matches(name, types, n=1)
+            near = [SHORT[name]] if name in SHORT else difflib.get_close_matches(name, types, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(types)}"
             raise ConfigError(f"{name}: unknown setting, {hint}")
     return TrainConfig(**{name: _typed(name, value, types[name]) for name, value in values.items()})

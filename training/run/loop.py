@@ -209,9 +209,7 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
     """
     settle(setup, learner)
     if not setup.num_validation:
-        learner.progress.best_epoch = learner.progress.epoch
-        if setup.processes.writes:
-            keep_weights(setup.run, learner)
+        keep_last(setup, learner, watch)
         return
     lines, probabilities = predict_slices(
         compiled(learner.evaluated, setup.config),
@@ -233,11 +231,23 @@ def keep_if_better(
     data = setup.run.data
     loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
     progress = learner.progress
+    if loss is None:
+        keep_last(setup, learner, watch)
+        return
     watch.saw_validation(progress, loss)
+    watch.say_epoch(progress, loss)
     if loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = loss, progress.epoch
         if setup.processes.writes:
             keep_weights(setup.run, learner)
+
+
+def keep_last(setup: Job, learner: Learner[Any], watch: Watch) -> None:
+    """Keep an epoch's weights where nothing on validation says how good they are."""
+    watch.say_epoch(learner.progress, None)
+    learner.progress.best_epoch = learner.progress.epoch
+    if setup.processes.writes:
+        keep_weights(setup.run, learner)
 
 
 def settle(setup: Setup, learner: Learner[FusionNet]) -> None:

@@ -14,7 +14,7 @@ from training.run.inference import predict_slices
 from training.run.job import begin
 from training.run.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
 from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
-from training.run.watch import Watch
+from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
 
 
@@ -53,7 +53,7 @@ def rehearse(
             f"{total} steps of {config.batch_size * config.accumulation} slices, {step_s:.3f} s each",
             f"{setup.num_validation} validation slices an epoch, {slice_s * 1000:.2f} ms each",
             f"{_memory(processes.device)}",
-            f"the run will take about {_duration(seconds)}",
+            f"the run will take about {duration(seconds)}",
         ]
     )
 
@@ -98,8 +98,3 @@ def _memory(device: torch.device) -> str:
         if peak_bytes is None
         else f"memory: {peak_bytes / 2**30:.2f} GiB at the peak"
     )
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

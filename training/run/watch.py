@@ -41,6 +41,7 @@ class Watch:
         self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
         self._lines: list[list[Tensor]] = [[]]  # the slices of each step, and of the one under way
         self._images, self._since = 0, time.perf_counter()
+        self._began, self._first_epoch, self._epoch_losses = time.perf_counter(), progress.epoch, list[float]()
         self._log = Log(run.log, progress.log_bytes) if processes.writes else None
         self._loggers = Loggers(run, loggers, progress.step) if processes.writes else None
         self._bar = tqdm(
@@ -88,6 +89,7 @@ class Watch:
         for i, (loss, norm) in enumerate(values):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 self._stop(self._steps[i]["step"], loss, norm, self._lines[i])
+        self._epoch_losses += [loss for loss, _ in values]
         if self._log and self._loggers:
             speed = {"images_per_s": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
             lines = [
@@ -110,6 +112,24 @@ class Watch:
             self._loggers.log([line])
         self._since = time.perf_counter()
 
+    def say_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
+        """Print a line on the epoch that ends: its losses, and how long the rest will take.
+
+        Args:
+            weighted_log_loss: on validation; None where there is no validation side.
+        """
+        trained, self._epoch_losses = self._epoch_losses, []
+        if not self._processes.writes:
+            return
+        said = [f"training loss {np.mean(trained):.4f}"] if trained else []  # none in an epoch that was only scored
+        if weighted_log_loss is not None:
+            said.append(f"validation log loss {weighted_log_loss:.4f}")
+        epochs, done = self._run.config.epochs, progress.epoch + 1
+        left = (time.perf_counter() - self._began) / (done - self._first_epoch) * (epochs - done)
+        if left:
+            said.append(f"about {duration(left)} left")
+        tqdm.write(f"epoch {done} of {epochs}: {', '.join(said)}")
+
     def sync(self) -> int:
         """Bring the log to the disk and return its length in bytes."""
         return self._log.sync() if self._log else 0
@@ -125,3 +145,9 @@ class Watch:
             f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
             f"the weights were not touched; its slices are in {path}; look at them, or start anew with a lower --lr"
         )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, to the second or the minute."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

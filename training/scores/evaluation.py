@@ -13,6 +13,7 @@ import numpy as np
 from training.errors import RunError
 from training.run.runs import write_json
 from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
+from training.scores.headline import headline
 from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json
 from training.scores.pooling import LEVELS, patient_groups, pool
@@ -176,6 +177,17 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
         lines.append(f"{name:<18}{of['positives']:>8,}   {cells}".rstrip())
     whole = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
     return "\n".join([*lines, "", f"weighted log loss on {what}: {whole}"])
+
+
+def in_a_line(content: Mapping[str, Any], what: str) -> str:
+    """Return one line to print: the loss, and the headline's ranked scores."""
+    main = headline(content)
+    ranked = (
+        f"{words} {main.words} {_value(main.scores.get(key), None)}"
+        for key, words in (("roc_auc", "ROC AUC"), ("average_precision", "average precision"))
+    )
+    whole = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
+    return ", ".join([f"weighted log loss on {what} {whole}", *ranked])
 
 
 def _value(value: float | None, span: Sequence[float] | None) -> str:

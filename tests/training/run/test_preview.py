@@ -1,0 +1,80 @@
+"""This file tests what `train` says: before a run, epoch by epoch, at its end, and in the exported file."""
+
+import json
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from testkit.fake_cache import CLASSES, WINDOWS, relabel, write_cache
+from tests.training.run.test_train_cli import QUICK, refused, train
+from training.data.cache import open_cache
+from training.data.shards import SliceReader
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    fake = write_cache(tmp_path_factory.mktemp("cache") / "c.zarr", patients=10, slices=4)
+    relabel(fake, {(line, "epidural"): 0 for line in range(40)})
+    return fake
+
+
+@pytest.fixture(scope="module")
+def said(fake, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    result = train("run", "--cache", fake.path, "--out", run, *QUICK, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return run, result.stdout
+
+
+def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
+    _, text = said
+    before = text[: text.index("epoch 1 of 2")]
+    assert "shufflenet_v2_x0_5 at 32 px, none weights, on cpu" in before
+    assert "2 epochs of 4 steps of 8 slices, 8 steps in all" in before
+    sides = re.findall(r"^(train|validation|test) +(\d+) patients, (\d+) series, (\d+) slices", before, re.MULTILINE)
+    assert sum(int(patients) for _, patients, _, _ in sides) == 10
+    assert sum(int(slices) for *_, slices in sides) == 40
+    any_of = [int(count) for count in re.findall(r"any (\d+)$", before, re.MULTILINE)]
+    assert sum(any_of) == fake.table["any"].sum()
+    assert re.search(r"warning: train has no positive slice of epidural.*: the network cannot learn it", before)
+    assert re.search(r"warning: test has no positive slice of epidural.*will be undefined", before)
+
+
+def test_each_epoch_is_a_line_and_the_end_has_both_scores(said):
+    run, text = said
+    lines = re.findall(r"^epoch (\d) of 2: training loss (\d\.\d+), validation log loss (\d\.\d+)", text, re.MULTILINE)
+    assert [number for number, *_ in lines] == ["1", "2"]
+    for side in ("validation", "test"):
+        scores = json.loads((run / f"scores_{side}.json").read_text())
+        assert f"weighted log loss on {side} {scores['weighted_log_loss']:.4f}" in text
+
+
+def test_version_and_the_names_that_people_use_for_settings(fake, tmp_path):
+    assert re.fullmatch(r"train, version \d+\.\S+\n", train("--version").stdout)
+    line = refused("run", "--cache", fake.path, "--out", tmp_path / "run", *QUICK, "--set", "lr=1")
+    assert "did you mean learning_rate?" in line
+
+
+def test_exported_files_say_what_goes_in_and_out(said):
+    run, _ = said
+    assert train("export", "--run", run).exit_code == 0
+    model = onnx.load(run / "model.onnx")
+    about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert about["classes"] == list(CLASSES)
+    assert [window["name"] for window in about["windows"]] == [name for name, *_ in WINDOWS]
+    assert about["size_px"] == 32
+    assert len(about["normalisation"]["mean"]) == 3
+    onnx.checker.check_model(model)
+    assert train("export", "--run", run, "--format", "torch").exit_code == 0
+    extra = {"metadata.json": ""}
+    torch.export.load(run / "model.pt2", extra_files=extra)
+    assert json.loads(json.loads(extra["metadata.json"])["size_px"]) == 32
+
+
+def test_memory_of_a_wrong_size_is_not_called_damage(fake):
+    reader = SliceReader(open_cache(fake.path), 32, np.arange(4))
+    with pytest.raises(ValueError, match=r"arrays of 1024 bytes; a slice \(3, 32, 32\) has 3072"):
+        reader.read(np.arange(2), np.empty((2, 1024), np.uint8))

@@ -1,0 +1,61 @@
+"""This file says what a run will do before it does it, and what may come of its split."""
+
+import numpy as np
+
+from training.data.cache import Cache
+from training.data.linked import FILE as LINKED
+from training.data.linked import describe, read_linked
+from training.data.neighbours import SERIES
+from training.data.split import SIDES
+from training.run.distributed import Processes
+from training.run.runs import Run
+from training.run.schedule import Schedule
+from training.run.setup import lines_of
+from training.scores.metrics import SOFT_THRESHOLD
+
+
+def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
+    """Return lines to print before training: device, network, sides with positives by class, steps, and warnings."""
+    config = run.config
+    sides = {side: lines_of(run, cache, side) for side in SIDES if run.has(side)}
+    schedule = Schedule(len(sides["train"]), config)
+    device = str(run.environment.get("device", processes.device.type))
+    together = f"{processes.count} processes on {device}" if processes.count > 1 else device
+    step = config.batch_size * config.accumulation
+    lines = [
+        f"{run.path}: {config.model} at {config.size_px} px, {config.weights} weights, on {together}",
+        f"cache {cache.path}, commit {cache.commit}",
+        *(_side_line(cache, side, lines) for side, lines in sides.items()),
+        f"{config.epochs} epochs of {schedule.steps:,} steps of {step:,} slices, {schedule.total_steps:,} steps in "
+        "all; an estimate of the time comes with the first epoch, or beforehand with --dry-run",
+    ]
+    if (run.path / LINKED).exists():
+        lines += describe(read_linked(run.path / LINKED), cache.table["patient_id"].nunique())
+    return lines + warnings(cache, sides)
+
+
+def _side_line(cache: Cache, side: str, lines: np.ndarray) -> str:
+    table, positive = cache.table.iloc[lines], positives(cache, lines)
+    found = ", ".join(f"{name} {count:,}" for name, count in positive.items())
+    patients, series = table["patient_id"].nunique(), len(table[SERIES].drop_duplicates())
+    return f"{side:<10} {patients:,} patients, {series:,} series, {len(lines):,} slices; positive: {found}"
+
+
+def positives(cache: Cache, lines: np.ndarray) -> dict[str, int]:
+    """Return how many of the lines are positive, by class."""
+    counts = (cache.labels()[lines] >= SOFT_THRESHOLD).sum(axis=0)  # NaN is not
+    return dict(zip(cache.classes, counts.tolist(), strict=True))
+
+
+def warnings(cache: Cache, sides: dict[str, np.ndarray]) -> list[str]:
+    """Say which side lacks positives of which class, and what that means."""
+    meaning = {
+        "train": "the network cannot learn it",
+        "validation": "no threshold and no calibration can be chosen for it",
+        "test": "its recall and ROC AUC will be undefined",
+    }
+    lines = []
+    for side, found in sides.items():
+        if missing := [name for name, count in positives(cache, found).items() if not count]:
+            lines.append(f"warning: {side} has no positive slice of {', '.join(missing)}: {meaning[side]}")
+    return lines
