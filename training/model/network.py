@@ -14,6 +14,7 @@ from training.model.backbones import build_backbone, describe_pretrained, fit_to
 from training.model.channels import RGB
 from training.model.weights import load_exactly, load_foreign
 from training.run.config import TrainConfig
+from training.run.digests import check
 
 
 class FusionNet(nn.Module):
@@ -116,6 +117,7 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
     """
     if not path.is_file():
         raise RunError(f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}")
+    check(path, "restore it, or train a new run")
     net = build_model(dataclasses.replace(config, weights="none"), num_classes, channels)
     try:
         load_exactly(net, path)

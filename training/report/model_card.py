@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.linked import describe
+from training.run.digests import write_atomically
 from training.scores.results import Results
 
 AUTHORS = "*to be filled in by the authors*"
@@ -16,7 +17,8 @@ def write_model_card(results: Results) -> Path:
     Radiology: Artificial Intelligence 6 (2024); Collins et al., "TRIPOD+AI statement", BMJ 385 (2024).
     """
     path = results.path / "model_card.md"
-    path.write_text(model_card(results), encoding="utf-8")
+    text = model_card(results)
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 

@@ -28,6 +28,7 @@ from training.report.sets import other_sets
 from training.report.slices import mistakes, sheet
 from training.report.strips import strips
 from training.report.subgroups import subgroups
+from training.run.digests import write_atomically
 from training.run.runs import open_run
 from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD
@@ -66,7 +67,8 @@ def write_report(run: Path, cache: Cache | None) -> Path:
     write_model_card(results)
     title = f"{_config(results).get('model', 'A model')} on {_seen(results)}"
     path = run / "report.html"
-    path.write_text(page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE)), encoding="utf-8")
+    text = page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE))
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 

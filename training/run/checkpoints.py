@@ -11,7 +11,8 @@ from torch import Tensor
 
 from training.errors import RunError
 from training.run import config as settings
-from training.run.runs import Run, write_atomically
+from training.run.digests import check, write_atomically
+from training.run.runs import Run
 
 
 @dataclass
@@ -55,6 +56,7 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
         "commit": run.data.commit,
         "split": run.data.split,
     }
+    run.checkpoints.mkdir(exist_ok=True)
     path = run.checkpoints / f"step_{checkpoint.progress.step:09d}.pt"
     write_atomically(path, lambda file: torch.save(content, file))
     for old in list_checkpoints(run)[:-keep]:
@@ -77,13 +79,15 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
     if not paths:
         return None
     path = paths[-1]
+    way_out = "remove it to go on from the one before" if len(paths) > 1 else "remove it to begin again from the start"
+    check(path, way_out)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**content["progress"])
         config = settings.from_mapping(content["config"])
     except Exception as error:  # torch, pickle and zipfile each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: cannot be read ({reason}); remove it to go on from the one before") from error
+        raise RunError(f"{path}: cannot be read ({reason}); {way_out}") from error
     changes = settings.differences(config, run.config)
     changes += [
         f"{name}: {content[name]} there, {getattr(run.data, name)} here"

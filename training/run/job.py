@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from training.run.distributed import Processes
 from training.run.functions import code_digest, find_function, is_own
 from training.run.loggers import Loggers
 from training.run.loop import fit
+from training.run.owner import owned
 from training.run.runs import (
     Run,
     check_free,
@@ -148,8 +150,9 @@ def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> 
     Returns:
         the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
-    fit(run, cache, machine, processes)
-    return finish(run, cache, machine, processes)
+    with owned(run.path) if processes.writes else nullcontext():
+        fit(run, cache, machine, processes)
+        return finish(run, cache, machine, processes)
 
 
 def finish(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:

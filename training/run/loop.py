@@ -22,9 +22,10 @@ from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
 from training.run.config import Machine, TrainConfig
 from training.run.device import missing_determinism_explained
+from training.run.digests import write_atomically
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
-from training.run.runs import Run, write_atomically
+from training.run.runs import Run
 from training.run.setup import Job, Learner, N, Setup, compiled, prepare, set_up, start
 from training.run.watch import Watch
 from training.scores.metrics import score

@@ -4,11 +4,11 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
+from training.run.digests import accept, begin, cannot_write, check, prefix, root_of, write_atomically
 
 # One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
 # validation and its weighted log loss besides. What a line does not have is empty.
@@ -159,8 +160,9 @@ def new_folder(path: Path) -> Iterator[None]:
         RunError: the folder exists and is not empty.
     """
     check_free(path)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     (path / UNFINISHED).touch()
+    begin(path)
     yield
     (path / UNFINISHED).unlink()
 
@@ -188,7 +190,8 @@ def create_run(
         RunError: the folder exists and is not empty.
     """
     check_free(path)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
+    begin(path)
     split = path / "split.csv"
     write_split(split, cache.table, sides)
     nothing = pd.DataFrame(columns=["group", "unit", *IDENTITY, *cache.classes, "done"])
@@ -215,6 +218,14 @@ def create_run(
     return run
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder; raises a RunError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def check_free(path: Path) -> None:
     """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
     is_run = (path / "settings.json").exists()
@@ -234,6 +245,7 @@ def open_run(path: Path) -> Run:
         raise RunError(
             f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
         )
+    check(file, "restore it, or start a new run")
     try:
         content = json.loads(file.read_bytes())
         data = {name: _tuples(value) for name, value in content["data"].items()}
@@ -262,6 +274,9 @@ class Log:
 
     def __init__(self, path: Path, length_bytes: int = 0) -> None:
         """Open the log, cut to its first `length_bytes`; 0 starts anew, with a header."""
+        self._path = path
+        if (root := root_of(path)) is not None and path.exists():
+            accept(root, path, prefix(path, length_bytes))
         self._file = open(path, "r+" if length_bytes else "w", newline="", encoding="utf-8")  # noqa: SIM115
         self._file.seek(length_bytes)
         self._file.truncate()
@@ -275,33 +290,18 @@ class Log:
 
     def sync(self) -> int:
         """Bring every line to the disk and return the length in bytes, which a checkpoint remembers."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            length = self._file.tell()
+            if (root := root_of(self._path)) is not None:
+                accept(root, self._path, prefix(self._path, length))
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        return length
 
     def close(self) -> None:
         self._file.close()
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace a file so that after a kill or a power cut it is the old one or the new one, whole."""
-    # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's entries to the disk; without it a rename may be lost with the power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

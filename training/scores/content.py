@@ -9,7 +9,8 @@ import pandas as pd
 from training.data.cache import Cache, open_cache
 from training.data.pixels import pixel_codes
 from training.errors import CacheError, RunError
-from training.run.runs import Run, write_atomically
+from training.run.digests import check, write_atomically
+from training.run.runs import Run
 
 FILE = "content.npz"
 
@@ -54,6 +55,7 @@ def read_content(run: Path) -> Content:
     Raises:
         RunError: it is missing or damaged.
     """
+    check(run / FILE, "evaluate on the run's own commit")
     try:
         with np.load(run / FILE) as arrays:
             return Content(arrays["keys"], arrays["facts"], arrays["pixels"])

@@ -1,6 +1,5 @@
 """This file scores predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.errors import RunError
+from training.run.digests import check, write_atomically
 from training.run.runs import write_json
 from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
 from training.scores.headline import headline
@@ -65,6 +65,8 @@ def read_operating(run: Path, kind: str = "") -> dict[str, Operating]:
     files = [run / f"{what}{kind}.json" for what in ("thresholds", "calibration")]
     if not all(file.exists() for file in files):
         return {}
+    for file in files:
+        check(file, f"run: train evaluate --run {run} --split validation{' --tta' if kind else ''}")
     try:
         return from_json(*(json.loads(file.read_bytes()) for file in files))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -81,12 +83,10 @@ def log_look(run: Path, what: str, commit: str, slices: int, now: datetime) -> N
         now: with its time zone.
     """
     file = run / "looks.csv"
-    new = not file.exists()
-    with open(file, "a", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
-        if new:
-            writer.writerow(LOOK_COLUMNS)
-        writer.writerow((now.isoformat(timespec="seconds"), what, commit, slices))
+    check(file, "restore it; it says how often test was looked at")
+    before = file.read_text(encoding="utf-8") if file.exists() else ",".join(LOOK_COLUMNS) + "\n"
+    line = ",".join((now.isoformat(timespec="seconds"), what, commit, str(slices)))
+    write_atomically(file, lambda opened: opened.write(f"{before}{line}\n".encode()))
 
 
 def evaluate_predictions(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from training.errors import RunError
+from training.run.digests import check
 
 TEXT_COLUMNS = ("image_id", "patient_id", "study_instance_uid", "series_instance_uid")
 COLUMNS = ("row", *TEXT_COLUMNS, "z_norm")
@@ -38,7 +39,10 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         RunError: the file cannot be read or is not a table of predictions.
     """
-    way_out = "run: train evaluate --run RUN"
+    name = path.stem.removeprefix("predictions_")
+    tta = " --tta" if name.endswith("_tta") else ""
+    way_out = f"run: train evaluate --run {path.parent} --split {name.removesuffix('_tta')}{tta}"
+    check(path, way_out)
     try:
         names = pd.read_csv(path, nrows=0).columns
         # The parsers of pandas before 3.1 are off by a bit in some numbers; Python's is exact.

@@ -10,6 +10,7 @@ import pandas as pd
 from training.data.linked import FILE as LINKED
 from training.data.linked import read_linked
 from training.errors import RunError
+from training.run.digests import check
 from training.scores.predictions import Predictions, read_predictions
 
 # The order in which a report prefers them: what was kept aside longest comes first.
@@ -68,7 +69,7 @@ def read_results(run: Path) -> Results:
         split=_read_csv(run / "split.csv", ("patient_id", "split")),
         log=_read_csv(run / "log.csv", ("step", "epoch")),
         looks=_read_csv(run / "looks.csv", ("time", "what", "commit", "slices")),
-        linked=read_linked(run / LINKED) if (run / LINKED).exists() else pd.DataFrame(),
+        linked=_read_linked(run / LINKED) if (run / LINKED).exists() else pd.DataFrame(),
         predictions={name: read_predictions(file) for name, file in predictions.items() if file.exists()},
         scores={name: read_json(file) for name, file in scores.items() if file.exists()},
     )
@@ -80,15 +81,25 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         RunError: the file is missing or damaged.
     """
+    name = file.stem.removeprefix("scores_")
+    again = f"run: train evaluate --run {file.parent} --split {name.removesuffix('_tta')}"
+    again += " --tta" if name.endswith("_tta") else ""
+    check(file, again if file.name.startswith("scores_") else "restore it, or start a new run")
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({error}); run: train evaluate --run {file.parent}") from error
 
 
+def _read_linked(file: Path) -> pd.DataFrame:
+    check(file, "restore it, or start a new run")
+    return read_linked(file)
+
+
 def _read_csv(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame(columns=list(columns))
+    check(file, "restore it; the run itself does not need it")
     try:
         return pd.read_csv(file, dtype={"patient_id": str})
     except ValueError as error:

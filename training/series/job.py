@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from training.run import config as settings
 from training.run.config import Machine, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import environment, finish
+from training.run.owner import owned
 from training.run.runs import Run, check_free, create_run, digest, new_folder, open_run
 from training.scores.content import open_own_cache, read_content, write_content
 from training.series.features import check_alone, open_features, write_features
@@ -145,8 +147,9 @@ def resume(
 
 def complete(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
     """Train a head to its end, score it on validation and test, and write its report; returns the scores on test."""
-    fit_head(run, base, cache, machine, processes)
-    return finish(run, cache, machine, processes)
+    with owned(run.path) if processes.writes else nullcontext():
+        fit_head(run, base, cache, machine, processes)
+        return finish(run, cache, machine, processes)
 
 
 def _own_cache(base: Run, cache_path: str | Path | None, local_copy: Path | None) -> Cache:

@@ -13,6 +13,7 @@ from training.errors import RunError
 from training.model.loss import image_losses
 from training.model.network import FusionNet
 from training.run.config import Machine
+from training.run.digests import check
 from training.run.distributed import Processes
 from training.run.runs import Run, digest, open_run, write_json
 from training.run.setup import load_slice_network
@@ -131,6 +132,7 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
     """
     if not run.weights.is_file():
         raise RunError(f"{run.weights}: no weights yet; train an epoch first: train series --resume {run.path}")
+    check(run.weights, "restore it, or train a new run")
     try:
         state = load_file(run.weights)
         head = SeriesHead(len(state["norm.weight"]), len(run.data.classes), run.config)

@@ -60,7 +60,13 @@ def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path
     with new_folder(path):
         create_run(path, settings(), cache, sides, MEAN_STD, {})
     assert open_run(path).sides(cache).tolist() == sides.tolist()
-    assert sorted(file.name for file in path.iterdir()) == ["checkpoints", "linked.csv", "settings.json", "split.csv"]
+    assert sorted(file.name for file in path.iterdir() if file.suffix != ".lock") == [
+        "checkpoints",
+        "digests.json",
+        "linked.csv",
+        "settings.json",
+        "split.csv",
+    ]
     with pytest.raises(RunError, match=f"go on with it: train run --resume {path}"), new_folder(path):
         pass
 
@@ -86,6 +92,9 @@ def test_no_run_and_damaged_settings_are_named(tmp_path, run):
     content = json.loads(file.read_text())
     content["config"]["batchsize"] = 3
     file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"settings\.json: is damaged: it does not have the SHA-256"):
+        open_run(run.path)
+    (run.path / "digests.json").unlink()  # nothing is checked any more
     with pytest.raises(RunError, match="did you mean batch_size"):
         open_run(run.path)
     file.write_text("{")
@@ -134,7 +143,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         file.write(b"ne")
         raise OSError("No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"file: cannot be written \(No space left on device\).*: free space"):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     write_atomically(path, lambda file: file.write(b"new"))

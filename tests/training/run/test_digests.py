@@ -1,0 +1,144 @@
+"""This file flips bits in a run's folder, holds it for two trainers, and fills the disk: one line each."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testkit.fake_cache import write_cache
+from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
+from training.errors import RunError
+from training.run.digests import FILE, begin, check, write_atomically
+from training.run.owner import owned
+
+# What each file's reader is called by, and the words that it must say about the way out.
+READERS = {
+    "settings.json": (["evaluate", "--device", "cpu", "--run"], "restore it"),
+    "split.csv": (["evaluate", "--device", "cpu", "--run"], "restore"),
+    "linked.csv": (["report", "--run"], "restore"),
+    "weights.safetensors": (["evaluate", "--device", "cpu", "--run"], "restore it, or train a new run"),
+    "predictions_test.csv": (["report", "--run"], "train evaluate --run .* --split test"),
+    "predictions_validation.csv": (["report", "--run"], "train evaluate --run .* --split validation"),
+    "scores_test.json": (["report", "--run"], "train evaluate --run .* --split test"),
+    "thresholds.json": (["report", "--run"], "train evaluate --run .* --split validation"),
+    "calibration.json": (["report", "--run"], "train evaluate --run .* --split validation"),
+    "looks.csv": (["report", "--run"], "restore it"),
+    "log.csv": (["report", "--run"], "restore it"),
+    "digests.json": (["report", "--run"], "restore it"),
+    "checkpoint": (["run", "--device", "cpu", "--resume"], "remove it to go on from the one before"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "c.zarr", patients=8, slices=3).path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    result = train("run", "--cache", cache, "--out", path, *QUICK, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def flip(file: Path, rng: np.random.Generator) -> None:
+    content = bytearray(file.read_bytes())
+    at = int(rng.integers(len(content) * 8))
+    content[at // 8] ^= 1 << at % 8
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_flipped_bit_is_found_by_the_command_that_uses_it(name, finished, tmp_path):
+    command, way_out = READERS[name]
+    run = shutil.copytree(finished, tmp_path / "run")
+    file = sorted((run / "checkpoints").iterdir())[-1] if name == "checkpoint" else run / name
+    flip(file, np.random.default_rng(len(name)))
+    line = refused(*command, run)
+    assert file.name in line
+    assert re.search(way_out, line), line
+
+
+def test_the_way_out_of_a_damaged_checkpoint_works(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    flip(newest, np.random.default_rng(0))
+    refused("run", "--resume", run, "--device", "cpu")
+    newest.unlink()
+    assert train("run", "--resume", run, "--device", "cpu").exit_code == 0
+    assert (run / "weights.safetensors").read_bytes() == (finished / "weights.safetensors").read_bytes()
+
+
+def test_the_way_out_of_damaged_predictions_works(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    for name in ("predictions_test.csv", "scores_test.json"):
+        flip(run / name, np.random.default_rng(0))
+    assert train("evaluate", "--run", run, "--device", "cpu").exit_code == 0
+    assert train("report", "--run", run).exit_code == 0
+
+
+def test_a_kill_between_digest_and_file_leaves_a_file_that_is_accepted(tmp_path, monkeypatch):
+    begin(tmp_path)
+    write_atomically(tmp_path / "a", lambda file: file.write(b"old"))
+    replace = Path.replace
+
+    def die(self, target):
+        if Path(target).name == "a":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
+    check(tmp_path / "a", "")
+    write_atomically(tmp_path / "a", lambda file: file.write(b"newer"))
+    check(tmp_path / "a", "")
+    (tmp_path / "a").write_bytes(b"other")
+    with pytest.raises(RunError, match="a: is damaged"):
+        check(tmp_path / "a", "")
+    (tmp_path / FILE).unlink()  # nobody keeps digests here
+    check(tmp_path / "a", "")
+
+
+def test_a_run_has_one_trainer_and_the_second_learns_who_it_is(finished):
+    code = (
+        "import sys, time; from pathlib import Path; from training.run.owner import owned\n"
+        f"with owned(Path({str(finished)!r})):\n    print('held', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        line = refused("run", "--resume", finished, "--device", "cpu")
+        assert f"process {holder.pid} on" in line
+    finally:
+        holder.kill()
+        holder.wait()
+    with owned(finished):  # the lock died with its process
+        pass
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only")])
+@pytest.mark.parametrize("name", [".step_", ".weights", ".predictions_test", ".report"])
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(number, words, name, cache, tmp_path, monkeypatch):
+    path, fsync = tmp_path / "run", os.fsync
+
+    def full(descriptor):
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(name):
+            raise OSError(number, os.strerror(number))
+        return fsync(descriptor)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        line = refused("run", "--cache", cache, "--out", path, *QUICK)
+    assert words in line
+    assert "free space" in line
+    assert not list(path.rglob("*.partial"))
+    assert train("run", "--resume", path, "--device", "cpu").exit_code == 0  # the way out

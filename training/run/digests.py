@@ -1,0 +1,157 @@
+"""This file knows what a run's files were when they were written, so that a bit that rots on disk is found on reading.
+
+`digests.json` of the run's folder has the SHA-256 of each file. It names the new digest beside the old one before the
+file is replaced, so that a kill in between leaves a file that one of the two fits. log.csv, which grows, has that of
+its beginning. A folder without `digests.json` (what somebody else put together) is not checked.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from training.errors import RunError
+
+FILE = "digests.json"
+LOCK = ".digests.lock"
+PIECE = 1 << 22
+Accepted = tuple[int, str]  # length in bytes, SHA-256 of so many
+
+
+def begin(root: Path) -> None:
+    """Have the digests of everything that is written below a run's folder from here on kept in it."""
+    if not (root / FILE).exists():
+        _write(root, {})
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file so that after a kill or a power cut it is the old one or the new one, whole; nothing else stays.
+
+    Raises:
+        RunError: it cannot be written: a full disk, a read-only mount.
+    """
+    # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if (root := root_of(path)) is not None:
+            accept(root, path, (temporary.stat().st_size, _digest(temporary)))
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """Return the error for a file that cannot be written, with the way out."""
+    return RunError(
+        f"{path}: cannot be written ({error.strerror or error}); what was there before is whole: free space, or make "
+        "the folder writable, and give the same command again (a run: train run --resume DIR)"
+    )
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk; without it a rename may be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def accept(root: Path, path: Path, new: Accepted) -> None:
+    """Let a file below the run's folder be what has this length and digest, or what it is now.
+
+    A log is to have its new beginning only, which it has already when this is called.
+    """
+    name = path.relative_to(root).as_posix()
+    with FileLock(root / LOCK):
+        known = _read(root)
+        replaced = path.exists() and not _grows(path)
+        now = [old for old in known.get(name, []) if replaced and _fits(path, old)]
+        gone = [other for other in known if other.startswith("checkpoints/") and not (root / other).exists()]
+        _write(root, {other: of for other, of in known.items() if other not in gone} | {name: [*now, new]})
+
+
+def check(path: Path, way_out: str) -> None:
+    """Raise a RunError unless a file of a run is one that the run wrote.
+
+    Args:
+        way_out: what to do then.
+    """
+    if (root := root_of(path)) is None:
+        return
+    accepted = _read(root).get(path.relative_to(root).as_posix())
+    try:
+        if accepted is None or not path.exists() or any(_fits(path, of) for of in accepted):
+            return
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
+    raise RunError(f"{path}: is damaged: it does not have the SHA-256 that {FILE} has for it; {way_out}")
+
+
+def root_of(path: Path) -> Path | None:
+    """Return the run's folder that a file lies in, or None where nobody keeps digests."""
+    return next((folder for folder in (path.parent, path.parent.parent) if (folder / FILE).exists()), None)
+
+
+def prefix(path: Path, length: int) -> Accepted:
+    """Return the digest of a file's first `length` bytes."""
+    return length, _digest(path, length)
+
+
+def _fits(path: Path, of: Accepted) -> bool:
+    length, digest = of
+    size = path.stat().st_size
+    return (size == length or (size > length and _grows(path))) and _digest(path, length) == digest
+
+
+def _grows(path: Path) -> bool:
+    return path.name == "log.csv"
+
+
+def _digest(path: Path, length: int | None = None) -> str:
+    digest, left = hashlib.sha256(), path.stat().st_size if length is None else length
+    with open(path, "rb") as file:
+        while left > 0 and (piece := file.read(min(PIECE, left))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()
+
+
+def _read(root: Path) -> dict[str, list[Accepted]]:
+    file = root / FILE
+    way_out = "restore it; or remove it, and nothing of this run is checked any more"
+    try:
+        content = json.loads(file.read_bytes())
+        files = content["files"]
+        if hashlib.sha256(_canonical(files)).hexdigest() != content["sha256"]:
+            raise ValueError("its own digest differs")
+        return {name: [(int(length), str(digest)) for length, digest in of] for name, of in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{file}: is damaged ({error}); {way_out}") from error
+
+
+def _write(root: Path, files: dict[str, list[Accepted]]) -> None:
+    content = {"files": files, "sha256": hashlib.sha256(_canonical(files)).hexdigest()}
+    temporary = root / f".{FILE}.partial"
+    with open(temporary, "wb") as opened:
+        opened.write(json.dumps(content, indent=2).encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(root / FILE)
+    sync_folder(root)
+
+
+def _canonical(files: object) -> bytes:
+    return json.dumps(files, sort_keys=True, separators=(",", ":")).encode()

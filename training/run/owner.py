@@ -1,0 +1,49 @@
+"""This file keeps a run's folder to one trainer at a time, by an OS lock that dies with its process."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from training.errors import RunError
+from training.run.digests import cannot_write
+
+LOCK, HOLDER = ".owner.lock", ".owner.json"
+
+
+@contextlib.contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Hold a run's folder while the context lasts.
+
+    Raises:
+        RunError: another process trains this run; says which and since when. Or the folder cannot be written.
+    """
+    lock = FileLock(run / LOCK)
+    try:
+        lock.acquire(timeout=0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+        (run / HOLDER).write_text(json.dumps(holder))
+    except Timeout:
+        raise RunError(f"{run}: {_holder(run)} trains this run; wait for it, or end it") from None
+    except OSError as error:
+        lock.release()
+        raise cannot_write(run / LOCK, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (run / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(run: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        holder = json.loads((run / HOLDER).read_bytes())
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
+    return "another process"
