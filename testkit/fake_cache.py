@@ -51,6 +51,7 @@ def write_cache(
     seed: int = 0,
     row_seed: int = 0,
     windows: tuple[tuple[str, float, float], ...] = WINDOWS,
+    label_level: str = "slice",
 ) -> FakeCache:
     """Write a cache of patients x slices slices, one series a patient.
 
@@ -68,6 +69,8 @@ def write_cache(
         table["z_mm"] = np.nan
     capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
     table["row"] = np.random.default_rng(row_seed).permutation(capacity)[: len(table)]
+    if label_level != "slice":  # one series a patient
+        table[list(classes)] = table.groupby("patient_id")[list(classes)].transform("max")
     labels = table[list(classes)].to_numpy(float) if classes else np.zeros((len(table), 0))
     images = {size: _images(np.random.default_rng((seed, size)), labels, size, len(windows)) for size in sizes}
 
@@ -77,6 +80,8 @@ def write_cache(
         stored[table["row"]] = images[size]
         write_arrays(path, size, stored, rows_per_shard, compressor)
     commit_table(path, table, classes, windows, sizes, rows_per_shard)
+    if label_level != "slice":
+        relabel(FakeCache(path, table, images), {}, label_level=label_level)
     return FakeCache(path, table, images)
 
 
@@ -239,8 +244,8 @@ def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> N
     group[f"sums/{size}-0badcafe"][row] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)  # type: ignore[index]
 
 
-def relabel(fake: FakeCache, values: dict[tuple[int, str], float]) -> None:
-    """Give lines other labels, by line and class, in a table of a new digest."""
+def relabel(fake: FakeCache, values: dict[tuple[int, str], float], **attributes: str) -> None:
+    """Give lines other labels, by line and class, in a table of a new digest, and the commit other attributes."""
     for (line, name), value in values.items():
         fake.table[name] = fake.table[name].astype("Float64")
         fake.table.loc[line, name] = value
@@ -248,4 +253,4 @@ def relabel(fake: FakeCache, values: dict[tuple[int, str], float]) -> None:
     digest = hashlib.sha256(text).hexdigest()
     (fake.path / "tables" / f"{digest}.csv").write_bytes(text)
     metadata = {"file": f"tables/{digest}.csv", "digest": digest}
-    recommit(fake.path, lambda commit: commit["attributes"].update(metadata=metadata))
+    recommit(fake.path, lambda commit: commit["attributes"].update(metadata=metadata, **attributes))

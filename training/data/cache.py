@@ -41,6 +41,7 @@ class Cache:
         classes: names, in column order; empty where the cache has no labels.
         class_weights: (K,) float32, in the order of `classes`.
         splits: shares of the patients for train, validation and test, as the catalog states them.
+        label_level: what one label is for: slice, series, study or patient; a slice has that of what it is part of.
         sizes: image sides S in pixels, ascending.
         rows_per_shard: slices in one shard.
         num_slices: lines of the table, N.
@@ -55,6 +56,7 @@ class Cache:
     classes: tuple[str, ...]
     class_weights: np.ndarray
     splits: tuple[float, float, float]
+    label_level: str
     sizes: tuple[int, ...]
     rows_per_shard: int
     num_slices: int
@@ -104,6 +106,11 @@ class Cache:
             CacheError: the cache has no such series.
         """
         lines = self.table[self.table["series_instance_uid"] == uid]
+        if (studies := len(lines[["patient_id", "study_instance_uid"]].drop_duplicates())) > 1:
+            raise CacheError(
+                f"{self.path}: {studies} studies have a series {uid}; choose the lines of one in the cache's table, by "
+                "patient_id, study_instance_uid and series_instance_uid"
+            )
         if lines.empty:
             near = difflib.get_close_matches(uid, self.table["series_instance_uid"].unique(), n=1)
             hint = f"did you mean {near[0]}?" if near else "the column series_instance_uid of its table has them all"
@@ -192,6 +199,7 @@ def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
         classes=commit.classes,
         class_weights=np.array(commit.class_weights, np.float32),
         splits=commit.splits,
+        label_level=commit.label_level,
         sizes=tuple(commit.sizes),
         rows_per_shard=commit.rows_per_shard,
         num_slices=len(table),

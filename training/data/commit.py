@@ -17,6 +17,7 @@ FORMAT_VERSION = 2
 COMMIT_ID = re.compile(r"[0-9a-f]{16}")
 CACHE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+LABEL_LEVEL = re.compile("slice|series|study|patient")
 ARRAY_NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
 
 
@@ -39,6 +40,7 @@ class Commit:
         windows: in channel order.
         class_weights: of the classes, in column order.
         splits: shares of the patients for train, validation and test.
+        label_level: what one label is for: slice, series, study or patient.
         sizes, sums: image side in pixels -> path of its image array, of its sums array.
         table_digest: SHA-256 of the table, which is its file's name.
         arrays: path -> the array's zarr.json.
@@ -57,6 +59,7 @@ class Commit:
     num_slices: int
     table_digest: str
     arrays: Mapping[str, Any]
+    label_level: str = "slice"
 
     @property
     def table_name(self) -> str:
@@ -183,6 +186,7 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
         num_slices=_count(attributes["num_slices"], 0),
         table_digest=table["digest"],
         arrays=dict(arrays),
+        label_level=_matching(LABEL_LEVEL, attributes.get("label_level", "slice")),
     )
 
 

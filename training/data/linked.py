@@ -46,8 +46,9 @@ def link(cache: Cache, size_px: int) -> Links:
     groups = tuple(same_pixels(cache, size_px))
     left_out = np.zeros(cache.num_slices, bool)
     labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
-    for lines in groups:
-        left_out[lines] = contradict(labels[lines])
+    if cache.label_level == "slice":  # two series may share a slice and differ in a finding that it does not show
+        for lines in groups:
+            left_out[lines] = contradict(labels[lines])
     return Links(groups, join(cache.table["patient_id"], groups), left_out)
 
 

@@ -76,7 +76,7 @@ def _performance(results: Results) -> str:
     content = results.scores[name]
     spans = content.get("intervals", {}).get("classes", {})
     lines = [
-        f"On {name}, slice by slice; 95 % intervals by bootstrap over patients where given.",
+        f"On {name}, {results.level} by {results.level}; 95 % intervals by bootstrap over patients where given.",
         "",
         "| class | positive / all | ROC AUC | average precision | log loss |",
         "|---|---|---|---|---|",

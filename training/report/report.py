@@ -32,6 +32,7 @@ from training.run.digests import write_atomically
 from training.run.runs import open_run
 from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD
+from training.scores.pooling import PLURAL
 from training.scores.results import Results, read_results
 
 NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
@@ -122,6 +123,7 @@ def _tiles(results: Results) -> list[str]:
         return number(value, digits), f"{words}{interval}"
 
     known = results.predictions[name]
+    patients = known.slices["patient_id"].nunique()
     return [
         page.tiles(
             [
@@ -132,7 +134,10 @@ def _tiles(results: Results) -> list[str]:
                     main.spans.get("average_precision"),
                     f"average precision {main.words}",
                 ),
-                (f"{len(known):,}", f"slices of {known.slices['patient_id'].nunique():,} patients in {SETS[name]}"),
+                (
+                    f"{len(known):,}",
+                    f"{PLURAL[results.level]} of {patients:,} patients in {SETS[name]}",
+                ),
             ]
         )
     ]
@@ -164,7 +169,7 @@ def _share_of_positives(labels: pd.Series) -> float:
 
 
 def _slices_of(results: Results, cache: Cache | None, side: str, patients: set[str]) -> pd.DataFrame | None:
-    if side in results.predictions:
+    if side in results.predictions and results.level == "slice":
         known = results.predictions[side]
         return known.slices.join(pd.DataFrame(known.labels, columns=list(known.classes)))
     return None if cache is None else cache.table[cache.table["patient_id"].isin(patients)]

@@ -66,7 +66,8 @@ def scores(results: Results) -> Section:
     content = results.scores[name]
     drawn = content.get("bootstrap")
     caption = (
-        f"Table 2. Scores on {SETS[name]}, slice by slice; precision, recall, specificity, F1 at a probability of 0.5."
+        f"Table 2. Scores on {SETS[name]}, {results.level} by {results.level}; precision, recall, specificity, F1 at a "
+        "probability of 0.5."
     )
     if drawn:
         caption += (
@@ -78,7 +79,7 @@ def scores(results: Results) -> Section:
         page.table(caption, ["class", "positive / all", *SCORES.values()], _score_rows(content)),
         *_undefined(content),
     ]
-    if "levels" in content:
+    if content.get("levels"):
         blocks.append(_levels_table(content))
     return Section("Scores", blocks)
 
@@ -107,7 +108,7 @@ def _undefined(content: Mapping[str, Any]) -> list[str]:
 
 
 def _levels_table(content: Mapping[str, Any]) -> str:
-    levels = {"slice": content, **content["levels"]}
+    levels = {content.get("level", "slice"): content, **content["levels"]}
     classes = list(content["classes"])
     rows = []
     for level, of in levels.items():
@@ -117,7 +118,7 @@ def _levels_table(content: Mapping[str, Any]) -> str:
         rows.append([level, f"{headline(of).n:,}", *cells])
     head = ["level", "count", "weighted log loss", *classes]
     caption = (
-        "Table 3. ROC AUC by class at slice, series and patient level. A series or patient has a finding if any of its "
+        f"Table 3. ROC AUC by class at {' and '.join(levels)} level. A series or patient has a finding if any of its "
         "slices has; its probability is the largest of its slices', which ranks well but is too high as a probability: "
         "compare log losses within a level only."
     )
@@ -152,8 +153,8 @@ def curves(results: Results) -> Section:
         words = f"No curves: no class has both positive and negative labels on {SETS[name]}."
         return Section("Curves", [page.paragraph(words, "notice")])
     first = (
-        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, slice by slice; beside each name ROC AUC or "
-        "average precision."
+        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, {results.level} by {results.level}; beside each "
+        "name ROC AUC or average precision."
     )
     second = (
         "Figure 2. The same by class, shaded: pointwise 95 % interval by bootstrap over patients; and reliability: of "
@@ -175,7 +176,7 @@ def _class_panels(
         _note(value, spans.get(key)) for value, key in zip(areas, ("roc_auc", "average_precision"), strict=True)
     )
     plain = reliability(known.labels[:, k], known.probabilities[:, k], groups, patients)
-    operating = read_operating(results.path).get("slice")
+    operating = read_operating(results.path).get(results.level)
     calibrated = operating and reliability(
         known.labels[:, k], operating.calibrate(known.probabilities)[:, k], groups, patients
     )

@@ -12,6 +12,7 @@ from training.report.scores import SETS, not_there, number, with_interval
 from training.scores.evaluation import score_intervals
 from training.scores.headline import headline, main_class
 from training.scores.metrics import score
+from training.scores.pooling import PLURAL
 from training.scores.predictions import Predictions
 from training.scores.results import Results
 
@@ -24,6 +25,9 @@ def subgroups(results: Results) -> Section:
     if (name := results.shown) is None:
         return not_there(results, "Subgroups")
     known, weights = results.predictions[name], _class_weights(results)
+    if results.level != "slice":
+        words = f"Labels are of {PLURAL[results.level]}: there are no scores by the slice's position."
+        return Section("Subgroups", [page.paragraph(words), _group_table(results, weights, name)])
     bins = np.minimum((known.slices["z_norm"].to_numpy() * POSITION_BINS).astype(int), POSITION_BINS - 1)
     found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
     centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
@@ -94,8 +98,8 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
     z_norm = known.slices["z_norm"].to_numpy()
     size = known.slices.groupby(SERIES)["row"].transform("size").to_numpy()
     short, long = np.quantile(size, [1 / 3, 2 / 3]) if len(size) else (0, 0)
-    groups = {
-        f"all, from {_source(results, name)}": known,
+    groups = {f"all, from {_source(results, name)}": known}
+    by_slice = {
         "lower third": select(known, z_norm < 1 / 3),
         "middle third": select(known, (z_norm >= 1 / 3) & (z_norm < 2 / 3)),
         "upper third": select(known, z_norm >= 2 / 3),
@@ -103,10 +107,12 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
         f"of {short + 1:.0f} to {long:.0f}": select(known, (size > short) & (size <= long)),
         f"of {long + 1:.0f} or more": select(known, size > long),
     }
+    if results.level == "slice":
+        groups |= by_slice
     if "external" in results.predictions:
         groups[f"external, from {_source(results, 'external')}"] = results.predictions["external"]
     main = _main_words(known)
-    head = ["slices", "count", "patients", f"prevalence {main}", "weighted log loss", f"ROC AUC {main}"]
+    head = [PLURAL[results.level], "count", "patients", f"prevalence {main}", "weighted log loss", f"ROC AUC {main}"]
     caption = (
         f"Table 6. Subgroups of {SETS[name]}, and other sources where there are. The cache keeps no age, sex, or "
         "scanner, so none can be shown; whoever has them can join them to the predictions by image_id."

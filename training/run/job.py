@@ -226,7 +226,9 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
     if left_out is not None:
         write_table(run.path / f"{name}_left_out.csv", left_out)
         source["left_out"] = {"patients": len(left_out), "slices": int(left_out["slices"].sum())}
-    scores = {"source": source} | assess(run.path, name, from_table(table), run.data.class_weights)
+    scores = {"source": source} | assess(
+        run.path, name, from_table(table), run.data.class_weights, run.data.label_level
+    )
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
     if side != "validation":

@@ -25,10 +25,12 @@ from training.run.device import missing_determinism_explained
 from training.run.digests import write_atomically
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
-from training.run.runs import Run
+from training.run.runs import Run, prediction_table
 from training.run.setup import Job, Learner, N, Setup, compiled, prepare, set_up, start
 from training.run.watch import Watch
 from training.scores.metrics import score
+from training.scores.pooling import at_level
+from training.scores.predictions import from_table
 
 J = TypeVar("J", bound=Job)
 Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
@@ -222,7 +224,9 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
         title="validation",
         asked_to_stop=stop,
     )
-    keep_if_better(setup, learner, watch, setup.cache.labels()[lines], probabilities)
+    table = prediction_table(setup.cache, lines, probabilities, setup.run.data.classes)
+    known = at_level(from_table(table), setup.run.data.label_level)
+    keep_if_better(setup, learner, watch, known.labels, known.probabilities)
 
 
 def keep_if_better(

@@ -48,6 +48,7 @@ class Data:
         windows: name, level and width (HU) in channel order.
         mean, std: by channel, of grey level / 255 over the training slices.
         split: SHA-256 of split.csv.
+        label_level: what one label is for: slice, series, study or patient.
         linked: SHA-256 of linked.csv; empty in a run that was begun before there was one.
         base, base_weights: of a head over series: the folder of the slice model's run, and the SHA-256 of its weights.
     """
@@ -61,6 +62,7 @@ class Data:
     std: tuple[float, ...]
     split: str
     linked: str = ""
+    label_level: str = "slice"
     base: str = ""
     base_weights: str = ""
 
@@ -207,6 +209,7 @@ def create_run(
         std=tuple(std.tolist()),
         split=digest(split),
         linked=digest(path / LINKED),
+        label_level=cache.label_level,
         **(base or {}),
     )
     run = Run(path, config, data, environment)

@@ -1,7 +1,7 @@
 """This file compares runs on the same slices: how much better one is than another, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from training.errors import RunError
 from training.run.runs import open_run
 from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, difference, interval
 from training.scores.metrics import Scorer, Scores
-from training.scores.pooling import patient_groups
+from training.scores.pooling import LEVELS, at_level, patient_groups
 from training.scores.predictions import Predictions, read_predictions
 
 COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high", "no_interval")
@@ -23,11 +23,12 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Contestant:
-    """One run's predictions under the name that the comparison shows."""
+    """One run's predictions under the name that the comparison shows; `named_by` tells their lines apart."""
 
     name: str
     known: Predictions
     class_weights: tuple[float, ...]
+    named_by: list[str] = field(default_factory=lambda: ["image_id", "z_norm"])
 
 
 def read_contestants(runs: Sequence[Path], predictions: str) -> list[Contestant]:
@@ -51,7 +52,9 @@ def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
     side, _, tta = predictions.partition("_")
     if not file.exists():
         raise RunError(f"{file}: not there; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}")
-    return Contestant(name + (" + TTA" if tta else ""), read_predictions(file), opened.data.class_weights)
+    known = at_level(read_predictions(file), opened.data.label_level)
+    names = LEVELS.get(opened.data.label_level, ["image_id", "z_norm"])
+    return Contestant(name + (" + TTA" if tta else ""), known, opened.data.class_weights, names)
 
 
 def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -102,13 +105,13 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
     if not np.array_equal(labels, first.known.labels, equal_nan=True):
         raise RunError(f"{of.name}: has other labels than {first.name}; evaluate both again on the same commit")
     known = replace(first.known, probabilities=of.known.probabilities[places])
-    return Contestant(of.name, known, of.class_weights)
+    return replace(of, known=known)
 
 
 def _identities(of: Contestant) -> pd.MultiIndex:
     """Return what tells slices apart: the frames of one file share its image_id, and some even the position."""
-    named = of.known.slices[["image_id", "z_norm"]]
-    return pd.MultiIndex.from_frame(named.assign(number=named.groupby(["image_id", "z_norm"]).cumcount()))
+    named = of.known.slices[of.named_by]
+    return pd.MultiIndex.from_frame(named.assign(number=named.groupby(of.named_by).cumcount()))
 
 
 def _differing(a: Predictions, b: Predictions, groups: np.ndarray) -> dict[str, int]:

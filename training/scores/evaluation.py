@@ -16,14 +16,14 @@ from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstra
 from training.scores.headline import headline
 from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json
-from training.scores.pooling import LEVELS, patient_groups, pool
+from training.scores.pooling import COARSER, at_level, patient_groups, pool
 from training.scores.predictions import Predictions
 
 Weights = Sequence[float] | np.ndarray
 LOOK_COLUMNS = ("time", "what", "commit", "slices")
 
 
-def assess(run: Path, name: str, known: Predictions, class_weights: Weights) -> dict[str, Any]:
+def assess(run: Path, name: str, known: Predictions, class_weights: Weights, level: str = "slice") -> dict[str, Any]:
     """Score predictions of a run in full; those on validation also choose the thresholds and the calibration.
 
     Writes `thresholds.json` and `calibration.json` if `name` is validation, and with TTA, which has other
@@ -32,24 +32,29 @@ def assess(run: Path, name: str, known: Predictions, class_weights: Weights) -> 
     Args:
         name: of the predictions: validation, test, validation_tta, test_tta, or of an external set.
         class_weights: (K,), from the cache.
+        level: what one label is for: slice, series, study or patient.
 
     Returns:
         the content of `scores_<name>.json`; see `evaluate_predictions`.
     """
     kind = "_tta" if name.endswith("_tta") else ""
     if name == f"validation{kind}":
-        operating = choose_levels(known)
+        operating = choose_levels(known, level)
         thresholds, calibration = to_json(operating)
         write_json(run / f"thresholds{kind}.json", thresholds | {"chosen_on": name})
         write_json(run / f"calibration{kind}.json", calibration | {"fitted_on": name})
     else:
         operating = read_operating(run, kind)
-    return evaluate_predictions(known, class_weights, operating)
+    return evaluate_predictions(known, class_weights, operating, level=level)
 
 
-def choose_levels(known: Predictions) -> dict[str, Operating]:
-    """Choose thresholds and calibration for slices, series and patients: the largest of many is another quantity."""
-    levels = {"slice": known} | {level: pool(known, level) for level in LEVELS}
+def choose_levels(known: Predictions, level: str = "slice") -> dict[str, Operating]:
+    """Choose thresholds and calibration for slices, series and patients: the largest of many is another quantity.
+
+    Where labels are of studies, for these too.
+    """
+    names = dict.fromkeys(("slice", *COARSER["slice"], level))
+    levels = {name: at_level(known, name) for name in names}
     return {level: choose_operating(of.labels, of.probabilities, of.classes) for level, of in levels.items()}
 
 
@@ -95,21 +100,28 @@ def evaluate_predictions(
     operating: Mapping[str, Operating],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    *,
+    level: str = "slice",
 ) -> dict[str, Any]:
-    """Score predictions slice by slice, and pooled by series and by patient.
+    """Score predictions at the level that labels are for, and pooled above it.
 
     Args:
+        known: of slices.
+        level: what one label is for; slices that carry the label of a series are scored by the series.
         class_weights: (K,), from the cache.
         operating: by level, thresholds and calibration that were chosen on validation; empty where there are none.
 
     Returns:
         what `metrics.score` returns, at a threshold of 0.5; beside it `intervals`, with the same names;
         `at_threshold`, the scores at the chosen thresholds, and `calibrated`, those of calibrated probabilities;
-        `levels`: series and patient, each with all of these; and `bootstrap`, how the intervals were found.
+        `level`, as given; `levels`: those above, series and patient for slices, each with all of these; and
+        `bootstrap`, how the intervals were found.
     """
-    content = _level(known, class_weights, operating.get("slice"), resamples, seed)
+    content = _level(at_level(known, level), class_weights, operating.get(level), resamples, seed)
+    content["level"] = level
     content["levels"] = {
-        level: _level(pool(known, level), class_weights, operating.get(level), resamples, seed) for level in LEVELS
+        above: _level(pool(known, above), class_weights, operating.get(above), resamples, seed)
+        for above in COARSER[level]
     }
     content["bootstrap"] = {
         "drawn": "patients",
@@ -169,7 +181,8 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
     how = f"95 % intervals by bootstrap over {patients:,} patients"
     if patients < LEAST_PATIENTS:
         how = f"no intervals, which need {LEAST_PATIENTS} patients or more: {patients} here"
-    lines = [f"{what}, slice by slice; {how}", ""]
+    level = content.get("level", "slice")
+    lines = [f"{what}, {level} by {level}; {how}", ""]
     lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())
     for name, of in content["classes"].items():
         span = content["intervals"]["classes"][name]

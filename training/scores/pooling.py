@@ -1,4 +1,4 @@
-"""This file pools the predictions on slices into one for each series or patient."""
+"""This file pools the predictions on slices into one for each series, study or patient."""
 
 import numpy as np
 import pandas as pd
@@ -8,18 +8,26 @@ from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 
 # A SeriesInstanceUID alone tells no series: there are sets in which patients or studies share one.
-LEVELS = {"series": SERIES, "patient": SERIES[:1]}
+LEVELS = {"series": SERIES, "study": SERIES[:2], "patient": SERIES[:1]}
+# What is scored beside the level that labels are for: where slices have labels, studies say little that series do not.
+COARSER = {"slice": ("series", "patient"), "series": ("patient",), "study": ("patient",), "patient": ()}
+PLURAL = {"slice": "slices", "series": "series", "study": "studies", "patient": "patients"}
+
+
+def at_level(known: Predictions, level: str) -> Predictions:
+    """Return predictions on slices as they are, or one for each series, study or patient."""
+    return known if level == "slice" else pool(known, level)
 
 
 def pool(known: Predictions, level: str) -> Predictions:
-    """Return one line for each series or patient: a finding anywhere is a finding of the whole.
+    """Return one line for each series, study or patient: a finding anywhere is a finding of the whole.
 
     The probability is the largest of the slices'. It ranks well but is no longer calibrated: the largest of many
     is high by chance. The label is the largest too, but NaN where it would be negative and a slice has none: among
-    unlabelled slices one may have the finding.
+    unlabelled slices one may have the finding. What else is known is that of the slice with the largest probability.
 
     Args:
-        level: "series" or "patient".
+        level: "series", "study" or "patient".
     """
     groups = known.slices.groupby(LEVELS[level], sort=True)
     index = groups.ngroup().to_numpy()
@@ -29,9 +37,9 @@ def pool(known: Predictions, level: str) -> Predictions:
     labels = np.where(absent, 0.0, known.labels[order])
     if len(starts):
         labels, absent = np.maximum.reduceat(labels, starts), np.logical_or.reduceat(absent, starts)
-    first = groups.first().reset_index()
+    surest = pd.Series(known.probabilities.max(axis=1, initial=0)).groupby(index).idxmax().to_numpy(np.int64)
     return Predictions(
-        slices=pd.DataFrame({column: first[column] for column in known.slices.columns}),
+        slices=known.slices.iloc[surest].reset_index(drop=True),
         classes=known.classes,
         labels=np.where(absent & (labels < SOFT_THRESHOLD), np.nan, labels),
         probabilities=np.maximum.reduceat(known.probabilities[order], starts) if len(starts) else known.probabilities,

@@ -11,6 +11,7 @@ from training.data.linked import FILE as LINKED
 from training.data.linked import read_linked
 from training.errors import RunError
 from training.run.digests import check
+from training.scores.pooling import at_level
 from training.scores.predictions import Predictions, read_predictions
 
 # The order in which a report prefers them: what was kept aside longest comes first.
@@ -22,15 +23,17 @@ class Results:
     """What lies in a run's folder; whatever is not there yet is empty.
 
     Attributes:
+        level: what one label is for: slice, series, study or patient.
         settings: settings.json.
         split: `patient_id, split`.
         log: columns as runs.LOG_COLUMNS has them.
         linked: the slices that several patients share, as `linked.table_of` gives them.
         looks: every look at test, as evaluation.LOOK_COLUMNS has them.
-        predictions, scores: by name: validation, test, external, and the same with _tta.
+        predictions, scores: at that level, by name: validation, test, external, and the same with _tta.
     """
 
     path: Path
+    level: str
     settings: dict[str, Any] = field(repr=False)
     split: pd.DataFrame = field(repr=False)
     log: pd.DataFrame = field(repr=False)
@@ -63,14 +66,19 @@ def read_results(run: Path) -> Results:
     names = [f"{name}{kind}" for name in NAMES for kind in ("", "_tta")]
     predictions = {name: run / f"predictions_{name}.csv" for name in names}
     scores = {name: run / f"scores_{name}.json" for name in names}
+    settings = read_json(run / "settings.json")
+    level = settings.get("data", {}).get("label_level", "slice")
     return Results(
         path=run,
-        settings=read_json(run / "settings.json"),
+        level=level,
+        settings=settings,
         split=_read_csv(run / "split.csv", ("patient_id", "split")),
         log=_read_csv(run / "log.csv", ("step", "epoch")),
         looks=_read_csv(run / "looks.csv", ("time", "what", "commit", "slices")),
         linked=_read_linked(run / LINKED) if (run / LINKED).exists() else pd.DataFrame(),
-        predictions={name: read_predictions(file) for name, file in predictions.items() if file.exists()},
+        predictions={
+            name: at_level(read_predictions(file), level) for name, file in predictions.items() if file.exists()
+        },
         scores={name: read_json(file) for name, file in scores.items() if file.exists()},
     )
 
