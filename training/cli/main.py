@@ -189,8 +189,7 @@ def run_command(
             assert out is not None
             run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
             _say(processes, f"weights: {run.environment['weights']}")
-        if processes.writes:
-            click.echo("\n".join(preview(run, opened, processes)))
+        _say(processes, "\n".join(preview(run, opened, processes)))
         try:
             job.complete(run, opened, machine, processes)
         except Stopped:
