@@ -1,14 +1,16 @@
 """This file decodes the compressed frames that a transfer syntax may hold, with imagecodecs."""
 
 import importlib
+import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.dicom.rules import Rejected
+from pipeline.dicom.rules import PixelFormat, Rejected, uid_or_none
 
 EXTRA = "pip install 'ich-cache[codecs]'"
 
@@ -47,8 +49,23 @@ RLE = "1.2.840.10008.1.2.5"
 # End of image, end of code stream. Without it CharLS 2.4 looks for the end of a cut-off stream for up to 20 s, and
 # the JPEG and JPEG 2000 decoders fill what is missing with grey.
 _END = b"\xff\xd9"
-# To an even length; real files have either.
+# Behind the end marker; real files have either, and more than to an even length.
 _PADDING = b"\0\xff"
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  "
+
+
+class Picture(NamedTuple):
+    """What a code stream of one component says of itself.
+
+    Attributes:
+        precision: bits of a value.
+        signed: whether they are signed; only JPEG 2000 can say so.
+    """
+
+    height: int
+    width: int
+    precision: int
+    signed: bool
 
 
 @lru_cache(maxsize=256)
@@ -62,47 +79,64 @@ def is_lossy(transfer_syntax: str, flag: str) -> bool:
     return coding.always_loses or flag == "01" or (coding.can_lose and flag != "00")
 
 
-def decode_frame(code: bytes, transfer_syntax: str, height: int, width: int, bytes_per_pixel: int) -> np.ndarray:
+def require_decoder(transfer_syntax: str) -> None:
+    """Turn away a transfer syntax that nothing here can decode, by its name.
+
+    Raises:
+        Rejected: it is retired, private or unknown.
+    """
+    if transfer_syntax not in CODINGS:
+        name = uid_or_none(transfer_syntax) or "that the file names, which is no UID"
+        raise Rejected("unsupported_coding", f"no decoder is used for the transfer syntax {name}")
+
+
+def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.ndarray:
     """Decode one frame.
 
     Returns:
-        (height, width) uint16: the cells, sign not applied.
+        (height, width) uint16, of RLE in 32 bits uint32: the cells as an uncompressed file would have them, sign not
+        applied, but extended to all bits where the header has one.
 
     Raises:
         Rejected: no decoder, or it refused the code stream, or that holds another picture than the header says.
     """
     decode = _find_decoder(transfer_syntax)
     if transfer_syntax == RLE:
-        return _decode_rle(decode, code, height, width, bytes_per_pixel)
-    if not code[-64:].rstrip(_PADDING).endswith(_END):
+        return _decode_rle(decode, code, pixels)
+    code = _code_stream(code)
+    if not code.endswith(_END):
         raise Rejected("truncated", "the code stream has no end marker")
-    coded = coded_size(code)
-    if coded != (height, width):
-        raise Rejected("decoding_failed", f"the code stream says {coded}, the header {(height, width)}")
+    picture, said = read_picture(code), (pixels.height, pixels.width)
+    if picture is None:
+        raise Rejected("decoding_failed", "the code stream does not begin with that of a picture of one component")
+    if picture[:2] != said:
+        raise Rejected("decoding_failed", f"the code stream says {picture[:2]}, the header {said}")
     cells = _run(decode, code)
-    if cells.shape != (height, width) or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
+    if cells.shape != said or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
         raise Rejected("decoding_failed", "the decoder returned another picture than the header says")
-    return cells.astype(np.uint16, copy=False) if cells.dtype.kind == "u" else cells.astype(np.int16).view(np.uint16)
+    return _settle_sign(cells, picture, pixels)
 
 
-def coded_size(code: bytes) -> tuple[int, int] | None:
-    """Read (height, width) of a one-component picture from its code stream; None where there is no such.
+def read_picture(code: bytes) -> Picture | None:
+    """Read what a picture of one component is from its code stream; None where there is no such.
 
     A decoder allocates what the code stream says, so this is compared with the header before decoding.
 
-    Source: ITU-T T.81 B.2.2 (SOFn), T.87 C.2.2 (SOF55), T.800 A.5.1 (SIZ).
+    Source: ITU-T T.81 B.1.1.2 (fill bytes), B.2.2 (SOFn), T.87 C.2.2 (SOF55), T.800 A.5.1 (SIZ).
     """
     try:
         if code[:4] == b"\xff\x4f\xff\x51":
             right, bottom, left, top = struct.unpack_from(">4L", code, 8)
-            (components,) = struct.unpack_from(">H", code, 40)
-            return (bottom - top, right - left) if components == 1 else None
+            components, depth = struct.unpack_from(">HB", code, 40)
+            return Picture(bottom - top, right - left, (depth & 127) + 1, depth > 127) if components == 1 else None
         at = 2 if code[:2] == b"\xff\xd8" else len(code)
         while True:
+            while code[at : at + 2] == b"\xff\xff":
+                at += 1
             marker, length = struct.unpack_from(">HH", code, at)
             if (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)) or marker == 0xFFF7:
-                height, width, components = struct.unpack_from(">HHB", code, at + 5)
-                return (height, width) if components == 1 else None
+                precision, height, width, components = struct.unpack_from(">BHHB", code, at + 4)
+                return Picture(height, width, precision, False) if components == 1 else None
             if marker < 0xFF00 or length < 2:
                 return None
             at += 2 + length
@@ -110,29 +144,117 @@ def coded_size(code: bytes) -> tuple[int, int] | None:
         return None
 
 
+def _code_stream(code: bytes) -> bytes:
+    """Return the code stream alone: out of its JP2 boxes, without what pads it.
+
+    Source: ITU-T T.800 I.4 (boxes), I.5.4 (contiguous code stream). A palette maps values to others; none is applied.
+    """
+    at = 0 if code.startswith(_JP2_SIGNATURE) else len(code)
+    while at + 16 <= len(code):
+        length, kind = struct.unpack_from(">L4s", code, at)
+        head = 8
+        if length == 1:
+            (length,), head = struct.unpack_from(">Q", code, at + 8), 16
+        if kind == b"jp2h" and b"pclr" in code[at : at + length]:
+            raise Rejected("decoding_failed", "the JP2 wrapper has a palette")
+        if kind == b"jp2c":
+            code = code[at + head : at + length if length else None]
+            break
+        if length < head:
+            break
+        at += length
+    return code.rstrip(_PADDING)
+
+
+def _settle_sign(cells: np.ndarray, picture: Picture, pixels: PixelFormat) -> np.ndarray:
+    """Make cells of decoded values: their width and sign are what the code stream says, not what the header does.
+
+    A signed value that was coded without a sign, as JPEG always does, is in two's complement of the coded width.
+
+    Raises:
+        Rejected: the code stream holds values that the header leaves no room for, so one of them is wrong.
+    """
+    if picture.signed and not pixels.signed and cells.min() < 0:
+        raise Rejected("pixel_format", "values below 0 in the code stream, and a header without a sign")
+    if cells.dtype.kind == "i":
+        cells = cells.astype(np.int16, copy=False).view(np.uint16)
+    cells = cells.astype(np.uint16, copy=False)
+    if pixels.signed and not picture.signed and picture.precision < 16:
+        unused = 16 - picture.precision
+        cells = ((cells << unused).view(np.int16) >> unused).view(np.uint16)
+    if picture.precision > pixels.bits_stored and not _fit(cells, pixels):
+        bits = f"{picture.precision} bits in the code stream"
+        raise Rejected("pixel_format", f"{bits}, and values that BitsStored ({pixels.bits_stored}) has no room for")
+    return cells
+
+
+def _fit(cells: np.ndarray, pixels: PixelFormat) -> bool:
+    """Whether all cells are values of BitsStored bits, or padding."""
+    values = cells.view(np.int16) if pixels.signed else cells
+    high = 1 << (pixels.bits_stored - pixels.signed)
+    beyond = (values >= high) | (values < -high if pixels.signed else False)
+    if pixels.padding is not None:
+        beyond &= (values < pixels.padding[0]) | (values > pixels.padding[1])
+    return not beyond.any()
+
+
 def _find_decoder(transfer_syntax: str) -> Callable[..., np.ndarray]:
-    if transfer_syntax not in CODINGS:
-        raise Rejected("unsupported_coding", "no decoder is known for the transfer syntax")
+    require_decoder(transfer_syntax)
     try:
         return getattr(importlib.import_module("imagecodecs"), CODINGS[transfer_syntax].decoder)
     except ImportError:
         raise Rejected("missing_decoder", f"the transfer syntax needs imagecodecs; run: {EXTRA}") from None
 
 
-def _decode_rle(
-    decode: Callable[..., np.ndarray], code: bytes, height: int, width: int, bytes_per_pixel: int
-) -> np.ndarray:
+def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFormat) -> np.ndarray:
+    """Decode a frame of RLE segments, one a byte of a pixel.
+
+    Source: DICOM PS3.5 G.
+    """
+    bytes_per_pixel = pixels.bits_allocated // 8
     if len(code) < 64 or struct.unpack_from("<L", code)[0] != bytes_per_pixel:
         raise Rejected("decoding_failed", "the RLE header has not one segment a byte of a pixel")
-    size = height * width * bytes_per_pixel
     # A pair of bytes unpacks to at most 128.
-    if len(code) * 64 < size:
+    if len(code) * 64 < pixels.frame_bytes:
         raise Rejected("truncated", "the RLE segments are too short for the picture")
     dtype = np.dtype(f"<u{bytes_per_pixel}")
-    unpacked = _run(decode, code, dtype)
-    if len(unpacked) != size:
-        raise Rejected("decoding_failed", f"the RLE segments unpack to {len(unpacked)} of {size} bytes")
-    return np.frombuffer(unpacked, dtype).reshape(height, width).astype(np.uint16, copy=False)
+    try:
+        unpacked = _run(decode, code, dtype)
+    except Rejected:
+        unpacked = b""
+    if len(unpacked) != pixels.frame_bytes:
+        unpacked = _unpack_segments(code, pixels.frame_bytes // bytes_per_pixel)
+    cells = np.frombuffer(unpacked, dtype).reshape(pixels.height, pixels.width)
+    return cells.astype(np.uint16, copy=False) if bytes_per_pixel < 4 else cells
+
+
+def _unpack_segments(code: bytes, size: int) -> bytes:
+    """Unpack `size` bytes of each segment, whatever follows: for the few files that the decoder refuses."""
+    count, *starts = struct.unpack_from("<16L", code)
+    starts = [*starts[:count], len(code)]
+    if sorted(starts) != starts or starts[0] < 64:
+        raise Rejected("decoding_failed", "the RLE header says that segments lie where none can be")
+    planes = [_unpack_bits(code[at:end], size) for at, end in itertools.pairwise(starts)]
+    return np.stack(planes[::-1], axis=1).tobytes()
+
+
+def _unpack_bits(segment: bytes, size: int) -> np.ndarray:
+    """Unpack one segment.
+
+    Source: DICOM PS3.5 G.3.2.
+    """
+    unpacked, at = bytearray(), 0
+    while len(unpacked) < size and at < len(segment):
+        count = segment[at]
+        if count < 128:
+            unpacked += segment[at + 1 : at + 2 + count]
+            at += 2 + count
+        else:
+            unpacked += segment[at + 1 : at + 2] * (257 - count if count > 128 else 0)
+            at += 2 if count > 128 else 1
+    if len(unpacked) < size:
+        raise Rejected("truncated", f"an RLE segment unpacks to {len(unpacked)} of {size} bytes")
+    return np.frombuffer(bytes(unpacked[:size]), np.uint8)
 
 
 def _run(decode: Callable[..., np.ndarray], *arguments: object, **options: object) -> np.ndarray:

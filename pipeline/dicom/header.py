@@ -16,6 +16,7 @@ from pydicom.encaps import generate_frames
 from pydicom.filereader import data_element_generator, read_dataset
 from pydicom.tag import Tag
 
+from pipeline.dicom.codecs import require_decoder
 from pipeline.dicom.rules import (
     FRAME_ELEMENTS,
     FRAME_SEQUENCES,
@@ -66,8 +67,8 @@ class Header(NamedTuple):
     """The needed elements of a file, as raw bytes.
 
     Attributes:
-        values: value bytes by tag, in the byte order of the file.
-        frames: the same out of the functional groups, one mapping a frame; empty in a classic file.
+        values: value bytes by tag, in the byte order of the file; those of shared functional groups among them.
+        frames: what a frame's own functional groups say instead, one mapping a frame; empty where there are none.
         little_endian: byte order of numbers in `values` and of native pixels.
         transfer_syntax: UID of the coding.
         media_class: SOP class as the file meta information has it, or "".
@@ -144,7 +145,12 @@ def _read_header(data: memoryview) -> Header:
     syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or _guess_syntax(data, begin)
     body, begin = (_inflate(data[begin:]), 0) if syntax == DEFLATED else (data, begin)
     plain = (meta, (), way.end, way.implicit) if _is_plain(way, meta, data, syntax) else None
-    values, frames, end, implicit = plain or _read_elements(body, begin, syntax)
+    try:
+        values, frames, end, implicit = plain or _read_elements(body, begin, syntax)
+    except Exception:
+        if syntax not in NATIVE:  # one with rules of its own may be the reason
+            require_decoder(syntax)
+        raise
     if not has_preamble and not values.keys() & {SOP_CLASS, SOP_INSTANCE, MODALITY}:
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
     return Header(
@@ -168,7 +174,8 @@ def _is_plain(way: Walk, values: Mapping[int, bytes], data: memoryview, syntax: 
     if way.end < 0 or syntax in (EXPLICIT_BIG, DEFLATED) or way.implicit != (syntax == IMPLICIT_LITTLE):
         return False
     group, element = unpack_from("<HH", data, way.end)
-    return group << 16 | element in PIXEL_ELEMENTS and PER_FRAME_GROUPS not in values  # those are nested
+    nested = PER_FRAME_GROUPS in values or SHARED_GROUPS in values
+    return group << 16 | element in PIXEL_ELEMENTS and not nested
 
 
 def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
@@ -227,7 +234,9 @@ def _read_elements(
         dataset = read_dataset(stream, implicit, little, stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS)
         elements = {tag: dataset.get_item(tag) for tag in NEEDED_ELEMENTS if tag in dataset}
         values = {tag: _raw_value(element) for tag, element in elements.items()}
-        frames = tuple(_read_frame_groups(elements))
+        shared = [_group_values(item) for item in _items(elements, SHARED_GROUPS)]
+        values |= shared[0] if shared else {}
+        frames = tuple(map(_group_values, _items(elements, PER_FRAME_GROUPS)))
     return values, frames, begin + stream.tell(), bool(dataset.original_encoding[0])
 
 
@@ -236,20 +245,7 @@ def _raw_value(element: Any) -> bytes:
     value = element.value
     if isinstance(value, bytes):
         return value
-    return b"sequence" if value else b""
-
-
-def _read_frame_groups(elements: Mapping[int, Any]) -> Iterator[dict[int, bytes]]:
-    """Yield for each frame the needed values out of its functional groups, the shared ones first.
-
-    Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups).
-    """
-    if PER_FRAME_GROUPS not in elements:
-        return
-    shared = [_group_values(item) for item in _items(elements, SHARED_GROUPS)]
-    common = shared[0] if shared else {}
-    for item in _items(elements, PER_FRAME_GROUPS):
-        yield common | _group_values(item)
+    return b"sequence" if any(len(item) for item in value or ()) else b""
 
 
 def _items(elements: Mapping[int, Any], tag: int) -> Iterable[Dataset]:
@@ -257,6 +253,10 @@ def _items(elements: Mapping[int, Any], tag: int) -> Iterable[Dataset]:
 
 
 def _group_values(group: Dataset) -> dict[int, bytes]:
+    """Return the needed values out of the functional groups of a frame, or out of those that all frames share.
+
+    Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups).
+    """
     values: dict[int, bytes] = {}
     for sequence in FRAME_SEQUENCES:
         for item in group[sequence].value[:1] if sequence in group else ():

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import xxhash
 
-from pipeline.dicom.codecs import decode_frame, is_lossy
+from pipeline.dicom.codecs import decode_frame, is_lossy, require_decoder
 from pipeline.dicom.header import EXPLICIT_BIG, NATIVE, Header, Pixels, coded_frames, read_header
 from pipeline.dicom.records import Reject, Slice, SliceRecord
 from pipeline.dicom.repair import unwrap_12_bits
@@ -26,7 +26,9 @@ from pipeline.dicom.rules import (
 )
 from pipeline.planning.catalog import Reading
 
-_CELLS = {(little, size): np.dtype(f"{'<' if little else '>'}u{size}") for little in (True, False) for size in (1, 2)}
+_CELLS = {
+    (little, size): np.dtype(f"{'<' if little else '>'}u{size}") for little in (True, False) for size in (1, 2, 4)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ def read_slices(
         require_ct(header.values, header.media_class)
         if header.pixels is None:
             raise Rejected("no_pixels", "no pixel data")
+        if header.pixels.tag != PIXEL_DATA:
+            raise Rejected("pixel_format", "Float Pixel Data: floating-point pixels")
         facts = read_file_facts(header.values, header.little_endian)
         _require_room(header, header.pixels, facts)
     except Rejected as reason:
@@ -96,9 +100,10 @@ def _frame_number(facts: FileFacts, index: int) -> int:
 
 def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
     """Check that the pixel data can hold what the header says, before anything is allocated for them."""
-    if pixels.tag != PIXEL_DATA:
-        raise Rejected("pixel_format", "floating-point pixels")
     held = len(header.body) - pixels.start
+    # One byte is what pads to an even length, and what some writers leave out.
+    if pixels.length is not None and pixels.length > held + 1:
+        raise Rejected("truncated", f"the pixel data hold {held} of the {pixels.length} bytes that they should")
     if header.transfer_syntax in NATIVE:
         if pixels.length is None:
             raise Rejected("damaged_header", "encapsulated pixel data in an uncompressed transfer syntax")
@@ -107,6 +112,7 @@ def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
         held = min(held, pixels.length)
         needed = facts.num_frames * facts.pixels.frame_bytes
     else:
+        require_decoder(header.transfer_syntax)
         needed = facts.num_frames * 8  # each frame has an item with a header of 8 bytes
     if held < needed:
         raise Rejected("truncated", f"the pixel data hold {held} of {needed} bytes")
@@ -117,7 +123,7 @@ def _read_frame(
 ) -> Slice:
     frame_facts, pixels = _frame_facts(header, facts, reading, index), facts.pixels
     stored = _stored_values(_read_cells(header, pixels, index, code), pixels)
-    signed, repair = pixels.signed, ""
+    signed, repair = stored.dtype.kind == "i", ""
     if reading.repair == "rsna_12bit_wrap" and _has_wrapped(pixels, frame_facts):
         stored, signed, repair = unwrap_12_bits(stored, int(frame_facts.intercept)), True, reading.repair
     record = SliceRecord(
@@ -135,7 +141,7 @@ def _read_frame(
         width=pixels.width,
         slope=frame_facts.slope,
         intercept=frame_facts.intercept,
-        bits_stored=pixels.bits_stored,
+        bits_stored=min(pixels.bits_stored, 16),
         signed=signed,
         transfer_syntax=header.transfer_syntax,
         lossy=is_lossy(header.transfer_syntax, facts.lossy_flag),
@@ -159,17 +165,17 @@ def _frame_facts(header: Header, facts: FileFacts, reading: Reading, index: int)
 
 
 def _read_cells(header: Header, pixels: PixelFormat, index: int, code: bytes | None) -> np.ndarray:
-    """Return the (H, W) uint16 cells of a frame, unused high bits as they are."""
+    """Return the (H, W) uint16 or uint32 cells of a frame, unused high bits as they are."""
     size_bytes = pixels.bits_allocated // 8
     if header.transfer_syntax not in NATIVE:
         if code is None:
             raise Rejected("truncated", "no code stream for the frame")
-        return decode_frame(code, header.transfer_syntax, pixels.height, pixels.width, size_bytes)
+        return decode_frame(code, header.transfer_syntax, pixels)
     assert header.pixels is not None
     start = header.pixels.start + index * pixels.height * pixels.width * size_bytes
     shape, dtype = (pixels.height, pixels.width), _CELLS[header.little_endian, size_bytes]
     cells: np.ndarray = np.ndarray(shape, dtype, header.body, start)
-    return cells.astype(np.uint16, copy=not cells.flags.aligned)
+    return cells.astype(np.uint32 if size_bytes == 4 else np.uint16, copy=not cells.flags.aligned)
 
 
 def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
@@ -177,6 +183,8 @@ def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
 
     Cells that are padding by their full 16 bits keep them: masked, -2000 in 12 unsigned bits would become bone.
     """
+    if cells.dtype.itemsize == 4:
+        return _narrow(cells, pixels)
     signed_cells = cells.view(np.int16) if pixels.signed else cells
     if pixels.bits_stored == 16:
         return signed_cells
@@ -189,6 +197,21 @@ def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
         is_padding = (signed_cells >= pixels.padding[0]) & (signed_cells <= pixels.padding[1])
         stored[is_padding] = signed_cells[is_padding]
     return stored
+
+
+def _narrow(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    """Bring values out of 32 bits into 16 of either sign.
+
+    Raises:
+        Rejected: they do not fit.
+    """
+    unused = 32 - pixels.bits_stored
+    values = (cells << unused).view(np.int32 if pixels.signed else np.uint32) >> unused
+    low, high = values.min(), values.max()
+    for dtype in (np.int16, np.uint16) if pixels.signed else (np.uint16,):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return values.astype(dtype)
+    raise Rejected("pixel_format", "values in 32 bits that do not fit 16")
 
 
 def _has_wrapped(pixels: PixelFormat, frame: FrameFacts) -> bool:

@@ -58,6 +58,9 @@ ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM"}
 SCREEN_WORDS = {"SCREEN SAVE", "DOSE_INFO", "DOSE", "DOSE REPORT", "PROTOCOL", "REPORT", "RESULTS", "SUMMARY"}
+# RescaleType without spaces: as the standard writes it, and as some writers do.
+HOUNSFIELD_WORDS = {"", "HU", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS", "HUHOUNSFIELDUNITS"}
+_EMPTY_ITEM = b"\xfe\xff\0\xe0\0\0\0\0"
 MANUFACTURERS = {
     "GE": ("GE ", "GENERAL ELECTRIC"), "Siemens": ("SIEMENS",), "Philips": ("PHILIPS", "ADAC"), "Canon": ("CANON",),
     "Toshiba": ("TOSHIBA",), "Hitachi": ("HITACHI",), "Fujifilm": ("FUJI",), "NeuroLogica": ("NEUROLOGICA",),
@@ -144,6 +147,11 @@ def text(raw: bytes) -> str:
     return raw.decode("latin-1").strip(" \0")
 
 
+def uid_or_none(value: str) -> str | None:
+    """A UID made of digits and dots, so that it may be quoted; None for what could be anything else."""
+    return value if re.fullmatch(r"[0-9.]{1,64}", value) else None
+
+
 def _once_for_equal(*tags: int) -> Callable[[Function], Function]:
     """Have a function of these elements work them out once for all files that have the same, such as a series."""
 
@@ -226,15 +234,19 @@ def read_frame_facts(values: Values, missing_rescale: Literal["reject", "identit
 def read_num_frames(values: Values) -> int:
     """Read NumberOfFrames; a file without it has one.
 
+    "0" means one as well: writers leave it where there is no multi-frame module.
+
     Raises:
-        Rejected: it is no number, below 1, or beyond the limit.
+        Rejected: it is no number, below 0, or beyond the limit.
     """
     raw = values.get(NUMBER_OF_FRAMES, b"")
     if not raw or not text(raw):
         return 1
     count = _read_count(raw)
-    if count is None or count < 1:
+    if count is None or count < 0:
         raise Rejected("damaged_header", "NumberOfFrames is no positive number")
+    if count == 0:
+        return 1
     if count > MAX_FRAMES:
         raise Rejected("too_large", f"{count} frames; the limit is {MAX_FRAMES}")
     return count
@@ -265,8 +277,8 @@ def _read_pixel_format(values: Values, order: Literal["little", "big"]) -> Pixel
         raise Rejected("colour", "more than one sample a pixel")
     if allocated is None or stored is None:
         raise Rejected("damaged_header", "BitsAllocated or BitsStored is missing")
-    if allocated not in (8, 16) or not 8 <= stored <= allocated:
-        raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; known are 8 to 16 bits in 8 or 16")
+    if allocated not in (8, 16, 32) or not 8 <= stored <= allocated:
+        raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; known are 8 or more in 8, 16 or 32")
     if sign not in (0, 1):
         raise Rejected("pixel_format", "PixelRepresentation is neither 0 nor 1")
     if _integer(values, HIGH_BIT, order) not in (stored - 1, None):
@@ -276,10 +288,10 @@ def _read_pixel_format(values: Values, order: Literal["little", "big"]) -> Pixel
         raise Rejected("damaged_header", "Rows or Columns is missing or 0")
     if height * width > MAX_PIXELS:
         raise Rejected("too_large", f"{height} x {width} pixels; the limit is {MAX_PIXELS} in all")
-    return PixelFormat(height, width, allocated, stored, sign == 1, _read_padding(values, order, sign == 1))
+    return PixelFormat(height, width, allocated, stored, sign == 1, _read_padding(values, order, signed=sign == 1))
 
 
-def _read_padding(values: Values, order: Literal["little", "big"], signed: bool) -> tuple[int, int] | None:
+def _read_padding(values: Values, order: Literal["little", "big"], *, signed: bool) -> tuple[int, int] | None:
     """Read PixelPaddingValue and PixelPaddingRangeLimit, in stored values.
 
     Source: DICOM PS3.3 C.7.5.1.1.2; the sign is PixelRepresentation's, whatever the VR says.
@@ -294,13 +306,13 @@ def _read_padding(values: Values, order: Literal["little", "big"], signed: bool)
 
 @_once_for_equal(MODALITY_LUT, RESCALE_TYPE, SLOPE, INTERCEPT)
 def _read_rescale(values: Values, missing: Literal["reject", "identity"]) -> tuple[float, float]:
-    if MODALITY_LUT in values:
+    if values.get(MODALITY_LUT, b"").replace(_EMPTY_ITEM, b""):
         raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
     unit, *stated = (text(values.get(tag, b"")) for tag in (RESCALE_TYPE, SLOPE, INTERCEPT))
-    if unit.upper() not in ("", "HU"):
+    if re.sub(r"[\s_().-]", "", unit.upper()) not in HOUNSFIELD_WORDS:
         raise Rejected("rescale_type", "RescaleType is not HU")
     if missing == "reject" and not all(stated):
-        raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept; missing_rescale: identity accepts it")
+        raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept, so HU are not known")
     slope, intercept = _number(stated[0] or "1"), _number(stated[1] or "0")
     if slope is None or not MIN_SLOPE <= slope <= MAX_SLOPE:
         raise Rejected("bad_rescale", f"RescaleSlope is not a number from {MIN_SLOPE} to {MAX_SLOPE}")

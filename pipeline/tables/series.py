@@ -20,9 +20,10 @@ def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
     """Place every slice within its series; the result depends on the set of slices alone, not on their order.
 
     A series is placed by the first of these that all its slices have, or else by that which most of them have, in
-    which case the others are placed nowhere: the position along the normal, SliceLocation, InstanceNumber. For
-    positions a series has one normal: that of the orientation most of its slices have, of equally many that with the
-    smallest SOP Instance UID; its largest component is made positive.
+    which case the others are placed nowhere: the position along the normal, SliceLocation, InstanceNumber. Positions
+    that are all one are passed over where the SliceLocations of the series differ. For positions a series has one
+    normal: that of the orientation most of its slices have, of equally many that with the smallest SOP Instance UID;
+    its largest component is made positive. A series without any orientation counts as axial.
 
     Args:
         slices: one line a slice with patient_id, study_instance_uid, series_instance_uid, sop_instance_uid, frame;
@@ -43,6 +44,8 @@ def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
     )  # (3, slices)
     known = ~np.isnan(steps)
     counts = np.stack([np.bincount(series, weights=row, minlength=num_series) for row in known])  # (3, series)
+    stuck = ~_spread(steps[0], series, num_series) & _spread(steps[1], series, num_series)
+    counts[0, stuck] = 0
     step = counts.argmax(axis=0)  # the first of the largest
     chosen = step[series]
     z = np.take_along_axis(steps, chosen[None], axis=0)[0]
@@ -142,15 +145,15 @@ def count_shared_uids(slices: pd.DataFrame) -> int:
 
 
 def _project(slices: pd.DataFrame, series: np.ndarray, num_series: int) -> np.ndarray:
-    """Project every position on the normal of its series, mm; NaN without position or orientation."""
+    """Project every position on the normal of its series, mm; NaN without position."""
     normals, has_normal = _normals(slices)
     representative = _choose_representatives(slices, normals, has_normal, series, num_series)
-    # A series without any orientation points at slice -1; its slices have no normal, so nothing comes of it.
-    of_series = normals[representative[series]]
+    normal = np.where((representative >= 0)[:, None], normals[representative], (0.0, 0.0, 1.0))
+    of_series = normal[series]
     positions = slices[["px", "py", "pz"]].to_numpy(float)
     # Written out: a matrix product may add in another order on another machine or for another number of slices.
     along = positions[:, 0] * of_series[:, 0] + positions[:, 1] * of_series[:, 1] + positions[:, 2] * of_series[:, 2]
-    return np.where(has_normal, along, np.nan)
+    return along
 
 
 def _normals(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -189,11 +192,24 @@ def _choose_representatives(
     return chosen
 
 
-def _normalise(z: np.ndarray, series: np.ndarray, num_series: int) -> np.ndarray:
+def _ends(z: np.ndarray, series: np.ndarray, num_series: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest z of every series; inf and -inf where none is known."""
     low, high = np.full(num_series, np.inf), np.full(num_series, -np.inf)
     placed = ~np.isnan(z)
     np.minimum.at(low, series[placed], z[placed])
     np.maximum.at(high, series[placed], z[placed])
+    return low, high
+
+
+def _spread(z: np.ndarray, series: np.ndarray, num_series: int) -> np.ndarray:
+    """Whether the slices of a series lie at more than one place, (series,)."""
+    low, high = _ends(z, series, num_series)
+    return high - low > SAME_POSITION_MM
+
+
+def _normalise(z: np.ndarray, series: np.ndarray, num_series: int) -> np.ndarray:
+    low, high = _ends(z, series, num_series)
+    placed = ~np.isnan(z)
     span = high - low
     normalised = np.full(len(z), 0.5)
     spread = placed & (span > SAME_POSITION_MM)[series]

@@ -7,16 +7,23 @@ brought up to date, and store the new outputs under it.
 import dataclasses
 import io
 
+import imagecodecs
 import numpy as np
 import xxhash
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 from pipeline.dicom.read import read_slices
 from pipeline.dicom.records import Reject, Slice
 from pipeline.planning import stages
 from pipeline.planning.catalog import LabelFile, Reading
 from pipeline.tables.labels import read_labels
-from testkit.dicom_files import AXIAL, KEEP, ct_file, enhanced_file, frame_groups, gradient
+from testkit.dicom_files import AXIAL, KEEP, ct_dataset, ct_file, encode, enhanced_file, frame_groups, gradient
 from testkit.small import Small, write
 
 REPAIR = dataclasses.replace(KEEP, repair="rsna_12bit_wrap")
@@ -26,6 +33,16 @@ WRAPPED = np.where(np.arange(120) % 7, 40, 3080).reshape(12, 10).astype(np.uint1
 
 def signed_groups() -> list:
     return [frame_groups(2.5 * number, 1 + number / 2, -1024) for number in range(2)]
+
+
+def coded_without_a_sign() -> bytes:
+    values = gradient(32, 32) - 2000
+    dataset = ct_dataset(values)
+    code = imagecodecs.jpeg2k_encode(
+        values.view(np.uint16) & 0x1FFF, codecformat="j2k", reversible=True, bitspersample=13
+    )
+    dataset.PixelData = encapsulate([bytes(code)])
+    return encode(dataset, JPEG2000Lossless)
 
 
 READ_INPUTS: dict[str, tuple[bytes, Reading]] = {
@@ -40,11 +57,15 @@ READ_INPUTS: dict[str, tuple[bytes, Reading]] = {
     "no position": (ct_file(gradient(), ImagePositionPatient=None), KEEP),
     "wrapped": (ct_file(WRAPPED, BitsStored=12, RescaleIntercept=0), REPAIR),
     "frames": (enhanced_file(np.stack([gradient(), gradient() + 9]), signed_groups()), KEEP),
+    "32 bits": (ct_file(gradient().astype("int32")), KEEP),
+    "coded without a sign": (coded_without_a_sign(), KEEP),
+    "units in words": (ct_file(gradient(), RescaleType="Hounsfield units"), KEEP),
+    "longer than the file": (ct_file(gradient())[:-2], KEEP),
     "rejected": (ct_file(gradient(), RescaleType="US"), KEEP),
     "localizer": (ct_file(gradient(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), KEEP),
 }
 STORED_READ = {
-    1: {
+    2: {
         "16 bits, signed": "63238f08e8488e22",
         "12 bits, junk above": "31da4b90da2b2b55",
         "8 bits": "506de0e85342fcac",
@@ -56,6 +77,10 @@ STORED_READ = {
         "no position": "b2a724d93111b839",
         "wrapped": "1045d15c73b45c57",
         "frames": "c6019707d5fcb032",
+        "32 bits": "76de3f267e302491",
+        "coded without a sign": "942bab2c92fb877e",
+        "units in words": "76de3f267e302491",
+        "longer than the file": "562283305c7aa1ec",
         "rejected": "aac4ba5299c1497f",
         "localizer": "ee845b2528e0e1aa",
     }
@@ -92,10 +117,10 @@ image_id,sop_instance_uid,patient_id,study_instance_uid,series_instance_uid,fram
 1.2.2.1,1.2.2.1,P1,1.2.3,1.3.2,0,0.0,0.3794871794871795,1,1
 1.2.2.2,1.2.2.2,P1,1.2.3,1.3.2,0,2.1,0.594871794871795,0,0
 1.2.2.3,1.2.2.3,P1,1.2.3,1.3.2,0,6.05,1.0,,
-1.2.3.0,1.2.3.0,P1,1.2.3,1.3.3,0,,1.0,0,0
-1.2.3.1,1.2.3.1,P1,1.2.3,1.3.3,0,,0.6666666666666666,1,1
-1.2.3.2,1.2.3.2,P1,1.2.3,1.3.3,0,,0.3333333333333333,0,0
-1.2.3.3,1.2.3.3,P1,1.2.3,1.3.3,0,,0.0,,
+1.2.3.0,1.2.3.0,P1,1.2.3,1.3.3,0,-7.4,0.0,0,0
+1.2.3.1,1.2.3.1,P1,1.2.3,1.3.3,0,0.0,0.3794871794871795,1,1
+1.2.3.2,1.2.3.2,P1,1.2.3,1.3.3,0,4.2,0.594871794871795,0,0
+1.2.3.3,1.2.3.3,P1,1.2.3,1.3.3,0,12.1,1.0,,
 """
 }
 

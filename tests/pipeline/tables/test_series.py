@@ -94,7 +94,9 @@ def test_the_ladder_of_fall_backs() -> None:
         return place_slices(pd.DataFrame(rows))
 
     assert set(placed()["z_from"]) == {"position"}
-    for absent in ({"position": None}, {"orientation": None}):
+    assert set(placed(orientation=None)["z_from"]) == {"position"}
+    np.testing.assert_allclose(placed(orientation=None, slice_location=-1.0)["z_mm"], [0, 2, 4, 6])
+    for absent in ({"position": None}, {"position": (1, 2, 3)}):
         by_location = placed(**absent)
         assert set(by_location["z_from"]) == {"slice_location"}
         np.testing.assert_allclose(by_location["z_mm"], [0, 3, 6, 9])
@@ -117,6 +119,27 @@ def test_a_slice_without_position_falls_out_or_the_series_steps_down() -> None:
     placed = place_slices(slices)
     assert set(placed["z_from"]) == {"slice_location"}
     np.testing.assert_allclose(placed["z_norm"], [0, 0.25, 1])
+
+
+def test_positions_that_are_all_one_are_passed_over_only_where_slice_locations_differ() -> None:
+    stuck = {"position": (0, 0, 7), "instance_number": 1}
+    repeated = [one_slice(str(number), **stuck, slice_location=3) for number in range(4)]
+    placed = place_slices(pd.DataFrame(repeated))
+    assert set(placed["z_from"]) == {"position"}
+    assert set(placed["z_norm"]) == {0.5}
+    differing = [one_slice(str(number), **stuck, slice_location=-2.0 * number) for number in range(4)]
+    placed = place_slices(pd.DataFrame(differing))
+    assert set(placed["z_from"]) == {"slice_location"}
+    np.testing.assert_allclose(placed["z_norm"], [1, 2 / 3, 1 / 3, 0])
+
+
+def test_a_slice_without_orientation_lies_in_the_plane_of_its_series() -> None:
+    slices = along([0.0, 4.0, 8.0])
+    rows = [one_slice(str(number), (0, number, 3.0 * number), tilted(20)) for number in range(3)]
+    whole = place_slices(pd.DataFrame(rows))
+    rows[1] = one_slice("1", (0, 1, 3), None)
+    np.testing.assert_array_equal(place_slices(pd.DataFrame(rows))["z_mm"], whole["z_mm"])
+    np.testing.assert_array_equal(place_slices(slices.assign(rx=np.nan))["z_mm"], [0, 4, 8])
 
 
 def test_mixed_orientations_lie_along_the_larger_groups_normal() -> None:
