@@ -21,6 +21,8 @@ from pipeline.planning.stages import ArraySpec
 SHARD = re.compile(r"0|[1-9][0-9]{0,7}")
 RECORD = re.compile(r"(0|[1-9][0-9]{0,7})\.json")
 MAX_RECORD_BYTES = 1 << 30
+# What this program alone writes to; anything else below a cache is somebody's.
+OWN_FOLDERS = ("images", "sums", "tables", "commits", PRIVATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,16 @@ def next_shard(root: Path, head: Commit | None, pending: Pending | None) -> int:
 
 
 def partials(root: Path) -> Iterator[Path]:
-    """The temporary files of writers that were killed, or are at work."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.startswith(".") and name.endswith(PARTIAL):
-                yield Path(folder) / name
+    """The temporary files of writers that were killed, or are at work: where a cache has files, and no deeper."""
+    beside = [name for name in os.listdir(root) if (root / name).is_file()] if root.is_dir() else []
+    yield from (root / name for name in beside if _is_partial(name))
+    for own in OWN_FOLDERS:
+        for folder, _, names in os.walk(root / own):
+            yield from (Path(folder) / name for name in names if _is_partial(name))
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(PARTIAL)
 
 
 def disk_need(sizes_px: Sequence[int], channels: int, slices: int) -> int:

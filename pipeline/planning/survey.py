@@ -14,6 +14,7 @@ from pipeline.cache.head import current_commit
 from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
+from pipeline.errors import SourceError
 from pipeline.planning import changes, plan
 from pipeline.planning.changes import Content, Settled
 from pipeline.planning.estimate import estimate
@@ -35,6 +36,16 @@ class Survey:
     plan: Plan
 
 
+def require_apart(src: str, root: Path) -> None:
+    """Refuse a cache inside its own source: it would read its own files, and commit again at every build.
+
+    Raises:
+        SourceError: `root` lies below `src`.
+    """
+    if "://" not in src and Path(src).resolve() in root.resolve().parents:
+        raise SourceError(f"{root}: --out lies inside --src {src}; give a folder outside of it")
+
+
 def survey(
     settings: Settings, root: Path, *, check_content: bool = False, retry_rejected: bool = False, running: str = ""
 ) -> Survey:
@@ -50,6 +61,7 @@ def survey(
     """
     head = current_commit(root)
     wanted = fingerprints(settings)
+    require_apart(settings.src, root)
     source = open_source(settings.src)
     listing = source.scan()
     known = replace(_known(root, head, wanted), running=running)

@@ -6,15 +6,17 @@ import stat
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.errors import SourceError
-from pipeline.source.archives import archive_kind, list_members, read_member
+from pipeline.source.archives import archive_kind, gunzip, is_gzipped, list_members, read_member
+from pipeline.source.names import listed_name, opened_name
 from pipeline.system import READ_FLAGS, read_at, read_from_memory, read_past_cache
 
 # A file of 4 GB is no slice and no series; reading it would take a worker's memory.
@@ -109,12 +111,23 @@ def open_source(src: str) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder, with all folders below it."""
+    """A folder, with all folders and archives below it; `study.zip/1.dcm` is a member of an archive in it."""
 
     root: str
 
     def scan(self) -> Listing:
-        return _listing(self.root, *_walk(self.root))
+        loose = _listing(self.root, *_walk(self.root))
+        archives = [path for path in loose.paths if _may_be_archive(path)]
+        return _with_members(loose, self._members(archives)) if archives else loose
+
+    def _members(self, archives: list[str]) -> dict[str, Listing]:
+        """List the archives; one that cannot be listed stays a file, and reading it says why."""
+        found = {}
+        for path in archives:
+            with suppress(SourceError, OSError):
+                if kind := archive_kind(self._name(path)):
+                    found[path] = Archive(self._name(path), kind).scan()
+        return found
 
     def read(
         self,
@@ -129,7 +142,24 @@ class Folder:
             before_waiting: called if the file has to come from the disk, before it does.
             past_cache: do not look for it in the system's memory, nor leave it there; half the processor's time.
         """
-        return _read_file(self._name(path), buffer, before_waiting, past_cache)
+        if not _may_be_packed(path):
+            return _read_file(self._name(path), buffer, before_waiting, past_cache)
+        archive, member = self._split(path)
+        if member:
+            return Archive(self._name(archive), _kind(self._name(archive)) or "zip").read(member, buffer)
+        if _may_be_archive(path):
+            _refuse_archive(self._name(path), path)
+        return _read_packed(self._name(path), buffer)
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """Divide a path where it enters an archive: (archive, member), or (path, "")."""
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            if _may_be_archive(parts[count - 1]):
+                archive = "/".join(parts[:count])
+                if os.path.isfile(self._name(archive)):
+                    return archive, "/".join(parts[count:])
+        return path, ""
 
     def size(self, path: str) -> int:
         """Bytes of a file; 0 where that cannot be told, and `read` will say why."""
@@ -139,7 +169,7 @@ class Folder:
             return 0
 
     def _name(self, path: str) -> str:
-        return f"{self.root}/{_opened_name(path)}"
+        return f"{self.root}/{opened_name(path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +188,7 @@ class SingleFile:
         )
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-        return _read_file(self.file, buffer)
+        return _read_packed(self.file, buffer) if is_gzipped(self.file) else _read_file(self.file, buffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +204,10 @@ class Archive:
             raise SourceError(f"{self.file}: no files in it; give an archive of DICOM files")
         sizes = np.fromiter((member.size for member in members.values()), np.int64, len(members))
         times = np.fromiter((member.mtime_ns for member in members.values()), np.int64, len(members))
-        return Listing(list(members), sizes, times, ordered=True)
+        return Listing(list(map(listed_name, members)), sizes, times, ordered=True)
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-        content, member = read_member(self.file, self.kind, path)
+        content, member = read_member(self.file, self.kind, opened_name(path))
         return content, Stamp(member.size, member.mtime_ns)
 
 
@@ -207,7 +237,7 @@ class Remote:
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
         with _server_errors(self.address):
             system, root = _open_system(self.address)
-            name = f"{root}/{_opened_name(path)}"
+            name = f"{root}/{opened_name(path)}"
             system.invalidate_cache(name)
             info = system.info(name)
             _check_size(info["size"])
@@ -216,20 +246,59 @@ class Remote:
         return memoryview(content), Stamp(len(content), _changed_ns(info))
 
 
-# Bytes of a file name that are not UTF-8 reach Python as lone surrogates, which no table can hold. They are listed as
-# private-use characters instead, and turned back to open the file.
-_LISTED = {0xDC80 + byte: 0xF780 + byte for byte in range(128)}
-_OPENED = {listed: surrogate for surrogate, listed in _LISTED.items()}
+def _may_be_archive(path: str) -> bool:
+    return path[-4:].lower() in (".zip", ".tar") or path[-4:].lower() == ".tgz" or path[-7:].lower() == ".tar.gz"
 
 
-def listed_name(path: str) -> str:
-    """A path from the command line or the file system as a `Listing` has it."""
-    return path.translate(_LISTED)
+def _may_be_packed(path: str) -> bool:
+    """Whether a path is, or leads through, what may be an archive or a file under gzip: of most files, not."""
+    name = path.lower()
+    return name.endswith((".zip", ".tar", ".tgz", ".gz")) or ".zip/" in name or ".tar/" in name
 
 
-def _opened_name(path: str) -> str:
-    """The inverse: a path of a `Listing` as the file system has it."""
-    return path if path.isascii() else path.translate(_OPENED)
+@lru_cache(maxsize=1024)
+def _kind(file: str) -> str | None:
+    return archive_kind(file)
+
+
+def _refuse_archive(file: str, path: str) -> None:
+    """Raise the reason why an archive was not listed, as one of that file.
+
+    Raises:
+        OSError: it is one, or of a kind that is not read.
+    """
+    try:
+        if kind := archive_kind(file):
+            Archive(file, kind).scan()
+    except SourceError as error:
+        raise OSError(errno.EIO, str(error).replace(f"{file}: ", "")) from None
+
+
+def _read_packed(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+    """Read a file, out of gzip where its name and its first bytes say so."""
+    content, stamp = _read_file(file, buffer)
+    if is_gzipped(file) and content[:2] == b"\x1f\x8b":
+        content = memoryview(gunzip(content))
+    return content, stamp
+
+
+def _with_members(loose: Listing, members: Mapping[str, Listing]) -> Listing:
+    """Put the members of each archive in its place, in its order."""
+    paths: list[str] = []
+    sizes, times = [], []
+    at = 0
+    for index, path in enumerate(loose.paths):
+        if path not in members:
+            continue
+        of_archive = members[path]
+        paths += loose.paths[at:index]
+        paths += [f"{path}/{name}" for name in of_archive.paths]
+        sizes += [loose.sizes[at:index], of_archive.sizes]
+        times += [loose.mtimes_ns[at:index], of_archive.mtimes_ns]
+        at = index + 1
+    paths += loose.paths[at:]
+    joined = np.concatenate([*sizes, loose.sizes[at:]]), np.concatenate([*times, loose.mtimes_ns[at:]])
+    return Listing(paths, *joined, ordered=bool(members))
 
 
 def _walk(root: str) -> tuple[list[str], "array[int]", "array[int]"]:
@@ -279,7 +348,7 @@ def _listing(src: str, paths: list[str], sizes: "array[int]", times: "array[int]
         raise SourceError(f"{src}: no files in it; give a folder of DICOM files, an archive or one file")
     order = sorted(range(len(paths)), key=paths.__getitem__)
     return Listing(
-        [path if (path := paths[index]).isascii() else listed_name(path) for index in order],
+        [listed_name(paths[index]) for index in order],
         np.array(sizes, np.int64)[order],
         np.array(times, np.int64)[order],
     )

@@ -19,7 +19,7 @@ from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import builder_at_work
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
-from pipeline.source.sources import listed_name
+from pipeline.source.names import listed_name
 
 
 def require_cache(root: Path) -> None:

@@ -1,0 +1,40 @@
+"""A cache and what is not its own stay apart."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cache import layout
+from pipeline.errors import SourceError
+from pipeline.planning.survey import require_apart
+from testkit.dicom_files import ct_file, gradient
+from testkit.small import Small, write
+
+
+def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    write(small.src / "a.dcm", ct_file(gradient()))
+    inside = small.src / "deep" / "cache.zarr"
+    with pytest.raises(SourceError, match="lies inside --src"):
+        require_apart(str(small.src), inside)
+    (tmp_path / "link").symlink_to(small.src)
+    with pytest.raises(SourceError, match="give a folder outside"):
+        require_apart(str(tmp_path / "link"), inside)
+    require_apart(str(small.src), small.out)
+    require_apart("s3://bucket/src", inside)
+    assert not inside.exists()
+
+
+def test_another_programs_partial_files_are_left_alone(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    write(small.src / "a.dcm", ct_file(gradient()))
+    small.build()
+    others = [small.out / "rsync" / ".x.partial", small.out / "mine" / "deep" / ".y.0123abcd.partial"]
+    own = [small.out / "images" / ".x.0123abcd.partial", small.out / ".zarr.json.0123abcd.partial"]
+    for path in others + own:
+        write(path, b"half")
+    assert sorted(layout.partials(small.out)) == sorted(own)
+    write(small.src / "b.dcm", ct_file(gradient(), SOPInstanceUID="1.2.9"))
+    small.build()
+    assert all(path.exists() for path in others)
+    assert not any(path.exists() for path in own)
