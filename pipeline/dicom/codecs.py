@@ -1,12 +1,13 @@
 """This file decodes the compressed frames that a transfer syntax may hold, with imagecodecs."""
 
+import contextlib
 import importlib
 import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -218,10 +219,9 @@ def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFor
     if len(code) * 64 < pixels.frame_bytes:
         raise Rejected("truncated", "the RLE segments are too short for the picture")
     dtype = np.dtype(f"<u{bytes_per_pixel}")
-    try:
+    unpacked: Any = b""
+    with contextlib.suppress(Rejected):
         unpacked = _run(decode, code, dtype)
-    except Rejected:
-        unpacked = b""
     if len(unpacked) != pixels.frame_bytes:
         unpacked = _unpack_segments(code, pixels.frame_bytes // bytes_per_pixel)
     cells = np.frombuffer(unpacked, dtype).reshape(pixels.height, pixels.width)

@@ -277,7 +277,7 @@ def _refuse_archive(file: str, path: str) -> None:
 def _read_packed(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
     """Read a file, out of gzip where its name and its first bytes say so."""
     content, stamp = _read_file(file, buffer)
-    if is_gzipped(file) and content[:2] == b"\x1f\x8b":
+    if is_gzipped(file) and bytes(content[:2]) == b"\x1f\x8b":
         content = memoryview(gunzip(content))
     return content, stamp
 
