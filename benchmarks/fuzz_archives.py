@@ -1,0 +1,108 @@
+"""This file damages small archives in thousands of ways: each is listed and read, or told in one line.
+
+    python benchmarks/fuzz_archives.py --mutants 10000
+
+Of a damaged archive either all members are there (read, or told one by one), or the archive is refused. What cannot be
+told from an archive without damage is allowed for: a name that now begins with a dot, a member that became a folder.
+"""
+
+import argparse
+import collections
+import io
+import random
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from fuzz import DAMAGES
+
+from pipeline.errors import SourceError
+from pipeline.source.sources import Buffer, open_source
+
+MEMBERS = {f"study/{number}.dcm": bytes([number]) * 300 for number in range(8)}
+HANG_SECONDS = 10
+
+
+def seeds() -> dict[str, bytes]:
+    """Archives of each kind, with the same eight members."""
+    found = {}
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, content in MEMBERS.items():
+                archive.writestr(name, content)
+        found[f"zip {method}"] = file.getvalue()
+    for style in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=style) as tar:
+            for name, content in MEMBERS.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = len(content), 1_500_000_000.5
+                tar.addfile(info, io.BytesIO(content))
+        found[f"tar {style}"] = file.getvalue()
+    return found
+
+
+def judge(file: Path) -> str:
+    """Read all of an archive; return in a word what came of it.
+
+    Raises:
+        Exception: whatever is neither a refusal of the archive nor one of a member.
+    """
+    try:
+        source = open_source(str(file))
+        listing = source.scan()
+    except SourceError as error:
+        return "refused" if len(str(error).splitlines()) == 1 else "refused in several lines"
+    told = 0
+    for path in listing.paths:
+        try:
+            source.read(path, Buffer())
+        except OSError:
+            told += 1
+    if len(listing.paths) < len(MEMBERS) and type(source).__name__ == "Archive":
+        return f"{len(listing.paths)} members"
+    return "told" if told else "read"
+
+
+def main() -> int:
+    """Run the campaign and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    outcomes: collections.Counter[str] = collections.Counter()
+    failures: dict[int, str] = {}
+    kinds = list(seeds().items())
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.mutants):
+            rng = random.Random(f"{options.seed}:{number}")
+            name, data = rng.choice(kinds)
+            mutant = bytearray(data)
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                rng.choice(DAMAGES)(mutant, rng)
+            file = Path(folder) / f"{number % 4}.bin"
+            file.write_bytes(mutant)
+            started = time.perf_counter()
+            try:
+                found = judge(file)
+                outcomes[f"{name[:3]} {found}"] += 1
+                if found == "refused in several lines":
+                    failures[number] = f"{name}: {found}"
+            except Exception as error:
+                failures[number] = f"{name}: {type(error).__name__}: {error}"
+            if time.perf_counter() - started > HANG_SECONDS:
+                failures[number] = f"{name}: longer than {HANG_SECONDS} s"
+    for outcome, count in sorted(outcomes.items()):
+        print(f"  {outcome:20s} {count}")
+    for number, what in list(failures.items())[:20]:
+        print(f"  mutant {number}: {what}")
+    print(f"{options.mutants} mutants, seed {options.seed}; failures: {len(failures)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
