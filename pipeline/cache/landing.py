@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits, copies, layout
 from pipeline.cache.attributes import Attributes, Private, Terms
 from pipeline.cache.backups import Backup, encode_backup
 from pipeline.cache.commits import Commit, backup_file, make_commit
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import read_file, sha256, write_atomic
-from pipeline.cache.head import copied_file, record_head
+from pipeline.cache.files import sha256, write_atomic
 from pipeline.cache.ledger import Ledger
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
@@ -95,7 +94,7 @@ def publish_commit(root: Path, parts: Backup) -> None:
             write_atomic(root / path, content)
     write_parts(root, parts)
     write_atomic(root / ROOT_DOCUMENT, documents[ROOT_DOCUMENT])
-    mend_copies(root, commit)
+    copies.mend_copies(root, commit)
 
 
 def write_parts(root: Path, parts: Backup) -> None:
@@ -108,19 +107,3 @@ def write_parts(root: Path, parts: Backup) -> None:
         write_atomic(commits.private_file(root, commit.id), commit.private_content())
     write_atomic(backup_file(root, commit.id), encode_backup(parts))
     write_atomic(commits.commit_file(root, commit.id), commit.content())
-
-
-def mend_copies(root: Path, commit: Commit) -> bool:
-    """Record the current commit beside the root, and copy its tables; says whether that was to be done.
-
-    A marker names the commit that was copied last, so that an unchanged build reads neither.
-    """
-    marker = copied_file(root)
-    if marker.exists() and read_file(marker) == commit.id.encode():
-        return False
-    if commit.attributes.cache:
-        record_head(root, commit)
-    write_atomic(root / "metadata.csv", commits.read_table(root, commit))
-    write_atomic(root / "rejects.csv", commits.read_rejects(root, commit))
-    write_atomic(marker, commit.id.encode())
-    return True

@@ -103,7 +103,7 @@ def _build(work: _Work, workers: Workers, progress: Progress) -> Outcome:
 def _note_touched(root: Path, found: Survey) -> None:
     """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
     assert found.head
-    from pipeline.cache.landing import mend_copies
+    from pipeline.cache.copies import mend_copies
 
     if found.plan.settled.touched:
         commits.write_ledger(root, found.head.id, found.plan.settled.kept)

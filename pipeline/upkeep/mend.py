@@ -13,10 +13,11 @@ import numpy as np
 from pipeline.cache import commits, layout
 from pipeline.cache.backups import Backup, read_backup
 from pipeline.cache.commits import Commit
+from pipeline.cache.copies import mend_copies
 from pipeline.cache.documents import ROOT_DOCUMENT
 from pipeline.cache.files import PRIVATE, make_folder, sha256, write_atomic
 from pipeline.cache.head import copied_file, current_commit
-from pipeline.cache.landing import mend_copies, write_parts
+from pipeline.cache.landing import write_parts
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination

@@ -82,5 +82,5 @@ def test_render_says_why_it_cannot() -> None:
         pipeline.render(dataset, WINDOWS, 20)
     with pytest.raises(pipeline.CatalogError, match="window thin: "):
         pipeline.render(dataset, [pipeline.Window("thin", 40, 0)], 20)
-    with pytest.raises(pipeline.CatalogError, match="give 1 window"):
+    with pytest.raises(pipeline.CatalogError, match="give 1 to 8"):
         pipeline.render(dataset, [], 20)

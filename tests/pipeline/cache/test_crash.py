@@ -114,14 +114,14 @@ def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
 
 
 def run_without_copies(small: Small) -> None:
-    from pipeline.cache import landing
+    from pipeline.cache import copies
 
-    mend = landing.mend_copies
-    landing.mend_copies = lambda root, commit: False
+    mend = copies.mend_copies
+    copies.mend_copies = lambda root, commit: False
     try:
         small.build("--prune")
     finally:
-        landing.mend_copies = mend
+        copies.mend_copies = mend
 
 
 @pytest.mark.parametrize(
