@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from phantom.study import Study, make_study
+from phantom.study import BLEEDING, Study, make_study
 
 FAINT = 0.08  # of the blood's contrast: 3 HU, as partial volume leaves it where a bleed reaches just into a slice
 SHORTEST = 3  # slices of a bleed that has edges
@@ -17,9 +17,9 @@ def make_planted(seed: int, patient: int, number: int = 0, *, edges: bool = Fals
         edges: the first and the last slice of each bleed show it barely, slices beyond it not at all; labels stay.
         shuffled: the slices lie at each other's positions, in random order; pixels and labels stay theirs.
     """
-    study = make_study(seed, patient, number)
+    study = make_study(seed, patient, number, bleeding=bleeding)
     if edges and study.labels.any():
-        study = fade_edges(study, make_study(seed, patient, number, bloodless=True))
+        study = fade_edges(study, make_study(seed, patient, number, bloodless=True, bleeding=bleeding))
     if shuffled:
         order = np.random.default_rng((seed, patient, 6, number)).permutation(len(study.uids))
         study = replace(study, geometry=replace(study.geometry, positions=study.geometry.positions[order]))

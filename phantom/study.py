@@ -33,6 +33,7 @@ from phantom.write import SliceAttributes, encode_slice
 LABELS = (*CLASSES, "any")
 VISIBLE_MM2 = 30.0
 MAX_SLICES = 64
+BLEEDING = 5  # patients of ten; of RSNA 2019's studies four in ten
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +173,18 @@ def count_studies(seed: int, patient: int) -> int:
     return 1 + (np.random.default_rng((seed, patient, 2)).random() < 1 / 40)
 
 
-def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = False) -> Study:
-    """Make one study: a pure function of (seed, patient, number).
+def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = False, bleeding: int = BLEEDING) -> Study:
+    """Make one study: a pure function of its arguments.
 
     Args:
         number: 0, or 1 for a patient's second study: the same head on another day.
         bloodless: the very same scan, its noise too, without the bleeds.
+        bleeding: patients of each ten that bleed.
     """
     body = np.random.default_rng((seed, patient, 3))
     head, shape, size = _draw_head(body), Noise(body), body.uniform(0.94, 1.05)
     rng = np.random.default_rng((seed, patient, 4, number))
-    bleeds = draw_bleeds(rng, draw_kinds(seed, patient, rng), head)
+    bleeds = draw_bleeds(rng, draw_kinds(seed, patient, rng, bleeding), head)
     origin = np.array([rng.normal(0, 3), rng.normal(0, 5), rng.uniform(-200, 200)])
     geometry = draw_geometry(rng, origin, size)
     pose = draw_pose(rng, geometry, origin, size)
@@ -243,14 +245,15 @@ def scramble(number: int, bits: int, key: int) -> int:
     return number
 
 
-def draw_kinds(seed: int, patient: int, rng: np.random.Generator) -> list[str]:
-    """The kinds of bleeding: of each ten patients five have none, and each kind is the first of one of the others."""
+def draw_kinds(seed: int, patient: int, rng: np.random.Generator, bleeding: int = BLEEDING) -> list[str]:
+    """The kinds of bleeding: of each ten patients `bleeding` have some, and each kind is in turn the first of one."""
     block = np.random.default_rng((seed, patient // 10, 5)).permutation(10)
     place = int(block[patient % 10])
-    if place >= len(CLASSES):
+    if place >= bleeding:
         return []
+    first = place % len(CLASSES)
     also = (0.05, 0.18, 0.18, 0.25, 0.2)
-    return [name for k, name in enumerate(CLASSES) if k == place or rng.random() < also[k]]
+    return [name for k, name in enumerate(CLASSES) if k == first or rng.random() < also[k]]
 
 
 def _draw_head(rng: np.random.Generator) -> Head:

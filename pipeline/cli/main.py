@@ -125,11 +125,16 @@ def plan(out: Path, as_json: bool, **wanted: Any) -> int:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 for none. [default: one a core]")
 @click.option(
+    "--bleeding", default=5, show_default=True, type=click.IntRange(0, 10), help="Patients of ten that bleed."
+)
+@click.option(
     "--faint-edges", is_flag=True, help="Show a bleed barely in its first and last slice: only the neighbours tell."
 )
 @click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: no neighbour tells.")
 @command
-def phantom(out: Path, patients: int, seed: int, workers: int | None, *, faint_edges: bool, shuffled: bool) -> None:
+def phantom(
+    out: Path, patients: int, seed: int, workers: int | None, *, bleeding: int, faint_edges: bool, shuffled: bool
+) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form.
 
     A patient is the same for any number of patients and of workers. A patient takes some 17 MB.
@@ -147,7 +152,7 @@ def phantom(out: Path, patients: int, seed: int, workers: int | None, *, faint_e
         def patient_done(number: int) -> None:
             bar.update(1)
 
-        make = partial(make_planted, edges=faint_edges, shuffled=shuffled)
+        make = partial(make_planted, edges=faint_edges, shuffled=shuffled, bleeding=bleeding)
         try:
             summary = phantom.write(out, patients, seed, patient_done, workers=processes, make=make)
         except PhantomError as error:

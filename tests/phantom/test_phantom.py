@@ -246,6 +246,14 @@ def test_half_the_patients_bleed(studies):
     assert {kind for kinds in first for kind in kinds} == set(CLASSES)
 
 
+@pytest.mark.parametrize("bleeding", [0, 3, 8, 10])
+def test_as_many_patients_of_ten_bleed_as_were_asked_for(bleeding):
+    kinds = [phantom.draw_kinds(3, patient, np.random.default_rng(patient), bleeding) for patient in range(100)]
+    assert sum(bool(found) for found in kinds) == 10 * bleeding
+    if bleeding >= 5:
+        assert {kind for found in kinds for kind in found} == set(CLASSES)
+
+
 def test_identifiers_never_meet():
     for bits in (32, 36, 40):
         made = {phantom.scramble(number, bits, SEED) for number in range(20_000)}

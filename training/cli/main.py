@@ -15,6 +15,7 @@ from training.errors import TrainingError
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
 from training.run import config as settings
 from training.run.config import Machine, TrainConfig
+from training.run.presets import PRESETS
 
 if TYPE_CHECKING:
     from training.run.distributed import Processes
@@ -80,6 +81,12 @@ def main() -> None:
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
 @click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
 @click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Settings that go together, which the other options override: finetune has the defaults, scratch needs no "
+    "ImageNet weights, demo (small_resnet) learns in minutes on two cores.",
+)
+@click.option(
     "--model",
     help="A classification model of torchvision, timm:NAME, or module:function of your own that takes the number of "
     f"channels and returns a torch module from images to features (B, D). [default: {DEFAULTS.model}]",
@@ -143,6 +150,7 @@ def run_command(
     local_copy: Path | None,
     out: Path | None,
     resume: Path | None,
+    preset: str | None,
     others: tuple[str, ...],
     checkpoint_every: int,
     keep: int,
@@ -160,9 +168,10 @@ def run_command(
     """
     if resume is None and (cache is None or (out is None and not dry_run)):
         raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
-    if resume is not None and (out is not None or dry_run):
-        raise click.UsageError("--resume takes neither --out nor --dry-run")
-    overrides = {name: value for name, value in options.items() if value is not None}
+    if resume is not None and (out is not None or dry_run or preset is not None):
+        raise click.UsageError("--resume takes neither --out nor --preset nor --dry-run")
+    overrides = dict(PRESETS[preset]) if preset else {}
+    overrides |= {name: value for name, value in options.items() if value is not None}
     overrides |= dict(settings.parse_setting(text) for text in others)
     trackers = tuple(name.strip() for name in loggers.split(",") if name.strip())
     machine = Machine(device, input_threads, Machine.batches_ahead, checkpoint_every, keep, log_every, trackers)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.errors import ConfigError
+from training.model import small
 from training.model.channels import fit_channels
 from training.run.config import TrainConfig
 from training.run.functions import find_function, is_own
@@ -32,6 +33,10 @@ def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Mod
         return _timm(config, channels)
     if is_own(config.model):
         return _own(config, channels)
+    if config.model == small.NAME:
+        if config.weights == "imagenet":
+            raise ConfigError(f"--model {small.NAME}: has no ImageNet weights; give --weights none, or a file")
+        return small.SmallResNet(), small.SmallResNet.num_features
     return torchvision_backbone(config.model, config.weights == "imagenet")
 
 
@@ -46,7 +51,7 @@ def fit_to(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) ->
 
 
 def is_torchvision(config: TrainConfig) -> bool:
-    """Whether the settings name a model of torchvision."""
+    """Whether the settings name a model of torchvision, or small_resnet, which is built as those are."""
     return not config.model.startswith(TIMM) and not is_own(config.model)
 
 

@@ -12,6 +12,7 @@ from training.data.linked import describe
 from training.data.neighbours import SERIES
 from training.data.split import SIDES
 from training.report import figures, page
+from training.report.baselines import baselines
 from training.report.heatmap import HeatMaps, open_heat_maps
 from training.report.model_card import context_words, write_model_card
 from training.report.page import Section
@@ -55,6 +56,7 @@ def write_report(run: Path, cache: Cache | None) -> Path:
     sections = [
         summary(results, cache),
         scores(results),
+        baselines(results, cache),
         curves(results),
         decisions(results),
         subgroups(results),

@@ -48,6 +48,13 @@ def test_shows_the_scores_of_the_run(finished: Path) -> None:
         assert row in text
 
 
+def test_the_run_stands_beside_position_alone_and_the_training_shares(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    table = text[text.index("Baselines</h") :]
+    rows = [table.index(words) for words in ("this run", "position alone", "shares of the training slices")]
+    assert rows == sorted(rows)
+
+
 def test_asks_nothing_of_a_network(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)

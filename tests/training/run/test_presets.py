@@ -1,0 +1,53 @@
+"""This file checks the presets: each is a run's settings, and what a command names itself wins over them."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from training.cli.main import main
+from training.model.network import build_model, check_size
+from training.run import config
+from training.run.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_is_a_run_s_settings(name):
+    settings = config.new_settings(PRESETS[name])
+    assert config.from_mapping(json.loads(json.dumps(config.to_mapping(settings)))) == settings
+    assert settings.patience_epochs >= settings.epochs or name == "finetune"
+
+
+def test_finetune_has_the_defaults():
+    assert config.new_settings(PRESETS["finetune"]) == config.TrainConfig()
+
+
+@pytest.mark.parametrize("name", ["demo", "scratch"])
+def test_what_begins_from_nothing_can_be_built_offline(name):
+    settings = config.new_settings(PRESETS[name])
+    assert settings.weights == "none"
+    check_size(build_model(settings, 6), settings)
+
+
+def test_options_win_over_a_preset(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("training.run.config.new_settings", lambda values: seen.update(values))
+    monkeypatch.setattr("training.run.job.begin", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = ["--preset", "demo", "--epochs", "3", "--set", "dropout=0.5", "--no-position"]
+    CliRunner().invoke(main, ["run", "--cache", "c", "--out", "o", *options])
+    expected = {**PRESETS["demo"], "epochs": 3, "dropout": 0.5, "position": False}
+    assert seen == expected
+
+
+def test_an_unknown_preset_and_one_on_a_resumed_run_are_refused():
+    unknown = CliRunner().invoke(main, ["run", "--preset", "quick"])
+    assert unknown.exit_code == 2
+    assert "demo" in unknown.output
+    resumed = CliRunner().invoke(main, ["run", "--resume", "r", "--preset", "demo"])
+    assert resumed.exit_code == 2
+    assert "--preset" in resumed.output
+
+
+def test_small_resnet_has_no_imagenet_weights():
+    with pytest.raises(config.ConfigError, match="--weights none"):
+        build_model(config.new_settings({"model": "small_resnet"}), 6)

@@ -1,0 +1,54 @@
+"""This file has settings that go together: `train run --preset NAME`. What a command names itself wins over them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# The defaults of config.py, where each number has its reason: ImageNet weights on some 600,000 slices.
+FINETUNE: dict[str, Any] = {}
+
+SCRATCH: dict[str, Any] = {
+    "weights": "none",
+    # Weights that know nothing need more passes than ImageNet's: three times as many.
+    "epochs": 12,
+    # AdamW from nothing takes about 1e-3; five times what would bend good features without breaking them.
+    "learning_rate": 1e-3,
+    # Fresh norms and second moments settle over some 1,500 of 39,000 steps; less, and the first epochs are lost.
+    "warmup_fraction": 0.04,
+    # The averaged weights of the last 1,000 steps are smoother than the last ones at such a rate.
+    "ema_decay": 0.999,
+    # A poor epoch in the middle of a high rate says nothing: only the end of the cosine does.
+    "patience_epochs": 12,
+}
+
+DEMO: dict[str, Any] = {
+    # A fifth of ResNet-18's work, made for small images: see training/model/small.py.
+    "model": "small_resnet",
+    "weights": "none",
+    # 2.5 mm a pixel: a bleed just large enough for a label (30 mm2) has 5; at 64 px 2, and 128 px take twice the time.
+    "size_px": 96,
+    # What two cores do in two minutes with some 3,600 slices.
+    "epochs": 10,
+    # Small, for steps count when there are only a thousand; batch norm still has its statistics.
+    "batch_size": 32,
+    # Ten times the rate that fine-tunes: few weights, few steps. One cycle: a fifth of the run up, the rest down.
+    "learning_rate": 2e-3,
+    "warmup_fraction": 0.2,
+    # All epochs are run, for the best one is the last or the one before it.
+    "patience_epochs": 10,
+    # 192 features need no wider head; the position is one number.
+    "fusion_features": 128,
+    "position_features": 16,
+    # 200,000 weights in a few passes hardly over-fit: dropout and mixup would only slow them.
+    "dropout": 0.1,
+    "mixup_alpha": 0.0,
+    # The phantom's scanner is calibrated and its noise is in the slices: nothing to cover, and time saved.
+    "noise_sigma": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    # Its heads are turned by some 4 degrees.
+    "rotation_degrees": 10.0,
+    # Enough test patients for scores that mean something, and no fewer to choose thresholds on.
+    "split_fractions": (0.65, 0.15, 0.2),
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {"demo": DEMO, "finetune": FINETUNE, "scratch": SCRATCH}
