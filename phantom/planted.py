@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from phantom.study import BLEEDING, Study, make_study
+from phantom.study import Study, make_study
 
 FAINT = 0.08  # of the blood's contrast: 3 HU, as partial volume leaves it where a bleed reaches just into a slice
 SHORTEST = 3  # slices of a bleed that has edges
 
 
-def make_planted(seed: int, patient: int, number: int = 0, *, edges: bool = False, shuffled: bool = False) -> Study:
+def make_planted(
+    seed: int, patient: int, number: int = 0, *, edges: bool = False, shuffled: bool = False, bleeding: int = BLEEDING
+) -> Study:
     """Make a study as `make_study` does, a pure function of its arguments.
 
     Args:
         edges: the first and the last slice of each bleed show it barely, slices beyond it not at all; labels stay.
+        bleeding: patients of each ten that bleed.
         shuffled: the slices lie at each other's positions, in random order; pixels and labels stay theirs.
     """
     study = make_study(seed, patient, number, bleeding=bleeding)

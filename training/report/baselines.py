@@ -32,8 +32,8 @@ def baselines(results: Results, cache: Cache | None) -> Section:
     ):
         rows.append(_row(words, score(labels, predicted, known.classes, weights)))
     words = (
-        f"Table. {SETS[name]}, slice by slice: this run beside what can be known without a picture. Position alone is a "
-        "gradient boosting of each class on the slice's position, fitted to the training slices."
+        f"Table. {SETS[name]}, slice by slice: this run beside what can be known without a picture. Position alone is "
+        "a gradient boosting of each class on the slice's position, fitted to the training slices."
     )
     header = ["", "weighted log loss", "ROC AUC", "average precision"]
     return Section("Baselines", [page.table(words, header, rows)])
