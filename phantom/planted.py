@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from phantom.study import Study, make_study
+from phantom.study import BLEEDING, Study, make_study
 
 FAINT = 0.08  # of the blood's contrast: 3 HU, as partial volume leaves it where a bleed reaches just into a slice
 SHORTEST = 3  # slices of a bleed that has edges
