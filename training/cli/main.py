@@ -170,9 +170,7 @@ def run_command(
         raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
     if resume is not None and (out is not None or dry_run or preset is not None):
         raise click.UsageError("--resume takes neither --out nor --preset nor --dry-run")
-    overrides = dict(PRESETS[preset]) if preset else {}
-    overrides |= {name: value for name, value in options.items() if value is not None}
-    overrides |= dict(settings.parse_setting(text) for text in others)
+    overrides = _overrides(preset, options, others)
     trackers = tuple(name.strip() for name in loggers.split(",") if name.strip())
     machine = Machine(device, input_threads, Machine.batches_ahead, checkpoint_every, keep, log_every, trackers)
 
@@ -222,6 +220,12 @@ def _say(processes: "Processes", *lines: str, err: bool = False) -> None:
     """Print lines, once however many processes there are."""
     if processes.writes:
         click.echo("\n".join(lines), err=err)
+
+
+def _overrides(preset: str | None, options: dict[str, Any], others: tuple[str, ...]) -> dict[str, Any]:
+    """What a command sets: its preset, then its options, then its --set."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return (PRESETS[preset] if preset else {}) | given | dict(settings.parse_setting(text) for text in others)
 
 
 def _rehearse(

@@ -1,6 +1,5 @@
 """This file has settings that go together: `train run --preset NAME`. What a command names itself wins over them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 # The defaults of config.py, where each number has its reason: ImageNet weights on some 600,000 slices.
@@ -51,4 +50,4 @@ DEMO: dict[str, Any] = {
     "split_fractions": (0.65, 0.15, 0.2),
 }
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {"demo": DEMO, "finetune": FINETUNE, "scratch": SCRATCH}
+PRESETS: dict[str, dict[str, Any]] = {"demo": DEMO, "finetune": FINETUNE, "scratch": SCRATCH}
