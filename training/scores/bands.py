@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.scores.bootstrap import LEAST_PATIENTS, TAILS, draw_patients
+from training.scores.bootstrap import LEAST_PATIENTS, MOST_UNDEFINED, TAILS, draw_patients
 from training.scores.metrics import CALIBRATION_BINS
 from training.scores.ranking import Ranking, share
 
@@ -46,6 +46,9 @@ def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) ->
     curves = []
     for weights in _draws(num_patients, seed):
         recall, precision = ranking.precision_recall(weights)
+        if np.isnan(recall).any():  # a draw without a positive has no curve
+            curves.append(np.full(len(GRID), np.nan))
+            continue
         at = np.searchsorted(recall, GRID)
         curves.append(np.append(precision, np.nan)[np.minimum(at, len(precision))])
     return _band(curves)
@@ -63,9 +66,9 @@ def _band(curves: list[np.ndarray]) -> Band:
 
 
 def _tails(draws: np.ndarray) -> np.ndarray:
-    """Return the two tails of draws (R, M) that are defined, (2, M); NaN where none is."""
+    """Return the two tails of draws (R, M), (2, M); NaN where more than MOST_UNDEFINED of them are undefined."""
     low_high = np.full((2, draws.shape[1]), np.nan)
-    some = ~np.isnan(draws).all(axis=0)
+    some = np.isnan(draws).mean(axis=0) <= MOST_UNDEFINED if len(draws) else np.zeros(draws.shape[1], bool)
     if some.any():
         low_high[:, some] = np.nanquantile(draws[:, some], TAILS, axis=0)
     return low_high

@@ -20,6 +20,7 @@ from training.scores.compare import to_text as compared
 from training.scores.evaluation import choose_levels, evaluate_predictions, to_text
 from training.scores.headline import headline
 from training.scores.predictions import Predictions
+from training.scores.ranking import Ranking
 from training.scores.results import read_results
 
 PERFECT = {"skill": 60.0, "noise": 0.0}
@@ -106,3 +107,10 @@ def test_a_difference_needs_patients_that_differ(patients: int, starred: bool, t
     assert np.isnan(line["low"]) == (not starred)
     assert line["no_interval"] == ("" if starred else f"{patients} patients differ, it needs 6")
     assert ("*" in compared(table[table["score"] == "weighted_log_loss"]).split("* the")[0]) == starred
+
+
+def test_a_draw_without_a_positive_widens_no_band() -> None:
+    labels = np.repeat([1.0, *[0.0] * 9], 2)
+    ranking = Ranking(labels, labels * 0.8 + 0.1, np.repeat(np.arange(10), 2))
+    band = bands.precision_recall_band(ranking, 10)
+    assert np.isnan(band.low).all()  # a third of the draws have no curve, which says nothing of a perfect one
