@@ -5,20 +5,10 @@ import json
 import sys
 from typing import Any, TextIO
 
+from pipeline.source.names import escaped
+
 # An error is one line that a person reads; names in it may be of any length.
 MAX_ERROR_CHARACTERS = 1000
-
-
-def printable(text: str) -> str:
-    """The text with all that a terminal would act on, or cannot show, as an escape: \\x1b, \\n, \\u202e, \\udc80.
-
-    A file's name may hold colours, cursor moves, line ends that forge a line, and bytes that are no text.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def say(line: str) -> None:
@@ -47,4 +37,4 @@ def complain(message: str) -> None:
 
 def _print(line: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
-    print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    print(escaped(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from pipeline import terminal
 from pipeline.planning.plan import Plan, ShardJob
+from pipeline.source.names import escaped
 
 LINE_EVERY_S = 5.0
 # What goes on while no slice is done: 3 s for workers, and half a minute the first time that code is compiled.
@@ -73,7 +74,7 @@ class ShownProgress:
 
     def note(self, line: str) -> None:
         """Print a line without harm to the bar."""
-        tqdm.write(terminal.printable(line), file=sys.stderr)
+        tqdm.write(escaped(line), file=sys.stderr)
 
     def stage(self, name: str) -> None:
         self._close()

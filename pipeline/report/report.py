@@ -31,6 +31,7 @@ from pipeline.report.page import (
 )
 from pipeline.report.pictures import choose_slices, encode_png, read_row
 from pipeline.report.scans import geometry, scanners
+from pipeline.source.names import escaped
 from pipeline.tables.tables import REJECTS
 from pipeline.upkeep.info import require_head, summary
 
@@ -168,18 +169,13 @@ def _rejects(found: Mapping[str, Rejected]) -> Section:
         [
             f"{code}\n{FILES[REJECTS[code][0]]}",
             f"{of.lines:,}",
-            "\n".join([REJECTS[code][1], *map(_shown, of.examples), *(["..."] if of.more else [])]),
+            "\n".join([REJECTS[code][1], *map(escaped, of.examples), *(["..."] if of.more else [])]),
         ]
         for code, of in found.items()
     ]
     caption = "Files and frames that gave no slice, by reason, with some paths. rejects.csv names each, with a message."
     words = "Paths and file names may identify patients: treat this page as you treat the files."
     return Section("Rejects", [tables([table(caption, ["code", "number", "meaning"], rows, [2])]), paragraph(words)])
-
-
-def _shown(path: str) -> str:
-    """A path with every character visible: no line end or change of direction in a name changes the page."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path)
 
 
 def _shown_time(utc: str) -> str:

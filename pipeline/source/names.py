@@ -38,9 +38,19 @@ def opened_name(path: str) -> str:
     ).decode("utf-8", "surrogateescape")
 
 
-def shown(path: str) -> str:
-    r"""Return a name for a terminal, with `\\xNN` for each byte that could do something there."""
-    return "".join(f"\\x{ord(one) - _FIRST:02x}" if _FIRST <= ord(one) <= _LAST else one for one in listed_name(path))
+def escaped(text: str) -> str:
+    r"""Return text that holds names, as `listed_name` has them, for a terminal or a page.
+
+    A byte that could do something there is `\xNN`; any other character that cannot be shown is Python's escape.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escape(one) for one in text)
+
+
+def _escape(one: str) -> str:
+    code = ord(one)
+    return f"\\x{code - _FIRST:02x}" if _FIRST <= code <= _LAST else one.encode("unicode_escape").decode()
 
 
 def _is_unsafe(one: str) -> bool:

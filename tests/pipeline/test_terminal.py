@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import terminal
+from pipeline.source.names import escaped
 from testkit.small import Small, slice_bytes, write
 
 
 @given(st.text(st.characters(), max_size=40))
 def test_any_text_is_printable_and_tells_texts_apart(text):
-    shown = terminal.printable(text)
+    shown = escaped(text)
     assert shown.isprintable()
     if text.isprintable():
         assert shown == text
@@ -65,7 +66,7 @@ def test_a_file_name_reaches_the_terminal_as_escapes(tmp_path):
     small.build()
     evil.unlink()
     said = small.build(code=1).output
-    assert r"a\x1b[31m\nerror: forged.dcm for one" in said
+    assert r"a\x1b[31m\x0aerror: forged.dcm for one" in said
     assert "\x1b" not in said
     assert [line for line in said.splitlines() if line.startswith("error: ")] == [said.splitlines()[-1]]
     assert Path(small.out / "zarr.json").exists()

@@ -339,7 +339,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
         ((empty,), "empty"),
         ((text,), "no file of it is a CT slice"),
         ((studies / "dicoms", "--labels", tmp_path / "absent.csv"), "absent.csv: cannot be read"),
-        ((studies / "dicoms", "--labels", labels), "none of its 1 images is among the slices"),
+        ((studies / "dicoms", "--labels", labels), "none of its 1 images is in the data, x for one"),
         ((studies / "dicoms", "--size", 0), "--size: 0 pixels is not possible"),
         ((studies / "dicoms", "--dataset", "rsnaa"), "did you mean rsna?"),
         ((studies / "dicoms", "--catalog", tmp_path / "absent.yaml"), "cannot be read"),
