@@ -239,7 +239,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
     setup = set_up(run, cache, machine(log_every=4), HERE)
     learner = start(setup)
     seen, before = [], {}
-    true_losses = loop.image_losses
+    true_losses = setup.loss
 
     def poisoned(logits, labels, weights):
         losses = true_losses(logits, labels, weights)
@@ -250,7 +250,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
             logits.register_hook(lambda gradient: gradient * torch.nan)
         return losses
 
-    monkeypatch.setattr(loop, "image_losses", poisoned)
+    setup = dataclasses.replace(setup, loss=poisoned)
     with Watch(run, cache, HERE, learner.progress, 10) as watch:
         true_saw = watch.saw_batch
 
