@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +81,11 @@ def measure(
     rates = {"a model on a resident batch": rate(lambda: step(*resident), len(keys), steps)}
     rates["b with augmentation"] = rate(augmented, len(keys), steps)
     augmentation = rate(lambda: make_inputs(setup, batch, keys, 0), len(keys), steps)
+    images_in_batch = setup.schedule.num_slices / setup.schedule.batches
     torch.cuda.reset_peak_memory_stats()
     with Watch(run, cache, processes, learner.progress, steps) as watch, closing(endless(setup, learner)) as batches:
         rates["c the run from the cache"] = rate(
-            lambda: whole_step(setup, learner, model, batches, watch), config.batch_size, steps
+            lambda: whole_step(setup, learner, model, batches, watch), images_in_batch, steps
         )
     print_rates(config, rates, rates["b with augmentation"] / augmentation)
     click.echo(f"peak GPU memory of the run {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
@@ -94,19 +94,17 @@ def measure(
 
 def whole_step(setup: Setup, learner: Learner, model: torch.nn.Module, batches: Iterator, watch: Watch) -> None:
     """Do one step as a run does it, an epoch being endless."""
-    learner.progress.batches %= setup.schedule.batches - 1  # full batches only
+    learner.progress.batches %= setup.schedule.batches
     train_step(setup, learner, model, batches, watch)
 
 
 def endless(setup: Setup, learner: Learner) -> Generator[Any, None, None]:
-    """Yield full batches, epoch after epoch."""
-    for _ in cycle([None]):
-        for batch, keys in epoch_batches(setup, replace(learner.progress, batches=0)):
-            if len(keys) == setup.config.batch_size:
-                yield batch, keys
+    """Yield batches, epoch after epoch."""
+    while True:
+        yield from epoch_batches(setup, replace(learner.progress, batches=0))
 
 
-def rate(work: Callable[[], object], images: int, steps: int) -> float:
+def rate(work: Callable[[], object], images: float, steps: int) -> float:
     """Return images/s of some work on the GPU, after ten times to warm up."""
     for _ in range(10):
         work()
