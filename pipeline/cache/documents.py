@@ -10,44 +10,15 @@ from pipeline.cache.attributes import Terms
 from pipeline.cache.files import canonical, read_file
 from pipeline.cache.parsing import parse
 from pipeline.errors import CacheError
-from pipeline.planning.stages import ArraySpec
 
 ROOT_DOCUMENT = "zarr.json"
-
-
-def new_array_metadata(spec: ArraySpec, channels: int, rows: int, rows_per_shard: int, codecs: list[Any]) -> Any:
-    """The zarr.json of an image array and of its sums array, by path."""
-    side = spec.size_px
-    inner = {"chunk_shape": [1, channels, side, side], "codecs": codecs, "index_location": "end"}
-    inner["index_codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = [{"name": "sharding_indexed", "configuration": inner}]
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    shapes = [rows, channels, side, side], [rows, channels, 2]
-    return {
-        spec.images_path: _array(shapes[0], [rows_per_shard, *shapes[0][1:]], "uint8", sharding),
-        spec.sums_path: _array(shapes[1], [rows_per_shard, *shapes[1][1:]], "uint64", plain),
-    }
-
-
-def _array(shape: list[int], chunks: list[int], dtype: str, codecs: list[Any]) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": shape,
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
-        "codecs": codecs,
-        "attributes": {},
-    }
 
 
 def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, bytes]:
     """Every zarr.json of a commit by its path; the root carries all of them as consolidated metadata.
 
-    Written out here and not by zarr-python so that the same commit gives the same bytes under every version of it,
-    which is what `verify` compares; tests open the result with zarr-python and tensorstore.
+    The arrays' are as zarr-python has declared them. They are put together here so that the same commit gives the
+    same bytes under every version of it; tests open the result with zarr-python and tensorstore.
     """
     nodes = {path.split("/")[0]: {"zarr_format": 3, "node_type": "group", "attributes": {}} for path in arrays}
     nodes |= dict(arrays)
@@ -111,8 +82,9 @@ def parse_arrays(content: Any, terms: Terms) -> Mapping[str, Any]:
         images, side = stored_array(content[spec.images_path]), spec.size_px
         if images.shape != (len(terms.windows), side, side) or images.rows_per_shard != terms.rows_per_shard:
             raise ValueError(f"{spec.images_path} has another shape than the commit says")
-        wanted = _array([images.rows, len(terms.windows), 2], [terms.rows_per_shard, len(terms.windows), 2], "", [])
-        if any(content[spec.sums_path].get(key) != wanted[key] for key in ("shape", "chunk_grid", "node_type")):
+        sums, channels = content[spec.sums_path], len(terms.windows)
+        grid = {"name": "regular", "configuration": {"chunk_shape": [terms.rows_per_shard, channels, 2]}}
+        if sums["shape"] != [images.rows, channels, 2] or sums["chunk_grid"] != grid or sums["data_type"] != "uint64":
             raise ValueError(f"{spec.sums_path} has another shape than the commit says")
     return content
 

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import google_crc32c
 import numcodecs.blosc
@@ -110,15 +109,6 @@ class Codec:
                 flat[:] = np.frombuffer(numcodecs.blosc.decompress(packed), np.uint8)
         except RuntimeError as error:
             raise ValueError(f"cannot be decompressed: {error}") from error
-
-    def metadata(self) -> list[dict[str, Any]]:
-        """The inner codecs as Zarr v3 metadata, `bytes` and `crc32c` around the compressor."""
-        if self.name == "zstd":
-            compressor = {"name": "zstd", "configuration": {"level": self.level, "checksum": False}}
-        else:
-            blosc = {"typesize": 1, "cname": self.name, "clevel": self.level, "shuffle": "noshuffle", "blocksize": 0}
-            compressor = {"name": "blosc", "configuration": blosc}
-        return [{"name": "bytes"}, compressor, {"name": "crc32c"}]
 
     @staticmethod
     def of(stored: StoredArray) -> "Codec":

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cache import commits, layout
 from pipeline.cache.attributes import Private, Terms
 from pipeline.cache.commits import Commit
-from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, new_array_metadata, stored_array
+from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, stored_array
 from pipeline.cache.files import canonical, write_atomic
 from pipeline.cache.head import current_commit, recorded_head
 from pipeline.cache.ledger import Entry, ledger_of, merge
@@ -326,8 +326,10 @@ def _way(settings: Settings) -> str:
 def _array_documents(
     root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
 ) -> dict[str, Any]:
+    from pipeline.cache.arrays import new_array_metadata
+
     documents: dict[str, Any] = {}
     for spec in wanted:
-        codecs = _codec(root, head, spec, settings).metadata()
+        codecs = _codec(root, head, spec, settings)
         documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)
     return documents

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache import drafts, shards
-from pipeline.cache.documents import new_array_metadata
+from pipeline.cache.arrays import new_array_metadata
 from pipeline.cache.drafts import Drafts
 from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard
 from pipeline.planning.stages import ArraySpec
@@ -33,7 +33,7 @@ def make_images(count: int, seed: int = 0) -> np.ndarray:
 
 def write_array(root: Path, images: np.ndarray, rows: int, codec: Codec, skip: frozenset[int] = frozenset()) -> None:
     """An image array and its sums array with one shard, as a build leaves them."""
-    documents = new_array_metadata(SPEC, 3, rows, rows, codec.metadata())
+    documents = new_array_metadata(SPEC, 3, rows, rows, codec)
     for path, document in documents.items():
         (root / path).mkdir(parents=True)
         (root / path / "zarr.json").write_text(json.dumps(document))

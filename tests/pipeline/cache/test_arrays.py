@@ -1,0 +1,56 @@
+"""Metadata that zarr-python has written in another way is no damage; metadata that says something else is."""
+
+import json
+
+import pytest
+import zarr
+
+from testkit.small import Small, slice_bytes, write, write_slices
+
+
+@pytest.fixture
+def small(tmp_path) -> Small:
+    small = Small(tmp_path)
+    write_slices(small.src, range(5))
+    small.build()
+    return small
+
+
+def test_what_zarr_python_writes_anew_is_no_damage(small):
+    before = {path: path.read_bytes() for path in small.out.rglob("zarr.json")}
+    for path in small.out.glob("*/*/zarr.json"):
+        array = zarr.open_array(path.parent, mode="r+")
+        array.attrs.put(dict(array.attrs))
+    zarr.consolidate_metadata(small.out)
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert small.out / "zarr.json" in changed
+    assert len(changed) >= 3
+    small.verify()
+    assert "nothing to do" in small.plan(code=0).stdout
+    write(small.src / "new.dcm", slice_bytes(9))
+    small.build()
+    small.verify()
+
+
+def test_other_documents_that_say_the_same_are_no_damage(small):
+    """Keys in another order, a default left out."""
+    for path in small.out.rglob("zarr.json"):
+        document = json.loads(path.read_bytes())
+        if document["node_type"] == "array":
+            document.pop("storage_transformers")
+        path.write_text(json.dumps(dict(reversed(document.items())), indent=3))
+    small.verify()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("noshuffle", "bitshuffle"), ('"clevel":5', '"clevel":4'), ('"fill_value":0', '"fill_value":1')],
+)
+def test_metadata_that_say_something_else_are_damage(small, before, after):
+    [array] = small.out.glob("images/*/zarr.json")
+    for path in (small.out / "zarr.json", array):
+        content = path.read_text()
+        path.write_text(content.replace(before, after))
+        assert path.read_text() != content
+        assert f"{path.relative_to(small.out)}: is not what the commit says" in small.verify(code=1).stdout
+        path.write_text(content)
