@@ -91,7 +91,7 @@ def test_the_run_folder_holds_what_others_rely_on(trained, home):
     table = pd.read_csv(home / "cache.zarr" / "metadata.csv")
     for side in ("validation", "test"):
         predictions = pd.read_csv(trained / f"predictions_{side}.csv")
-        fixed = ["row", "image_id", "patient_id", "series_instance_uid", "z_norm"]
+        fixed = ["row", "image_id", "patient_id", "study_instance_uid", "series_instance_uid", "z_norm"]
         assert list(predictions.columns) == [*fixed, *CLASSES, *(f"p_{name}" for name in CLASSES)]
         patients = set(split.loc[split["split"] == side, "patient_id"])
         assert set(predictions["image_id"]) == set(table.loc[table["patient_id"].isin(patients), "image_id"])

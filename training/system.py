@@ -4,6 +4,7 @@ Where a call is missing, the plain way stands in. Nothing else in the package us
 """
 
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,17 @@ def locked(file: BinaryIO, path: Path) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # closing does not do where the process has forked meanwhile
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk; else a rename may be lost with the power. Windows opens no folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def disk_reads() -> int:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from training.errors import RunError
+from training.system import sync_folder
 
 FILE = "digests.json"
 LOCK = ".digests.lock"
@@ -58,15 +59,6 @@ def cannot_write(path: Path, error: OSError) -> RunError:
         f"{path}: cannot be written ({error.strerror or error}); what was there before is whole: free space, or make "
         "the folder writable, and give the same command again (a run: train run --resume DIR)"
     )
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's entries to the disk; without it a rename may be lost with the power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def accept(root: Path, path: Path, new: Accepted) -> None:

@@ -99,6 +99,7 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     content = json.loads((moved / "settings.json").read_text())
     content["data"]["base"] = "/nowhere"
     (moved / "settings.json").write_text(json.dumps(content))
+    (moved / "digests.json").unlink()  # an edit on purpose
     call("evaluate", "--run", moved, "--device", "cpu")  # without the slice model's run: features come from the images
     again, known = pd.read_csv(moved / "predictions_test.csv"), pd.read_csv(out / "predictions_test.csv")
     pd.testing.assert_frame_equal(again, known, rtol=1e-4)
@@ -140,6 +141,7 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     content = json.loads((bare / "settings.json").read_text())
     content["data"]["commit"] = "0" * 16
     (bare / "settings.json").write_text(json.dumps(content))
+    (bare / "digests.json").unlink()
     line = refused("series", "--run", bare, *out)
     assert "a head is trained on the commit of its slice model" in line
     assert "size_px: is decided by the slice model" in refused("series", "--run", base, *out, "--set", "size_px=64")
