@@ -41,7 +41,7 @@ def test_images_are_a_zarr_array_of_the_stored_pixels(fake: FakeCache, cache: tr
     images = cache.images(32)
     assert isinstance(images, zarr.Array)
     assert np.array_equal(images.oindex[fake.table["row"].to_numpy()], fake.images[32])
-    with pytest.raises(Exception, match="read-only"):
+    with pytest.raises(PermissionError, match="read-only"):
         images[0] = 0
 
 
