@@ -1,4 +1,4 @@
-"""This file trains, saves, loads and exports the common backbones of timm, each for a step with random weights.
+"""Train, save, load and export the common backbones of timm, each for a step with random weights.
 
     python benchmarks/backbones.py [--onnx] [NAME ...]
 

@@ -1,4 +1,4 @@
-"""This file flips single bits in a cache: verify must find each, and --repair must bring the digest back.
+"""Flip single bits in a cache: verify must find each, and --repair must bring the digest back.
 
     python benchmarks/bitrot.py [--flips 200] [--together 5] [--src FOLDER]
 

@@ -1,4 +1,4 @@
-"""This file measures what a slice costs: the usual way, the project's own shard task, and the floor below both.
+"""Measure what a slice costs: the usual way, the project's own shard task, and the floor below both.
 
     python benchmarks/build.py [--slices 512] [--repeats 5] [--folder DIR] [--data DIR]
 

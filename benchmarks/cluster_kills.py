@@ -1,4 +1,4 @@
-"""This file kills workers, schedulers and the command itself during one build on a Dask cluster over TCP.
+"""Kill workers, schedulers and the command itself during one build on a Dask cluster over TCP.
 
     python benchmarks/cluster_kills.py [--workers 30] [--schedulers 3] [--commands 3] [--shards 400] [--src FOLDER]
 

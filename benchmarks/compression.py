@@ -1,4 +1,4 @@
-"""This file measures the encoders that a cache may be written with: bytes, time to encode, time to decode.
+"""Measure the encoders that a cache may be written with: bytes, time to encode, time to decode.
 
     python benchmarks/compression.py [--cache cache.zarr | --patients 20] [--repeats 20]
 

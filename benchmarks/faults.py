@@ -1,4 +1,4 @@
-"""This file hides files that abort, hang or eat memory among good ones: they alone may be missing from the cache.
+"""Hide files that abort, hang or eat memory among good ones: they alone may be missing from the cache.
 
     python benchmarks/faults.py [--files 2000]
 

@@ -1,4 +1,4 @@
-"""This file damages real DICOM files in thousands of ways and checks that each gives a slice or a reject, never more.
+"""Damage real DICOM files in thousands of ways and check that each gives a slice or a reject, never more.
 
     python benchmarks/fuzz.py --mutants 20000
 

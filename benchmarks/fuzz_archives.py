@@ -1,4 +1,4 @@
-"""This file damages small archives in thousands of ways: each is listed and read, or told in one line.
+"""Damage small archives in thousands of ways: each is listed and read, or told in one line.
 
     python benchmarks/fuzz_archives.py --mutants 10000
 

@@ -1,4 +1,4 @@
-"""This file plays random histories of a source and its settings: none may leave a trace in the cache's content.
+"""Play random histories of a source and its settings: none may leave a trace in the cache's content.
 
     python benchmarks/history.py [--histories 200] [--changes 5] [--src FOLDER]
 

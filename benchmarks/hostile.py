@@ -1,4 +1,4 @@
-"""This file tries commands on hostile inputs, which seeded edits make of valid ones.
+"""Try commands on hostile inputs, which seeded edits make of valid ones.
 
     python benchmarks/hostile.py [--inputs 300] [--seed 0]
 

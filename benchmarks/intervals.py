@@ -1,4 +1,4 @@
-"""This file measures how often 95 % intervals hold the truth on simulated patients, and how fast they are made.
+"""Measure how often 95 % intervals hold the truth on simulated patients, and how fast they are made.
 
 Run: python benchmarks/intervals.py [--simulations 1000] [--slices 750000]
 """

@@ -1,4 +1,4 @@
-"""This file measures the kernel against the usual way, NumPy float windows and Pillow, on one core.
+"""Measure the kernel against the usual way, NumPy float windows and Pillow, on one core.
 
     python benchmarks/kernel.py [--slices 12] [--repeats 30] [--data DIR]
 

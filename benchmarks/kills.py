@@ -1,4 +1,4 @@
-"""This file kills commands on a cache, over and over: no view may be torn, and the same command must finish the work.
+"""Kill commands on a cache, over and over: no view may be torn, and the same command must finish the work.
 
     python benchmarks/kills.py [--random 100] [--step 1] [--write-step 5] [--src FOLDER]
 

@@ -1,4 +1,4 @@
-"""This file measures how long a label file of the published size takes, on one core, and how much memory.
+"""Measure how long a label file of the published size takes, on one core, and how much memory.
 
     python benchmarks/labels.py [--images 752803]
 

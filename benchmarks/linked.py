@@ -1,4 +1,4 @@
-"""This file measures what it costs to find, join and split patients who share slices, in a simulated published set.
+"""Measure what it costs to find, join and split patients who share slices, in a simulated published set.
 
     python -m benchmarks.linked --slices 750000 --groups 4073
 

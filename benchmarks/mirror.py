@@ -1,4 +1,4 @@
-"""This file measures what --local-copy costs while it copies, and that it costs nothing afterwards.
+"""Measure what --local-copy costs while it copies, and that it costs nothing afterwards.
 
     python benchmarks/mirror.py [--patients 10] [--delay-ms 1] [--megabytes-per-s 1000] [--repeats 3] [--folder DIR]
     python benchmarks/mirror.py --cache cache.zarr

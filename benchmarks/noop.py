@@ -1,4 +1,4 @@
-"""This file measures what a build costs that has nothing, or next to nothing, to do.
+"""Measure what a build costs that has nothing, or next to nothing, to do.
 
     python benchmarks/noop.py [--files 100000] [--among 10000] [--entries 750000]
 

@@ -1,4 +1,4 @@
-"""This file measures what 750,000 slices cost before the first is read: planning, the ledger, the labels.
+"""Measure what 750,000 slices cost before the first is read: planning, the ledger, the labels.
 
     python benchmarks/plan.py [--files 752803]
 

@@ -1,4 +1,4 @@
-"""This file kills `pipeline publish` at its requests, to S3 and to a folder: a reader there may never see a mixture.
+"""Kill `pipeline publish` at its requests, to S3 and to a folder: a reader there may never see a mixture.
 
     python benchmarks/publish_kills.py [--kills 50] [--seed 0]
 

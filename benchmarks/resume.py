@@ -1,4 +1,4 @@
-"""This file kills training runs at random times and at random writes, and compares where they end up.
+"""Kill training runs at random times and at random writes, and compare where they end up.
 
     python -m benchmarks.resume --kills 50
 

@@ -1,4 +1,4 @@
-"""This file shows that models learn the phantom from its pictures: their scores beside those of position alone.
+"""Show that models learn the phantom from its pictures: their scores beside those of position alone.
 
     python benchmarks/separability.py [--patients 160] [--epochs 8] [--size 96] [--model resnet18] [--folder DIR]
 

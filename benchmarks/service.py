@@ -1,4 +1,4 @@
-"""This file sends a running `train serve` a thousand studies, eight at a time, a tenth of them damaged, and watches it.
+"""Send a running `train serve` a thousand studies, eight at a time, a tenth of them damaged, and watch it.
 
     python -m benchmarks.service --run RUN --dicom STUDY [--requests 1000]
 

@@ -1,4 +1,4 @@
-"""This file measures a training step on a GPU: the model alone, with augmentation, and the whole run from a cache.
+"""Measure a training step on a GPU: the model alone, with augmentation, and the whole run from a cache.
 
     python -m benchmarks.step --cache cache.zarr [--model resnet50 --size 224 --batch-size 256]
 

@@ -1,4 +1,4 @@
-"""This file measures how fast shuffled batches come out of the cache, beside the loaders that people use.
+"""Measure how fast shuffled batches come out of the cache, beside the loaders that people use.
 
     python benchmarks/stream.py [--patients 40] [--batch-size 256] [--repeats 5] [--folder DIR]
     python benchmarks/stream.py --cache cache.zarr [--dicoms DIR]

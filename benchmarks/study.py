@@ -1,4 +1,4 @@
-"""This file times an answer: a study of 40 slices by ResNet-50 at 224 px, from a cold start and in the service.
+"""Time an answer: a study of 40 slices by ResNet-50 at 224 px, from a cold start and in the service.
 
     python -m benchmarks.study [--repeats 3]
 

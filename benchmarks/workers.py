@@ -1,4 +1,4 @@
-"""This file measures what workers cost and bring: start-up, Dask's share of the time, two against one, memory.
+"""Measure what workers cost and bring: start-up, Dask's share of the time, two against one, memory.
 
     python benchmarks/workers.py [--shards 40] [--repeats 3] [--data DIR]
 

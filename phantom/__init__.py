@@ -1,1 +1,1 @@
-"""This package makes synthetic head CT studies with known findings."""
+"""Make synthetic head CT studies with known findings."""

@@ -1,4 +1,4 @@
-"""This file models a living head: the HU of every tissue at any point, from smooth implicit surfaces.
+"""Model a living head: the HU of every tissue at any point, from smooth implicit surfaces.
 
 Head coordinates are mm: x to the patient's left, y to the back, z up; (0, 0, 0) lies in the sella. All arrays of one
 slice are float32 of shape (G, G). Depths are mm, positive inside.

@@ -1,4 +1,4 @@
-"""This file places the five kinds of intracranial bleeding in a head, and paints them into a slice."""
+"""Place the five kinds of intracranial bleeding in a head, and paint them into a slice."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""This file holds the phantom's loops over pixels, compiled by numba: one core paints a slice in milliseconds.
+"""The phantom's loops over pixels, compiled by numba: one core paints a slice in milliseconds.
 
 Arrays are float32 and C-contiguous; points are (n,) of any order, images (G, G).
 """

@@ -1,4 +1,4 @@
-"""This file holds the error that a user of the phantom can cause and can mend."""
+"""The error that a user of the phantom can cause and can mend."""
 
 
 class PhantomError(Exception):

@@ -1,4 +1,4 @@
-"""This file plants what only a series can tell: bleeds that fade at their ends, and slices out of order."""
+"""Plant what only a series can tell: bleeds that fade at their ends, and slices out of order."""
 
 from dataclasses import replace
 

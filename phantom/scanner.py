@@ -1,4 +1,4 @@
-"""This file is the phantom's CT scanner: where the slices lie, how the head lies in it, noise, and stored values."""
+"""The phantom's CT scanner: where the slices lie, how the head lies in it, noise, and stored values."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -1,4 +1,4 @@
-"""This file has what a slice of the phantom is painted with: coordinates, ellipsoids, smooth noise.
+"""The elements of a painted slice: coordinates, ellipsoids, smooth noise.
 
 All arrays of one slice are float32 of shape (G, G).
 """

@@ -1,4 +1,4 @@
-"""This file makes synthetic head CT studies with known bleeds, and writes them as RSNA 2019's files and labels."""
+"""Make synthetic head CT studies with known bleeds, and write them as RSNA 2019's files and labels."""
 
 import csv
 from collections.abc import Callable, Iterator

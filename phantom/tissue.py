@@ -1,4 +1,4 @@
-"""This file holds what every pixel of a head is made of, as loops that numba compiles: cortex, membranes, soft parts.
+"""The tissue in every pixel of a head, as loops that numba compiles: cortex, membranes, soft parts.
 
 Images are float32 (G, G), C-contiguous; coordinates and depths are mm. Loops are written for single pixels.
 """

@@ -1,4 +1,4 @@
-"""This file writes CT slices as DICOM files with the attributes of RSNA 2019's, and is the one that writes them."""
+"""Write CT slices as DICOM files with the attributes of RSNA 2019's; the only module that writes them."""
 
 import io
 import math

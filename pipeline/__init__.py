@@ -1,4 +1,4 @@
-"""This package turns head-CT DICOM files into a training cache, by its commands or from a program of one's own.
+"""Turn head-CT DICOM files into a training cache, by commands or from a program.
 
 What `__all__` names is the public interface; a name is imported when it is first used.
 """

@@ -1,4 +1,4 @@
-"""This file chooses between the compiled form of a hot path and its plain one, which is its specification too."""
+"""Choose between the compiled form of a hot path and its plain one, which is its specification too."""
 
 import warnings
 from collections.abc import Callable

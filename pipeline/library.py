@@ -1,4 +1,4 @@
-"""This file is the pipeline for a program or a notebook of one's own: build, plan, and render one DICOM file."""
+"""The pipeline for a program or a notebook: build, plan, and render one DICOM file."""
 
 import io
 from collections.abc import Sequence

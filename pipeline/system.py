@@ -1,4 +1,4 @@
-"""This file asks the operating system for what Linux, macOS and Windows give in different ways, or not at all.
+"""Ask the operating system for what Linux, macOS and Windows give in different ways, or not at all.
 
 Where a call is missing, the plain way stands in: slower or a little less exact, with the same outcome. Nothing else in
 the package uses such a call without asking here.

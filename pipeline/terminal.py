@@ -1,4 +1,4 @@
-"""This file prints: the only one that does, so that no name from outside reaches a terminal as it is."""
+"""Print: the only module that does, so that no name from outside reaches a terminal as it is."""
 
 import contextlib
 import json

@@ -1,1 +1,1 @@
-"""This package holds what tests and benchmarks share: made-up inputs, faults, and histories to replay."""
+"""Made-up inputs, injected faults and histories to replay, shared by tests and benchmarks."""

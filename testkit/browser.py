@@ -1,4 +1,4 @@
-"""This file drives a headless Chromium by its DevTools protocol: it opens a page, presses keys, and looks."""
+"""Drive a headless Chromium by its DevTools protocol: it opens a page, presses keys, and look."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""This file makes small DICOM files with pydicom, so that the reader is tested against another's writing."""
+"""Make small DICOM files with pydicom, so that the reader is tested against another's writing."""
 
 import io
 import zlib

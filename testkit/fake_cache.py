@@ -1,4 +1,4 @@
-"""This file writes a small right cache with plain zarr-python, after docs/cache_format.md and without `pipeline`."""
+"""Write a small right cache with plain zarr-python, after docs/cache_format.md and without `pipeline`."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""This file writes a run's folder as training leaves it, with predictions that know the labels to some degree."""
+"""Write a run's folder as training leaves it, with predictions that know the labels to some degree."""
 
 import json
 from pathlib import Path

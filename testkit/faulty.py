@@ -1,4 +1,4 @@
-"""This file holds a source whose files do to a worker what broken files do to native decoders, and checks a build."""
+"""A source whose files do to a worker what broken files do to native decoders, and a check of its build."""
 
 import os
 import signal

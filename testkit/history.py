@@ -1,4 +1,4 @@
-"""This file makes random histories of a source and its settings, for the property test and its campaign."""
+"""Make random histories of a source and its settings, for the property test and its campaign."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""This file makes hostile inputs of valid ones by seeded edits, and runs commands on them: for a test and a campaign.
+"""Make hostile inputs of valid ones by seeded edits, and run commands on them: for a test and a campaign.
 
 A kind is a function that puts a hostile input into a folder and gives the commands to try on it; `KINDS` has them all.
 """

@@ -1,4 +1,4 @@
-"""This file kills commands at chosen system calls, by strace, while a reader looks on: for tests and a campaign."""
+"""Kill commands at chosen system calls, by strace, while a reader looks on: for tests and a campaign."""
 
 import contextlib
 import ctypes

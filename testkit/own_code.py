@@ -1,4 +1,4 @@
-"""This file is a module of a researcher's own: what `--model`, `--augment` and `--loss` may name."""
+"""A module of a researcher's own: what `--model`, `--augment` and `--loss` may name."""
 
 import numpy as np
 import torch

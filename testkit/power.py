@@ -1,4 +1,4 @@
-"""This file keeps what a disk may hold after a power cut: of contents what was synced, of names that or all."""
+"""Keep what a disk may hold after a power cut: of contents what was synced, of names that or all."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""This file makes tiny data sets, builds caches of them, and counts what a build does; for tests and campaigns."""
+"""Make tiny data sets, build caches of them, and count what a build does; for tests and campaigns."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""This file makes archives, and reads all that a source holds."""
+"""Make archives, and read all that a source holds."""
 
 import io
 import pickle

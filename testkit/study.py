@@ -1,4 +1,4 @@
-"""This file makes what answering a study is tested with: a run of a second, and studies with valid UIDs."""
+"""Make what answering a study is tested with: a run of a second, and studies with valid UIDs."""
 
 import hashlib
 from pathlib import Path

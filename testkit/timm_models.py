@@ -1,4 +1,4 @@
-"""This file trains, saves, loads and exports backbones of timm with random weights; for tests and a benchmark."""
+"""Train, save, load and export backbones of timm with random weights; for tests and a benchmark."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file makes runs that take a second: a fake cache, a small network, and processes that can be killed."""
+"""Make runs that take a second: a fake cache, a small network, and processes that can be killed."""
 
 import multiprocessing
 import os

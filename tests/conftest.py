@@ -1,4 +1,4 @@
-"""This file holds what all tests share: real data, and the rule that CI skips nothing."""
+"""Real data, and the rule that CI skips nothing: shared by all tests."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file tests local copies of a cache in a bucket, against a server on loopback that speaks S3's protocol."""
+"""Test local copies of a cache in a bucket, against a server on loopback that speaks S3's protocol."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file checks that the pages of both packages look alike."""
+"""Check that the pages of both packages look alike."""
 
 from pathlib import Path
 

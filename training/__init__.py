@@ -1,4 +1,4 @@
-"""This package trains on a cache that `pipeline` built, by its commands or piece by piece from a program of one's own.
+"""Train on a cache that `pipeline` built, by commands or piece by piece from a program.
 
 What `__all__` names is the public interface; a name is imported when it is first used.
 """

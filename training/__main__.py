@@ -1,4 +1,4 @@
-"""This file lets `python -m training` be `train`, for torchrun above all."""
+"""Let `python -m training` be `train`, for torchrun above all."""
 
 from training.cli.main import main
 

@@ -1,4 +1,4 @@
-"""This file is what a program of one's own begins with: a cache that is asked, and the network of a run."""
+"""The entry points for a program: a cache that is queried, and the network of a run."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""This package is the cache on disk: its layout, its commits, and the order of writes that keeps it safe."""
+"""The cache on disk: its layout, its commits, and the order of writes that keeps it safe."""

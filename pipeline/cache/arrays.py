@@ -1,4 +1,4 @@
-"""This file declares arrays through zarr-python, and knows metadata again that another version of it has written."""
+"""Declare arrays through zarr-python, and recognise metadata that another version of it has written."""
 
 import json
 from collections.abc import Mapping

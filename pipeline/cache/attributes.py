@@ -1,4 +1,4 @@
-"""This file holds what a commit says, as types: the root attributes that readers see, and the part for builds."""
+"""The contents of a commit as types: the root attributes that readers see, and the part for builds."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""This file keeps a second copy of what a commit is, from which `verify --repair` mends the first."""
+"""Keep a second copy of what a commit is, from which `verify --repair` mends the first."""
 
 import io
 import zipfile

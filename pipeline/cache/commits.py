@@ -1,4 +1,4 @@
-"""This file holds the commits of a cache: what one is, where its parts lie, and how they are read and checked."""
+"""The commits of a cache: what one is, where its parts lie, and how they are read and checked."""
 
 import dataclasses
 import json

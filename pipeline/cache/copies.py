@@ -1,4 +1,4 @@
-"""This file keeps the plain copies of the current commit's tables: metadata.csv and rejects.csv beside the root."""
+"""Keep the plain copies of the current commit's tables: metadata.csv and rejects.csv beside the root."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""This file writes and reads the zarr.json of arrays, groups and root, the metadata that any Zarr reader knows."""
+"""Write and read the zarr.json of arrays, groups and root, the metadata that any Zarr reader knows."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""This file makes several files durable and visible together, with few waits for the disk."""
+"""Make several files durable and visible together, with few waits for the disk."""
 
 import os
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""This file writes files that are whole or not there, and seals them so that a flipped bit is noticed."""
+"""Write files that are whole or not there, with a checksum that reveals a flipped bit."""
 
 import hashlib
 import json

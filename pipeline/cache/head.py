@@ -1,4 +1,4 @@
-"""This file knows which commit is the current one: the root says so, and a record of its own, each with a checksum."""
+"""Find the current commit: the root names it, and so does a record of its own, each with a checksum."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file lands a commit: the tables, what they came from, and the commit that names them, the root last."""
+"""Write a commit: the tables, what they came from, and the commit that names them, the root last."""
 
 import dataclasses
 import secrets

@@ -1,4 +1,4 @@
-"""This file holds what a build keeps in the cache beside its commits: shards, done-records and the pending plan."""
+"""The working files of a build, beside the commits: shards, done-records and the pending plan."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""This file holds what a commit knows of every source file: its stamp, its content, where its slices lie."""
+"""The ledger of a commit: of every source file its stamp, its content, and where its slices lie."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""This file keeps a cache to one builder at a time, by an OS lock that dies with its process."""
+"""Keep a cache to one builder at a time, by an OS lock that dies with its process."""
 
 import contextlib
 import json

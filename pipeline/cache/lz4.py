@@ -1,4 +1,4 @@
-"""This file compresses images into LZ4 that is fast to decode: fewer and longer matches than the usual encoders take.
+"""Compress images into LZ4 that is fast to decode: fewer and longer matches than the usual encoders take.
 
 Decoding LZ4 is waiting for mispredicted branches, one or two a match, so a match of four bytes costs a reader as much
 as one of four hundred. In the noise of CT the short ones are many, and each saves a byte. Here a match has seven bytes

@@ -1,4 +1,4 @@
-"""This file turns stored JSON into typed values, and refuses whatever is of another type, unknown or missing."""
+"""Turn stored JSON into typed values, and refuse whatever is of another type, unknown or missing."""
 
 import dataclasses
 import functools

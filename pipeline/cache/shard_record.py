@@ -1,4 +1,4 @@
-"""This file holds a shard's done-record as types: what was read for it, and what every array holds of it."""
+"""A shard's done-record as types: what was read for it, and what every array holds of it."""
 
 import dataclasses
 import re

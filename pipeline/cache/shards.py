@@ -1,4 +1,4 @@
-"""This file encodes and decodes shard files of Zarr v3's sharding codec, and writes them as a stream."""
+"""Encode and decode shard files of Zarr v3's sharding codec, and write them as a stream."""
 
 import contextlib
 import functools

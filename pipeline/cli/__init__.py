@@ -1,1 +1,1 @@
-"""This package is the `pipeline` command: each module holds commands, and their bodies call one function."""
+"""The `pipeline` command: each module holds commands, and their bodies call one function."""

@@ -1,4 +1,4 @@
-"""This file runs a command's body: errors that the user can mend become one line and an exit code."""
+"""Run a command's body: errors that the user can mend become one line and an exit code."""
 
 import functools
 import signal

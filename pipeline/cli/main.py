@@ -1,4 +1,4 @@
-"""This file is the `pipeline` command: it reads settings, calls one function and prints its result."""
+"""The `pipeline` command: it reads settings, calls one function and prints its result."""
 
 from collections.abc import Callable
 from dataclasses import replace

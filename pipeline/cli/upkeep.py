@@ -1,4 +1,4 @@
-"""This file holds the commands that look after a cache: info, why, report, verify and gc."""
+"""The commands that look after a cache: info, why, report, verify and gc."""
 
 import re
 import time

@@ -1,1 +1,1 @@
-"""This package reads and writes DICOM; nothing else knows its tags."""
+"""Read and write DICOM; nothing else knows its tags."""

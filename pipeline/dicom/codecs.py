@@ -1,4 +1,4 @@
-"""This file decodes the compressed frames that a transfer syntax may hold, with imagecodecs."""
+"""Decode the compressed frames that a transfer syntax may hold, with imagecodecs."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""This file goes from element to element of a data set in Little Endian, compiled."""
+"""Go from element to element of a data set in Little Endian, compiled."""
 
 from numba import boolean, int64, njit, types, uint8
 

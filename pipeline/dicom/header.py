@@ -1,4 +1,4 @@
-"""This file reads the header of a DICOM file with pydicom: bytes in, the raw values of the needed elements out."""
+"""Read the header of a DICOM file with pydicom: bytes in, the raw values of the needed elements out."""
 
 import logging
 import warnings

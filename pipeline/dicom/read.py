@@ -1,4 +1,4 @@
-"""This file turns the bytes of a DICOM file into CT slices, or into the reason why they are none."""
+"""Turn the bytes of a DICOM file into CT slices, or into the reason why they are none."""
 
 import hashlib
 import struct

@@ -1,4 +1,4 @@
-"""This file holds the records that the steps hand on: a slice that was accepted, a file that was not.
+"""The records that the steps hand on: a slice that was accepted, a file that was not.
 
 Those that are made for every slice are named tuples: a frozen dataclass of twenty fields takes four times as long.
 """

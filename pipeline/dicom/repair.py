@@ -1,4 +1,4 @@
-"""This file repairs stored values that are known to be wrong, where the catalog asks for it."""
+"""Repair stored values that are known to be wrong, where the catalog asks for it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""This file decides from a header whether a file holds CT slices, and what their values mean."""
+"""Decide from a header whether a file holds CT slices, and what their values mean."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""This file walks over the elements of a plain DICOM file: nine in ten are of no use here."""
+"""Walk over the elements of a plain DICOM file: nine in ten are of no use here."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

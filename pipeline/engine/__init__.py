@@ -1,1 +1,1 @@
-"""This package runs tasks: in a plain loop, on local processes, or on any Dask cluster."""
+"""Run tasks: in a plain loop, on local processes, or on any Dask cluster."""

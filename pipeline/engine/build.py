@@ -1,4 +1,4 @@
-"""This file tells the story of a build: survey what is there, run the plan's tasks, land the commit."""
+"""Build a cache: survey what is there, run the plan's tasks, commit."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""This file finds workers: local processes, a running scheduler, or a cluster that a YAML file describes."""
+"""Find workers: local processes, a running scheduler, or a cluster that a YAML file describes."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""This file builds one shard: files in, one shard of each array and a done-record out. It is what a worker runs."""
+"""Build one shard, which is what a worker runs: files in, one shard of each array and a done-record out."""
 
 import contextlib
 import dataclasses

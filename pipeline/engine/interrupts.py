@@ -1,4 +1,4 @@
-"""This file makes Ctrl-C, SIGTERM and SIGHUP one kind of end, and holds it back while processes start and end."""
+"""Make Ctrl-C, SIGTERM and SIGHUP one kind of end, and hold it back while processes start and end."""
 
 import contextlib
 import signal

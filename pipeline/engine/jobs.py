@@ -1,4 +1,4 @@
-"""This file looks after the jobs of a cluster that the command has started: lost ones are asked for again."""
+"""Look after the jobs of a cluster that the command has started: lost ones are asked for again."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""This file checks on a worker, before its first task, that it can do what the build needs."""
+"""Check on a worker, before its first task, that it can do what the build needs."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""This file shows a build at work: a bar on a terminal, a line every few seconds elsewhere."""
+"""Show a build at work: a bar on a terminal, a line every few seconds elsewhere."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""This file runs tasks: in a plain loop, on local processes, or on any Dask cluster."""
+"""Run tasks: in a plain loop, on local processes, or on any Dask cluster."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""This file makes the temporary folder of a build's local workers, and removes those that killed builds have left."""
+"""Make the temporary folder of a build's local workers, and remove those that killed builds have left."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""This file holds what a worker runs: checks, limits, one shard, and word of how far it is."""
+"""The task of a worker: checks, limits, one shard, and word of how far it is."""
 
 import pickle
 import time

@@ -1,4 +1,4 @@
-"""This file keeps a file that hangs, crashes or eats memory from taking a build with it."""
+"""Keep a file that hangs, crashes or eats memory from taking a build with it."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""This folder turns stored values into windowed, resized uint8 images: the hot path of a build.
+"""Turn stored values into windowed, resized uint8 images: the hot path of a build.
 
 `plain.py` says in NumPy what it does; the other files do the same, compiled.
 """

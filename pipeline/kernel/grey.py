@@ -1,4 +1,4 @@
-"""This file works out which grey levels a stored value has, once for all slices with the same slope and intercept."""
+"""Work out the grey level of each stored value, once for all slices with the same slope and intercept."""
 
 from functools import lru_cache
 

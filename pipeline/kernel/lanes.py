@@ -1,4 +1,4 @@
-"""This file gives compiled code vectors: 16 lanes of 32 bits, and what rendering a slice does with them.
+"""Give compiled code vectors: 16 lanes of 32 bits, and what rendering a slice does with them.
 
 Numba has scalars only, so each operation is a piece of LLVM's language. LLVM turns the plain ones into whatever vectors
 the CPU has. Two come in two ways: `permute` and `weigh` are single instructions on CPUs with AVX-512 VBMI and VNNI

@@ -1,4 +1,4 @@
-"""This file holds the compiled passes over a slice.
+"""The compiled passes over a slice.
 
 A band of rows is turned into grey levels, then resized horizontally while it is in the first cache; four rows at a time
 are interleaved, so that the vertical pass finds the pixels that it adds beside each other, as the horizontal one does.

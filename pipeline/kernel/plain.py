@@ -1,4 +1,4 @@
-"""This file says in NumPy what rendering a slice is: the specification of the compiled passes, and their stand-in.
+"""Render a slice in plain NumPy: the specification of the compiled passes, and their stand-in.
 
 Nothing here is fast. A test holds both forms to the same bytes, and a build uses this one where compilation fails.
 """

@@ -1,4 +1,4 @@
-"""This file renders a slice: stored values -> windows -> a resized uint8 image of each size, and its sums.
+"""Render a slice: stored values -> windows -> a resized uint8 image of each size, and its sums.
 
 The resize is Pillow's arithmetic: a horizontal pass, rounded to uint8, then a vertical pass, each with integer weights
 of 22 fractional bits. Only integers are added, so every CPU gives the same pixels and the same digest.

@@ -1,4 +1,4 @@
-"""This file lays out which pixels a pixel of a resized image is made of, and their weights, as the passes take them."""
+"""Lay out which pixels a pixel of a resized image is made of, and their weights, as the passes take them."""
 
 from functools import lru_cache
 

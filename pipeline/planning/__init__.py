@@ -1,1 +1,1 @@
-"""This package decides what to build and why: the catalog, the stages, what is there, the plan."""
+"""Decide what to build and why: the catalog, the stages, what is there, the plan."""

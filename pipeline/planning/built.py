@@ -1,4 +1,4 @@
-"""This file keeps in a commit what it was built with, and reads it again for the next build."""
+"""Keep in a commit what it was built with, and read it again for the next build."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""This file turns data_catalog.yaml into frozen, checked settings; after it nobody sees a dict."""
+"""Turn data_catalog.yaml into frozen, checked settings; after it nobody sees a dict."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""This file finds out how the files that are there differ from those that are known; it reads and writes nothing."""
+"""Find out how the files that are there differ from those that are known; pure, reads and writes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

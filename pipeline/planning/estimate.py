@@ -1,4 +1,4 @@
-"""This file estimates what a plan takes before it is begun: disk and time."""
+"""Estimate what a plan takes before it is begun: disk and time."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

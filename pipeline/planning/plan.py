@@ -1,4 +1,4 @@
-"""This file decides what to build and why, from what is there and what is wanted; it reads and writes nothing."""
+"""Decide what to build and why, from what is there and what is wanted; pure, reads and writes nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace

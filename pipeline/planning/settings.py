@@ -1,4 +1,4 @@
-"""This file puts the catalog, a command's options and what the cache was built with together: what one build wants."""
+"""Merge the catalog, a command's options and what the cache was built with into what one build wants."""
 
 import os
 from dataclasses import dataclass, field, replace

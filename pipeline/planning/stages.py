@@ -1,4 +1,4 @@
-"""This file lists the stages in order, each with its name, version and settings, and their fingerprints."""
+"""List the stages in order, each with its name, version and settings, and their fingerprints."""
 
 import dataclasses
 import hashlib

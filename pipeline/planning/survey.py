@@ -1,4 +1,4 @@
-"""This file finds out what is there, in the source and in the cache, and has it planned; it writes nothing."""
+"""Find out what is there, in the source and in the cache, and have it planned; writes nothing."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""This file reads YAML that may have been written by anybody: of bounded size, depth and growth."""
+"""Read YAML that may have been written by anybody: of bounded size, depth and growth."""
 
 from pathlib import Path
 from typing import Any

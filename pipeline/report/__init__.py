@@ -1,1 +1,1 @@
-"""This package shows what is in a cache on one page."""
+"""Show what is in a cache on one page."""

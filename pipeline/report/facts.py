@@ -1,4 +1,4 @@
-"""This file counts what the report says, record by record, over the slices that a commit names."""
+"""Count what the report says, record by record, over the slices that a commit names."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""This file chooses the slices that the report shows and turns them into PNG pictures."""
+"""Choose the slices that the report shows and turn them into PNG pictures."""
 
 import hashlib
 import mmap

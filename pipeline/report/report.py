@@ -1,4 +1,4 @@
-"""This file writes the report of a cache: one page that shows what is in it, what is not, and some of its slices."""
+"""Write the report of a cache: one page that shows what is in it, what is not, and some of its slices."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""This file writes the report's sections on how the slices were made: scanners, codings, frames, geometry."""
+"""Write the report's sections on how the slices were made: scanners, codings, frames, geometry."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""This package finds the files of a source and reads them: folders, archives, addresses."""
+"""Find the files of a source and read them: folders, archives, addresses."""

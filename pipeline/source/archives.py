@@ -1,4 +1,4 @@
-"""This file reads the members of zip and tar archives in place, without unpacking them."""
+"""Read the members of zip and tar archives in place, without unpacking them."""
 
 import errno
 import os

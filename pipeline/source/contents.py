@@ -1,4 +1,4 @@
-"""This file compares files by content, and says how far a time stamp can be believed."""
+"""Compare files by content, and say how far a time stamp can be believed."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""This file says what is known of one file in an archive, whatever its kind."""
+"""The facts of one file in an archive, whatever its kind."""
 
 from typing import NamedTuple
 

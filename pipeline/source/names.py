@@ -1,4 +1,4 @@
-"""This file says how the name of a source file is written in tables and on a terminal: one text for every name.
+"""Write the name of a source file in tables and on a terminal: one text for every name.
 
 A name is bytes, and may hold whatever a file system, an archive or a store lets pass. In the text that stands for it a
 byte that is no UTF-8, and each byte of a character that could break a table, a terminal or a spreadsheet, is the

@@ -1,4 +1,4 @@
-"""This file reads the files of a task, the next ones ahead of the one at work."""
+"""Read the files of a task, the next ones ahead of the one at work."""
 
 import contextlib
 import itertools

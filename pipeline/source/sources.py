@@ -1,4 +1,4 @@
-"""This file finds the files of a source and reads them: a folder, one file, an archive, or an address."""
+"""Find the files of a source and read them: a folder, one file, an archive, or an address."""
 
 import errno
 import os

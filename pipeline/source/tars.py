@@ -1,4 +1,4 @@
-"""This file reads the headers of a tar, to its very end."""
+"""Read the headers of a tar, to its very end."""
 
 import math
 import os

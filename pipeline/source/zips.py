@@ -1,4 +1,4 @@
-"""This file reads the central directory of a zip."""
+"""Read the central directory of a zip."""
 
 import os
 import struct

@@ -1,1 +1,1 @@
-"""This package makes a commit's tables: where each slice lies in its series, its labels, the accounting."""
+"""Make a commit's tables: where each slice lies in its series, its labels, the accounting."""

@@ -1,4 +1,4 @@
-"""This file reads a CSV file of labels, as people save them, into cells of text."""
+"""Read a CSV file of labels, as people save them, into cells of text."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""This file reads label files: one line a slice, series, study or patient, one column a class."""
+"""Read label files: one line a slice, series, study or patient, one column a class."""
 
 import difflib
 from collections.abc import Callable, Sequence

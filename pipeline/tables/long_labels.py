@@ -1,4 +1,4 @@
-"""This file reads the published form of labels, `ID,Label` with ID = `<image>_<class>`, in whole-array steps.
+"""Read the published form of labels, `ID,Label` with ID = `<image>_<class>`, in whole-array steps.
 
 The label file of RSNA 2019 has 4.5 million lines. Text objects for them take most of the time and of the memory of a
 general parser; here the file's bytes stay one array, and an image's name becomes text once.

@@ -1,4 +1,4 @@
-"""This file keeps the key that patient ids are hashed with: a file of the user's, never in the cache, never sent."""
+"""Keep the key that patient ids are hashed with: a file of the user's, never in the cache, never sent."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""This file places slices along the patient's axis: z_mm, z_norm and the facts of each series' geometry."""
+"""Place slices along the patient's axis: z_mm, z_norm and the facts of each series' geometry."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""This file makes a commit's tables from the done-records: metadata.csv, rejects.csv and the accounting."""
+"""Make a commit's tables from the done-records: metadata.csv, rejects.csv and the accounting."""
 
 import hashlib
 import json

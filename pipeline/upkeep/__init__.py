@@ -1,1 +1,1 @@
-"""This package looks after a cache: says what is in it, verifies, repairs and collects."""
+"""Look after a cache: say what is in it, verify, repair and collect."""

@@ -1,4 +1,4 @@
-"""This file holds what an examination of a cache has found: what is there, what is damaged, what does not belong."""
+"""The findings of an examination of a cache: what is there, what is damaged, what does not belong."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""This file removes what no kept commit uses: commits, tables, whole shards and whole arrays; it never repacks."""
+"""Remove what no kept commit uses: commits, tables, whole shards and whole arrays; it never repacks."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""This file tells what is in a cache: a summary, its logical digest, and why a file is in it as it is."""
+"""Tell what is in a cache: a summary, its logical digest, and why a file is in it as it is."""
 
 import csv
 import dataclasses

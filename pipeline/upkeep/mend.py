@@ -1,4 +1,4 @@
-"""This file mends what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
+"""Mend what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
 
 import csv
 import io

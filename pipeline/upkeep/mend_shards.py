@@ -1,4 +1,4 @@
-"""This file mends a shard by running its task again into its place, and a lost record from tables and source."""
+"""Mend a shard by running its task again into its place, and a lost record from tables and source."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""This file uploads the current commit of a cache to an address, the root last, and only what differs there."""
+"""Upload the current commit of a cache to an address, the root last, and only what differs there."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""This file writes to where a cache is published, a folder or an object store: each file whole or not at all."""
+"""Write to where a cache is published, a folder or an object store: each file whole or not at all."""
 
 import contextlib
 import os

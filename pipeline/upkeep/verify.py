@@ -1,4 +1,4 @@
-"""This file finds damage: it reads every file of a cache and compares it with what was recorded of it."""
+"""Find damage: read every file of a cache and compare it with what was recorded of it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""This file finds damage in the arrays: it decodes every shard and compares each image with its recorded digest."""
+"""Find damage in the arrays: decode every shard and compare each image with its recorded digest."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence

@@ -1,4 +1,4 @@
-"""This file runs every example on a small phantom, as its first line says, and the notebook from its first cell."""
+"""Run every example on a small phantom, as its first line says, and the notebook from its first cell."""
 
 import math
 import runpy

@@ -1,4 +1,4 @@
-"""This file tests trackers: what a run logs reaches them, as one run even if it was stopped, and nothing unasked."""
+"""Test trackers: what a run logs reaches them, as one run even if it was stopped, and nothing unasked."""
 
 import json
 import struct

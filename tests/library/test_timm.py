@@ -1,4 +1,4 @@
-"""This file tests backbones of timm: features, channels, size, licence, and the way from training to export."""
+"""Test backbones of timm: features, channels, size, licence, and the way from training to export."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""This file checks the synthetic studies: they repeat, read back, lie right in space, and their labels are true."""
+"""Check the synthetic studies: they repeat, read back, lie right in space, and their labels are true."""
 
 import csv
 import hashlib

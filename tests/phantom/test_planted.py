@@ -1,4 +1,4 @@
-"""This file holds what the phantom plants: bleeds whose edges only the neighbours tell, and slices out of order."""
+"""Check what the phantom plants: bleeds whose edges only the neighbours tell, and slices out of order."""
 
 import numpy as np
 import pytest

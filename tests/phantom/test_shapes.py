@@ -1,4 +1,4 @@
-"""This file checks what slices are painted with: ellipsoids against a plain formula, enlarging, noise."""
+"""Check what slices are painted with: ellipsoids against a plain formula, enlarging, noise."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""This file checks that where compilation fails, or gives something else, the plain forms give the same cache."""
+"""Check that where compilation fails, or gives something else, the plain forms give the same cache."""
 
 import os
 import subprocess

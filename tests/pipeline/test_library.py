@@ -1,4 +1,4 @@
-"""This file tests the interface for programs of one's own: they get what the commands give."""
+"""Test the interface for programs of one's own: they get what the commands give."""
 
 import io
 import subprocess

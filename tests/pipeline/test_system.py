@@ -1,4 +1,4 @@
-"""This file builds caches where the operating system gives less than Linux does: the outcome is the same."""
+"""Build caches where the operating system gives less than Linux does: the outcome is the same."""
 
 import os
 import subprocess

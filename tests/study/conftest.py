@@ -1,4 +1,4 @@
-"""This file makes one answer to several studies at once, which the tests look at from all sides."""
+"""Make one answer to several studies at once, which the tests look at from all sides."""
 
 import zipfile
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file tests the interface for programs of one's own: the names, a cache that is asked, and a run's network."""
+"""Test the interface for programs of one's own: the names, a cache that is asked, and a run's network."""
 
 import json
 import subprocess

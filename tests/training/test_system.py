@@ -1,4 +1,4 @@
-"""This file streams a cache where the operating system gives less than Linux does: the batches are the same."""
+"""Stream a cache where the operating system gives less than Linux does: the batches are the same."""
 
 import os
 import subprocess

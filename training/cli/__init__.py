@@ -1,1 +1,1 @@
-"""This package is the `train` command: each module holds commands, and their bodies call one function."""
+"""The `train` command: each module holds commands, and their bodies call one function."""

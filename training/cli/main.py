@@ -1,4 +1,4 @@
-"""This file is the command `train`: it reads options, calls one function, prints its result."""
+"""The command `train`: it reads options, calls one function, prints its result."""
 
 import sys
 from collections.abc import Callable

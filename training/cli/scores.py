@@ -1,4 +1,4 @@
-"""This file is the commands that look at runs: compare, ablate, report, export."""
+"""The commands that look at runs: compare, ablate, report, export."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""This file is the commands that look at slices in their series: features, series."""
+"""The commands that look at slices in their series: features, series."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file is the commands that answer studies: the part of `predict` that takes DICOM files, and `serve`."""
+"""The commands that answer studies: the part of `predict` that takes DICOM files, and `serve`."""
 
 import os
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""This package reads a cache: one commit, its table and split, and its images as a stream of batches."""
+"""Read a cache: one commit, its table and split, and its images as a stream of batches."""

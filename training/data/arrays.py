@@ -1,4 +1,4 @@
-"""This file reads a commit's arrays through zarr-python, and says where the slices of an image array lie."""
+"""Read a commit's arrays through zarr-python, and say where the slices of an image array lie."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""This file opens a cache: one commit's settings, its table, its sums, and where its image arrays lie."""
+"""Open a cache: one commit's settings, its table, its sums, and where its image arrays lie."""
 
 import difflib
 import hashlib

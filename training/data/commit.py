@@ -1,4 +1,4 @@
-"""This file reads a commit of a cache: it compares root, commit and id, and checks every path and type once."""
+"""Read a commit of a cache: compare root, commit and id, and check every path and type once."""
 
 import difflib
 import hashlib

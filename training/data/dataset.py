@@ -1,4 +1,4 @@
-"""This file gives the slices of a cache one by one, in any order, to whoever has a DataLoader of their own."""
+"""Give the slices of a cache one by one, in any order, to whoever has a DataLoader of their own."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""This file mixes 64-bit numbers: the hash behind orders, augmentations and dropout."""
+"""Mix 64-bit numbers: the hash behind orders, augmentations and dropout."""
 
 import numpy as np
 

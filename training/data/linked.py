@@ -1,4 +1,4 @@
-"""This file joins patients who share slices, so that a split by patient holds, and lists them in linked.csv."""
+"""Join patients who share slices, so that a split by patient holds, and list them in linked.csv."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""This file is where a cache's files lie: in a folder, or anywhere else with copies on local disk."""
+"""Find a cache's files: in a folder, or anywhere else with copies on local disk."""
 
 import hashlib
 import os

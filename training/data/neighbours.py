@@ -1,4 +1,4 @@
-"""This file finds the slices next to a slice in its series, and says how they are stacked as channels."""
+"""Find the slices next to a slice in its series, and say how they are stacked as channels."""
 
 import difflib
 from collections.abc import Sequence

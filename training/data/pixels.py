@@ -1,4 +1,4 @@
-"""This file finds slices that are equal in every pixel although they belong to several patients."""
+"""Find slices that are equal in every pixel although they belong to several patients."""
 
 import hashlib
 

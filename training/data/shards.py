@@ -1,4 +1,4 @@
-"""This file reads single slices out of shards: it finds them, checks them, and decodes them into given memory."""
+"""Read single slices out of shards: find them, check them, and decode them into given memory."""
 
 import math
 import mmap

@@ -1,4 +1,4 @@
-"""This file divides patients into training, validation and test, and keeps the division as split.csv."""
+"""Divide patients into training, validation and test, and keep the division as split.csv."""
 
 from pathlib import Path
 

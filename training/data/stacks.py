@@ -1,4 +1,4 @@
-"""This file reads slices together with their neighbours, as one image of more channels."""
+"""Read slices together with their neighbours, as one image of more channels."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""This file turns shards into shuffled batches on the device: their order, memory, threads and copies."""
+"""Turn shards into shuffled batches on the device: their order, memory, threads and copies."""
 
 import sys
 from collections import deque

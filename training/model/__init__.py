@@ -1,1 +1,1 @@
-"""This package is what is learned: backbone and position, augmentation, loss, and the exported network."""
+"""The model: backbone and position, augmentation, loss, and the exported network."""

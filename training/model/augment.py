@@ -1,4 +1,4 @@
-"""This file turns uint8 images into the floats that the model sees, augmented and normalised on the device."""
+"""Turn uint8 images into the floats that the model sees, augmented and normalised on the device."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file builds image backbones: torchvision's, timm's, or one of the user's own, without their classifiers."""
+"""Build image backbones: torchvision's, timm's, or one of the user's own, without their classifiers."""
 
 import difflib
 from collections.abc import Sequence

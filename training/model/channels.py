@@ -1,4 +1,4 @@
-"""This file fits a backbone's first convolution to the channels of the images: any windows, any slices."""
+"""Fit a backbone's first convolution to the channels of the images: any windows, any slices."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""This file writes a run's network as one file that needs no code of ours, and checks that it gives the same."""
+"""Write a run's network as one file that needs no code of ours, and check that it gives the same."""
 
 import json
 from pathlib import Path

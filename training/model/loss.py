@@ -1,4 +1,4 @@
-"""This file measures how wrong logits are: binary cross-entropy, weighted by class."""
+"""Measure how wrong logits are: binary cross-entropy, weighted by class."""
 
 from collections.abc import Callable
 

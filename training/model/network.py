@@ -1,4 +1,4 @@
-"""This file builds FusionNet: an image backbone's features, joined with the slice position, to logits."""
+"""Build FusionNet: an image backbone's features, joined with the slice position, to logits."""
 
 import dataclasses
 from collections.abc import Sequence

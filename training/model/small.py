@@ -1,4 +1,4 @@
-"""This file builds the backbone of small images, narrow and shallow, fit for training on a CPU."""
+"""Build the backbone of small images, narrow and shallow, fit for training on a CPU."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""This file reads weight files of any origin, and finds out which of a network's tensors they hold."""
+"""Read weight files of any origin, and find out which of a network's tensors they hold."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

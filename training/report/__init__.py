@@ -1,1 +1,1 @@
-"""This package shows a run on one page, and writes its model card."""
+"""Show a run on one page, and write its model card."""

@@ -1,4 +1,4 @@
-"""This file writes the page of an ablation: what each thing that was varied changes, by class, with intervals."""
+"""Write the page of an ablation: what each thing that was varied changes, by class, with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file holds what a run is to be better than: the training slices' shares, and the slice position alone."""
+"""The baselines that a run must beat: the training slices' shares, and the slice position alone."""
 
 from typing import Any
 

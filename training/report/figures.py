@@ -1,4 +1,4 @@
-"""This file draws the report's figures, each a vector picture that stands by itself."""
+"""Draw the report's figures, each a vector picture that stands by itself."""
 
 import io
 from collections.abc import Sequence

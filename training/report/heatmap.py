@@ -1,4 +1,4 @@
-"""This file shows where in a slice a network finds its evidence: Grad-CAM, as captum computes it."""
+"""Show where in a slice a network finds its evidence: Grad-CAM, as captum computes it."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""This file writes a run's model card in Markdown, with what CLAIM and TRIPOD+AI ask for where the run knows it."""
+"""Write a run's model card in Markdown, with what CLAIM and TRIPOD+AI ask for where the run knows it."""
 
 from pathlib import Path
 from typing import Any

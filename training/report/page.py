@@ -1,4 +1,4 @@
-"""This file sets text, tables, figures and pictures into one HTML page that needs nothing else.
+"""Set text, tables, figures and pictures into one HTML page that needs nothing else.
 
 How a block looks stands in templates/; here is what it shows.
 """

@@ -1,4 +1,4 @@
-"""This file turns slices of a cache into pictures for the report, one for each window."""
+"""Turn slices of a cache into pictures for the report, one for each window."""
 
 import io
 from collections.abc import Sequence

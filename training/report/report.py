@@ -1,4 +1,4 @@
-"""This file writes a run's report: one page that shows what the run was, how well it did, and where it fails."""
+"""Write a run's report: one page that shows what the run was, how well it did, and where it fails."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file writes the report's sections on how well a run does: scores, curves, decisions, subgroups, TTA."""
+"""Write the report's sections on how well a run does: scores, curves, decisions, subgroups, TTA."""
 
 from collections.abc import Mapping
 from typing import Any

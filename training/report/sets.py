@@ -1,4 +1,4 @@
-"""This file writes the report's section on the sets that were scored: each beside the others, and what TTA changes."""
+"""Write the report's section on the sets that were scored: each beside the others, and what TTA changes."""
 
 from training.report import page
 from training.report.page import Section

@@ -1,4 +1,4 @@
-"""This file writes the report's sections that show slices: a sheet of them, and the most confident mistakes."""
+"""Write the report's sections that show slices: a sheet of them, and the most confident mistakes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""This file shows series as strips: slices, labels, and probabilities with and without the head along z."""
+"""Show series as strips: slices, labels, and probabilities with and without the head along z."""
 
 import matplotlib
 import numpy as np

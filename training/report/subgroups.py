@@ -1,4 +1,4 @@
-"""This file writes the report's section on groups of slices: by position, by length of the series, by source."""
+"""Write the report's section on groups of slices: by position, by length of the series, by source."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,1 +1,1 @@
-"""This package is a run: its settings and folder, the training loop, and what keeps it resumable."""
+"""A run: its settings and folder, the training loop, and what keeps it resumable."""

@@ -1,4 +1,4 @@
-"""This file applies a run's best weights to slices of any cache that its model can read."""
+"""Apply a run's best weights to slices of any cache that its model can read."""
 
 from collections.abc import Callable
 

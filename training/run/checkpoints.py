@@ -1,4 +1,4 @@
-"""This file writes and reads checkpoints: all that a killed run needs to go on to the bit."""
+"""Write and read checkpoints: all that a killed run needs to go on to the bit."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""This file holds every number that a run depends on, and how it is written down and read back."""
+"""Every number that a run depends on, and how it is written down and read back."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""This file sets PyTorch up on a device, the same for training, evaluation and prediction."""
+"""Set PyTorch up on a device, the same for training, evaluation and prediction."""
 
 import os
 from collections.abc import Iterator

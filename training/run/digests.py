@@ -1,4 +1,4 @@
-"""This file knows what a run's files were when they were written, so that a bit that rots on disk is found on reading.
+"""Remember the digests of a run's files, so that a bit that rots on disk is found on reading.
 
 `digests.json` of the run's folder has the SHA-256 of each file. It names the new digest beside the old one before the
 file is replaced, so that a kill in between leaves a file that one of the two fits. log.csv, which grows, has that of

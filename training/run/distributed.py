@@ -1,4 +1,4 @@
-"""This file joins the processes that torchrun started: who is who, on which device, and what they tell each other."""
+"""Join the processes that torchrun started: who is who, on which device, and what they tell each other."""
 
 import os
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""This file finds functions of the user's own, which the settings name as module:function."""
+"""Find functions of the user's own, which the settings name as module:function."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""This file asks a network for probabilities, of slices that it is not trained on."""
+"""Ask a network for probabilities, of slices that it is not trained on."""
 
 import math
 from collections.abc import Callable, Iterator

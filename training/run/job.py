@@ -1,4 +1,4 @@
-"""This file does a whole job: a run from its folder to its report, and the evaluation of a finished one."""
+"""Do a whole job: train a run from its folder to its report, or evaluate a finished one."""
 
 import dataclasses
 import os

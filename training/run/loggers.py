@@ -1,4 +1,4 @@
-"""This file tells trackers what a run logs: TensorBoard, and where they are asked for, MLflow and Weights & Biases."""
+"""Tell trackers what a run logs: TensorBoard, and where they are asked for, MLflow and Weights & Biases."""
 
 import difflib
 import json

@@ -1,4 +1,4 @@
-"""This file trains: the story of a run, from where it stands to its last evaluation."""
+"""The training loop: a run from where it stands to its last evaluation."""
 
 import json
 import signal

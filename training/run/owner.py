@@ -1,4 +1,4 @@
-"""This file keeps a run's folder to one trainer at a time, by an OS lock that dies with its process."""
+"""Keep a run's folder to one trainer at a time, by an OS lock that dies with its process."""
 
 import contextlib
 import json

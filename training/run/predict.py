@@ -1,4 +1,4 @@
-"""This file writes predictions on a cache in the competition's format, wide, and by series."""
+"""Write predictions on a cache in the competition's format, wide, and by series."""
 
 from pathlib import Path
 

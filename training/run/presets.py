@@ -1,4 +1,4 @@
-"""This file has settings that go together: `train run --preset NAME`. What a command names itself wins over them."""
+"""Presets of settings that go together: `train run --preset NAME`. What a command names itself wins over them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""This file says what a run will do before it does it, and what may come of its split."""
+"""Say what a run will do before it does it, and what to expect of its split."""
 
 import numpy as np
 

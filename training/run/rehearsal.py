@@ -1,4 +1,4 @@
-"""This file rehearses a run: every part of it once, and how long the whole will take."""
+"""Rehearse a run: every part of it once, and how long the whole will take."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""This file keeps a run's folder: what was set, what was logged, and what came out."""
+"""Keep a run's folder: what was set, what was logged, and what came out."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""This file counts: which batch ends which step of a run, and at which learning rate."""
+"""Count which batch ends which step of a run, and at which learning rate."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file makes ready what a run works with: its streams, its network, its optimizer."""
+"""Set up what a run works with: its streams, its network, its optimizer."""
 
 import copy
 import dataclasses

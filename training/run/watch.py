@@ -1,4 +1,4 @@
-"""This file watches a run: it reads losses off the device now and then, logs them, and stops a run gone bad."""
+"""Watch a run: read losses off the device now and then, log them, and stop a run gone bad."""
 
 import math
 import time

@@ -1,1 +1,1 @@
-"""This package turns probabilities and labels into scores, intervals and comparisons."""
+"""Turn probabilities and labels into scores, intervals and comparisons."""

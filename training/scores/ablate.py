@@ -1,4 +1,4 @@
-"""This file measures what position, neighbours and a head over the series add: it trains with and without."""
+"""Measure what position, neighbours and a head over the series add, by training with and without."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file puts intervals around curves: ROC, precision-recall and reliability, by bootstrap over patients."""
+"""Put intervals around curves: ROC, precision-recall and reliability, by bootstrap over patients."""
 
 from dataclasses import dataclass
 

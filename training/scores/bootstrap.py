@@ -1,4 +1,4 @@
-"""This file tells how far a score may be off: it draws patients again and again, and scores every draw."""
+"""Estimate how far a score may be off: draw patients again and again, and score every draw."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields

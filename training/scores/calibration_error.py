@@ -1,4 +1,4 @@
-"""This file tells how far a calibration error may be off, to which chance alone adds."""
+"""Estimate how far a calibration error may be off, to which chance alone adds."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""This file compares runs on the same slices: how much better one is than another, and how sure that is."""
+"""Compare runs on the same slices: how much better one is than another, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

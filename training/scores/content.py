@@ -1,4 +1,4 @@
-"""This file remembers what a run's cache held, slice by slice, so that another cache can be compared with it."""
+"""Remember what a run's cache held, slice by slice, so that another cache can be compared with it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file scores predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
+"""Score predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""This file chooses the slices of an external set, and leaves out the patients whom a run may have learned from."""
+"""Choose the slices of an external set, and leave out the patients whom a run may have learned from."""
 
 import numpy as np
 import pandas as pd

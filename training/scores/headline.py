@@ -1,4 +1,4 @@
-"""This file chooses the scores that stand for a whole set: those of `any`, or the mean over the classes."""
+"""Choose the scores that stand for a whole set: those of `any`, or the mean over the classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file finds what would make test scores too good: a patient, or the same slice, on two sides."""
+"""Find what would make test scores too good: a patient, or the same slice, on two sides."""
 
 import pandas as pd
 

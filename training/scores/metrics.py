@@ -1,4 +1,4 @@
-"""This file turns labels and probabilities into scores."""
+"""Turn labels and probabilities into scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file chooses thresholds and a calibration on validation, to be applied to test unchanged."""
+"""Choose thresholds and a calibration on validation, to be applied to test unchanged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file pools the predictions on slices into one for each series, study or patient."""
+"""Pool the predictions on slices into one for each series, study or patient."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""This file orders one class's probabilities once, and scores the order under any weights of the patients."""
+"""Order one class's probabilities once, and score the order under any weights of the patients."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""This file reads what a run has left behind, for the report and the model card."""
+"""Read what a run has left behind, for the report and the model card."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""This package is what is learned over a series: the slices' stored features, and a head that reads them in order."""
+"""Learn over a series: the slices' stored features, and a head that reads them in order."""

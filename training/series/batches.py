@@ -1,4 +1,4 @@
-"""This file cuts stored features into series in order of z, and gathers series of any length into batches."""
+"""Cut stored features into series in order of z, and gather series of any length into batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""This file writes the pooled features and the logits of every slice to a Zarr store in the run's folder."""
+"""Write the pooled features and the logits of every slice to a Zarr store in the run's folder."""
 
 import shutil
 from collections.abc import Iterator

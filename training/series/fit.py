@@ -1,4 +1,4 @@
-"""This file trains a head over series on stored features, with the schedule, checkpoints and log of every run."""
+"""Train a head over series on stored features, with the schedule, checkpoints and log of every run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

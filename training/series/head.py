@@ -1,4 +1,4 @@
-"""This file is the head over a series: it reads the slices' features in order of z and corrects their logits."""
+"""The head over a series: read the slices' features in order of z and correct their logits."""
 
 import math
 from dataclasses import dataclass

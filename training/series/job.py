@@ -1,4 +1,4 @@
-"""This file does a whole job with series: features of a run, and a head's run from its folder to its report."""
+"""Do a whole job with series: features of a run, and a head's run from its folder to its report."""
 
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""This file predicts slices with a head over their series, mixed by class with the slice model's own logits."""
+"""Predict slices with a head over their series, mixed by class with the slice model's own logits."""
 
 import json
 from dataclasses import dataclass

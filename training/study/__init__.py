@@ -1,1 +1,1 @@
-"""This package answers a study: DICOM in, probabilities with their decisions out, as tables, a page, or DICOM."""
+"""Answer a study: DICOM in, probabilities with their decisions out, as tables, a page, or DICOM."""

@@ -1,4 +1,4 @@
-"""This file turns the probabilities of a study's slices into its answer: by slice, series and study, with decisions."""
+"""Turn the probabilities of a study's slices into its answer: by slice, series and study, with decisions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

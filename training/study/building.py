@@ -1,4 +1,4 @@
-"""This file has the installed `pipeline` command build a temporary cache of a study, with a run's windows and size."""
+"""Have the installed `pipeline` command build a temporary cache of a study, with a run's windows and size."""
 
 import json
 import os

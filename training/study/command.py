@@ -1,4 +1,4 @@
-"""This file answers studies by one command: from DICOM files to a folder with tables, a page, and DICOM answers."""
+"""Answer studies by one command: from DICOM files to a folder with tables, a page, and DICOM answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

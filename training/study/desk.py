@@ -1,4 +1,4 @@
-"""This file answers the studies of the service: a few builds at once, one at a time on the model, within a time."""
+"""Answer the studies of the service: a few builds at once, one at a time on the model, within a time."""
 
 import functools
 import threading

@@ -1,4 +1,4 @@
-"""This file makes an answer's heat maps as DICOM parametric maps, which lie over the slices they are of."""
+"""Make an answer's heat maps as DICOM parametric maps, which lie over the slices they are of."""
 
 from collections.abc import Mapping
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""This file reads the headers that a DICOM answer must repeat, and writes the answer's DICOM files."""
+"""Read the headers that a DICOM answer must repeat, and write the answer's DICOM files."""
 
 import io
 import os

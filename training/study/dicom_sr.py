@@ -1,4 +1,4 @@
-"""This file makes an answer's DICOM structured report: every probability of a study, in a form that others read."""
+"""Make an answer's DICOM structured report: every probability of a study, in a form that others read."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib.metadata import version

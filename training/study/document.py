@@ -1,4 +1,4 @@
-"""This file turns an answer into plain values for JSON, without anything that names a patient unless asked."""
+"""Turn an answer into plain values for JSON, without anything that names a patient unless asked."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""This file keeps one run's model in memory and asks it about the caches of studies, one after another."""
+"""Keep one run's model in memory and ask it about the caches of studies, one after another."""
 
 import time
 from collections.abc import Callable, Mapping

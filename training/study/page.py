@@ -1,4 +1,4 @@
-"""This file shows an answer on one HTML page that needs nothing else: strips of slices, probabilities, a viewer.
+"""Show an answer on one HTML page that needs nothing else: strips of slices, probabilities, a viewer.
 
 How it looks and moves stands in templates/; here is what it shows.
 """

@@ -1,4 +1,4 @@
-"""This file looks whether a series can be of a head: a chest is full of enclosed air, which a head is not."""
+"""Decide whether a series can be of a head: a chest is full of enclosed air, which a head is not."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""This file is the service's HTTP: what may be asked, who may ask, and how an answer or a refusal goes back."""
+"""Serve HTTP: what may be asked, who may ask, and how an answer or a refusal goes back."""
 
 import asyncio
 import hmac

@@ -1,4 +1,4 @@
-"""This file makes one folder of what a study is given as: folders, zip archives, single files, or several of them."""
+"""Make one folder of what a study is given as: folders, zip archives, single files, or several of them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""This file takes the body of a request to disk: DICOM files in a form, as STOW-RS sends them, a zip, or one file."""
+"""Take the body of a request to disk: DICOM files in a form, as STOW-RS sends them, a zip, or one file."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""This file writes an answer's folder, whole or not at all."""
+"""Write an answer's folder, whole or not at all."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""This file tests the encoder of LZ4 against blosc's decoder: whatever comes in comes out, and comes out fast."""
+"""Test the encoder of LZ4 against blosc's decoder: whatever comes in comes out, and comes out fast."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""This file holds the kernel to Pillow and float64 NumPy: the two are its specification."""
+"""Hold the kernel to Pillow and float64 NumPy: the two are its specification."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""This file holds the report of a cache: its numbers are those that a count by other means gives, and nothing leaks."""
+"""Test the report of a cache: its numbers are those that a count by other means gives, and nothing leaks."""
 
 import base64
 import csv

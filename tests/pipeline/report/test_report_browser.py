@@ -1,4 +1,4 @@
-"""This file opens the report of a cache in a real browser: no broken picture, nothing too wide at 400 and 1400 px."""
+"""Open the report of a cache in a real browser: no broken picture, nothing too wide at 400 and 1400 px."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""This file tests that a cache is read as docs/cache_format.md says, and that every fault is one line."""
+"""Test that a cache is read as docs/cache_format.md says, and that every fault is one line."""
 
 import hashlib
 import shutil

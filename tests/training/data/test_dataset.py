@@ -1,4 +1,4 @@
-"""This file tests the map-style dataset in plain DataLoaders, and the stream as an iterable."""
+"""Test the map-style dataset in plain DataLoaders, and the stream as an iterable."""
 
 import multiprocessing
 import pickle

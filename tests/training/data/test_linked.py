@@ -1,4 +1,4 @@
-"""This file holds that patients who share slices are joined, and that contradicting groups are left out and listed."""
+"""Test that patients who share slices are joined, and that contradicting groups are left out and listed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file tests that a cache elsewhere is read by way of local copies, whatever goes wrong on the way."""
+"""Test that a cache elsewhere is read by way of local copies, whatever goes wrong on the way."""
 
 import errno
 import multiprocessing

@@ -1,4 +1,4 @@
-"""This file holds that neighbours are found by position within the series, and depend on the content alone."""
+"""Test that neighbours are found by position within the series, and depend on the content alone."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file tests that the split keeps patients whole, follows content alone, and is near the wish."""
+"""Test the split: patients stay whole, it follows content alone, and it is near the wish."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""This file holds that a stream with context gives each slice between its neighbours, and decodes each slice once."""
+"""Test that a stream with context gives each slice between its neighbours, and decodes each slice once."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This file tests the stream: right pixels in a right order from any number of threads, and no damage unseen."""
+"""Test the stream: right pixels in a right order from any number of threads, and no damage unseen."""
 
 import itertools
 import multiprocessing

@@ -1,4 +1,4 @@
-"""This file tests augmentation: what it does to pixels, and that it depends on the slice and the epoch alone."""
+"""Test augmentation: what it does to pixels, and that it depends on the slice and the epoch alone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""This file holds that a first convolution over more channels gives for equal ones what it gave for one."""
+"""Test that a first convolution over more channels gives for equal ones what it gave for one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""This file holds that an exported network gives the probabilities of its run, at any batch size."""
+"""Test that an exported network gives the probabilities of its run, at any batch size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""This file tests the loss against scikit-learn's log loss and the competition's formula."""
+"""Test the loss against scikit-learn's log loss and the competition's formula."""
 
 import numpy as np
 import torch

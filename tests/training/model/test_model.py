@@ -1,4 +1,4 @@
-"""This file tests the network, its widths, and the ways that weights come into it."""
+"""Test the network, its widths, and the ways that weights come into it."""
 
 import urllib.error
 

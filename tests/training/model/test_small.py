@@ -1,4 +1,4 @@
-"""This file checks the backbone of small images: what it sees, what it costs, and that its maps stay fine."""
+"""Check the backbone of small images: what it sees, what it costs, and that its maps stay fine."""
 
 import torch
 from torch import nn

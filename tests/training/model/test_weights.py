@@ -1,4 +1,4 @@
-"""This file tests that weight files of others are recognised by what they hold, and what is said of them."""
+"""Test that weight files of others are recognised by what they hold, and what is said of them."""
 
 from pathlib import Path
 

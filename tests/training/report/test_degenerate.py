@@ -1,4 +1,4 @@
-"""This file holds the pages, scores and comparisons of sets in which something is missing: honest text throughout."""
+"""Test the pages, scores and comparisons of sets in which something is missing: honest text throughout."""
 
 import re
 import warnings

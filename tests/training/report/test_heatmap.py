@@ -1,4 +1,4 @@
-"""This file holds heat maps: they lie where the evidence is, and are left out where they cannot be had."""
+"""Test heat maps: they lie where the evidence is, and are left out where they cannot be had."""
 
 import numpy as np
 import pytest

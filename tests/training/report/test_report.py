@@ -1,4 +1,4 @@
-"""This file holds the report: what it says is what the run's files say, and it needs nothing but itself."""
+"""Test the report: what it says is what the run's files say, and it needs nothing but itself."""
 
 import json
 import re

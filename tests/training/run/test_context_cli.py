@@ -1,4 +1,4 @@
-"""This file tests runs whose network sees the neighbours, as a user calls them."""
+"""Test runs whose network sees the neighbours, as a user calls them."""
 
 import json
 from pathlib import Path

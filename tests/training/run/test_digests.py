@@ -1,4 +1,4 @@
-"""This file flips bits in a run's folder, holds it for two trainers, and fills the disk: one line each."""
+"""Flip bits in a run's folder, hold it for two trainers, and fill the disk: one line each."""
 
 import errno
 import os

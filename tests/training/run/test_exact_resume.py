@@ -1,4 +1,4 @@
-"""This file tests what exact resume asks of compiled code and of several processes."""
+"""Test what exact resume asks of compiled code and of several processes."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""This file trains on labels of whole series and on readers' votes, and holds at which level they are scored."""
+"""Train on labels of whole series and on readers' votes, and check at which level they are scored."""
 
 import json
 

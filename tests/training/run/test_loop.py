@@ -1,4 +1,4 @@
-"""This file tests training: that it learns, resumes to the bit, guards itself, and is the same in several processes."""
+"""Test training: it learns, resumes to the bit, guards itself, and is the same in several processes."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""This file tests models, augmentations and losses of the user's own, and `training.fit`, which takes them."""
+"""Test models, augmentations and losses of the user's own, and `training.fit`, which takes them."""
 
 import json
 from pathlib import Path

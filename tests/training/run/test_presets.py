@@ -1,4 +1,4 @@
-"""This file checks the presets: each is a run's settings, and what a command names itself wins over them."""
+"""Check the presets: each is a run's settings, and what a command names itself wins over them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""This file tests what `train` says: before a run, epoch by epoch, at its end, and in the exported file."""
+"""Test what `train` says: before a run, epoch by epoch, at its end, and in the exported file."""
 
 import json
 import re

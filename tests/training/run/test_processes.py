@@ -1,4 +1,4 @@
-"""This file holds that every probability and score is the same, to the bit, at 1, 2 and 4 processes."""
+"""Test that every probability and score is the same, to the bit, at 1, 2 and 4 processes."""
 
 import json
 import os

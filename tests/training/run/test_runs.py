@@ -1,4 +1,4 @@
-"""This file tests a run's folder: what is written reads back, and what does not fit is refused."""
+"""Test a run's folder: what is written reads back, and what does not fit is refused."""
 
 import contextlib
 import dataclasses

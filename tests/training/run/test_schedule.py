@@ -1,4 +1,4 @@
-"""This file tests the counting of batches and steps, and the learning rate."""
+"""Test the counting of batches and steps, and the learning rate."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""This file trains with one, two and three sides, as the message about too few patients advises."""
+"""Train with one, two and three sides, as the message about too few patients advises."""
 
 import json
 

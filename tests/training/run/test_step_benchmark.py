@@ -1,4 +1,4 @@
-"""This file runs the GPU benchmark on the CPU, so that it runs where there is a GPU."""
+"""Run the GPU benchmark on the CPU, so that it runs where there is a GPU."""
 
 import click
 import pytest

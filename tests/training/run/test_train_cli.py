@@ -1,4 +1,4 @@
-"""This file tests the command `train` as a user calls it: what it writes, what it refuses, and its exit codes."""
+"""Test the command `train` as a user calls it: what it writes, what it refuses, and its exit codes."""
 
 import json
 import os

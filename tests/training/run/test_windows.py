@@ -1,4 +1,4 @@
-"""This file trains on caches of one, two and four windows, as the command line does, to the exported file."""
+"""Train on caches of one, two and four windows, as the command line does, to the exported file."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""This file holds the ablation: pairs of runs that differ in the position branch alone, made once, and compared."""
+"""Test the ablation: pairs of runs that differ in the position branch alone, made once, and compared."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""This file holds the bootstrap: draws of whole patients, against plain loops, and intervals that cover the truth."""
+"""Test the bootstrap: draws of whole patients, against plain loops, and intervals that cover the truth."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""This file holds the comparison of runs: paired draws, the same slices, and differences that are there or not."""
+"""Test the comparison of runs: paired draws, the same slices, and differences that are there or not."""
 
 from pathlib import Path
 

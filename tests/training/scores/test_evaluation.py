@@ -1,4 +1,4 @@
-"""This file holds the full evaluation: thresholds and calibration come from validation alone, levels are pooled."""
+"""Test the full evaluation: thresholds and calibration come from validation alone, levels are pooled."""
 
 import json
 from datetime import UTC, datetime

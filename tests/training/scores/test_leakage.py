@@ -1,4 +1,4 @@
-"""This file plants leakage and other content, and holds that both are found and named."""
+"""Plant leakage and other content, and check that both are found and named."""
 
 import dataclasses
 from pathlib import Path

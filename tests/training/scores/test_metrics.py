@@ -1,4 +1,4 @@
-"""This file holds the scores against scikit-learn, the competition's known values and the rules for the undefined."""
+"""Test the scores against scikit-learn, the competition's known values and the rules for the undefined."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""This file holds that features are those of the run's network, that their store goes on, and that it knows its run."""
+"""Test that features are those of the run's network, that their store goes on, and that it knows its run."""
 
 from pathlib import Path
 

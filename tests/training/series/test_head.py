@@ -1,4 +1,4 @@
-"""This file holds that a head begins as nothing, sees no padding, and reads a series whatever it is batched with."""
+"""Test that a head begins as nothing, sees no padding, and reads a series whatever it is batched with."""
 
 import numpy as np
 import pytest

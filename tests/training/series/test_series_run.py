@@ -1,4 +1,4 @@
-"""This file tests heads over series as a user trains and uses them, from features to a report."""
+"""Test heads over series as a user trains and uses them, from features to a report."""
 
 import json
 import shutil
