@@ -43,7 +43,7 @@ class Shards:
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
 
-    def look(self) -> int:
+    def count(self) -> int:
         """Look at the records, and return how many there are."""
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.small.out / ".pipeline" / "shards"):
@@ -78,14 +78,14 @@ class Campaign:
 
     def wait_for_a_shard(self) -> bool:
         """Wait until one more shard is finished, and then up to the time that one takes; False when all are."""
-        before = self.shards.look()
-        while self.shards.look() == before:
+        before = self.shards.count()
+        while self.shards.count() == before:
             if self.command.poll() is not None:
                 return False
             time.sleep(0.02)
         until = time.monotonic() + self.rng.uniform(0, ROWS * PAUSE_S)
         while time.monotonic() < until:
-            self.shards.look()
+            self.shards.count()
             time.sleep(0.02)
         return True
 
@@ -117,10 +117,10 @@ class Campaign:
 
     def finish(self) -> None:
         while self.command.poll() is None:
-            self.shards.look()
+            self.shards.count()
             time.sleep(0.02)
         assert self.command.returncode == 0, self.command.communicate()[1]
-        self.shards.look()
+        self.shards.count()
 
     @contextlib.contextmanager
     def ended(self) -> Iterator["Campaign"]:

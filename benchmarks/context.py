@@ -22,7 +22,7 @@ import torch
 import zarr
 
 from testkit.fake_cache import WINDOWS, commit_table, write_arrays
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import begin, evaluate
 from training.run.loop import fit
@@ -34,7 +34,7 @@ SIZE, SLICES, BLEED = 32, 16, 5
 CLASSES = ("any",)
 FAINT, BRIGHT = 3, 120  # grey levels above a background that spreads over 50
 HERE = Processes(0, 1, torch.device("cpu"))
-MACHINE = Machine(device="cpu", input_threads=0)
+RUNTIME = Runtime(device="cpu", input_threads=0)
 SETTINGS: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
     "weights": "none",
@@ -98,14 +98,14 @@ def measure(cache: Path, folder: Path, epochs: int) -> pd.DataFrame:
     for name, context in (("slice", 0), ("context", 1)):
         config = TrainConfig(**SETTINGS, epochs=epochs, patience_epochs=epochs, context=context)
         run, opened = begin(folder / name, cache, config, HERE)
-        fit(run, opened, MACHINE, HERE)
-        evaluate(run, opened, "test", MACHINE, HERE, tta=False)
+        fit(run, opened, RUNTIME, HERE)
+        evaluate(run, opened, "test", RUNTIME, HERE, tta=False)
         runs[name] = run.path
-    series.features(runs["slice"], None, (), MACHINE, HERE)
+    series.features(runs["slice"], None, (), RUNTIME, HERE)
     for head in ("gru", "transformer"):
         made = series.begin(folder / head, runs["slice"], None, {"head": head, "head_features": 64}, HERE)
-        fit_head(*made, MACHINE, HERE)
-        evaluate(made[0], made[2], "test", MACHINE, HERE, tta=False)
+        fit_head(*made, RUNTIME, HERE)
+        evaluate(made[0], made[2], "test", RUNTIME, HERE, tta=False)
         runs[head] = made[0].path
     pairs = [compare(read_contestants([runs["slice"], runs[name]], "test")) for name in list(runs)[1:]]
     table = pd.concat(pairs)

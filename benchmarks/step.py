@@ -22,7 +22,7 @@ import torch
 import torchvision
 
 from training.model.loss import image_losses
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes, join_processes
 from training.run.inference import predict_slices, views
 from training.run.job import begin
@@ -47,17 +47,17 @@ def main(
         click.echo("no GPU here: nothing measured")
         return
     config = TrainConfig(model=model, weights="none", size_px=size_px, batch_size=batch_size, compile=compiled)
-    machine = Machine(input_threads=input_threads, log_every=10**9)
+    runtime = Runtime(input_threads=input_threads, log_every=10**9)
     with join_processes("cuda") as processes, tempfile.TemporaryDirectory(prefix="step-") as folder:
-        measure(Path(folder) / "run", cache, replace(config, epochs=1000), machine, processes, steps)
+        measure(Path(folder) / "run", cache, replace(config, epochs=1000), runtime, processes, steps)
 
 
 def measure(
-    path: Path, cache_path: Path, config: TrainConfig, machine: Machine, processes: Processes, steps: int
+    path: Path, cache_path: Path, config: TrainConfig, runtime: Runtime, processes: Processes, steps: int
 ) -> None:
     """Measure and print."""
     run, cache = begin(path, cache_path, config, processes)
-    setup = set_up(run, cache, machine, processes)
+    setup = set_up(run, cache, runtime, processes)
     if setup.schedule.batches < 3:
         raise click.ClickException(f"{cache_path}: has too few training slices for batches of {config.batch_size}")
     learner = start(setup)
@@ -143,7 +143,7 @@ def print_evaluation(setup: Setup, learner: Learner, images: torch.Tensor, z_nor
     with torch.inference_mode():
         alone = rate(forward, len(images), steps)
     some = np.arange(setup.cache.num_slices)[: -(-steps // num_views) * config.batch_size]
-    stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
+    stream = open_evaluation(setup.run, setup.cache, some, setup.runtime, setup.processes)
     seconds = np.inf
     for _ in range(2):  # the first time warms up
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Drive a headless Chromium by its DevTools protocol: it opens a page, presses keys, and look."""
+"""Drive a headless Chromium by its DevTools protocol: open a page, press keys, and evaluate expressions."""
 
 import asyncio
 import base64
@@ -57,10 +57,10 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
         await self.call("Page.navigate", url=address)
-        while await self.look("document.readyState") != "complete":
+        while await self.evaluate("document.readyState") != "complete":
             await asyncio.sleep(0.1)
 
-    async def look(self, expression: str) -> Any:
+    async def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found

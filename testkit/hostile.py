@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from pipeline.cache.files import canonical, seal
+from pipeline.cache.files import canonical, with_checksum
 from pipeline.cli.main import main
 from testkit.small import Small, write, write_slices
 
@@ -173,19 +173,19 @@ def signed_commit(small: Small, rng: np.random.Generator) -> Hostile:
     (small.out / "commits" / f"{name}.json").write_bytes(_text(commit))
     (small.out / ".pipeline" / "private" / f"{name}.json").write_bytes(_text(private))
     record = {"cache": "0" * 32, "commit": name, "sequence": 9}
-    (small.out / ".pipeline" / "head").write_bytes(seal(canonical(record)))
+    (small.out / ".pipeline" / "head").write_bytes(with_checksum(canonical(record)))
     root["attributes"] = attributes
     (small.out / "zarr.json").write_bytes(_text(root))
     return Hostile(f"a commit with {what}", small.out, _commands(small))
 
 
-def sealed_private(small: Small, rng: np.random.Generator) -> Hostile:
+def forged_private(small: Small, rng: np.random.Generator) -> Hostile:
     """A done-record with a checksum that is right, and lies in it."""
     files = sorted(small.out.glob(".pipeline/shards/*.json"))
     file = files[rng.integers(len(files))]
     document = json.loads(file.read_bytes().partition(b"\n")[2])
     what = edit(document, rng)
-    file.write_bytes(seal(_text(document)))
+    file.write_bytes(with_checksum(_text(document)))
     return Hostile(f"{file.name}: {what}", small.out, _commands(small))
 
 
@@ -204,7 +204,7 @@ Kind = Callable[[Small, np.random.Generator], Hostile]
 KINDS: dict[str, Kind] = {
     "a damaged document": damaged_document,
     "a signed commit": signed_commit,
-    "a sealed record": sealed_private,
+    "a sealed record": forged_private,
 }
 
 

@@ -8,7 +8,7 @@ import pydicom
 
 from phantom.study import encode_study, make_study
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, machine, settings, train
+from testkit.tiny_run import HERE, runtime, settings, train
 from training.data.cache import open_cache
 from training.run.job import evaluate
 from training.run.runs import Run
@@ -21,7 +21,7 @@ def trained_run(folder: Path, *, scored: bool = True) -> Run:
     cache = write_cache(folder / "train.zarr", patients=20, slices=3, sizes=(SIZE_PX,))
     run = train(folder / "run", cache.path, settings(epochs=1))
     if scored:
-        evaluate(run, open_cache(cache.path), "validation", machine(), HERE, tta=False)
+        evaluate(run, open_cache(cache.path), "validation", runtime(), HERE, tta=False)
     return run
 
 

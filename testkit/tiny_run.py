@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import begin, resume
 from training.run.loop import fit
@@ -37,15 +37,15 @@ def settings(**changes: Any) -> TrainConfig:
     return TrainConfig(**(SETTINGS | changes))
 
 
-def machine(**changes: Any) -> Machine:
-    return replace(Machine(device="cpu", input_threads=0, log_every=2), **changes)
+def runtime(**changes: Any) -> Runtime:
+    return replace(Runtime(device="cpu", input_threads=0, log_every=2), **changes)
 
 
 def train(path: Path, cache: Path, config: TrainConfig, **options: Any) -> Run:
     """Train a new run to its end, in this process."""
     torch.set_num_threads(1)
     run, opened = begin(path, cache, config, HERE)
-    fit(run, opened, machine(**options), HERE)
+    fit(run, opened, runtime(**options), HERE)
     return run
 
 
@@ -58,7 +58,7 @@ def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, 
         run, opened = resume(path, cache, {})
     else:
         run, opened = begin(path, cache, config, HERE)
-    fit(run, opened, machine(**options), HERE)
+    fit(run, opened, runtime(**options), HERE)
 
 
 def spawn(path: Path, cache: Path, config: TrainConfig, kill_at: int = 0, **options: Any) -> Any:

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from training.data.stream import Batch, Stream, on_device
     from training.errors import CacheError, ConfigError, RunError, TrainingError
     from training.library import Cache, fit, load_model, open_cache
-    from training.run.config import Machine, TrainConfig
+    from training.run.config import Runtime, TrainConfig
 
 __all__ = [
     "Batch",
     "Cache",
     "CacheError",
     "ConfigError",
-    "Machine",
     "RunError",
+    "Runtime",
     "SliceDataset",
     "Stream",
     "TrainConfig",
@@ -35,7 +35,7 @@ _HOMES = {
     "training.data.stream": ("Batch", "Stream", "on_device"),
     "training.errors": ("CacheError", "ConfigError", "RunError", "TrainingError"),
     "training.library": ("Cache", "fit", "load_model", "open_cache"),
-    "training.run.config": ("Machine", "TrainConfig"),
+    "training.run.config": ("Runtime", "TrainConfig"),
 }
 
 

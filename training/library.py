@@ -13,7 +13,7 @@ from training.errors import RunError
 from training.model.export import Exported
 from training.model.network import load_run_weights
 from training.run import config, job
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import join_processes
 from training.run.functions import name_of
 from training.run.loggers import check_loggers
@@ -74,7 +74,7 @@ def fit(
     cache: str | Path,
     out: str | Path,
     *,
-    machine: Machine = Machine(),  # noqa: B008  # frozen
+    runtime: Runtime = Runtime(),  # noqa: B008  # frozen
     local_copy: Path | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -83,21 +83,21 @@ def fit(
     Args:
         cache: a folder or an address, as `open_cache` takes it.
         out: the run's folder: free, or that of the same run to go on with.
-        machine: what a run may change without another outcome: device, threads, checkpoints.
+        runtime: what a run may change without another outcome: device, threads, checkpoints.
         settings: of `training.TrainConfig`: epochs=2, size_px=224. `model`, `augment` and `loss` may be functions of a
             module of your own; docs/library.md says what each is given and gives.
 
     Raises:
         TrainingError: the settings, the cache or the folder do not fit; the message says how to mend it.
     """
-    check_loggers(machine.loggers)
+    check_loggers(runtime.loggers)
     path, wanted = Path(out), dict(settings)
     wanted |= {name: name_of(wanted[name], name) for name in FUNCTIONS if name in wanted}
     if "weights" in wanted:
         wanted["weights"] = job.absolute_weights(str(wanted["weights"]))
-    with join_processes(machine.device) as processes:
+    with join_processes(runtime.device) as processes:
         if (path / "settings.json").exists():
             run, opened = job.resume(path, cache, wanted, local_copy)
         else:
             run, opened = job.begin(path, cache, config.new_settings(wanted), processes, local_copy)
-        return job.complete(run, opened, machine, processes)
+        return job.complete(run, opened, runtime, processes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cache.commits import Commit, backup_file, parse_commit
-from pipeline.cache.files import read_sealed, seal, sha256
+from pipeline.cache.files import read_checked, sha256, with_checksum
 from pipeline.cache.ledger import Ledger
 from pipeline.errors import CacheError
 
@@ -25,7 +25,7 @@ class Backup:
 
 
 def encode_backup(backup: Backup) -> bytes:
-    """A sealed zip of the parts; a few dozen bytes a slice."""
+    """A zip of the parts, with its checksum; a few dozen bytes a slice."""
     parts = {
         "commit": backup.commit.content(),
         "private": backup.commit.private_content(),
@@ -37,13 +37,13 @@ def encode_backup(backup: Backup) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
-    return seal(file.getvalue())
+    return with_checksum(file.getvalue())
 
 
 def read_backup(root: Path, commit: str) -> Backup | None:
     """The backup of a commit, None where it is missing, damaged, or of anything else."""
     try:
-        return _decode(read_sealed(backup_file(root, commit)), commit)
+        return _decode(read_checked(backup_file(root, commit)), commit)
     except (OSError, CacheError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.cache.attributes import COMMIT_ID, DIGEST, Attributes, Private, Terms, matching, parse_attributes
 from pipeline.cache.documents import parse_arrays, zarr_documents
-from pipeline.cache.files import PRIVATE, canonical, read_file, read_sealed, seal, sha256, write_atomic
+from pipeline.cache.files import PRIVATE, canonical, read_checked, read_file, sha256, with_checksum, write_atomic
 from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.cache.parsing import parse
 from pipeline.errors import CacheError
@@ -42,7 +42,11 @@ class Commit:
 
     def content(self) -> bytes:
         """The content of `commits/<id>.json`."""
-        document = {"attributes": self.attributes.as_json(), "arrays": self.arrays, "private": self._sealed_private()}
+        document = {
+            "attributes": self.attributes.as_json(),
+            "arrays": self.arrays,
+            "private": self._private_of_record(),
+        }
         return canonical(document)
 
     def private_content(self) -> bytes:
@@ -53,7 +57,7 @@ class Commit:
         """Every zarr.json of the commit by its path; the root's is the commit itself."""
         return zarr_documents(self.attributes.as_json(), self.arrays)
 
-    def _sealed_private(self) -> Any:
+    def _private_of_record(self) -> Any:
         """What the public part says of the private one: its digest; in format version 1 all of it."""
         return sha256(self.private_content()) if self.attributes.cache else self.private.as_json()
 
@@ -180,10 +184,10 @@ def parse_commit(content: bytes, private: bytes, commit: str) -> Commit:
     return found
 
 
-def _parse_private(sealed: Any, content: bytes | None) -> Private:
+def _parse_private(recorded: Any, content: bytes | None) -> Private:
     if content is None:
-        return parse(Private, {"choices": None, **sealed}, "private")
-    if sha256(content) != sealed:
+        return parse(Private, {"choices": None, **recorded}, "private")
+    if sha256(content) != recorded:
         raise LostPrivateError("the private part of the commit is lost")
     return parse(Private, {"choices": None, **json.loads(content)}, "private")
 
@@ -243,7 +247,7 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
         return empty_ledger()
     file = ledger_file(root, commit)
     try:
-        return Ledger.decode(read_sealed(file))
+        return Ledger.decode(read_checked(file))
     except FileNotFoundError:
         raise CacheError(f"{file}: missing; {REPAIR}") from None
     except ValueError as error:
@@ -251,4 +255,4 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
 
 
 def write_ledger(root: Path, commit: str, ledger: Ledger) -> None:
-    write_atomic(ledger_file(root, commit), seal(ledger.encode()))
+    write_atomic(ledger_file(root, commit), with_checksum(ledger.encode()))

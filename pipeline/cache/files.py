@@ -56,7 +56,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def seal(content: bytes) -> bytes:
+def with_checksum(content: bytes) -> bytes:
     """Put the content's digest, as one line of text, before it."""
     return sha256(content).encode() + b"\n" + content
 
@@ -76,20 +76,20 @@ def read_file(path: Path) -> bytes:
         raise CacheError(f"{path}: cannot be read ({error.strerror}); run: pipeline verify --repair") from error
 
 
-def read_sealed(path: Path) -> bytes:
-    """Read a sealed file.
+def read_checked(path: Path) -> bytes:
+    """Read a file that `with_checksum` made, and check it.
 
     Raises:
         CacheError: the content does not match its digest.
         FileNotFoundError: there is none.
     """
     content = read_file(path)
-    if not is_sealed(content):
+    if not checksum_matches(content):
         raise CacheError(f"{path}: damaged, its digest does not match; run: pipeline verify --repair")
     return content.partition(b"\n")[2]
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether a sealed file's content matches its digest."""
+def checksum_matches(content: bytes) -> bool:
+    """Whether the content of a file that `with_checksum` made matches its digest."""
     digest, _, rest = content.partition(b"\n")
     return sha256(rest).encode() == digest

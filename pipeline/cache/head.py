@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.cache.attributes import COMMIT_ID, FORMAT, FORMAT_VERSION
 from pipeline.cache.commits import REPAIR, Commit, commit_ids, read_commit
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import PRIVATE, canonical, read_file, read_sealed, seal, write_atomic
+from pipeline.cache.files import PRIVATE, canonical, read_checked, read_file, with_checksum, write_atomic
 from pipeline.errors import CacheError
 
 
@@ -17,7 +17,7 @@ def copied_file(root: Path) -> Path:
 
 
 def head_file(root: Path) -> Path:
-    """The second record of the current commit, sealed; the first is the root."""
+    """The second record of the current commit, with a checksum; the first is the root."""
     return root / PRIVATE / "head"
 
 
@@ -88,13 +88,13 @@ def record_head(root: Path, commit: Commit) -> None:
 def head_record(commit: Commit) -> bytes:
     """The content of the second record."""
     attributes = commit.attributes
-    return seal(canonical({"cache": attributes.cache, "commit": commit.id, "sequence": attributes.sequence}))
+    return with_checksum(canonical({"cache": attributes.cache, "commit": commit.id, "sequence": attributes.sequence}))
 
 
 def recorded_head(root: Path) -> str | None:
     """The commit that was recorded beside the root, or else the one whose tables were copied last; None without."""
     try:
-        found: Any = json.loads(read_sealed(head_file(root)))["commit"]
+        found: Any = json.loads(read_checked(head_file(root)))["commit"]
     except (OSError, CacheError, ValueError, KeyError, TypeError):
         try:
             found = read_file(copied_file(root)).decode("ascii", "replace")

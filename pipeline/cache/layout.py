@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline.cache.attributes import MAX_SHARDS
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import PARTIAL, PRIVATE, canonical, read_sealed, seal, write_atomic
+from pipeline.cache.files import PARTIAL, PRIVATE, canonical, read_checked, with_checksum, write_atomic
 from pipeline.cache.parsing import parse
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
@@ -65,7 +65,7 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
     """
     file = record_file(root, shard)
     try:
-        return _decode_record(read_sealed(file), shard)
+        return _decode_record(read_checked(file), shard)
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -76,7 +76,7 @@ def read_record_copy(root: Path, shard: int) -> ShardRecord | None:
     """The second copy of a done-record, None where it is missing or damaged."""
     try:
         inflate = zlib.decompressobj()
-        content = inflate.decompress(read_sealed(record_copy_file(root, shard)), MAX_RECORD_BYTES)
+        content = inflate.decompress(read_checked(record_copy_file(root, shard)), MAX_RECORD_BYTES)
         return _decode_record(content, shard)
     except (OSError, CacheError, ValueError, RecursionError, zlib.error):
         return None
@@ -91,12 +91,12 @@ def _decode_record(content: bytes, shard: int) -> ShardRecord:
 
 def encode_record(record: ShardRecord) -> bytes:
     """The content of a shard's done-record: what was read for it and what every array holds of it."""
-    return seal(canonical(record.as_json()))
+    return with_checksum(canonical(record.as_json()))
 
 
 def encode_record_copy(record: ShardRecord) -> bytes:
     """The content of the record's second copy, a quarter of its size."""
-    return seal(zlib.compress(canonical(record.as_json()), 1))
+    return with_checksum(zlib.compress(canonical(record.as_json()), 1))
 
 
 def write_record(root: Path, record: ShardRecord) -> None:
@@ -132,7 +132,7 @@ def read_pending(root: Path) -> Pending | None:
     """
     file = pending_file(root)
     try:
-        stored = parse(_StoredPending, json.loads(read_sealed(file)))
+        stored = parse(_StoredPending, json.loads(read_checked(file)))
         return Pending(
             stored.head, stored.reading, dict(_units_of(shard, lines) for shard, lines in stored.shards.items())
         )
@@ -171,7 +171,7 @@ def write_pending(root: Path, pending: Pending) -> None:
         for shard, units in pending.shards.items()
     }
     content = {"head": pending.head, "reading": pending.reading, "shards": shards}
-    write_atomic(pending_file(root), seal(canonical(content)))
+    write_atomic(pending_file(root), with_checksum(canonical(content)))
 
 
 def clear_pending(root: Path) -> None:

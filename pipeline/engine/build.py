@@ -105,8 +105,8 @@ def _note_touched(root: Path, found: Survey) -> None:
     assert found.head
     from pipeline.cache.copies import mend_copies
 
-    if found.plan.settled.touched:
-        commits.write_ledger(root, found.head.id, found.plan.settled.kept)
+    if found.plan.resolved.touched:
+        commits.write_ledger(root, found.head.id, found.plan.resolved.kept)
     if mend_copies(root, found.head):
         _collect_leftovers(root, found.head)
     pending = layout.read_pending(root)
@@ -117,8 +117,8 @@ def _note_touched(root: Path, found: Survey) -> None:
 def _collect_leftovers(root: Path, head: Commit | None) -> None:
     """Remove what killed builders have left: temporary files, and commits that never became the current one."""
     _collect_partials(root)
-    landed = {head.id, *head.private.before} if head else set()
-    strays = commits.commit_ids(root) - landed
+    known = {head.id, *head.private.before} if head else set()
+    strays = commits.commit_ids(root) - known
     if recorded_head(root) in strays:
         raise CacheError(f"{root / ROOT_DOCUMENT}: is older than the commit recorded last; {commits.REPAIR}")
     for stray in strays:
@@ -131,7 +131,7 @@ def _collect_partials(root: Path) -> None:
 
 
 def _refuse_vanished(work: _Work) -> None:
-    vanished = work.found.plan.settled.vanished
+    vanished = work.found.plan.resolved.vanished
     if vanished and not work.manner.prune:
         raise SourceError(
             f"{work.root}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; "
@@ -258,10 +258,10 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str], None]) -> Commit:
     """Write tables and commit, and forget the pending plan."""
     settings, root, found = work.settings, work.root, work.found
-    from pipeline.cache.landing import land, tables_of
+    from pipeline.cache.committing import tables_of, write_commit
     from pipeline.engine.convert import library_versions
 
-    ledger = merge(found.plan.settled.kept, ledger_of(entries))
+    ledger = merge(found.plan.resolved.kept, ledger_of(entries))
     rows_per_shard = settings.layout.rows_per_shard
     terms = Terms(
         dataset=settings.dataset,
@@ -295,7 +295,7 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
         z_from={},
     )
     arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
-    commit = land(root, found.head, ledger, tables, terms, arrays, private)
+    commit = write_commit(root, found.head, ledger, tables, terms, arrays, private)
     if pending and pending.reading == found.wanted.reading:
         layout.clear_pending(root)
     return commit

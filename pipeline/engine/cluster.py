@@ -48,7 +48,7 @@ class Connection:
     """A Dask client, and a look after its workers to be taken every few seconds: CacheError where there is no hope."""
 
     client: Any
-    look: Callable[[], None] = lambda: None
+    check_workers: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
         if str(found.client.scheduler.address).startswith("tcp://"):
             say("Dask's connections are open (tcp://): who reaches them can run code as you; docs/cluster.md shows TLS")
         try:
-            yield Connection(found.client, _Presence(found.client, say, found.look).look)
+            yield Connection(found.client, _Presence(found.client, say, found.check_workers).check_workers)
         finally:
             ending.enter_context(interrupts_held())
 
@@ -87,23 +87,23 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
 class _Presence:
     """Tells when the last worker has gone, or one is silent, for then a build waits."""
 
-    def __init__(self, client: Any, say: Callable[[str], None], look: Callable[[], None]) -> None:
-        self._client, self._say, self._look = client, say, look
+    def __init__(self, client: Any, say: Callable[[str], None], check_workers: Callable[[], None]) -> None:
+        self._client, self._say, self._check_workers = client, say, check_workers
         self._told = not client.nthreads()
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._heard: dict[str, tuple[float, float]] = {}  # worker -> what the scheduler's clock said, and ours then
         self._silent: set[str] = set()
 
-    def look(self) -> None:
-        self._look()
+    def check_workers(self) -> None:
+        self._check_workers()
         if self._client.status != "running":
             return  # the scheduler is about to be given up
         none = not self._client.nthreads()
         if none and not self._told:
             self._say("no Dask worker at the moment: waiting for one")
         self._told = none
-        if time.monotonic() - self._looked > PRESENCE_EVERY_S:
-            self._looked = time.monotonic()
+        if time.monotonic() - self._checked > PRESENCE_EVERY_S:
+            self._checked = time.monotonic()
             self._tell_silent(self._client.scheduler_info()["workers"])
 
     def _tell_silent(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -178,7 +178,7 @@ def _connect_started(workers: Workers, stack: contextlib.ExitStack, say: Callabl
             cluster.scale(content["scale"])
         else:
             cluster.adapt(**content["adapt"])
-        return Connection(stack.enter_context(cluster.get_client()), jobs.look)
+        return Connection(stack.enter_context(cluster.get_client()), jobs.check_workers)
     except Exception as error:  # any class may be named here, with errors of its own
         message = " ".join(str(error).split())
         raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error

@@ -74,7 +74,7 @@ class Jobs:
                     if job.status is distributed.Status.created:
                         job.status = distributed.Status.failed
 
-    def look(self) -> None:
+    def check_workers(self) -> None:
         """Ask again for jobs whose workers have gone.
 
         Raises:

@@ -21,7 +21,7 @@ from pipeline.planning.settings import Workers
 TASKS_IN_FLIGHT = 1024
 # For what may pass: a server that stalls, a worker that is replaced.
 RETRIES = 2
-POLL_S, LOOK_EVERY_S = 0.02, 2.0
+POLL_S, CHECK_EVERY_S = 0.02, 2.0
 
 
 def run_jobs(
@@ -80,7 +80,7 @@ def _run_on_dask(
         return list(futures)
 
     running = distributed.as_completed(submit(TASKS_IN_FLIGHT))
-    for future in _as_they_come(running, connection.look, lambda: _tell(heard, begun)):
+    for future in _as_they_come(running, connection.check_workers, lambda: _tell(heard, begun)):
         job = of_future.pop(future)
         outcome = _outcome(future)
         running.update(submit(1))
@@ -97,13 +97,13 @@ def _tell(heard: deque[tuple[int, int]], begun: Callable[[int, int], None]) -> N
         begun(*heard.popleft())
 
 
-def _as_they_come(running: Any, look: Callable[[], None], tell: Callable[[], None]) -> Iterator[Any]:
+def _as_they_come(running: Any, check_workers: Callable[[], None], tell: Callable[[], None]) -> Iterator[Any]:
     """Give finished futures; tell what was heard meanwhile, and look at the workers every few seconds."""
-    looked = time.monotonic()
+    checked = time.monotonic()
     while not running.is_empty():
-        if time.monotonic() - looked > LOOK_EVERY_S:
-            look()
-            looked = time.monotonic()
+        if time.monotonic() - checked > CHECK_EVERY_S:
+            check_workers()
+            checked = time.monotonic()
         tell()
         if running.has_ready():
             yield next(running)

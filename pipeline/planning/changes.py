@@ -96,7 +96,7 @@ _UNREAD = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Resolved:
     """The difference once contents are known.
 
     Attributes:
@@ -116,7 +116,7 @@ class Settled:
     vanished: list[str]
 
 
-def settle(listing: Listing, ledger: Ledger, difference: Difference, contents: Mapping[int, Content]) -> Settled:
+def resolve(listing: Listing, ledger: Ledger, difference: Difference, contents: Mapping[int, Content]) -> Resolved:
     """Decide with the contents of `difference.lines_to_read()` which files stay.
 
     A line without content could not be read: it counts as fresh, and the build will say what is wrong with it, unless
@@ -141,7 +141,7 @@ def settle(listing: Listing, ledger: Ledger, difference: Difference, contents: M
         kept.append((line, was))
         times[was] = contents[line].mtime_ns
     fresh += [line for line in difference.new.tolist() if line not in renamed]
-    return Settled(
+    return Resolved(
         kept=_kept_ledger(listing, ledger, kept, times),
         fresh=sorted(fresh),
         changed=changed,

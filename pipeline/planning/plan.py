@@ -8,7 +8,7 @@ import xxhash
 
 from pipeline.cache.ledger import Ledger
 from pipeline.dicom.records import Reject, Unit
-from pipeline.planning.changes import Settled
+from pipeline.planning.changes import Resolved
 from pipeline.planning.stages import ArraySpec, Fingerprints
 from pipeline.source.sources import Listing
 
@@ -55,7 +55,7 @@ class Plan:
     """What a build does.
 
     Attributes:
-        settled: which files stay and which are read.
+        resolved: which files stay and which are read.
         compared: files that had to be read to settle that.
         pending: shard -> units of every shard that is not committed yet, to be kept before the first is written.
         jobs: the tasks, in order.
@@ -63,7 +63,7 @@ class Plan:
         notes: what it is likely to take, and what is kept because the cache was built with it.
     """
 
-    settled: Settled
+    resolved: Resolved
     compared: tuple[str, ...]
     pending: dict[int, tuple[Unit, ...]]
     jobs: tuple[ShardJob, ...]
@@ -89,9 +89,9 @@ class Plan:
             "work_pending": self.commit,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
-            "renamed": [list(pair) for pair in self.settled.renamed],
-            "vanished": self.settled.vanished,
-            "touched": self.settled.touched,
+            "renamed": [list(pair) for pair in self.resolved.renamed],
+            "vanished": self.resolved.vanished,
+            "touched": self.resolved.touched,
             "compared": list(self.compared),
             "tasks": [
                 {"shard": job.shard, "files": job.paths(), "arrays": [spec.images_path for spec in job.arrays]}
@@ -141,7 +141,7 @@ class Known:
 def make(
     listing: Listing,
     known: Known,
-    settled: Settled,
+    resolved: Resolved,
     compared: Iterable[str],
     wanted: Fingerprints,
     rows_per_shard: int,
@@ -149,22 +149,22 @@ def make(
     """Plan the shards and tasks.
 
     Args:
-        settled: `known.ledger` against `listing`.
+        resolved: `known.ledger` against `listing`.
         compared: files that were read for that.
     """
     unfinished = known.unfinished()
     planned = {unit.path for units in unfinished.values() for unit in units}
-    changed = {listing.paths[line] for line in settled.changed}
-    paths = [listing.paths[line] for line in settled.fresh]
+    changed = {listing.paths[line] for line in resolved.changed}
+    paths = [listing.paths[line] for line in resolved.fresh]
     why = {path: _why(known, wanted, path, changed) for path in paths}
     fresh = [path for path in why if path not in planned]
     fresh = fresh if listing.ordered else shuffled(fresh)
     new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
-    again = _added_arrays(known, settled.kept, wanted)
+    again = _added_arrays(known, resolved.kept, wanted)
     resumed = _left_jobs(listing, unfinished, wanted)
     jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(_reasons(known, settled, wanted, set(fresh), changed, len(resumed), again))
-    return Plan(settled, tuple(compared), {**known.pending, **new}, jobs, reasons)
+    reasons = tuple(_reasons(known, resolved, wanted, set(fresh), changed, len(resumed), again))
+    return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 
 def _why(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
@@ -254,7 +254,7 @@ def _added_arrays(known: Known, kept: Ledger, wanted: Fingerprints) -> tuple[Sha
 
 def _reasons(
     known: Known,
-    settled: Settled,
+    resolved: Resolved,
     wanted: Fingerprints,
     fresh: Set[str],
     changed: Set[str],
@@ -276,8 +276,8 @@ def _reasons(
         reasons += _counted(len(retried), "rejected file is", "rejected files are", "tried again")
         reasons += _counted(len(fresh - retried - changed), "new file is", "new files are", "converted")
         reasons += _counted(len(changed), "changed file is", "changed files are", "converted")
-    reasons += _counted(len(settled.renamed), "file is", "files are", "renamed: the slices stay")
-    reasons += _counted(len(settled.vanished), "file is", "files are", "gone: with --prune the slices leave")
+    reasons += _counted(len(resolved.renamed), "file is", "files are", "renamed: the slices stay")
+    reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: with --prune the slices leave")
     for spec in wanted.arrays:
         shards = sum(spec in job.arrays for job in again)
         if shards:

@@ -16,7 +16,7 @@ from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
 from pipeline.errors import SourceError
 from pipeline.planning import changes, plan
-from pipeline.planning.changes import Content, Settled
+from pipeline.planning.changes import Content, Resolved
 from pipeline.planning.estimate import estimate
 from pipeline.planning.plan import Known, Plan
 from pipeline.planning.settings import Settings
@@ -73,25 +73,25 @@ def survey(
     before = changes.compare(listing, known.committed) if other_way else difference
     lines |= set(before.suspects.tolist())
     contents = _contents(source, listing, sorted(lines))
-    settled = changes.settle(listing, known.ledger, difference, contents)
+    resolved = changes.resolve(listing, known.ledger, difference, contents)
     if other_way:
         _, gone = changes.match_renamed(known.committed, before, contents)
-        settled = replace(settled, vanished=[known.committed.paths[line] for line in gone])
-    settled = _without_uncommitted(settled, known.committed)
+        resolved = replace(resolved, vanished=[known.committed.paths[line] for line in gone])
+    resolved = _without_uncommitted(resolved, known.committed)
     compared = [listing.paths[line] for line in sorted(lines)]
-    made = plan.make(listing, known, settled, compared, wanted, settings.layout.rows_per_shard)
+    made = plan.make(listing, known, resolved, compared, wanted, settings.layout.rows_per_shard)
     notes = [f"kept: {what}" for what in settings.kept]
     if made.jobs:
         notes.insert(0, estimate(made.jobs, len(settings.windows)).as_line(system.cores()))
     return Survey(source, listing, head, wanted, replace(made, notes=tuple(notes)))
 
 
-def _without_uncommitted(settled: Settled, committed: Ledger) -> Settled:
+def _without_uncommitted(resolved: Resolved, committed: Ledger) -> Resolved:
     """A file that came and went between two commits is not missed."""
-    if not settled.vanished:
-        return settled
+    if not resolved.vanished:
+        return resolved
     paths = set(committed.paths)
-    return replace(settled, vanished=[path for path in settled.vanished if path in paths])
+    return replace(resolved, vanished=[path for path in resolved.vanished if path in paths])
 
 
 def _contents(source: Source, listing: Listing, lines: Iterable[int]) -> dict[int, Content]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache.commits import Commit, read_rejects, read_table
-from pipeline.cache.landing import require_record
+from pipeline.cache.committing import require_record
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
 from pipeline.tables.series import SERIES_KEY, place_slices, series_facts

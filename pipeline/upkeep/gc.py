@@ -25,7 +25,7 @@ class Unused:
         commits: ids, the newest first.
         arrays: paths of whole arrays.
         shards: shard numbers, with their record and their part of every array.
-        files: tables, ledgers, spares, lists of rejects and leftovers of killed writers.
+        files: tables, ledgers, backups, lists of rejects and leftovers of killed writers.
         size: of all of them, bytes.
         unfinished: shards of an interrupted build, which are kept.
     """

@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
+from pipeline.cache.committing import require_record
 from pipeline.cache.documents import ROOT_DOCUMENT
 from pipeline.cache.files import PRIVATE
 from pipeline.cache.head import current_commit
-from pipeline.cache.landing import require_record
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import builder_at_work
 from pipeline.cache.shard_record import ShardRecord

@@ -13,11 +13,11 @@ import numpy as np
 from pipeline.cache import commits, layout
 from pipeline.cache.backups import Backup, read_backup
 from pipeline.cache.commits import Commit
+from pipeline.cache.committing import write_parts
 from pipeline.cache.copies import mend_copies
 from pipeline.cache.documents import ROOT_DOCUMENT
 from pipeline.cache.files import PRIVATE, make_folder, sha256, write_atomic
 from pipeline.cache.head import copied_file, current_commit
-from pipeline.cache.landing import write_parts
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
@@ -233,8 +233,8 @@ def _mend_pending(found: Examination) -> None:
 
 
 def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
-    """Land a commit without the files of which a slice is lost. Returns the slices that left."""
-    from pipeline.cache.landing import land, tables_of
+    """Write a commit without the files of which a slice is lost. Returns the slices that left."""
+    from pipeline.cache.committing import tables_of, write_commit
 
     root, head = found.root, found.head
     assert head
@@ -246,7 +246,7 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     kept = ledger.take(np.array([line for line, path in enumerate(ledger.paths) if path not in gone], np.int64))
     tables = tables_of(root, kept, head.terms, head.private.image_id, _labels(root, head))
     tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
-    land(root, head, kept, tables, head.terms, head.arrays, head.private)
+    write_commit(root, head, kept, tables, head.terms, head.arrays, head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
     before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(root, head)]
     path_of = _path_of_row(found, head, live)

@@ -12,7 +12,7 @@ from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.backups import read_backup
 from pipeline.cache.commits import Commit, backup_file
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import PARTIAL, PRIVATE, canonical, is_sealed, sha256
+from pipeline.cache.files import PARTIAL, PRIVATE, canonical, checksum_matches, sha256
 from pipeline.cache.head import copied_file, head_file, head_record, recorded_head
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import lock_file, publisher_file
@@ -55,11 +55,11 @@ def examine_commits(found: Examination, chosen: str = "") -> None:
         if commit:
             every[commit_id] = commit
     found.head = find_head(root, every, chosen)
-    landed = [found.head.id, *found.head.private.before] if found.head else []
-    found.strays = [commit_id for commit_id in every if commit_id not in landed]
+    known = [found.head.id, *found.head.private.before] if found.head else []
+    found.strays = [commit_id for commit_id in every if commit_id not in known]
     if found.head is None:
         return
-    for commit_id in landed:
+    for commit_id in known:
         if commit_id in every:
             found.commits[commit_id] = every[commit_id]
             _examine_commit(found, every[commit_id])
@@ -201,11 +201,11 @@ def _has_digest(digest: str) -> Callable[[bytes], str]:
 
 
 def _is_sealed(content: bytes) -> str:
-    return "" if is_sealed(content) else "its digest does not match"
+    return "" if checksum_matches(content) else "its digest does not match"
 
 
 def _is_ledger(content: bytes) -> str:
-    if not is_sealed(content):
+    if not checksum_matches(content):
         return "its digest does not match"
     try:
         Ledger.decode(content.partition(b"\n")[2])
@@ -242,7 +242,7 @@ def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
         try:
             record = layout.read_record(root, shard)
         except CacheError:
-            return "is damaged" if is_sealed(content) else "its digest does not match"
+            return "is damaged" if checksum_matches(content) else "its digest does not match"
         return ""
 
     found.read("record", layout.record_file(root, shard), check, shard=shard)
@@ -297,7 +297,7 @@ def _is_pending(root: Path, content: bytes) -> str:
     try:
         layout.read_pending(root)
     except CacheError:
-        return "is damaged" if is_sealed(content) else "its digest does not match"
+        return "is damaged" if checksum_matches(content) else "its digest does not match"
     return ""
 
 

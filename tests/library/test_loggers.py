@@ -30,8 +30,8 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
 
 def fit(fake: FakeCache, path: Path, *loggers: str) -> dict[str, Any]:
     torch.set_num_threads(1)
-    machine = tiny_run.machine(loggers=loggers)
-    return training.fit(fake.path, path, machine=machine, **tiny_run.SETTINGS)
+    runtime = tiny_run.runtime(loggers=loggers)
+    return training.fit(fake.path, path, runtime=runtime, **tiny_run.SETTINGS)
 
 
 def stop_in_the_middle(monkeypatch: pytest.MonkeyPatch, fake: FakeCache, path: Path, *loggers: str) -> None:
@@ -137,7 +137,7 @@ def test_nothing_unasked_is_imported_and_no_tracker_means_none(fake: FakeCache, 
 import sys, training
 from testkit import tiny_run
 for number, names in enumerate([("tensorboard", "csv"), ("csv",)]):
-    training.fit({str(fake.path)!r}, {str(tmp_path)!r} + f"/{{number}}", machine=tiny_run.machine(loggers=names),
+    training.fit({str(fake.path)!r}, {str(tmp_path)!r} + f"/{{number}}", runtime=tiny_run.runtime(loggers=names),
         **tiny_run.SETTINGS | {{"epochs": 1}})
 print("imported", *({{"mlflow", "wandb"}} & sys.modules.keys()))
 """

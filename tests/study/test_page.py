@@ -34,7 +34,7 @@ VIEWER = """({
 def test_the_page_and_its_keys(answered, width: int, tmp_path: Path) -> None:
     async def visit(page: Page) -> None:
         await page.open((answered.out / "report.html").as_uri(), width)
-        seen = await page.look(SEEN)
+        seen = await page.evaluate(SEEN)
         assert seen["title"] == "5 studies answered"
         assert (seen["broken"], seen["sticking_out"]) == (0, 0)
         assert seen["width"] <= width
@@ -47,12 +47,12 @@ def test_the_page_and_its_keys(answered, width: int, tmp_path: Path) -> None:
 
 
 async def keys(page: Page, width: int) -> None:
-    await page.look("[...document.querySelectorAll('.slices')].find((of) => of.children.length == 28)"
+    await page.evaluate("[...document.querySelectorAll('.slices')].find((of) => of.children.length == 28)"
                     ".children[3].focus()")  # fmt: skip
     await page.press("ArrowRight")
-    assert not (await page.look(VIEWER))["open"]
+    assert not (await page.evaluate(VIEWER))["open"]
     await page.press("Enter")
-    seen = await page.look(VIEWER)
+    seen = await page.evaluate(VIEWER)
     assert seen["open"]
     assert seen["title"].endswith("slice 5 of 28")
     assert seen["window"] == "brain"
@@ -67,5 +67,5 @@ async def keys(page: Page, width: int) -> None:
     ):  # fmt: skip
         await page.press(key)
         await asyncio.sleep(0.05)
-        found = (await page.look(VIEWER))[name]
+        found = (await page.evaluate(VIEWER))[name]
         assert str(found).endswith(str(value)), (key, found)

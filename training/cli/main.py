@@ -14,7 +14,7 @@ from training.errors import TrainingError
 
 # Nothing here imports torch, pandas or zarr before a command runs: `train --help` is to answer at once.
 from training.run import config as settings
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--input-threads",
             type=click.IntRange(0),
-            default=Machine.input_threads,
+            default=Runtime.input_threads,
             show_default=True,
             help="Threads that read and decode.",
         ),
@@ -116,21 +116,21 @@ def main() -> None:
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(0),
-    default=Machine.checkpoint_every,
+    default=Runtime.checkpoint_every,
     metavar="STEPS",
     help="Steps between checkpoints; 0: at the ends of epochs only.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(1),
-    default=Machine.keep_checkpoints,
+    default=Runtime.keep_checkpoints,
     show_default=True,
     help="Checkpoints to keep, the newest.",
 )
 @click.option(
     "--log-every",
     type=click.IntRange(1),
-    default=Machine.log_every,
+    default=Runtime.log_every,
     show_default=True,
     metavar="STEPS",
     help="Steps between two looks at the loss.",
@@ -138,7 +138,7 @@ def main() -> None:
 @click.option(
     "--logger",
     "loggers",
-    default=",".join(Machine.loggers),
+    default=",".join(Runtime.loggers),
     show_default=True,
     metavar="NAMES",
     help="Trackers, with commas between them: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
@@ -172,7 +172,7 @@ def run_command(
         raise click.UsageError("--resume takes neither --out nor --preset nor --dry-run")
     overrides = _overrides(preset, options, others)
     trackers = tuple(name.strip() for name in loggers.split(",") if name.strip())
-    machine = Machine(device, input_threads, Machine.batches_ahead, checkpoint_every, keep, log_every, trackers)
+    runtime = Runtime(device, input_threads, Runtime.batches_ahead, checkpoint_every, keep, log_every, trackers)
 
     from training.run import job
     from training.run.distributed import join_processes
@@ -186,7 +186,7 @@ def run_command(
     with join_processes(device) as processes:
         if dry_run:
             assert cache is not None
-            return _rehearse(cache, settings.new_settings(overrides), machine, processes, local_copy)
+            return _rehearse(cache, settings.new_settings(overrides), runtime, processes, local_copy)
         if resume is not None:
             run, opened = job.resume(resume, cache, overrides, local_copy)
             if changes := job.changed_environment(run, processes):
@@ -198,7 +198,7 @@ def run_command(
             _say(processes, f"weights: {run.environment['weights']}")
         _say(processes, "\n".join(preview(run, opened, processes)))
         try:
-            job.complete(run, opened, machine, processes)
+            job.complete(run, opened, runtime, processes)
         except Stopped:
             _say(processes, f"stopped; to go on: train run --resume {run.path}", err=True)
             # The other processes have stopped too; nothing is left that would need an orderly exit.
@@ -229,11 +229,11 @@ def _overrides(preset: str | None, options: dict[str, Any], others: tuple[str, .
 
 
 def _rehearse(
-    cache: str, config: TrainConfig, machine: Machine, processes: "Processes", local_copy: Path | None
+    cache: str, config: TrainConfig, runtime: Runtime, processes: "Processes", local_copy: Path | None
 ) -> None:
     from training.run.rehearsal import rehearse
 
-    said = rehearse(cache, config, machine, processes, local_copy)
+    said = rehearse(cache, config, runtime, processes, local_copy)
     if processes.writes:
         click.echo(said)
 
@@ -267,7 +267,7 @@ def evaluate_command(
 
     with join_processes(device) as processes:
         run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
-        scores = job.evaluate(run, opened, side, Machine(device, input_threads), processes, tta=tta)
+        scores = job.evaluate(run, opened, side, Runtime(device, input_threads), processes, tta=tta)
         if processes.writes:
             click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
             if (gone := scores["source"].get("left_out", {})).get("patients"):
@@ -335,11 +335,11 @@ def predict_command(
     assert cache is not None
     if out.is_dir():
         raise click.UsageError(f"--out {out}: is a folder; with --cache give the CSV file")
-    _predict_cache(run_path, cache, local_copy, out, sample, Machine(device, input_threads), tta=tta)
+    _predict_cache(run_path, cache, local_copy, out, sample, Runtime(device, input_threads), tta=tta)
 
 
 def _predict_cache(
-    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, machine: Machine, *, tta: bool
+    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, runtime: Runtime, *, tta: bool
 ) -> None:
     import numpy as np
 
@@ -349,12 +349,12 @@ def _predict_cache(
     from training.run.predict import check_sample, write_predictions
     from training.run.runs import open_run
 
-    with join_processes(machine.device) as processes:
+    with join_processes(runtime.device) as processes:
         run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
         if sample is not None:
             check_sample(sample, opened.table, run.data.classes)
         everything = np.arange(opened.num_slices)
-        lines, probabilities = run_predictions(run, opened, everything, machine, processes, tta=tta)
+        lines, probabilities = run_predictions(run, opened, everything, runtime, processes, tta=tta)
         if processes.writes:
             for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample):
                 click.echo(str(path))

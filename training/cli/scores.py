@@ -79,7 +79,7 @@ def ablate_command(
 
     For each model and seed. Writes ablation.csv and ablation.html.
     """
-    from training.run.config import Machine, parse_setting
+    from training.run.config import Runtime, parse_setting
     from training.run.distributed import join_processes
     from training.run.inference import Stopped
     from training.run.job import absolute_weights
@@ -91,7 +91,7 @@ def ablate_command(
         settings["weights"] = absolute_weights(settings["weights"])
     with join_processes(device) as processes:
         try:
-            of = Ablation(cache, out, settings, Machine(device), processes, on, local_copy)
+            of = Ablation(cache, out, settings, Runtime(device), processes, on, local_copy)
             table = ablate(of, models, seeds, [name.strip() for name in vary.split(",")])
         except Stopped:
             if processes.writes:

@@ -8,7 +8,7 @@ import click
 
 from training.cli.scores import CACHE, FOLDER, STOPPED, local_copy_option
 from training.run import config as settings
-from training.run.config import Machine
+from training.run.config import Runtime
 
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 SIDES = click.Choice(["train", "validation", "test"])
@@ -34,8 +34,8 @@ def features_command(
     from training.series.job import features
 
     with join_processes(device) as processes:
-        machine = Machine(device)
-        written = features(run_path, cache, sides, machine, processes, tta=tta, local_copy=local_copy)
+        runtime = Runtime(device)
+        written = features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
         click.echo(f"{store_path(open_run(run_path), tta=tta)}: {written} slices written, the others were there")
 
 
@@ -90,7 +90,7 @@ def series_command(
             assert out is not None
             run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy)
         try:
-            scores = job.complete(run, of_slices, opened, Machine(device), processes)
+            scores = job.complete(run, of_slices, opened, Runtime(device), processes)
         except Stopped:
             click.echo(f"stopped; to go on: train series --resume {run.path}", err=True)
             sys.exit(STOPPED)

@@ -60,7 +60,7 @@ class CommitStore(Store):
 
     Args:
         documents: an array's name -> its zarr.json.
-        seals: an array's name -> how many bytes at the end of its files tell their content; see `Mirror.bring`.
+        tail_bytes: an array's name -> how many bytes at the end of its files tell their content; see `Mirror.fetch`.
         live: shards that the commit's table names. One that is not there is an error: zarr would read it as 0, which
             is a black image.
     """
@@ -73,11 +73,11 @@ class CommitStore(Store):
         self,
         files: Folder | Mirror,
         documents: Mapping[str, Any],
-        seals: Mapping[str, int],
+        tail_bytes: Mapping[str, int],
         live: frozenset[int],
     ) -> None:
         super().__init__(read_only=True)
-        self._files, self._documents, self._seals, self._live = files, documents, seals, live
+        self._files, self._documents, self._tail_bytes, self._live = files, documents, tail_bytes, live
 
     async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
         content = await asyncio.to_thread(self._read, key, byte_range)
@@ -96,13 +96,13 @@ class CommitStore(Store):
         if last == "zarr.json":
             return json.dumps(self._documents[folder]).encode() if folder in self._documents else None
         name, _, place = key.partition("/c/")
-        if name not in self._seals:
+        if name not in self._tail_bytes:
             return None
         is_live = int(place.partition("/")[0]) in self._live
         if not is_live and not self._files.exists(key):
             return None
         try:
-            return _part(self._files.bring(key, self._seals[name]), byte_range)
+            return _part(self._files.fetch(key, self._tail_bytes[name]), byte_range)
         except OSError as error:
             raise CacheError(f"{self._files.where(key)}: cannot be read ({error.strerror}); {REPAIR}") from error
 

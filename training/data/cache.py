@@ -148,10 +148,10 @@ class Cache:
 
     @cached_property
     def _store(self) -> CommitStore:
-        seals = dict.fromkeys(self._commit.sums.values(), CHECKSUM_BYTES)
-        seals |= dict.fromkeys(self._commit.sizes.values(), index_bytes(self.rows_per_shard))
+        tail_bytes = dict.fromkeys(self._commit.sums.values(), CHECKSUM_BYTES)
+        tail_bytes |= dict.fromkeys(self._commit.sizes.values(), index_bytes(self.rows_per_shard))
         live = frozenset((self.table["row"] // self.rows_per_shard).tolist())
-        return CommitStore(self._files, self._commit.arrays, seals, live)
+        return CommitStore(self._files, self._commit.arrays, tail_bytes, live)
 
     def _array_name(self, names: Mapping[int, str], size: int) -> str:
         if size not in names:
@@ -211,7 +211,7 @@ def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
 
 
 def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
-    file, classes = files.bring(commit.table_name, 0), commit.classes
+    file, classes = files.fetch(commit.table_name, 0), commit.classes
     try:
         content = file.read_bytes()
     except OSError as error:

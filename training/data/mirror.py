@@ -75,12 +75,12 @@ class Folder:
         except OSError as error:
             raise CacheError(f"{self.where(name)}: cannot be read ({error.strerror}); {REPAIR}") from error
 
-    def bring(self, name: str, seal: int) -> Path:
-        """Return the file on local disk; see `Mirror.bring`."""
+    def fetch(self, name: str, tail_bytes: int) -> Path:
+        """Return the file on local disk; see `Mirror.fetch`."""
         return self.where(name)
 
-    def bringing(self, names: Iterable[str], seal: int) -> AbstractContextManager[None]:
-        """See `Mirror.bringing`; here everything is in its place."""
+    def fetching(self, names: Iterable[str], tail_bytes: int) -> AbstractContextManager[None]:
+        """See `Mirror.fetching`; here everything is in its place."""
         return nullcontext()
 
 
@@ -147,17 +147,17 @@ class Mirror:
             self._tails[name, length] = self._ask(name, lambda system, path: system.cat_file(path, start=-length))
         return self._tails[name, length]
 
-    def bring(self, name: str, seal: int) -> Path:
+    def fetch(self, name: str, tail_bytes: int) -> Path:
         """Return the copy of a file, made now where there is none or it is not of the origin's file.
 
         Args:
-            seal: so many bytes at the file's end tell its content, as a shard's index or a checksum does: they
+            tail_bytes: so many bytes at the file's end tell its content, as a shard's index or a checksum does: they
                 differ where a cache was built anew at the same address. 0 for a file named by its content.
 
         Raises:
             CacheError: the file is missing, the origin cannot be reached, or the copy cannot be written.
         """
-        copy, end = self.where(name), self._end(name, seal)
+        copy, end = self.where(name), self._end(name, tail_bytes)
         if _ends_in(copy, end):
             return copy
         try:
@@ -174,22 +174,22 @@ class Mirror:
         return copy
 
     @contextmanager
-    def bringing(self, names: Iterable[str], seal: int) -> Iterator[None]:
+    def fetching(self, names: Iterable[str], tail_bytes: int) -> Iterator[None]:
         """Bring files in the background while the context lasts, several at a time, in the order given.
 
-        `bring` waits for a file that is on its way. An error is raised there: it asks again.
+        `fetch` waits for a file that is on its way. An error is raised there: it asks again.
         """
-        missing = [name for name in names if not _ends_in(self.where(name), self._end(name, seal))]
+        missing = [name for name in names if not _ends_in(self.where(name), self._end(name, tail_bytes))]
         pool = ThreadPoolExecutor(REQUESTS, "mirror")
         try:
             for name in missing:
-                pool.submit(self.bring, name, seal)
+                pool.submit(self.fetch, name, tail_bytes)
             yield
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _end(self, name: str, seal: int) -> bytes:
-        return self.tail(name, seal) if seal else b""
+    def _end(self, name: str, tail_bytes: int) -> bytes:
+        return self.tail(name, tail_bytes) if tail_bytes else b""
 
     def _fetch(self, name: str, end: bytes, partial: BinaryIO) -> None:
         content = self.read(name)

@@ -91,12 +91,12 @@ class SliceReader:
             files = self._array.files
             raise self._damage(which[done], error, files.where, files.way_out) from error
 
-    def bringing(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
+    def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
         """Have the shards of slices that are due, (m,) one part after another, copied to local disk in the background.
 
         Only where the cache has local copies; `read` waits for a shard that is not there yet.
         """
-        return self._array.files.bringing(self._shards_due(parts), self._array.index_bytes)
+        return self._array.files.fetching(self._shards_due(parts), self._array.index_bytes)
 
     def will_read(self, which: np.ndarray) -> None:
         """Ask the system to bring slices into memory, and do not wait for it."""
@@ -139,7 +139,7 @@ class SliceReader:
         """Return a shard's bytes, mapped now if they are not yet; the one mapped first makes room where needed."""
         if (opened := self._opened[shard]) is not None:
             return opened
-        file = self._array.files.bring(self._array.shard_name(shard), self._array.index_bytes)
+        file = self._array.files.fetch(self._array.shard_name(shard), self._array.index_bytes)
         with self._opening:
             opened = self._opened[shard]
             if opened is None:

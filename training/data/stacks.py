@@ -61,9 +61,9 @@ class StackReader:
         for image, stack in zip(images, places.tolist(), strict=True):
             self._copy(image, [slices[place] for place in stack])
 
-    def bringing(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
-        """As `SliceReader.bringing`, for the slices of all stacks."""
-        return self._reader.bringing([self._stacks[part].ravel() for part in parts])
+    def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
+        """As `SliceReader.fetching`, for the slices of all stacks."""
+        return self._reader.fetching([self._stacks[part].ravel() for part in parts])
 
     def will_read(self, which: np.ndarray) -> None:
         """Ask the system to bring stacks into memory, and do not wait for it."""

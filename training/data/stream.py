@@ -236,7 +236,7 @@ class Stream(IterableDataset[Batch]):
         self._cold_until = 0
         pool = ThreadPoolExecutor(max(1, self._threads), "stream", _use_device, (self._device,))
         try:
-            with self._reader.bringing(parts):
+            with self._reader.fetching(parts):
                 while True:
                     for number in islice(numbers, self._ahead + 1 - len(filling)):
                         slot = self._take_slot()

@@ -7,7 +7,7 @@ import numpy as np
 from training.data.cache import Cache
 from training.model.augment import Normalise
 from training.model.network import FusionNet
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import predict_slices
 from training.run.runs import Run, check_same_kind
@@ -19,7 +19,7 @@ def run_predictions(
     run: Run,
     cache: Cache,
     lines: np.ndarray,
-    machine: Machine,
+    runtime: Runtime,
     processes: Processes,
     *,
     tta: bool,
@@ -40,11 +40,11 @@ def run_predictions(
     """
     check_same_kind(run, cache)
     if run.has_head:
-        predicted = predict_series(run, cache, lines, machine, processes, tta=tta, net=net)
+        predicted = predict_series(run, cache, lines, runtime, processes, tta=tta, net=net)
         return predicted.lines, predicted.probabilities
     return predict_slices(
         net or load_slice_network(run, processes),
-        open_evaluation(run, cache, lines, machine, processes),
+        open_evaluation(run, cache, lines, runtime, processes),
         len(lines),
         Normalise(*run.mean_std, processes.device),
         processes,

@@ -101,7 +101,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Runtime:
     """What a run may change from one start to the next without another outcome.
 
     Attributes:
@@ -219,7 +219,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def to_mapping(config: TrainConfig | Machine) -> dict[str, Any]:
+def to_mapping(config: TrainConfig | Runtime) -> dict[str, Any]:
     """Return names and values, fit for JSON; `from_mapping` gives an equal TrainConfig back."""
     return dataclasses.asdict(config)
 

@@ -70,7 +70,7 @@ def predict_slices(
     with torch.inference_mode(), bar, closing(batches):
         for _ in range(max(processes.gather(stream.num_batches()))):
             if (batch := next(batches, None)) is not None:  # a process may have no batch in the last round
-                results.append(look(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
+                results.append(predict_batch(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
                 lines.append(batch.lines.clone())  # the ring takes its memory back
                 bar.update(min(len(batch.lines) * processes.count, num_slices - bar.n))
             if processes.any(asked_to_stop()):
@@ -82,7 +82,9 @@ def predict_slices(
     return everything[order], np.concatenate([part[1] for part in parts])[order]
 
 
-def look(net: nn.Module, images: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool) -> Tensor:
+def predict_batch(
+    net: nn.Module, images: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
+) -> Tensor:
     """Return probabilities (B, K) float64, averaged over the views, from (B, C, S, S) uint8 and (B,) float32.
 
     The sigmoid is taken in float64: in float32 it is exactly 1 from a logit of 17 on, and log loss would see 1e-15.

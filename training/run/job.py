@@ -22,7 +22,7 @@ from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
 from training.run.apply import run_predictions
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.functions import code_digest, find_function, is_own
 from training.run.loggers import Loggers
@@ -144,25 +144,25 @@ def changed_environment(run: Run, processes: Processes) -> list[str]:
     ]
 
 
-def complete(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
     """Train a run to its end, score its best weights on validation and test, and write its report.
 
     Returns:
         the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
     with owned(run.path) if processes.writes else nullcontext():
-        fit(run, cache, machine, processes)
-        return finish(run, cache, machine, processes)
+        fit(run, cache, runtime, processes)
+        return finish(run, cache, runtime, processes)
 
 
-def finish(run: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
     """Score a trained run's best weights on validation and test, and write its report; returns the scores on test."""
     scores: dict[str, dict[str, Any]] = {}
     for side in filter(run.has, SIDES[1:]):
-        scores[side] = evaluate(run, cache, side, machine, processes, tta=False)
+        scores[side] = evaluate(run, cache, side, runtime, processes, tta=False)
     if processes.writes:
         write_report(run.path, cache)
-        loggers = Loggers(run, machine.loggers, step=0)
+        loggers = Loggers(run, runtime.loggers, step=0)
         loggers.finish(run, scores)
         loggers.close()
     return list(scores.values())[-1] if scores else {}
@@ -184,7 +184,7 @@ def open_to_evaluate(
     return run, open_cache(cache_path, local_copy=local_copy)
 
 
-def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Processes, *, tta: bool) -> dict[str, Any]:
+def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Processes, *, tta: bool) -> dict[str, Any]:
     """Score a run's best weights on a side of its split, or on all labelled slices of another cache.
 
     Writes `predictions_<side>.csv` and `scores_<side>.json`, and with a head over series also what the slice model says
@@ -213,12 +213,12 @@ def evaluate(run: Run, cache: Cache, side: str, machine: Machine, processes: Pro
         lines = lines_of(run, cache, side)
     name = predictions_name(side, tta)
     if run.has_head:
-        predicted = predict_series(run, cache, lines, machine, processes, tta=tta)
+        predicted = predict_series(run, cache, lines, runtime, processes, tta=tta)
         lines, probabilities = predicted.lines, predicted.probabilities
         of_slices = prediction_table(cache, lines, predicted.of_slices, run.data.classes)
         write_table(run.path / f"slice_predictions_{name}.csv", of_slices)
     else:
-        lines, probabilities = run_predictions(run, cache, lines, machine, processes, tta=tta)
+        lines, probabilities = run_predictions(run, cache, lines, runtime, processes, tta=tta)
     if not processes.writes:
         return {}
     table = prediction_table(cache, lines, probabilities, run.data.classes)

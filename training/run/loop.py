@@ -20,7 +20,7 @@ from training.errors import RunError
 from training.model.augment import draw_mixup, mix, to_device
 from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.device import missing_determinism_explained
 from training.run.digests import write_atomically
 from training.run.distributed import Processes
@@ -36,7 +36,7 @@ J = TypeVar("J", bound=Job)
 Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
 
 
-def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
+def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
     """Train a run from where it stands to its end: all its epochs, or until validation no longer improves.
 
     Its best weights are then in `weights.safetensors`. Killed anywhere and called again, it ends with the same.
@@ -46,7 +46,7 @@ def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
         RunError: a loss or gradient was not finite, the GPU's memory did not suffice, or the checkpoint is of
             another run.
     """
-    setup = set_up(run, cache, machine, processes)
+    setup = set_up(run, cache, runtime, processes)
     learner = start(setup)
     with memory_error_explained(setup), missing_determinism_explained(setup.config):
         to_the_end(setup, learner, train_epoch, validate)
@@ -55,7 +55,7 @@ def fit(run: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
 def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
     """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
     processes = setup.processes
-    total, loggers = setup.schedule.total_steps, setup.machine.loggers
+    total, loggers = setup.schedule.total_steps, setup.runtime.loggers
     watch = Watch(setup.run, setup.cache, processes, learner.progress, total, loggers=loggers)
     with asked_to_stop() as stop, watch:
         while not finished(learner.progress, setup.config):
@@ -79,18 +79,18 @@ def finished(progress: Progress, config: TrainConfig) -> bool:
 
 def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
     """Train the rest of the epoch under way."""
-    progress, every = learner.progress, setup.machine.checkpoint_every
+    progress, every = learner.progress, setup.runtime.checkpoint_every
     model = prepare(setup, learner)
     batches = epoch_batches(setup, progress)
     while progress.batches < setup.schedule.batches:
         train_step(setup, learner, model, batches, watch)
-        if progress.step % setup.machine.log_every == 0:
-            watch.look()
+        if progress.step % setup.runtime.log_every == 0:
+            watch.log_pending()
         if setup.processes.any(stop()):
             raise Stopped
         if every and progress.step % every == 0:
             save_progress(setup, learner, watch)
-    watch.look()
+    watch.log_pending()
 
 
 def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -210,7 +210,7 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
 
     Without a validation side nothing can be better or worse: the weights kept are the last epoch's.
     """
-    settle(setup, learner)
+    share_statistics(setup, learner)
     if not setup.num_validation:
         keep_last(setup, learner, watch)
         return
@@ -255,7 +255,7 @@ def keep_last(setup: Job, learner: Learner[Any], watch: Watch) -> None:
         keep_weights(setup.run, learner)
 
 
-def settle(setup: Setup, learner: Learner[FusionNet]) -> None:
+def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
     """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
 
     A training step does the same before it, as DistributedDataParallel has it.
@@ -277,7 +277,7 @@ def keep_weights(run: Run, learner: Learner[Any]) -> None:
 
 def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
     """Write a checkpoint, once the losses up to here are known to be finite and the log is on the disk."""
-    watch.look()
+    watch.log_pending()
     learner.progress.log_bytes = watch.sync()
     if setup.processes.writes:
         checkpoint = Checkpoint(
@@ -286,7 +286,7 @@ def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
             learner.ema.state_dict() if learner.ema is not None else None,
             learner.progress,
         )
-        save_checkpoint(setup.run, checkpoint, setup.machine.keep_checkpoints)
+        save_checkpoint(setup.run, checkpoint, setup.runtime.keep_checkpoints)
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:

@@ -8,11 +8,11 @@ import torch
 
 from training.errors import RunError
 from training.model.network import FusionNet
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices
 from training.run.job import begin
-from training.run.loop import epoch_batches, memory_error_explained, save_progress, settle, train_step
+from training.run.loop import epoch_batches, memory_error_explained, save_progress, share_statistics, train_step
 from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
@@ -21,7 +21,7 @@ from training.system import peak_memory_bytes
 def rehearse(
     cache_path: str | Path,
     config: TrainConfig,
-    machine: Machine,
+    runtime: Runtime,
     processes: Processes,
     local_copy: Path | None = None,
 ) -> str:
@@ -36,11 +36,11 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         path = Path(processes.gather(folder)[0]) / "run"
         run, cache = begin(path, cache_path, config, processes, local_copy)
-        setup = set_up(run, cache, machine, processes)
+        setup = set_up(run, cache, runtime, processes)
         learner = start(setup)
         with memory_error_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
             step_s = _time_step(setup, learner, watch)
-            settle(setup, learner)
+            share_statistics(setup, learner)
             slice_s = _time_evaluation(setup, learner)
             save_progress(setup, learner, watch)
         processes.wait()
@@ -65,7 +65,7 @@ def _time_step(setup: Setup, learner: Learner[FusionNet], watch: Watch) -> float
     for _ in range(min(2, setup.schedule.steps)):
         began = time.perf_counter()
         train_step(setup, learner, model, batches, watch)
-        watch.look()  # waits for the device
+        watch.log_pending()  # waits for the device
     return time.perf_counter() - began
 
 
@@ -74,7 +74,7 @@ def _time_evaluation(setup: Setup, learner: Learner[FusionNet]) -> float:
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
     if not len(some):
         return 0.0
-    stream = open_evaluation(setup.run, setup.cache, some, setup.machine, setup.processes)
+    stream = open_evaluation(setup.run, setup.cache, some, setup.runtime, setup.processes)
     began = time.perf_counter()
     normalise, bf16 = setup.augment.normalise, setup.config.bf16
     predict_slices(learner.evaluated, stream, len(some), normalise, setup.processes, bf16=bf16)

@@ -18,7 +18,7 @@ from training.model.augment import Augment
 from training.model.loss import Loss, choose_loss
 from training.model.network import FusionNet, build_model, load_run_weights
 from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.device import configure_device
 from training.run.distributed import Processes
 from training.run.runs import Run
@@ -38,7 +38,7 @@ class Job:
 
     run: Run
     cache: Cache
-    machine: Machine
+    runtime: Runtime
     processes: Processes
     schedule: Schedule
     class_weights: Tensor
@@ -83,7 +83,7 @@ class Learner(Generic[N]):
         return self.ema or self.net
 
 
-def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Setup:
+def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Setup:
     """Open the streams of a run's slices and bring to the device what training needs there."""
     config = run.config
     if config.sync_batch_norm and processes.device.type == "cpu":
@@ -93,11 +93,11 @@ def set_up(run: Run, cache: Cache, machine: Machine, processes: Processes) -> Se
     return Setup(
         run=run,
         cache=cache,
-        machine=machine,
+        runtime=runtime,
         processes=processes,
         schedule=Schedule(len(train), config),
-        train=open_stream(run, cache, train, machine, processes),
-        validation=open_evaluation(run, cache, validation, machine, processes),
+        train=open_stream(run, cache, train, runtime, processes),
+        validation=open_evaluation(run, cache, validation, runtime, processes),
         num_validation=len(validation),
         augment=Augment(config, *run.mean_std, processes.device),
         loss=choose_loss(config),
@@ -118,7 +118,7 @@ def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
     return lines
 
 
-def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+def open_stream(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
     """Open a stream over lines of a cache to train on, whose global batches all processes share.
 
     Raises:
@@ -136,10 +136,10 @@ def open_stream(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, pro
             f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
             f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
         )
-    return _open(run, cache, lines, run.config.batch_size // processes.count, machine, processes)
+    return _open(run, cache, lines, run.config.batch_size // processes.count, runtime, processes)
 
 
-def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
     """Open a stream over this process's share of lines of a cache to predict: of n processes each n-th batch, whole.
 
     The batches are the same for any number of processes: of another size they would be added up in another order, and
@@ -148,22 +148,22 @@ def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, machine: Machine,
     size = min(run.config.batch_size, EVALUATED_TOGETHER)
     lines = np.sort(lines)
     own = np.arange(len(lines)) // size % processes.count == processes.rank
-    return _open(run, cache, lines[own], size, machine, processes)
+    return _open(run, cache, lines[own], size, runtime, processes)
 
 
-def open_plain(run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes) -> Stream:
+def open_plain(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
     """Open a stream over lines of a cache for this process alone."""
-    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, machine, processes)
+    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, runtime, processes)
 
 
-def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, machine: Machine, processes: Processes) -> Stream:
+def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, runtime: Runtime, processes: Processes) -> Stream:
     return Stream(
         cache,
         run.config.size_px,
         lines,
         batch_size,
-        threads=machine.input_threads,
-        ahead=machine.batches_ahead,
+        threads=runtime.input_threads,
+        ahead=runtime.batches_ahead,
         pin=processes.device.type == "cuda",
         context=run.context,
     )

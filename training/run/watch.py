@@ -75,7 +75,7 @@ class Watch:
         self._lines.append([])
         self._bar.update()
 
-    def look(self) -> None:
+    def log_pending(self) -> None:
         """Read everything noted since the last look, and log it.
 
         Raises:

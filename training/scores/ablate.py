@@ -11,7 +11,7 @@ from training.errors import ConfigError
 from training.report.ablation import write_page
 from training.run import config as settings
 from training.run import job
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.runs import write_table
 from training.scores.compare import MAIN_SCORES, compare, read_contestants
@@ -45,7 +45,7 @@ class Ablation:
     cache: str | Path
     out: Path
     settings: Mapping[str, Any]
-    machine: Machine
+    runtime: Runtime
     processes: Processes
     predictions: str = "test"
     local_copy: Path | None = None
@@ -113,9 +113,9 @@ def _train_head(of: Ablation, path: Path, base: Path) -> None:
     if (path / "settings.json").exists():
         opened = series.resume(path, values={}, **lent)  # type: ignore[arg-type]
     else:
-        series.features(base, sides=(), machine=of.machine, processes=of.processes, **lent)  # type: ignore[arg-type]
+        series.features(base, sides=(), runtime=of.runtime, processes=of.processes, **lent)  # type: ignore[arg-type]
         opened = series.begin(path, base, values={}, processes=of.processes, **lent)  # type: ignore[arg-type]
-    series.complete(*opened, of.machine, of.processes)
+    series.complete(*opened, of.runtime, of.processes)
 
 
 def _train(of: Ablation, path: Path, values: Mapping[str, Any]) -> None:
@@ -126,7 +126,7 @@ def _train(of: Ablation, path: Path, values: Mapping[str, Any]) -> None:
     done = (path / "report.html").exists()
     of.processes.wait()  # nobody may find the report of another's end and leave it alone
     if not done:
-        job.complete(run, opened, of.machine, of.processes)
+        job.complete(run, opened, of.runtime, of.processes)
 
 
 def over_seeds(table: pd.DataFrame) -> str:

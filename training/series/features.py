@@ -19,7 +19,7 @@ from training.data.stream import Batch, on_device
 from training.errors import ConfigError, RunError
 from training.model.augment import Normalise
 from training.model.network import FusionNet
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import views
 from training.run.runs import Run, check_same_kind, digest
@@ -51,7 +51,7 @@ def store_path(run: Run, *, tta: bool) -> Path:
 
 
 def write_features(
-    run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+    run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, tta: bool
 ) -> int:
     """Write features and logits of slices that the store does not have yet; stopped anywhere, it goes on when called.
 
@@ -77,7 +77,7 @@ def write_features(
             block = wanted[(wanted >= first) & (wanted < first + BLOCK_LINES)]
             if not len(block):
                 continue
-            found = extract(net, run, cache, block, machine, processes, tta=tta)
+            found = extract(net, run, cache, block, runtime, processes, tta=tta)
             of = slice(first, min(first + BLOCK_LINES, cache.num_slices))
             for name, values in (("features", found.features), ("logits", found.logits), ("done", np.uint8(1))):
                 content = store[name][of]
@@ -123,7 +123,7 @@ def _way_out(run: Run, tta: bool) -> str:
 
 
 def extract(
-    net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, machine: Machine, processes: Processes, *, tta: bool
+    net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, tta: bool
 ) -> Features:
     """Compute features and logits of slices of a cache; with TTA the features' mean, and the logit of the mean.
 
@@ -133,12 +133,12 @@ def extract(
     check_same_kind(run, cache)
     normalise = Normalise(*run.mean_std, processes.device)
     lines = np.sort(lines)
-    stream = open_plain(run, cache, lines, machine, processes)
+    stream = open_plain(run, cache, lines, runtime, processes)
     batches = on_device(stream.epoch(0, 0, shuffle=False), processes.device)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with torch.inference_mode(), closing(batches):
         for batch in batches:
-            features, logits = _look(net, batch, normalise, bf16=run.config.bf16, tta=tta)
+            features, logits = _extract_batch(net, batch, normalise, bf16=run.config.bf16, tta=tta)
             parts.append((features.half().cpu().numpy(), logits.cpu().numpy()))
     return Features(lines, *(np.concatenate(of) for of in zip(*parts, strict=True)))
 
@@ -149,7 +149,9 @@ def check_alone(processes: Processes) -> None:
         raise ConfigError("features and heads over series are computed by one process; start it without torchrun")
 
 
-def _look(net: FusionNet, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool) -> tuple[Tensor, Tensor]:
+def _extract_batch(
+    net: FusionNet, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool
+) -> tuple[Tensor, Tensor]:
     """Return features (B, D) and logits (B, K), float32."""
     grey = batch.images.float().div_(255)
     each = list(_views(net, grey, batch.z_norm, normalise, bf16=bf16, tta=tta))

@@ -11,7 +11,7 @@ from training.data.stream import permutation
 from training.errors import ConfigError
 from training.model.loss import image_losses
 from training.run.checkpoints import load_checkpoint
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.loop import keep_if_better, keep_weights, save_progress, seed_dropout, to_the_end, update
@@ -39,7 +39,7 @@ class SeriesJob(Job):
     labels: np.ndarray
 
 
-def fit_head(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> None:
+def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
     """Train a head from where it stands to its end, then choose its share by class on validation.
 
     Killed anywhere and called again, it ends with the same.
@@ -50,13 +50,13 @@ def fit_head(run: Run, base: Run, cache: Cache, machine: Machine, processes: Pro
     Raises:
         RunError: features are missing, or of other weights or another commit. Stopped: asked to stop.
     """
-    job = _set_up(run, base, cache, machine, processes)
+    job = _set_up(run, base, cache, runtime, processes)
     to_the_end(job, _start(job), _train_epoch, _validate)
     correction = corrections(load_head(run, processes), job.validation, job.device)
     choose_mix(run, job.validation.logits, correction, job.labels[job.validation.lines])
 
 
-def _set_up(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> SeriesJob:
+def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> SeriesJob:
     check_alone(processes)
     if run.config.accumulation != 1:
         raise ConfigError("accumulation: a head is trained without; set --batch-size to the series of a step")
@@ -66,7 +66,7 @@ def _set_up(run: Run, base: Run, cache: Cache, machine: Machine, processes: Proc
     return SeriesJob(
         run=run,
         cache=cache,
-        machine=machine,
+        runtime=runtime,
         processes=processes,
         schedule=Schedule(len(train), run.config),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
@@ -90,13 +90,13 @@ def _train_epoch(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, sto
     learner.net.train()
     while progress.batches < job.schedule.batches:
         _train_step(job, learner, order[job.schedule.part(progress.batches)], watch)
-        if progress.step % job.machine.log_every == 0:
-            watch.look()
+        if progress.step % job.runtime.log_every == 0:
+            watch.log_pending()
         if stop():
             raise Stopped
-        if job.machine.checkpoint_every and progress.step % job.machine.checkpoint_every == 0:
+        if job.runtime.checkpoint_every and progress.step % job.runtime.checkpoint_every == 0:
             save_progress(job, learner, watch)
-    watch.look()
+    watch.log_pending()
 
 
 def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray, watch: Watch) -> None:

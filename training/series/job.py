@@ -15,7 +15,7 @@ from training.data.mirror import absolute
 from training.data.neighbours import order_series
 from training.errors import CacheError, RunError
 from training.run import config as settings
-from training.run.config import Machine, TrainConfig
+from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import environment, finish
 from training.run.owner import owned
@@ -50,7 +50,7 @@ def features(
     path: Path,
     cache_path: str | Path | None,
     sides: Sequence[str],
-    machine: Machine,
+    runtime: Runtime,
     processes: Processes,
     *,
     tta: bool = False,
@@ -69,7 +69,7 @@ def features(
         raise RunError(f"{path}: is a head over series; features are those of its slice model: {run.data.base}")
     cache = open_own_cache(run, cache_path, local_copy)
     lines = np.flatnonzero(np.isin(run.sides(cache), sides)) if sides else np.arange(cache.num_slices)
-    return write_features(run, cache, lines, machine, processes, tta=tta)
+    return write_features(run, cache, lines, runtime, processes, tta=tta)
 
 
 def begin(
@@ -145,11 +145,11 @@ def resume(
     return run, base, _own_cache(base, cache_path, local_copy)
 
 
-def complete(run: Run, base: Run, cache: Cache, machine: Machine, processes: Processes) -> dict[str, Any]:
+def complete(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
     """Train a head to its end, score it on validation and test, and write its report; returns the scores on test."""
     with owned(run.path) if processes.writes else nullcontext():
-        fit_head(run, base, cache, machine, processes)
-        return finish(run, cache, machine, processes)
+        fit_head(run, base, cache, runtime, processes)
+        return finish(run, cache, runtime, processes)
 
 
 def _own_cache(base: Run, cache_path: str | Path | None, local_copy: Path | None) -> Cache:

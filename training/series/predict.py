@@ -12,7 +12,7 @@ from training.data.cache import Cache
 from training.errors import RunError
 from training.model.loss import image_losses
 from training.model.network import FusionNet
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.digests import check
 from training.run.distributed import Processes
 from training.run.runs import Run, digest, open_run, write_json
@@ -45,7 +45,7 @@ def predict_series(
     run: Run,
     cache: Cache,
     lines: np.ndarray,
-    machine: Machine,
+    runtime: Runtime,
     processes: Processes,
     *,
     tta: bool,
@@ -68,7 +68,7 @@ def predict_series(
     head, shares = load_head(run, processes), read_mix(run)
     base_logits = np.empty((cache.num_slices, len(run.data.classes)))
     mixed = np.empty_like(base_logits)
-    source = _Source(run, cache, machine, processes, tta, net)
+    source = _Source(run, cache, runtime, processes, tta, net)
     order = series_of(cache, lines)
     for block in in_blocks(order, BLOCK_SLICES):
         of = gather(cache, block, source.get(block.lines))
@@ -85,9 +85,9 @@ class _Source:
     """Where features come from: the store of the slice model's run if it has them all, or else the images."""
 
     def __init__(
-        self, run: Run, cache: Cache, machine: Machine, processes: Processes, tta: bool, net: FusionNet | None
+        self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, tta: bool, net: FusionNet | None
     ) -> None:
-        self._of = run, cache, machine, processes
+        self._of = run, cache, runtime, processes
         self._tta = tta
         self._stored = self._find(run, cache)
         self._net = None if self._stored is not None else net or load_slice_network(run, processes)
@@ -108,9 +108,9 @@ class _Source:
         lines = np.sort(lines)
         if self._stored is not None:
             return Features(lines, self._stored.features[lines], self._stored.logits[lines])
-        run, cache, machine, processes = self._of
+        run, cache, runtime, processes = self._of
         assert self._net is not None
-        return extract(self._net, run, cache, lines, machine, processes, tta=self._tta)
+        return extract(self._net, run, cache, lines, runtime, processes, tta=self._tta)
 
 
 def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.ndarray:

@@ -15,7 +15,7 @@ from training.model.network import FusionNet
 from training.report.heatmap import HeatMaps, open_heat_maps
 from training.report.pictures import read_images
 from training.run.apply import run_predictions
-from training.run.config import Machine
+from training.run.config import Runtime
 from training.run.distributed import Processes, choose_device
 from training.run.inference import Stopped
 from training.run.runs import Run
@@ -40,7 +40,7 @@ class StudyModel:
     run: Run
     net: FusionNet
     processes: Processes
-    machine: Machine
+    runtime: Runtime
     operating: Mapping[str, Operating]
     tta: bool
 
@@ -66,7 +66,7 @@ def open_model(run: Run, device: str, *, tta: bool = False) -> StudyModel:
     """
     processes = Processes(0, 1, choose_device(device))
     operating = read_operating(run.path, "_tta" if tta else "")
-    return StudyModel(run, load_slice_network(run, processes), processes, Machine(device), operating, tta)
+    return StudyModel(run, load_slice_network(run, processes), processes, Runtime(device), operating, tta)
 
 
 def answer(
@@ -84,7 +84,7 @@ def answer(
     everything = np.arange(cache.num_slices)
     try:
         lines, probabilities = run_predictions(
-            run, cache, everything, model.machine, model.processes, tta=model.tta, net=model.net,
+            run, cache, everything, model.runtime, model.processes, tta=model.tta, net=model.net,
             asked_to_stop=lambda: deadline is not None and clock() > deadline,
         )  # fmt: skip
     except Stopped as error:

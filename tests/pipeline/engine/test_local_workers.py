@@ -89,7 +89,7 @@ def test_a_worker_that_is_silent_is_told_of_once_until_it_is_heard_again(monkeyp
         for _ in range(seconds):
             clock.now += 1
             client.last_seen += alive
-            presence.look()
+            presence.check_workers()
         return len(said) - before
 
     assert pass_seconds(60, alive=True) == 0

@@ -34,17 +34,17 @@ def known(ledger: Ledger, **changes: object) -> plan.Known:
     return plan.Known(**{**facts, **changes})
 
 
-def settle(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, int]]) -> changes.Settled:
+def resolve(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, int]]) -> changes.Resolved:
     """Settle with contents given as path -> (size, mtime_ns, content)."""
     line_of = {path: line for line, path in enumerate(there.paths)}
     found = {line_of[p]: changes.Content(size, time, (0, content)) for p, (size, time, content) in contents.items()}
     difference = changes.compare(there, ledger)
     assert {there.paths[line] for line in difference.lines_to_read()} == set(contents)
-    return changes.settle(there, ledger, difference, found)
+    return changes.resolve(there, ledger, difference, found)
 
 
-def make(there: Listing, settled: changes.Settled, what: plan.Known, wanted: Fingerprints = WANTED) -> plan.Plan:
-    return plan.make(there, what, settled, [], wanted, ROWS)
+def make(there: Listing, resolved: changes.Resolved, what: plan.Known, wanted: Fingerprints = WANTED) -> plan.Plan:
+    return plan.make(there, what, resolved, [], wanted, ROWS)
 
 
 # --- what has changed ----------------------------------------------------------------------------------------------
@@ -52,49 +52,49 @@ def make(there: Listing, settled: changes.Settled, what: plan.Known, wanted: Fin
 
 def test_equal_stamps_need_no_reading():
     ledger = ledger_of([entry("a", 10, 1, 1), entry("b", 20, 2, 2)])
-    settled = settle(listing(("a", 10, 1), ("b", 20, 2)), ledger, {})
-    assert settled.fresh == []
-    assert settled.kept.paths == ["a", "b"]
+    resolved = resolve(listing(("a", 10, 1), ("b", 20, 2)), ledger, {})
+    assert resolved.fresh == []
+    assert resolved.kept.paths == ["a", "b"]
 
 
 def test_a_time_or_a_doubt_is_settled_by_content():
     ledger = ledger_of([entry("a", 10, 1, 1), entry("b", 10, 2, 2), entry("c", 10, UNKNOWN_TIME, 3)])
     there = listing(("a", 10, 9), ("b", 10, 9), ("c", 10, 3))
-    settled = settle(there, ledger, {"a": (10, 9, 1), "b": (10, 9, 8), "c": (10, 3, 3)})
-    assert [there.paths[line] for line in settled.fresh] == ["b"]
-    assert (settled.touched, len(settled.changed)) == (2, 1)
-    assert dict(zip(settled.kept.paths, settled.kept.mtimes_ns.tolist(), strict=True)) == {"a": 9, "c": 3}
+    resolved = resolve(there, ledger, {"a": (10, 9, 1), "b": (10, 9, 8), "c": (10, 3, 3)})
+    assert [there.paths[line] for line in resolved.fresh] == ["b"]
+    assert (resolved.touched, len(resolved.changed)) == (2, 1)
+    assert dict(zip(resolved.kept.paths, resolved.kept.mtimes_ns.tolist(), strict=True)) == {"a": 9, "c": 3}
 
 
 def test_another_size_needs_no_reading_to_be_another_content():
     ledger = ledger_of([entry("a", 10, 1, 1)])
-    assert settle(listing(("a", 11, 1)), ledger, {}).changed == {0}
+    assert resolve(listing(("a", 11, 1)), ledger, {}).changed == {0}
 
 
 def test_a_rename_needs_equal_size_time_and_content():
     ledger = ledger_of([entry("a", 10, 1, 1, slot=3), entry("b", 10, 2, 2)])
     there = listing(("x", 10, 1), ("y", 10, 2), ("z", 10, 7))
-    settled = settle(there, ledger, {"x": (10, 1, 1), "y": (10, 2, 9)})
-    assert settled.renamed == [("a", "x")]
-    assert settled.vanished == ["b"]
-    assert [there.paths[line] for line in settled.fresh] == ["y", "z"]
-    assert settled.kept.slots.tolist() == [3]
+    resolved = resolve(there, ledger, {"x": (10, 1, 1), "y": (10, 2, 9)})
+    assert resolved.renamed == [("a", "x")]
+    assert resolved.vanished == ["b"]
+    assert [there.paths[line] for line in resolved.fresh] == ["y", "z"]
+    assert resolved.kept.slots.tolist() == [3]
 
 
 def test_two_equal_files_that_were_renamed_keep_two_rows():
     ledger = ledger_of([entry("a", 10, 1, 1, slot=0), entry("b", 10, 1, 1, slot=1)])
-    settled = settle(listing(("x", 10, 1), ("y", 10, 1)), ledger, {"x": (10, 1, 1), "y": (10, 1, 1)})
-    assert sorted(settled.kept.slots.tolist()) == [0, 1]
-    assert settled.vanished == []
+    resolved = resolve(listing(("x", 10, 1), ("y", 10, 1)), ledger, {"x": (10, 1, 1), "y": (10, 1, 1)})
+    assert sorted(resolved.kept.slots.tolist()) == [0, 1]
+    assert resolved.vanished == []
 
 
 def test_a_file_that_could_not_be_read_is_tried_again_and_kept_if_that_fails():
     ledger = ledger_of([Entry("a", 0, UNKNOWN_TIME, UNREAD, 0, 0, 1)])
     difference = changes.compare(listing(("a", 10, 1)), ledger)
     assert difference.lines_to_read() == [0]
-    assert changes.settle(listing(("a", 10, 1)), ledger, difference, {}).fresh == []
+    assert changes.resolve(listing(("a", 10, 1)), ledger, difference, {}).fresh == []
     content = {0: changes.Content(10, 1, (0, 5))}
-    assert changes.settle(listing(("a", 10, 1)), ledger, difference, content).fresh == [0]
+    assert changes.resolve(listing(("a", 10, 1)), ledger, difference, content).fresh == [0]
 
 
 def test_a_ledger_reads_back_as_it_was_written():
@@ -112,8 +112,8 @@ def test_a_ledger_reads_back_as_it_was_written():
 
 def test_new_files_fill_new_shards_from_the_first_free_number():
     there = listing(*((f"{number}", 10, 1) for number in range(6)))
-    settled = settle(there, empty_ledger(), {})
-    made = make(there, settled, known(empty_ledger()))
+    resolved = resolve(there, empty_ledger(), {})
+    made = make(there, resolved, known(empty_ledger()))
     assert [job.shard for job in made.jobs] == [5, 6]
     assert [len(job.units) for job in made.jobs] == [4, 2]
     assert sorted(path for job in made.jobs for path in job.paths()) == there.paths
@@ -123,14 +123,14 @@ def test_new_files_fill_new_shards_from_the_first_free_number():
 
 def test_an_archive_is_read_in_its_own_order():
     there = listing(("z", 1, 1), ("a", 1, 1), ordered=True)
-    made = make(there, settle(there, empty_ledger(), {}), known(empty_ledger()))
+    made = make(there, resolve(there, empty_ledger(), {}), known(empty_ledger()))
     assert made.jobs[0].paths() == ["z", "a"]
 
 
 def test_nothing_to_do_has_no_reason():
     ledger = ledger_of([entry("a", 10, 1, 1)])
     there = listing(("a", 10, 1))
-    made = make(there, settle(there, ledger, {}), known(ledger))
+    made = make(there, resolve(there, ledger, {}), known(ledger))
     assert not made.commit
     assert made.jobs == ()
 
@@ -141,7 +141,7 @@ def test_an_added_array_goes_to_the_shards_that_lack_it():
     added = ArraySpec(12, "bbbbbbbb")
     wanted = Fingerprints("reading", (*WANTED.arrays, added), "table")
     has = {0: frozenset({"8-aaaaaaaa", "12-bbbbbbbb"}), 1: frozenset({"8-aaaaaaaa"}), 2: frozenset(), 3: frozenset()}
-    made = make(there, settle(there, ledger, {}), known(ledger, arrays=has), wanted)
+    made = make(there, resolve(there, ledger, {}), known(ledger, arrays=has), wanted)
     assert [(job.shard, job.again, job.paths(), job.arrays) for job in made.jobs] == [
         (1, True, ["b"], (added,)),
         (2, True, ["c"], wanted.arrays),
@@ -156,7 +156,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
     what = known(
         left, reading=None, table=None, pending=pending, done=frozenset({3}), arrays={3: frozenset({"8-aaaaaaaa"})}
     )
-    made = make(there, settle(there, left, {}), what)
+    made = make(there, resolve(there, left, {}), what)
     assert [(job.shard, job.paths()) for job in made.jobs] == [(4, ["c"]), (5, ["d"])]
     assert set(made.pending) == {3, 4, 5}, "what is done stays in the plan, in case this one is interrupted too"
     assert made.reasons[0] == "a build was interrupted: it goes on, 1 shard is left of it"

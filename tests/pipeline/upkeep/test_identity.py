@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zarr
 
-from pipeline.cache.files import canonical, seal
+from pipeline.cache.files import canonical, with_checksum
 from pipeline.cache.ledger import Entry, Ledger, ledger_of
 from pipeline.upkeep.gc import replaced_at
 from testkit.small import Small, run, slice_bytes, write, write_slices
@@ -250,7 +250,7 @@ def test_a_strangers_commit_reads_and_writes_nothing_outside(small, lie: Callabl
     (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
     (small.out / ".pipeline" / "private" / f"{name}.json").write_bytes(canonical(private))
     record = {"cache": commit["attributes"]["cache"], "commit": name, "sequence": 3}
-    (small.out / ".pipeline" / "head").write_bytes(seal(canonical(record)))
+    (small.out / ".pipeline" / "head").write_bytes(with_checksum(canonical(record)))
     root = json.loads((small.out / "zarr.json").read_bytes())
     root["attributes"] = commit["attributes"]
     (small.out / "zarr.json").write_bytes(canonical(root))
@@ -269,7 +269,7 @@ def test_a_folder_that_is_a_link_is_refused(small, tmp_path):
 
 
 def test_a_backup_of_another_content_is_not_written(small):
-    """A stranger's backup may be sealed rightly and hold anything."""
+    """A stranger's backup may have the right checksum and hold anything."""
     head = head_of(small)
     [other] = set(commit_files(small)) - {head}
     spares = small.out / ".pipeline" / "spares"

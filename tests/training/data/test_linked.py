@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testkit.fake_cache import FakeCache, plant, relabel, write_cache
-from testkit.tiny_run import HERE, machine, settings
+from testkit.tiny_run import HERE, runtime, settings
 from training.data.cache import open_cache
 from training.data.linked import LEFT_OUT, contradict, describe, join, link, read_linked, table_of
 from training.data.pixels import same_pixels
@@ -124,10 +124,10 @@ def test_a_split_edited_so_that_it_breaks_a_group_is_refused(fake: FakeCache, tm
     original = run.split.read_bytes()
     split.to_csv(run.split, index=False)
     with pytest.raises(RunError, match="the same pixels lie under patients on different sides"):
-        evaluate(run, cache, "test", machine(), HERE, tta=False)
+        evaluate(run, cache, "test", runtime(), HERE, tta=False)
     run.split.write_bytes(original)  # the advice
     with pytest.raises(RunError, match="no weights yet"):
-        evaluate(run, cache, "test", machine(), HERE, tta=False)
+        evaluate(run, cache, "test", runtime(), HERE, tta=False)
 
 
 def test_a_large_unit_trains_and_is_told_with_what_joins_it(fake: FakeCache, tmp_path: Path) -> None:

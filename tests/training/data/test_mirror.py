@@ -337,7 +337,7 @@ def test_processes_share_the_copies(fake: FakeCache, address: str, tmp_path: Pat
 
 def bring_and_hang(address: str, copies: Path, name: str) -> None:
     os.fsync = lambda descriptor: time.sleep(600)  # type: ignore[assignment]
-    Mirror(address, copies, CACHE).bring(name, 4)
+    Mirror(address, copies, CACHE).fetch(name, 4)
 
 
 @FORKS
@@ -365,13 +365,13 @@ def test_many_writers_of_one_file_fetch_it_once(address: str, tmp_path: Path, st
     together = threading.Barrier(20)
     found = []
 
-    def bring() -> None:
+    def fetch() -> None:
         mirror = Mirror(address, tmp_path / "copies")
         mirror.tail(name, 132)
         together.wait()
-        found.append(mirror.bring(name, 132).read_bytes())
+        found.append(mirror.fetch(name, 132).read_bytes())
 
-    threads = [threading.Thread(target=bring) for _ in range(20)]
+    threads = [threading.Thread(target=fetch) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

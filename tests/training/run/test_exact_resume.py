@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, SPAWNED, machine, settings
+from testkit.tiny_run import HERE, SPAWNED, runtime, settings
 from training.errors import ConfigError, RunError
 from training.model.network import build_model
 from training.run import loop
@@ -43,7 +43,7 @@ def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_
     monkeypatch.setattr(torch, "compile", lambda net, **how: compile_net(net, backend=note, **how))
     torch._dynamo.reset()
     run, cache = begin(tmp_path / "run", cache_path, settings(model="squeezenet1_1", batch_size=10, compile=True), HERE)
-    setup = set_up(run, cache, machine(), HERE)
+    setup = set_up(run, cache, runtime(), HERE)
     sizes = {setup.schedule.images_in_batch(batch) for batch in range(setup.schedule.batches)}
     assert sizes == {8, 9}
     learner = start(setup)
@@ -67,7 +67,7 @@ def stopped_and_resumed(rank, count, port, path, cache_path, stop_at):
     with join_processes("cpu") as processes:
         run, cache = begin(path, cache_path, config, processes)
         for stop in [stop_at, 0] if stop_at else [0]:
-            setup = set_up(run, cache, machine(), processes)
+            setup = set_up(run, cache, runtime(), processes)
             learner = start(setup)
             with Watch(run, cache, processes, learner.progress, setup.schedule.total_steps) as watch:
                 with contextlib.suppress(Stopped):
@@ -162,6 +162,6 @@ def test_a_process_without_images_is_refused_with_the_way_out(tmp_path, cache_pa
 
     run, cache = begin(tmp_path / "run", cache_path, settings(batch_size=batch_size), HERE)
     with pytest.raises(ConfigError, match=r"--batch-size|--nproc-per-node"):
-        set_up(run, cache, machine(), dataclasses.replace(HERE, count=count))
+        set_up(run, cache, runtime(), dataclasses.replace(HERE, count=count))
     fits = dataclasses.replace(run, config=settings(batch_size=2 * count))
-    set_up(fits, cache, machine(), dataclasses.replace(HERE, count=count))
+    set_up(fits, cache, runtime(), dataclasses.replace(HERE, count=count))

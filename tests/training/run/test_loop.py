@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, SPAWNED, machine, settings, spawn, train, train_or_resume
+from testkit.tiny_run import HERE, SPAWNED, runtime, settings, spawn, train, train_or_resume
 from training.data.cache import open_cache
 from training.errors import RunError
 from training.model.network import build_model
@@ -25,7 +25,7 @@ from training.run import loop
 from training.run.apply import run_predictions
 from training.run.checkpoints import Progress, list_checkpoints, load_checkpoint
 from training.run.distributed import join_processes
-from training.run.inference import Stopped, look, predict_slices
+from training.run.inference import Stopped, predict_batch, predict_slices
 from training.run.job import begin, evaluate, resume
 from training.run.loop import backward, epoch_batches, finished, fit, update
 from training.run.runs import LOG_COLUMNS, open_run
@@ -69,8 +69,8 @@ def test_overfits_a_small_set(tmp_path):
     run = train(tmp_path / "run", cache_path, config)
     cache = open_cache(cache_path)
     lines = lines_of(run, cache, "train")
-    learner = start(set_up(run, cache, machine(), HERE))
-    setup = set_up(run, cache, machine(), HERE)
+    learner = start(set_up(run, cache, runtime(), HERE))
+    setup = set_up(run, cache, runtime(), HERE)
     found, p = predict_slices(learner.net, setup.train, len(lines), setup.augment.normalise, HERE, bf16=False)
     np.testing.assert_array_equal(found, lines)
     labels = cache.labels()[lines]
@@ -82,12 +82,12 @@ def test_overfits_a_small_set(tmp_path):
 def test_the_named_models_train_a_step(tmp_path, cache_path, model, size_px):
     config = settings(model=model, size_px=size_px, batch_size=4)
     run, cache = begin(tmp_path / "run", cache_path, config, HERE)
-    setup = set_up(run, cache, machine(), HERE)
+    setup = set_up(run, cache, runtime(), HERE)
     learner = start(setup)
     before = {name: tensor.clone() for name, tensor in learner.net.named_parameters()}
     with Watch(run, cache, HERE, learner.progress, 1) as watch:
         loop.train_step(setup, learner, prepare(setup, learner), epoch_batches(setup, learner.progress), watch)
-        watch.look()
+        watch.log_pending()
     assert all(not torch.equal(tensor, before[name]) for name, tensor in learner.net.named_parameters())
 
 
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, cache_path):
     path = list_checkpoints(run)[-1]
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=f"{path.name}: is damaged: .*; remove it to begin again from the start"):
-        fit(run, open_cache(cache_path), machine(), HERE)
+        fit(run, open_cache(cache_path), runtime(), HERE)
 
 
 def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cache_path):
@@ -230,13 +230,13 @@ def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cach
     text = run.split.read_text()
     run.split.write_text(text.replace("validation", "test", 1))
     with pytest.raises(RunError, match=r"split\.csv: is not the split that the run began with"):
-        fit(run, open_cache(cache_path), machine(), HERE)
+        fit(run, open_cache(cache_path), runtime(), HERE)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_path, cache_path, monkeypatch, where):
     run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
-    setup = set_up(run, cache, machine(log_every=4), HERE)
+    setup = set_up(run, cache, runtime(log_every=4), HERE)
     learner = start(setup)
     seen, before = [], {}
     true_losses = setup.loss
@@ -306,7 +306,7 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
             model="squeezenet1_1", batch_size=size, accumulation=accumulation, mixup_alpha=0.0, dropout=0.0
         )
         run, cache = begin(tmp_path / str(i), cache_path, config, HERE)
-        setup = set_up(run, cache, machine(), HERE)
+        setup = set_up(run, cache, runtime(), HERE)
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
         loss, ended = 0.0, False
@@ -331,7 +331,7 @@ def test_a_frozen_backbone_does_not_move(tmp_path, cache_path):
 
 def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
     run, cache = begin(tmp_path / "run", cache_path, settings(ema_decay=0.75), HERE)
-    setup = set_up(run, cache, machine(), HERE)
+    setup = set_up(run, cache, runtime(), HERE)
     learner = start(setup)
     expected = {name: p.detach().double().clone() for name, p in learner.net.named_parameters()}
     model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
@@ -349,7 +349,7 @@ def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
 
 def test_tta_is_the_mean_of_the_views(undisturbed, cache_path):
     cache = open_cache(cache_path)
-    setup = set_up(undisturbed, cache, machine(), HERE)
+    setup = set_up(undisturbed, cache, runtime(), HERE)
     net = start(setup).net.eval()
     batch, _ = next(epoch_batches(setup, Progress()))
     grey = batch.images.float() / 255
@@ -362,8 +362,8 @@ def test_tta_is_the_mean_of_the_views(undisturbed, cache_path):
     turned = [loop_sample(grey, upright, np.deg2rad(degrees) * upright) for degrees in (-10, 10)]
     expected = sum(probabilities(view) for view in (grey, grey.flip(3), grey.flip(2), *turned)) / 5
     with torch.inference_mode():
-        plain = look(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=False)
-        averaged = look(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=True)
+        plain = predict_batch(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=False)
+        averaged = predict_batch(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=True)
     torch.testing.assert_close(plain, probabilities(grey), atol=1e-6, rtol=0)
     torch.testing.assert_close(averaged, expected, atol=1e-6, rtol=0)
     assert not torch.equal(plain, averaged)
@@ -376,7 +376,7 @@ def loop_sample(grey, flip, angle):
 
 
 def test_evaluation_writes_what_scores_to_the_same(undisturbed, cache_path):
-    scores = evaluate(undisturbed, open_cache(cache_path), "test", machine(), HERE, tta=False)
+    scores = evaluate(undisturbed, open_cache(cache_path), "test", runtime(), HERE, tta=False)
     known = read_predictions(undisturbed.path / "predictions_test.csv")
     labels, p = known.labels, known.probabilities
     each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]
@@ -393,7 +393,7 @@ def in_process(rank, count, port, path, cache_path, config, queue):
     )
     with join_processes("cpu") as processes:
         run, cache = begin(path, cache_path, config, processes)
-        setup = set_up(run, cache, machine(), processes)
+        setup = set_up(run, cache, runtime(), processes)
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, Progress())
         for _ in range(setup.schedule.batches):
@@ -403,9 +403,9 @@ def in_process(rank, count, port, path, cache_path, config, queue):
             learner.progress.batches += 1
         total = processes.add_up(loss).item()
         gradients = {name: p.grad.numpy().copy() for name, p in learner.net.named_parameters()}
-        fit(run, cache, machine(), processes)
+        fit(run, cache, runtime(), processes)
         everything = np.arange(cache.num_slices)
-        lines, probabilities = run_predictions(run, cache, everything, machine(), processes, tta=False)
+        lines, probabilities = run_predictions(run, cache, everything, runtime(), processes, tta=False)
         if processes.writes:
             queue.put((total, gradients, lines, probabilities))
 
@@ -434,7 +434,7 @@ def run_in_processes(count, path, cache_path, config):
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_path, monkeypatch, count):
     run, cache = begin(tmp_path / "run", cache_path, settings(compile=True), HERE)
-    setup = set_up(run, cache, machine(), HERE)
+    setup = set_up(run, cache, runtime(), HERE)
     compiled, joined = [], []
     monkeypatch.setattr(torch, "compile", lambda net, dynamic: compiled.append((net, dynamic)) or net)
     monkeypatch.setattr("training.run.setup.DistributedDataParallel", lambda net, device_ids: joined.append(net) or net)

@@ -25,16 +25,16 @@ def test_fit_with_own_functions_trains_scores_and_goes_on(fake: FakeCache, tmp_p
     torch.set_num_threads(1)
     own_code.SEEN.clear()
     settings = tiny_run.SETTINGS | {"model": own_code.backbone, "augment": own_code.dim, "loss": own_code.focal}
-    machine = training.Machine(device="cpu", input_threads=0)
-    scores = training.fit(fake.path, tmp_path / "run", machine=machine, **settings)
+    runtime = training.Runtime(device="cpu", input_threads=0)
+    scores = training.fit(fake.path, tmp_path / "run", runtime=runtime, **settings)
     assert scores["weighted_log_loss"] > 0
     assert own_code.SEEN
     kept = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert {name: kept["config"][name] for name in OWN} == OWN
     assert len(kept["environment"]["code of testkit.own_code:dim"]) == 12
-    assert training.fit(fake.path, tmp_path / "run", machine=machine, **settings) == scores
+    assert training.fit(fake.path, tmp_path / "run", runtime=runtime, **settings) == scores
     with pytest.raises(training.RunError, match="other settings: epochs"):
-        training.fit(fake.path, tmp_path / "run", machine=machine, **(settings | {"epochs": 3}))
+        training.fit(fake.path, tmp_path / "run", runtime=runtime, **(settings | {"epochs": 3}))
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     assert training.load_model(tmp_path / "run")(images, torch.zeros(2)).shape == (2, 6)
 
@@ -101,5 +101,5 @@ def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path
     checkpoints = sorted(first.checkpoints.glob("step_*.pt"))
     checkpoints[-1].unlink()
     run, opened = tiny_run.resume(tmp_path / "cut", fake.path, {})
-    fit(run, opened, tiny_run.machine(), tiny_run.HERE)
+    fit(run, opened, tiny_run.runtime(), tiny_run.HERE)
     assert run.weights.read_bytes() == whole.weights.read_bytes()

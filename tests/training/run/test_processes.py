@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import SPAWNED, machine, settings, train
+from testkit.tiny_run import SPAWNED, runtime, settings, train
 from training.data.cache import open_cache
 from training.run.distributed import join_processes
 from training.run.job import evaluate
@@ -25,7 +25,7 @@ def in_process(rank: int, count: int, port: int, run: Path, cache: Path) -> None
     )
     with join_processes("cpu") as processes:
         for side, tta in (("validation", True), ("test", True)):
-            evaluate(open_run(run), open_cache(cache), side, machine(), processes, tta=tta)
+            evaluate(open_run(run), open_cache(cache), side, runtime(), processes, tta=tta)
 
 
 def files_of(count: int, run: Path, cache: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import step
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, machine, settings
+from testkit.tiny_run import HERE, runtime, settings
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def no_gpu_needed(monkeypatch):
 @pytest.mark.parametrize("input_threads", [0, 2])
 def test_every_part_runs(tmp_path, no_gpu_needed, capsys, input_threads):
     cache = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
-    step.measure(tmp_path / "run", cache, settings(epochs=1000), machine(input_threads=input_threads), HERE, steps=7)
+    step.measure(tmp_path / "run", cache, settings(epochs=1000), runtime(input_threads=input_threads), HERE, steps=7)
     said = capsys.readouterr().out
     for part in ("a model on a resident batch", "b with augmentation", "c the run from the cache", "% of a step"):
         assert said.count(part) == 1
@@ -31,7 +31,7 @@ def test_every_part_runs(tmp_path, no_gpu_needed, capsys, input_threads):
 def test_a_small_cache_is_refused(tmp_path, no_gpu_needed):
     cache = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     with pytest.raises(click.ClickException, match="too few training slices"):
-        step.measure(tmp_path / "run", cache, settings(batch_size=32), machine(), HERE, steps=2)
+        step.measure(tmp_path / "run", cache, settings(batch_size=32), runtime(), HERE, steps=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, SETTINGS, machine
+from testkit.tiny_run import HERE, SETTINGS, runtime
 from training.errors import ConfigError, RunError
 from training.run.runs import open_run
 from training.scores.ablate import Ablation, ablate, over_seeds
@@ -22,7 +22,7 @@ OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | 
 
 def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
     cache, out = write_cache(tmp_path / "c.zarr", patients=16, slices=4).path, tmp_path / "ablation"
-    of, what = Ablation(cache, out, OTHERS, machine(), HERE), ([SETTINGS["model"]], [0, 1], ["position"])
+    of, what = Ablation(cache, out, OTHERS, runtime(), HERE), ([SETTINGS["model"]], [0, 1], ["position"])
     table = ablate(of, *what)
     assert len(list(out.glob("*/report.html"))) == 4
     for seed in (0, 1):
@@ -65,5 +65,5 @@ def check_context_and_series(of, written):
 @pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])
 def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
     with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in it"):
-        ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, machine(), HERE), ["resnet18"], [0], VARY)
+        ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, runtime(), HERE), ["resnet18"], [0], VARY)
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import zarr
 from safetensors.torch import load_file, save_file
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, machine, settings
+from testkit.tiny_run import HERE, runtime, settings
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.augment import Normalise
@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> tuple[Run, Cache]:
 
 def test_any_zarr_reader_finds_the_features_of_the_network(made: tuple[Run, Cache]) -> None:
     run, cache = made
-    assert write_features(run, cache, np.arange(24), machine(), HERE, tta=False) == 24
+    assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 24
     store = zarr.open_group(store_path(run, tta=False), mode="r")
     assert store.attrs["commit"] == cache.commit
     net = build_model(run.config, 6, run.channels)
@@ -52,8 +52,8 @@ def test_tta_gives_the_mean_probability(made: tuple[Run, Cache]) -> None:
     from training.run.apply import run_predictions
 
     run, cache = made
-    write_features(run, cache, np.arange(24), machine(), HERE, tta=True)
-    _, expected = run_predictions(run, cache, np.arange(24), machine(), HERE, tta=True)
+    write_features(run, cache, np.arange(24), runtime(), HERE, tta=True)
+    _, expected = run_predictions(run, cache, np.arange(24), runtime(), HERE, tta=True)
     found = read_features(run, cache, np.arange(24), tta=True)
     np.testing.assert_allclose(sigmoid(found.logits.astype(float)), expected, atol=1e-5)
 
@@ -71,14 +71,14 @@ def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(module, "extract", dying)
     with pytest.raises(KeyboardInterrupt):
-        write_features(run, cache, np.arange(24), machine(), HERE, tta=False)
+        write_features(run, cache, np.arange(24), runtime(), HERE, tta=False)
     with pytest.raises(RunError, match=r"lacks the features of 14 slices; run: train features --run"):
         read_features(run, cache, np.arange(24), tta=False)
     assert len(read_features(run, cache, np.arange(10), tta=False).logits) == 10
-    assert write_features(run, cache, np.arange(24), machine(), HERE, tta=False) == 14
+    assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 14
     stored = read_features(run, cache, np.arange(24), tta=False)
     monkeypatch.setattr(module, "extract", extract)
-    whole = extract(module.load_slice_network(run, HERE), run, cache, np.arange(24), machine(), HERE, tta=False)
+    whole = extract(module.load_slice_network(run, HERE), run, cache, np.arange(24), runtime(), HERE, tta=False)
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
 
 
@@ -86,13 +86,13 @@ def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run
     from dataclasses import replace
 
     run, cache = made
-    write_features(run, cache, np.arange(4), machine(), HERE, tta=False)
+    write_features(run, cache, np.arange(4), runtime(), HERE, tta=False)
     with pytest.raises(RunError, match=r"is of other commit .*remove it, then run: train features --run"):
         read_features(run, replace(cache, commit="0123456789abcdef"), np.arange(4), tta=False)
     save_file(build_model(settings(seed=4), 6).state_dict(), run.weights)
     for call in (
         lambda: read_features(run, cache, np.arange(4), tta=False),
-        lambda: write_features(run, cache, np.arange(4), machine(), HERE, tta=False),
+        lambda: write_features(run, cache, np.arange(4), runtime(), HERE, tta=False),
     ):
         with pytest.raises(RunError, match="is of other weights"):
             call()

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, machine, settings, train
+from testkit.tiny_run import HERE, runtime, settings, train
 from training.cli.main import main
 from training.data.cache import open_cache
 from training.run.inference import Stopped
@@ -44,16 +44,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("series")
     fake = write_cache(folder / "cache.zarr", patients=10, slices=4)
     run = train(folder / "base", fake.path, settings())
-    features(run.path, None, (), machine(), HERE)
+    features(run.path, None, (), runtime(), HERE)
     return run.path
 
 
 def test_an_untrained_head_is_the_slice_model(base: Path, tmp_path: Path) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
-    fit.fit_head(run, of_slices, cache, machine(), HERE)
+    fit.fit_head(run, of_slices, cache, runtime(), HERE)
     assert not read_mix(run).any()
     for opened in (run, of_slices):
-        evaluate(opened, cache, "test", machine(), HERE, tta=False)
+        evaluate(opened, cache, "test", runtime(), HERE, tta=False)
     a, b = (pd.read_csv(opened.path / "predictions_test.csv") for opened in (run, of_slices))
     pd.testing.assert_frame_equal(a, b, rtol=1e-5)
 
@@ -64,7 +64,7 @@ def test_a_head_that_was_stopped_ends_with_the_same_weights(
 ) -> None:
     values = SMALL | {"head": head}
     whole = begin(tmp_path / "whole", base, None, values, HERE)
-    fit.fit_head(*whole, machine(), HERE)
+    fit.fit_head(*whole, runtime(), HERE)
     stopped = begin(tmp_path / "stopped", base, None, values, HERE)
     step, steps = fit._train_step, []
 
@@ -75,9 +75,9 @@ def test_a_head_that_was_stopped_ends_with_the_same_weights(
 
     monkeypatch.setattr(fit, "_train_step", stopping)
     with pytest.raises(Stopped):
-        fit.fit_head(*stopped, machine(), HERE)
+        fit.fit_head(*stopped, runtime(), HERE)
     monkeypatch.setattr(fit, "_train_step", step)
-    fit.fit_head(*resume(tmp_path / "stopped", None, {}), machine(), HERE)
+    fit.fit_head(*resume(tmp_path / "stopped", None, {}), runtime(), HERE)
     for name in ("weights.safetensors", "mix.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
     assert open_run(tmp_path / "whole").data.base_weights
@@ -117,11 +117,11 @@ def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_
     from training.series.predict import predict_series
 
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
-    fit.fit_head(run, of_slices, cache, machine(), HERE)
+    fit.fit_head(run, of_slices, cache, runtime(), HERE)
     (tmp_path / "head" / "mix.json").write_text(json.dumps({"shares": dict.fromkeys(run.data.classes, 1.0)}))
     z_mm = cache.table["z_mm"].where(cache.table.index != 5)
     odd = replace(open_cache(cache.path), table=cache.table.assign(z_mm=z_mm), commit="another")
-    found = predict_series(run, odd, np.arange(8), machine(), HERE, tta=False)
+    found = predict_series(run, odd, np.arange(8), runtime(), HERE, tta=False)
     same = (found.probabilities == found.of_slices).all(axis=1)
     assert same.tolist() == [False] * 5 + [True] + [False] * 2
 

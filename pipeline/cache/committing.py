@@ -44,7 +44,7 @@ def require_record(root: Path, shard: int) -> ShardRecord:
     return record
 
 
-def land(
+def write_commit(
     root: Path, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, arrays: Mapping[str, Any],
     private: Private,
 ) -> Commit:  # fmt: skip
