@@ -38,3 +38,13 @@ def complain(message: str) -> None:
 def _print(line: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     print(escaped(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def in_bytes(size: int) -> str:
+    """A size as people read it: 512 bytes, 1.5 GB."""
+    value, unit = float(size), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"

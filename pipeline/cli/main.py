@@ -1,27 +1,23 @@
-"""The `pipeline` command: it reads settings, calls one function and prints its result."""
+"""The `pipeline` command: what each command is called with.
+
+A command's body is imported when it runs, so that help and refused options answer at once.
+"""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline import system
-from pipeline.cli import upkeep as cli_upkeep
 from pipeline.cli.body import EXIT_CODES, command
-from pipeline.terminal import complain, say, say_json
+
+CACHE = click.argument("cache", type=click.Path(path_type=Path))
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 110})
 @click.version_option(package_name="ich-cache", prog_name="pipeline")
 def main() -> None:
     """Turn head-CT DICOM files into a training cache, once and fast."""
-
-
-for upkeep in (cli_upkeep.info, cli_upkeep.why, cli_upkeep.report, cli_upkeep.verify, cli_upkeep.gc):
-    main.add_command(upkeep)
 
 
 def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,50 +69,25 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--prune", is_flag=True, help="Let the slices of files that are gone leave the cache.")
 @click.option("--dry-run", is_flag=True, help="As `pipeline plan`.")
 @command
-def build(
-    out: Path,
-    workers: int | None,
-    scheduler: str | None,
-    scheduler_file: Path | None,
-    cluster: Path | None,
-    any_cluster_class: bool,
-    performance_report: Path | None,
-    dashboard: bool,
-    max_rejects: str,
-    prune: bool,
-    dry_run: bool,
-    **wanted: Any,
-) -> int:
+def build(**options: Any) -> int:
     """Build a cache, or bring it up to date: only what has changed runs again.
 
     A file that cannot be used becomes a line in rejects.csv and the build goes on.
     """
-    if dry_run:
-        return _show_plan(out, wanted, as_json=False)
-    limit = _reject_limit(max_rejects)
-    settings, key = _settings(out, **wanted)
-    from pipeline.engine.build import Progress, build
-    from pipeline.engine.progress import ShownProgress
-    from pipeline.planning.settings import Manner
+    from pipeline.cli.build import build
 
-    where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
-    where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
-    if dashboard and not where.local:
-        raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
-    with ShownProgress() as shown:
-        steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
-        manner = Manner(key, prune=prune, **_doubts(wanted))
-        outcome = build(settings, out, where, manner, steps)
-    return _print_outcome(out, outcome, settings.labels.file.filepath is not None, limit)
+    return build(**options)
 
 
 @main.command(epilog=EXIT_CODES)
 @_build_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @command
-def plan(out: Path, as_json: bool, **wanted: Any) -> int:
+def plan(**options: Any) -> int:
     """Say what `build` with the same options would do and why; write nothing."""
-    return _show_plan(out, wanted, as_json)
+    from pipeline.cli.build import plan
+
+    return plan(**options)
 
 
 @main.command()
@@ -132,33 +103,14 @@ def plan(out: Path, as_json: bool, **wanted: Any) -> int:
 )
 @click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: no neighbour tells.")
 @command
-def phantom(
-    out: Path, patients: int, seed: int, workers: int | None, *, bleeding: int, faint_edges: bool, shuffled: bool
-) -> None:
+def phantom(**options: Any) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form.
 
     A patient is the same for any number of patients and of workers. A patient takes some 17 MB.
     """
-    from tqdm import tqdm
+    from pipeline.cli.phantom import write_phantom
 
-    from phantom import study as phantom
-    from phantom.errors import PhantomError
-    from phantom.planted import make_planted
-    from pipeline.errors import SourceError
-
-    processes = min(workers if workers is not None else system.cores(), patients)
-    with tqdm(total=patients, unit=" patients", disable=None) as bar:
-
-        def patient_done(number: int) -> None:
-            bar.update(1)
-
-        make = partial(make_planted, edges=faint_edges, shuffled=shuffled, bleeding=bleeding)
-        try:
-            summary = phantom.write(out, patients, seed, patient_done, workers=processes, make=make)
-        except PhantomError as error:
-            raise SourceError(str(error)) from None
-    positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
-    say(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
+    write_phantom(**options)
 
 
 @main.command(epilog=EXIT_CODES)
@@ -166,89 +118,87 @@ def phantom(
 @click.argument("address")
 @click.option("--take-over", is_flag=True, help="Go on where a publisher on another machine was killed.")
 @command
-def publish(cache: Path, address: str, take_over: bool) -> None:
+def publish(**options: Any) -> None:
     """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what differs there.
 
     An address belongs to the cache that was published to it first. No path of a source file goes along.
     """
-    from pipeline.upkeep.publish import publish
+    from pipeline.cli.publish import publish
 
-    done = publish(cache, address, take_over=take_over)
-    say(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")
-
-
-def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
-    """What `survey` is to believe, by the options."""
-    return {"check_content": wanted["check"] == "hash", "retry_rejected": wanted["retry_rejected"]}
+    publish(**options)
 
 
-def _show_plan(out: Path, wanted: dict[str, Any], as_json: bool) -> int:
-    settings, _ = _settings(out, **wanted)
-    from pipeline.cache.lock import builder_at_work
-    from pipeline.planning.survey import survey
+@main.command(epilog=EXIT_CODES)
+@CACHE
+@click.option("--digest", "only_digest", is_flag=True, help="Print the digest of slices, pixels and labels, no more.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@command
+def info(**options: Any) -> None:
+    """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows.
 
-    made = survey(settings, out, **_doubts(wanted), running=builder_at_work(out)).plan
-    if as_json:
-        say_json(made.as_json())
-    else:
-        for line in made.as_lines():
-            say(line)
-    return 2 if made.commit else 0
+    The digest is the same for the same content, whatever the order in which it was built.
+    """
+    from pipeline.cli.info import info
 
-
-def _settings(
-    out: Path, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
-) -> tuple[Any, bytes | None]:
-    """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
-    from pipeline.library import find_settings
-    from pipeline.planning.settings import Request
-
-    if labels and no_labels:
-        raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
-    asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
-    return find_settings(out, Request(labels=labels, no_labels=no_labels, **asked), catalog, patient_key)
+    info(**options)
 
 
-def _workers(
-    local: int | None, scheduler: str | None, scheduler_file: Path | None, cluster: Path | None, report: Path | None
-) -> Any:
-    """Where the tasks run; local processes, one a core, unless an option says otherwise."""
-    from pipeline.planning.settings import Workers
+@main.command(epilog=EXIT_CODES)
+@CACHE
+@click.argument("file")
+@command
+def why(**options: Any) -> None:
+    """Say when a DICOM file was built, from which content, with which settings and versions, into which row.
 
-    options = (("--workers", local), ("--scheduler", scheduler), ("--scheduler-file", scheduler_file))
-    given = [option for option, value in (*options, ("--cluster", cluster)) if value is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"{given[0]} and {given[1]} both say where tasks run: give one of them.")
-    if report and local == 0:
-        raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
-    if not given:
-        local = system.cores()
-    return Workers(local or 0, scheduler, scheduler_file, cluster, report)
+    FILE is its path under the source, or its last parts. A file that gave no slice is told with the reason.
+    """
+    from pipeline.cli.info import why
+
+    why(**options)
 
 
-def _reject_limit(text: str) -> Callable[[int, int], bool]:
-    """`N` or `P%` -> whether so many failed of so many files are too many."""
-    try:
-        share = float(text.removesuffix("%"))
-    except ValueError:
-        raise click.UsageError(f"--max-rejects {text}: give a number, 10, or a share, 0.5%.") from None
-    if text.endswith("%"):
-        return lambda failed, files: 100 * failed > share * files
-    return lambda failed, files: failed > share
+@main.command(epilog=EXIT_CODES)
+@CACHE
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page, one HTML file.")
+@command
+def report(**options: Any) -> None:
+    """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
+    from pipeline.cli.report import report
+
+    report(**options)
 
 
-def _print_outcome(out: Path, outcome: Any, labelled: bool, too_many: Callable[[int, int], bool]) -> int:
-    attributes = outcome.commit.attributes
-    counts = attributes.counts
-    kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
-    others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
-    say(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
-    if others:
-        say(f"without a slice: {others}; see {out / 'rejects.csv'}")
-    for name, number in attributes.label_counts.items():
-        if number and labelled:
-            say(f"labels: {number:,} {name.replace('_', ' ')}")
-    if too_many(counts["failed"], counts["files"]):
-        complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}")
-        return 1
-    return 0
+@main.command(epilog=EXIT_CODES)
+@CACHE
+@click.option("--repair", is_flag=True, help="Rebuild what is damaged, and nothing else.")
+@click.option("--src", help="The DICOM files, for --repair of images.")
+@click.option("--patient-key", type=click.Path(path_type=Path), help="Key file, for --repair of done-records.")
+@click.option("--head", "chosen", default="", help="For --repair: the commit to go on from, if which it was is lost.")
+@command
+def verify(**options: Any) -> int:
+    """Read everything, compare it with what was recorded, and name what is damaged or missing.
+
+    Exit code 1 where something is. With --repair, 0 where all of it is mended. A slice whose file is gone or has
+    changed leaves by a new commit and is named. Nothing that is whole is removed: what a repair cannot place is moved
+    into .pipeline/aside.
+    """
+    from pipeline.cli.verify import verify
+
+    return verify(**options)
+
+
+@main.command(epilog=EXIT_CODES)
+@CACHE
+@click.option(
+    "--older-than", default="7d", show_default=True, help="Commits that were replaced longer ago may go: 12h, 7d, 2w."
+)
+@click.option("--yes", is_flag=True, help="Remove it; without it nothing is touched.")
+@command
+def gc(**options: Any) -> None:
+    """Say what no kept commit uses and how large it is; remove it with --yes.
+
+    The current commit is always kept. A training run that reads an older one needs it to be kept.
+    """
+    from pipeline.cli.gc import gc
+
+    gc(**options)

@@ -1,0 +1,124 @@
+"""The bodies of `build` and `plan`: settings in, one call, what came of it printed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import system
+from pipeline.cache.lock import builder_at_work
+from pipeline.engine.build import Outcome, Progress
+from pipeline.engine.build import build as build_cache
+from pipeline.engine.progress import ShownProgress
+from pipeline.library import find_settings
+from pipeline.planning.settings import Manner, Request, Settings, Workers
+from pipeline.planning.survey import survey
+from pipeline.terminal import complain, say, say_json
+
+
+def build(
+    *,
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: Path | None,
+    cluster: Path | None,
+    any_cluster_class: bool,
+    performance_report: Path | None,
+    dashboard: bool,
+    max_rejects: str,
+    prune: bool,
+    dry_run: bool,
+    **wanted: Any,
+) -> int:
+    """Build, and return the exit code: 1 where more files failed than may."""
+    if dry_run:
+        return plan(out=out, as_json=False, **wanted)
+    limit = _reject_limit(max_rejects)
+    settings, key = _settings(out, **wanted)
+    where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
+    where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
+    if dashboard and not where.local:
+        raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
+    with ShownProgress() as shown:
+        steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
+        manner = Manner(key, prune=prune, **_doubts(wanted))
+        outcome = build_cache(settings, out, where, manner, steps)
+    _print_outcome(out, outcome, labelled=settings.labels.file.filepath is not None)
+    return _judge_rejects(out, outcome, limit)
+
+
+def plan(*, out: Path, as_json: bool, **wanted: Any) -> int:
+    """Print the plan, and return the exit code: 2 where a build has something to do."""
+    settings, _ = _settings(out, **wanted)
+    made = survey(settings, out, **_doubts(wanted), running=builder_at_work(out)).plan
+    if as_json:
+        say_json(made.as_json())
+    else:
+        for line in made.as_lines():
+            say(line)
+    return 2 if made.commit else 0
+
+
+def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
+    """What `survey` is to believe, by the options."""
+    return {"check_content": wanted["check"] == "hash", "retry_rejected": wanted["retry_rejected"]}
+
+
+def _settings(
+    out: Path, *, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
+) -> tuple[Settings, bytes | None]:
+    """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
+    if labels and no_labels:
+        raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
+    asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
+    return find_settings(out, Request(labels=labels, no_labels=no_labels, **asked), catalog, patient_key)
+
+
+def _workers(
+    local: int | None, scheduler: str | None, scheduler_file: Path | None, cluster: Path | None, report: Path | None
+) -> Workers:
+    """Where the tasks run; local processes, one a core, unless an option says otherwise."""
+    options = (("--workers", local), ("--scheduler", scheduler), ("--scheduler-file", scheduler_file))
+    given = [option for option, value in (*options, ("--cluster", cluster)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} both say where tasks run: give one of them.")
+    if report and local == 0:
+        raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
+    if not given:
+        local = system.cores()
+    return Workers(local or 0, scheduler, scheduler_file, cluster, report)
+
+
+def _reject_limit(text: str) -> Callable[[int, int], bool]:
+    """`N` or `P%` -> whether so many failed of so many files are too many."""
+    try:
+        share = float(text.removesuffix("%"))
+    except ValueError:
+        raise click.UsageError(f"--max-rejects {text}: give a number, 10, or a share, 0.5%.") from None
+    if text.endswith("%"):
+        return lambda failed, files: 100 * failed > share * files
+    return lambda failed, files: failed > share
+
+
+def _print_outcome(out: Path, outcome: Outcome, *, labelled: bool) -> None:
+    attributes = outcome.commit.attributes
+    counts = attributes.counts
+    kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
+    others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
+    say(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
+    if others:
+        say(f"without a slice: {others}; see {out / 'rejects.csv'}")
+    for name, number in attributes.label_counts.items():
+        if number and labelled:
+            say(f"labels: {number:,} {name.replace('_', ' ')}")
+
+
+def _judge_rejects(out: Path, outcome: Outcome, too_many: Callable[[int, int], bool]) -> int:
+    counts = outcome.commit.attributes.counts
+    if not too_many(counts["failed"], counts["files"]):
+        return 0
+    complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}")
+    return 1

@@ -1,0 +1,34 @@
+"""The body of `gc`: say what no kept commit uses, and remove it."""
+
+import re
+import time
+from pathlib import Path
+
+import click
+
+from pipeline.cache.lock import lock, shared_lock
+from pipeline.terminal import in_bytes, say
+from pipeline.upkeep.gc import find_unused, remove
+from pipeline.upkeep.info import require_head
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def gc(*, cache: Path, older_than: str, yes: bool) -> None:
+    """Say what no kept commit uses and how large it is; remove it with --yes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", older_than)
+    if not match:
+        raise click.UsageError(f"--older-than {older_than}: give a number and s, m, h, d or w: 12h, 7d.")
+    require_head(cache)
+    with lock(cache) if yes else shared_lock(cache):
+        unused = find_unused(cache, float(match[1]) * SECONDS[match[2]], time.time())
+        what = ", ".join(f"{number:,} {kind}" for kind, number in unused.counts().items())
+        if unused.unfinished:
+            say(f"kept: {unused.unfinished:,} shards of an interrupted build")
+        if not what:
+            say(f"{cache}: nothing is unused")
+        elif yes:
+            remove(cache, unused)
+            say(f"{cache}: removed {what}: {in_bytes(unused.size)}")
+        else:
+            say(f"{cache}: unused: {what}: {in_bytes(unused.size)}; remove it with --yes")

@@ -1,0 +1,57 @@
+"""The bodies of `info` and `why`: what is in a cache, and when and why a file was built."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.terminal import in_bytes, say, say_json
+from pipeline.upkeep import info as info_of
+
+
+def info(*, cache: Path, only_digest: bool, as_json: bool) -> None:
+    """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows."""
+    if only_digest:
+        say(info_of.digest(cache))
+        return
+    found = info_of.summary(cache)
+    if as_json:
+        say_json(found)
+        return
+    for line in _lines(cache, found):
+        say(line)
+
+
+def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
+    counts, rows = found["counts"], found["rows"]
+    others = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in counts.items() if number and kind != "files"]
+    windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in found["windows"])
+    sizes = ", ".join(f"{side} ({in_bytes(found['bytes'][side])})" for side in found["sizes"])
+    labels = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found["label_counts"].items())
+    classes = ", ".join(klass["name"] for klass in found["classes"])
+    every = [f"{commit['commit']}  {commit['created']}  {commit['slices']:,} slices" for commit in found["commits"]]
+    lines = [
+        f"{cache}: commit {found['commit']} of {found['created']}",
+        f"data set   {found['dataset']}, from {found['source']}",
+        f"slices     {found['num_slices']:,}",
+        f"files      {counts['files']:,}: {', '.join(others)}",
+        f"labels     {f'{classes}; {labels}' if classes else 'none'}",
+        f"windows    {windows}",
+        f"sizes      {sizes}",
+        f"rows       {rows['stored']:,} stored, {100 * rows['dead_share']:.1f} % of them dead",
+        f"unused     {in_bytes(found['bytes']['unused'])}; `pipeline gc` removes it once no kept commit names it",
+        *(f"{'' if number else 'commits':<10} {line}" for number, line in enumerate(every)),
+    ]
+    if left := found["unfinished"]:
+        done = f"{left['done']:,} of {left['shards']:,} shards"
+        if found["running"]:
+            lines.append(f"running    a build has done {done}: {found['running']}")
+        else:
+            lines.append(f"unfinished a build was interrupted after {done}; run it again")
+    return lines
+
+
+def why(*, cache: Path, file: str) -> None:
+    """Say when a DICOM file was built, from which content, with which settings and versions, into which row."""
+    story = info_of.why(cache, file)
+    say(story.path)
+    for name, value in story.facts:
+        say(f"  {name:<9} {value}")

@@ -1,0 +1,12 @@
+"""The body of `report`: a page about a cache."""
+
+from pathlib import Path
+
+from pipeline.report.report import write_report
+from pipeline.terminal import say
+
+
+def report(*, cache: Path, out: Path) -> None:
+    """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
+    write_report(cache, out)
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")

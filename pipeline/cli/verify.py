@@ -1,0 +1,66 @@
+"""The body of `verify`: name what is damaged, and with --repair mend it."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.cache.lock import lock, shared_lock
+from pipeline.source.sources import open_source
+from pipeline.tables import patients
+from pipeline.terminal import complain, say
+from pipeline.upkeep.examination import Examination
+from pipeline.upkeep.info import require_cache
+from pipeline.upkeep.mend import mend
+from pipeline.upkeep.mend_shards import Originals
+from pipeline.upkeep.verify import examine
+
+
+def verify(*, cache: Path, repair: bool, src: str | None, patient_key: Path | None, chosen: str) -> int:
+    """Read everything, compare it with what was recorded, and name what is damaged or missing."""
+    require_cache(cache)
+    with lock(cache) if repair else shared_lock(cache) as token:
+        with tqdm(unit=" shards", disable=None) as bar:
+
+            def shard_done(shards: int) -> None:
+                bar.total = shards
+                bar.update(1)
+
+            found = examine(cache, shard_done, chosen if repair else "")
+        for damage in found.damages:
+            say(f"damaged: {cache / str(damage)}")
+        for path in found.unknown:
+            say(f"left over: {path}")
+        if not repair or not (found.damages or found.unknown):
+            return _say_verified(cache, len(found.damages), len(found.records))
+        return _repair(found, src, patient_key, str(token))
+
+
+def _say_verified(cache: Path, damages: int, shards: int) -> int:
+    if damages:
+        complain(f"{_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS")
+        return 1
+    say(f"{cache}: {_count(shards, 'shard')} read, nothing damaged")
+    return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _repair(found: Examination, src: str | None, patient_key: Path | None, token: str) -> int:
+    has_key = patient_key or patients.default_key_file().exists()
+    key = patients.read_key(patient_key) if has_key else None
+    done = mend(found, Originals(open_source(src) if src else None, key, token))
+    for damage in done.mended:
+        say(f"mended: {damage.path}")
+    for path, uid, frame in done.lost:
+        say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: it left by a new commit")
+    for commit in done.dropped:
+        say(f"dropped: commit {commit}, which named a lost slice")
+    for found_at, place in done.aside:
+        say(f"moved aside: {found_at} -> {place}")
+    for damage in done.left:
+        say(f"still damaged: {damage}")
+    if done.left:
+        complain(f"{_count(len(done.left), 'damage')} left; {done.why_left or 'run the same command again'}")
+    return 1 if done.left else 0
