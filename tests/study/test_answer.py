@@ -49,7 +49,9 @@ def test_studies_that_share_a_series_uid_and_patients_that_share_a_study_are_tol
 
 def test_a_suspect_series_has_no_part_in_its_study_and_no_decision():
     lines = table(("p", "1.5", "1.6", 0.5), ("p", "1.5", "1.7", 0.5))
-    operating = Operating(CLASSES, np.array([0.5, 0.5]), np.ones(2), np.zeros(2), {"bleed": "one kind only"})
+    operating = Operating(
+        CLASSES, np.array([0.5, 0.5]), np.array([0.7, 0.7]), np.ones(2), np.zeros(2), {"bleed": "one kind only"}
+    )
     warnings = {series_keys(lines)[0]: "no head"}
     levels = dict.fromkeys(("slice", "series", "patient"), operating)
     found = answer(lines, [[0.9, 0.9], [0.2, 0.6]], warnings, levels)

@@ -86,6 +86,10 @@ def _performance(results: Results) -> str:
         lines.append(f"| {label} | {of['positives']:,} / {of['n']:,} | {' | '.join(cells)} |")
     span = content.get("intervals", {}).get("weighted_log_loss")
     lines += ["", f"Weighted log loss: {_value(content['weighted_log_loss'], span)}."]
+    for key, rule in (("at_threshold", "Youden's index"), ("at_f1_threshold", "F1")):
+        if key in content:
+            f1 = _value(content[key]["macro"]["f1"], content[key]["intervals"]["macro"]["f1"])
+            lines += ["", f"Mean F1 over the classes at the thresholds that validation chose by {rule}: {f1}."]
     return "\n".join(lines)
 
 
@@ -129,7 +133,8 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
          + ", ".join(f"{weight:g}" for weight in data.get("class_weights", []))),
         ("27", "12", "ensembling", "none; TTA where the report says so"),
         ("28, 29", "12", "measures and their uncertainty", "log loss, ROC AUC, average precision, Brier score, "
-         "calibration error, rates at thresholds chosen on validation; 95 % intervals by bootstrap over patients"),
+         "calibration error, rates at thresholds chosen on validation by Youden's index and by F1; 95 % intervals by "
+         "bootstrap over patients"),
         ("30", "14", "robustness, fairness", "by slice position and series length; the cache has no age, sex, scanner"),
         ("31", "15", "explanation, output", "Grad-CAM of the most confident mistakes; probabilities by class"),
         ("32", "23", "internal test", f"held-out patients; looks at test or external sets logged: {looks}"),

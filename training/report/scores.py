@@ -13,6 +13,7 @@ from training.scores.evaluation import read_operating
 from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.pooling import patient_groups
+from training.scores.predictions import Predictions
 from training.scores.ranking import Ranking
 from training.scores.results import Results
 
@@ -28,6 +29,7 @@ SCORES = {
     "brier": "Brier score",
     "calibration_error": "calibration error",
 }
+RULES = {"at_threshold": "Youden", "at_f1_threshold": "F1"}
 DECISIONS = ("recall", "specificity", "precision", "f1")
 CALIBRATION = ("log_loss", "brier", "calibration_error")
 SETS = {
@@ -206,28 +208,22 @@ def _note(value: float, span: list[float] | None) -> str:
 
 
 def decisions(results: Results) -> Section:
-    """Confusion and its rates at the thresholds that validation chose."""
+    """Confusion and its rates at the thresholds that validation chose, by either rule."""
     title = "Decisions"
     if (name := results.shown) is None:
         return not_there(results, title)
-    at = results.scores[name].get("at_threshold")
-    if at is None:
+    content = results.scores[name]
+    if "at_threshold" not in content:
         words = f"No thresholds were chosen. Run: train evaluate --run {results.name} --split validation"
         if not (results.split["split"] == "validation").any():
             words = "No thresholds were chosen: the run has no validation side, which would choose them."
         return Section(title, [page.paragraph(words, "notice")])
     known = results.predictions[name]
-    rows = []
-    for k, label in enumerate(known.classes):
-        threshold = at["thresholds"][label]
-        labelled = ~np.isnan(known.labels[:, k])
-        y, hard = known.labels[labelled, k] >= SOFT_THRESHOLD, known.probabilities[labelled, k] >= threshold
-        counts = [int((a & b).sum()) for a, b in ((y, hard), (y, ~hard), (~y, hard), (~y, ~hard))]
-        of, span = at["classes"][label], at["intervals"]["classes"][label]
-        cells = [with_interval(of[key], span[key]) for key in DECISIONS]
-        rows.append([label, f"{threshold:.3g}", *(f"{count:,}" for count in counts), *cells])
+    by_rule = [_confusion(known, content[key], rule) for key, rule in RULES.items() if key in content]
+    rows = [row for of_class in zip(*by_rule, strict=True) for row in of_class]
     head = [
         "class",
+        "chosen by",
         "threshold",
         "true positives",
         "false negatives",
@@ -236,10 +232,26 @@ def decisions(results: Results) -> Section:
         *(SCORES[key] for key in DECISIONS),
     ]
     caption = (
-        f"Table 4. Confusion on {SETS[name]} at the thresholds with the largest recall + specificity \N{MINUS SIGN} 1 "
-        "(Youden's index) on validation, applied unchanged. Small: 95 % intervals."
+        f"Table 4. Confusion on {SETS[name]} at the thresholds that validation chose, applied unchanged: those with "
+        "the largest recall + specificity \N{MINUS SIGN} 1 (Youden's index), which decide answers, and those with the "
+        "largest F1. Small: 95 % intervals."
     )
-    return Section(title, [page.table(caption, head, rows), _calibration_table(results.scores[name], name)])
+    return Section(title, [page.table(caption, head, rows), _calibration_table(content, name)])
+
+
+def _confusion(known: Predictions, at: Mapping[str, Any], rule: str) -> list[list[str]]:
+    """Lines of class, rule, threshold, counts and rates; the last has the means over the classes."""
+    rows = []
+    for k, label in enumerate(known.classes):
+        threshold = at["thresholds"][label]
+        labelled = ~np.isnan(known.labels[:, k])
+        y, hard = known.labels[labelled, k] >= SOFT_THRESHOLD, known.probabilities[labelled, k] >= threshold
+        counts = [int((a & b).sum()) for a, b in ((y, hard), (y, ~hard), (~y, hard), (~y, ~hard))]
+        of, span = at["classes"][label], at["intervals"]["classes"][label]
+        cells = [with_interval(of[key], span[key]) for key in DECISIONS]
+        rows.append([label, rule, f"{threshold:.3g}", *(f"{count:,}" for count in counts), *cells])
+    means = [with_interval(at["macro"].get(key), at["intervals"]["macro"].get(key)) for key in DECISIONS]
+    return [*rows, ["mean", rule, *[""] * 5, *means]]
 
 
 def _calibration_table(content: Mapping[str, Any], name: str) -> str:

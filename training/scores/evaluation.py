@@ -113,7 +113,8 @@ def evaluate_predictions(
 
     Returns:
         what `metrics.score` returns, at a threshold of 0.5; beside it `intervals`, with the same names;
-        `at_threshold`, the scores at the chosen thresholds, and `calibrated`, those of calibrated probabilities;
+        `at_threshold` and `at_f1_threshold`, the scores at the thresholds chosen by Youden's index and by F1, and
+        `calibrated`, those of calibrated probabilities;
         `level`, as given; `levels`: those above, series and patient for slices, each with all of these; and
         `bootstrap`, how the intervals were found.
     """
@@ -142,13 +143,16 @@ def _level(
     content["intervals"] = score_intervals(known, class_weights, half, resamples, seed)
     if operating is None:
         return content
-    at = score_at(known.labels, known.probabilities, known.classes, class_weights, operating.thresholds)
-    at["intervals"] = score_intervals(known, class_weights, operating.thresholds, resamples, seed)
-    at["thresholds"] = dict(zip(known.classes, operating.thresholds.tolist(), strict=True))
+    rules = {"at_threshold": operating.thresholds, "at_f1_threshold": operating.f1_thresholds}
+    for name, thresholds in rules.items():
+        if not np.isnan(thresholds).any():
+            at = score_at(known.labels, known.probabilities, known.classes, class_weights, thresholds)
+            at["intervals"] = score_intervals(known, class_weights, thresholds, resamples, seed)
+            content[name] = at | {"thresholds": dict(zip(known.classes, thresholds.tolist(), strict=True))}
     calibrated = replace(known, probabilities=operating.calibrate(known.probabilities))
     after = score(known.labels, calibrated.probabilities, known.classes, class_weights)
     after["intervals"] = score_intervals(calibrated, class_weights, half, resamples, seed)
-    return content | {"at_threshold": at, "calibrated": after}
+    return content | {"calibrated": after}
 
 
 def score_intervals(

@@ -9,6 +9,7 @@ import numpy as np
 from training.scores.metrics import CLIP, SOFT_THRESHOLD
 
 RULE = "largest recall + specificity - 1 on validation (Youden's index)"
+RULE_F1 = "largest F1 on validation"
 NEWTON_STEPS = 100
 
 
@@ -17,13 +18,17 @@ class Operating:
     """How probabilities become decisions and calibrated probabilities, class by class.
 
     Attributes:
-        thresholds: (K,) float64, of the probability as predicted; 0.5 where validation cannot tell.
+        thresholds: (K,) float64, of the probability as predicted, by RULE, which decide; 0.5 where validation cannot
+            tell.
+        f1_thresholds: (K,) float64, by RULE_F1, at which F1 is reported; NaN where the run was scored before there
+            were such.
         slopes, offsets: (K,) float64: calibrated = sigmoid(slope x logit + offset); 1 and 0 leave it as it is.
         reasons: by class, why its validation slices could not tell.
     """
 
     classes: tuple[str, ...]
     thresholds: np.ndarray
+    f1_thresholds: np.ndarray
     slopes: np.ndarray
     offsets: np.ndarray
     reasons: Mapping[str, str]
@@ -40,19 +45,21 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
         labels: (N, K) float in [0, 1], or NaN.
         probabilities: (N, K) float64 in [0, 1].
     """
-    thresholds, fits, reasons = [], [], {}
+    thresholds, for_f1, fits, reasons = [], [], [], {}
     for k, name in enumerate(classes):
         known = ~np.isnan(labels[:, k])
         y, p = labels[known, k], probabilities[known, k]
         if not 0 < (y >= SOFT_THRESHOLD).sum() < len(y):
             thresholds.append(0.5)
+            for_f1.append(0.5)
             fits.append((1.0, 0.0))
             reasons[name] = "validation has labels of one kind only: threshold 0.5, no calibration"
         else:
             thresholds.append(youden_threshold(y, p))
+            for_f1.append(f1_threshold(y, p))
             fits.append(platt(y, p))
     slopes, offsets = np.array(fits, dtype=np.float64).reshape(-1, 2).T
-    return Operating(tuple(classes), np.array(thresholds), slopes, offsets, reasons)
+    return Operating(tuple(classes), np.array(thresholds), np.array(for_f1), slopes, offsets, reasons)
 
 
 def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -67,13 +74,35 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
     """
+    falling, hits, called = _candidates(labels, probabilities)
+    positives = hits[-1]
+    return float(falling[np.argmax(hits / positives - (called - hits) / (len(labels) - positives))])
+
+
+def f1_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the probability from which calling a slice positive has the largest F1 = 2 TP / (2 TP + FP + FN).
+
+    Of several such the highest. Of a rare class it is higher than Youden's, for a false alarm costs as much as a miss;
+    and it moves with the prevalence, so it is for a set like validation. That it was chosen makes F1 on validation
+    itself too high.
+
+    Args:
+        labels: (N,) float in [0, 1], some on either side of a half.
+        probabilities: (N,) float64.
+
+    Source: van Rijsbergen, "Information Retrieval", 2nd ed. (1979), chapter 7, for the measure; Lipton, Elkan,
+        Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML PKDD 2014, for the threshold.
+    """
+    falling, hits, called = _candidates(labels, probabilities)
+    return float(falling[np.argmax(2 * hits / (called + hits[-1]))])
+
+
+def _candidates(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return every probability, (n,) falling, and how many positives and slices have it or a higher one, (n,) int."""
     order = np.argsort(-probabilities, kind="stable")
-    positive = labels[order] >= SOFT_THRESHOLD
-    recall = np.cumsum(positive) / positive.sum()
-    false_rate = np.cumsum(~positive) / (~positive).sum()
     falling = probabilities[order]
     ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # ties are called together
-    return float(falling[ends[np.argmax((recall - false_rate)[ends])]])
+    return falling[ends], np.cumsum(labels[order] >= SOFT_THRESHOLD)[ends], ends + 1
 
 
 def platt(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
@@ -128,9 +157,11 @@ def to_json(levels: Mapping[str, Operating]) -> tuple[dict[str, Any], dict[str, 
     """Return the contents of `thresholds.json` and `calibration.json` for each level: slice, series, patient."""
     thresholds = {
         "rule": RULE,
+        "rule_f1": RULE_F1,
         "levels": {
             level: {
                 "classes": dict(zip(of.classes, of.thresholds.tolist(), strict=True)),
+                "classes_f1": dict(zip(of.classes, of.f1_thresholds.tolist(), strict=True)),
                 "undefined": dict(of.reasons),
             }
             for level, of in levels.items()
@@ -158,6 +189,8 @@ def from_json(thresholds: Mapping[str, Any], calibration: Mapping[str, Any]) -> 
         levels[level] = Operating(
             classes=classes,
             thresholds=np.array(list(of["classes"].values()), dtype=np.float64),
+            # Version 0.2.0 wrote none.
+            f1_thresholds=np.array([of.get("classes_f1", {}).get(name, np.nan) for name in classes], dtype=np.float64),
             slopes=np.array([fit["slope"] for fit in fits], dtype=np.float64),
             offsets=np.array([fit["offset"] for fit in fits], dtype=np.float64),
             reasons=of["undefined"],

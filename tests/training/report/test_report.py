@@ -70,11 +70,15 @@ def test_confusion_adds_up(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     table = text[text.index("Table 4.") :]
     for k, name in enumerate(known.classes):
-        cells = re.search(rf"<td>{name}</td>((?:<td>[^<]*</td>){{5}})", table)
-        assert cells
-        _, *counts = (float(cell) for cell in re.findall(r"<td>([^<]*)</td>", cells[1]))
-        assert sum(counts) == len(known)
-        assert counts[0] + counts[1] == known.labels[:, k].sum()
+        for rule, key in (("Youden", "classes"), ("F1", "classes_f1")):
+            cells = re.search(rf"<td>{name}</td><td>{rule}</td>((?:<td>[^<]*</td>){{5}})", table)
+            assert cells
+            shown, *counts = re.findall(r"<td>([^<]*)</td>", cells[1])
+            threshold = json.loads((finished / "thresholds.json").read_text())["levels"]["slice"][key][name]
+            assert shown == f"{threshold:.3g}"
+            assert sum(map(int, counts)) == len(known)
+            hits = (known.probabilities[:, k] >= threshold) & (known.labels[:, k] == 1)
+            assert [int(counts[0]), int(counts[0]) + int(counts[1])] == [hits.sum(), known.labels[:, k].sum()]
 
 
 def test_model_card_has_the_scores_and_both_checklists(finished: Path) -> None:

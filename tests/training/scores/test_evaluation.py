@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from training.errors import RunError
 from training.scores.evaluation import assess, evaluate_predictions, log_look, read_operating
 from training.scores.metrics import score
-from training.scores.operating import choose_operating, logit, platt, sigmoid, youden_threshold
+from training.scores.operating import choose_operating, f1_threshold, logit, platt, sigmoid, youden_threshold
 from training.scores.pooling import pool
 from training.scores.predictions import Predictions
 
@@ -53,6 +53,19 @@ def test_youdens_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
     assert (hard[y == 1].mean() - hard[y == 0].mean()) == pytest.approx((recall - false_rate).max())
     best = thresholds[np.isclose(recall - false_rate, (recall - false_rate).max())]
     assert got == pytest.approx(best[np.isfinite(best)].max())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_the_threshold_of_f1_is_the_best_of_all_and_the_highest_of_equals(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.append((rng.random(80) < 0.1).astype(float), [0.0, 1.0])
+    p = np.round(rng.random(82), 1 if ties else 9)
+    each = {threshold: sk.f1_score(y, p >= threshold) for threshold in np.unique(p)}
+    best = max(each.values())
+    assert f1_threshold(y, p) == max(
+        threshold for threshold, f1 in each.items() if f1 == pytest.approx(best, abs=1e-12)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,7 +106,7 @@ def test_calibration_mends_probabilities_that_are_too_sure() -> None:
 def test_a_class_that_validation_lacks_keeps_its_probabilities_and_says_so() -> None:
     labels = np.column_stack([np.zeros(30), np.tile([0.0, 1.0], 15)])
     operating = choose_operating(labels, np.random.default_rng(0).random((30, 2)), CLASSES)
-    assert operating.thresholds[0] == 0.5
+    assert operating.thresholds[0] == operating.f1_thresholds[0] == 0.5
     assert "bleed" in operating.reasons
     assert operating.calibrate(np.array([[0.3, 0.3]]))[0, 0] == pytest.approx(0.3)
 
@@ -104,12 +117,13 @@ def test_test_uses_what_validation_chose_whatever_test_is(tmp_path: Path) -> Non
     chosen = (tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()
     content = assess(tmp_path, "test", test, WEIGHTS)
     assert ((tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()) == chosen
-    thresholds = json.loads(chosen[0])["levels"]["slice"]["classes"]
+    rules = (("classes", "at_threshold", youden_threshold), ("classes_f1", "at_f1_threshold", f1_threshold))
     for k, name in enumerate(CLASSES):
-        assert thresholds[name] == youden_threshold(validation.labels[:, k], validation.probabilities[:, k])
-        hard = test.probabilities[:, k] >= thresholds[name]
-        at = content["at_threshold"]["classes"][name]
-        assert at["recall"] == pytest.approx(sk.recall_score(test.labels[:, k], hard))
+        for key, scores, rule in rules:
+            threshold = json.loads(chosen[0])["levels"]["slice"][key][name]
+            assert threshold == rule(validation.labels[:, k], validation.probabilities[:, k])
+            at = content[scores]["classes"][name]
+            assert at["f1"] == pytest.approx(sk.f1_score(test.labels[:, k], test.probabilities[:, k] >= threshold))
         half = test.probabilities[:, k] >= 0.5
         assert content["classes"][name]["recall"] == pytest.approx(sk.recall_score(test.labels[:, k], half))
 
@@ -127,8 +141,21 @@ def test_what_was_chosen_reads_back_exactly(tmp_path: Path) -> None:
     read = read_operating(tmp_path)["slice"]
     made = choose_operating(known.labels, known.probabilities, CLASSES)
     assert (read.thresholds == made.thresholds).all()
+    assert (read.f1_thresholds == made.f1_thresholds).all()
     assert (read.slopes == made.slopes).all()
     assert (read.offsets == made.offsets).all()
+
+
+def test_a_run_of_0_2_0_is_scored_without_thresholds_for_f1(tmp_path: Path) -> None:
+    assess(tmp_path, "validation", predictions(0), WEIGHTS)
+    content = json.loads((tmp_path / "thresholds.json").read_text())
+    for of in content["levels"].values():
+        del of["classes_f1"]
+    (tmp_path / "digests.json").unlink(missing_ok=True)
+    (tmp_path / "thresholds.json").write_text(json.dumps(content))
+    found = assess(tmp_path, "test", predictions(1), WEIGHTS)
+    assert "at_threshold" in found
+    assert "at_f1_threshold" not in found
 
 
 def test_damaged_thresholds_are_the_users_error(tmp_path: Path) -> None:
