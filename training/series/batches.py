@@ -20,13 +20,16 @@ class SeriesSet:
         lines: (n,) int64 lines of the cache's table.
         starts: (T + 1,) int64: series t has the slices starts[t]:starts[t + 1].
         keys: (T,) uint64, one a series: the key of its lowest slice.
-        features: (n, D) float16. logits: (n, K) float32. z_norm, gap_mm: (n,) float32.
+        features: (m, D) float16, of these slices and maybe of others, in memory or in a file.
+        places: (n,) int64, where in `features` each slice's are.
+        logits: (n, K) float32. z_norm, gap_mm: (n,) float32.
     """
 
     lines: np.ndarray
     starts: np.ndarray
     keys: np.ndarray
     features: np.ndarray
+    places: np.ndarray
     logits: np.ndarray
     z_norm: np.ndarray
     gap_mm: np.ndarray
@@ -45,13 +48,13 @@ class SeriesSet:
         which = np.where(numbers < lengths[:, None], begins[:, None] + numbers, -1)
         padding = which < 0
 
-        def padded(values: np.ndarray) -> torch.Tensor:
-            taken = values[which].astype(np.float32)
+        def padded(values: np.ndarray, places: np.ndarray = which) -> torch.Tensor:
+            taken = values[places].astype(np.float32)
             taken[padding] = 0
             return torch.from_numpy(taken).to(device)
 
         batch = SeriesBatch(
-            features=padded(self.features),
+            features=padded(self.features, self.places[which]),
             logits=padded(self.logits),
             z_norm=padded(self.z_norm),
             gap_mm=padded(self.gap_mm),
@@ -71,7 +74,7 @@ def choose_series(order: SeriesOrder, lines: np.ndarray) -> SeriesOrder:
 
 
 def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
-    """Put the features of slices in the order of their series.
+    """Put slices in the order of their series; their features stay where they are.
 
     Args:
         found: of all slices of `order`, and maybe of others.
@@ -83,7 +86,8 @@ def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
         lines=order.lines,
         starts=order.starts,
         keys=cache.keys[order.lines[order.starts[:-1]]],
-        features=found.features[places],
+        features=np.asarray(found.features),
+        places=places,
         logits=found.logits[places],
         z_norm=cache.table["z_norm"].to_numpy(np.float32)[order.lines],
         gap_mm=gap_mm.astype(np.float32),

@@ -1,7 +1,8 @@
 """Write the pooled features and the logits of every slice to a Zarr store in the run's folder."""
 
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,24 @@ class Features:
     lines: np.ndarray
     features: np.ndarray
     logits: np.ndarray
+
+
+def in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    """Make an array for features."""
+    return np.empty(shape, np.float16)
+
+
+def on_disk(folder: Path) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Return what makes an array for features in a file of the folder without a name, which goes with the array.
+
+    Of such an array the system keeps in memory what there is room for: 3.1 GB for RSNA 2019 and 2,048 features.
+    """
+
+    def make(shape: tuple[int, ...]) -> np.ndarray:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, np.float16, "w+", shape=shape)
+
+    return make
 
 
 def store_path(run: Run, *, tta: bool) -> Path:
@@ -87,11 +106,22 @@ def write_features(
     return len(wanted)
 
 
-def read_features(run: Run, cache: Cache, lines: np.ndarray, *, tta: bool) -> Features:
-    """Read features and logits of slices from the store of a slice model's run.
+def read_features(
+    run: Run,
+    cache: Cache,
+    lines: np.ndarray,
+    *,
+    tta: bool,
+    hold: Callable[[tuple[int, ...]], np.ndarray] = in_memory,
+) -> Features:
+    """Read features and logits of slices from the store of a slice model's run, BLOCK_LINES of it at a time.
+
+    Args:
+        lines: (n,) lines of the cache's table.
+        hold: makes the (n, D) float16 array that the features are read to, `on_disk` say.
 
     Raises:
-        RunError: there is none, it is of other weights or another commit, or lacks some of the slices.
+        RunError: there is none, it is of other weights or another commit, lacks some of the slices, or is damaged.
     """
     path, store = store_path(run, tta=tta), open_features(run, cache, tta=tta)
     lines = np.sort(lines)
@@ -99,7 +129,12 @@ def read_features(run: Run, cache: Cache, lines: np.ndarray, *, tta: bool) -> Fe
         missing = int((store["done"][:][lines] == 0).sum())
         if missing:
             raise RunError(f"{path}: lacks the features of {missing} slices; {_way_out(run, tta)}")
-        return Features(lines, store["features"][:][lines], store["logits"][:][lines])
+        features, logits = hold((len(lines), store["features"].shape[1])), store["logits"][:][lines]
+        for first in range(0, cache.num_slices, BLOCK_LINES):
+            begin, end = np.searchsorted(lines, (first, first + BLOCK_LINES))
+            if begin < end:
+                features[begin:end] = store["features"][first : first + BLOCK_LINES][lines[begin:end] - first]
+        return Features(lines, features, logits)
     except (KeyError, ValueError, OSError) as error:
         raise RunError(f"{path}: cannot be read ({error}); remove it, then {_way_out(run, tta)}") from error
 

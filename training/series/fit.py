@@ -15,14 +15,17 @@ from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.loop import keep_if_better, keep_weights, save_progress, seed_dropout, to_the_end, update
-from training.run.runs import Run
+from training.run.runs import Run, prediction_table
 from training.run.schedule import Schedule
 from training.run.setup import Job, Learner, learner_at, lines_of
 from training.run.watch import Watch
+from training.scores.pooling import at_level
+from training.scores.predictions import from_table
 from training.series.batches import SeriesSet, gather, series_of
-from training.series.features import check_alone, read_features
+from training.series.features import check_alone, on_disk, read_features
 from training.series.head import SeriesHead
-from training.series.predict import choose_mix, corrections, load_head, sigmoid
+from training.series.mix import choose_mix, sigmoid
+from training.series.predict import corrections, load_head
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,17 @@ class SeriesJob(Job):
     """What the training of a head works with besides.
 
     Attributes:
-        train, validation: the series of a side, whole. Slices without a label are read and cost nothing.
-        labels: (N, K) float32, of all lines of the cache; NaN where there is none.
+        train, validation: the series of a side, whole. Slices that count for nothing are read all the same.
+        labels: (N, K) float32, of all lines of the cache; NaN where there is none, or the run leaves the slice out.
     """
 
     train: SeriesSet
     validation: SeriesSet
     labels: np.ndarray
+
+    def scored(self, of: SeriesSet) -> np.ndarray:
+        """Return which slices of a set count, (m,) int64 places in it."""
+        return np.flatnonzero(~np.isnan(self.labels[of.lines]).all(axis=1))
 
 
 def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
@@ -52,16 +59,24 @@ def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Pro
     """
     job = _set_up(run, base, cache, runtime, processes)
     to_the_end(job, _start(job), _train_epoch, _validate)
-    correction = corrections(load_head(run, processes), job.validation, job.device)
-    choose_mix(run, job.validation.logits, correction, job.labels[job.validation.lines])
+    of = job.validation
+    scored = job.scored(of)
+    correction = corrections(load_head(run, processes), of, job.device)
+    known = from_table(prediction_table(cache, of.lines[scored], sigmoid(of.logits[scored]), run.data.classes))
+    choose_mix(run, known, of.logits[scored], correction[scored])
 
 
 def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> SeriesJob:
     check_alone(processes)
     if run.config.accumulation != 1:
         raise ConfigError("accumulation: a head is trained without; set --batch-size to the series of a step")
-    orders = [series_of(cache, lines_of(run, cache, side)) for side in ("train", "validation")]
-    found = read_features(base, cache, np.concatenate([order.lines for order in orders]), tta=False)
+    sides = [lines_of(run, cache, side) for side in ("train", "validation")]
+    labels = np.full(cache.labels().shape, np.nan, np.float32)
+    for counting in sides:
+        labels[counting] = cache.labels()[counting]
+    orders = [series_of(cache, counting) for counting in sides]
+    lines = np.concatenate([order.lines for order in orders])
+    found = read_features(base, cache, lines, tta=False, hold=on_disk(run.path))
     train, validation = (gather(cache, order, found) for order in orders)
     return SeriesJob(
         run=run,
@@ -72,7 +87,7 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
         train=train,
         validation=validation,
-        labels=cache.labels(),
+        labels=labels,
     )
 
 
@@ -124,7 +139,10 @@ def _validate(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: 
         learner.progress.best_epoch = learner.progress.epoch
         keep_weights(job.run, learner)
         return
-    probabilities = sigmoid(of.logits + corrections(learner.net, of, job.device))
-    keep_if_better(job, learner, watch, job.labels[of.lines], probabilities)
+    scored = job.scored(of)
+    probabilities = sigmoid(of.logits + corrections(learner.net, of, job.device))[scored]
+    table = prediction_table(job.cache, of.lines[scored], probabilities, job.run.data.classes)
+    known = at_level(from_table(table), job.run.data.label_level)
+    keep_if_better(job, learner, watch, known.labels, known.probabilities)
     if stop():
         raise Stopped

@@ -1,6 +1,5 @@
 """Predict slices with a head over their series, mixed by class with the slice model's own logits."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,20 +9,19 @@ from safetensors.torch import load_file
 
 from training.data.cache import Cache
 from training.errors import RunError
-from training.model.loss import image_losses
 from training.model.network import FusionNet
 from training.run.config import Runtime
 from training.run.digests import check
 from training.run.distributed import Processes
-from training.run.runs import Run, digest, open_run, write_json
+from training.run.runs import Run, digest, open_run
 from training.run.setup import load_slice_network
 from training.series.batches import SeriesSet, gather, in_blocks, series_of
 from training.series.features import Features, check_alone, extract, read_features, store_path
 from training.series.head import SeriesHead
+from training.series.mix import read_mix, sigmoid
 
 TOGETHER = 64  # series at a time
-BLOCK_SLICES = 65_536  # whose features are held in memory at a time
-SHARES = np.linspace(0, 1, 21)
+BLOCK_SLICES = 16_384  # whose features are held in memory at a time
 
 
 @dataclass(frozen=True)
@@ -82,35 +80,37 @@ def predict_series(
 
 
 class _Source:
-    """Where features come from: the store of the slice model's run if it has them all, or else the images."""
+    """Where features come from: the store of the slice model's run where that will do, or else the images."""
 
     def __init__(
         self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, tta: bool, net: FusionNet | None
     ) -> None:
         self._of = run, cache, runtime, processes
         self._tta = tta
-        self._stored = self._find(run, cache)
-        self._net = None if self._stored is not None else net or load_slice_network(run, processes)
-
-    def _find(self, run: Run, cache: Cache) -> Features | None:
-        try:
-            base = open_run(Path(run.data.base))
-            if cache.commit != run.data.commit or digest(base.weights) != run.data.base_weights:
-                return None
-            if not store_path(base, tta=self._tta).exists():
-                return None
-            return read_features(base, cache, np.arange(cache.num_slices), tta=self._tta)
-        except RunError:  # moved, trained on, or not all of them: the images will do
-            return None
+        self._net = net
+        self._base = _stored_at(run, cache, tta=tta)
 
     def get(self, lines: np.ndarray) -> Features:
         """Return the features of slices."""
-        lines = np.sort(lines)
-        if self._stored is not None:
-            return Features(lines, self._stored.features[lines], self._stored.logits[lines])
         run, cache, runtime, processes = self._of
-        assert self._net is not None
+        if self._base is not None:
+            try:
+                return read_features(self._base, cache, lines, tta=self._tta)
+            except RunError:  # not all of them, or damaged: the images will do
+                self._base = None
+        self._net = self._net or load_slice_network(run, processes)
         return extract(self._net, run, cache, lines, runtime, processes, tta=self._tta)
+
+
+def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:
+    """Return the slice model's run if it is where it was, with the same weights, and has features of this commit."""
+    try:
+        base = open_run(Path(run.data.base))
+        if cache.commit != run.data.commit or digest(base.weights) != run.data.base_weights:
+            return None
+        return base if store_path(base, tta=tta).exists() else None
+    except RunError:
+        return None
 
 
 def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.ndarray:
@@ -140,54 +140,3 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
     except Exception as error:  # safetensors and torch each have their own
         raise RunError(f"{run.weights}: are no weights of this run's head ({str(error).splitlines()[0]})") from error
     return head.to(processes.device).eval()
-
-
-def choose_mix(run: Run, logits: np.ndarray, correction: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Choose by class the share of the head's correction with the least log loss on validation, and write `mix.json`.
-
-    Of shares that are equally good the smallest is taken: a class without a label on validation keeps the slice model.
-    Without a validation side all of the correction counts.
-
-    Args:
-        logits, correction, labels: (n, K), of the validation slices; labels NaN where there is none.
-
-    Returns:
-        (K,) float64 in [0, 1].
-    """
-    one = torch.ones(1)
-    losses = np.array(
-        [
-            [
-                image_losses(
-                    torch.from_numpy((logits + share * correction)[:, k : k + 1]),
-                    torch.from_numpy(labels[:, k : k + 1]),
-                    one,
-                ).sum()
-                for share in SHARES
-            ]
-            for k in range(logits.shape[1])
-        ]
-    )
-    chosen = SHARES[losses.argmin(axis=1)] if len(logits) else np.ones(len(run.data.classes))
-    mix = dict(zip(run.data.classes, chosen.tolist(), strict=True))
-    write_json(run.path / "mix.json", {"chosen_on": "validation", "shares": mix})
-    return chosen
-
-
-def read_mix(run: Run) -> np.ndarray:
-    """Return the share of the head for each class, (K,) float64.
-
-    Raises:
-        RunError: `mix.json` is not there yet, or damaged.
-    """
-    path = run.path / "mix.json"
-    try:
-        shares = json.loads(path.read_bytes())["shares"]
-        return np.array([shares[name] for name in run.data.classes], np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run.path}") from error
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, as the slice model's are computed."""
-    return torch.sigmoid(torch.from_numpy(logits)).numpy()

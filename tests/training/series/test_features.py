@@ -19,7 +19,7 @@ from training.run.job import begin
 from training.run.runs import Run
 from training.series import features as module
 from training.series.features import read_features, store_path, write_features
-from training.series.predict import sigmoid
+from training.series.mix import sigmoid
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def made(lengths: tuple[int, ...], seed: int = 0) -> SeriesSet:
         starts=np.append(0, np.cumsum(lengths)),
         keys=np.arange(len(lengths), dtype=np.uint64),
         features=rng.normal(0, 1, (n, D)).astype(np.float16),
+        places=np.arange(n),
         logits=rng.normal(0, 2, (n, K)).astype(np.float32),
         z_norm=rng.random(n).astype(np.float32),
         gap_mm=np.full(n, 5, np.float32),

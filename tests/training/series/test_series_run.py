@@ -19,7 +19,7 @@ from training.run.job import evaluate
 from training.run.runs import open_run
 from training.series import fit
 from training.series.job import begin, features, resume
-from training.series.predict import read_mix
+from training.series.mix import read_mix
 
 SMALL = {"head_features": 16, "batch_size": 3, "epochs": 3}
 

@@ -1,0 +1,87 @@
+"""Choose on validation, by class, how much of a head's correction counts, and keep it in the run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from training.errors import RunError
+from training.run.runs import Run, write_json
+from training.scores.metrics import log_losses
+from training.scores.pooling import at_level, patient_groups
+from training.scores.predictions import Predictions
+
+SHARES = np.linspace(0, 1, 21)
+
+
+def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.ndarray) -> np.ndarray:
+    """Choose by class the share of the head's correction, from its log loss on validation, and write `mix.json`.
+
+    Taken is the smallest share whose loss is within one standard error, over patients, of the least one: where the head
+    is no better than by chance, or fewer than two patients have a label, the class keeps the slice model. Without a
+    validation side all of the correction counts.
+
+    Args:
+        known: the validation slices with their labels; its probabilities are not looked at.
+        logits, correction: (n, K), of the same slices.
+
+    Returns:
+        (K,) float64 in [0, 1].
+
+    Source: Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984, section 3.4.3, for the rule.
+    """
+    chosen = np.ones(len(run.data.classes))
+    if len(known):
+        losses, owner = _losses(run, known, logits, correction)
+        chosen = np.array([smallest_share(losses[:, :, k], owner) for k in range(len(chosen))])
+    mix = dict(zip(run.data.classes, chosen.tolist(), strict=True))
+    write_json(run.path / "mix.json", {"chosen_on": "validation", "shares": mix})
+    return chosen
+
+
+def _losses(run: Run, known: Predictions, logits: np.ndarray, correction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss of each thing that has a label with each share, (S, n, K), and whose it is, (n,)."""
+    by_share = []
+    for share in SHARES:
+        mixed = replace(known, probabilities=sigmoid(logits + share * correction))
+        pooled = at_level(mixed, run.data.label_level)
+        by_share.append((log_losses(pooled.labels, pooled.probabilities), patient_groups(pooled)[0]))
+    # Which slice stands for a series may change with the share; its patient does not.
+    return np.stack([losses for losses, _ in by_share]), by_share[0][1]
+
+
+def smallest_share(losses: np.ndarray, owner: np.ndarray) -> float:
+    """Return the smallest of SHARES whose loss is within one standard error of the least one.
+
+    Args:
+        losses: (S, n), with each share; NaN where there is no label.
+        owner: (n,) int, the patient of each.
+    """
+    known = ~np.isnan(losses[0])
+    patients, owner = np.unique(owner[known], return_inverse=True)
+    if len(patients) < 2:
+        return 0.0
+    of_patients = np.stack([np.bincount(owner, each[known], len(patients)) for each in losses])
+    worse = of_patients - of_patients[of_patients.sum(axis=1).argmin()]
+    error = worse.std(axis=1, ddof=1) * np.sqrt(len(patients))
+    return float(SHARES[(worse.sum(axis=1) <= error).argmax()])
+
+
+def read_mix(run: Run) -> np.ndarray:
+    """Return the share of the head for each class, (K,) float64.
+
+    Raises:
+        RunError: `mix.json` is not there yet, or damaged.
+    """
+    path = run.path / "mix.json"
+    try:
+        shares = json.loads(path.read_bytes())["shares"]
+        return np.array([shares[name] for name in run.data.classes], np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run.path}") from error
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities, as the slice model's are computed."""
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()
