@@ -14,6 +14,8 @@ from training.run.distributed import Processes
 from training.run.job import begin, resume
 from training.run.loop import fit
 from training.run.runs import Run
+from training.series import job as series
+from training.series.fit import fit_head
 
 SETTINGS: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
@@ -59,6 +61,23 @@ def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, 
     else:
         run, opened = begin(path, cache, config, HERE)
     fit(run, opened, runtime(**options), HERE)
+
+
+def train_or_resume_head(path: Path, base: Path, values: dict[str, Any], kill_at: int, options: dict[str, Any]) -> None:
+    """As `train_or_resume`, of a head over series on the run `base`."""
+    torch.set_num_threads(1)
+    if kill_at:
+        _kill_at(kill_at)
+    begun = (path / "settings.json").exists()
+    opened = series.resume(path, None, {}) if begun else series.begin(path, base, None, values, HERE)
+    fit_head(*opened, runtime(**options), HERE)
+
+
+def spawn_head(path: Path, base: Path, values: dict[str, Any], kill_at: int = 0, **options: Any) -> Any:
+    """Start a process that trains a head or goes on with it."""
+    process = SPAWNED.Process(target=train_or_resume_head, args=(path, base, values, kill_at, options))
+    process.start()
+    return process
 
 
 def spawn(path: Path, cache: Path, config: TrainConfig, kill_at: int = 0, **options: Any) -> Any:

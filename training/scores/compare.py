@@ -13,12 +13,15 @@ from training.errors import RunError
 from training.run.runs import open_run
 from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, difference, interval
 from training.scores.metrics import Scorer, Scores
+from training.scores.operating import logit
 from training.scores.pooling import LEVELS, at_level, patient_groups
 from training.scores.predictions import Predictions, read_predictions
 
 COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high", "no_interval")
 MAIN_SCORES = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
 HALF = 0.5
+# So far apart may float32 logits of one network be that were computed in batches of other sizes.
+SAME_LOGIT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ def _identities(of: Contestant) -> pd.MultiIndex:
 
 def _differing(a: Predictions, b: Predictions, groups: np.ndarray) -> dict[str, int]:
     """Return how many patients have another probability in a than in b of a labelled slice, by class and in all."""
-    other = (a.probabilities != b.probabilities) & ~np.isnan(a.labels)
+    apart = np.abs(logit(a.probabilities) - logit(b.probabilities))
+    other = (apart > SAME_LOGIT) & ~np.isnan(a.labels)
     counts = {name: len(np.unique(groups[other[:, k]])) for k, name in enumerate(a.classes)}
     return counts | dict.fromkeys(("all", "micro", "macro"), len(np.unique(groups[other.any(axis=1)])))
 

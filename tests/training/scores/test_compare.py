@@ -49,6 +49,14 @@ def test_a_run_equals_itself() -> None:
     assert (table[["difference", "low", "high"]].fillna(0) == 0).all().all()
 
 
+def test_what_differs_by_rounding_alone_has_no_interval() -> None:
+    """A head whose share of a class is 0 gives the slice model's probabilities, computed in other batches."""
+    known = predictions(0, patients=80)
+    table = compare([contestant("a", known), contestant("b", known, noise=1e-6)], resamples=50)
+    assert (table["no_interval"] != "").all()
+    assert line(table, "log_loss", "any")["no_interval"] == "0 patients differ, it needs 6"
+
+
 def test_pairing_narrows_the_interval() -> None:
     known = predictions(0, patients=80)
     a, b = contestant("a", known), contestant("bb", known, noise=0.3)

@@ -1,5 +1,8 @@
 """Test that features are those of the run's network, that their store goes on, and that it knows its run."""
 
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from training.report.pictures import read_images
 from training.run.job import begin
 from training.run.runs import Run
 from training.series import features as module
-from training.series.features import read_features, store_path, write_features
+from training.series.features import on_disk, read_features, store_path, write_features
 from training.series.mix import sigmoid
 
 
@@ -82,9 +85,46 @@ def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.Mo
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
 
 
-def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
-    from dataclasses import replace
+def peak_mb(call: Callable[[], object]) -> float:
+    """How much the call allocates at its height."""
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6
 
+
+def test_features_to_train_on_are_never_in_memory_as_a_whole(
+    made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of the store is, and of RSNA 2019's 3.1 GB that is 34 MB."""
+    run, cache = made[0], replace(made[1], num_slices=20_000)
+    monkeypatch.setattr(module, "BLOCK_LINES", 1024)
+    store = module._open_store(run, cache, 512, False)
+    store["done"][:] = np.ones(20_000, np.uint8)
+    store["features"][:512] = np.arange(512 * 512, dtype=np.float16).reshape(512, 512)
+    lines = np.arange(0, 20_000, 2)
+    whole = peak_mb(lambda: read_features(run, cache, lines, tta=False))
+    streamed = peak_mb(lambda: read_features(run, cache, lines, tta=False, hold=on_disk(run.path)))
+    assert whole > lines.size * 512 * 2 / 1e6 > 10
+    assert streamed < 5
+    found = read_features(run, cache, lines, tta=False, hold=on_disk(run.path)).features
+    np.testing.assert_array_equal(found[:256], store["features"][:512:2])
+    assert not [file for file in run.path.iterdir() if file.name.startswith("tmp")]
+
+
+def test_a_damaged_store_is_said_in_one_line(made: tuple[Run, Cache]) -> None:
+    run, cache = made
+    write_features(run, cache, np.arange(24), runtime(), HERE, tta=False)
+    (chunk,) = (file for file in store_path(run, tta=False).glob("features/c/0/*"))
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(RunError, match=r"cannot be read .*; remove it, then run: train features --run"):
+        read_features(run, cache, np.arange(24), tta=False)
+
+
+def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
     run, cache = made
     write_features(run, cache, np.arange(4), runtime(), HERE, tta=False)
     with pytest.raises(RunError, match=r"is of other commit .*remove it, then run: train features --run"):

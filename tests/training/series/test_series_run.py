@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from training.run.runs import open_run
 from training.series import fit
 from training.series.job import begin, features, resume
 from training.series.mix import read_mix
+from training.series.predict import predict_series
 
 SMALL = {"head_features": 16, "batch_size": 3, "epochs": 3}
 
@@ -112,10 +114,6 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
 
 
 def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from training.series.predict import predict_series
-
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
     fit.fit_head(run, of_slices, cache, runtime(), HERE)
     (tmp_path / "head" / "mix.json").write_text(json.dumps({"shares": dict.fromkeys(run.data.classes, 1.0)}))
@@ -124,6 +122,43 @@ def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_
     found = predict_series(run, odd, np.arange(8), runtime(), HERE, tta=False)
     same = (found.probabilities == found.of_slices).all(axis=1)
     assert same.tolist() == [False] * 5 + [True] + [False] * 2
+
+
+def test_validation_scores_a_head_at_the_level_of_the_labels(tmp_path: Path) -> None:
+    fake = write_cache(tmp_path / "cache.zarr", patients=16, slices=4, label_level="series")
+    run = train(tmp_path / "base", fake.path, settings(epochs=1, split_fractions=(0.5, 0.25, 0.25)))
+    features(run.path, None, (), runtime(), HERE)
+    head = begin(tmp_path / "head", run.path, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
+    fit.fit_head(*head, runtime(), HERE)
+    alone = evaluate(run, open_cache(fake.path), "validation", runtime(), HERE, tta=False)
+    logged = pd.read_csv(head[0].log)["weighted_log_loss"].dropna()
+    assert logged.tolist() == [pytest.approx(alone["weighted_log_loss"], rel=1e-5)]
+
+
+def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    (first,) = {tuple(cache.table.index[run.sides(cache) == "train"][:2])}
+    left_out = np.isin(np.arange(cache.num_slices), first)
+    monkeypatch.setattr(type(run), "left_out", lambda self, cache: left_out)
+    made = fit._set_up(run, of_slices, cache, runtime(), HERE)
+    assert np.isin(first, made.train.lines).all()
+    assert np.isnan(made.labels[left_out]).all()
+    assert not np.isnan(made.labels[made.train.lines]).all()
+    assert not np.isin(first, made.train.lines[made.scored(made.train)]).any()
+
+
+def test_a_store_of_features_that_is_damaged_is_not_needed_to_predict(base: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "base"
+    shutil.copytree(base, moved)
+    run, of_slices, cache = begin(tmp_path / "head", moved, None, SMALL, HERE)
+    fit.fit_head(run, of_slices, cache, runtime(), HERE)
+    stored = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    (chunk,) = (moved / "features.zarr").glob("features/c/0/*")
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    computed = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    np.testing.assert_allclose(computed.probabilities, stored.probabilities, atol=1e-4)
 
 
 def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
