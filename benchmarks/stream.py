@@ -3,23 +3,24 @@
     python benchmarks/stream.py [--patients 40] [--batch-size 256] [--repeats 5] [--folder DIR]
     python benchmarks/stream.py --cache cache.zarr [--dicoms DIR]
 
-One process, one core, one run, page cache warm; every way delivers the same slices as (B, 3, S, S) uint8 batches in a
-freshly shuffled order. The ways take turns and the best of the repeats counts, by the clock and in CPU time: on a busy
-machine the latter tells more. A way whose package is not installed is left out with the reason; all come by
-`pip install '.[peers]'`, in an environment of its own without constraints.txt, for MosaicML Streaming wants an older
-xxhash.
+One core, one run, page cache warm; every way delivers the same slices as (B, 3, S, S) uint8 batches in a freshly
+shuffled order. The ways take turns and the best of the repeats counts, by the clock and in CPU time, that of a worker's
+process included: on a busy machine the latter tells more. A way whose package is not installed is left out with the
+reason; all come by `pip install '.[peers]'`, in an environment of its own without constraints.txt, for MosaicML
+Streaming wants an older xxhash. annbatch, and zarr-python's reads that are joined by shard (3.3), need Python 3.12.
 """
 
 import argparse
 import importlib
 import io
 import os
+import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from training.data.neighbours import Context
 from training.data.shards import CRC32C_OF_INTACT
 from training.data.stream import Stream
 
+WORKER_EPOCHS = 8  # that a worker reads before its CPU time is known, for its start is not to count
 RING = 4  # batches of preallocated memory, for the ways that fill memory they are given
 Epoch = Callable[[np.ndarray], Iterable[Any]]  # (n,) order -> batches
 
@@ -148,6 +150,17 @@ def dataset_in_loader(slices: Slices) -> tuple[int, Epoch]:
     )
 
 
+def dataset_in_worker(slices: Slices) -> tuple[int, Epoch]:
+    """training.SliceDataset in a DataLoader with one worker, checksums verified."""
+    dataset = SliceDataset(slices.cache, slices.size, np.arange(slices.cache.num_slices))
+
+    def epoch(order: np.ndarray) -> Iterator[torch.Tensor]:
+        sampler = np.tile(order, WORKER_EPOCHS).tolist()
+        yield from (batch["image"] for batch in DataLoader(dataset, slices.batch_size, sampler=sampler, num_workers=1))
+
+    return slices.stored_bytes, epoch
+
+
 def zarr_batch(slices: Slices) -> tuple[int, Epoch]:
     """zarr-python, one read a batch; from 3.3 on it joins reads of a shard."""
     import zarr
@@ -155,6 +168,26 @@ def zarr_batch(slices: Slices) -> tuple[int, Epoch]:
     stored: Any = zarr.open_array(slices.array, mode="r")
     rows = slices.cache.table["row"].to_numpy()
     return slices.stored_bytes, lambda order: (stored.oindex[rows[lines]] for lines in slices.batches(order))
+
+
+def annbatch_loader(slices: Slices) -> tuple[int, Epoch]:
+    """annbatch, each slice drawn by itself (chunk_size=1), its shards and zstd."""
+    import zarr
+
+    annbatch = importlib.import_module("annbatch")
+    path, (count, *shape) = slices.folder / "annbatch", slices.pixels.shape
+    pixels = int(np.prod(shape))
+    array = zarr.create_array(path, shape=(count, pixels), chunks=(1, pixels), shards=(256, pixels), dtype="uint8")
+    array[:] = slices.pixels.reshape(count, pixels)
+
+    def epoch(order: np.ndarray) -> Iterator[torch.Tensor]:
+        draws = {"chunk_size": 1, "preload_nchunks": slices.batch_size, "batch_size": slices.batch_size}
+        rng = np.random.default_rng(int(order[0]))
+        loader = annbatch.Loader(shuffle=True, rng=rng, to="torch", preload_to_gpu=False, **draws)
+        for batch in loader.add_dataset(zarr.open_array(path, mode="r")):
+            yield batch["X"].view(-1, *shape)
+
+    return bytes_in(path), epoch
 
 
 def tensorstore_batch(slices: Slices) -> tuple[int, Epoch]:
@@ -342,6 +375,7 @@ WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,
     this_stream,
     dataset_in_loader,
+    dataset_in_worker,
     this_stream_with_context,
     lmdb_lz4,
     lmdb_lz4_checksum,
@@ -351,6 +385,7 @@ WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     mosaicml_loader,
     litdata_loader,
     webdataset_raw,
+    annbatch_loader,
     zarr_batch,
     zarr_item,
     png_folder,
@@ -388,10 +423,10 @@ def make_slices(cache_path: Path, size: int, batch_size: int, dicoms: Path | Non
     return Slices(cache, size, batch_size, np.load(folder / "pixels.npy", mmap_mode="r"), dicoms, folder)
 
 
-def prepare(slices: Slices) -> dict[Callable, tuple[int, Epoch]]:
+def prepare(slices: Slices, only: Sequence[str]) -> dict[Callable, tuple[int, Epoch]]:
     """Let every way store the slices; one that cannot is named with its reason."""
     ready = {}
-    for way in WAYS:
+    for way in (way for way in WAYS if way is FLOOR or not only or way.__name__ in only):
         try:
             ready[way] = way(slices)
         except Exception as error:  # whatever a peer or its installation raises, the others are measured
@@ -400,15 +435,20 @@ def prepare(slices: Slices) -> dict[Callable, tuple[int, Epoch]]:
 
 
 def measure(epoch: Epoch, order: np.ndarray) -> np.ndarray:
-    """Return images/s of one epoch by the clock, and by the CPU time of this process."""
-    began = np.array([time.perf_counter(), time.process_time()])
+    """Return images/s of one epoch by the clock, and by the CPU time of this process and of workers that have ended."""
+    began = np.array([time.perf_counter(), _cpu_seconds()])
     images = sum(len(batch) for batch in epoch(order))
-    return images / (np.array([time.perf_counter(), time.process_time()]) - began)
+    return images / (np.array([time.perf_counter(), _cpu_seconds()]) - began)
 
 
-def report(slices: Slices, repeats: int) -> None:
-    """Measure all ways in turns and print the table."""
-    ready = prepare(slices)
+def _cpu_seconds() -> float:
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + workers.ru_utime + workers.ru_stime
+
+
+def report(slices: Slices, repeats: int, only: Sequence[str]) -> None:
+    """Measure the ways in turns and print the table."""
+    ready = prepare(slices, only)
     rng = np.random.default_rng(0)
     speed: dict[Callable, np.ndarray] = dict.fromkeys(ready, np.zeros(2))
     for _ in range(repeats + 1):  # one more, for the page cache
@@ -437,6 +477,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WAY", help="functions of this file; default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -445,7 +486,8 @@ def main() -> None:
             cache, dicoms = build_cache(Path(folder), options.patients)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        report(make_slices(cache, options.size, options.batch_size, dicoms, Path(folder)), options.repeats)
+        slices = make_slices(cache, options.size, options.batch_size, dicoms, Path(folder))
+        report(slices, options.repeats, options.only)
 
 
 if __name__ == "__main__":

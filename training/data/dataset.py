@@ -1,20 +1,71 @@
 """Give the slices of a cache one by one, in any order, to whoever has a DataLoader of their own."""
 
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from training.data.cache import Cache
+from training.data.handover import Receiver, Sender, to_be_sent
+from training.data.memory import Ring
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
 from training.data.stacks import StackReader
 
-KNOWN_HERE = 2  # references to an array that a function alone has: its variable, and the question itself
+
+class Item(dict[str, Any]):
+    """One slice with its facts; a type of its own, by which `default_collate` knows a batch of them."""
+
+
+class Items(Sequence[Item]):
+    """The items of a batch, which torch's `default_collate` takes as they lie in memory, without a copy.
+
+    Args:
+        columns: name -> B values, a tensor where they lie together.
+        wrap: of the whole batch as a dict, before it leaves a worker.
+    """
+
+    def __init__(
+        self, columns: dict[str, Tensor | list[Any]], wrap: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self.columns, self.wrap = columns, wrap
+
+    def __len__(self) -> int:
+        return len(self.columns["line"])
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        return Item({name: values[index] for name, values in self.columns.items()})
+
+    def __iter__(self) -> Iterator[Item]:
+        for values in zip(*self.columns.values(), strict=True):
+            yield Item(zip(self.columns, values, strict=True))
+
+
+def collate_items(batch: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, Any]:
+    """Make one dict of B items, as `default_collate` does of any dicts; what lies together already is not copied."""
+    if isinstance(batch, Items):
+        return batch.wrap(
+            {
+                name: values if isinstance(values, Tensor) else collate(values, collate_fn_map=collate_fn_map)
+                for name, values in batch.columns.items()
+            }
+        )
+    return {name: collate([item[name] for item in batch], collate_fn_map=collate_fn_map) for name in batch[0]}
+
+
+# The extension point that the documentation of torch's `collate` gives.
+default_collate_fn_map[Item] = collate_items
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
@@ -22,8 +73,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     An item is a dict: `image` (C, S, S) uint8 grey levels, or what `transform` makes of it; `z_norm` () float32 in
     [0, 1]; `label` (K,) float32, 0 or 1, NaN where the slice has none; `line` () int64, its position in `cache.table`.
-    A DataLoader with a batch size asks for all items of a batch at once, so the whole batch is decoded in one go;
-    the checksum of each slice is compared.
+    A DataLoader with a batch size asks for all items of a batch at once, so the whole batch is decoded in one go, and
+    its own `collate_fn` hands it on without a copy; the checksum of each slice is compared.
 
     Args:
         lines: (n,) positions in `cache.table`; item i is the slice lines[i].
@@ -54,45 +105,41 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self._labels = torch.from_numpy(labels[lines])
         self._lines = torch.from_numpy(lines)
         self._transform = transform
-        self._spare: list[np.ndarray] = []
+        self._ring = Ring(self._reader.shape)
+        self._receiver = Receiver(uuid4().hex)
+        self._sender: Sender | None = None
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         """Return one item; a negative index counts from the end."""
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> Items:
         """Return the items of a batch, decoded together. Their memory is filled again once all of them are dropped."""
         which = np.asarray(indices, np.int64)
         if len(which) and not -len(self) <= which.min() <= which.max() < len(self):
             raise IndexError(f"the dataset has {len(self)} slices")
         which = which % max(1, len(self))
-        memory = self._take_memory(len(which))
-        self._reader.read(which, memory.reshape(len(memory), -1))
-        images = torch.from_numpy(memory)[: len(which)]
-        self._spare.append(memory)
+        images = self._read(which)
         shown = images if self._transform is None else [self._transform(image) for image in images]
-        facts = (shown, self._z_norm[which], self._labels[which], self._lines[which])
-        return [
-            {"image": image, "z_norm": z_norm, "label": label, "line": line}
-            for image, z_norm, label, line in zip(*facts, strict=True)
-        ]
+        facts = {"z_norm": self._z_norm[which], "label": self._labels[which], "line": self._lines[which]}
+        return Items({"image": shown, **facts}, self._wrap)
 
-    def _take_memory(self, count: int) -> np.ndarray:
-        """Return memory for so many images: fresh one costs more in page faults than to decode into it.
+    def _wrap(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._transform is not None or get_worker_info() is None:
+            return batch
+        self._sender = self._sender or Sender()
+        return to_be_sent(batch, self._receiver.name, self._sender)
 
-        A tensor made of an array holds a reference to it, as does every view of that tensor, so an array that only
-        this function knows is nobody's. Threads each take their own.
-        """
-        try:
-            memory = self._spare.pop()
-        except IndexError:
-            return np.empty((count, *self._reader.shape), np.uint8)
-        if sys.getrefcount(memory) > KNOWN_HERE or len(memory) < count:
-            return np.empty((count, *self._reader.shape), np.uint8)
-        return memory
+    def _read(self, which: np.ndarray) -> Tensor:
+        memory = self._ring.take(len(which))
+        array = memory.array()
+        self._reader.read(which, array.reshape(len(array), -1))
+        images = memory.tensor()[: len(which)]
+        self._ring.give_back(memory)
+        return images
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_spare": []}
+        return vars(self) | {"_ring": Ring(self._reader.shape), "_sender": None}

@@ -1,6 +1,5 @@
 """Turn shards into shuffled batches on the device: their order, memory, threads and copies."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from training import system
 from training.data.cache import Cache
 from training.data.hashing import splitmix64
+from training.data.memory import Memory
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
 from training.data.stacks import StackReader
@@ -71,38 +71,34 @@ class Batch:
 
 
 class _Slot:
-    """Memory of one batch, filled again and again, but never while somebody holds what it was filled with.
-
-    A tensor made by torch.from_numpy keeps a reference to the array, and so does each view of that tensor: once all
-    are gone, the array has as many references as in the beginning.
-    """
+    """Memory of one batch, filled again and again, but never while somebody holds what it was filled with."""
 
     def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, pin: bool) -> None:
-        def empty(*shape: int, dtype: torch.dtype) -> np.ndarray:
-            return torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin).numpy()
+        def empty(*shape: int, dtype: torch.dtype) -> Memory:
+            return Memory(lambda: torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin).numpy())
 
-        self._arrays = (
+        self._parts = (
             empty(*image_shape, dtype=torch.uint8),
             empty(dtype=torch.float32),
             empty(classes, dtype=torch.float32),
             empty(dtype=torch.int64),
             empty(dtype=torch.int64),
         )
-        self.images = list(self._arrays[0].reshape(batch_size, -1))
         self.guard = _Guard()
-        self._references = self._count()
+
+    def images(self) -> np.ndarray:
+        """Return the memory of the images, (B, C x S x S) uint8, to fill it."""
+        array = self._parts[0].array()
+        return array.reshape(len(array), -1)
 
     def batch(self, count: int) -> Batch:
         """Return the first `count` slices of the memory as a batch."""
-        images, z_norm, labels, keys, lines = (torch.from_numpy(array)[:count] for array in self._arrays)
+        images, z_norm, labels, keys, lines = (part.tensor()[:count] for part in self._parts)
         return Batch(images, z_norm, labels, keys, lines, self.guard)
 
     def is_held(self) -> bool:
         """Whether somebody still has a batch of this memory, or a view of a part of one."""
-        return any(now > before for now, before in zip(self._count(), self._references, strict=True))
-
-    def _count(self) -> list[int]:
-        return [sys.getrefcount(array) for array in self._arrays]
+        return any(part.is_held() for part in self._parts)
 
 
 class Stream(IterableDataset[Batch]):
@@ -266,7 +262,7 @@ class Stream(IterableDataset[Batch]):
             self._request(parts[number + HINTS_AHEAD : number + HINTS_AHEAD + 1])
             self._reader.wait_for(which)
         faults = system.disk_reads()
-        self._reader.read(which, slot.images)
+        self._reader.read(which, slot.images())
         if system.disk_reads() > faults:
             self._begin_requests(parts, number + 1)
         batch = slot.batch(len(which))
