@@ -74,7 +74,7 @@ def build(**options: Any) -> int:
 
     A file that cannot be used becomes a line in rejects.csv and the build goes on.
     """
-    from pipeline.cli.build import build
+    from pipeline.cli.bodies.build import build
 
     return build(**options)
 
@@ -85,7 +85,7 @@ def build(**options: Any) -> int:
 @command
 def plan(**options: Any) -> int:
     """Say what `build` with the same options would do and why; write nothing."""
-    from pipeline.cli.build import plan
+    from pipeline.cli.bodies.build import plan
 
     return plan(**options)
 
@@ -108,7 +108,7 @@ def phantom(**options: Any) -> None:
 
     A patient is the same for any number of patients and of workers. A patient takes some 17 MB.
     """
-    from pipeline.cli.phantom import write_phantom
+    from pipeline.cli.bodies.phantom import write_phantom
 
     write_phantom(**options)
 
@@ -123,7 +123,7 @@ def publish(**options: Any) -> None:
 
     An address belongs to the cache that was published to it first. No path of a source file goes along.
     """
-    from pipeline.cli.publish import publish
+    from pipeline.cli.bodies.publish import publish
 
     publish(**options)
 
@@ -138,7 +138,7 @@ def info(**options: Any) -> None:
 
     The digest is the same for the same content, whatever the order in which it was built.
     """
-    from pipeline.cli.info import info
+    from pipeline.cli.bodies.info import info
 
     info(**options)
 
@@ -152,7 +152,7 @@ def why(**options: Any) -> None:
 
     FILE is its path under the source, or its last parts. A file that gave no slice is told with the reason.
     """
-    from pipeline.cli.info import why
+    from pipeline.cli.bodies.info import why
 
     why(**options)
 
@@ -163,7 +163,7 @@ def why(**options: Any) -> None:
 @command
 def report(**options: Any) -> None:
     """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
-    from pipeline.cli.report import report
+    from pipeline.cli.bodies.report import report
 
     report(**options)
 
@@ -182,7 +182,7 @@ def verify(**options: Any) -> int:
     changed leaves by a new commit and is named. Nothing that is whole is removed: what a repair cannot place is moved
     into .pipeline/aside.
     """
-    from pipeline.cli.verify import verify
+    from pipeline.cli.bodies.verify import verify
 
     return verify(**options)
 
@@ -199,6 +199,6 @@ def gc(**options: Any) -> None:
 
     The current commit is always kept. A training run that reads an older one needs it to be kept.
     """
-    from pipeline.cli.gc import gc
+    from pipeline.cli.bodies.gc import gc
 
     gc(**options)

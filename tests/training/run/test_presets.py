@@ -31,8 +31,10 @@ def test_what_begins_from_nothing_can_be_built_offline(name):
 
 def test_options_win_over_a_preset(monkeypatch):
     seen = {}
-    monkeypatch.setattr("training.run.config.new_settings", lambda values: seen.update(values))
-    monkeypatch.setattr("training.run.job.begin", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("training.cli.bodies.run.settings.new_settings", lambda values: seen.update(values))
+    monkeypatch.setattr(
+        "training.cli.bodies.run.job.begin", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     options = ["--preset", "demo", "--epochs", "3", "--set", "dropout=0.5", "--no-position"]
     CliRunner().invoke(main, ["run", "--cache", "c", "--out", "o", *options])
     expected = {**PRESETS["demo"], "epochs": 3, "dropout": 0.5, "position": False}

@@ -123,7 +123,7 @@ def test_predict_keeps_the_order_of_the_sample(run, cache, tmp_path, monkeypatch
     assert kept["ID"].tolist() == shuffled["ID"].tolist()
     np.testing.assert_array_equal(kept["Label"], whole.set_index("ID").loc[kept["ID"], "Label"])
     pd.concat([shuffled, pd.DataFrame({"ID": ["ID_strange_any"], "Label": [0.5]})]).to_csv(sample, index=False)
-    monkeypatch.setattr("training.run.apply.run_predictions", None)  # the sample is looked at before
+    monkeypatch.setattr("training.cli.bodies.predict.run_predictions", None)  # the sample is looked at before
     assert "ID_strange_any" in refused("predict", *options)
 
 

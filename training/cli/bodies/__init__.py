@@ -1,0 +1,1 @@
+"""The bodies of the commands: what each does, imported when it runs."""

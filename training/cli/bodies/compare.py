@@ -1,0 +1,21 @@
+"""The body of `train compare`: differences between runs, with intervals."""
+
+from pathlib import Path
+
+import click
+
+from training.run.runs import write_table
+from training.scores.compare import compare, read_contestants, to_text
+
+
+def compare_runs(*, runs: tuple[Path, ...], on: str, tta: bool, every_score: bool, out: Path | None) -> None:
+    """Say how much better one run is than another on the same slices, with 95 % intervals."""
+    contestants = read_contestants(runs, on)
+    if tta:
+        contestants += read_contestants(runs, f"{on.removesuffix('_tta')}_tta")
+    table = compare(contestants)
+    click.echo(to_text(table, every_score))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_table(out, table)
+        click.echo(str(out))

@@ -1,0 +1,32 @@
+"""The body of `train evaluate`: scores of one side, and what they lack."""
+
+from pathlib import Path
+
+import click
+
+from training.run import job
+from training.run.config import Runtime
+from training.run.distributed import join_processes
+from training.scores.evaluation import to_text
+
+
+def evaluate(
+    *, run_path: Path, side: str, tta: bool, cache: str | None, local_copy: Path | None, device: str, input_threads: int
+) -> None:
+    """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache."""
+    with join_processes(device) as processes:
+        run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
+        scores = job.evaluate(run, opened, side, Runtime(device, input_threads), processes, tta=tta)
+        if processes.writes:
+            click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
+            if (gone := scores["source"].get("left_out", {})).get("patients"):
+                listed = run_path / f"{job.predictions_name(side, tta)}_left_out.csv"
+                click.echo(
+                    f"left out, for the run may have learned from them: {gone['patients']:,} patients with "
+                    f"{gone['slices']:,} slices; {listed}"
+                )
+            if "at_threshold" not in scores and run.has("validation"):
+                wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
+                click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
+            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta)}.json'}")
+            click.echo(f"report.html shows them after: train report --run {run_path}")

@@ -1,0 +1,56 @@
+"""The body of `train predict`: the slices of a cache, or a study of DICOM files."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from training.cli.bodies.study import predict_dicom
+from training.data.cache import open_cache
+from training.run.apply import run_predictions
+from training.run.config import Runtime
+from training.run.distributed import join_processes
+from training.run.predict import check_sample, write_predictions
+from training.run.runs import open_run
+
+
+def predict(
+    *,
+    run_path: Path,
+    cache: str | None,
+    given: tuple[Path, ...],
+    local_copy: Path | None,
+    out: Path,
+    sample: Path | None,
+    device: str,
+    input_threads: int,
+    tta: bool,
+    **answer: bool,
+) -> None:
+    """Predict every slice of a cache with a run's best weights, or answer a study of DICOM files."""
+    if (cache is None) == (not given):
+        raise click.UsageError("give --cache CACHE or --dicom STUDY, one of them")
+    if given:
+        if sample is not None or local_copy is not None:
+            raise click.UsageError("--dicom takes neither --sample nor --local-copy")
+        return predict_dicom(run_path, given, out, device, tta=tta, **answer)
+    if any(answer.values()):
+        raise click.UsageError("--sr, --heatmap and --identifiers go with --dicom")
+    assert cache is not None
+    if out.is_dir():
+        raise click.UsageError(f"--out {out}: is a folder; with --cache give the CSV file")
+    _predict_cache(run_path, cache, local_copy, out, sample, Runtime(device, input_threads), tta=tta)
+
+
+def _predict_cache(
+    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, runtime: Runtime, *, tta: bool
+) -> None:
+    with join_processes(runtime.device) as processes:
+        run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
+        if sample is not None:
+            check_sample(sample, opened.table, run.data.classes)
+        everything = np.arange(opened.num_slices)
+        lines, probabilities = run_predictions(run, opened, everything, runtime, processes, tta=tta)
+        if processes.writes:
+            for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample):
+                click.echo(str(path))

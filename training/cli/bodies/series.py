@@ -1,0 +1,59 @@
+"""The bodies of `train features` and `train series`: a store of features, and a head over it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.cli.options import STOPPED
+from training.run import config as settings
+from training.run.config import Runtime
+from training.run.distributed import join_processes
+from training.run.inference import Stopped
+from training.run.runs import open_run
+from training.series import job
+from training.series.features import store_path
+
+
+def write_features(
+    *, run_path: Path, sides: tuple[str, ...], tta: bool, cache: str | None, local_copy: Path | None, device: str
+) -> None:
+    """Write the pooled features and the logits of every slice to RUN/features.zarr, once."""
+    with join_processes(device) as processes:
+        runtime = Runtime(device)
+        written = job.features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
+        click.echo(f"{store_path(open_run(run_path), tta=tta)}: {written} slices written, the others were there")
+
+
+def train_head(
+    *,
+    base: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    others: tuple[str, ...],
+    cache: str | None,
+    local_copy: Path | None,
+    device: str,
+    **options: Any,
+) -> None:
+    """Train a head over each series, on the features of a run, or go on with one that was stopped."""
+    if (resume is None) == (base is None or out is None):
+        raise click.UsageError("give --run and --out for a new head, or --resume DIR")
+    values = {name: value for name, value in options.items() if value is not None}
+    values |= dict(settings.parse_setting(text) for text in others)
+
+    with join_processes(device) as processes:
+        if resume is not None:
+            run, of_slices, opened = job.resume(resume, cache, values, local_copy)
+        else:
+            assert base is not None
+            assert out is not None
+            run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy)
+        try:
+            scores = job.complete(run, of_slices, opened, Runtime(device), processes)
+        except Stopped:
+            click.echo(f"stopped; to go on: train series --resume {run.path}", err=True)
+            sys.exit(STOPPED)
+        click.echo(f"{run.path}: weighted log loss on test {scores['weighted_log_loss']:.4f}")
+        click.echo(f"{run.path / 'report.html'}")

@@ -1,0 +1,45 @@
+"""The body of `train serve`: one model in memory, asked over HTTP."""
+
+import os
+from pathlib import Path
+
+from training.cli.options import TOKEN_VARIABLE
+from training.errors import ConfigError
+from training.run.runs import open_run
+from training.study.building import find_pipeline
+from training.study.model import open_model
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    *,
+    run_path: Path,
+    host: str,
+    port: int,
+    device: str,
+    tta: bool,
+    waiting: int,
+    builds: int,
+    seconds: float,
+    megabytes: int,
+    identifiers: bool,
+) -> None:
+    """Answer studies over HTTP with one model in memory: POST DICOM files to /studies."""
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if host not in LOOPBACK and token is None:
+        raise ConfigError(
+            f"--host {host}: others could reach it; set a token in {TOKEN_VARIABLE}, or serve on 127.0.0.1"
+        )
+    try:
+        from training.study.desk import Desk, Rules
+        from training.study.service import run_service
+    except ImportError as error:
+        raise ConfigError(
+            f"{error.name} is not installed, train serve needs it; run: pip install 'ich-cache[serve]'"
+        ) from error
+
+    find_pipeline()
+    model = open_model(open_run(run_path), device, tta=tta)
+    rules = Rules(waiting, builds, seconds, megabytes, identifiers, token)
+    run_service(Desk(model, rules), host, port)

@@ -1,0 +1,26 @@
+"""The part of `train predict` that answers DICOM files."""
+
+from pathlib import Path
+
+import click
+
+from training.study.command import Wanted, predict_study
+
+
+def predict_dicom(
+    run_path: Path, given: tuple[Path, ...], out: Path, device: str, *, sr: bool, heatmap: bool, identifiers: bool,
+    tta: bool,
+) -> None:  # fmt: skip
+    """Answer DICOM files, print one line a study and where the page is."""
+    found = predict_study(run_path, given, out, Wanted(sr, heatmap, identifiers, tta), device)
+    for record in found.studies.to_dict("records"):
+        said = [f"{name} {record[f'{name}_probability']:.3f}" for name in found.classes]
+        click.echo(f"study {record['study']}: {record['slices']} slices; {', '.join(said)}")
+    for record in found.series.to_dict("records"):
+        if record["warning"]:
+            click.echo(f"study {record['study']}, series {record['series']}: {record['warning']}", err=True)
+    if found.patients > 1:
+        click.echo(f"the files are of {found.patients} patients, or of studies without a PatientID", err=True)
+    if len(found.left_out):
+        click.echo(f"left out: {len(found.left_out):,} files; see {out / 'rejects.csv'}")
+    click.echo(str(out / "report.html"))
