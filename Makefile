@@ -14,9 +14,9 @@ demo: .venv/ready
 
 # Each package is tested in an environment that holds only its own extra; what joins them in one that holds all.
 test: lint types .venv-pipeline/ready .venv-training/ready
-	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 $(PYTEST)
-	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 $(PYTEST)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(PYTEST)
+	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 --dist loadfile $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,0 +1,13 @@
+"""Runs in these tests write reports without figures; what figures show is tested in report/."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from testkit.bare_figures import bare_figures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bare_figures() -> Iterator[None]:
+    with bare_figures():
+        yield
