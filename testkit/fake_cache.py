@@ -64,7 +64,7 @@ def write_cache(
         seed: of the content. row_seed: of the rows, which mean nothing.
     """
     rng = np.random.default_rng(seed)
-    table = _table(rng, patients, slices, classes, unlabelled)
+    table = make_table(rng, patients, slices, classes, unlabelled)
     if not z:
         table["z_mm"] = np.nan
     capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
@@ -85,9 +85,10 @@ def write_cache(
     return FakeCache(path, table, images)
 
 
-def _table(
+def make_table(
     rng: np.random.Generator, patients: int, slices: int, classes: tuple[str, ...], unlabelled: int
 ) -> pd.DataFrame:
+    """Make the lines of patients x slices slices, rows still 0; half the slices have the finding of their patient."""
     lines: list[dict[str, Any]] = []
     for patient in range(patients):
         study, series = (f"ID_{rng.integers(1 << 40):010x}" for _ in range(2))
@@ -128,32 +129,43 @@ def _images(rng: np.random.Generator, labels: np.ndarray, size: int, channels: i
     return images
 
 
-def write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
-    """Write the image array of one size, (rows, C, S, S), and its sums into a group that is there."""
+def create_arrays(path: Path, size: int, rows: int, channels: int, rows_per_shard: int, compressor: str) -> Any:
+    """Create the empty arrays of one size in a group that is there: images (rows, C, S, S), sums (rows, C, 2)."""
     images = zarr.create_array(
         path,
         name=f"images/{size}-0badcafe",
-        shape=stored.shape,
+        shape=(rows, channels, size, size),
         dtype="uint8",
-        chunks=(1, *stored.shape[1:]),
-        shards=(rows_per_shard, *stored.shape[1:]),
+        chunks=(1, channels, size, size),
+        shards=(rows_per_shard, channels, size, size),
         compressors=[COMPRESSORS[compressor], Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
     )
-    images[:] = stored
-    wide = stored.reshape(*stored.shape[:2], -1).astype(np.uint64)
     sums = zarr.create_array(
         path,
         name=f"sums/{size}-0badcafe",
-        shape=(len(stored), stored.shape[1], 2),
+        shape=(rows, channels, 2),
         dtype="uint64",
-        chunks=(rows_per_shard, stored.shape[1], 2),
+        chunks=(rows_per_shard, channels, 2),
         compressors=[Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
     )
-    sums[:] = np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
+    return images, sums
+
+
+def write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
+    """Write the image array of one size, (rows, C, S, S), and its sums into a group that is there."""
+    images, sums = create_arrays(path, size, len(stored), stored.shape[1], rows_per_shard, compressor)
+    images[:] = stored
+    sums[:] = sums_of(stored)
+
+
+def sums_of(images: np.ndarray) -> np.ndarray:
+    """Return the sums of grey levels and of their squares, (n, C, 2) uint64, of images (n, C, S, S) uint8."""
+    wide = images.reshape(*images.shape[:2], -1).astype(np.uint64)
+    return np.stack([wide.sum(-1), (wide**2).sum(-1)], axis=-1)
 
 
 def commit_table(

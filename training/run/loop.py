@@ -142,18 +142,29 @@ def backward(
     setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
 ) -> Tensor:
     """Add a batch's share to the gradient of its step; return this process's share of the step's loss."""
-    config, processes = setup.config, setup.processes
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
-    seed_dropout(config.seed, number, processes.rank)
-    images, z_norm, labels = make_inputs(setup, batch, keys, number)
+    seed_dropout(setup.config.seed, number, setup.processes.rank)
+    return learn(setup, learner, model, make_inputs(setup, batch, keys, number), synchronise=synchronise)
+
+
+def learn(
+    setup: Setup,
+    learner: Learner[FusionNet],
+    model: nn.Module,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    synchronise: bool,
+) -> Tensor:
+    """As `backward`, of what `make_inputs` gave."""
+    images, z_norm, labels = inputs
     later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
     with later:
-        with autocast(config, setup.device):
+        with autocast(setup.config, setup.device):
             logits = model(images, z_norm)
         own = setup.loss(logits, labels, setup.class_weights).sum()
         share = own / setup.schedule.images_in_step(learner.progress.batches)
         # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
-        (share * processes.count).backward()
+        (share * setup.processes.count).backward()
     return share.detach()
 
 

@@ -1,0 +1,174 @@
+"""Test how batches reach a GPU: on one, and with devices and streams that are made up and record the order."""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from testkit.fake_cache import FakeCache, write_cache
+from training.data import stream as module
+from training.data.cache import open_cache
+from training.data.stream import Stream, on_device
+
+SIZE = 32
+GPU = torch.device("cuda", 0)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
+    return write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", patients=12)
+
+
+def stream_of(path: Path, *, pin: bool = False) -> Stream:
+    cache = open_cache(path)
+    return Stream(cache, SIZE, np.arange(cache.num_slices), 4, threads=2, ahead=1, pin=pin)
+
+
+def wrong(fake: FakeCache, images: list[torch.Tensor], epochs: int) -> int:
+    """How many batches are not those of the epochs' order: one that was filled again agrees with itself."""
+    stream = stream_of(fake.path)
+    order = [batch.lines.numpy().copy() for epoch in range(epochs) for batch in stream.epoch(0, epoch)]
+    return sum(
+        not np.array_equal(got.cpu(), fake.images[SIZE][lines]) for got, lines in zip(images, order, strict=True)
+    )
+
+
+def copied_late(stream: Stream) -> list[torch.Tensor]:
+    """Take two epochs through a GPU whose copies wait 20 ms each, while the host goes on."""
+    kept = []
+    for epoch in range(2):
+        for batch in on_device(stream.epoch(0, epoch), GPU):
+            with torch.cuda.stream(module._copying(GPU)):
+                torch.cuda._sleep(40_000_000)  # type: ignore[no-untyped-call]
+            kept.append(batch.images.clone())
+    return kept
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_gpu_gets_what_was_read_however_late_it_copies(fake: FakeCache) -> None:
+    assert wrong(fake, copied_late(stream_of(fake.path, pin=True)), 2) == 0
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_gpu_gets_something_else_without_the_guard(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Guard, "wait", lambda _: None)
+    assert wrong(fake, copied_late(stream_of(fake.path, pin=True)), 2) > 0
+
+
+class FakeStream:
+    """Work on a device that is done when somebody waits for it, and not before."""
+
+    made: ClassVar[list["FakeStream"]] = []
+    current: ClassVar[list["FakeStream"]] = []
+
+    def __init__(self, *_: object) -> None:
+        self.work: list[Callable[[], object]] = []
+        self.done = 0
+        self._lock = threading.RLock()
+        FakeStream.made.append(self)
+
+    def record_event(self) -> "FakeEvent":
+        return FakeEvent(self, len(self.work))
+
+    def wait_event(self, event: "FakeEvent") -> None:
+        self.work.append(event.synchronize)
+
+    def run(self, until: int) -> None:
+        with self._lock:
+            while self.done < until:
+                self.work[self.done]()
+                self.done += 1
+
+
+class FakeEvent:
+    def __init__(self, stream: FakeStream, until: int) -> None:
+        self.stream, self.until = stream, until
+
+    def synchronize(self) -> None:
+        self.stream.run(self.until)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """A GPU that is made up: what it copies, it copies as late as it may, from where the host's memory then is."""
+    FakeStream.made.clear()
+    FakeStream.current[:] = [FakeStream()]
+    true_to = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *where: Any, **how: Any) -> torch.Tensor:
+        if where[:1] != (GPU,):
+            return true_to(tensor, *where, **how)
+        assert how == {"non_blocking": True}
+        copy, address, size = torch.zeros_like(tensor), tensor.data_ptr(), tensor.nbytes  # holds no reference
+        FakeStream.current[-1].work.append(lambda: ctypes.memmove(copy.data_ptr(), address, size))
+        return copy
+
+    @contextmanager
+    def on(stream: FakeStream) -> Iterator[None]:
+        FakeStream.current.append(stream)
+        yield
+        FakeStream.current.pop()
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    for name, made_up in (("Stream", FakeStream), ("stream", on), ("current_stream", lambda _: FakeStream.current[-1])):
+        monkeypatch.setattr(torch.cuda, name, made_up)
+    module._copying.cache_clear()
+    yield GPU
+    module._copying.cache_clear()
+
+
+def through(stream: Stream, device: torch.device, epochs: int) -> list[torch.Tensor]:
+    kept = [batch.images for epoch in range(epochs) for batch in on_device(stream.epoch(0, epoch), device)]
+    computing = FakeStream.current[0]
+    computing.run(len(computing.work))
+    return kept
+
+
+def test_memory_is_filled_again_only_after_its_copy(fake: FakeCache, device: torch.device) -> None:
+    assert wrong(fake, through(stream_of(fake.path), device, 3), 3) == 0
+
+
+def test_without_the_guard_a_late_copy_takes_something_else(
+    fake: FakeCache, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._Guard, "wait", lambda _: None)
+    assert wrong(fake, through(stream_of(fake.path), device, 3), 3) > 0
+
+
+def test_a_batch_is_used_after_its_copy(fake: FakeCache, device: torch.device) -> None:
+    """The computing stream waits for the copy of each batch, and for no later one."""
+    computing, copying = FakeStream.current[0], None
+    for number, batch in enumerate(on_device(stream_of(fake.path).epoch(0, 0), device)):
+        computing.run(len(computing.work))
+        copying = FakeStream.made[-1]
+        assert np.array_equal(batch.images, fake.images[SIZE][batch.lines.numpy()])
+        assert copying.done >= 5 * (number + 1)
+
+
+def test_epochs_and_evaluations_share_one_stream_for_copies(fake: FakeCache, device: torch.device) -> None:
+    before = len(FakeStream.made)
+    through(stream_of(fake.path), device, 3)
+    through(stream_of(fake.path), device, 2)
+    assert len(FakeStream.made) - before == 1
+
+
+def test_threads_that_fill_set_their_device(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or those of the second process would open a context on the first GPU."""
+    seen: list[tuple[str, int]] = []
+    true_empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **how: true_empty(*shape, **how))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: seen.append((threading.current_thread().name, number)))
+    list(stream_of(fake.path, pin=True).epoch(0, 0))
+    assert 1 <= len(seen) <= 2
+    assert all(name.startswith("stream") and number == 1 for name, number in seen)
