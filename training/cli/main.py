@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from training.cli import scores, series
-from training.cli.options import CACHE, FOLDER, local_copy_option, run_option, runtime_options
+from training.cli.options import CACHE, FOLDER, local_copy_option, logger_option, run_option, runtime_options
 from training.cli.study import serve_command
 from training.errors import TrainingError
 from training.run.config import Runtime, TrainConfig
@@ -101,14 +101,7 @@ def main() -> None:
     metavar="STEPS",
     help="Steps between two looks at the loss.",
 )
-@click.option(
-    "--logger",
-    "loggers",
-    default=",".join(Runtime.loggers),
-    show_default=True,
-    metavar="NAMES",
-    help="Trackers, with commas between them: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
-)
+@logger_option
 @click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing stays.")
 @runtime_options
 def run_command(**options: Any) -> None:

@@ -15,6 +15,18 @@ STOPPED = 143
 TOKEN_VARIABLE = "TRAIN_SERVE_TOKEN"
 
 
+def logger_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the option of trackers."""
+    return click.option(
+        "--logger",
+        "loggers",
+        default=",".join(Runtime.loggers),
+        show_default=True,
+        metavar="NAMES",
+        help="Trackers, with commas between them: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
+    )(command)
+
+
 def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
     """Add the option of local copies of a cache."""
     return click.option(

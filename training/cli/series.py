@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from training.cli.options import CACHE, DEVICE, FOLDER, local_copy_option
+from training.cli.options import CACHE, DEVICE, FOLDER, local_copy_option, logger_option
 
 SIDES = click.Choice(["train", "validation", "test"])
 
@@ -31,6 +31,7 @@ def features_command(**options: Any) -> None:
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
 @click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
 @click.option("--head", type=click.Choice(["gru", "transformer"]), help="[default: gru]")
+@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own. [default: the slice model's]")
 @click.option("--epochs", type=int, help="[default: 20]")
 @click.option("--batch-size", type=int, help="Series in a batch. [default: 16]")
 @click.option("--lr", "learning_rate", type=float, help="Largest learning rate. [default: 0.001]")
@@ -44,6 +45,7 @@ def features_command(**options: Any) -> None:
 )
 @click.option("--cache", type=CACHE, help="Where the slice model's cache has moved to.")
 @local_copy_option
+@logger_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def series_command(**options: Any) -> None:
     """Train a head over each series, on the features of a run, or go on with one that was stopped.

@@ -6,9 +6,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -16,10 +16,13 @@ from training.errors import ConfigError
 from training.run import config as settings
 from training.run.runs import Run, write_json
 
+E = TypeVar("E")
 Line = Mapping[str, float]  # of log.csv: `step`, and what was measured there
 IDENTITY = "tracker.json"
 FILES = ("report.html", "model_card.md", "log.csv")
-MLFLOW_METRICS = 1000  # in one request, at most
+# In one request, at most. Source: MLflow REST API, request limits.
+MLFLOW_METRICS = 1000
+MLFLOW_PARAMETERS = 100
 
 
 class Logger(Protocol):
@@ -74,9 +77,12 @@ class MLflow:
         self._client.update_run(self._id, status="RUNNING")
 
     def _begin(self, experiment: str, run: Run, tag: str) -> str:
+        from mlflow.entities import Param
+
         made = self._client.create_run(experiment, run_name=run.path.name, tags={"ich_run": tag})
-        for name, value in parameters(run).items():
-            self._client.log_param(made.info.run_id, name, value)
+        given = [Param(name, str(value)) for name, value in parameters(run).items()]
+        for some in _batched(given, MLFLOW_PARAMETERS):
+            self._client.log_batch(made.info.run_id, params=some)
         return str(made.info.run_id)
 
     def log(self, lines: Sequence[Line]) -> None:
@@ -84,12 +90,11 @@ class MLflow:
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, int(line["step"])) for line in lines for name, value in _measured(line)]
-        for first in range(0, len(metrics), MLFLOW_METRICS):
-            self._client.log_batch(self._id, metrics=metrics[first : first + MLFLOW_METRICS])
+        for some in _batched(metrics, MLFLOW_METRICS):
+            self._client.log_batch(self._id, metrics=some)
 
     def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
-        for name, value in scores.items():
-            self._client.log_metric(self._id, name, value)
+        self.log([{"step": 0, **scores}])
         for file in files:
             self._client.log_artifact(self._id, str(file))
         self._client.set_terminated(self._id)
@@ -167,6 +172,17 @@ class Loggers:
                 tqdm.write(f"{name}: no more is sent ({reason}); the run goes on, log.csv has everything", sys.stderr)
 
 
+def parse_loggers(text: str) -> tuple[str, ...]:
+    """Return the trackers named in a text, with commas between them.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    check_loggers(names)
+    return names
+
+
 def check_loggers(names: Iterable[str]) -> None:
     """Raise a ConfigError unless all names are of trackers."""
     known = [*LOGGERS, CSV]
@@ -204,6 +220,11 @@ def _open(run: Run, name: str, step: int) -> Logger:
         raise ConfigError(
             f"--logger {name}: cannot be reached ({reason}); check its address and your access, or leave it out"
         ) from error
+
+
+def _batched(entries: list[E], most: int) -> Iterator[list[E]]:
+    for first in range(0, len(entries), most):
+        yield entries[first : first + most]
 
 
 def _measured(line: Line) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ import torch
 from training.data.cache import Cache
 from training.data.stream import permutation
 from training.errors import ConfigError
-from training.model.loss import image_losses
+from training.model.loss import Loss, choose_loss
 from training.run.checkpoints import load_checkpoint
 from training.run.config import Runtime
 from training.run.distributed import Processes
@@ -40,6 +40,7 @@ class SeriesJob(Job):
     train: SeriesSet
     validation: SeriesSet
     labels: np.ndarray
+    loss: Loss
 
     def scored(self, of: SeriesSet) -> np.ndarray:
         """Return which slices of a set count, (m,) int64 places in it."""
@@ -88,6 +89,7 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
         train=train,
         validation=validation,
         labels=labels,
+        loss=choose_loss(run.config),
     )
 
 
@@ -119,12 +121,12 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
     progress = learner.progress
     batch, which = job.train.batch(series, job.device)
     lines = job.train.lines[which[which >= 0]]
-    labels = torch.from_numpy(job.labels[lines]).to(job.device)
+    known = np.flatnonzero(~np.isnan(job.labels[lines]).all(axis=1))
+    labels = torch.from_numpy(job.labels[lines[known]]).to(job.device)
     watch.saw_batch(torch.from_numpy(lines), len(lines))
     seed_dropout(job.config.seed, progress.step, 0)
-    corrected = (batch.logits + learner.net(batch))[batch.real]
-    labelled = (~labels.isnan()).any(1).sum().clamp_min(1)
-    loss = image_losses(corrected, labels, job.class_weights).sum() / labelled
+    corrected = (batch.logits + learner.net(batch))[batch.real][torch.from_numpy(known).to(job.device)]
+    loss = job.loss(corrected, labels, job.class_weights).sum() / max(1, len(known))
     loss.backward()
     progress.batches += 1
     rate = job.schedule.rate(progress.step)

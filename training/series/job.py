@@ -14,6 +14,7 @@ from training.data.linked import read_linked
 from training.data.mirror import absolute
 from training.data.neighbours import order_series
 from training.errors import CacheError, RunError
+from training.model.loss import choose_loss
 from training.run import config as settings
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
@@ -44,6 +45,9 @@ DEFAULTS: dict[str, Any] = {
 # What the slice model decides.
 OF_SLICES = frozenset(("model", "weights", "size_px", "context", "context_windows", "split_fractions"))
 OF_SLICES |= {"position", "position_features", "fusion_features"}
+# What is done to images, which a head does not see.
+OF_IMAGES = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
+OF_IMAGES |= {"noise_sigma", "compile", "sync_batch_norm"}
 
 
 def features(
@@ -98,6 +102,7 @@ def begin(
     if base.has_head:
         raise RunError(f"{base_path}: is itself a head over series; give the slice model's run, {base.data.base}")
     config = head_config(base, values)
+    choose_loss(config)
     cache = _own_cache(base, cache_path, local_copy)
     order_series(cache)
     open_features(base, cache, tta=False)
@@ -116,12 +121,14 @@ def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
     """Return the settings of a head: those of its slice model, DEFAULTS, and what is given.
 
     Raises:
-        ConfigError: an unknown setting. RunError: one that the slice model decides.
+        ConfigError: an unknown setting. RunError: one that the slice model decides, or that is for images.
     """
     given = settings.from_mapping(settings.to_mapping(base.config) | dict(values))
     for name in sorted(OF_SLICES & values.keys()):
         if getattr(given, name) != getattr(base.config, name):
             raise RunError(f"--set {name}: is decided by the slice model, {base.path}; leave it out")
+    for name in sorted(OF_IMAGES & values.keys()):
+        raise RunError(f"--set {name}: means nothing to a head, which reads features and no images; leave it out")
     return settings.from_mapping(settings.to_mapping(base.config) | DEFAULTS | dict(values))
 
 

@@ -12,7 +12,7 @@ from training.run import job
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes, join_processes
 from training.run.inference import Stopped
-from training.run.loggers import check_loggers
+from training.run.loggers import parse_loggers
 from training.run.presets import PRESETS
 from training.run.preview import preview
 from training.run.rehearsal import rehearse
@@ -44,10 +44,8 @@ def train(
     if resume is not None and (out is not None or dry_run or preset is not None):
         raise click.UsageError("--resume takes neither --out nor --preset nor --dry-run")
     overrides = _overrides(preset, options, others)
-    trackers = tuple(name.strip() for name in loggers.split(",") if name.strip())
+    trackers = parse_loggers(loggers)
     runtime = Runtime(device, input_threads, Runtime.batches_ahead, checkpoint_every, keep, log_every, trackers)
-
-    check_loggers(trackers)
     if "weights" in overrides:
         overrides["weights"] = job.absolute_weights(overrides["weights"])
     with join_processes(device) as processes:

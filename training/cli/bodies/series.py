@@ -11,6 +11,7 @@ from training.run import config as settings
 from training.run.config import Runtime
 from training.run.distributed import join_processes
 from training.run.inference import Stopped
+from training.run.loggers import parse_loggers
 from training.run.runs import open_run
 from training.series import job
 from training.series.features import store_path
@@ -34,6 +35,7 @@ def train_head(
     others: tuple[str, ...],
     cache: str | None,
     local_copy: Path | None,
+    loggers: str,
     device: str,
     **options: Any,
 ) -> None:
@@ -42,7 +44,7 @@ def train_head(
         raise click.UsageError("give --run and --out for a new head, or --resume DIR")
     values = {name: value for name, value in options.items() if value is not None}
     values |= dict(settings.parse_setting(text) for text in others)
-
+    runtime = Runtime(device, loggers=parse_loggers(loggers))
     with join_processes(device) as processes:
         if resume is not None:
             run, of_slices, opened = job.resume(resume, cache, values, local_copy)

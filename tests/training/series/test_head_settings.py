@@ -1,0 +1,83 @@
+"""Test what a head over series takes from its settings and its folder: its loss, what it refuses, its one trainer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, runtime, settings, train
+from training.cli.main import main
+from training.errors import ConfigError, RunError
+from training.run.owner import owned
+from training.run.runs import open_run
+from training.series import fit
+from training.series.job import begin, complete, features, head_config
+
+OWN_LOSS = "testkit.own_code:focal"
+SMALL = {"head_features": 16, "batch_size": 3, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slice model with features; one series in three has slices without labels."""
+    folder = tmp_path_factory.mktemp("heads")
+    fake = write_cache(folder / "cache.zarr", patients=10, slices=4, unlabelled=3)
+    run = train(folder / "base", fake.path, settings(epochs=1))
+    features(run.path, None, (), runtime(), HERE)
+    return run.path
+
+
+def test_own_loss_decides_a_heads_weights(base: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    weights = []
+    for name, values in (("default", {}), ("own", {"loss": OWN_LOSS})):
+        run, of_slices, cache = begin(tmp_path / name, base, None, SMALL | values, HERE)
+        fit.fit_head(run, of_slices, cache, runtime(), HERE)
+        weights.append(run.weights.read_bytes())
+    assert weights[0] != weights[1]
+    with pytest.raises(ConfigError, match="--loss nowhere:loss: cannot be imported"):
+        begin(tmp_path / "none", base, None, SMALL | {"loss": "nowhere:loss"}, HERE)
+    assert not (tmp_path / "none").exists()
+
+
+def test_own_loss_sees_labelled_slices_only(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def looking(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
+        seen.append(labels)
+        return logits.sum(1)
+
+    monkeypatch.setattr("testkit.own_code.focal", looking)
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"loss": OWN_LOSS}, HERE)
+    fit.fit_head(run, of_slices, cache, runtime(), HERE)
+    labels = torch.cat(seen)
+    assert len(labels) < len(fit._set_up(run, of_slices, cache, runtime(), HERE).train.lines)
+    assert not labels.isnan().all(1).any()
+
+
+def test_what_is_for_images_is_refused(base: Path) -> None:
+    for name, value in (("augment", "testkit.own_code:dim"), ("mixup_alpha", 0.4), ("rotation_degrees", 5.0)):
+        with pytest.raises(RunError, match=f"--set {name}: means nothing to a head"):
+            head_config(open_run(base), {name: value})
+    with pytest.raises(RunError, match="--set size_px: is decided by the slice model"):
+        head_config(open_run(base), {"size_px": 64})
+
+
+def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    with owned(run.path):
+        with pytest.raises(RunError, match="trains this run; wait for it"):
+            complete(run, of_slices, cache, runtime(), HERE)
+        result = CliRunner().invoke(main, ["series", "--resume", str(run.path), "--device", "cpu"])
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert not run.weights.exists()
+
+
+def test_an_unknown_tracker_is_refused_before_anything_is_made(base: Path, tmp_path: Path) -> None:
+    command = ["series", "--run", str(base), "--out", str(tmp_path / "head"), "--logger", "wandbb", "--device", "cpu"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "--logger wandbb: no such tracker; did you mean wandb?" in result.stderr
+    assert not (tmp_path / "head").exists()
