@@ -53,7 +53,7 @@ def train_head(
             assert out is not None
             run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy)
         try:
-            scores = job.complete(run, of_slices, opened, Runtime(device), processes)
+            scores = job.complete(run, of_slices, opened, runtime, processes)
         except Stopped:
             click.echo(f"stopped; to go on: train series --resume {run.path}", err=True)
             sys.exit(STOPPED)
