@@ -1,4 +1,4 @@
-"""Show where in a slice a network finds its evidence: Grad-CAM, as captum computes it."""
+"""Show where in a slice a network finds its evidence: HiResCAM, with captum's gradients."""
 
 from typing import ClassVar
 
@@ -21,9 +21,9 @@ class HeatMaps:
 
     def __init__(self, net: FusionNet, normalise: Normalise, layer: nn.Module, context: Context | None = None) -> None:
         """Take a network with its best weights, the layer whose feature maps are to be weighed, and what it sees."""
-        from captum.attr import LayerGradCam  # type: ignore[import-untyped]
+        from captum.attr import LayerGradientXActivation  # type: ignore[import-untyped]
 
-        self._grad_cam = LayerGradCam(net, layer)
+        self._share = LayerGradientXActivation(net, layer)
         self._normalise = normalise
         self.context = context
 
@@ -36,12 +36,19 @@ class HeatMaps:
             images: (n, C, S, S) uint8 grey levels, of stacks where the run has context.
             z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
 
-        Source: Selvaraju et al., "Grad-CAM", ICCV 2017, eq. 1 and 2 without ReLU; section 3.3, counterfactuals.
+        The feature maps are weighed place by place, with their own gradients. Where a network takes the mean of them
+        this is Grad-CAM; where it takes the largest too, as small_resnet does, Grad-CAM smears the gradient of that one
+        place over all, and lies beside the bleed: see benchmarks/demo.py.
+
+        Source: Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+            networks", arXiv 2011.08891, eq. 4, without ReLU; Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.3, for
+            what a negative value says.
         """
         grey = torch.from_numpy(images).float().div_(255)
         place = torch.from_numpy(np.asarray(z_norm, np.float32))
         target = torch.from_numpy(np.asarray(classes, np.int64))
-        maps: Tensor = self._grad_cam.attribute((self._normalise(grey), place), target=target)
+        shares: Tensor = self._share.attribute((self._normalise(grey), place), target=target)
+        maps = shares.sum(1, keepdim=True)
         side = images.shape[-1]
         maps = nn.functional.interpolate(maps.detach(), size=(side, side), mode="bilinear", align_corners=False)[:, 0]
         return (maps / maps.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)).numpy()

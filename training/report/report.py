@@ -26,7 +26,7 @@ from training.report.scores import (
     scores,
 )
 from training.report.sets import other_sets
-from training.report.slices import mistakes, sheet
+from training.report.slices import found, mistakes, sheet
 from training.report.strips import strips
 from training.report.subgroups import subgroups
 from training.run.digests import write_atomically
@@ -53,6 +53,7 @@ def write_report(run: Path, cache: Cache | None) -> Path:
         RunError: there is no run, or one of its files is damaged.
     """
     results = read_results(run)
+    heat_maps = _heat_maps(results, cache)
     sections = [
         summary(results, cache),
         scores(results),
@@ -61,7 +62,8 @@ def write_report(run: Path, cache: Cache | None) -> Path:
         decisions(results),
         subgroups(results),
         sheet(results, cache),
-        mistakes(results, cache, _heat_maps(results, cache)),
+        found(results, cache, heat_maps),
+        mistakes(results, cache, heat_maps),
         *strips(results, cache),
         other_sets(results),
         training(results),
@@ -187,7 +189,7 @@ def training(results: Results) -> Section:
     epochs = log[log["weighted_log_loss"].notna()]
     panels = _history(steps, epochs)
     caption = (
-        "Figure 6. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
+        "Figure 8. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
         "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
     )
     blocks = [page.figure(panels, caption)]

@@ -1,4 +1,4 @@
-"""Write the report's sections that show slices: a sheet of them, and the most confident mistakes."""
+"""Write the report's sections that show slices: a sheet of them, true positives, confident mistakes."""
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from training.scores.predictions import Predictions
 from training.scores.results import Results
 
 SHEET_SLICES = 12
+FOUND = 10
 MISTAKES = 12
 
 
@@ -38,6 +39,23 @@ def sheet(results: Results, cache: Cache | None) -> Section:
     return Section("Slices", [page.cards(items, caption)])
 
 
+def found(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
+    """Some bleeds that the run has found, with what it looked at."""
+    title = "Found"
+    if (name := results.shown) is None:
+        return not_there(results, title)
+    if cache is None:
+        return _no_cache(results, title)
+    known = results.predictions[name]
+    at = results.scores[name].get("at_threshold", {}).get("thresholds", {})
+    hits = choose_hits(known, np.array([at.get(label, 0.5) for label in known.classes]), FOUND)
+    if not hits:
+        return Section(title, [page.paragraph(f"No true positives on {SETS[name]}.")])
+    threshold = "Youden's thresholds of Table 4" if at else "a threshold of 0.5"
+    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}: of each class in turn one, chosen by chance. "
+    return Section(title, [_looked_at(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
+
+
 def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
     """The slices on which the run was most sure and wrong, with what it looked at."""
     title = "Mistakes"
@@ -50,8 +68,25 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
     if not wrong:
         words = f"No mistakes on {SETS[name]}: no probability lies more than 0.5 from its label."
         return Section(title, [page.paragraph(words)])
-    lines = np.array([line for line, _ in wrong], np.int64)
-    classes = np.array([k for _, k in wrong], np.int64)
+    caption = (
+        f"Figure 6. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
+        "lies farthest from its label; a label may be wrong, too. "
+    )
+    positive = known.labels >= SOFT_THRESHOLD
+    calls = [(line, k, "false negative" if positive[line, k] else "false positive") for line, k in wrong]
+    return Section(title, [_looked_at(results, cache, heat_maps, calls, caption)])
+
+
+def _looked_at(
+    results: Results, cache: Cache, heat_maps: HeatMaps | None, chosen: list[tuple[int, int, str]], caption: str
+) -> str:
+    """Cards of slices with the heat of one class each, and what the heat says below them.
+
+    Args:
+        chosen: line, class, and what the call was.
+    """
+    known = results.predictions[results.shown or ""]
+    lines, classes = (np.array([of[i] for of in chosen], np.int64) for i in range(2))
     rows, size_px = known.slices["row"].to_numpy()[lines], results.settings["config"]["size_px"]
     images = read_images(cache, size_px, rows)
     heat = None
@@ -60,25 +95,21 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
         heat = heat_maps.of(stacks, known.slices["z_norm"].to_numpy()[lines], classes)
     windows = [window.name for window in cache.windows]
     items = []
-    for i, (line, k) in enumerate(wrong):
+    for i, (line, k, call) in enumerate(chosen):
         pictures = window_pictures(images[i], windows)
         if heat is not None:
             pictures.append(
                 (png_address(overlay(images[i, 0], heat[i])), f"where {known.classes[k]} was raised or lowered")
             )
-        kind = "false negative" if known.labels[line, k] >= SOFT_THRESHOLD else "false positive"
-        items.append(page.card(pictures, f"{known.classes[k]}: {kind} · {_title(known, line)}", _bars(known, line)))
-    caption = (
-        f"Figure 5. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
-        "lies farthest from its label; a label may be wrong, too. "
-    )
+        title = f"{known.classes[k]}: {call} · {_title(known, line)}"
+        items.append(page.card(pictures, title, _bars(known, line)))
     caption += (
-        f"Last picture: Grad-CAM for that class on the {windows[0]} window; orange places raised the probability, "
+        f"Last picture: HiResCAM for that class on the {windows[0]} window; orange places raised the probability, "
         "blue ones lowered it; it says where, not why."
         if heat is not None
         else f"No heat maps: {HeatMaps.MISSING}"
     )
-    return Section(title, [page.cards(items, caption)])
+    return page.cards(items, caption)
 
 
 def windows_in_words(windows: list[str]) -> str:
@@ -123,15 +154,34 @@ def choose_slices(known: Predictions, count: int) -> np.ndarray:
     return np.array(list(chosen), dtype=np.int64)
 
 
+def choose_hits(known: Predictions, thresholds: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Choose lines and classes that are positive and called: of each class in turn one, by chance; each slice once.
+
+    Args:
+        thresholds: (K,) float64.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(known))
+    by_name = np.argsort(known.slices["image_id"].to_numpy(str), kind="stable")[shuffled]
+    hit = (known.labels >= SOFT_THRESHOLD) & (known.probabilities >= thresholds)
+    # `any` is implied by the others, so it gets no slices of its own where there are others.
+    classes = [k for k, name in enumerate(known.classes) if name != "any"] or [0]
+    return _in_turn({k: [int(line) for line in by_name[hit[by_name, k]]] for k in classes}, count)
+
+
 def most_confident_mistakes(known: Predictions, count: int) -> list[tuple[int, int]]:
     """Return lines and classes with |p - y| above 0.5, of each class in turn the worst; each slice at most once."""
     error = np.nan_to_num(np.abs(known.probabilities - known.labels))
-    queues = [[int(line) for line in np.argsort(-column, kind="stable") if column[line] > 0.5] for column in error.T]
-    found: dict[int, int] = {}
-    while len(found) < count and any(queues):
-        for k, queue in enumerate(queues):
-            while queue and queue[0] in found:
+    worst = {k: np.argsort(-column, kind="stable") for k, column in enumerate(error.T)}
+    return _in_turn({k: [int(line) for line in order if error[line, k] > 0.5] for k, order in worst.items()}, count)
+
+
+def _in_turn(queues: dict[int, list[int]], count: int) -> list[tuple[int, int]]:
+    """Take lines from each class's queue in turn, each line once: (line, class), `count` at most."""
+    taken: dict[int, int] = {}
+    while len(taken) < count and any(queues.values()):
+        for k, queue in queues.items():
+            while queue and queue[0] in taken:
                 queue.pop(0)
-            if queue and len(found) < count:
-                found[queue.pop(0)] = k
-    return list(found.items())
+            if queue and len(taken) < count:
+                taken[queue.pop(0)] = k
+    return list(taken.items())

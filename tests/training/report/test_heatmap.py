@@ -45,6 +45,27 @@ def test_evidence_lies_where_the_bright_square_is() -> None:
     assert (other == 0).all()  # the opposite feature is cut off by ReLU, so nothing raises or lowers it
 
 
+class Brightest(Brightness):
+    """A backbone whose features are the brightest place of a feature map, and the mean of the map and its opposite."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.maps(images)
+        return torch.stack([maps[:, 0].amax(dim=(1, 2)), maps[:, 1].mean(dim=(1, 2))], dim=1)
+
+
+def test_evidence_that_is_one_place_of_many_lies_at_this_place() -> None:
+    net = FusionNet(Brightest(), 2, 1, TrainConfig(position=False, fusion_features=2)).eval()
+    with torch.no_grad():
+        net.fuse.weight.copy_(torch.eye(2))
+        net.fuse.bias.copy_(torch.tensor([0.0, 5.0]))
+        net.classify.weight.fill_(1.0)
+    images = np.full((1, 3, 32, 32), 100, np.uint8)
+    images[:, :, 24, 8] = 200
+    (heat,) = HeatMaps(net, PLAIN, net.backbone.maps).of(images, np.zeros(1), np.zeros(1))
+    assert heat[24, 8] == pytest.approx(1.0)
+    assert np.abs(heat[:16]).max() < 0.01  # Grad-CAM is 0 everywhere: the mean gradients of the two maps cancel
+
+
 def test_what_lowers_a_class_is_below_zero() -> None:
     net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
     with torch.no_grad():

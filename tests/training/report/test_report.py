@@ -13,7 +13,7 @@ from testkit.fake_run import write_run
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
 from training.report.report import write_report
-from training.report.slices import choose_slices, most_confident_mistakes
+from training.report.slices import choose_hits, choose_slices, most_confident_mistakes
 from training.scores.results import read_results
 
 
@@ -148,6 +148,17 @@ def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
     )
     names = known.slices["image_id"].to_numpy()
     assert list(names[choose_slices(known, 12)]) == list(names[order][choose_slices(shuffled, 12)])
+
+
+def test_what_was_found_is_positive_and_called_in_every_class(finished: Path) -> None:
+    known = read_results(finished).predictions["test"]
+    thresholds = np.quantile(known.probabilities, 0.5, axis=0)
+    found = choose_hits(known, thresholds, 10)
+    assert all(known.labels[line, k] == 1 and known.probabilities[line, k] >= thresholds[k] for line, k in found)
+    assert len({line for line, _ in found}) == len(found)
+    assert {known.classes[k] for _, k in found[:5]} == set(known.classes) - {"any"}
+    assert choose_hits(known, np.full(len(known.classes), 1.1), 10) == []
+    assert "true positive ·" in (finished / "report.html").read_text()
 
 
 def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
