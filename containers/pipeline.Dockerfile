@@ -16,6 +16,6 @@ COPY --from=build /opt/ich /opt/ich
 # Compiled kernels are kept beside the code where that can be written, else in this folder.
 ENV PATH=/opt/ich/bin:$PATH NUMBA_CACHE_DIR=/tmp/numba
 RUN useradd --create-home --uid 1000 ich
-USER ich
+USER 1000
 ENTRYPOINT ["pipeline"]
 CMD ["--help"]

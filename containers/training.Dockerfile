@@ -15,6 +15,6 @@ FROM python:3.12-slim-bookworm
 COPY --from=build /opt/ich /opt/ich
 ENV PATH=/opt/ich/bin:$PATH
 RUN useradd --create-home --uid 1000 ich
-USER ich
+USER 1000
 ENTRYPOINT ["train"]
 CMD ["--help"]

@@ -152,7 +152,7 @@ def test_processes_share_an_epoch_without_a_sampler(fake: FakeCache, cache: Cach
     ]
     for process in processes:
         process.start()
-    parts = dict(answers.get(timeout=120) for _ in processes)
+    parts = dict(answers.get(timeout=300) for _ in processes)
     for process in processes:
         process.join(timeout=60)
     together = [a + b for a, b in zip(parts[0], parts[1], strict=True)]

@@ -324,7 +324,7 @@ def test_processes_share_the_copies(fake: FakeCache, address: str, tmp_path: Pat
     ]
     for process in processes:
         process.start()
-    read = [answers.get(timeout=120) for _ in processes]
+    read = [answers.get(timeout=300) for _ in processes]
     for process in processes:
         process.join(timeout=60)
     pixels = {line: image for part, _ in read for line, image in part.items()}

@@ -317,7 +317,7 @@ def test_stream_works_in_another_process(fake: FakeCache, method: str) -> None:
     answers = context.Queue()
     process = context.Process(target=read_all, args=(stream, answers))
     process.start()
-    assert answers.get(timeout=60) == expected
+    assert answers.get(timeout=300) == expected
     process.join(timeout=60)
     assert process.exitcode == 0
 
@@ -336,7 +336,7 @@ for _ in range(2):
     reader.read(lines, out)
 np.save({str(tmp_path / "out.npy")!r}, out)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True, timeout=300)
     assert np.array_equal(np.load(tmp_path / "out.npy"), fake.images[8].reshape(len(fake.table), -1))
 
 
