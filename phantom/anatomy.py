@@ -216,7 +216,7 @@ def _skin(head: Head, grid: Grid, skull: Array) -> Array:
     return np.maximum(skull + head.scalp_mm + 7 * temple, face)
 
 
-def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, noise: Noise) -> Layers:
+def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, *, noise: Noise) -> Layers:
     """Paint one slice without blood.
 
     Args:
@@ -230,7 +230,7 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
     table = np.clip(np.abs(2 * bones.across - 1) * 1.6 - 0.4, 0, 1)
     bone = 560 + 850 * table + 150 * grain
     _carve_air((outer, bone), grid, noise)
-    ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise)
+    ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise=noise)
     brain = _brain(head, grid, cortex, noise)
     brain += np.maximum(ventricles, cisterns) * (CSF - brain)
     add_membranes(brain, *grid, bones.cavity)
@@ -275,7 +275,7 @@ def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
 
 
 def _spaces(
-    head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, noise: Noise
+    head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, *, noise: Noise
 ) -> tuple[Array, Array, Array]:
     """Coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
     cortex, cisterns = np.zeros_like(grid.x), np.zeros_like(grid.x)

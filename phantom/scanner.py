@@ -31,11 +31,11 @@ class Coding:
 
 # The codings of the RSNA 2019 files, the first two most often.
 CODINGS = (
-    Coding(12, False, -1024),
-    Coding(16, True, -1024),
-    Coding(16, True, 0),
-    Coding(12, True, 0),
-    Coding(16, True, -1000),
+    Coding(12, signed=False, intercept=-1024),
+    Coding(16, signed=True, intercept=-1024),
+    Coding(16, signed=True, intercept=0),
+    Coding(12, signed=True, intercept=0),
+    Coding(16, signed=True, intercept=-1000),
 )
 CODING_SHARES = (0.50, 0.34, 0.08, 0.04, 0.04)
 

@@ -189,7 +189,7 @@ def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = Fa
     geometry = draw_geometry(rng, origin, size)
     pose = draw_pose(rng, geometry, origin, size)
     coding = CODINGS[rng.choice(len(CODINGS), p=CODING_SHARES)]
-    stored, blood = _scan(head, () if bloodless else bleeds, shape, pose, geometry, coding, rng)
+    stored, blood = _scan(head, () if bloodless else bleeds, shape, pose, geometry, coding=coding, rng=rng)
     series = 2 * patient + number
     return Study(
         patient_id=f"ID_{scramble(patient, 32, seed):08x}",
@@ -212,6 +212,7 @@ def _scan(
     shape: Noise,
     pose: Pose,
     geometry: Geometry,
+    *,
     coding: Coding,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
@@ -222,7 +223,7 @@ def _scan(
     for k, position in enumerate(geometry.positions):
         grid = _warp(pose.grid(geometry, position), shape)
         bones = surfaces(head, grid, shape)
-        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), shape)
+        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), noise=shape)
         blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
         stored[k] = scanner.expose(layers, bones, rng)
     return stored, blood

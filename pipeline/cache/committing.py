@@ -29,7 +29,7 @@ def tables_of(root: Path, ledger: Ledger, terms: Terms, image_id: str, labels: A
         CacheError: a record is missing or damaged.
     """
     records = {shard: require_record(root, shard) for shard in sorted(ledger.live_slots())}
-    return make_tables(ledger, records, terms.rows_per_shard, image_id, labels, terms.class_names)
+    return make_tables(ledger, records, terms.rows_per_shard, image_id, labels, classes=terms.class_names)
 
 
 def require_record(root: Path, shard: int) -> ShardRecord:
@@ -45,7 +45,7 @@ def require_record(root: Path, shard: int) -> ShardRecord:
 
 
 def write_commit(
-    root: Path, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, arrays: Mapping[str, Any],
+    root: Path, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *, arrays: Mapping[str, Any],
     private: Private,
 ) -> Commit:  # fmt: skip
     """Publish the commit that follows `before`; the first one gives the cache its identity.

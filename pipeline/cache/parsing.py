@@ -84,6 +84,6 @@ def _parse_plain(kind: Any, content: Any, where: str) -> Any:
     return content
 
 
-def _require(right: bool, what: str, where: str) -> None:
+def _require(right: object, what: str, where: str) -> None:
     if not right:
         raise ValueError(f"{where or 'the document'} is not {what}")

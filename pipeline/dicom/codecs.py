@@ -33,17 +33,17 @@ class Coding:
 
 # libjpeg-turbo is compiled to two depths, 8 and 12 bits, and to lossless up to 16: one function decodes them all.
 CODINGS = {
-    "1.2.840.10008.1.2.4.50": Coding("jpeg8_decode", True, True),
-    "1.2.840.10008.1.2.4.51": Coding("jpeg8_decode", True, True),
+    "1.2.840.10008.1.2.4.50": Coding("jpeg8_decode", can_lose=True, always_loses=True),
+    "1.2.840.10008.1.2.4.51": Coding("jpeg8_decode", can_lose=True, always_loses=True),
     "1.2.840.10008.1.2.4.57": Coding("jpeg8_decode"),
     "1.2.840.10008.1.2.4.70": Coding("jpeg8_decode"),
     "1.2.840.10008.1.2.4.80": Coding("jpegls_decode"),
-    "1.2.840.10008.1.2.4.81": Coding("jpegls_decode", True),
+    "1.2.840.10008.1.2.4.81": Coding("jpegls_decode", can_lose=True),
     "1.2.840.10008.1.2.4.90": Coding("jpeg2k_decode"),
-    "1.2.840.10008.1.2.4.91": Coding("jpeg2k_decode", True),
+    "1.2.840.10008.1.2.4.91": Coding("jpeg2k_decode", can_lose=True),
     "1.2.840.10008.1.2.4.201": Coding("jpeg2k_decode"),
     "1.2.840.10008.1.2.4.202": Coding("jpeg2k_decode"),
-    "1.2.840.10008.1.2.4.203": Coding("jpeg2k_decode", True),
+    "1.2.840.10008.1.2.4.203": Coding("jpeg2k_decode", can_lose=True),
     "1.2.840.10008.1.2.5": Coding("dicomrle_decode"),
 }
 RLE = "1.2.840.10008.1.2.5"
@@ -137,7 +137,7 @@ def read_picture(code: bytes) -> Picture | None:
             marker, length = struct.unpack_from(">HH", code, at)
             if (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)) or marker == 0xFFF7:
                 precision, height, width, components = struct.unpack_from(">BHHB", code, at + 4)
-                return Picture(height, width, precision, False) if components == 1 else None
+                return Picture(height, width, precision, signed=False) if components == 1 else None
             if marker < 0xFF00 or length < 2:
                 return None
             at += 2 + length

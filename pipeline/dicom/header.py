@@ -160,7 +160,7 @@ def _read_header(data: memoryview) -> Header:
         transfer_syntax=syntax,
         media_class=text(meta.get(MEDIA_STORAGE_SOP_CLASS, b"")),
         body=body,
-        pixels=_find_pixels(body, end, implicit, syntax != EXPLICIT_BIG),
+        pixels=_find_pixels(body, end, implicit=implicit, little=syntax != EXPLICIT_BIG),
     )
 
 
@@ -185,7 +185,9 @@ def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
     """
     stream = BytesIO(data[begin : begin + MAX_HEADER_BYTES])
     with _quiet_pydicom():
-        elements = data_element_generator(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        elements = data_element_generator(
+            stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, vr, length: tag >> 16 != 2
+        )
         return {int(element.tag): _raw_value(element) for element in elements}, begin + stream.tell()
 
 
@@ -264,7 +266,7 @@ def _group_values(group: Dataset) -> dict[int, bytes]:
     return values
 
 
-def _find_pixels(body: memoryview, at: int, implicit: bool, little: bool) -> Pixels | None:
+def _find_pixels(body: memoryview, at: int, *, implicit: bool, little: bool) -> Pixels | None:
     """Read the element header at `at`, if pixel data begin there."""
     endian = "<" if little else ">"
     head = bytes(body[at : at + 12])

@@ -71,7 +71,7 @@ def read_slices(
             raise Rejected("no_pixels", "no pixel data")
         if header.pixels.tag != PIXEL_DATA:
             raise Rejected("pixel_format", "Float Pixel Data: floating-point pixels")
-        facts = read_file_facts(header.values, header.little_endian)
+        facts = read_file_facts(header.values, little_endian=header.little_endian)
         _require_room(header, header.pixels, facts)
     except Rejected as reason:
         return Slices(1, iter((Reject(reason.code, reason.message),)))
@@ -88,7 +88,7 @@ def _read_frames(
         try:
             code = next(codes, None)
             if index in wanted:
-                yield _read_frame(header, facts, reading, patient_key, index, code)
+                yield _read_frame(header, facts, reading, patient_key, index, code=code)
         except Rejected as reason:
             if index in wanted:
                 yield Reject(reason.code, reason.message, _frame_number(facts, index))
@@ -119,7 +119,7 @@ def _require_room(header: Header, pixels: Pixels, facts: FileFacts) -> None:
 
 
 def _read_frame(
-    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, index: int, code: bytes | None
+    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, index: int, *, code: bytes | None
 ) -> Slice:
     frame_facts, pixels = _frame_facts(header, facts, reading, index), facts.pixels
     stored = _stored_values(_read_cells(header, pixels, index, code), pixels)

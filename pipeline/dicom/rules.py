@@ -193,7 +193,7 @@ def require_ct(values: Values, media_class: str) -> None:
     _require_slice_type(values.get(IMAGE_TYPE, b""))
 
 
-def read_file_facts(values: Values, little_endian: bool) -> FileFacts:
+def read_file_facts(values: Values, *, little_endian: bool) -> FileFacts:
     """Read what every frame of a CT file has in common.
 
     Raises:

@@ -295,7 +295,7 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
         z_from={},
     )
     arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
-    commit = write_commit(root, found.head, ledger, tables, terms, arrays, private)
+    commit = write_commit(root, found.head, ledger, tables, terms, arrays=arrays, private=private)
     if pending and pending.reading == found.wanted.reading:
         layout.clear_pending(root)
     return commit

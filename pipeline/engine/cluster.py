@@ -72,7 +72,7 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
         elif workers.cluster:
             found = _connect_started(workers, stack, say)
         else:
-            cluster = _start_local(min(workers.local, tasks), workers.dashboard, stack)
+            cluster = _start_local(min(workers.local, tasks), dashboard=workers.dashboard, stack=stack)
             found = Connection(stack.enter_context(distributed.Client(cluster)))
         if workers.local == 0 or workers.dashboard:
             say(_describe(found.client))
@@ -128,7 +128,7 @@ def _describe(client: Any) -> str:
     return f"{count} Dask {'worker' if count == 1 else 'workers'}{' so far' if count == 0 else ''}{dashboard}"
 
 
-def _start_local(count: int, dashboard: bool, stack: contextlib.ExitStack) -> Any:
+def _start_local(count: int, *, dashboard: bool, stack: contextlib.ExitStack) -> Any:
     if dashboard and importlib.util.find_spec("bokeh") is None:
         raise CacheError("--dashboard: Dask draws it with bokeh; pip install bokeh")
     # A local process dies of what it does, so its task is looked into at once.
@@ -167,7 +167,7 @@ def _connect_started(workers: Workers, stack: contextlib.ExitStack, say: Callabl
     file = workers.cluster
     assert file
     content = _read_description(file)
-    _refuse_foreign_class(file, str(content["class"]), workers.any_class)
+    _refuse_foreign_class(file, str(content["class"]), any_class=workers.any_class)
     try:
         refusals = Refusals()
         stack.enter_context(handled_by(refusals, "tornado.application", "asyncio"))
@@ -184,7 +184,7 @@ def _connect_started(workers: Workers, stack: contextlib.ExitStack, say: Callabl
         raise CacheError(f"--cluster {file}: {content['class']}: {type(error).__name__}: {message}") from error
 
 
-def _refuse_foreign_class(file: Path, name: str, any_class: bool) -> None:
+def _refuse_foreign_class(file: Path, name: str, *, any_class: bool) -> None:
     """Importing a module runs what is in it, so a file may name Dask's clusters alone.
 
     Raises:

@@ -144,6 +144,7 @@ def make(
     resolved: Resolved,
     compared: Iterable[str],
     wanted: Fingerprints,
+    *,
     rows_per_shard: int,
 ) -> Plan:
     """Plan the shards and tasks.
@@ -163,7 +164,7 @@ def make(
     again = _added_arrays(known, resolved.kept, wanted)
     resumed = _left_jobs(listing, unfinished, wanted)
     jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(_reasons(known, resolved, wanted, set(fresh), changed, len(resumed), again))
+    reasons = tuple(_reasons(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), again=again))
     return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 
@@ -258,6 +259,7 @@ def _reasons(
     wanted: Fingerprints,
     fresh: Set[str],
     changed: Set[str],
+    *,
     resumed: int,
     again: Sequence[ShardJob],
 ) -> list[str]:

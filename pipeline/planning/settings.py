@@ -233,13 +233,13 @@ def _choose_labels(request: Request, entry: Dataset, built: Built | None) -> Lab
     if request.labels:
         return _read(replace(entry.labels, filepath=request.labels), chosen=True)
     if request.no_labels or (chosen and not known):
-        return Labels(replace(entry.labels, filepath=None), "", True, None)
+        return Labels(replace(entry.labels, filepath=None), "", chosen=True, content=None)
     path = known if chosen else entry.labels.filepath or known
     if built and built.classes and _has_vanished(path, known):
         named = replace(entry.labels, filepath=path or "the commit's labels")
         return Labels(named, built.labels_digest, chosen, None)
     file = replace(entry.labels, filepath=path or None)
-    return _read(file, chosen) if path else Labels(file, "", False, None)
+    return _read(file, chosen=chosen) if path else Labels(file, "", chosen=False, content=None)
 
 
 def _has_vanished(path: str, known: str) -> bool:
@@ -247,7 +247,7 @@ def _has_vanished(path: str, known: str) -> bool:
     return not path or (_are_same(path, known) and not Path(path).exists())
 
 
-def _read(file: LabelFile, chosen: bool) -> Labels:
+def _read(file: LabelFile, *, chosen: bool) -> Labels:
     """The labels of a file.
 
     Raises:

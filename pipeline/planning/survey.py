@@ -79,7 +79,7 @@ def survey(
         resolved = replace(resolved, vanished=[known.committed.paths[line] for line in gone])
     resolved = _without_uncommitted(resolved, known.committed)
     compared = [listing.paths[line] for line in sorted(lines)]
-    made = plan.make(listing, known, resolved, compared, wanted, settings.layout.rows_per_shard)
+    made = plan.make(listing, known, resolved, compared, wanted, rows_per_shard=settings.layout.rows_per_shard)
     notes = [f"kept: {what}" for what in settings.kept]
     if made.jobs:
         notes.insert(0, estimate(made.jobs, len(settings.windows)).as_line(system.cores()))

@@ -134,6 +134,7 @@ class Folder:
         path: str,
         buffer: Buffer,
         before_waiting: Callable[[], object] = lambda: None,
+        *,
         past_cache: bool = False,
     ) -> tuple[memoryview, Stamp]:
         """As `Source.read`.
@@ -143,7 +144,7 @@ class Folder:
             past_cache: do not look for it in the system's memory, nor leave it there; half the processor's time.
         """
         if not _may_be_packed(path):
-            return _read_file(self._name(path), buffer, before_waiting, past_cache)
+            return _read_file(self._name(path), buffer, before_waiting, past_cache=past_cache)
         archive, member = self._split(path)
         if member:
             return Archive(self._name(archive), _kind(self._name(archive)) or "zip").read(member, buffer)
@@ -355,7 +356,7 @@ def _listing(src: str, paths: list[str], sizes: "array[int]", times: "array[int]
 
 
 def _read_file(
-    file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None, past_cache: bool = False
+    file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None, *, past_cache: bool = False
 ) -> tuple[memoryview, Stamp]:
     """Read a regular file whole, with one call if the system has it in memory or reads past its cache."""
     # Without waiting: a named pipe that took the file's place since the scan must not hang the build.

@@ -54,9 +54,9 @@ def read_labels(
     else:
         frame, separator = read_cells(name, content)
         is_long = [_plain(column) for column in frame.columns[:2]] == LONG_COLUMNS and "label" not in classes
-        _check_type(name, labels, frame, is_long)
+        _check_type(name, labels, frame, is_long=is_long)
         read = _read_long if is_long else _read_wide
-        names, table = read(labels, frame, list(classes), _Values(name, labels.soft, separator))
+        names, table = read(labels, frame, list(classes), _Values(name, soft=labels.soft, separator=separator))
     key = KEYS[labels.level]
     if labels.level == "slice":
         names = [_without_ending(image) for image in names]
@@ -96,7 +96,7 @@ def _plain(column: object) -> str:
     return "".join(character for character in str(column).lower() if character.isalnum())
 
 
-def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, is_long: bool) -> None:
+def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, *, is_long: bool) -> None:
     """Compare what the file is with what the catalog says of it, where it says anything."""
     header = ",".join(map(str, frame.columns[:4]))
     if labels.type == "rsna_long" and not is_long:
@@ -108,7 +108,7 @@ def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, is_long: bool
 class _Values:
     """Turns cells into labels, or says which one is wrong."""
 
-    def __init__(self, name: str, soft: bool, separator: str) -> None:
+    def __init__(self, name: str, *, soft: bool, separator: str) -> None:
         self._name, self._soft, self._separator = name, soft, separator
 
     def read(self, cells: pd.Series, column: str) -> np.ndarray:

@@ -47,7 +47,7 @@ def read_plain(content: bytes, classes: Sequence[str]) -> tuple[np.ndarray, np.n
     return (images, table) if (table[line_image, column] == values).all() else None
 
 
-def _lines(data: np.ndarray, first: int, has_returns: bool) -> tuple[np.ndarray, np.ndarray]:
+def _lines(data: np.ndarray, first: int, *, has_returns: bool) -> tuple[np.ndarray, np.ndarray]:
     """Where lines begin and end, without their line ends; an empty last line is none."""
     ends = np.flatnonzero(data == NEWLINE)
     if data[-1] != NEWLINE:

@@ -61,6 +61,7 @@ def make_tables(
     rows_per_shard: int,
     image_id: str,
     labels: pd.DataFrame | None,
+    *,
     classes: list[str],
 ) -> Tables:
     """Put the tables of a commit together.

@@ -246,7 +246,7 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     kept = ledger.take(np.array([line for line, path in enumerate(ledger.paths) if path not in gone], np.int64))
     tables = tables_of(root, kept, head.terms, head.private.image_id, _labels(root, head))
     tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
-    write_commit(root, head, kept, tables, head.terms, head.arrays, head.private)
+    write_commit(root, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
     before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(root, head)]
     path_of = _path_of_row(found, head, live)

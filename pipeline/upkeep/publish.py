@@ -60,7 +60,7 @@ def publish(root: Path, address: str, *, take_over: bool = False) -> Published:
         try:
             target = open_target(address)
             _claim(target, address, head)
-            with _lease(target, address, root, head, take_over) as still_ours:
+            with _lease(target, address, root, head, take_over=take_over) as still_ours:
                 return _upload(target, address, root, head, still_ours)
         except FileNotFoundError as error:
             raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {root}") from error
@@ -99,7 +99,7 @@ def _claim(target: Target, address: str, head: Commit) -> None:
 
 
 @contextlib.contextmanager
-def _lease(target: Target, address: str, root: Path, head: Commit, take_over: bool) -> Iterator[Any]:
+def _lease(target: Target, address: str, root: Path, head: Commit, *, take_over: bool) -> Iterator[Any]:
     """Be the only publisher there; gives a check that it is still so.
 
     One that was killed has left its lease. From the same folder it is gone on with, for that folder's lock has died

@@ -93,7 +93,7 @@ def _reduce(batch: Batch) -> tuple[Any, ...]:
     return _receive, (rest, tuple(images.shape), *place, batch.sender.taken, batch.receiver, info.id, batch.sender.name)
 
 
-def _receive(
+def _receive(  # noqa: PLR0917  # pickle calls it with a tuple
     batch: dict[str, Any],
     shape: tuple[int, ...],
     number: int,

@@ -73,7 +73,7 @@ class Batch:
 class _Slot:
     """Memory of one batch, filled again and again, but never while somebody holds what it was filled with."""
 
-    def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, pin: bool) -> None:
+    def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, *, pin: bool) -> None:
         def empty(*shape: int, dtype: torch.dtype) -> Memory:
             return Memory(lambda: torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin).numpy())
 
@@ -131,10 +131,10 @@ class Stream(IterableDataset[Batch]):
         lines: np.ndarray,
         batch_size: int,
         threads: int = 1,
+        *,
         ahead: int = 4,
         pin: bool = False,
         context: Context | None = None,
-        *,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
@@ -159,7 +159,7 @@ class Stream(IterableDataset[Batch]):
     def __len__(self) -> int:
         """Return the number of batches that one iteration gives, the same in each process of torch.distributed."""
         _, world = _place()
-        return self.num_batches(world, self._drop_last)
+        return self.num_batches(world, drop_last=self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's batches of the next epoch: 0 at first, or what `set_epoch` said.
@@ -187,7 +187,7 @@ class Stream(IterableDataset[Batch]):
         """Bytes that each slice takes on disk, (n,) int64."""
         return self._reader.stored_bytes
 
-    def num_batches(self, world: int = 1, drop_last: bool = False) -> int:
+    def num_batches(self, world: int = 1, *, drop_last: bool = False) -> int:
         """Return the number of batches in an epoch, which is the same for each of `world` processes."""
         full, rest = divmod(len(self._keys), self._batch_size * world)
         return full + (rest > 0 and not drop_last)
@@ -220,7 +220,9 @@ class Stream(IterableDataset[Batch]):
         """
         order = permutation(self._keys, seed, epoch) if shuffle else np.arange(len(self._keys))
         if batches is None:
-            edges = np.minimum(np.arange(self.num_batches(world, drop_last) + 1) * self._batch_size * world, len(order))
+            edges = np.minimum(
+                np.arange(self.num_batches(world, drop_last=drop_last) + 1) * self._batch_size * world, len(order)
+            )
         else:
             edges = np.arange(batches + 1) * len(order) // batches
         parts = [np.array_split(order[first:stop], world)[rank] for first, stop in pairwise(edges)]
@@ -253,7 +255,7 @@ class Stream(IterableDataset[Batch]):
             slot = self._free.popleft()
             if not slot.is_held():
                 return slot
-        return _Slot(self._batch_size, self._reader.shape, self._facts[1].shape[1], self._pin)
+        return _Slot(self._batch_size, self._reader.shape, self._facts[1].shape[1], pin=self._pin)
 
     def _fill(self, slot: _Slot, parts: list[np.ndarray], number: int) -> Batch:
         slot.guard.wait()

@@ -37,7 +37,7 @@ def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Mod
         if config.weights == "imagenet":
             raise ConfigError(f"--model {small.NAME}: has no ImageNet weights; give --weights none, or a file")
         return small.SmallResNet(), small.SmallResNet.num_features
-    return torchvision_backbone(config.model, config.weights == "imagenet")
+    return torchvision_backbone(config.model, imagenet=config.weights == "imagenet")
 
 
 def fit_to(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) -> None:
@@ -66,7 +66,7 @@ def describe_pretrained(model: str) -> str:
     return f"{TIMM}{found.architecture}.{found.tag}, {source}; licence {found.license or 'not stated'}"
 
 
-def torchvision_backbone(name: str, imagenet: bool) -> tuple[nn.Module, int]:
+def torchvision_backbone(name: str, *, imagenet: bool) -> tuple[nn.Module, int]:
     """Build a torchvision classification model without its classifier, and say how many features it gives.
 
     Raises:

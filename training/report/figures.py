@@ -97,12 +97,12 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
 
 
 def draw_curves(
-    curves: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, title: str, diagonal: bool
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, title: str, *, diagonal: bool
 ) -> bytes:
     """Draw curves in the unit square, each with a name for the legend, x, y and a colour."""
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(5.4, 5.4)
-        _unit_square(axes, x_label, y_label, title, diagonal)
+        _unit_square(axes, x_label, y_label, title, diagonal=diagonal)
         for name, x, y, colour in curves:
             axes.plot(*thin(x, y), label=name, color=colour)
         if curves:
@@ -116,6 +116,7 @@ def draw_band(
     labels: tuple[str, str, str],
     note: str,
     colour: str,
+    *,
     diagonal: bool,
 ) -> bytes:
     """Draw one curve in the unit square with its interval.
@@ -126,7 +127,7 @@ def draw_band(
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(3.5, 3.5)
-        _unit_square(axes, *labels, diagonal)
+        _unit_square(axes, *labels, diagonal=diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
         axes.set_title(note, loc="right", color=SOFT, fontsize=9, fontweight="normal")
@@ -138,7 +139,7 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(3.5, 4.1), layout="constrained")
         axes, counts = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
-        _unit_square(axes, "", "observed frequency", title, True)
+        _unit_square(axes, "", "observed frequency", title, diagonal=True)
         axes.set_aspect("auto")  # so that both parts are of one width
         bars = np.clip([plain.observed - plain.low, plain.high - plain.observed], 0, None)
         axes.errorbar(
@@ -170,7 +171,7 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
 
 
 def draw_by_position(
-    centres: np.ndarray, values: np.ndarray, low: np.ndarray, high: np.ndarray, y_label: str, title: str
+    centres: np.ndarray, values: np.ndarray, low: np.ndarray, high: np.ndarray, y_label: str, *, title: str
 ) -> bytes:
     """Draw a score with its interval against the slice position, foot to head; each (bins,), NaN where undefined."""
     with matplotlib.rc_context(RC):
@@ -182,7 +183,7 @@ def draw_by_position(
         return svg(figure)
 
 
-def _unit_square(axes: Axes, x_label: str, y_label: str, title: str, diagonal: bool) -> None:
+def _unit_square(axes: Axes, x_label: str, y_label: str, title: str, *, diagonal: bool) -> None:
     ticks = np.linspace(0, 1, 6)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=ticks, yticks=ticks)
     axes.set(xlabel=x_label, ylabel=y_label, title=title, aspect="equal")

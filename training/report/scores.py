@@ -145,9 +145,12 @@ def curves(results: Results) -> Section:
         precision_recall.append((f"{label}  {average:.3f}", *ranking.precision_recall(one), colour[label]))
         panels += _class_panels(results, k, ranking, (area, average), colour[label])
     overview = [
-        (figures.draw_curves(roc, "1 \N{MINUS SIGN} specificity", "recall (sensitivity)", "ROC", True), "ROC by class"),
         (
-            figures.draw_curves(precision_recall, "recall", "precision", "Precision-recall", False),
+            figures.draw_curves(roc, "1 \N{MINUS SIGN} specificity", "recall (sensitivity)", "ROC", diagonal=True),
+            "ROC by class",
+        ),
+        (
+            figures.draw_curves(precision_recall, "recall", "precision", "Precision-recall", diagonal=False),
             "precision-recall by class",
         ),
     ]
@@ -185,7 +188,9 @@ def _class_panels(
     roc_labels = ("1 \N{MINUS SIGN} specificity", "recall", label)
     return [
         (
-            figures.draw_band(ranking.roc(one), roc_band(ranking, patients), roc_labels, f"AUC {auc}", colour, True),
+            figures.draw_band(
+                ranking.roc(one), roc_band(ranking, patients), roc_labels, f"AUC {auc}", colour, diagonal=True
+            ),
             f"ROC curve of {label}",
         ),
         (
@@ -195,7 +200,7 @@ def _class_panels(
                 ("recall", "precision", label),
                 f"AP {average}",
                 colour,
-                False,
+                diagonal=False,
             ),
             f"precision-recall curve of {label}",
         ),

@@ -39,12 +39,14 @@ def subgroups(results: Results) -> Section:
         ).T
         panels.append(
             (
-                figures.draw_by_position(centres, values, low, high, words, words[0].upper() + words[1:]),
+                figures.draw_by_position(centres, values, low, high, words, title=words[0].upper() + words[1:]),
                 f"{words} by position",
             )
         )
     share = np.array([_or_nan(of["prevalence"]) for of in found])
-    panels.append((figures.draw_by_position(centres, share, share, share, "share", f"Prevalence {main}"), "prevalence"))
+    panels.append(
+        (figures.draw_by_position(centres, share, share, share, "share", title=f"Prevalence {main}"), "prevalence")
+    )
     caption = (
         f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
         "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."

@@ -37,7 +37,7 @@ class Processes:
         """Whether this is the one process that writes files and draws progress bars."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool) -> bool:  # noqa: FBT001  # as the built-in one
         """Whether the flag is set in any process; all must ask together."""
         if self.control is None:
             return flag

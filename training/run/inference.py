@@ -21,7 +21,7 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM, or Ctrl-C); it has kept what it had."""
 
 
-def views(grey: Tensor, tta: bool) -> Iterator[Tensor]:
+def views(grey: Tensor, *, tta: bool) -> Iterator[Tensor]:
     """Yield what the network is to look at: the images, and with TTA both mirror images and small rotations.
 
     Args:
@@ -91,7 +91,7 @@ def predict_batch(
     """
     grey = images.float().div_(255)
     each = []
-    for view in views(grey, tta):
+    for view in views(grey, tta=tta):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16 and images.device.type == "cuda"):
             logits = net(normalise(view.contiguous(memory_format=torch.channels_last)), z_norm)
         each.append(torch.sigmoid(logits.double()))

@@ -86,8 +86,8 @@ def begin(
                 cache,
                 sides,
                 mean_std,
-                environment(config, processes) | {"weights": net.origin},
-                table_of(links, cache),
+                environment=environment(config, processes) | {"weights": net.origin},
+                linked=table_of(links, cache),
             )
     processes.wait()
     run = open_run(path)
@@ -211,7 +211,7 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
     else:
         check_run(run, cache)
         lines = lines_of(run, cache, side)
-    name = predictions_name(side, tta)
+    name = predictions_name(side, tta=tta)
     if run.has_head:
         predicted = predict_series(run, cache, lines, runtime, processes, tta=tta)
         lines, probabilities = predicted.lines, predicted.probabilities
@@ -236,7 +236,7 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
     return scores
 
 
-def predictions_name(side: str, tta: bool) -> str:
+def predictions_name(side: str, *, tta: bool) -> str:
     """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
     return f"{side}_tta" if tta else side
 

@@ -139,7 +139,7 @@ def train_step(
 
 
 def backward(
-    setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, synchronise: bool
+    setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, *, synchronise: bool
 ) -> Tensor:
     """Add a batch's share to the gradient of its step; return this process's share of the step's loss."""
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches

@@ -70,6 +70,7 @@ def write_predictions(
     lines: np.ndarray,
     probabilities: np.ndarray,
     classes: tuple[str, ...],
+    *,
     sample: Path | None,
 ) -> list[Path]:
     """Write OUT in the competition's format, and beside it OUT_wide.csv and OUT_series.csv.

@@ -175,9 +175,9 @@ def create_run(
     cache: Cache,
     sides: np.ndarray,
     mean_std: tuple[np.ndarray, np.ndarray],
+    *,
     environment: Mapping[str, Any],
     linked: pd.DataFrame | None = None,
-    *,
     base: Mapping[str, str] | None = None,
 ) -> Run:
     """Make a run's folder with settings.json, split.csv and linked.csv in it.

@@ -136,7 +136,7 @@ def open_stream(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, pro
             f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
             f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
         )
-    return _open(run, cache, lines, run.config.batch_size // processes.count, runtime, processes)
+    return _open(run, cache, lines, run.config.batch_size // processes.count, runtime, processes=processes)
 
 
 def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
@@ -148,15 +148,17 @@ def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime,
     size = min(run.config.batch_size, EVALUATED_TOGETHER)
     lines = np.sort(lines)
     own = np.arange(len(lines)) // size % processes.count == processes.rank
-    return _open(run, cache, lines[own], size, runtime, processes)
+    return _open(run, cache, lines[own], size, runtime, processes=processes)
 
 
 def open_plain(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
     """Open a stream over lines of a cache for this process alone."""
-    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, runtime, processes)
+    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, runtime, processes=processes)
 
 
-def _open(run: Run, cache: Cache, lines: np.ndarray, batch_size: int, runtime: Runtime, processes: Processes) -> Stream:
+def _open(
+    run: Run, cache: Cache, lines: np.ndarray, batch_size: int, runtime: Runtime, *, processes: Processes
+) -> Stream:
     return Stream(
         cache,
         run.config.size_px,
@@ -268,7 +270,7 @@ def compiled(net: nn.Module, config: TrainConfig) -> nn.Module:
 
 def copy_of(net: FusionNet) -> FusionNet:
     """Return a copy of a network, without gradients."""
-    return copy.deepcopy(net).requires_grad_(False)
+    return copy.deepcopy(net).requires_grad_(requires_grad=False)
 
 
 def load_slice_network(run: Run, processes: Processes) -> FusionNet:

@@ -159,7 +159,7 @@ def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.nd
     return flat
 
 
-def to_text(table: pd.DataFrame, every_score: bool = False) -> str:
+def to_text(table: pd.DataFrame, *, every_score: bool = False) -> str:
     """Return the comparison as lines to print: MAIN_SCORES, or all."""
     shown = table if every_score else table[table["score"].isin(MAIN_SCORES)]
     lines = []

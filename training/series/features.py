@@ -88,7 +88,7 @@ def write_features(
     """
     check_alone(processes)
     net = load_slice_network(run, processes)
-    store = _open_store(run, cache, _count_features(net, run), tta)
+    store = _open_store(run, cache, _count_features(net, run), tta=tta)
     done = store["done"][:].astype(bool)
     wanted = np.setdiff1d(lines, np.flatnonzero(done))
     with tqdm(total=len(wanted), unit="slice", desc="features", disable=None) as bar:
@@ -96,7 +96,7 @@ def write_features(
             block = wanted[(wanted >= first) & (wanted < first + BLOCK_LINES)]
             if not len(block):
                 continue
-            found = extract(net, run, cache, block, runtime, processes, tta=tta)
+            found = extract(net, run, cache, block, runtime, processes=processes, tta=tta)
             of = slice(first, min(first + BLOCK_LINES, cache.num_slices))
             for name, values in (("features", found.features), ("logits", found.logits), ("done", np.uint8(1))):
                 content = store[name][of]
@@ -128,7 +128,7 @@ def read_features(
     try:
         missing = int((store["done"][:][lines] == 0).sum())
         if missing:
-            raise RunError(f"{path}: lacks the features of {missing} slices; {_way_out(run, tta)}")
+            raise RunError(f"{path}: lacks the features of {missing} slices; {_way_out(run, tta=tta)}")
         features, logits = hold((len(lines), store["features"].shape[1])), store["logits"][:][lines]
         for first in range(0, cache.num_slices, BLOCK_LINES):
             begin, end = np.searchsorted(lines, (first, first + BLOCK_LINES))
@@ -136,7 +136,7 @@ def read_features(
                 features[begin:end] = store["features"][first : first + BLOCK_LINES][lines[begin:end] - first]
         return Features(lines, features, logits)
     except (KeyError, ValueError, OSError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); remove it, then {_way_out(run, tta)}") from error
+        raise RunError(f"{path}: cannot be read ({error}); remove it, then {_way_out(run, tta=tta)}") from error
 
 
 def open_features(run: Run, cache: Cache, *, tta: bool) -> Any:
@@ -147,18 +147,18 @@ def open_features(run: Run, cache: Cache, *, tta: bool) -> Any:
     """
     path = store_path(run, tta=tta)
     if not path.exists():
-        raise RunError(f"{path}: there are no features yet; {_way_out(run, tta)}")
+        raise RunError(f"{path}: there are no features yet; {_way_out(run, tta=tta)}")
     store = _open(path)
-    _check(store, path, _attributes(run, cache, tta))
+    _check(store, path, _attributes(run, cache, tta=tta))
     return store
 
 
-def _way_out(run: Run, tta: bool) -> str:
+def _way_out(run: Run, *, tta: bool) -> str:
     return f"run: train features --run {run.path}{' --tta' if tta else ''}"
 
 
 def extract(
-    net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, tta: bool
+    net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, *, processes: Processes, tta: bool
 ) -> Features:
     """Compute features and logits of slices of a cache; with TTA the features' mean, and the logit of the mean.
 
@@ -201,15 +201,15 @@ def _views(
     net: FusionNet, grey: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     on_gpu = grey.device.type == "cuda"
-    for view in views(grey, tta):
+    for view in views(grey, tta=tta):
         with torch.autocast(grey.device.type, torch.bfloat16, enabled=bf16 and on_gpu):
             features = net.backbone(normalise(view.contiguous(memory_format=torch.channels_last)))
             logits = net.judge(features, z_norm)
         yield features.float(), logits.float()
 
 
-def _open_store(run: Run, cache: Cache, num_features: int, tta: bool) -> Any:
-    path, attributes = store_path(run, tta=tta), _attributes(run, cache, tta)
+def _open_store(run: Run, cache: Cache, num_features: int, *, tta: bool) -> Any:
+    path, attributes = store_path(run, tta=tta), _attributes(run, cache, tta=tta)
     if path.exists():
         store = _open(path)
         _check(store, path, attributes)
@@ -236,7 +236,7 @@ def _open(path: Path) -> Any:
         raise RunError(f"{path}: cannot be read as features ({error}); remove it and run train features") from error
 
 
-def _attributes(run: Run, cache: Cache, tta: bool) -> dict[str, Any]:
+def _attributes(run: Run, cache: Cache, *, tta: bool) -> dict[str, Any]:
     return {
         "commit": cache.commit,
         "weights": digest(run.slice_weights),

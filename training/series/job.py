@@ -82,6 +82,7 @@ def begin(
     cache_path: str | Path | None,
     values: Mapping[str, Any],
     processes: Processes,
+    *,
     local_copy: Path | None = None,
 ) -> tuple[Run, Run, Cache]:
     """Make the folder of a new head's run, with the slice model's weights and split in it.
@@ -113,7 +114,9 @@ def begin(
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
         linked = read_linked(base.path / LINKED) if (base.path / LINKED).exists() else None
-        create_run(path, config, cache, sides, mean_std, environment(config, processes), linked, base=known)
+        create_run(
+            path, config, cache, sides, mean_std, environment=environment(config, processes), linked=linked, base=known
+        )
     return open_run(path), base, cache
 
 

@@ -66,7 +66,7 @@ def predict_series(
     head, shares = load_head(run, processes), read_mix(run)
     base_logits = np.empty((cache.num_slices, len(run.data.classes)))
     mixed = np.empty_like(base_logits)
-    source = _Source(run, cache, runtime, processes, tta, net)
+    source = _Source(run, cache, runtime, processes, tta=tta, net=net)
     order = series_of(cache, lines)
     for block in in_blocks(order, BLOCK_SLICES):
         of = gather(cache, block, source.get(block.lines))
@@ -83,7 +83,7 @@ class _Source:
     """Where features come from: the store of the slice model's run where that will do, or else the images."""
 
     def __init__(
-        self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, tta: bool, net: FusionNet | None
+        self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, *, tta: bool, net: FusionNet | None
     ) -> None:
         self._of = run, cache, runtime, processes
         self._tta = tta
@@ -99,7 +99,7 @@ class _Source:
             except RunError:  # not all of them, or damaged: the images will do
                 self._base = None
         self._net = self._net or load_slice_network(run, processes)
-        return extract(self._net, run, cache, lines, runtime, processes, tta=self._tta)
+        return extract(self._net, run, cache, lines, runtime, processes=processes, tta=self._tta)
 
 
 def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:

@@ -320,11 +320,11 @@ def test_large_files_wait_for_their_turn_and_lost_ones_are_told_then(
     monkeypatch.setattr(Folder, "size", lambda source, path: MAX_BYTES_AHEAD + (path == "large"))
     read_file, by_others, here = sources._read_file, list[str](), threading.get_ident()
 
-    def noting_read(file: str, buffer: Buffer, before_waiting: Callable[[], object], past_cache: bool) -> Content:
+    def noting_read(file: str, buffer: Buffer, before_waiting: Callable[[], object], *, past_cache: bool) -> Content:
         before_waiting()  # nothing is in memory
         if threading.get_ident() != here:
             by_others.append(Path(file).name)
-        return read_file(file, buffer, before_waiting, past_cache)
+        return read_file(file, buffer, before_waiting, past_cache=past_cache)
 
     monkeypatch.setattr(sources, "_read_file", noting_read)
     (tmp_path / "lost").unlink()

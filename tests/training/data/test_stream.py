@@ -44,7 +44,7 @@ def broken(fake: FakeCache, tmp_path: Path) -> Path:
 
 def stream_of(path: Path, batch_size: int = 8, threads: int = 1, ahead: int = 4) -> Stream:
     cache = open_cache(path)
-    return Stream(cache, SIZE, np.arange(cache.num_slices), batch_size, threads, ahead)
+    return Stream(cache, SIZE, np.arange(cache.num_slices), batch_size, threads, ahead=ahead)
 
 
 def lines_of(stream: Stream, seed: int = 0, epoch: int = 0, **options: int | bool) -> list[list[int]]:
@@ -141,7 +141,7 @@ def test_processes_share_the_global_batches(
     expected = lines_of(alone, drop_last=drop_last)
     parts = [lines_of(shared, rank=rank, world=world, drop_last=drop_last) for rank in range(world)]
     assert [flat(list(batch)) for batch in zip(*parts, strict=True)] == expected
-    assert len(expected) == shared.num_batches(world, drop_last) == alone.num_batches(drop_last=drop_last)
+    assert len(expected) == shared.num_batches(world, drop_last=drop_last) == alone.num_batches(drop_last=drop_last)
     assert sorted(flat(expected))[: n if not drop_last else 0] == list(range(n if not drop_last else 0))
     assert all(len(batch) == together * world for batch in expected[: n // (together * world)])
 

@@ -39,7 +39,7 @@ def cache(tmp_path):
 @pytest.fixture
 def run(tmp_path, cache):
     sides = split_patients(cache.table, cache.classes, seed=0)
-    return create_run(tmp_path / "run", settings(), cache, sides, MEAN_STD, {"torch": "x"})
+    return create_run(tmp_path / "run", settings(), cache, sides, MEAN_STD, environment={"torch": "x"})
 
 
 def test_a_run_reads_back_exactly(run, cache):
@@ -58,7 +58,7 @@ def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path
         (path / "checkpoints").mkdir()
         raise KeyboardInterrupt
     with new_folder(path):
-        create_run(path, settings(), cache, sides, MEAN_STD, {})
+        create_run(path, settings(), cache, sides, MEAN_STD, environment={})
     assert open_run(path).sides(cache).tolist() == sides.tolist()
     assert sorted(file.name for file in path.iterdir() if file.suffix != ".lock") == [
         "checkpoints",
@@ -75,14 +75,14 @@ def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
     before = sorted(path.name for path in run.path.iterdir())
     sides = split_patients(cache.table, cache.classes, seed=0)
     with pytest.raises(RunError, match=f"is not empty; to go on with it: train run --resume {run.path}"):
-        create_run(run.path, settings(), cache, sides, MEAN_STD, {})
+        create_run(run.path, settings(), cache, sides, MEAN_STD, environment={})
     assert sorted(path.name for path in run.path.iterdir()) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty; choose another"):
-        create_run(tmp_path / "other", settings(), cache, sides, MEAN_STD, {})
+        create_run(tmp_path / "other", settings(), cache, sides, MEAN_STD, environment={})
     (tmp_path / "empty").mkdir()
-    create_run(tmp_path / "empty", settings(), cache, sides, MEAN_STD, {})
+    create_run(tmp_path / "empty", settings(), cache, sides, MEAN_STD, environment={})
 
 
 def test_no_run_and_damaged_settings_are_named(tmp_path, run):

@@ -66,7 +66,7 @@ def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache) -> None:
 def make_run(path: Path, cache: Cache) -> Run:
     sides = np.repeat(["train", "validation", "test", "train", "validation", "test"], 5)
     mean_std = np.full(3, 0.2), np.full(3, 0.1)
-    run = create_run(path, TrainConfig(size_px=SIZE), cache, sides, mean_std, {})
+    run = create_run(path, TrainConfig(size_px=SIZE), cache, sides, mean_std, environment={})
     write_content(run.path, content_of(cache, SIZE))
     return run
 

@@ -81,7 +81,9 @@ def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.Mo
     assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 14
     stored = read_features(run, cache, np.arange(24), tta=False)
     monkeypatch.setattr(module, "extract", extract)
-    whole = extract(module.load_slice_network(run, HERE), run, cache, np.arange(24), runtime(), HERE, tta=False)
+    whole = extract(
+        module.load_slice_network(run, HERE), run, cache, np.arange(24), runtime(), processes=HERE, tta=False
+    )
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
 
 

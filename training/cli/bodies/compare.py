@@ -14,7 +14,7 @@ def compare_runs(*, runs: tuple[Path, ...], on: str, tta: bool, every_score: boo
     if tta:
         contestants += read_contestants(runs, f"{on.removesuffix('_tta')}_tta")
     table = compare(contestants)
-    click.echo(to_text(table, every_score))
+    click.echo(to_text(table, every_score=every_score))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, table)

@@ -20,7 +20,7 @@ def evaluate(
         if processes.writes:
             click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
             if (gone := scores["source"].get("left_out", {})).get("patients"):
-                listed = run_path / f"{job.predictions_name(side, tta)}_left_out.csv"
+                listed = run_path / f"{job.predictions_name(side, tta=tta)}_left_out.csv"
                 click.echo(
                     f"left out, for the run may have learned from them: {gone['patients']:,} patients with "
                     f"{gone['slices']:,} slices; {listed}"
@@ -28,5 +28,5 @@ def evaluate(
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
                 click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
-            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta)}.json'}")
+            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta=tta)}.json'}")
             click.echo(f"report.html shows them after: train report --run {run_path}")

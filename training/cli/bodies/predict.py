@@ -39,11 +39,11 @@ def predict(
     assert cache is not None
     if out.is_dir():
         raise click.UsageError(f"--out {out}: is a folder; with --cache give the CSV file")
-    _predict_cache(run_path, cache, local_copy, out, sample, Runtime(device, input_threads), tta=tta)
+    _predict_cache(run_path, cache, local_copy, out, sample, runtime=Runtime(device, input_threads), tta=tta)
 
 
 def _predict_cache(
-    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, runtime: Runtime, *, tta: bool
+    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, *, runtime: Runtime, tta: bool
 ) -> None:
     with join_processes(runtime.device) as processes:
         run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
@@ -52,5 +52,5 @@ def _predict_cache(
         everything = np.arange(opened.num_slices)
         lines, probabilities = run_predictions(run, opened, everything, runtime, processes, tta=tta)
         if processes.writes:
-            for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample):
+            for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample=sample):
                 click.echo(str(path))

@@ -51,7 +51,7 @@ def train_head(
         else:
             assert base is not None
             assert out is not None
-            run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy)
+            run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy=local_copy)
         try:
             scores = job.complete(run, of_slices, opened, runtime, processes)
         except Stopped:
