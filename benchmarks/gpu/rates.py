@@ -170,7 +170,7 @@ def measure_evaluation(report: Report, of: Bench, slices: int) -> None:
     setup, net = of.setup, of.learner.evaluated.eval()
     batch = of.resident[0].batch
     grey = batch.images.float().div_(255)
-    count = len(list(views(grey[:1], True)))
+    count = len(list(views(grey[:1], tta=True)))
     ready = setup.augment.normalise(grey).contiguous(memory_format=torch.channels_last)
     some = np.arange(min(slices, setup.cache.num_slices))
     alone, whole = [], []

@@ -116,7 +116,7 @@ def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
     cache = open_cache(write_cache(tmp_path / "cache.zarr", patients=12, slices=4).path)
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     for seed, path in enumerate(paths):
-        run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, {})
+        run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, environment={})
         table = cache.table[["row", "image_id", *SERIES, "z_norm", *cache.classes]]
         p = np.random.default_rng(seed).random((len(table), len(cache.classes)))
         table.join(pd.DataFrame(p, columns=[f"p_{name}" for name in cache.classes])).to_csv(

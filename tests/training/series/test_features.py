@@ -102,7 +102,7 @@ def test_features_to_train_on_are_never_in_memory_as_a_whole(
     """A block of the store is, and of RSNA 2019's 3.1 GB that is 34 MB."""
     run, cache = made[0], replace(made[1], num_slices=20_000)
     monkeypatch.setattr(module, "BLOCK_LINES", 1024)
-    store = module._open_store(run, cache, 512, False)
+    store = module._open_store(run, cache, 512, tta=False)
     store["done"][:] = np.ones(20_000, np.uint8)
     store["features"][:512] = np.arange(512 * 512, dtype=np.float16).reshape(512, 512)
     lines = np.arange(0, 20_000, 2)
