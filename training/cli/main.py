@@ -50,7 +50,7 @@ def main() -> None:
     "--preset",
     type=click.Choice(list(PRESETS)),
     help="Settings that go together, which the other options override: finetune has the defaults, scratch needs no "
-    "ImageNet weights, demo (small_resnet) learns in minutes on two cores.",
+    "ImageNet weights, demo (small_resnet) learns in minutes on two cores; see docs/presets.md.",
 )
 @click.option(
     "--model",

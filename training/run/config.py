@@ -12,6 +12,7 @@ from training.errors import ConfigError
 
 WEIGHTS = ("imagenet", "none")
 HEADS = ("none", "gru", "transformer")
+HEAD_SHARES = ("validation", "all")
 PREFERRED_SIZES = {"efficientnet_b3": 380}
 
 
@@ -40,6 +41,9 @@ class TrainConfig:
     head: str = "none"  # none, gru, transformer
     head_features: int = 128  # rounded up to a multiple of 8
     head_layers: int = 2
+    # How much of the head's correction counts: validation says it for each class, or all does; with few patients in
+    # validation, thirty say, what they tell is mostly chance.
+    head_share: str = "validation"
 
     # The order of things. Everything random is a hash of this, the epoch and the slice.
     seed: int = 0
@@ -174,6 +178,8 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
     if config.head not in HEADS:
         raise ConfigError(f"head: {config.head!r} is not one of {', '.join(HEADS)}")
+    if config.head_share not in HEAD_SHARES:
+        raise ConfigError(f"head_share: {config.head_share!r} is not one of {', '.join(HEAD_SHARES)}")
     if config.split_fractions is not None:
         check_fractions(config.split_fractions)
 

@@ -20,7 +20,7 @@ def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.
 
     Taken is the smallest share whose loss is within one standard error, over patients, of the least one: where the head
     is no better than by chance, or fewer than two patients have a label, the class keeps the slice model. Without a
-    validation side all of the correction counts.
+    validation side, or where the run's `head_share` says so, all of the correction counts.
 
     Args:
         known: the validation slices with their labels; its probabilities are not looked at.
@@ -32,11 +32,12 @@ def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.
     Source: Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984, section 3.4.3, for the rule.
     """
     chosen = np.ones(len(run.data.classes))
-    if len(known):
+    asked = run.config.head_share == "validation"
+    if asked and len(known):
         losses, owner = _losses(run, known, logits, correction)
         chosen = np.array([smallest_share(losses[:, :, k], owner) for k in range(len(chosen))])
     mix = dict(zip(run.data.classes, chosen.tolist(), strict=True))
-    write_json(run.path / "mix.json", {"chosen_on": "validation", "shares": mix})
+    write_json(run.path / "mix.json", {"chosen_on": "validation" if asked else "nothing", "shares": mix})
     return chosen
 
 

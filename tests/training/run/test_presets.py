@@ -1,6 +1,7 @@
 """Check the presets: each is a run's settings, and what a command names itself wins over them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -27,6 +28,15 @@ def test_what_begins_from_nothing_can_be_built_offline(name):
     settings = config.new_settings(PRESETS[name])
     assert settings.weights == "none"
     check_size(build_model(settings, 6), settings)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_page_has_each_setting_with_its_value(name):
+    page = (Path(__file__).parents[3] / "docs" / "presets.md").read_text(encoding="utf-8")
+    part = page[page.index(f"\n## {name}") :].split("\n## ")[1]
+    rows = [row.split("|") for row in part.splitlines() if row.startswith("| `")]
+    shown = {setting.strip(" `"): cells[2].strip() for cells in rows for setting in cells[1].split(",")}
+    assert shown == {setting: str(value) for setting, value in PRESETS[name].items()}
 
 
 def test_options_win_over_a_preset(monkeypatch):

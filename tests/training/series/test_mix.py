@@ -1,6 +1,7 @@
 """How much of a head counts: none where it is no better than by chance, and nearly all where it is far better."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,6 @@ def test_a_class_that_one_patient_has_labels_of_keeps_the_slice_model(run: Run) 
 
 def test_labels_of_whole_series_choose_by_the_series(run: Run) -> None:
     """A head that is right of every series, and wrong of most of its slices, counts."""
-    from dataclasses import replace
 
     known, logits = drawn(1)
     series = at_level(known, "series").labels[OWNER]
@@ -85,6 +85,14 @@ def test_labels_of_whole_series_choose_by_the_series(run: Run) -> None:
     of_series = replace(run, data=replace(run.data, label_level="series"))
     assert (choose_mix(of_series, known, np.full_like(logits, -1.0), right) > 0.5).all()
     assert (choose_mix(run, known, np.full_like(logits, -1.0), right) < 0.3).all()
+
+
+def test_all_of_it_counts_where_the_settings_say_so(run: Run) -> None:
+    known, logits = drawn(0)
+    asked = replace(run, config=replace(run.config, head_share="all"))
+    assert choose_mix(run, known, logits, 0 * logits).tolist() == [0.0] * len(CLASSES)
+    assert choose_mix(asked, known, logits, 0 * logits).tolist() == [1.0] * len(CLASSES)
+    assert read_mix(asked).tolist() == [1.0] * len(CLASSES)
 
 
 def test_without_a_validation_side_all_of_it_counts(run: Run) -> None:
