@@ -5,6 +5,7 @@ python=$1 wheel=$(realpath "$2")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
+unset PYTHONPATH # only what is installed here counts
 "$python" -m venv environment
 environment/bin/python -m pip install --quiet --disable-pip-version-check "${wheel}[pipeline,codecs]"
 environment/bin/pipeline phantom --out phantom --patients 2 --seed 0

@@ -11,8 +11,8 @@ from pipeline.errors import PipelineError
 from pipeline.terminal import complain, note
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 you can act, one line on stderr says how; 2 wrong usage, or, for `plan`, work pending; "
-    "130 interrupted, 143 by SIGTERM, 129 by SIGHUP."
+    "Exit codes: 0 done; 1 an error you can fix, one line on stderr says how; 2 wrong usage, or, for `plan`, work "
+    "pending; 130 interrupted, 143 by SIGTERM, 129 by SIGHUP."
 )
 
 

@@ -26,7 +26,7 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--src", help="Folder, zip or tar archive, or address of the DICOM files."),
         click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache, a folder."),
         click.option("--labels", help="Label file, CSV. Default: as the cache was built, else the catalog's."),
-        click.option("--no-labels", is_flag=True, help="Take the labels away."),
+        click.option("--no-labels", is_flag=True, help="Remove the labels."),
         click.option("--dataset", help="Entry of the catalog. Default: as the cache was built, else generic."),
         click.option(
             "--catalog", type=click.Path(path_type=Path), help="Default: ./data_catalog.yaml, else the built-in."
@@ -34,17 +34,17 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--size", "sizes", type=int, multiple=True, help="Image side in pixels to build or add; repeatable."
         ),
-        click.option("--drop-size", "drop_sizes", type=int, multiple=True, help="Image side to take away; repeatable."),
+        click.option("--drop-size", "drop_sizes", type=int, multiple=True, help="Image side to remove; repeatable."),
         click.option("--patient-key", type=click.Path(path_type=Path), help="Key file for hashed patient ids."),
         click.option(
             "--check",
             type=click.Choice(["time", "hash"]),
             default="time",
             show_default=True,
-            help="What says that a file is unchanged: size and time, or its content.",
+            help="How to tell that a file is unchanged: by size and time, or by content.",
         ),
         click.option(
-            "--retry-rejected", is_flag=True, help="Read failed files again, after installing a decoder, say."
+            "--retry-rejected", is_flag=True, help="Read failed files again, for example after installing a decoder."
         ),
     ]
     for option in reversed(options):
@@ -54,20 +54,22 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(epilog=EXIT_CODES)
 @_build_options
-@click.option("--workers", type=click.IntRange(min=0), help="Local processes; 0 works in this one. Default: cores.")
+@click.option("--workers", type=click.IntRange(min=0), help="Local processes; 0 builds in this one. Default: cores.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, tcp://...")
 @click.option("--scheduler-file", type=click.Path(path_type=Path), help="File with a running scheduler's address.")
+@click.option("--cluster", type=click.Path(path_type=Path), help="YAML file of a Dask cluster; see docs/cluster.md.")
 @click.option(
-    "--cluster", type=click.Path(path_type=Path), help="YAML file of a Dask cluster, as docs/cluster.md says."
+    "--any-cluster-class", is_flag=True, help="Let --cluster name a class from outside Dask: it runs as code."
 )
-@click.option("--any-cluster-class", is_flag=True, help="Let --cluster name a class that is not Dask's: code to run.")
-@click.option("--dashboard", is_flag=True, help="Dask's pages of local workers, open to every user of this machine.")
+@click.option(
+    "--dashboard", is_flag=True, help="Serve Dask's dashboard of local workers, open to every user of this machine."
+)
 @click.option("--performance-report", type=click.Path(path_type=Path), help="Dask's report of the tasks, HTML.")
 @click.option(
     "--max-rejects", default="0", show_default=True, help="Failed files, N or P%, past which the exit code is 1."
 )
-@click.option("--prune", is_flag=True, help="Let the slices of files that are gone leave the cache.")
-@click.option("--dry-run", is_flag=True, help="As `pipeline plan`.")
+@click.option("--prune", is_flag=True, help="Remove the slices of files that are gone.")
+@click.option("--dry-run", is_flag=True, help="Same as `pipeline plan`.")
 @command
 def build(**options: Any) -> int:
     """Build a cache, or bring it up to date: only what has changed runs again.
@@ -81,7 +83,7 @@ def build(**options: Any) -> int:
 
 @main.command(epilog=EXIT_CODES)
 @_build_options
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @command
 def plan(**options: Any) -> int:
     """Say what `build` with the same options would do and why; write nothing."""
@@ -94,14 +96,16 @@ def plan(**options: Any) -> int:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets dicoms/ and labels.csv.")
 @click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 for none. [default: one a core]")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 for none. [default: one per core]")
 @click.option(
-    "--bleeding", default=5, show_default=True, type=click.IntRange(0, 10), help="Patients of ten that bleed."
+    "--bleeding", default=5, show_default=True, type=click.IntRange(0, 10), help="How many of ten patients bleed."
 )
 @click.option(
-    "--faint-edges", is_flag=True, help="Show a bleed barely in its first and last slice: only the neighbours tell."
+    "--faint-edges",
+    is_flag=True,
+    help="Show a bleed only faintly in its first and last slice: only the neighbours reveal it.",
 )
-@click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: no neighbour tells.")
+@click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: neighbours reveal nothing.")
 @command
 def phantom(**options: Any) -> None:
     """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form.
@@ -116,12 +120,12 @@ def phantom(**options: Any) -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("cache", type=click.Path(path_type=Path))
 @click.argument("address")
-@click.option("--take-over", is_flag=True, help="Go on where a publisher on another machine was killed.")
+@click.option("--take-over", is_flag=True, help="Resume an upload that was killed on another machine.")
 @command
 def publish(**options: Any) -> None:
     """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what differs there.
 
-    An address belongs to the cache that was published to it first. No path of a source file goes along.
+    An address belongs to the cache that was published to it first. Paths of source files are not uploaded.
     """
     from pipeline.cli.bodies.publish import publish
 
@@ -130,8 +134,8 @@ def publish(**options: Any) -> None:
 
 @main.command(epilog=EXIT_CODES)
 @CACHE
-@click.option("--digest", "only_digest", is_flag=True, help="Print the digest of slices, pixels and labels, no more.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--digest", "only_digest", is_flag=True, help="Print only the digest of slices, pixels and labels.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @command
 def info(**options: Any) -> None:
     """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows.
@@ -150,7 +154,7 @@ def info(**options: Any) -> None:
 def why(**options: Any) -> None:
     """Say when a DICOM file was built, from which content, with which settings and versions, into which row.
 
-    FILE is its path under the source, or its last parts. A file that gave no slice is told with the reason.
+    FILE is its path under the source, or its last parts. For a file that gave no slice it says the reason.
     """
     from pipeline.cli.bodies.info import why
 
@@ -173,13 +177,15 @@ def report(**options: Any) -> None:
 @click.option("--repair", is_flag=True, help="Rebuild what is damaged, and nothing else.")
 @click.option("--src", help="The DICOM files, for --repair of images.")
 @click.option("--patient-key", type=click.Path(path_type=Path), help="Key file, for --repair of done-records.")
-@click.option("--head", "chosen", default="", help="For --repair: the commit to go on from, if which it was is lost.")
+@click.option(
+    "--head", "chosen", default="", help="For --repair: the commit to continue from, if the record of it is lost."
+)
 @command
 def verify(**options: Any) -> int:
     """Read everything, compare it with what was recorded, and name what is damaged or missing.
 
     Exit code 1 where something is. With --repair, 0 where all of it is mended. A slice whose file is gone or has
-    changed leaves by a new commit and is named. Nothing that is whole is removed: what a repair cannot place is moved
+    changed is dropped by a new commit and named. Nothing that is whole is removed: what a repair cannot place is moved
     into .pipeline/aside.
     """
     from pipeline.cli.bodies.verify import verify
@@ -190,7 +196,10 @@ def verify(**options: Any) -> int:
 @main.command(epilog=EXIT_CODES)
 @CACHE
 @click.option(
-    "--older-than", default="7d", show_default=True, help="Commits that were replaced longer ago may go: 12h, 7d, 2w."
+    "--older-than",
+    default="7d",
+    show_default=True,
+    help="Remove commits that were replaced longer ago than this: 12h, 7d, 2w.",
 )
 @click.option("--yes", is_flag=True, help="Remove it; without it nothing is touched.")
 @command

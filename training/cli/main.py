@@ -19,8 +19,8 @@ from training.run.presets import PRESETS
 DEFAULTS = TrainConfig()
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 something that you can mend, said in one line; 2 wrong usage; 143 stopped by SIGTERM or "
-    "Ctrl-C after a checkpoint was written, to go on with: train run --resume DIR."
+    "Exit codes: 0 done; 1 an error you can fix, said in one line; 2 wrong usage; 143 stopped by SIGTERM or "
+    "Ctrl-C after a checkpoint was written, to be resumed with: train run --resume DIR."
 )
 
 
@@ -45,7 +45,7 @@ def main() -> None:
 @click.option("--cache", type=CACHE, help="The cache to train from.")
 @local_copy_option
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
-@click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
+@click.option("--resume", type=FOLDER, help="Resume this run from its last checkpoint; it ends with the same weights.")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -60,14 +60,16 @@ def main() -> None:
 @click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
 @click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
 @click.option("--augment", metavar="MODULE:FUNCTION", help="Augmentation of your own; see docs/library.md.")
-@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own, in the place of weighted cross-entropy.")
+@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own instead of the weighted cross-entropy.")
 @click.option("--epochs", type=int, help=f"[default: {DEFAULTS.epochs}]")
 @click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
 @click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
 @click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
 @click.option("--context", type=int, metavar="N", help="Slices on each side that the network sees too. [default: 0]")
 @click.option(
-    "--context-windows", metavar="NAMES", help="Windows of those slices: all, or names, brain,bone say. [default: all]"
+    "--context-windows",
+    metavar="NAMES",
+    help="Windows of those slices: all, or names such as brain,bone. [default: all]",
 )
 @click.option("--no-position", "position", flag_value=False, default=None, help="Train without the position branch.")
 @click.option("--deterministic", flag_value=True, default=None, help="Repeat to the bit on a GPU too; slower.")
@@ -77,7 +79,7 @@ def main() -> None:
     "others",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any other setting of training/run/config.py, ema_decay=0.999 say. May be given again.",
+    help="Any other setting of training/run/config.py, such as ema_decay=0.999; repeatable.",
 )
 @click.option(
     "--checkpoint-every",
@@ -99,16 +101,16 @@ def main() -> None:
     default=Runtime.log_every,
     show_default=True,
     metavar="STEPS",
-    help="Steps between two looks at the loss.",
+    help="Steps between two log lines.",
 )
 @logger_option
-@click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing stays.")
+@click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing is kept.")
 @runtime_options
 def run_command(**options: Any) -> None:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or resume a run that was stopped.
 
     When it ends, the run's folder holds the best weights, predictions and scores on validation and test, and
-    report.html. Under torchrun it uses one GPU a process.
+    report.html. Under torchrun it uses one GPU per process.
     """
     from training.cli.bodies.run import train
 
@@ -128,7 +130,7 @@ def evaluate_command(**options: Any) -> None:
     """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache.
 
     Validation also chooses the thresholds and the calibration that the others are scored with. Under torchrun write
-    `-m -- training evaluate`, or it takes --run for an option of its own.
+    `-m -- training evaluate`, or it takes --run as its own option.
     """
     from training.cli.bodies.evaluate import evaluate
 
@@ -143,7 +145,7 @@ def evaluate_command(**options: Any) -> None:
     "given",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Instead of a cache: a study's folder, zip archive or file of DICOM. May be given again.",
+    help="Instead of a cache: a study's folder, zip archive or file of DICOM. Repeatable.",
 )
 @local_copy_option
 @click.option(
@@ -156,7 +158,7 @@ def evaluate_command(**options: Any) -> None:
     "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission whose order is kept."
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
-@click.option("--sr", is_flag=True, help="With --dicom: also a DICOM structured report a study.")
+@click.option("--sr", is_flag=True, help="With --dicom: also a DICOM structured report per study.")
 @click.option("--heatmap", is_flag=True, help="With --dicom: heat maps on the page, and as DICOM parametric maps.")
 @click.option("--identifiers", is_flag=True, help="With --dicom: UIDs and file names also on the page and in the JSON.")
 @runtime_options

@@ -23,7 +23,7 @@ def logger_option(command: Callable[..., None]) -> Callable[..., None]:
         default=",".join(Runtime.loggers),
         show_default=True,
         metavar="NAMES",
-        help="Trackers, with commas between them: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
+        help="Trackers, comma-separated: tensorboard, csv (always), wandb, mlflow; see docs/library.md.",
     )(command)
 
 
@@ -34,7 +34,7 @@ def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
         type=FOLDER,
         metavar="DIR",
         help="Copy what is read of the cache to this local folder, and read it there: for a cache on a network disk or "
-        "at an address, s3://bucket/cache.zarr say. Runs may share DIR.",
+        "at an address such as s3://bucket/cache.zarr. Runs may share DIR.",
     )(command)
 
 
@@ -58,7 +58,7 @@ def runtime_options(command: Callable[..., None]) -> Callable[..., None]:
             type=DEVICE,
             default="auto",
             show_default=True,
-            help="auto is a GPU where there is one.",
+            help="auto takes a GPU if there is one.",
         ),
     ):
         command = option(command)

@@ -16,7 +16,7 @@ PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
 @click.option("--every-score", is_flag=True, help="Print also the scores at a threshold of 0.5 and of calibration.")
 @click.option("--out", type=FILE, help="The whole table, CSV.")
 def compare_command(**options: Any) -> None:
-    """Say how much better one run is than another on the same slices, with 95 % intervals."""
+    """Compare runs on the same slices: score differences with 95 % intervals."""
     from training.cli.bodies.compare import compare_runs
 
     compare_runs(**options)
@@ -25,20 +25,24 @@ def compare_command(**options: Any) -> None:
 @click.command("ablate")
 @click.option("--cache", type=CACHE, required=True, help="The cache to train from.")
 @local_copy_option
-@click.option("--out", type=FOLDER, required=True, help="Folder of the runs and of the table; runs that are done stay.")
-@click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="May be given again.")
-@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="May be given again.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the runs and of the table; finished runs are kept.")
+@click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="Repeatable.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Repeatable.")
 @click.option("--on", type=click.Choice(["test", "validation"]), default="test", show_default=True)
 @click.option(
     "--vary",
     default="position",
     show_default=True,
     metavar="NAMES",
-    help="What to measure, with commas between: position, context (one slice on each side), series (a GRU over the "
+    help="What to measure, comma-separated: position, context (one slice on each side), series (a GRU over the "
     "series).",
 )
 @click.option(
-    "--set", "others", multiple=True, metavar="NAME=VALUE", help="A setting of every run on images, epochs=2 say."
+    "--set",
+    "others",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of every run on images, such as epochs=2; repeatable.",
 )
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def ablate_command(**options: Any) -> None:
@@ -56,7 +60,7 @@ def ablate_command(**options: Any) -> None:
 @click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
 @local_copy_option
 def report_command(**options: Any) -> None:
-    """Write report.html and model_card.md of a run anew."""
+    """Write report.html and model_card.md of a run again."""
     from training.cli.bodies.report import write_anew
 
     write_anew(**options)

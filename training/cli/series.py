@@ -11,7 +11,7 @@ SIDES = click.Choice(["train", "validation", "test"])
 
 @click.command("features")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the slice model's run.")
-@click.option("--split", "sides", type=SIDES, multiple=True, help="Only this side; may be given again. [default: all]")
+@click.option("--split", "sides", type=SIDES, multiple=True, help="Only this side; repeatable. [default: all]")
 @click.option("--tta", is_flag=True, help="Averaged over mirror images and small rotations, in a store of their own.")
 @click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
 @local_copy_option
@@ -19,7 +19,7 @@ SIDES = click.Choice(["train", "validation", "test"])
 def features_command(**options: Any) -> None:
     """Write the pooled features and the logits of every slice to RUN/features.zarr, once.
 
-    Stopped anywhere, the same command goes on. `train series` reads them.
+    If it is stopped, the same command resumes it. `train series` reads them.
     """
     from training.cli.bodies.series import write_features
 
@@ -29,7 +29,7 @@ def features_command(**options: Any) -> None:
 @click.command("series")
 @click.option("--run", "base", type=FOLDER, help="Folder of the slice model's run, with features.")
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
-@click.option("--resume", type=FOLDER, help="Go on with this run from its last checkpoint, to the same weights.")
+@click.option("--resume", type=FOLDER, help="Resume this run from its last checkpoint; it ends with the same weights.")
 @click.option("--head", type=click.Choice(["gru", "transformer"]), help="[default: gru]")
 @click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own. [default: the slice model's]")
 @click.option("--epochs", type=int, help="[default: 20]")
@@ -41,14 +41,14 @@ def features_command(**options: Any) -> None:
     "others",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any other setting of training/run/config.py, head_features=256 say. May be given again.",
+    help="Any other setting of training/run/config.py, such as head_features=256; repeatable.",
 )
 @click.option("--cache", type=CACHE, help="Where the slice model's cache has moved to.")
 @local_copy_option
 @logger_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def series_command(**options: Any) -> None:
-    """Train a head over each series, on the features of a run, or go on with one that was stopped.
+    """Train a head over each series on the features of a run, or resume one that was stopped.
 
     The head reads a series' slices in order of z and corrects the slice model's logits; by class, validation decides
     how much of the correction counts. The folder is a run like any other: evaluate, predict, compare, report, export.

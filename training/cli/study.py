@@ -9,13 +9,17 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
 
 @click.command("serve")
 @run_option
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help=f"Elsewhere than on loopback {TOKEN_VARIABLE} must be set."
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help=f"Beyond loopback, {TOKEN_VARIABLE} must be set.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
-@click.option("--waiting", type=click.IntRange(1), default=16, show_default=True, help="Studies in hand; more get 503.")
+@click.option(
+    "--waiting",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Studies in progress or waiting; more get 503.",
+)
 @click.option("--builds", type=click.IntRange(1), default=2, show_default=True, help="Studies read at once.")
 @click.option("--seconds", type=click.FloatRange(1), default=120.0, show_default=True, help="For one study.")
 @click.option("--megabytes", type=click.IntRange(1), default=2048, show_default=True, help="Of one body.")

@@ -9,7 +9,7 @@ from training.scores.compare import compare, read_contestants, to_text
 
 
 def compare_runs(*, runs: tuple[Path, ...], on: str, tta: bool, every_score: bool, out: Path | None) -> None:
-    """Say how much better one run is than another on the same slices, with 95 % intervals."""
+    """Compare runs on the same slices: score differences with 95 % intervals."""
     contestants = read_contestants(runs, on)
     if tta:
         contestants += read_contestants(runs, f"{on.removesuffix('_tta')}_tta")

@@ -11,7 +11,7 @@ from training.scores.content import open_own_cache
 
 
 def write_anew(*, run_path: Path, cache: str | None, local_copy: Path | None) -> None:
-    """Write report.html and model_card.md of a run anew."""
+    """Write report.html and model_card.md of a run again."""
     click.echo(write_report(run_path, open_own_cache(open_run(run_path), cache, local_copy)))
 
 

@@ -38,7 +38,7 @@ def train(
     input_threads: int,
     **options: Any,
 ) -> None:
-    """Train a model, or go on with a run that was stopped."""
+    """Train a model, or resume a run that was stopped."""
     if resume is None and (cache is None or (out is None and not dry_run)):
         raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
     if resume is not None and (out is not None or dry_run or preset is not None):

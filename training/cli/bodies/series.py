@@ -39,7 +39,7 @@ def train_head(
     device: str,
     **options: Any,
 ) -> None:
-    """Train a head over each series, on the features of a run, or go on with one that was stopped."""
+    """Train a head over each series on the features of a run, or resume one that was stopped."""
     if (resume is None) == (base is None or out is None):
         raise click.UsageError("give --run and --out for a new head, or --resume DIR")
     values = {name: value for name, value in options.items() if value is not None}
