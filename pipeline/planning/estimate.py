@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.cache.layout import disk_need
 from pipeline.planning.plan import ShardJob
+from pipeline.words import counted
 
 # Seconds of one core a slice: reading and decoding, and a pixel of each window.
 # Source: benchmarks/README.md, "Shard task": 2,275 slices/s at 224, 1,211 at 380 and 981 at both, in three windows.
@@ -27,8 +28,9 @@ class Estimate:
     def as_line(self, cores: int) -> str:
         """In words, for so many cores."""
         return (
-            f"about {self.slices:,} slices: {_amount(self.disk_bytes)} on disk, {_duration(self.core_seconds / cores)} "
-            f"with {cores} {'core' if cores == 1 else 'cores'}; compressed files, archives and servers take longer"
+            f"about {counted(self.slices, 'slice')}: {_amount(self.disk_bytes)} on disk, "
+            f"{_duration(self.core_seconds / cores)} with {counted(cores, 'core')}; compressed files, archives and "
+            "servers take longer"
         )
 
 

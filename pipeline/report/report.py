@@ -34,6 +34,7 @@ from pipeline.report.scans import geometry, scanners
 from pipeline.source.names import escaped
 from pipeline.tables.tables import REJECTS
 from pipeline.upkeep.info import require_head, summary
+from pipeline.words import counted
 
 MOST_COMMITS = 10
 NO_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
@@ -100,7 +101,10 @@ def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     caption = "Every file of the source is in one line. A file that gave any slice counts as that."
     blocks = [tiles(numbers), tables([table(caption, ["files", "number", "share"], rows)])]
     if left := about["unfinished"]:
-        words = f"A later build was interrupted after {left['done']:,} of {left['shards']:,} shards; run it again."
+        done = f"{left['done']:,} of {left['shards']:,} shards"
+        words = f"A later build was interrupted after {done}; run it again."
+        if running := about["running"]:
+            words = f"A later build has done {done}: {running}."
         blocks.append(paragraph(words, "notice"))
     return Section("Summary", blocks)
 
@@ -127,7 +131,7 @@ def _slices(root: Path, head: Commit, facts: Facts) -> Section:
 
 
 def _series_words(series: Mapping[Any, Any]) -> str:
-    words = [f"{series['slices']:,} slices" if series["slices"] > 1 else "1 slice"]
+    words = [counted(series["slices"], "slice")]
     low, high = series["spacing_min_mm"], series["spacing_max_mm"]
     if not np.isnan(low):
         words.append(f"{low:.1f} mm apart" if high - low < 0.1 else f"{low:.1f} to {high:.1f} mm apart")

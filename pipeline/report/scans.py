@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.report.facts import TURNED_DEGREES, Count, Facts
 from pipeline.report.page import Row, Section, Share, chart, charts, paragraph, table, tables, ticks
+from pipeline.words import counted
 
 MOST_ROWS = 12
 MOST_BARS = 24
@@ -60,8 +61,8 @@ def scanners(facts: Facts) -> Section:
     blocks = [tables(found)]
     if alone:
         words = (
-            f"{facts.patients_from_study:,} patients are known by their study only: a person with several of these "
-            "studies counts as several patients, and may end up on two sides of a split."
+            f"Known by their study only: {counted(facts.patients_from_study, 'patient')}. A person with several of "
+            "these studies counts as several patients, and may end up on two sides of a split."
         )
         blocks.append(paragraph(words, "notice"))
     return Section("Scanners", blocks)

@@ -31,7 +31,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except TrainingError as error:
-            click.echo(" ".join(str(error).split()), err=True)
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(1)
 
 

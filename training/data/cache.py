@@ -25,6 +25,7 @@ from training.data.arrays import (
 from training.data.commit import FORMAT_VERSION, Commit, Window, read_commit
 from training.data.mirror import REPAIR, Folder, Mirror, open_files
 from training.errors import CacheError
+from training.words import counted
 
 TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
 TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
@@ -190,7 +191,8 @@ def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
     table = _read_table(files, commit)
     if len(table) != commit.num_slices:
         raise CacheError(
-            f"{files.address}: the table has {len(table)} lines, the commit {commit.num_slices} slices; {REPAIR}"
+            f"{files.address}: the table has {counted(len(table), 'line')}, the commit "
+            f"{counted(commit.num_slices, 'slice')}; {REPAIR}"
         )
     return Cache(
         path=files.address,

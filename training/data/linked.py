@@ -10,6 +10,7 @@ import pandas as pd
 from training.data.cache import Cache, slice_keys
 from training.data.pixels import same_pixels
 from training.errors import RunError
+from training.words import counted
 
 FILE = "linked.csv"
 IDENTITY = (
@@ -120,8 +121,8 @@ def describe(linked: pd.DataFrame, num_patients: int) -> list[str]:
     ]
     if len(gone):
         said.append(
-            f"groups whose labels contradict each other: {gone['group'].nunique():,}, with {len(gone):,} slices, which "
-            "neither train nor are scored"
+            f"groups whose labels contradict each other: {gone['group'].nunique():,}, with "
+            f"{counted(len(gone), 'slice')}, which neither train nor are scored"
         )
     return said + [
         _large(linked[linked["unit"] == unit], count, num_patients) for unit, count in units.items()

@@ -8,6 +8,7 @@ import pandas as pd
 from training.data.linked import MOST_JOINED
 from training.errors import ConfigError, RunError
 from training.run.config import check_fractions
+from training.words import counted
 
 SIDES = ("train", "validation", "test")
 
@@ -46,10 +47,11 @@ def split_patients(
     wanted = [side for side, fraction in zip(SIDES, fractions, strict=True) if fraction > 0]
     if free.sum() + (not free.all()) < len(wanted):
         joined = f", {len(names)} after those who share slices are joined," if len(names) < patients.sum() else ""
+        whole = counted(patients.sum(), "patient")
         raise ConfigError(
-            f"split: {patients.sum()} patients{joined} are too few for {', '.join(wanted)}; add patients, or do with "
-            "fewer sides: --set split_fractions=[0.5,0.5,0] trains and validates, --set split_fractions=[1,0,0] "
-            "trains only, to over-fit on purpose"
+            f"split: {whole}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
+            "patients, or do with fewer sides: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
+            "split_fractions=[1,0,0] trains only, to over-fit on purpose"
         )
     sides = np.full(len(names), SIDES[0], dtype=object)
     sides[free] = _divide(findings.to_numpy()[free], fractions, seed, keep_one=bool(free.all()))
@@ -80,7 +82,7 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     found = sides.reindex(table["patient_id"])
     if found.isna().any():
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
-        raise RunError(f"{path}: lacks {len(set(missing))} patients of the cache, {missing[0]} for one")
+        raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, {missing[0]} for one")
     return found.to_numpy(dtype=str)
 
 

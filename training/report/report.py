@@ -35,6 +35,7 @@ from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.pooling import PLURAL
 from training.scores.results import Results, read_results
+from training.words import counted
 
 NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
 SHORT_RUN_STEPS = 20
@@ -140,7 +141,8 @@ def _tiles(results: Results) -> list[str]:
                 ),
                 (
                     f"{len(known):,}",
-                    f"{PLURAL[results.level]} of {patients:,} patients in {SETS[name]}",
+                    f"{results.level if len(known) == 1 else PLURAL[results.level]} of {counted(patients, 'patient')} "
+                    f"in {SETS[name]}",
                 ),
             ]
         )

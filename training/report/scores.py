@@ -16,6 +16,7 @@ from training.scores.pooling import patient_groups
 from training.scores.predictions import Predictions
 from training.scores.ranking import Ranking
 from training.scores.results import Results
+from training.words import counted
 
 UNDEFINED = "\N{EN DASH}"
 SCORES = {
@@ -73,9 +74,9 @@ def scores(results: Results) -> Section:
     )
     if drawn:
         caption += (
-            f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of {drawn['patients']:,} patients; none "
-            "where more than one draw in twenty leaves the score undefined, or of fewer than "
-            f"{LEAST_PATIENTS} patients."
+            f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of "
+            f"{counted(drawn['patients'], 'patient')}; none where more than one draw in twenty leaves the score "
+            f"undefined, or of fewer than {LEAST_PATIENTS} patients."
         )
     blocks = [
         page.table(caption, ["class", "positive / all", *SCORES.values()], _score_rows(content)),

@@ -6,6 +6,7 @@ from training.report.scores import SCORES, SETS, UNDEFINED, not_there, with_inte
 from training.scores.compare import Contestant, compare
 from training.scores.headline import headline
 from training.scores.results import Results
+from training.words import counted
 
 CHANGED = ("log_loss", "roc_auc", "average_precision", "brier")
 
@@ -43,7 +44,8 @@ def _notes(results: Results) -> list[str]:
         words = (
             f"The external set is another cache than the run's, commit {source.get('commit', '?')}: all its labelled "
             f"slices but those of patients who were in training or validation, or who share a slice with the run's "
-            f"cache: {gone['patients']:,} patients with {gone['slices']:,} slices (external_left_out.csv)."
+            f"cache: {counted(gone['patients'], 'patient')} with {counted(gone['slices'], 'slice')} "
+            "(external_left_out.csv)."
         )
         notes.append(page.paragraph(words))
     both = [name for name in ("test", "validation") if {name, f"{name}_tta"} <= results.predictions.keys()]

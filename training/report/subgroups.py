@@ -15,6 +15,7 @@ from training.scores.metrics import score
 from training.scores.pooling import PLURAL
 from training.scores.predictions import Predictions
 from training.scores.results import Results
+from training.words import counted
 
 POSITION_BINS = 10
 GROUP_RESAMPLES = 300
@@ -32,17 +33,16 @@ def subgroups(results: Results) -> Section:
     found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
     centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
     main = _main_words(known)
-    panels = []
+    panels, left_out = [], []
     for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC {main}")):
         values, low, high = np.array(
             [[_or_nan(of[key]), *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
         ).T
-        panels.append(
-            (
-                figures.draw_by_position(centres, values, low, high, words, title=words[0].upper() + words[1:]),
-                f"{words} by position",
-            )
-        )
+        if np.isnan(values).all():
+            left_out.append(words)
+            continue
+        drawn = figures.draw_by_position(centres, values, low, high, words, title=words[0].upper() + words[1:])
+        panels.append((drawn, f"{words} by position"))
     share = np.array([_or_nan(of["prevalence"]) for of in found])
     panels.append(
         (figures.draw_by_position(centres, share, share, share, "share", title=f"Prevalence {main}"), "prevalence")
@@ -51,6 +51,8 @@ def subgroups(results: Results) -> Section:
         f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
         "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
     )
+    if left_out:
+        caption += f" Not drawn, for no tenth has the labels for it: {', '.join(left_out)}."
     return Section("Subgroups", [page.figure(panels, caption, "20rem"), _group_table(results, weights, name)])
 
 
@@ -105,7 +107,7 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
         "lower third": select(known, z_norm < 1 / 3),
         "middle third": select(known, (z_norm >= 1 / 3) & (z_norm < 2 / 3)),
         "upper third": select(known, z_norm >= 2 / 3),
-        f"series of up to {short:.0f} slices": select(known, size <= short),
+        f"series of up to {counted(round(short), 'slice')}": select(known, size <= short),
         f"of {short + 1:.0f} to {long:.0f}": select(known, (size > short) & (size <= long)),
         f"of {long + 1:.0f} or more": select(known, size > long),
     }

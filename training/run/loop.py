@@ -56,7 +56,8 @@ def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[
     """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
     processes = setup.processes
     total, loggers = setup.schedule.total_steps, setup.runtime.loggers
-    watch = Watch(setup.run, setup.cache, processes, learner.progress, total, loggers=loggers)
+    looked_at = setup.num_validation
+    watch = Watch(setup.run, setup.cache, processes, learner.progress, total, loggers=loggers, num_validation=looked_at)
     with asked_to_stop() as stop, watch:
         while not finished(learner.progress, setup.config):
             try:

@@ -11,7 +11,9 @@ from training.run.distributed import Processes
 from training.run.runs import Run
 from training.run.schedule import Schedule
 from training.run.setup import lines_of
+from training.run.watch import TIMED_STEPS, WARM_UP_STEPS
 from training.scores.metrics import SOFT_THRESHOLD
+from training.words import counted
 
 
 def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
@@ -26,8 +28,9 @@ def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
         f"{run.path}: {config.model} at {config.size_px} px, {config.weights} weights, on {together}",
         f"cache {cache.path}, commit {cache.commit}",
         *(_side_line(cache, side, lines) for side, lines in sides.items()),
-        f"{config.epochs} epochs of {schedule.steps:,} steps of {step:,} slices, {schedule.total_steps:,} steps in "
-        "all; an estimate of the time comes with the first epoch, or beforehand with --dry-run",
+        f"{counted(config.epochs, 'epoch')} of {counted(schedule.steps, 'step')} of {counted(step, 'slice')}, "
+        f"{counted(schedule.total_steps, 'step')} in "
+        f"all; an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps, or beforehand with --dry-run",
     ]
     if (run.path / LINKED).exists():
         lines += describe(read_linked(run.path / LINKED), cache.table["patient_id"].nunique())
@@ -38,7 +41,8 @@ def _side_line(cache: Cache, side: str, lines: np.ndarray) -> str:
     table, positive = cache.table.iloc[lines], positives(cache, lines)
     found = ", ".join(f"{name} {count:,}" for name, count in positive.items())
     patients, series = table["patient_id"].nunique(), len(table[SERIES].drop_duplicates())
-    return f"{side:<10} {patients:,} patients, {series:,} series, {len(lines):,} slices; positive: {found}"
+    counts = f"{counted(patients, 'patient')}, {counted(series, 'series')}, {counted(len(lines), 'slice')}"
+    return f"{side:<10} {counts}; positive: {found}"
 
 
 def positives(cache: Cache, lines: np.ndarray) -> dict[str, int]:

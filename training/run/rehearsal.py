@@ -16,6 +16,7 @@ from training.run.loop import epoch_batches, memory_error_explained, save_progre
 from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
+from training.words import counted
 
 
 def rehearse(
@@ -46,12 +47,12 @@ def rehearse(
         processes.wait()
         _check_reload(setup, learner)
         processes.wait()
-    total = setup.schedule.total_steps
+    total, in_a_step = setup.schedule.total_steps, config.batch_size * config.accumulation
     seconds = step_s * total + slice_s * setup.num_validation * config.epochs
     return "\n".join(
         [
-            f"{total} steps of {config.batch_size * config.accumulation} slices, {step_s:.3f} s each",
-            f"{setup.num_validation} validation slices an epoch, {slice_s * 1000:.2f} ms each",
+            f"{counted(total, 'step')} of {counted(in_a_step, 'slice')}, {step_s:.3f} s each",
+            f"{counted(setup.num_validation, 'validation slice')} an epoch, {slice_s * 1000:.2f} ms each",
             f"{_memory(processes.device)}",
             f"the run will take about {duration(seconds)}",
         ]

@@ -34,7 +34,11 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Job:
-    """What every kind of run works with and does not change."""
+    """What every kind of run works with and does not change.
+
+    Attributes:
+        num_validation: what is evaluated after an epoch: slices, or series.
+    """
 
     run: Run
     cache: Cache
@@ -42,6 +46,7 @@ class Job:
     processes: Processes
     schedule: Schedule
     class_weights: Tensor
+    num_validation: int
 
     @property
     def config(self) -> TrainConfig:
@@ -58,7 +63,6 @@ class Setup(Job):
 
     train: Stream
     validation: Stream
-    num_validation: int
     augment: Augment
     loss: Loss
 

@@ -1,6 +1,7 @@
 """Watch a run: read losses off the device now and then, log them, and stop a run gone bad."""
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,6 +19,10 @@ from training.run.distributed import Processes
 from training.run.loggers import Loggers
 from training.run.runs import Log, Run, write_table
 
+# The steps after which the time of one is known: the first ones warm up caches, kernels and compilers.
+WARM_UP_STEPS, TIMED_STEPS = 3, 10
+EVALUATED_SHARE = 1 / 3  # of the time of an image that is trained on: its forward pass, without the two backward
+
 
 class Watch:
     """Keeps each step's loss and gradient norm on the device until someone looks.
@@ -34,14 +39,20 @@ class Watch:
         total_steps: int,
         *,
         loggers: Sequence[str] = (),
+        num_validation: int = 0,
     ) -> None:
-        """Open log.csv and trackers, by name, where the run stands; only the writing process has them."""
+        """Open log.csv and trackers, by name, where the run stands; only the writing process has them.
+
+        Args:
+            num_validation: what is evaluated after an epoch, for the estimate of the time: slices, of a head series.
+        """
         self._run, self._cache, self._processes = run, cache, processes
         self._steps: list[dict[str, float]] = []
         self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
         self._lines: list[list[Tensor]] = [[]]  # the slices of each step, and of the one under way
         self._images, self._since = 0, time.perf_counter()
         self._began, self._first_epoch, self._epoch_losses = time.perf_counter(), progress.epoch, list[float]()
+        self._seen, self._num_validation, self._total_steps = 0, num_validation, total_steps
         self._log = Log(run.log, progress.log_bytes) if processes.writes else None
         self._loggers = Loggers(run, loggers, progress.step) if processes.writes else None
         self._bar = tqdm(
@@ -74,6 +85,13 @@ class Watch:
         self._values.append(torch.stack([loss.detach().float(), gradient_norm.detach().float()]))
         self._lines.append([])
         self._bar.update()
+        self._seen += 1
+        if self._seen == WARM_UP_STEPS:
+            self.look()
+            self._warm = time.perf_counter()
+        elif self._seen == WARM_UP_STEPS + TIMED_STEPS:
+            self.look()
+            self._say_estimate(progress, (time.perf_counter() - self._warm) / TIMED_STEPS)
 
     def log_pending(self) -> None:
         """Read everything noted since the last look, and log it.
@@ -112,6 +130,16 @@ class Watch:
             self._loggers.log([line])
         self._since = time.perf_counter()
 
+    def _say_estimate(self, progress: Progress, step_s: float) -> None:
+        """Print how long the rest will take at this pace; where an epoch ended meanwhile its own line has said it."""
+        if not self._processes.writes or progress.epoch != self._first_epoch:
+            return
+        config = self._run.config
+        steps = self._total_steps - progress.step
+        in_a_step = config.batch_size * config.accumulation
+        evaluated = (config.epochs - progress.epoch) * self._num_validation / in_a_step * EVALUATED_SHARE
+        _say(f"{step_s:.3g} s a step: about {duration(step_s * (steps + evaluated))} left, if all epochs are needed")
+
     def say_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
         """Print a line on the epoch that ends: its losses, and how long the rest will take.
 
@@ -128,7 +156,7 @@ class Watch:
         left = (time.perf_counter() - self._began) / (done - self._first_epoch) * (epochs - done)
         if left:
             said.append(f"about {duration(left)} left")
-        tqdm.write(f"epoch {done} of {epochs}: {', '.join(said)}")
+        _say(f"epoch {done} of {epochs}: {', '.join(said)}")
 
     def sync(self) -> int:
         """Bring the log to the disk and return its length in bytes."""
@@ -145,6 +173,12 @@ class Watch:
             f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
             f"the weights were not touched; its slices are in {path}; look at them, or start anew with a lower --lr"
         )
+
+
+def _say(line: str) -> None:
+    """Print a line without harm to the bar, at once: in a pipe it would wait for a thousand others."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

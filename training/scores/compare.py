@@ -16,6 +16,7 @@ from training.scores.metrics import Scorer, Scores
 from training.scores.operating import logit
 from training.scores.pooling import LEVELS, at_level, patient_groups
 from training.scores.predictions import Predictions, read_predictions
+from training.words import counted
 
 COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high", "no_interval")
 MAIN_SCORES = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
@@ -130,7 +131,7 @@ def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
     if np.isnan(difference):
         return "undefined"
     if differ < LEAST_PATIENTS:
-        return f"{differ} patients differ, it needs {LEAST_PATIENTS}"
+        return f"{counted(differ, 'patient')} {'differs' if differ == 1 else 'differ'}, it needs {LEAST_PATIENTS}"
     return "" if interval(draws) else "too often undefined"
 
 

@@ -18,6 +18,7 @@ from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json
 from training.scores.pooling import COARSER, at_level, patient_groups, pool
 from training.scores.predictions import Predictions
+from training.words import counted
 
 Weights = Sequence[float] | np.ndarray
 LOOK_COLUMNS = ("time", "what", "commit", "slices")
@@ -182,7 +183,7 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
     """
     shown = {"log_loss": "log loss", "roc_auc": "ROC AUC", "average_precision": "average precision"}
     patients = content["bootstrap"]["patients"]
-    how = f"95 % intervals by bootstrap over {patients:,} patients"
+    how = f"95 % intervals by bootstrap over {counted(patients, 'patient')}"
     if patients < LEAST_PATIENTS:
         how = f"no intervals, which need {LEAST_PATIENTS} patients or more: {patients} here"
     level = content.get("level", "slice")

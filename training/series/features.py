@@ -25,6 +25,7 @@ from training.run.distributed import Processes
 from training.run.inference import views
 from training.run.runs import Run, check_same_kind, digest
 from training.run.setup import load_slice_network, open_plain
+from training.words import counted
 
 # Lines of the table in one chunk, which is one file: 2 MB of 2,048 features.
 CHUNK_LINES = 512
@@ -128,7 +129,7 @@ def read_features(
     try:
         missing = int((store["done"][:][lines] == 0).sum())
         if missing:
-            raise RunError(f"{path}: lacks the features of {missing} slices; {_way_out(run, tta=tta)}")
+            raise RunError(f"{path}: lacks the features of {counted(missing, 'slice')}; {_way_out(run, tta=tta)}")
         features, logits = hold((len(lines), store["features"].shape[1])), store["logits"][:][lines]
         for first in range(0, cache.num_slices, BLOCK_LINES):
             begin, end = np.searchsorted(lines, (first, first + BLOCK_LINES))

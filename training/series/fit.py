@@ -86,6 +86,7 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
         processes=processes,
         schedule=Schedule(len(train), run.config),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+        num_validation=len(validation),
         train=train,
         validation=validation,
         labels=labels,

@@ -16,6 +16,7 @@ from pipeline.library import find_settings
 from pipeline.planning.settings import Manner, Request, Settings, Workers
 from pipeline.planning.survey import survey
 from pipeline.terminal import complain, say, say_json
+from pipeline.words import counted
 
 
 def build(
@@ -108,7 +109,8 @@ def _print_outcome(out: Path, outcome: Outcome, *, labelled: bool) -> None:
     counts = attributes.counts
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
     others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
-    say(f"{out}: commit {outcome.commit.id}: {attributes.num_slices:,} slices from {counts['files']:,} files")
+    slices, files = counted(attributes.num_slices, "slice"), counted(counts["files"], "file")
+    say(f"{out}: commit {outcome.commit.id}: {slices} from {files}")
     if others:
         say(f"without a slice: {others}; see {out / 'rejects.csv'}")
     for name, number in attributes.label_counts.items():

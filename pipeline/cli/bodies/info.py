@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.terminal import in_bytes, say, say_json
 from pipeline.upkeep import info as info_of
+from pipeline.words import counted
 
 
 def info(*, cache: Path, only_digest: bool, as_json: bool) -> None:
@@ -27,7 +28,7 @@ def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
     sizes = ", ".join(f"{side} ({in_bytes(found['bytes'][side])})" for side in found["sizes"])
     labels = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found["label_counts"].items())
     classes = ", ".join(klass["name"] for klass in found["classes"])
-    every = [f"{commit['commit']}  {commit['created']}  {commit['slices']:,} slices" for commit in found["commits"]]
+    every = [f"{of['commit']}  {of['created']}  {counted(of['slices'], 'slice')}" for of in found["commits"]]
     lines = [
         f"{cache}: commit {found['commit']} of {found['created']}",
         f"data set   {found['dataset']}, from {found['source']}",

@@ -11,6 +11,7 @@ from phantom.planted import make_planted
 from pipeline import system
 from pipeline.errors import SourceError
 from pipeline.terminal import say
+from pipeline.words import counted
 
 
 def write_phantom(
@@ -33,4 +34,4 @@ def write_phantom(
         except PhantomError as error:
             raise SourceError(str(error)) from None
     positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
-    say(f"{out}: {summary.slices:,} slices of {summary.patients:,} patients; with blood: {positive}")
+    say(f"{out}: {counted(summary.slices, 'slice')} of {counted(summary.patients, 'patient')}; with blood: {positive}")

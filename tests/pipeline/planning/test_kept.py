@@ -144,7 +144,7 @@ def test_what_cannot_be_taken_away_is_one_line(small, options, said):
 
 
 def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
-    """`plan` and `info`, while the builder is between two shards and after it has been interrupted."""
+    """By any command that looks, while the builder is between two shards and after it has been interrupted."""
     write_slices(small.src, range(4, 30))
     publish, command, said = convert.Drafts.publish, [], []
 
@@ -155,17 +155,21 @@ def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
                 [sys.executable, "-c", "from pipeline.cli.main import main; main()", *command],
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
-            said.append(outcome.stdout)
+            said.append(outcome.stdout + outcome.stderr + (page.read_text() if page.exists() else ""))
             raise KeyboardInterrupt
 
     monkeypatch.setattr(convert.Drafts, "publish", publish_and_look)
-    for look in (["plan", *map(str, without_options(small))], ["info", str(small.out)]):
+    page, cache = small.out.parent / "page.html", str(small.out)
+    looks = ["plan", *map(str, without_options(small))], ["info", cache], ["report", cache, "--out", str(page)]
+    for look in (*looks, ["gc", cache]):
         command[:] = look
+        page.unlink(missing_ok=True)
         said.clear()
         run("build", *without_options(small), "--workers", 0, code=130)
-        assert re.search(
-            r"build is running \(process \d+ on |running    a build has done \d of 4 shards: process", said[0]
-        )
+        assert re.search(r"(build is running \(|build has done \d of 4 shards: |: )process \d+ on ", said[0])
         assert "interrupted" not in said[0]
     assert "interrupted" in run("plan", *without_options(small), code=2).stdout
     assert "interrupted" in run("info", small.out).stdout
+    assert "interrupted" in run("gc", small.out).stdout
+    run("report", small.out, "--out", page)
+    assert "A later build was interrupted after" in page.read_text()

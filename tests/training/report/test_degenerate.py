@@ -23,6 +23,7 @@ from training.scores.predictions import Predictions
 from training.scores.ranking import Ranking
 from training.scores.results import read_results
 
+SAID = {1: "1 patient differs", 5: "5 patients differ"}
 PERFECT = {"skill": 60.0, "noise": 0.0}
 # name: the cache, labels to set (None keeps them), the run, and a text that the report must have.
 SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
@@ -46,6 +47,10 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subgroups, "GROUP_RESAMPLES", 20)
 
 
+def content_of(folder: Path) -> dict[str, Any]:
+    return dict(read_results(folder / "run0").scores["test"])
+
+
 def open_set(folder: Path, options: dict[str, Any], label: float | None) -> Cache:
     cache = open_cache(write_cache(folder / "cache.zarr", **options).path)
     if label is None:
@@ -66,6 +71,10 @@ def test_every_page_of_a_set_in_which_something_is_missing(name: str, tmp_path: 
     assert words in re.sub(r"\s+", " ", text)
     shown = re.sub(r"<[^>]*>|data:[^\"]*", " ", text)
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", shown)
+    assert not re.search(r"\b1 (patients|slices|studies)\b", shown)
+    not_drawn = " ".join(re.findall(r"Not drawn[^.]*", text))
+    for panel in ("weighted log loss", f"ROC AUC {headline(content_of(tmp_path)).words}"):
+        assert (f"{panel} by position" in text) != (panel in not_drawn)
     for content in read_results(tmp_path / "run0").scores.values():
         assert to_text(content, "test")
     assert compared(table, every_score=True)
@@ -105,7 +114,7 @@ def test_a_difference_needs_patients_that_differ(patients: int, starred: bool, t
     table = compare([first, replace(second, known=replace(second.known, probabilities=better))], resamples=200)
     line = table[(table["score"] == "weighted_log_loss")].iloc[0]
     assert np.isnan(line["low"]) == (not starred)
-    assert line["no_interval"] == ("" if starred else f"{patients} patients differ, it needs 6")
+    assert line["no_interval"] == ("" if starred else f"{SAID[patients]}, it needs 6")
     assert ("*" in compared(table[table["score"] == "weighted_log_loss"]).split("* the")[0]) == starred
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -9,9 +11,13 @@ import pytest
 import torch
 
 from testkit.fake_cache import CLASSES, WINDOWS, relabel, write_cache
-from tests.training.run.test_train_cli import QUICK, refused, train
+from testkit.tiny_run import HERE, settings
+from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
 from training.data.cache import open_cache
 from training.data.shards import SliceReader
+from training.run.checkpoints import Progress
+from training.run.job import begin
+from training.run.watch import TIMED_STEPS, WARM_UP_STEPS, Watch
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
     before = text[: text.index("epoch 1 of 2")]
     assert "shufflenet_v2_x0_5 at 32 px, none weights, on cpu" in before
     assert "2 epochs of 4 steps of 8 slices, 8 steps in all" in before
-    sides = re.findall(r"^(train|validation|test) +(\d+) patients, (\d+) series, (\d+) slices", before, re.MULTILINE)
+    sides = re.findall(r"^(train|validation|test) +(\d+) patients?, (\d+) series, (\d+) slices", before, re.MULTILINE)
     assert sum(int(patients) for _, patients, _, _ in sides) == 10
     assert sum(int(slices) for *_, slices in sides) == 40
     any_of = [int(count) for count in re.findall(r"any (\d+)$", before, re.MULTILINE)]
@@ -78,3 +84,27 @@ def test_memory_of_a_wrong_size_is_not_called_damage(fake):
     reader = SliceReader(open_cache(fake.path), 32, np.arange(4))
     with pytest.raises(ValueError, match=r"arrays of 1024 bytes; a slice \(3, 32, 32\) has 3072"):
         reader.read(np.arange(2), np.empty((2, 1024), np.uint8))
+
+
+def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_back_in_a_pipe(tmp_path):
+    """The process ends as by a power cut after its first epoch: what it has held back is lost."""
+    code = "import os, sys; from training.run import loop; from training.cli.main import main"
+    code += "; loop.save_progress = lambda *_: os._exit(7); main(sys.argv[1:])"
+    many = write_cache(tmp_path / "many.zarr", patients=30, slices=5).path
+    options = ["run", "--cache", many, "--out", tmp_path / "run", *QUICK, "--epochs", 3]
+    command = [sys.executable, "-c", code, *map(str, options)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    *_, estimate, epoch = done.stdout.splitlines()
+    assert "3 epochs of 14 steps" in done.stdout
+    assert f"an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps" in done.stdout
+    assert re.fullmatch(r"\S+ s a step: about \d+ min \d\d s left, if all epochs are needed", estimate)
+    assert epoch.startswith("epoch 1 of 3: training loss")
+
+
+def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tmp_path, capsys):
+    run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8), HERE)
+    with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
+        at_work._say_estimate(Progress(step=10), 2.0)
+    # 290 steps, and three evaluations of 30 batches at a third of a step's time.
+    assert "2 s a step: about 10 min 40 s left" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from training.run import job
 from training.run.config import Runtime
 from training.run.distributed import join_processes
 from training.scores.evaluation import to_text
+from training.words import counted
 
 
 def evaluate(
@@ -22,8 +23,8 @@ def evaluate(
             if (gone := scores["source"].get("left_out", {})).get("patients"):
                 listed = run_path / f"{job.predictions_name(side, tta=tta)}_left_out.csv"
                 click.echo(
-                    f"left out, for the run may have learned from them: {gone['patients']:,} patients with "
-                    f"{gone['slices']:,} slices; {listed}"
+                    f"left out, for the run may have learned from them: {counted(gone['patients'], 'patient')} with "
+                    f"{counted(gone['slices'], 'slice')}; {listed}"
                 )
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"

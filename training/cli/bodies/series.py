@@ -15,6 +15,7 @@ from training.run.loggers import parse_loggers
 from training.run.runs import open_run
 from training.series import job
 from training.series.features import store_path
+from training.words import counted
 
 
 def write_features(
@@ -24,7 +25,8 @@ def write_features(
     with join_processes(device) as processes:
         runtime = Runtime(device)
         written = job.features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
-        click.echo(f"{store_path(open_run(run_path), tta=tta)}: {written} slices written, the others were there")
+        store = store_path(open_run(run_path), tta=tta)
+        click.echo(f"{store}: {counted(written, 'slice')} written, the others were there")
 
 
 def train_head(

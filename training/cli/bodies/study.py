@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from training.study.command import Wanted, predict_study
+from training.words import counted
 
 
 def predict_dicom(
@@ -15,12 +16,12 @@ def predict_dicom(
     found = predict_study(run_path, given, out, Wanted(sr, heatmap, identifiers, tta), device)
     for record in found.studies.to_dict("records"):
         said = [f"{name} {record[f'{name}_probability']:.3f}" for name in found.classes]
-        click.echo(f"study {record['study']}: {record['slices']} slices; {', '.join(said)}")
+        click.echo(f"study {record['study']}: {counted(record['slices'], 'slice')}; {', '.join(said)}")
     for record in found.series.to_dict("records"):
         if record["warning"]:
             click.echo(f"study {record['study']}, series {record['series']}: {record['warning']}", err=True)
     if found.patients > 1:
         click.echo(f"the files are of {found.patients} patients, or of studies without a PatientID", err=True)
     if len(found.left_out):
-        click.echo(f"left out: {len(found.left_out):,} files; see {out / 'rejects.csv'}")
+        click.echo(f"left out: {counted(len(found.left_out), 'file')}; see {out / 'rejects.csv'}")
     click.echo(str(out / "report.html"))

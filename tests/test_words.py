@@ -1,0 +1,40 @@
+"""Test what both commands say alike: numbers with their nouns, and errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline.words
+import training.words
+
+COMMANDS = {"pipeline": "pipeline.cli.main", "train": "training.cli.main"}
+
+
+def say(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from {COMMANDS[command]} import main; main(prog_name={command!r})"
+    call = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"})
+
+
+@pytest.mark.parametrize("counted", [pipeline.words.counted, training.words.counted])
+def test_one_is_not_called_many(counted):
+    said = [counted(n, noun) for noun in ("patient", "study", "series") for n in (0, 1, 1000)]
+    assert said[:3] == ["0 patients", "1 patient", "1,000 patients"]
+    assert said[3:] == ["0 studies", "1 study", "1,000 studies", "0 series", "1 series", "1,000 series"]
+
+
+def test_both_commands_say_errors_and_wrong_usage_alike(tmp_path: Path):
+    missing = tmp_path / "missing"
+    forms = {}
+    for command, act, wrong in (
+        ("pipeline", ("info", missing), ("info",)),
+        ("train", ("report", "--run", missing), ("report",)),
+    ):
+        error, usage = say(command, *act), say(command, *wrong)
+        [line] = error.stderr.splitlines()
+        assert (error.returncode, error.stdout, usage.returncode) == (1, "", 2)
+        forms[command] = line.split(str(missing))[0], usage.stderr.splitlines()[-1][:6]
+    assert forms["pipeline"] == forms["train"] == ("error: ", "Error:")
