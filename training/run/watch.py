@@ -87,10 +87,10 @@ class Watch:
         self._bar.update()
         self._seen += 1
         if self._seen == WARM_UP_STEPS:
-            self.look()
+            self.log_pending()
             self._warm = time.perf_counter()
         elif self._seen == WARM_UP_STEPS + TIMED_STEPS:
-            self.look()
+            self.log_pending()
             self._say_estimate(progress, (time.perf_counter() - self._warm) / TIMED_STEPS)
 
     def log_pending(self) -> None:
