@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The certificates that this machine trusts, as pip does: a network that inspects TLS has one of its own.
 export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: demo test lint types docs dist clean constraints
+.PHONY: demo test quick lint types docs dist clean constraints
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -17,6 +17,12 @@ test: lint types .venv-pipeline/ready .venv-training/ready
 	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 --dist loadfile $(PYTEST)
 	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 --dist loadfile $(PYTEST)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 --dist loadfile $(PYTEST)
+
+# While you work, under a minute: the rules of the house, and what needs neither processes nor a trained run.
+QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \
+	tests/training/data tests/training/scores tests/training/model/test_augment.py tests/training/model/test_loss.py
+quick: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) --ignore tests/training/scores/test_ablate.py -n 2 --dist loadfile $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
