@@ -2,7 +2,8 @@
 
     python -m benchmarks.service --run RUN --dicom STUDY [--requests 1000]
 
-It starts the service itself, and prints what came back, how long it took, and the service's memory all along.
+It starts the service itself, and prints what came back, how long it took, and the memory of the service and of what
+builds for it.
 """
 
 import argparse
@@ -67,8 +68,10 @@ def campaign(address: str, pid: int, body: bytes, expected: str, requests: int) 
     median = sorted(seconds)[len(seconds) // 2]
     print(f"{requests} requests, {AT_ONCE} at once: {took:.0f} s; one {median:.2f} s (median)")
     print(f"answers: {dict(seen)}; in hand afterwards: {in_hand}")
-    second, last = max(memory[quarter : 2 * quarter]), max(memory[-quarter:])
-    print(f"memory, MB: {memory[0]:.0f} at first; at most {second:.0f} in the second quarter, {last:.0f} in the last")
+    for which, of in enumerate(("the service", "what builds for it")):
+        seen_mb = [pair[which] for pair in memory]
+        second, last = max(seen_mb[quarter : 2 * quarter]), max(seen_mb[-quarter:])
+        print(f"memory of {of}, MB: {second:.0f} at most in the second quarter, {last:.0f} in the last")
     return sum(count for what, count in seen.items() if what.endswith("WRONG"))
 
 
@@ -115,9 +118,17 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process, MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+def resident_mb(pid: int) -> tuple[float, float]:
+    """Return the resident memory of the service, and of the processes that build for it, MB."""
+    children = [child for of in Path(f"/proc/{pid}/task").glob("*/children") for child in of.read_text().split()]
+    return _pages_mb(str(pid)), sum(_pages_mb(child) for child in children)
+
+
+def _pages_mb(pid: str) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):  # it has just ended
+        return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -21,6 +21,11 @@ def say_json(content: Any) -> None:
     print(json.dumps(content, indent=2))
 
 
+def say_json_line(content: Any, stream: TextIO) -> None:
+    """Print plain data on one line, for a program that reads it as it comes."""
+    print(json.dumps(content), file=stream, flush=True)
+
+
 def note(line: str) -> None:
     """Print one line about the work, not its result, to stderr; a terminal that is gone ends nothing."""
     with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 A command's body is imported when it runs, so that help and refused options answer at once.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,18 @@ def build(**options: Any) -> int:
     from pipeline.cli.bodies.build import build
 
     return build(**options)
+
+
+@main.command(epilog=EXIT_CODES)
+@command
+def attend() -> int:
+    """Build as is asked on stdin, a line each, until it ends: for programs that build often, as `train serve` does.
+
+    A line is a JSON list of options of `pipeline build`; the answer, on stdout, is a line of JSON: exit_code and said.
+    """
+    from pipeline.cli.attend import attend
+
+    return attend(build, sys.stdin, sys.stdout)
 
 
 @main.command(epilog=EXIT_CODES)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.study.conftest import Answered
 from training.study.dicom_heat import stretch
-from training.study.dicom_sr import tracking_name
+from training.study.dicom_sr import SCHEME, finding_of, tracking_name
 
 DCIODVFY = shutil.which("dciodvfy")
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
@@ -57,7 +57,7 @@ def check(group, record, name):
     assert values == {code: record[f"{name}_{kind}"] for code, kind in KINDS.items()}
     decided = [of.value.value for of in group.get_qualitative_evaluations()]
     decision = record[f"{name}_decision"]
-    assert decided == ([] if decision != decision else ["POSITIVE" if decision else "NEGATIVE"])
+    assert decided == ([] if decision != decision else ["10828004" if decision else "260385009"])
     if "slice" in record:
         [image] = group.source_images
         assert image.referenced_sop_instance_uid == record["sop_instance_uid"]
@@ -102,3 +102,19 @@ def test_stretching_undoes_the_resize_of_frames_that_are_not_square():
     y, x = np.unravel_index(large.argmax(), large.shape)
     assert abs(y - 8.5 * 8) <= 5
     assert abs(x - 24.5 * 16) <= 9
+
+
+def test_a_class_has_a_public_code_where_dicom_knows_one_and_a_private_one_among_other_classes(answered):
+    report = hd.sr.srread(reports(answered)[0])
+    groups = {of.tracking_identifier: of for of in report.content.get_image_measurement_groups()}
+    found = {name: groups[f"studies 1 {name}"] for name in CLASSES}
+    codes_of = {name: (of.finding_type.scheme_designator, of.finding_type.value) for name, of in found.items()}
+    assert codes_of["any"] == ("SCT", "1386000")
+    assert codes_of["subarachnoid"] == ("SCT", "21454007")
+    assert codes_of["intraparenchymal"] == ("SCT", "274100004")
+    assert codes_of["subdural"] == (SCHEME, "CLASS_SUBDURAL")
+    sites = {name: [site.value.value for site in of.finding_sites] for name, of in found.items()}
+    assert sites["intraventricular"] == ["35764002"]
+    assert sites["any"] == []
+    finding, places = finding_of("any", ("fracture", "any"))
+    assert (finding.scheme_designator, finding.meaning, places) == (SCHEME, "any", None)

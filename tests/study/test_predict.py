@@ -115,9 +115,9 @@ def test_another_window_set_and_identifiers(run: Run, tmp_path: Path):
 
 
 def test_the_temporary_cache_holds_the_pixels_of_a_build_bit_for_bit(answered, built, tmp_path):
-    from training.study.building import begin_build, finish_build
+    from training.study.building import begin_build, finish_build, make_order
 
-    cache = open_cache(finish_build(begin_build(answered.run, answered.given[0], tmp_path)))
+    cache = open_cache(finish_build(begin_build(make_order(answered.run, answered.given[0], tmp_path))))
     mine, theirs = (
         read_images(of, SIZE_PX, of.table.sort_values("sop_instance_uid")["row"].to_numpy()) for of in (cache, built)
     )

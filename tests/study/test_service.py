@@ -4,6 +4,7 @@ import io
 import json
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from tests.study.conftest import predict
 from training.cli.main import main
 from training.errors import StudyError
 from training.run.runs import Run
-from training.study import desk as desk_module
+from training.study.attendant import Attendant
+from training.study.building import begin_build, finish_build, make_order
 from training.study.desk import Desk, Rules
 from training.study.model import open_model
 from training.study.service import make_app
@@ -29,8 +31,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def desk(run: Run) -> Desk:
-    return Desk(open_model(run, "cpu"), Rules())
+def desk(run: Run) -> Iterator[Desk]:
+    made = Desk(open_model(run, "cpu"), Rules())
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def test_limits_of_size_time_and_number(run, desk, files, monkeypatch):
     small = Desk(desk.model, Rules(megabytes=1))
     assert TestClient(make_app(small)).post("/studies", files=form(files)).status_code == 413
     slow = Desk(desk.model, Rules(seconds=1.0, builds=1))
-    slow._builds.acquire()  # somebody else's study is being read, and is not done in time
+    slow._attendants.get()  # somebody else's study is being read, and is not done in time
     late = TestClient(make_app(slow)).post("/studies", files=form(files[:1]))
     assert (late.status_code, late.json()["error"][:30]) == (504, "the study was not answered in ")
     full = Desk(desk.model, Rules(waiting=1))
@@ -141,18 +145,15 @@ def test_a_token_where_there_is_one_and_only_on_loopback_without(desk, run, monk
 
 def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypatch):
     """As benchmarks/service.py does with a thousand: every request has its answer, and nothing is left in hand."""
-    builds = iter(range(1000))
 
-    def begin(run, source, work, identifiers):
-        next(builds)
-        if any(path.read_bytes()[:4] == b"junk" for path in source.iterdir()):
-            raise StudyError(f"{source}: no file of it is a CT slice")
+    def build(self, order, timeout_s):
+        if any(path.read_bytes()[:4] == b"junk" for path in order.source.iterdir()):
+            raise StudyError(f"{order.source}: no file of it is a CT slice")
         return prepared
 
     body, headers = stow(files)
     prepared = real_build(desk, files)
-    monkeypatch.setattr(desk_module, "begin_build", begin)
-    monkeypatch.setattr(desk_module, "finish_build", lambda build, seconds: build)
+    monkeypatch.setattr(Attendant, "build", build)
 
     def ask(number: int) -> tuple[int, str]:
         if number % 10 == 0:
@@ -172,8 +173,6 @@ def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypa
 
 
 def real_build(desk: Desk, files: list[Path]) -> Path:
-    from training.study.building import begin_build, finish_build
-
     work = files[0].parent.parent / f"work-{time.monotonic_ns()}"
     work.mkdir()
-    return finish_build(begin_build(desk.model.run, files[0].parent, work))
+    return finish_build(begin_build(make_order(desk.model.run, files[0].parent, work)))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -23,17 +24,30 @@ PATIENT_KEY = "00" * 32
 
 
 @dataclass(frozen=True)
-class Build:
-    """A build that runs beside this process.
+class Order:
+    """A build that is wanted.
 
     Attributes:
         cache: the folder of the cache that it makes.
         source: the folder of DICOM files.
+        options: of `pipeline build`, but for the number of workers.
     """
 
     cache: Path
     source: Path
-    command: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build that runs beside this process.
+
+    Attributes:
+        workers: processes of its own; 0 builds in the command's own, which starts soonest.
+    """
+
+    order: Order
+    workers: int
     process: subprocess.Popen[str]
 
 
@@ -84,29 +98,31 @@ def write_catalog(path: Path, run: Run, *, identifiers: bool) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def begin_build(run: Run, source: Path, work: Path, *, identifiers: bool = False, workers: int = 0) -> Build:
-    """Start `pipeline build` of a study beside this process, so that torch is imported meanwhile.
-
-    Args:
-        work: a folder that holds the cache and the build's settings.
-        workers: processes; 0 builds in the command's own, which starts soonest.
-
-    Raises:
-        StudyError: the command is not installed.
-    """
+def make_order(run: Run, source: Path, work: Path, *, identifiers: bool = False) -> Order:
+    """Write down, in a folder that will hold the cache too, what is to be built of a study for a run."""
     cache, catalog, key = work / "cache.zarr", work / "catalog.yaml", work / "patient.key"
     write_catalog(catalog, run, identifiers=identifiers)
     key.write_text(PATIENT_KEY)
     key.chmod(0o600)
-    options = ["--catalog", catalog, "--dataset", DATASET, "--workers", workers, "--max-rejects", "100%"]
+    options = ["--src", source.absolute(), "--out", cache.absolute(), "--catalog", catalog.absolute()]
+    options += ["--dataset", DATASET, "--max-rejects", "100%"]
     if not identifiers:
-        options += ["--patient-key", key]
-    command = tuple(map(str, (find_pipeline(), "build", "--src", source.absolute(), "--out", cache, *options)))
+        options += ["--patient-key", key.absolute()]
+    return Order(cache, source, tuple(map(str, options)))
+
+
+def begin_build(order: Order, workers: int = 0) -> Build:
+    """Start `pipeline build` beside this process, so that torch is imported meanwhile.
+
+    Raises:
+        StudyError: the command is not installed.
+    """
+    command = (find_pipeline(), "build", *order.options, "--workers", str(workers))
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=work,
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=order.cache.parent, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, encoding="utf-8",
     )  # fmt: skip
-    return Build(cache, source, command, process)
+    return Build(order, workers, process)
 
 
 def finish_build(build: Build, timeout_s: float | None = None) -> Path:
@@ -118,20 +134,29 @@ def finish_build(build: Build, timeout_s: float | None = None) -> Path:
     Raises:
         StudyError: no file of it is a CT slice, the build failed, or it took too long; in the pipeline's own words.
     """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         said = build.process.communicate(timeout=timeout_s)[1]
     except subprocess.TimeoutExpired as error:
         end(build)
-        raise StudyError(f"{build.source}: not read within {timeout_s:.0f} s; give one study at a time") from error
+        raise too_late(build.order, timeout_s) from error
     code = build.process.returncode
-    if code < 0 and "--workers 0" in " ".join(build.command):
-        at = build.command.index("--workers")
-        again = (*build.command[: at + 1], "1", *build.command[at + 2 :])
-        process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        return finish_build(Build(build.cache, build.source, again, process), timeout_s)
+    if code < 0 and build.workers == 0:
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())
+        return finish_build(begin_build(build.order, workers=1), left)
+    check_outcome(build.order, code, said)
+    return build.order.cache
+
+
+def too_late(order: Order, timeout_s: float | None) -> StudyError:
+    """Return the error of a build that took too long."""
+    return StudyError(f"{order.source}: not read within {timeout_s:.0f} s; give one study at a time")
+
+
+def check_outcome(order: Order, code: int, said: str) -> None:
+    """Raise a StudyError in the pipeline's own words unless a build's exit code is 0."""
     if code:
-        raise StudyError(_last_words(said, code, build.source))
-    return build.cache
+        raise StudyError(_last_words(said, code, order.source))
 
 
 def end(build: Build) -> None:

@@ -1,6 +1,7 @@
 """Answer the studies of the service: a few builds at once, one at a time on the model, within a time."""
 
 import functools
+import queue
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,8 @@ from typing import Any
 
 from training.errors import StudyError, TrainingError
 from training.report.heatmap import HeatMaps
-from training.study.building import begin_build, finish_build
+from training.study.attendant import Attendant
+from training.study.building import make_order
 from training.study.document import to_document
 from training.study.model import StudyModel, answer, describe, heat_maps, heat_of, images_of
 from training.study.page import study_page
@@ -27,7 +29,7 @@ class Rules:
 
     Attributes:
         waiting: studies in hand at once, those that wait among them; more are refused.
-        builds: pipeline builds at once.
+        builds: studies built at once, each by a pipeline of its own.
         seconds: from a request's first byte to its answer.
         megabytes: of a body.
         identifiers: whether a request may ask for UIDs in its answer.
@@ -86,8 +88,20 @@ class Desk:
     def __init__(self, model: StudyModel, rules: Rules) -> None:
         self.model, self.rules, self.counts = model, rules, Counts()
         self.about = describe(model)
-        self._builds = threading.BoundedSemaphore(rules.builds)
+        self._attendants: queue.LifoQueue[Attendant] = queue.LifoQueue()  # the one used last is warm
+        for _ in range(rules.builds):
+            self._attendants.put(Attendant())
         self._model = threading.Lock()
+
+    def start(self) -> None:
+        """Start what builds now, and not at the first study."""
+        for attendant in list(self._attendants.queue):
+            attendant.start()
+
+    def close(self) -> None:
+        """End what builds."""
+        for attendant in list(self._attendants.queue):
+            attendant.close()
 
     def serve(
         self, source: Path, work: Path, kind: str, deadline: float, *, heatmap: bool, identifiers: bool
@@ -126,15 +140,17 @@ class Desk:
         return heat_maps(self.model.run)
 
     def _build(self, source: Path, work: Path, deadline: float, *, identifiers: bool) -> Path:
-        if not self._builds.acquire(timeout=_left(deadline)):
-            raise _late()
         try:
-            return finish_build(begin_build(self.model.run, source, work, identifiers=identifiers), _left(deadline))
+            attendant = self._attendants.get(timeout=_left(deadline))
+        except queue.Empty:
+            raise _late() from None
+        try:
+            return attendant.build(make_order(self.model.run, source, work, identifiers=identifiers), _left(deadline))
         except TrainingError as error:
             late = time.monotonic() > deadline
             raise _late() if late else Refused(422, _without_paths(str(error), source)) from error
         finally:
-            self._builds.release()
+            self._attendants.put(attendant)
 
 
 def _report(source: Path, found: Any, about: Mapping[str, Any]) -> bytes:

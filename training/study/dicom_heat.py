@@ -1,11 +1,12 @@
 """Make an answer's heat maps as DICOM parametric maps, which lie over the slices they are of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import highdicom as hd
 import numpy as np
+import pandas as pd
 import pydicom
 from PIL import Image
 from pydicom.sr.codedict import codes
@@ -36,16 +37,20 @@ def parametric_map(
     Raises:
         StudyError: the slices are frames of one file, differ in size, or lack what a parametric map must repeat.
     """
-    chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy()
-    lines = answer.slices[chosen]
-    datasets = [sources[uid] for uid in lines["sop_instance_uid"]]
+    chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy().nonzero()[0]
+    lines = answer.slices.iloc[chosen]
+    datasets = [sources[uid] for uid in dict.fromkeys(lines["sop_instance_uid"])]
     sizes = {(dataset.Rows, dataset.Columns) for dataset in datasets}
-    if len(sizes) > 1 or lines["frame"].any():
+    frames = sum(int(dataset.get("NumberOfFrames") or 1) for dataset in datasets)
+    if len(sizes) > 1 or (lines["frame"].any() and (len(datasets) > 1 or frames != len(lines))):
         raise StudyError(
-            f"study {study}, series {series}: slices of several sizes, or frames of one file: no parametric map can be "
-            "laid over them; leave --heatmap out"
+            f"study {study}, series {series}: slices of several sizes, or some of several files' frames: no parametric "
+            "map can be laid over them; leave --heatmap out"
         )
+    if len(datasets) == 1:  # a map's frames are then in the order of the file's
+        chosen = chosen[np.argsort(lines["frame"].to_numpy(), kind="stable")]
     rows, columns = sizes.pop()
+    _fill_thickness(datasets, lines["z_mm"])
     maps = np.stack([stretch(one, rows, columns) for one in heat.maps[chosen]])
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="HEAT",
@@ -66,11 +71,24 @@ def parametric_map(
         )  # fmt: skip
     except (AttributeError, KeyError, ValueError) as error:
         raise StudyError(
-            f"study {study}, series {series}: a file lacks what a parametric map must repeat ({type(error).__name__}); "
+            f"study {study}, series {series}: a file lacks what a parametric map must repeat ({_name_of(error)}); "
             "leave --heatmap out"
         ) from error
     made.Laterality = ""  # the head is no paired part, and nothing else says so where BodyPartExamined is absent
     return made
+
+
+def _name_of(error: Exception) -> str:
+    """Return the name that a file has no element of; the message could quote a value."""
+    return str(getattr(error, "name", "") or type(error).__name__)
+
+
+def _fill_thickness(datasets: Sequence[pydicom.Dataset], z_mm: pd.Series) -> None:
+    """Give slices that state no thickness, as RSNA's, the distance of neighbours: a map must state one."""
+    distance = np.median(np.diff(np.sort(z_mm))) if len(z_mm) > 1 else np.nan
+    for dataset in datasets:
+        if not dataset.get("SliceThickness") and "PerFrameFunctionalGroupsSequence" not in dataset and distance > 0:
+            dataset.SliceThickness = f"{distance:.6g}"
 
 
 def stretch(heat: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -2,16 +2,20 @@
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
+import pandas as pd
 import pydicom
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID
 
 from training.errors import StudyError
-from training.study.answer import Answer
+from training.run.runs import write_table
+from training.study.answer import UIDS, Answer
 from training.study.dicom_heat import parametric_map
 from training.study.dicom_sr import structured_report
 from training.study.model import Heat
@@ -20,18 +24,19 @@ from training.study.model import Heat
 TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 NOT_STATED = "not stated in the source"
+UID_NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 
 def write_dicom(
     folder: Path, source: Path, answer: Answer, heat: Heat | None, *, model: Mapping[str, Any], sr: bool
 ) -> None:
-    """Write sr/study-<n>.dcm, and with heat heatmap/study-<n>-series-<m>.dcm.
+    """Write sr/study-<n>.dcm, with heat heatmap/study-<n>-series-<m>.dcm, and uids.csv where a UID was none.
 
     Args:
         source: the folder of the DICOM files; patient data come from there, and from nowhere else.
 
     Raises:
-        StudyError: a UID is none, or a file lacks what a DICOM answer must repeat.
+        StudyError: a file lacks what a DICOM answer must repeat, or is gone.
     """
     # highdicom and pydicom would quote patient data in their warnings.
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
@@ -45,6 +50,9 @@ def write_dicom(
                 assert heat is not None
                 made = parametric_map(answer, study, series, sources, heat, model=model)
                 _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
+    replaced = replaced_uids(answer)
+    if len(replaced):
+        write_table(folder / "uids.csv", replaced)
 
 
 def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> bytes:
@@ -95,10 +103,34 @@ def files_of(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names))
 
 
+def valid_uid(uid: str) -> str:
+    """Return a UID that is one as it is, else 2.25. and the number of its text's UUID, which is always the same.
+
+    Source: DICOM PS3.5 B.2 (UUID derived UID); RFC 9562, 5.5 (UUID version 5), with the name space of OIDs.
+    """
+    valid = len(uid) <= 64 and re.fullmatch(RE_VALID_UID, uid)
+    return uid if valid else f"2.25.{uuid5(NAMESPACE_OID, uid).int}"
+
+
+def replaced_uids(answer: Answer) -> pd.DataFrame:
+    """Return the UIDs of an answer's slices that are none, and what stands for them in DICOM: original, given."""
+    names = [name for name in UIDS["slices"] if name.endswith("_uid")]
+    uids = pd.unique(answer.slices[names].to_numpy(str).ravel())
+    pairs = [(uid, valid_uid(uid)) for uid in sorted(uids)]
+    return pd.DataFrame([pair for pair in pairs if pair[0] != pair[1]], columns=["original", "given"])
+
+
 def _completed(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    """Fill in, empty, what must be there, and the SOP class out of the file meta information."""
+    """Fill in, empty, what must be there, and the SOP class out of the file meta information; make UIDs valid.
+
+    The slices of a series lie in one frame of reference, also where nothing names it.
+    """
     if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" in dataset.file_meta:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    if not dataset.get("FrameOfReferenceUID"):
+        dataset.FrameOfReferenceUID = f"frame of reference of {dataset.SeriesInstanceUID}"
+    for name in UID_NAMES:
+        setattr(dataset, name, valid_uid(str(dataset[name].value)))
     for name in TYPE_2:
         if name not in dataset:
             setattr(dataset, name, "")
@@ -112,14 +144,13 @@ def study_sources(answer: Answer, study: int, sources: Mapping[str, pydicom.Data
     """Return the headers of a study's slices, each file once.
 
     Raises:
-        StudyError: a UID of the study is none: what DICOM writes must not refer to it.
+        StudyError: a file is gone.
     """
     lines = answer.slices[answer.slices["study"] == study]
     uids = list(dict.fromkeys(lines["sop_instance_uid"]))
-    for uid in (*uids, *lines["series_instance_uid"].unique(), *lines["study_instance_uid"].unique()):
-        if not UID(str(uid)).is_valid:
-            raise StudyError(
-                f"study {study}: {uid} is no valid UID, so no DICOM answer can refer to it; "
-                "leave --sr and --heatmap out"
-            )
+    if any(uid not in sources for uid in uids):
+        raise StudyError(
+            f"study {study}: a file of it was removed meanwhile, which a DICOM answer must refer to; "
+            "keep the files, and run it again"
+        )
     return [sources[uid] for uid in uids]

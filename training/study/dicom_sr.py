@@ -11,6 +11,7 @@ from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
+    FindingSite,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
@@ -30,14 +31,33 @@ NO_UNITS = codes.UCUM.NoUnits
 PROBABILITY = CodedConcept("PROBABILITY", SCHEME, "Probability of the finding, as predicted")
 CALIBRATED = CodedConcept("CALIBRATED", SCHEME, "Probability of the finding, calibrated")
 DECISION = CodedConcept("DECISION", SCHEME, "Decision at the threshold")
-CT_HEAD = CodedConcept("CTHEAD", SCHEME, "CT of the head")
 THRESHOLD = CodedConcept("THRESHOLD", SCHEME, "Threshold of the probability")
-DECIDED = {1: CodedConcept("POSITIVE", SCHEME, "Positive"), 0: CodedConcept("NEGATIVE", SCHEME, "Negative")}
+DECIDED = {1: codes.SCT.Positive, 0: codes.SCT.Negative}  # CID 250
+RSNA_CLASSES = {"epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"}
+# Of DICOM's own context groups, but for the two that name a kind of bleeding: those have no group.
+# Source: SNOMED CT, 274100004 |Cerebral hemorrhage|, 21454007 |Subarachnoid intracranial hemorrhage|.
+FINDINGS = {
+    "any": codes.SCT.IntracranialHemorrhage,
+    "intraparenchymal": CodedConcept("274100004", "SCT", "Cerebral hemorrhage"),
+    "subarachnoid": CodedConcept("21454007", "SCT", "Subarachnoid intracranial hemorrhage"),
+}
+SITES = {
+    "intraparenchymal": codes.SCT.Brain,
+    "intraventricular": codes.SCT.BrainVentricle,
+    "subarachnoid": codes.SCT.CranialSubarachnoidSpace,
+}
 
 
-def class_code(name: str) -> CodedConcept:
-    """Return a class as a code of our own: what it means is what the run's labels meant, no more."""
-    return CodedConcept(f"CLASS_{name.upper()}"[:16], SCHEME, name[:64])
+def finding_of(name: str, classes: Sequence[str]) -> tuple[CodedConcept, list[FindingSite] | None]:
+    """Return what a class finds, and where.
+
+    The classes of RSNA 2019 have public codes where we know of one. All others have a code of our own: a class of
+    the same name among other classes may mean anything.
+    """
+    own = CodedConcept(f"CLASS_{name.upper()}"[:16], SCHEME, name[:64])
+    if set(classes) != RSNA_CLASSES:
+        return own, None
+    return FINDINGS.get(name, own), [FindingSite(SITES[name])] if name in SITES else None
 
 
 def structured_report(
@@ -46,12 +66,13 @@ def structured_report(
     """Return the Comprehensive 3D SR of one study: a measurement group for each class of study, series and slice.
 
     Args:
-        datasets: headers of the study's slices.
+        datasets: headers of the study's files, in the order of its slices, as `study_sources` gives them.
         model: as `describe` gives it.
 
     Source: DICOM PS3.16, TID 1500 (Measurement Report), TID 1501.
     """
-    by_uid = {str(dataset.SOPInstanceUID): dataset for dataset in datasets}
+    lines = answer.slices[answer.slices["study"] == study]
+    by_uid = dict(zip(dict.fromkeys(lines["sop_instance_uid"]), datasets, strict=True))
     groups = list(_groups(answer, study, by_uid, model))
     report = MeasurementReport(
         observation_context=ObservationContext(
@@ -62,7 +83,7 @@ def structured_report(
                 ),
             )
         ),
-        procedure_reported=CT_HEAD,
+        procedure_reported=codes.SCT.ComputedTomographyOfHead,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )  # fmt: skip
@@ -93,7 +114,8 @@ def _groups(
             images = [_source(record, by_uid)] if level == "slices" else None
             for name in answer.classes:
                 if np.isfinite(record[f"{name}_probability"]):
-                    yield _group(record, level, name, algorithm, images)
+                    finding = finding_of(name, answer.classes)
+                    yield _group(record, level, name, finding=finding, algorithm=algorithm, images=images)
 
 
 def _source(record: Mapping[Hashable, Any], by_uid: Mapping[str, pydicom.Dataset]) -> SourceImageForMeasurementGroup:
@@ -116,6 +138,8 @@ def _group(
     record: Mapping[Hashable, Any],
     level: str,
     name: str,
+    *,
+    finding: tuple[CodedConcept, list[FindingSite] | None],
     algorithm: AlgorithmIdentification,
     images: list[SourceImageForMeasurementGroup] | None,
 ) -> MeasurementsAndQualitativeEvaluations:
@@ -129,7 +153,8 @@ def _group(
     known = decision is not None and decision == decision and str(decision) != "<NA>"
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(identifier=tracking_name(level, record, name), uid=hd.UID()),
-        finding_type=class_code(name),
+        finding_type=finding[0],
+        finding_sites=finding[1],
         algorithm_id=algorithm,
         measurements=measured,
         qualitative_evaluations=[QualitativeEvaluation(DECISION, DECIDED[int(decision)])] if known else None,

@@ -127,4 +127,12 @@ async def _body(request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
 def run_service(desk: Desk, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM."""
     app = make_app(desk, host)
+    desk.start()
+    try:
+        _serve(app, host, port)
+    finally:
+        desk.close()
+
+
+def _serve(app: FastAPI, host: str, port: int) -> None:
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_keep_alive=30, h11_max_incomplete_event_size=65536)

@@ -1,0 +1,74 @@
+"""The pipeline beside the service: it builds as the command does, dies without harm, and is ended in time."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from testkit.study import write_phantom
+from training.data.cache import open_cache
+from training.errors import StudyError
+from training.study import attendant as attendant_module
+from training.study.attendant import Attendant
+from training.study.building import find_pipeline, make_order
+
+
+@pytest.fixture
+def attendant():
+    made = Attendant()
+    yield made
+    made.close()
+
+
+def order(run, folder: Path, name: str, source: Path):
+    (folder / name).mkdir()
+    return make_order(run, source, folder / name)
+
+
+def test_one_process_builds_one_study_after_another_and_a_killed_one_is_replaced(run, attendant, tmp_path):
+    files = write_phantom(tmp_path / "dicom", keep=2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "note.txt").write_text("no DICOM")
+    first = open_cache(attendant.build(order(run, tmp_path, "1", files[0].parent), 100))
+    process = attendant.start()
+    with pytest.raises(StudyError, match="no file of it is a CT slice"):
+        attendant.build(order(run, tmp_path, "2", tmp_path / "empty"), 100)
+    second = open_cache(attendant.build(order(run, tmp_path, "3", files[0].parent), 100))
+    assert attendant.start() is process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    third = open_cache(attendant.build(order(run, tmp_path, "4", files[0].parent), 100))
+    assert attendant.start() is not process
+    assert first.num_slices == second.num_slices == third.num_slices == 2
+
+
+def pipeline_that(does: str, path: Path) -> str:
+    path.write_text(f'#!/bin/sh\nif [ "$1" = attend ]; then {does}; fi\nexec {find_pipeline()} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_study_that_kills_it_is_built_by_a_worker_of_its_own(run, attendant, tmp_path, monkeypatch):
+    files = write_phantom(tmp_path / "dicom", keep=2)
+    fake = pipeline_that("read line; kill -9 $$", tmp_path / "pipeline")
+    monkeypatch.setattr(attendant_module, "find_pipeline", lambda: fake)
+    assert open_cache(attendant.build(order(run, tmp_path, "1", files[0].parent), 100)).num_slices == 2
+
+
+def test_it_is_ended_when_the_time_is_over(run, attendant, tmp_path, monkeypatch):
+    files = write_phantom(tmp_path / "dicom", keep=1)
+    fake = pipeline_that("exec sleep 600", tmp_path / "pipeline")
+    monkeypatch.setattr(attendant_module, "find_pipeline", lambda: fake)
+    begun = time.monotonic()
+    with pytest.raises(StudyError, match="not read within 0 s; give one study at a time"):
+        attendant.build(order(run, tmp_path, "1", files[0].parent), 0.3)
+    assert time.monotonic() - begun < 300
+    assert attendant._process is None
+
+
+def test_it_ends_with_the_service(attendant):
+    process = attendant.start()
+    attendant.close()
+    assert process.returncode is not None
