@@ -23,10 +23,13 @@ def make_planted(
     study = make_study(seed, patient, number, bleeding=bleeding)
     if edges and study.labels.any():
         study = fade_edges(study, make_study(seed, patient, number, bloodless=True, bleeding=bleeding))
-    if shuffled:
-        order = np.random.default_rng((seed, patient, 6, number)).permutation(len(study.uids))
-        study = replace(study, geometry=replace(study.geometry, positions=study.geometry.positions[order]))
-    return study
+    return shuffle(study, np.random.default_rng((seed, patient, 6, number))) if shuffled else study
+
+
+def shuffle(study: Study, rng: np.random.Generator) -> Study:
+    """Put the slices of a study at each other's positions."""
+    order = rng.permutation(len(study.uids))
+    return replace(study, geometry=replace(study.geometry, positions=study.geometry.positions[order]))
 
 
 def fade_edges(study: Study, bare: Study) -> Study:

@@ -10,8 +10,8 @@ from training.data import cache
 from training.data.linked import link
 from training.data.split import split_patients
 from training.errors import RunError
-from training.model.export import Exported
 from training.model.network import load_run_weights
+from training.model.program import Exported
 from training.run import config, job
 from training.run.config import Runtime
 from training.run.distributed import join_processes

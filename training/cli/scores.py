@@ -73,7 +73,11 @@ def report_command(**options: Any) -> None:
 @click.option("--cache", type=CACHE, help="Where the run's cache has moved to; its first slices are the check.")
 @local_copy_option
 def export_command(**options: Any) -> None:
-    """Write the run's network as one file: uint8 images and slice positions in, probabilities out."""
+    """Write the run's network as one file: uint8 images and slice positions in, probabilities out.
+
+    Of a head over series it is one file over the slices of a series, from foot to head, with the slice model in it; it
+    takes the distances to the next slice too.
+    """
     from training.cli.bodies.report import export_run
 
     export_run(**options)

@@ -1,5 +1,6 @@
 """Write a run's model card in Markdown, with what CLAIM and TRIPOD+AI ask for where the run knows it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ Research software, no medical device: it must not be used to diagnose or to trea
 
 ## Model
 
-- Input: one axial head-CT slice of {config.get("size_px", "?")} px, {_position(config)}, {context_words(config)}.
+- Input: {_input(results)}.
 - Windows (level, width in HU): {windows}.
 - Output: one probability for each of {", ".join(data.get("classes", []))}; several may be high at once.
 - Trained on commit `{data.get("commit", "?")}` of a cache, seed {config.get("seed", "?")}, from
@@ -56,6 +57,29 @@ Item numbers of CLAIM (2024 update) and TRIPOD+AI (2024). What the run cannot kn
 |---|---|---|---|
 {rows}
 """
+
+
+def _input(results: Results) -> str:
+    config = results.settings.get("config", {})
+    of_slice = f"{config.get('size_px', '?')} px, {_position(config)}, {context_words(config)}"
+    if not has_head(config):
+        return f"one axial head-CT slice of {of_slice}"
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in _shares(results).items()) or "not chosen yet"
+    return (
+        f"all slices of an axial head-CT series, from foot to head. A slice model looks at each, of {of_slice}; a head "
+        f"over the series ({config['head']}) reads its features and corrects its logits\n"
+        f"- Share of the correction by class, chosen on validation: {shares}"
+    )
+
+
+def has_head(config: dict[str, Any]) -> bool:
+    """Whether settings are those of a head over series."""
+    return config.get("head", "none") != "none"
+
+
+def _shares(results: Results) -> dict[str, float]:
+    path = results.path / "mix.json"
+    return json.loads(path.read_bytes())["shares"] if path.exists() else {}
 
 
 def _position(config: dict[str, Any]) -> str:
@@ -99,14 +123,26 @@ def _value(value: float | None, span: list[float] | None) -> str:
     return f"{value:.3f}" + (f" ({span[0]:.3f} to {span[1]:.3f})" if span else "")
 
 
+def _start(results: Results) -> str:
+    """Say which weights the training began with."""
+    config, environment = results.settings.get("config", {}), results.settings.get("environment", {})
+    origin = environment.get("weights", "no record")
+    start = f"{config.get('model', '?')}, {config.get('weights', '?')} weights ({origin})"
+    if not has_head(config):
+        return start
+    return f"a frozen slice model, begun as {start}; a head over its features ({config['head']}), begun at no change"
+
+
+def _judged(config: dict[str, Any]) -> str:
+    return f"each slice within its series, by a head ({config['head']})" if has_head(config) else "slice by slice"
+
+
 def _answers(results: Results) -> list[tuple[str, str, str, str]]:
     config, data = results.settings.get("config", {}), results.settings.get("data", {})
     environment = results.settings.get("environment", {})
     sides = results.split["split"].value_counts().to_dict()
     commit = data.get("commit", "?")
-    start = (
-        f"{config.get('model', '?')}, {config.get('weights', '?')} weights ({environment.get('weights', 'no record')})"
-    )
+    start, judged = _start(results), _judged(config)
     patients = ", ".join(f"{count:,} {side}" for side, count in sides.items()) or AUTHORS
     external = "scored, see report" if "external" in results.scores else "none"
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))
@@ -144,7 +180,7 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
         ("37, 38", "23", "performance with uncertainty", "table above and `report.html`"),
         ("39", "23", "failure analysis", "`report.html`, section Mistakes"),
         ("40, 41", "24-27", "limitations, implications",
-         f"judged slice by slice, {context_words(config)}; otherwise {AUTHORS}"),
+         f"judged {judged}, {context_words(config)}; otherwise {AUTHORS}"),
         ("42, 43", "18", "protocol, availability", f"settings and split kept in the run; otherwise {AUTHORS}"),
         ("44", "17-19", "funding, ethics, patient involvement", AUTHORS),
     ]  # fmt: skip

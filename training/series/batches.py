@@ -80,8 +80,6 @@ def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
         found: of all slices of `order`, and maybe of others.
     """
     places = np.searchsorted(found.lines, order.lines)
-    gap_mm = np.diff(order.z_mm, append=order.z_mm[-1:])
-    gap_mm[order.starts[1:] - 1] = 0
     return SeriesSet(
         lines=order.lines,
         starts=order.starts,
@@ -90,8 +88,15 @@ def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
         places=places,
         logits=found.logits[places],
         z_norm=cache.table["z_norm"].to_numpy(np.float32)[order.lines],
-        gap_mm=gap_mm.astype(np.float32),
+        gap_mm=gaps_mm(order),
     )
+
+
+def gaps_mm(order: SeriesOrder) -> np.ndarray:
+    """Return the distance of each slice to the next one toward the head, (n,) float32; 0 at the last of a series."""
+    gap_mm = np.diff(order.z_mm, append=order.z_mm[-1:])
+    gap_mm[order.starts[1:] - 1] = 0
+    return gap_mm.astype(np.float32)
 
 
 def in_blocks(order: SeriesOrder, most: int) -> Iterator[SeriesOrder]:

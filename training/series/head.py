@@ -55,25 +55,22 @@ class SeriesHead(nn.Module):
         self.norm = nn.LayerNorm(num_features)
         self.bring = nn.Linear(num_features + num_classes + 2, width)
         self.dropout = nn.Dropout(config.dropout)
-        self.read: _Gru | _Transformer = (_Gru if config.head == "gru" else _Transformer)(config)
+        self.read: GruReader | TransformerReader = READERS[config.head](config)
         self.correct = nn.Linear(width, num_classes)
         nn.init.zeros_(self.correct.weight)
         nn.init.zeros_(self.correct.bias)
 
     def forward(self, batch: SeriesBatch) -> Tensor:
         """Return corrections (B, L, K), to be added to the slices' logits; 0 at padding."""
-        facts = torch.cat(
-            [
-                self.norm(batch.features),
-                batch.logits / LOGIT_UNIT,
-                batch.z_norm[..., None],
-                batch.gap_mm[..., None].clamp(0, MOST_GAP_MM) / GAP_UNIT_MM,
-            ],
-            dim=2,
-        )
-        brought = self.dropout(torch.relu(self.bring(facts)))
+        brought = self.dropout(self.look(batch.features, batch.logits, batch.z_norm, batch.gap_mm))
         read = self.read(brought, batch.lengths, batch.real)
         return self.correct(self.dropout(read)) * batch.real[..., None]
+
+    def look(self, features: Tensor, logits: Tensor, z_norm: Tensor, gap_mm: Tensor) -> Tensor:
+        """Return what is known of each slice by itself, (..., W), from (..., D), (..., K), (...) and (...)."""
+        gap = gap_mm[..., None].clamp(0.0, MOST_GAP_MM) / GAP_UNIT_MM
+        facts = torch.cat([self.norm(features), logits / LOGIT_UNIT, z_norm[..., None], gap], dim=-1)
+        return torch.relu(self.bring(facts))
 
 
 def _width(config: TrainConfig) -> int:
@@ -81,7 +78,9 @@ def _width(config: TrainConfig) -> int:
     return -(-config.head_features // 8) * 8
 
 
-class _Gru(nn.Module):
+class GruReader(nn.Module):
+    """A GRU in both directions, beside which what it reads goes past."""
+
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         width, layers = _width(config), config.head_layers
@@ -94,7 +93,9 @@ class _Gru(nn.Module):
         return brought + read
 
 
-class _Transformer(nn.Module):
+class TransformerReader(nn.Module):
+    """A transformer encoder over slices that are told their order."""
+
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         width = _width(config)
@@ -116,3 +117,6 @@ def places(length: int, width: int) -> Tensor:
     number = torch.arange(length)[:, None]
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(number * rates), torch.cos(number * rates)], dim=2).flatten(1)
+
+
+READERS: dict[str, type[GruReader] | type[TransformerReader]] = {"gru": GruReader, "transformer": TransformerReader}

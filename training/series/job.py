@@ -114,9 +114,8 @@ def begin(
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
         linked = read_linked(base.path / LINKED) if (base.path / LINKED).exists() else None
-        create_run(
-            path, config, cache, sides, mean_std, environment=environment(config, processes), linked=linked, base=known
-        )
+        about = environment(config, processes) | {"weights": base.environment.get("weights", "no record")}
+        create_run(path, config, cache, sides, mean_std, environment=about, linked=linked, base=known)
     return open_run(path), base, cache
 
 

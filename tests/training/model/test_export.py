@@ -50,6 +50,7 @@ def test_onnx_equals_the_run(made: tuple[Run, Cache], tmp_path: Path) -> None:
     images = np.zeros((1, 3, SIZE, SIZE), np.uint8)
     (probabilities,) = session.run(None, {"images": images, "z_norm": np.zeros(1, np.float32)})
     assert probabilities.shape == (1, 6)
+    assert [(of.name, of.shape[0]) for of in session.get_inputs()] == [("images", "batch"), ("z_norm", "batch")]
 
 
 def test_a_file_that_differs_is_not_kept(
