@@ -15,8 +15,9 @@ from training.data.stream import Batch
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices, views
+from training.run.inputs import make_inputs
 from training.run.job import begin
-from training.run.loop import autocast, epoch_batches, learn, make_inputs, train_step, update
+from training.run.loop import autocast, epoch_batches, learn, train_step, update
 from training.run.setup import Learner, Setup, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch
 

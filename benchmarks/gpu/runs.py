@@ -17,8 +17,9 @@ from training.errors import RunError
 from training.run import loop
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
+from training.run.inputs import make_inputs
 from training.run.job import begin
-from training.run.loop import fit, make_inputs
+from training.run.loop import fit
 from training.run.runs import Run
 from training.run.setup import set_up
 

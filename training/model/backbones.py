@@ -18,6 +18,8 @@ HEADS = ("fc", "classifier", "head", "heads")
 # Second heads for training GoogLeNet and Inception from nothing; they would make the output a tuple.
 AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 TIMM = "timm:"
+# In what libraries say of a broken download, and of weights that there are not.
+WORDS_OF_WEIGHTS = ("hash", "pretrained", "state_dict", "weights")
 
 
 def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
@@ -83,8 +85,8 @@ def torchvision_backbone(name: str, *, imagenet: bool) -> tuple[nn.Module, int]:
         )
     try:
         backbone = models.get_model(name, weights="DEFAULT" if imagenet else None)
-    except (OSError, RuntimeError) as error:  # no network, or a broken download
-        raise _not_fetched(name, error) from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise _not_built(name, error, imagenet=imagenet) from error
     for head in AUXILIARY_HEADS:
         if getattr(backbone, head, None) is not None:
             setattr(backbone, head, None)
@@ -105,9 +107,7 @@ def _timm(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]
     try:
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=len(channels), **size)
     except (OSError, RuntimeError, ValueError, AssertionError, TypeError) as error:
-        if pretrained:
-            raise _not_fetched(config.model, error) from error
-        raise ConfigError(f"--model {config.model}: cannot be built at {config.size_px} px ({_line(error)})") from error
+        raise _not_built(config.model, error, imagenet=pretrained, size_px=config.size_px) from error
     return backbone, _count_features(backbone, config, channels)
 
 
@@ -160,11 +160,16 @@ def _remove_classifier(backbone: nn.Module) -> int:
     return cast(nn.Linear | nn.Conv2d, layers[at]).weight.shape[1]
 
 
-def _not_fetched(name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"--weights imagenet: the weights of {name} could not be fetched ({_line(error)}); give --weights none, or "
-        "--weights FILE with a state dict fetched elsewhere"
-    )
+def _not_built(name: str, error: Exception, *, imagenet: bool, size_px: int | None = None) -> ConfigError:
+    """Say whether it was the weights that could not be fetched, or the model that could not be built."""
+    of_weights = isinstance(error, OSError) or any(word in str(error) for word in WORDS_OF_WEIGHTS)
+    if imagenet and of_weights:
+        return ConfigError(
+            f"--weights imagenet: the weights of {name} could not be fetched ({_line(error)}); give --weights none, or "
+            "--weights FILE with a state dict fetched elsewhere"
+        )
+    at = f" at {size_px} px" if size_px else ""
+    return ConfigError(f"--model {name}: cannot be built{at} ({_line(error)}); choose another model, or another --size")
 
 
 def _line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Write and read checkpoints: all that a killed run needs to go on to the bit."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,79 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     ema: Mapping[str, Tensor] | None
     progress: Progress
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one after the other, from copies, so that training goes on meanwhile.
+
+    The copies take as much of the host's memory again as a checkpoint has.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, run: Run, checkpoint: Checkpoint, keep: int) -> None:
+        """Copy a checkpoint as it is now, and have `save_checkpoint` write it, once the one before is written.
+
+        Raises:
+            RunError: the one before could not be written.
+        """
+        self.wait()
+        copied, ready = snapshot(checkpoint)
+
+        def write() -> Path:
+            ready()
+            return save_checkpoint(run, copied, keep)
+
+        self._writing = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Wait until all is written; raises a RunError where it could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """As `wait`; nothing can be saved afterwards."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+
+def snapshot(checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
+    """Copy a checkpoint to the host's memory, and return what waits until it is there.
+
+    From a GPU the copies are made in the order of its work, before whatever is asked of it next; the host goes on.
+    """
+    copied = Checkpoint(
+        _copy(checkpoint.model),
+        _copy(checkpoint.optimizer),
+        _copy(checkpoint.ema),
+        dataclasses.replace(checkpoint.progress),
+    )
+    devices = {tensor.device for tensor in checkpoint.model.values() if tensor.is_cuda}
+    events = [torch.cuda.current_stream(device).record_event() for device in devices]
+
+    def wait() -> None:
+        for event in events:
+            event.synchronize()
+
+    return copied, wait
+
+
+def _copy(value: Any) -> Any:
+    """Copy the tensors within mappings and lists, as they are laid out; all else is numbers and texts."""
+    if isinstance(value, Tensor):
+        if not value.is_cuda:
+            return value.detach().clone()
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> Path:

@@ -54,3 +54,17 @@ def missing_determinism_explained(config: TrainConfig) -> Iterator[None]:
             f"deterministic: --model {config.model} cannot be trained so ({reason}); choose another model, or leave "
             "deterministic off"
         ) from error
+
+
+@contextmanager
+def single_values_explained(config: TrainConfig) -> Iterator[None]:
+    """Say in one line that batch norm had one value a channel: one image in a process, of which one pixel is left."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"--model {config.model}: at {config.size_px} px a single image leaves batch norm one value a channel, and "
+            f"a batch of {config.batch_size} gives some process a single image; set a larger --batch-size, or --size"
+        ) from error

@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         RunError: it cannot be written: a full disk, a read-only mount.
     """
     # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = _partial(path)
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -71,7 +71,7 @@ def accept(root: Path, path: Path, new: Accepted) -> None:
         known = _read(root)
         replaced = path.exists() and not _grows(path)
         now = [old for old in known.get(name, []) if replaced and _fits(path, old)]
-        gone = [other for other in known if other.startswith("checkpoints/") and not (root / other).exists()]
+        gone = [other for other in known if other.startswith("checkpoints/") and not _is_there(root / other)]
         _write(root, {other: of for other, of in known.items() if other not in gone} | {name: [*now, new]})
 
 
@@ -106,6 +106,15 @@ def _fits(path: Path, of: Accepted) -> bool:
     length, digest = of
     size = path.stat().st_size
     return (size == length or (size > length and _grows(path))) and _digest(path, length) == digest
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or about to be, which another thread may see to."""
+    return _partial(path).exists() or path.exists()  # in this order, for one becomes the other
 
 
 def _grows(path: Path) -> bool:

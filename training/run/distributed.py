@@ -11,9 +11,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.errors import ConfigError
+from training.errors import ConfigError, RunError
 
 T = TypeVar("T")
+# In what gloo and NCCL say where a process is gone.
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "connection was closed")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one process sends and receives so that each has the rows that it wants.
+
+    Attributes:
+        order: (B,) int64 its own rows, by who wants them: each is wanted once.
+        places: (B,) int64 where among the rows received those lie that it wants.
+        sends, receives: how many rows go to, and come from, each process.
+    """
+
+    order: np.ndarray
+    places: np.ndarray
+    sends: list[int]
+    receives: list[int]
 
 
 @dataclass(frozen=True)
@@ -61,16 +79,41 @@ class Processes:
         """Return this process's part of what belongs to a global batch, (n, ...), as the stream divides it."""
         return np.array_split(values, self.count)[self.rank]
 
-    def join(self, part: Tensor, size: int) -> Tensor:
-        """Return a global batch (size, ...) from its parts, one in each process."""
+    def plan(self, wanted: np.ndarray) -> Exchange:
+        """Plan an exchange after which row i of the global batch has row wanted[i].
+
+        Args:
+            wanted: (n,) a permutation of the global batch; the same in every process.
+        """
+        parts = np.array_split(wanted, self.count)
+        first = int(sum(map(len, parts[: self.rank])))
+        own = range(first, first + len(parts[self.rank]))
+        sent = [part[(part >= own.start) & (part < own.stop)] - first for part in parts]
+        owners = np.searchsorted(np.cumsum([len(part) for part in parts]), parts[self.rank], side="right")
+        places = np.empty(len(owners), np.int64)
+        places[np.argsort(owners, kind="stable")] = np.arange(len(owners))
+        return Exchange(
+            np.concatenate(sent),
+            places,
+            [len(rows) for rows in sent],
+            np.bincount(owners, minlength=self.count).tolist(),
+        )
+
+    def exchange(self, rows: Tensor, plan: Exchange, order: Tensor, places: Tensor) -> Tensor:
+        """Return the rows that this process wants, (B, ...) contiguous, of the global batch that all have a part of.
+
+        Only they travel, each once.
+
+        Args:
+            rows: (B, ...) this process's own.
+            order, places: of the plan, on the device.
+        """
+        sent = rows[order]
         if self.control is None:
-            return part
-        lengths = [len(indices) for indices in np.array_split(np.arange(size), self.count)]
-        padded = part.new_zeros((lengths[0], *part.shape[1:]))  # the first part is the longest
-        padded[: len(part)] = part
-        everyone = [torch.empty_like(padded) for _ in range(self.count)]
-        dist.all_gather(everyone, padded)
-        return torch.cat([rows[:n] for rows, n in zip(everyone, lengths, strict=True)])
+            return sent
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, plan.receives, plan.sends)
+        return received[places]
 
     def gather(self, value: T) -> list[T]:
         """Return the value of every process, in the order of ranks, on every process."""
@@ -95,6 +138,7 @@ def join_processes(device: str) -> Iterator[Processes]:
 
     Raises:
         ConfigError: a GPU was asked for where there is none, or none is left for this process.
+        RunError: another process ended.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -108,6 +152,13 @@ def join_processes(device: str) -> Iterator[Processes]:
     try:
         control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))  # every process is in it
         yield Processes(dist.get_rank(), count, chosen, control)
+    except RuntimeError as error:
+        if not any(word in str(error) for word in LOST):
+            raise
+        raise RunError(
+            f"process {dist.get_rank()} of {count}: another process has ended, and this one cannot go on without it; "
+            "what it said comes before this; a run goes on with: torchrun ... train run --resume DIR"
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -17,14 +17,14 @@ from training.data.cache import Cache
 from training.data.hashing import splitmix64
 from training.data.stream import Batch, on_device
 from training.errors import RunError
-from training.model.augment import draw_mixup, mix, to_device
 from training.model.network import FusionNet
-from training.run.checkpoints import Checkpoint, Progress, save_checkpoint
+from training.run.checkpoints import Checkpoint, Progress, list_checkpoints
 from training.run.config import Runtime, TrainConfig
-from training.run.device import missing_determinism_explained
+from training.run.device import missing_determinism_explained, single_values_explained
 from training.run.digests import write_atomically
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
+from training.run.inputs import make_inputs
 from training.run.runs import Run, prediction_table
 from training.run.setup import Job, Learner, N, Setup, compiled, prepare, set_up, start
 from training.run.watch import Watch
@@ -48,8 +48,23 @@ def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
     """
     setup = set_up(run, cache, runtime, processes)
     learner = start(setup)
-    with memory_error_explained(setup), missing_determinism_explained(setup.config):
+    check_same_count(run, processes)
+    with errors_explained(setup):
         to_the_end(setup, learner, train_epoch, validate)
+
+
+def check_same_count(run: Run, processes: Processes) -> None:
+    """Raise a RunError where a run that has taken steps would go on with another number of processes.
+
+    Images, order and augmentation would be the same. But each process has dropout and batch norm of its own, and
+    gradients would be added in another order, so the run would end otherwise than undisturbed.
+    """
+    begun = run.environment.get("processes", processes.count)
+    if begun != processes.count and list_checkpoints(run):
+        raise RunError(
+            f"{run.path}: has trained with {begun} processes, and here are {processes.count}, with which it would end "
+            f"otherwise; give --nproc-per-node {begun} (1: without torchrun), or start a new run"
+        )
 
 
 def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
@@ -169,26 +184,6 @@ def learn(
     return share.detach()
 
 
-def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the network sees of a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
-
-    Args:
-        keys: (B,) uint64 on the host.
-        number: of the batch in the run, from 0.
-    """
-    config, processes = setup.config, setup.processes
-    epoch, in_epoch = divmod(number, setup.schedule.batches)
-    images, z_norm, labels = setup.augment(batch.images, keys, epoch), batch.z_norm, batch.labels
-    if config.mixup_alpha:
-        size = setup.schedule.images_in_batch(in_epoch)
-        everyone = draw_mixup(config, number, size)
-        share, partner = (to_device(processes.part(values), setup.device) for values in everyone)
-        images, z_norm, labels = (
-            mix(own, processes.join(own, size)[partner], share) for own in (images, z_norm, labels)
-        )
-    return images.contiguous(memory_format=torch.channels_last), z_norm, labels
-
-
 def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tensor:
     """Take one step of the optimizer and return the gradient's norm before clipping.
 
@@ -288,7 +283,10 @@ def keep_weights(run: Run, learner: Learner[Any]) -> None:
 
 
 def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
-    """Write a checkpoint, once the losses up to here are known to be finite and the log is on the disk."""
+    """Begin to write a checkpoint, once the losses up to here are known to be finite and the log is on the disk.
+
+    It is written when the watch ends, at the latest.
+    """
     watch.log_pending()
     learner.progress.log_bytes = watch.sync()
     if setup.processes.writes:
@@ -298,7 +296,7 @@ def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
             learner.ema.state_dict() if learner.ema is not None else None,
             learner.progress,
         )
-        save_checkpoint(setup.run, checkpoint, setup.runtime.keep_checkpoints)
+        watch.save(checkpoint, setup.runtime.keep_checkpoints)
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:
@@ -333,6 +331,14 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def errors_explained(setup: Setup) -> Iterator[None]:
+    """Say in one line what a user can mend, of what comes up in a step only."""
+    config = setup.config
+    with memory_error_explained(setup), missing_determinism_explained(config), single_values_explained(config):
+        yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from training.data.linked import FILE as LINKED
 from training.data.linked import describe, read_linked
 from training.data.neighbours import SERIES
 from training.data.split import SIDES
+from training.run.config import TrainConfig
 from training.run.distributed import Processes
 from training.run.runs import Run
 from training.run.schedule import Schedule
@@ -14,6 +15,8 @@ from training.run.setup import lines_of
 from training.run.watch import TIMED_STEPS, WARM_UP_STEPS
 from training.scores.metrics import SOFT_THRESHOLD
 from training.words import counted
+
+IMAGES_A_GPU = 64  # fewer leave a GPU waiting for its host, and make batch norm's statistics uncertain
 
 
 def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
@@ -34,7 +37,22 @@ def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
     ]
     if (run.path / LINKED).exists():
         lines += describe(read_linked(run.path / LINKED), cache.table["patient_id"].nunique())
-    return lines + warnings(cache, sides)
+    return lines + few_images(config, processes) + warnings(cache, sides)
+
+
+def few_images(config: TrainConfig, processes: Processes) -> list[str]:
+    """Say what to set where a GPU has fewer images of a batch than fill it; nothing on a CPU."""
+    images, count = config.batch_size // processes.count, processes.count
+    if processes.device.type != "cuda" or images >= IMAGES_A_GPU:
+        return []
+    more = f"give --batch-size {IMAGES_A_GPU * count} or more, where memory allows"
+    if count > 1:
+        more += f", or --nproc-per-node {max(1, config.batch_size // IMAGES_A_GPU)}"
+        more += "; --set sync_batch_norm=true takes the statistics over all GPUs"
+    return [
+        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each, too few to fill one, "
+        f"and few for the statistics of batch norm: {more}"
+    ]
 
 
 def _side_line(cache: Cache, side: str, lines: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices
 from training.run.job import begin
-from training.run.loop import epoch_batches, memory_error_explained, save_progress, share_statistics, train_step
+from training.run.loop import epoch_batches, errors_explained, save_progress, share_statistics, train_step
 from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
@@ -39,7 +39,7 @@ def rehearse(
         run, cache = begin(path, cache_path, config, processes, local_copy)
         setup = set_up(run, cache, runtime, processes)
         learner = start(setup)
-        with memory_error_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
+        with errors_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
             step_s = _time_step(setup, learner, watch)
             share_statistics(setup, learner)
             slice_s = _time_evaluation(setup, learner)

@@ -237,7 +237,7 @@ def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
     net.backbone.train(not frozen)
     net.backbone.requires_grad_(not frozen)
     ready = compiled(net, setup.config)
-    if setup.processes.control is None:
+    if setup.processes.count == 1 and setup.processes.control is None:
         return ready
     joined = DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
     settle_buckets(joined, net, setup)

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from training.data.cache import Cache
 from training.data.neighbours import SERIES
-from training.errors import RunError
-from training.run.checkpoints import Progress
+from training.errors import RunError, TrainingError
+from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress
 from training.run.distributed import Processes
+from training.run.inference import Stopped
 from training.run.loggers import Loggers
 from training.run.runs import Log, Run, write_table
 
@@ -55,6 +56,7 @@ class Watch:
         self._seen, self._num_validation, self._total_steps = 0, num_validation, total_steps
         self._log = Log(run.log, progress.log_bytes) if processes.writes else None
         self._loggers = Loggers(run, loggers, progress.step) if processes.writes else None
+        self._writer = CheckpointWriter()
         self._bar = tqdm(
             total=total_steps,
             initial=progress.step,
@@ -70,9 +72,19 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._log and self._loggers:
-            self._log.close()
-            self._loggers.close()
+        try:
+            self._writer.close()
+        except TrainingError:
+            if kind is None or issubclass(kind, Stopped):  # else the first error says more
+                raise
+        finally:
+            if self._log and self._loggers:
+                self._log.close()
+                self._loggers.close()
+
+    def save(self, checkpoint: Checkpoint, keep: int) -> None:
+        """Have a checkpoint written while the run goes on; a later call, or the end, raises what went wrong."""
+        self._writer.save(self._run, checkpoint, keep)
 
     def saw_batch(self, lines: Tensor, images: int) -> None:
         """Note which slices this process's part of a batch has, and how many images the whole batch."""

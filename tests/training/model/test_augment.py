@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from training.data.hashing import GOLDEN, splitmix64
-from training.model.augment import Augment, Normalise, add_noise, draw, draw_mixup, jitter, mix, sample, uniforms
+from training.model.augment import Augment, Draws, Normalise, draw, draw_mixup, mix, sample, uniforms
 from training.run.config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -134,29 +134,76 @@ def test_flip_comes_before_the_rotation():
     torch.testing.assert_close(both, torch.rot90(grey.flip(3), 1, (2, 3)), atol=0.05, rtol=0)
 
 
-def test_jitter_is_brightness_then_contrast_about_the_channel_mean():
-    grey = images(4).float() / 255
-    brightness, contrast = torch.tensor([1.0, 0.5, 1.2, 0.9]), torch.tensor([1.0, 1.0, 0.7, 1.3])
-    bright = grey * brightness.view(-1, 1, 1, 1)
-    mean = bright.mean((2, 3), keepdim=True)
-    expected = (bright - mean) * contrast.view(-1, 1, 1, 1) + mean
-    out = grey.clone()
-    jitter(out, brightness, contrast)
-    torch.testing.assert_close(out, expected)
-    assert torch.equal(out[0], grey[0])
+def sampled_by_hand(image: np.ndarray, flip: float, angle: float) -> np.ndarray:
+    """Sample one image (C, S, S) bilinearly in float64, pixel by pixel; what comes from outside is 0."""
+    size = image.shape[-1]
+    middle = (size - 1) / 2
+    padded = np.pad(image.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    y, x = np.mgrid[:size, :size] - middle
+    # An output pixel comes from where a clockwise turn, y pointing down, takes it; then it is mirrored.
+    from_x = flip * (np.cos(angle) * x - np.sin(angle) * y) + middle
+    from_y = np.sin(angle) * x + np.cos(angle) * y + middle
+    from_x, from_y = np.clip(from_x, -1, size), np.clip(from_y, -1, size)
+    left, top = np.minimum(np.floor(from_x), size - 1).astype(int), np.minimum(np.floor(from_y), size - 1).astype(int)
+    right, below = from_x - left, from_y - top
+    corners = (
+        (top, left, (1 - right) * (1 - below)),
+        (top, left + 1, right * (1 - below)),
+        (top + 1, left, (1 - right) * below),
+        (top + 1, left + 1, right * below),
+    )
+    return sum(weight * padded[:, row + 1, column + 1] for row, column, weight in corners)
+
+
+def augmented_by_hand(pixels: np.ndarray, draws: Draws, numbers: np.ndarray, mean: np.ndarray, std: np.ndarray):
+    """Augment in float64, one image and one step after the other, as the documentation of `Augment` has it."""
+    out = []
+    for i, image in enumerate(pixels):
+        grey = sampled_by_hand(image, draws.flip[i], float(draws.angle[i])) / 255
+        bright = grey * np.float64(draws.brightness[i])
+        middle = bright.mean((1, 2), keepdims=True)
+        stretched = (bright - middle) * np.float64(draws.contrast[i]) + middle
+        begin = int(np.float64(draws.offset[i]) * (len(numbers) - image.size))
+        noise = numbers[begin : begin + image.size].reshape(image.shape) * np.float64(draws.sigma[i])
+        out.append((np.clip(stretched + noise, 0, 1) - mean[:, None, None]) / std[:, None, None])
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_all_of_it_is_what_float64_says_step_by_step(compiled, monkeypatch):
+    """Compiled without a compiler of kernels: what is traced is what is computed."""
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda of, **how: compile_function(of, backend="aot_eager", **how))
+    config = TrainConfig(brightness=0.3, contrast=0.3, noise_sigma=0.2, rotation_degrees=40, compile=compiled)
+    pixels, keys = images(7, size=33), np.arange(7, dtype=np.uint64)
+    augment = Augment(config, MEAN, STD, CPU)
+    out = augment(pixels, keys, 5)
+    expected = augmented_by_hand(pixels.numpy(), draw(config, 5, keys), augment._noise.numpy().astype(float), MEAN, STD)
+    # A position in float32 is off by up to 1e-5 px, and neighbours here differ by up to the whole range.
+    np.testing.assert_allclose(out.numpy(), expected, atol=2e-5 / STD.min(), rtol=0)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.dtype == torch.float32
+    assert torch.equal(pixels, images(7, size=33))
+
+
+def test_bfloat16_is_written_where_the_network_computes_in_it():
+    config, pixels, keys = TrainConfig(), images(5), np.arange(5, dtype=np.uint64)
+    augment = Augment(config, MEAN, STD, CPU)
+    expected = augment(pixels, keys, 0)
+    augment._dtype = torch.bfloat16
+    out = augment(pixels, keys, 0)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
 
 
 def test_noise_is_normal_and_each_image_has_its_own():
-    numbers = torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
-    noise = torch.zeros(4, 3, 64, 64)
-    add_noise(
-        noise, numbers, torch.tensor([0.0, 0.5, 1.0, 1.0]), uniforms(0, 0, np.arange(4, dtype=np.uint64), 1)[:, 0]
-    )
-    assert (noise[0] == 0).all()
-    for image, sigma in zip(noise[1:], (0.5, 1.0, 1.0), strict=True):
-        assert stats.kstest(image.flatten().numpy(), stats.norm(scale=float(sigma)).cdf).pvalue > 1e-4
-    related = np.corrcoef(noise[1:].flatten(1).numpy()) - np.eye(3)
-    assert np.abs(related).max() < 0.05
+    config = TrainConfig(**{**vars(PLAIN), "noise_sigma": 0.1})
+    grey = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8)
+    keys = np.arange(4, dtype=np.uint64)
+    noise = (Augment(config, np.zeros(3), np.ones(3), CPU)(grey, keys, 0) - 128 / 255).flatten(1).numpy()
+    for image, sigma in zip(noise, draw(config, 0, keys).sigma, strict=True):
+        assert stats.kstest(image, stats.norm(scale=float(sigma)).cdf).pvalue > 1e-4
+    assert np.abs(np.corrcoef(noise) - np.eye(4)).max() < 0.05
 
 
 def test_grey_levels_are_clamped_before_they_are_normalised():
@@ -183,6 +230,15 @@ def test_mixup_is_the_convex_sum_of_images_labels_and_positions():
     labels = mix(torch.tensor([[1.0, torch.nan]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.75]))
     assert labels[0, 0] == 0.75
     assert labels[0, 1].isnan()
+
+
+def test_a_label_counts_alone_where_its_image_does():
+    nothing, one = torch.tensor([[torch.nan]]), torch.tensor([[1.0]])
+    assert mix(one, nothing, torch.tensor([1.0])) == 1
+    assert mix(nothing, one, torch.tensor([0.0])) == 1
+    assert mix(nothing, one, torch.tensor([1.0])).isnan()
+    assert mix(one, nothing, torch.tensor([0.0])).isnan()
+    assert mix(one, nothing, torch.tensor([0.999])).isnan()
 
 
 def test_mixup_draws_a_beta_share_and_a_partner_by_seed_and_batch():

@@ -175,3 +175,26 @@ def test_code_in_a_weights_file_does_not_run(tmp_path):
 def test_a_run_without_weights_says_so(tmp_path):
     with pytest.raises(RunError, match="train run --resume"):
         load_run_weights(SMALL, 6, tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "weights", "said"),
+    [
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "none", "--model resnet18: cannot be built"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "imagenet", "--model resnet18: cannot be built"),
+        (
+            RuntimeError("invalid hash value (expected f, got 0)"),
+            "imagenet",
+            "weights of resnet18 could not be fetched",
+        ),
+        (urllib.error.URLError("no network"), "imagenet", "weights of resnet18 could not be fetched"),
+    ],
+)
+def test_only_what_concerns_the_weights_is_said_of_them(monkeypatch, error, weights, said):
+    def fails(*_arguments, **_named):
+        raise error
+
+    monkeypatch.setattr(models, "get_model", fails)
+    with pytest.raises(ConfigError, match=said) as caught:
+        torchvision_backbone("resnet18", imagenet=weights == "imagenet")
+    assert "\n" not in str(caught.value)

@@ -50,7 +50,8 @@ def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_
     learner.progress.batches = stopped_after
     with Watch(run, cache, HERE, learner.progress, setup.schedule.total_steps) as watch:
         train_epoch(setup, learner, watch, lambda: False)
-    assert len(codes) == len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
+    # Of each size one for the augmentation and one for the network.
+    assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
 
 
 def reached(learner, step):

@@ -16,7 +16,9 @@ from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
 from training.data.cache import open_cache
 from training.data.shards import SliceReader
 from training.run.checkpoints import Progress
+from training.run.distributed import Processes
 from training.run.job import begin
+from training.run.preview import few_images
 from training.run.watch import TIMED_STEPS, WARM_UP_STEPS, Watch
 
 
@@ -108,3 +110,16 @@ def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tm
         at_work._say_estimate(Progress(step=10), 2.0)
     # 290 steps, and three evaluations of 30 batches at a third of a step's time.
     assert "2 s a step: about 10 min 40 s left" in capsys.readouterr().out
+
+
+def test_too_few_images_for_a_gpu_are_said_with_what_to_set():
+    four = Processes(0, 4, torch.device("cuda"))
+    (said,) = few_images(settings(batch_size=128), four)
+    assert "128 over 4 GPUs has 32 images for each" in said
+    assert "--batch-size 256 or more" in said
+    assert "--nproc-per-node 2" in said
+    assert not few_images(settings(batch_size=256), four)
+    (said,) = few_images(settings(batch_size=32), Processes(0, 1, torch.device("cuda")))
+    assert "--batch-size 64 or more" in said
+    assert "sync_batch_norm" not in said
+    assert not few_images(settings(batch_size=8), HERE)

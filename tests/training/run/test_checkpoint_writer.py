@@ -1,0 +1,141 @@
+"""Test checkpoints that are written while training goes on: what they hold, when they wait, how they fail."""
+
+import threading
+
+import pytest
+import torch
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import HERE, runtime, settings, train
+from training.data.cache import open_cache
+from training.errors import RunError
+from training.run import checkpoints
+from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress, list_checkpoints, load_checkpoint
+from training.run.digests import write_atomically
+from training.run.inference import Stopped
+from training.run.job import begin
+from training.run.loop import fit
+from training.run.watch import Watch
+
+
+@pytest.fixture(scope="module")
+def cache_path(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "c.zarr", patients=10, slices=5).path
+
+
+@pytest.fixture
+def run(tmp_path, cache_path):
+    return begin(tmp_path / "run", cache_path, settings(epochs=1), HERE)[0]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Writing that begins when the event is set."""
+    go_on, true_save = threading.Event(), checkpoints.save_checkpoint
+
+    def later(*arguments):
+        assert go_on.wait(60)
+        return true_save(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", later)
+    yield go_on
+    go_on.set()
+
+
+def checkpoint_of(value, step):
+    weight = torch.full((3, 2), float(value))
+    state = {"state": {0: {"exp_avg": weight.clone()}}, "param_groups": [{"lr": 0.5, "params": [0]}]}
+    return Checkpoint({"weight": weight}, state, None, Progress(step=step))
+
+
+def test_a_checkpoint_holds_what_was_when_it_was_asked_for(run, held):
+    writer, of = CheckpointWriter(), checkpoint_of(1, step=1)
+    writer.save(run, of, keep=3)
+    of.model["weight"].fill_(2)
+    of.optimizer["state"][0]["exp_avg"].fill_(2)
+    of.optimizer["param_groups"][0]["lr"] = 2
+    of.progress.step = 2
+    assert not list_checkpoints(run)  # training goes on meanwhile
+    held.set()
+    writer.close()
+    found = load_checkpoint(run)
+    assert (found.model["weight"] == 1).all()
+    assert (found.optimizer["state"][0]["exp_avg"] == 1).all()
+    assert found.optimizer["param_groups"][0] == {"lr": 0.5, "params": [0]}
+    assert found.progress.step == 1
+
+
+def test_layouts_of_weights_are_kept(run):
+    weight = torch.arange(96.0).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    copied, ready = checkpoints.snapshot(Checkpoint({"weight": weight}, {}, {"weight": weight}, Progress()))
+    ready()
+    for of in (copied.model, copied.ema):
+        assert of["weight"].stride() == weight.stride()
+        assert of["weight"].data_ptr() != weight.data_ptr()
+
+
+def test_the_next_one_waits_for_the_one_before(run, held):
+    writer, order = CheckpointWriter(), []
+    writer.save(run, checkpoint_of(1, step=1), keep=3)
+    second = threading.Thread(target=lambda: (writer.save(run, checkpoint_of(2, step=2), keep=3), order.append("two")))
+    second.start()
+    second.join(0.2)
+    assert not order
+    held.set()
+    second.join(60)
+    writer.close()
+    assert [path.name for path in list_checkpoints(run)] == ["step_000000001.pt", "step_000000002.pt"]
+
+
+def full_disk(path, write):
+    if path.suffix == ".pt":
+        raise RunError(f"{path}: cannot be written (no space left)")
+    write_atomically(path, write)
+
+
+def test_one_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, cache_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
+    with pytest.raises(RunError, match=r"step_000000002\.pt: cannot be written") as error:
+        train(tmp_path / "run", cache_path, settings(epochs=1), checkpoint_every=2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("under_way", "raised"), [(Stopped, RunError), (ZeroDivisionError, ZeroDivisionError)])
+def test_a_run_that_stops_does_not_say_that_it_can_go_on(run, cache_path, monkeypatch, under_way, raised):
+    """Where the checkpoint failed; an error that ended the run before it says more."""
+    monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
+    watch = Watch(run, open_cache(cache_path), HERE, Progress(), 1)
+    watch.save(checkpoint_of(1, step=1), keep=3)
+
+    def end():
+        with watch:
+            raise under_way
+
+    with pytest.raises(raised):
+        end()
+
+
+def test_the_end_of_a_run_waits(run, cache_path, held):
+    threading.Timer(0.3, held.set).start()
+    fit(run, open_cache(cache_path), runtime(), HERE)
+    assert load_checkpoint(run).progress.epoch == 1
+
+
+def test_a_digest_outlives_another_writer_between_its_two_names(run, monkeypatch):
+    """log.csv is synced while the checkpoint has its digest and not yet its name."""
+    true_accept = checkpoints.write_atomically.__globals__["accept"]
+
+    def accept_and_sync(root, path, new):
+        true_accept(root, path, new)
+        if path.suffix == ".pt":
+            run.log.write_text("a log")
+            true_accept(root, run.log, (5, "0" * 64))
+
+    monkeypatch.setitem(checkpoints.write_atomically.__globals__, "accept", accept_and_sync)
+    writer = CheckpointWriter()
+    writer.save(run, checkpoint_of(1, step=1), keep=3)
+    writer.close()
+    path = list_checkpoints(run)[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match="is damaged"):
+        load_checkpoint(run)
