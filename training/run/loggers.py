@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from training.errors import ConfigError
@@ -51,6 +52,11 @@ class TensorBoard:
         for line in lines:
             for name, value in _measured(line):
                 self._writer.add_scalar(name, value, int(line["step"]))
+        self._writer.flush()
+
+    def show(self, name: str, images: np.ndarray) -> None:
+        """Keep images, (B, C, S, S) uint8 with 1 or 3 channels."""
+        self._writer.add_images(name, images)
         self._writer.flush()
 
     def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
@@ -151,6 +157,15 @@ class Loggers:
     def log(self, lines: Sequence[Line]) -> None:
         """Note lines of log.csv in all of them."""
         self._each(lambda logger: logger.log(lines))
+
+    @property
+    def show_images(self) -> bool:
+        """Whether one of them takes images: TensorBoard does."""
+        return any(isinstance(logger, TensorBoard) for logger in self._open.values())
+
+    def show(self, name: str, images: np.ndarray) -> None:
+        """Keep images, (B, C, S, S) uint8 with 1 or 3 channels, where they are taken."""
+        self._each(lambda logger: logger.show(name, images) if isinstance(logger, TensorBoard) else None)
 
     def finish(self, run: Run, scores: Mapping[str, Any]) -> None:
         """Note the scores of the run's sides, by side, and keep its report."""

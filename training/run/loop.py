@@ -3,8 +3,8 @@
 import json
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +31,8 @@ from training.run.watch import Watch
 from training.scores.metrics import score
 from training.scores.pooling import at_level
 from training.scores.predictions import from_table
+
+SHOWN = 16  # images of the first batch, in TensorBoard
 
 J = TypeVar("J", bound=Job)
 Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
@@ -97,6 +99,8 @@ def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: C
     """Train the rest of the epoch under way."""
     progress, every = learner.progress, setup.runtime.checkpoint_every
     model = prepare(setup, learner)
+    if progress.step == 0 and watch.shows_images:
+        watch.show("first batch, augmented", first_images(setup, progress))
     batches = epoch_batches(setup, progress)
     while progress.batches < setup.schedule.batches:
         train_step(setup, learner, model, batches, watch)
@@ -109,7 +113,7 @@ def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: C
     watch.log_pending()
 
 
-def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.ndarray]]:
+def epoch_batches(setup: Setup, progress: Progress) -> Generator[tuple[Batch, np.ndarray], None, None]:
     """Yield what is left of the epoch under way: batches on the device, and their keys (B,) uint64 on the host."""
     keys: deque[np.ndarray] = deque()
     batches = setup.train.epoch(
@@ -129,6 +133,19 @@ def epoch_batches(setup: Setup, progress: Progress) -> Iterator[tuple[Batch, np.
 
     for batch in on_device(noted(), setup.device):
         yield batch, keys.popleft()
+
+
+def first_images(setup: Setup, progress: Progress) -> np.ndarray:
+    """Return the first images of this process's next batch as augmentation leaves them, (n, C, S, S) uint8.
+
+    Of more than three channels the first three are shown. The batch is read once more when it is trained on.
+    """
+    with closing(epoch_batches(setup, progress)) as batches:
+        batch, keys = next(batches)
+        images = setup.augment(batch.images, keys, progress.epoch)[:SHOWN].float()
+    grey = images * setup.augment.normalise.std + setup.augment.normalise.mean
+    pixels = (grey * 255).round().clamp(0, 255).byte().cpu().numpy()
+    return pixels[:, : 3 if pixels.shape[1] >= 3 else 1]
 
 
 def train_step(

@@ -86,6 +86,16 @@ class Watch:
         """Have a checkpoint written while the run goes on; a later call, or the end, raises what went wrong."""
         self._writer.save(self._run, checkpoint, keep)
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether somebody is told of images: a tracker of the writing process."""
+        return self._loggers is not None and self._loggers.show_images
+
+    def show(self, name: str, images: np.ndarray) -> None:
+        """Give images, (B, C, S, S) uint8 with 1 or 3 channels, to the trackers that take them."""
+        if self._loggers is not None:
+            self._loggers.show(name, images)
+
     def saw_batch(self, lines: Tensor, images: int) -> None:
         """Note which slices this process's part of a batch has, and how many images the whole batch."""
         self._lines[-1].append(lines.clone())  # the ring takes its memory back
