@@ -114,7 +114,7 @@ def bench(
     learner = start(setup)
     model = prepare(setup, learner)
     batches = epoch_batches(setup, learner.progress)
-    with Watch(run, cache, processes, learner.progress, 0) as watch, closing(batches):
+    with Watch(run, cache, processes, learner.progress, setup.schedule.total_steps) as watch, closing(batches):
         ready = Bench(setup, learner, model, watch, batches, resident_batches(setup, learner))
         for which in (*range(len(ready.resident)), 0):
             ready.step_resident(which)
