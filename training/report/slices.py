@@ -47,11 +47,11 @@ def found(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> 
     if cache is None:
         return _no_cache(results, title)
     known = results.predictions[name]
-    at = results.scores[name].get("at_threshold", {}).get("thresholds", {})
+    at = results.scores[name].get("at_f1_threshold", {}).get("thresholds", {})
     hits = choose_hits(known, np.array([at.get(label, 0.5) for label in known.classes]), FOUND)
     if not hits:
         return Section(title, [page.paragraph(f"No true positives on {SETS[name]}.")])
-    threshold = "Youden's thresholds of Table 4" if at else "a threshold of 0.5"
+    threshold = "F1's thresholds of Table 4" if at else "a threshold of 0.5"
     caption = f"Figure 5. True positives of {SETS[name]} at {threshold}: of each class in turn one, chosen by chance. "
     return Section(title, [_looked_at(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
 
