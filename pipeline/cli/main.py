@@ -89,7 +89,7 @@ def attend() -> int:
 
     A line is a JSON list of options of `pipeline build`; the answer, on stdout, is a line of JSON: exit_code and said.
     """
-    from pipeline.cli.attend import attend
+    from pipeline.cli.bodies.attend import attend
 
     return attend(build, sys.stdin, sys.stdout)
 

@@ -1,6 +1,5 @@
 """The body of `attend`: builds one after another as they are asked for, with all imports paid once."""
 
-import importlib
 import io
 import json
 import traceback
@@ -9,10 +8,14 @@ from typing import TextIO
 
 import click
 
+from pipeline.cache import committing
+from pipeline.cli.bodies import build as build_body
+from pipeline.engine import convert
+from pipeline.tables import tables
 from pipeline.terminal import say_json_line
 
 # What a build would import later: it is to be there before the first one is asked for.
-NEEDED = ("pipeline.cli.build", "pipeline.engine.convert", "pipeline.cache.committing", "pipeline.tables.tables")
+NEEDED = (build_body, committing, convert, tables)
 MOST_SAID = 4000  # characters of what a build said that go into its answer
 ENDED_BY_SIGNAL = 128
 
@@ -23,8 +26,6 @@ def attend(build: click.Command, asked: TextIO, answers: TextIO) -> int:
     Returns:
         the exit code: 0 at the end of `asked`, or that of a build that a signal ended.
     """
-    for name in NEEDED:
-        importlib.import_module(name)
     for line in asked:
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
