@@ -26,6 +26,7 @@ from pipeline.planning.plan import HandedBack, Plan, ShardJob
 from pipeline.planning.settings import Manner, Settings, Workers
 from pipeline.planning.stages import ArraySpec
 from pipeline.planning.survey import Survey, entries_of, survey
+from pipeline.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +276,8 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
     tables = tables_of(root, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
     if tables.shared_uids:
-        say(
-            f"{tables.shared_uids:,} Series Instance UIDs occur in several studies; each study's is a series of its own"
-        )
+        shared = counted(tables.shared_uids, "Series Instance UID")
+        say(f"{shared} in several studies; each study's is a series of its own")
     pending = layout.read_pending(root)
     next_shard = layout.next_shard(root, found.head, pending)
     private = Private(

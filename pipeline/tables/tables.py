@@ -24,10 +24,13 @@ REJECTS = REJECT_CODES | {
         "failed",
         "The decoder died, hung or took too much memory; the file was tried alone before it was given up.",
     ),
-    "duplicate": ("duplicates", "The same slice, with equal HU and geometry, was found under a smaller path."),
+    "duplicate": (
+        "duplicates",
+        "The same slice of the same series, with equal HU and geometry, was found under a smaller path.",
+    ),
     "duplicate_conflict": (
         "failed",
-        "The same SOP Instance UID and frame with other HU or geometry; none of them is used.",
+        "The same SOP Instance UID and frame with other HU, geometry, patient, study or series; none of them is used.",
     ),
 }
 POSITION_COLUMNS = ("px", "py", "pz")
@@ -135,7 +138,10 @@ def _rejects(live: Mapping[int, Mapping[int, str]], records: Mapping[int, ShardR
 
 
 def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Leave one line for each (SOP Instance UID, frame): the smallest path where HU and geometry are equal, else none.
+    """Leave one line for each (SOP Instance UID, frame): the smallest path where all else is equal too, or none.
+
+    All else is HU, geometry, and of which patient, study and series it is: of two patients who have the same slice none
+    can be chosen.
 
     Returns:
         (the slices that stay, a reject for each that does not)
@@ -145,7 +151,8 @@ def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     groups = slices[twice].sort_values("path").groupby(key, sort=False)
     dropped: list[int] = []
     lines = []
-    same = ["pixel_digest", "series_instance_uid", *POSITION_COLUMNS, *ORIENTATION_COLUMNS]
+    whose = ["patient_id", "study_instance_uid", "series_instance_uid"]
+    same = ["pixel_digest", *whose, *POSITION_COLUMNS, *ORIENTATION_COLUMNS]
     for (_, frame), group in groups:
         equal = (
             not group[same]
@@ -161,7 +168,8 @@ def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                 lines.append((path, frame, "duplicate", f"the same slice as {paths[0]}"))
             elif not equal:
                 other = paths[0] if number else paths[1]
-                message = f"same SOP Instance UID as {other}, but other pixels or geometry; remove the wrong one"
+                what = "other pixels, geometry, patient, study or series"
+                message = f"same SOP Instance UID as {other}, but {what}; remove the wrong one"
                 lines.append((path, frame, "duplicate_conflict", message))
     rejects = pd.DataFrame(lines, columns=["path", "frame", "code", "message"])
     return slices.drop(index=dropped), rejects

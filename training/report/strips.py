@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.data.cache import Cache
+from training.data.neighbours import SERIES
 from training.report import page
 from training.report.figures import RC, SOFT, colours, svg
 from training.report.page import Section
@@ -13,7 +14,7 @@ from training.report.scores import SETS
 from training.scores.predictions import Predictions, read_predictions
 from training.scores.results import Results
 
-SERIES = 3
+MOST_SERIES = 3
 PICTURES = 20  # of a series at most, evenly spaced
 PICTURE_PX = 64
 
@@ -29,7 +30,7 @@ def strips(results: Results, cache: Cache | None) -> list[Section]:
         return []
     known, alone = results.predictions[name], read_predictions(file)
     panels = []
-    for lines in choose_series(known, SERIES):
+    for lines in choose_series(known, MOST_SERIES):
         pictures = None if cache is None else _pictures(results, cache, known, lines)
         words = f"series {known.slices['series_instance_uid'].iloc[lines[0]]}"
         panels.append((draw_strip(known, alone, lines, pictures), words))
@@ -44,13 +45,11 @@ def strips(results: Results, cache: Cache | None) -> list[Section]:
 def choose_series(known: Predictions, count: int) -> list[np.ndarray]:
     """Return the lines of some series, each from foot to head: those with most positive slices, one a patient."""
     of = known.slices.assign(line=np.arange(len(known)), positive=(known.labels == 1).any(axis=1))
-    by_series = of.groupby(["patient_id", "series_instance_uid"])["positive"].sum().reset_index()
-    best = by_series.sort_values(["positive", "series_instance_uid"], ascending=[False, True])
+    by_series = of.groupby(SERIES)["positive"].sum().reset_index()
+    best = by_series.sort_values(["positive", "series_instance_uid"], ascending=[False, True], kind="stable")
     best = best.drop_duplicates("patient_id").head(count)
-    chosen = []
-    for patient, series in zip(best["patient_id"], best["series_instance_uid"], strict=True):
-        lines = of[(of["patient_id"] == patient) & (of["series_instance_uid"] == series)]
-        chosen.append(lines.sort_values("z_norm", kind="stable")["line"].to_numpy())
+    of_series = of.sort_values("z_norm", kind="stable").groupby(SERIES)["line"]
+    chosen = [of_series.get_group(names).to_numpy() for names in best[SERIES].itertuples(index=False, name=None)]
     return chosen
 
 

@@ -103,7 +103,7 @@ def test_reading_gives_what_its_version_gave():
 
 
 STORED_TABLE = {
-    (2, 2): """
+    (3, 2): """
 image_id,sop_instance_uid,patient_id,study_instance_uid,series_instance_uid,frame,z_mm,z_norm,bleed,any
 1.2.0.0,1.2.0.0,P1,1.2.3,1.3.0,0,-7.4,0.0,0,0
 1.2.0.1,1.2.0.1,P1,1.2.3,1.3.0,0,0.0,0.3794871794871795,1,1

@@ -1,0 +1,117 @@
+"""Damage small label files in thousands of ways: each is read whole, or refused in one line.
+
+    python benchmarks/fuzz_labels.py --mutants 10000
+
+What a file that is read says of an image must be in the table: Python's csv reader is asked.
+"""
+
+import argparse
+import collections
+import csv
+import io
+import random
+import sys
+import time
+
+from fuzz import drop_bytes, flip_bits, repeat_bytes, truncate
+
+from pipeline.errors import SourceError
+from pipeline.planning.catalog import LabelFile
+from pipeline.source.names import escaped
+from pipeline.tables.labels import read_labels
+
+CLASSES = ("epidural", "subdural", "any")
+IMAGES = [f"ID_{number:09x}" for number in range(12)]
+HANG_SECONDS = 10
+
+
+def seeds() -> dict[str, bytes]:
+    """Label files of each kind, of the same twelve images."""
+    labels = {image: (number % 2, number % 3 == 0, 1) for number, image in enumerate(IMAGES)}
+    long = [
+        "ID,Label",
+        *(f"{image}_{c},{int(v)}" for image in IMAGES for c, v in zip(CLASSES, labels[image], strict=True)),
+    ]
+    wide = [
+        "image,epidural,subdural,any",
+        *(f"{image},{','.join(str(int(v)) for v in labels[image])}" for image in IMAGES),
+    ]
+    return {
+        "long": "\n".join([*long, ""]).encode(),
+        "long, CRLF, BOM": "\r\n".join([*long, ""]).encode("utf-8-sig"),
+        "wide": "\n".join([*wide, ""]).encode(),
+        "wide, quoted": "\n".join([*(",".join(f'"{c}"' for c in line.split(",")) for line in wide), ""]).encode(),
+        "wide, semicolons": "\n".join([*wide, ""]).replace(",", ";").encode(),
+    }
+
+
+def edit_text(data: bytearray, rng: random.Random) -> None:
+    """Put a character that tables know in another's place."""
+    if data:
+        data[rng.randrange(len(data))] = rng.choice(b',;\t"\n\r 01.-x_\xff\0')
+
+
+DAMAGES = (flip_bits, truncate, drop_bytes, repeat_bytes, edit_text, edit_text)
+
+
+def judge(content: bytes) -> str:
+    """Read a mutant; return in a word what came of it."""
+    try:
+        table = read_labels(LabelFile(filepath="labels.csv"), content, CLASSES)
+    except SourceError as error:
+        return "refused" if len(escaped(str(error)).splitlines()) == 1 else "refused in several lines"
+    if not table.isin((0, 1)).where(table.notna(), True).all(axis=None) or not table.index.is_unique:
+        return "wrong: a label that is none, or an image twice"
+    lost = images_of(content) - set(table.index)
+    return f"lost {sorted(lost)[0]!r}" if lost else "read"
+
+
+def images_of(content: bytes) -> set[str]:
+    """The images that a file names; none where a carriage return stands alone, which for csv alone ends a line."""
+    if b"\r" in content.replace(b"\r\n", b""):
+        return set()
+    text = content.decode("utf-8-sig")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    header, *lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    first = [line[0].strip() for line in lines if any(cell.strip() for cell in line)]
+    if header[0].strip().lower() == "id":
+        lower = [f"_{name}" for name in CLASSES]
+        first = [next(cell[: -len(end)] for end in lower if cell.lower().endswith(end)) for cell in first]
+    return {cell[:-4] if cell.lower().endswith(".dcm") else cell for cell in first}
+
+
+def main() -> int:
+    """Run the campaign and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    outcomes: collections.Counter[str] = collections.Counter()
+    failures: dict[int, str] = {}
+    kinds = list(seeds().items())
+    for number in range(options.mutants):
+        rng = random.Random(f"{options.seed}:{number}")
+        name, data = rng.choice(kinds)
+        mutant = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            rng.choice(DAMAGES)(mutant, rng)
+        started = time.perf_counter()
+        try:
+            found = judge(bytes(mutant))
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+        if time.perf_counter() - started > HANG_SECONDS:
+            found = f"longer than {HANG_SECONDS} s"
+        outcomes[f"{name}: {found if found in ('read', 'refused') else 'failed'}"] += 1
+        if found not in ("read", "refused"):
+            failures[number] = f"{name}: {found}"
+    for outcome, count in sorted(outcomes.items()):
+        print(f"  {outcome:30s} {count}")
+    for number, what in list(failures.items())[:20]:
+        print(f"  mutant {number}: {what}")
+    print(f"{options.mutants} mutants, seed {options.seed}; failures: {len(failures)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Test what becomes of UIDs that several patients or studies share: told, and nobody's slice is taken for another's."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from testkit.dicom_files import ct_file, gradient
+from testkit.small import Small, write
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path, labels={f"1.2.{number}": number % 2 for number in range(12)})
+
+
+def put(small: Small, name: str, number: int, **changes: object) -> None:
+    uids = {"SOPInstanceUID": f"1.2.{number}", "ImagePositionPatient": [0, 0, 5.0 * number]}
+    write(small.src / f"{name}.dcm", ct_file(gradient(), **(uids | changes)))
+
+
+@pytest.mark.parametrize(
+    "whose", [{"PatientID": "other"}, {"StudyInstanceUID": "1.9.1"}, {"SeriesInstanceUID": "1.9.2"}]
+)
+def test_one_slice_under_two_patients_studies_or_series_is_nobodys(small: Small, whose: dict[str, str]) -> None:
+    for number in range(3):
+        put(small, f"a{number}", number)
+    put(small, "b0", 0, **whose)
+    put(small, "c1", 1)  # an honest copy
+    small.build("--max-rejects", 2)
+    rejects = pd.read_csv(small.out / "rejects.csv")
+    assert dict(zip(rejects["path"], rejects["code"], strict=True)) == {
+        "a0.dcm": "duplicate_conflict",
+        "b0.dcm": "duplicate_conflict",
+        "c1.dcm": "duplicate",
+    }
+    assert "patient, study or series" in rejects["message"][0]
+    assert len(pd.read_csv(small.out / "metadata.csv")) == 2
+
+
+def test_a_build_says_how_many_series_uids_several_studies_share(small: Small) -> None:
+    put(small, "a0", 0)
+    put(small, "a1", 1)
+    assert "occur in several studies" not in small.build().output
+    put(small, "b0", 10, StudyInstanceUID="1.9.1")
+    put(small, "b1", 11, StudyInstanceUID="1.9.1")
+    said = small.build()
+    assert "1 Series Instance UIDs occur in several studies" not in said.output + said.stderr
+    assert "1 Series Instance UID in several studies; each study's is a series of its own" in said.output + said.stderr
+    assert sorted(pd.read_csv(small.out / "metadata.csv")["z_norm"]) == [0, 0, 1, 1]
