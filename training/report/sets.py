@@ -50,8 +50,17 @@ def _notes(results: Results) -> list[str]:
         notes.append(page.paragraph(words))
     both = [name for name in ("test", "validation") if {name, f"{name}_tta"} <= results.predictions.keys()]
     if both:
-        return [*notes, _tta_table(results, both[0])]
+        return [*notes, _tta_table(results, both[0]), *_views(results, f"{both[0]}_tta")]
     return [*notes, page.paragraph(f"TTA was not scored. Run: train evaluate --run {results.name} --tta", "lead")]
+
+
+def _views(results: Results, name: str) -> list[str]:
+    """Say how each view of TTA scores alone: one that scores badly costs the mean more than it brings."""
+    views = results.scores.get(name, {}).get("views")
+    if not views:
+        return []
+    each = ", ".join(f"{view} {UNDEFINED if loss is None else f'{loss:.4f}'}" for view, loss in views.items())
+    return [page.paragraph(f"Weighted log loss of each view alone on {SETS[name]}: {each}.")]
 
 
 def _tta_table(results: Results, name: str) -> str:

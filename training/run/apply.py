@@ -9,7 +9,7 @@ from training.model.augment import Normalise
 from training.model.network import FusionNet
 from training.run.config import Runtime
 from training.run.distributed import Processes
-from training.run.inference import predict_slices
+from training.run.inference import predict_views
 from training.run.runs import Run, check_same_kind
 from training.run.setup import load_slice_network, open_evaluation
 from training.series.predict import predict_series
@@ -38,11 +38,28 @@ def run_predictions(
         RunError: the cache has other windows or classes, or the run has no weights yet.
         Stopped: asked to; a head over series does not ask.
     """
-    check_same_kind(run, cache)
     if run.has_head:
+        check_same_kind(run, cache)
         predicted = predict_series(run, cache, lines, runtime, processes, tta=tta, net=net)
         return predicted.lines, predicted.probabilities
-    return predict_slices(
+    found, by_view = run_views(run, cache, lines, runtime, processes, tta=tta, net=net, asked_to_stop=asked_to_stop)
+    return found, by_view.mean(axis=1)
+
+
+def run_views(
+    run: Run,
+    cache: Cache,
+    lines: np.ndarray,
+    runtime: Runtime,
+    processes: Processes,
+    *,
+    tta: bool,
+    net: FusionNet | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `run_predictions` of a run without a head, by view: probabilities (n, V, K) float64."""
+    check_same_kind(run, cache)
+    return predict_views(
         net or load_slice_network(run, processes),
         open_evaluation(run, cache, lines, runtime, processes),
         len(lines),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from training.run.distributed import Processes
 
 # Within the rotations of training, far enough apart to be another look.
 TTA_DEGREES = (-10.0, 10.0)
+# What TTA averages over, in its order.
+VIEWS = ("as it is", "left to right", "top to bottom", *(f"turned {degrees:+.0f}°" for degrees in TTA_DEGREES))
 
 
 class Stopped(Exception):
@@ -37,7 +40,7 @@ def views(grey: Tensor, *, tta: bool) -> Iterator[Tensor]:
         yield sample(grey, upright, math.radians(degrees) * upright)
 
 
-def predict_slices(
+def predict_views(
     net: nn.Module,
     stream: Stream,
     num_slices: int,
@@ -56,8 +59,8 @@ def predict_slices(
         num_slices: in the streams of all processes, n.
 
     Returns:
-        (n,) int64 lines of the cache's table, ascending, and (n, K) float64 probabilities, the mean over the views;
-        the same in every process.
+        (n,) int64 lines of the cache's table, ascending, and (n, V, K) float64 probabilities, by view: VIEWS
+        with TTA, else the first of them; the same in every process.
 
     Raises:
         Stopped: some process was asked to stop.
@@ -82,10 +85,18 @@ def predict_slices(
     return everything[order], np.concatenate([part[1] for part in parts])[order]
 
 
+def predict_slices(
+    net: nn.Module, stream: Stream, num_slices: int, normalise: Normalise, processes: Processes, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `predict_views`, with its options; the probabilities are the mean over the views, (n, K) float64."""
+    lines, by_view = predict_views(net, stream, num_slices, normalise, processes, **options)
+    return lines, by_view.mean(axis=1)
+
+
 def predict_batch(
     net: nn.Module, images: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> Tensor:
-    """Return probabilities (B, K) float64, averaged over the views, from (B, C, S, S) uint8 and (B,) float32.
+    """Return probabilities by view, (B, V, K) float64, from (B, C, S, S) uint8 and (B,) float32.
 
     The sigmoid is taken in float64: in float32 it is exactly 1 from a logit of 17 on, and log loss would see 1e-15.
     """
@@ -95,4 +106,4 @@ def predict_batch(
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16 and images.device.type == "cuda"):
             logits = net(normalise(view.contiguous(memory_format=torch.channels_last)), z_norm)
         each.append(torch.sigmoid(logits.double()))
-    return torch.stack(each).mean(0)
+    return torch.stack(each, dim=1)

@@ -21,10 +21,11 @@ from training.model.backbones import TIMM
 from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
-from training.run.apply import run_predictions
+from training.run.apply import run_views
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.functions import code_digest, find_function, is_own
+from training.run.inference import VIEWS
 from training.run.loggers import Loggers
 from training.run.loop import fit
 from training.run.owner import owned
@@ -43,6 +44,8 @@ from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines
 from training.scores.leakage import check_run
+from training.scores.metrics import score
+from training.scores.pooling import at_level
 from training.scores.predictions import from_table
 from training.series.predict import predict_series
 
@@ -218,7 +221,8 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
         of_slices = prediction_table(cache, lines, predicted.of_slices, run.data.classes)
         write_table(run.path / f"slice_predictions_{name}.csv", of_slices)
     else:
-        lines, probabilities = run_predictions(run, cache, lines, runtime, processes, tta=tta)
+        lines, by_view = run_views(run, cache, lines, runtime, processes, tta=tta)
+        probabilities = by_view.mean(axis=1)
     if not processes.writes:
         return {}
     table = prediction_table(cache, lines, probabilities, run.data.classes)
@@ -229,11 +233,21 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
     scores = {"source": source} | assess(
         run.path, name, from_table(table), run.data.class_weights, run.data.label_level
     )
+    if tta and not run.has_head:
+        scores["views"] = {view: view_loss(run, cache, lines, by_view[:, v]) for v, view in enumerate(VIEWS)}
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
     if side != "validation":
         log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
     return scores
+
+
+def view_loss(run: Run, cache: Cache, lines: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """Return the weighted log loss of one view of TTA alone, at the level that labels are for."""
+    known = at_level(from_table(prediction_table(cache, lines, probabilities, run.data.classes)), run.data.label_level)
+    weights = np.array(run.data.class_weights)
+    loss: float | None = score(known.labels, known.probabilities, known.classes, weights)["weighted_log_loss"]
+    return loss
 
 
 def predictions_name(side: str, *, tta: bool) -> str:

@@ -5,10 +5,14 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import SPAWNED, runtime, settings, train
+from testkit.tiny_run import HERE, SPAWNED, runtime, settings, train
 from training.data.cache import open_cache
+from training.report.report import write_report
 from training.run.distributed import join_processes
+from training.run.inference import VIEWS
 from training.run.job import evaluate
 from training.run.runs import open_run
 
@@ -53,6 +57,15 @@ def test_every_file_is_the_same_at_1_2_and_4_processes(tmp_path: Path) -> None:
     alone = files_of(1, run, cache)
     slices = [len(alone[f"predictions_{side}_tta.csv"].splitlines()) - 1 for side in ("validation", "test")]
     assert slices == [25, 15]  # 5 batches and 3, the last ones short
-    assert {"classes", "intervals", "at_threshold", "calibrated"} <= json.loads(alone["scores_test_tta.json"]).keys()
+    scores = json.loads(alone["scores_test_tta.json"])
+    assert {"classes", "intervals", "at_threshold", "calibrated"} <= scores.keys()
+    # A view alone scores as the run does that looks at the slices as they are.
+    plain = evaluate(open_run(run), open_cache(cache), "test", runtime(), HERE, tta=False)
+    assert tuple(scores["views"]) == VIEWS
+    assert scores["views"][VIEWS[0]] == pytest.approx(plain["weighted_log_loss"], abs=1e-12)
+    assert len(set(scores["views"].values())) == len(VIEWS)
+    write_report(run, open_cache(cache))
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"{VIEWS[1]} {scores['views'][VIEWS[1]]:.4f}" in page
     for count in (2, 4):
         assert files_of(count, run, cache) == alone
