@@ -66,30 +66,37 @@ class Commit:
 
 
 def commits_folder(root: Path) -> Path:
+    """Return the folder of the commits."""
     return root / "commits"
 
 
 def commit_file(root: Path, commit: str) -> Path:
+    """Return the file of a commit."""
     return commits_folder(root) / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
 
 
 def private_file(root: Path, commit: str) -> Path:
+    """Return the file of a commit's private part."""
     return root / PRIVATE / "private" / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
 
 
 def table_file(root: Path, commit: Commit) -> Path:
+    """Return the file of a commit's table, named by its content."""
     return root / "tables" / f"{matching(DIGEST, commit.attributes.table_digest, 'digest')}.csv"
 
 
 def rejects_file(root: Path, commit: Commit) -> Path:
+    """Return the file of a commit's rejects, named by its content."""
     return root / PRIVATE / "rejects" / f"{matching(DIGEST, commit.private.rejects_digest, 'digest')}.csv"
 
 
 def ledger_file(root: Path, commit: str) -> Path:
+    """Return the file of a commit's ledger."""
     return root / PRIVATE / "ledgers" / matching(COMMIT_ID, commit, "commit id")
 
 
 def backup_file(root: Path, commit: str) -> Path:
+    """Return the file of a commit's backup."""
     return root / PRIVATE / "spares" / f"{matching(COMMIT_ID, commit, 'commit id')}.zip"
 
 
@@ -255,4 +262,5 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
 
 
 def write_ledger(root: Path, commit: str, ledger: Ledger) -> None:
+    """Write a commit's ledger, with its checksum."""
     write_atomic(ledger_file(root, commit), with_checksum(ledger.encode()))

@@ -53,6 +53,7 @@ def canonical(content: Any) -> bytes:
 
 
 def sha256(content: bytes) -> str:
+    """Return the digest of a content in hex."""
     return hashlib.sha256(content).hexdigest()
 
 

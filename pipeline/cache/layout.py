@@ -41,14 +41,17 @@ class Pending:
 
 
 def images_file(root: Path, spec: ArraySpec, shard: int) -> Path:
+    """Return the shard file of an image array."""
     return root / spec.images_path / "c" / str(shard) / "0" / "0" / "0"
 
 
 def sums_file(root: Path, spec: ArraySpec, shard: int) -> Path:
+    """Return the chunk file of an array of sums."""
     return root / spec.sums_path / "c" / str(shard) / "0" / "0"
 
 
 def record_file(root: Path, shard: int) -> Path:
+    """Return the file of a shard's done-record."""
     return root / PRIVATE / "shards" / f"{shard}.json"
 
 
@@ -121,6 +124,7 @@ def recorded_shards(root: Path) -> list[int]:
 
 
 def pending_file(root: Path) -> Path:
+    """Return the file of the pending plan."""
     return root / PRIVATE / "pending.json"
 
 
@@ -166,6 +170,7 @@ def _units_of(shard: str, lines: tuple[_UnitLine, ...]) -> tuple[int, tuple[Unit
 
 
 def write_pending(root: Path, pending: Pending) -> None:
+    """Write the pending plan, with its checksum."""
     shards = {
         str(shard): [[unit.path, unit.why, unit.first, unit.stop, unit.digest] for unit in units]
         for shard, units in pending.shards.items()
@@ -175,6 +180,7 @@ def write_pending(root: Path, pending: Pending) -> None:
 
 
 def clear_pending(root: Path) -> None:
+    """Remove the pending plan, if there is one."""
     pending_file(root).unlink(missing_ok=True)
 
 

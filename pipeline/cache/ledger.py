@@ -176,6 +176,7 @@ def merge(old: Ledger, new: Ledger) -> Ledger:
 
 
 def empty_ledger() -> Ledger:
+    """Return the ledger of a cache without files."""
     return ledger_of([])
 
 

@@ -152,6 +152,7 @@ def builder_at_work(root: Path) -> str:
 
 
 def lock_file(root: Path) -> Path:
+    """Return the file that a builder locks."""
     return root / PRIVATE / "lock"
 
 

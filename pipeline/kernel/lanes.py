@@ -171,21 +171,25 @@ def store_few_bytes(builder: Any, array: Any, index: Any, lanes: Any, count: Any
 
 @_operation(_LANES, _LANES, _LANES)
 def add(builder: Any, a: Any, b: Any) -> Any:
+    """Add lane by lane."""
     return builder.add(a, b)
 
 
 @_operation(_LANES, _LANES, _LANES)
 def multiply(builder: Any, a: Any, b: Any) -> Any:
+    """Multiply lane by lane."""
     return builder.mul(a, b)
 
 
 @_operation(_LANES, _LANES, int32)
 def shift_left(builder: Any, lanes: Any, bits: Any) -> Any:
+    """Shift every lane to the left."""
     return builder.shl(lanes, _spread(builder, bits, LANES))
 
 
 @_operation(_LANES, _LANES, int32)
 def shift_right(builder: Any, lanes: Any, bits: Any) -> Any:
+    """Shift every lane to the right; what comes in is 0."""
     return builder.lshr(lanes, _spread(builder, bits, LANES))
 
 
@@ -203,6 +207,7 @@ def append_byte(builder: Any, joined: Any, total: Any) -> Any:
 
 @_operation(uint32, _LANES)
 def sum_lanes(builder: Any, lanes: Any) -> Any:
+    """Add up all lanes."""
     return _call(builder, "vector.reduce.add.v16i32", _WORD, lanes)
 
 

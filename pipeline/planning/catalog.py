@@ -232,7 +232,7 @@ def _check_unique(names: typing.Sequence[Any], key: str) -> None:
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:
-    """ ", did you mean X?" or ", known are A, B"."""
+    """Return `, did you mean X?` or `, known are A, B`."""
     words = list(known)
     near = difflib.get_close_matches(str(word), words, n=1)
     return f", did you mean {near[0]}?" if near else f", known are {', '.join(words)}"

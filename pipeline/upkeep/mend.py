@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -235,6 +234,8 @@ def _mend_pending(found: Examination) -> None:
 def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     """Write a commit without the files of which a slice is lost. Returns the slices that left."""
     from pipeline.cache.committing import tables_of, write_commit
+    from pipeline.planning.catalog import LabelFile
+    from pipeline.tables.labels import labels_of_table
 
     root, head = found.root, found.head
     assert head
@@ -244,7 +245,8 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     if not gone:
         return []
     kept = ledger.take(np.array([line for line, path in enumerate(ledger.paths) if path not in gone], np.int64))
-    tables = tables_of(root, kept, head.terms, head.private.image_id, _labels(root, head))
+    labels = labels_of_table(LabelFile(), commits.table_file(root, head).read_bytes(), head.terms.class_names)
+    tables = tables_of(root, kept, head.terms, head.private.image_id, labels)
     tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
     write_commit(root, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
@@ -261,16 +263,6 @@ def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str
         for row, placed in enumerate(found.records[shard].slices)
         if placed and placed.slot in slots
     }
-
-
-def _labels(root: Path, head: Commit) -> Any:
-    """The labels that the commit's table holds, as `labels.read_labels` would give them."""
-    import pandas as pd
-
-    classes = head.terms.class_names
-    table = pd.read_csv(commits.table_file(root, head), dtype={"image_id": str}, keep_default_na=False, na_values=[""])
-    labels = table.drop_duplicates("image_id").set_index("image_id")[classes].astype(np.float32)
-    return labels.dropna(how="all")
 
 
 def _drop_commits(found: Examination, lost: Lost, done: Mended) -> None:

@@ -33,7 +33,7 @@ TABLE_COLUMNS = ("row", *TEXT_COLUMNS, "frame", "z_mm", "z_norm")
 
 @dataclass(frozen=True)
 class Cache:
-    """One commit of a cache, as docs/cache_format.md describes it. Later commits do not change it.
+    r"""One commit of a cache, as docs/cache_format.md describes it. Later commits do not change it.
 
     Attributes:
         path: the cache's folder or address, as it was given.
@@ -48,7 +48,7 @@ class Cache:
         num_slices: lines of the table, N.
         table: N lines in the format's order and columns; texts as str, z and labels float64, NaN where absent.
         keys: (N,) uint64, one a line: what order, split and random numbers are keyed by. 8-byte BLAKE2b,
-            little-endian, of the UTF-8 text "<sop_instance_uid>\\x1f<frame>".
+            little-endian, of the UTF-8 text "<sop_instance_uid>\x1f<frame>".
     """
 
     path: str
