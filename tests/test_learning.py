@@ -1,0 +1,69 @@
+"""What `make demo` trains learns: it finds blood in heads that it has not seen, and not by where a slice lies."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+
+from phantom.study import Study, make_study, write
+
+BIN = Path(sys.executable).parent
+
+
+def twins(seed: int, patient: int, number: int) -> Study:
+    """The slices of a bleeding patient that show blood, and beside each the very same scan of it without."""
+    shown, bare = (make_study(seed, patient, number, bleeding=10, bloodless=of) for of in (False, True))
+    places = np.flatnonzero(shown.labels[:, -1])
+    positions = shown.geometry.positions[places]
+    return replace(
+        shown,
+        uids=(*(shown.uids[place] for place in places), *(f"{shown.uids[place]}0" for place in places)),
+        geometry=replace(shown.geometry, positions=np.concatenate([positions, positions + np.array([0, 0, 0.1])])),
+        stored=np.concatenate([shown.stored[places], bare.stored[places]]),
+        blood=np.concatenate([shown.blood[places], 0 * shown.blood[places]]),
+        labels=np.concatenate([shown.labels[places], 0 * shown.labels[places]]),
+    )
+
+
+def run(*arguments: object) -> None:
+    command = [str(BIN / str(arguments[0])), *map(str, arguments[1:])]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path) -> None:
+    write(tmp_path, 40, 3, make=twins)
+    options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 64, "--workers", 0)
+    run("pipeline", "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
+    training = (
+        "--preset",
+        "demo",
+        "--size",
+        64,
+        "--epochs",
+        10,
+        "--batch-size",
+        16,
+        "--set",
+        "split_fractions=[0.75,0.1,0.15]",
+        "--device",
+        "cpu",
+    )
+    run("train", "run", "--cache", tmp_path / "c.zarr", "--out", tmp_path / "run", *training)
+    of_any = json.loads((tmp_path / "run" / "scores_test.json").read_text())["classes"]["any"]
+    assert of_any["roc_auc"] > 0.85
+    assert by_position(tmp_path) < 0.75
+
+
+def by_position(folder: Path) -> float:
+    """ROC AUC of `any` on the run's test patients, from the position alone."""
+    table = pd.read_csv(folder / "c.zarr" / "metadata.csv").merge(pd.read_csv(folder / "run" / "split.csv"))
+    train, test = (table[table["split"] == side] for side in ("train", "test"))
+    model = HistGradientBoostingClassifier(random_state=0).fit(train[["z_norm"]], train["any"])
+    return float(roc_auc_score(test["any"], model.predict_proba(test[["z_norm"]])[:, 1]))
