@@ -3,8 +3,10 @@
 Where a call is missing, the plain way stands in. Nothing else in the package uses such a call without asking here.
 """
 
+import errno
 import mmap
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +45,20 @@ def locked(file: BinaryIO, path: Path) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # closing does not do where the process has forked meanwhile
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to be read, and wait for nobody: a stranger's cache or run may have a pipe in its place.
+
+    Raises:
+        OSError: it is missing, is not a file, or cannot be read.
+    """
+    plain = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, plain)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 
 def sync_folder(path: Path) -> None:

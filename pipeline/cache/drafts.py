@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.cache.files import partial_name
+from pipeline.cache.files import partial_name, refuse_links_between
 from pipeline.system import sync_folder
 
 MAX_THREADS = 16
@@ -22,6 +22,7 @@ class Drafts:
 
     def begin(self, path: Path) -> Path:
         """Make the folder of a file that is to be, and give the temporary name to write to."""
+        refuse_links_between(self._top, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._partials[path] = partial_name(path)
         return self._partials[path]

@@ -1,22 +1,32 @@
 """Write files that are whole or not there, with a checksum that reveals a flipped bit."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 from pipeline.errors import CacheError
-from pipeline.system import sync_folder
+from pipeline.system import READ_FLAGS, sync_folder
 
 PARTIAL = ".partial"
+MAX_FILE_BYTES = 1 << 32  # a table of 750,000 slices has 200 MB, a shard of 256 at 1,024 px 300 MB
 PRIVATE = ".pipeline"  # the folder of a cache that only this program looks at
+ASIDE = "aside"  # its folder for what a repair cannot place
 
 
 def partial_name(path: Path) -> Path:
     """A fresh temporary name beside `path`; leftovers are known by their ending."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+def is_partial_name(name: str) -> bool:
+    """Whether `partial_name` makes such names; other programs have temporary files too."""
+    return bool(re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}", name, re.DOTALL))
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -31,6 +41,26 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+
+
+def refuse_links_between(top: Path, path: Path) -> None:
+    """Refuse to write below a folder that is a link: it may be a stranger's, and lead anywhere.
+
+    Args:
+        top: the folder that was given for writing; may be a link itself.
+        path: of the file that is to be written somewhere below it.
+
+    Raises:
+        CacheError: there is one between the two.
+    """
+    for folder in path.relative_to(top).parents:
+        if folder != Path() and (top / folder).is_symlink():
+            refuse_link(top / folder)
+
+
+def refuse_link(path: Path) -> NoReturn:
+    """Raise a CacheError of a link in the place of a folder or file of a cache."""
+    raise CacheError(f"{path}: is a link; a cache must lie in one folder: put what it points to here")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -66,15 +96,44 @@ def read_file(path: Path) -> bytes:
     """Read a file of the cache.
 
     Raises:
-        CacheError: it is a folder, or cannot be read.
+        CacheError: it is a folder, a pipe or a device, is larger than a file of a cache can be, or cannot be read.
         FileNotFoundError, NotADirectoryError: there is none.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise CacheError(f"{path}: cannot be read ({error.strerror}); run: pipeline verify --repair") from error
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a file and wait for nobody: a stranger's cache may have a pipe in its place.
+
+    Raises:
+        OSError: it is missing, is not a file, is larger than MAX_FILE_BYTES, or cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes", str(path))
+        return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read.
+
+    Raises:
+        OSError: it is missing, is not a file, or cannot be read.
+    """
+    descriptor = os.open(path, READ_FLAGS)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe, socket or device", str(path))
 
 
 def read_checked(path: Path) -> bytes:

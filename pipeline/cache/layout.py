@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from pipeline.cache.attributes import MAX_SHARDS
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import PARTIAL, PRIVATE, canonical, read_checked, with_checksum, write_atomic
+from pipeline.cache.files import (
+    ASIDE,
+    PARTIAL,
+    PRIVATE,
+    canonical,
+    is_partial_name,
+    read_checked,
+    with_checksum,
+    write_atomic,
+)
 from pipeline.cache.parsing import parse
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
@@ -197,15 +206,32 @@ def next_shard(root: Path, head: Commit | None, pending: Pending | None) -> int:
 
 def partials(root: Path) -> Iterator[Path]:
     """The temporary files of writers that were killed, or are at work: where a cache has files, and no deeper."""
-    beside = [name for name in os.listdir(root) if (root / name).is_file()] if root.is_dir() else []
-    yield from (root / name for name in beside if _is_partial(name))
+    beside = [root / name for name in os.listdir(root)] if root.is_dir() else []
+    yield from (path for path in beside if is_partial(root, path) and path.is_file())
     for own in OWN_FOLDERS:
-        for folder, _, names in os.walk(root / own):
-            yield from (Path(folder) / name for name in names if _is_partial(name))
+        for folder, folders, names in os.walk(root / own):
+            if ASIDE in folders and Path(folder) == root / PRIVATE:
+                folders.remove(ASIDE)
+            yield from (path for name in names if is_partial(root, path := Path(folder) / name))
 
 
-def _is_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(PARTIAL)
+def is_own(root: Path, path: Path) -> bool:
+    """Whether a file lies where this program writes and nobody else."""
+    return path.relative_to(root).parts[0] in OWN_FOLDERS or is_partial(root, path)
+
+
+def is_partial(root: Path, path: Path) -> bool:
+    """Whether a file is a temporary one of this program: beside the root document, or in a folder of its own."""
+    parts = path.relative_to(root).parts
+    if len(parts) == 1:  # where others write too
+        return is_partial_name(parts[0])
+    return parts[0] in OWN_FOLDERS and parts[-1].startswith(".") and parts[-1].endswith(PARTIAL)
+
+
+def is_chunk(root: Path, path: Path) -> bool:
+    """Whether a file lies in the place of a shard: nothing that is recorded is lost with one that no record names."""
+    folder, *inside = path.relative_to(root).parts
+    return folder in ("images", "sums") and "c" in inside[:2]
 
 
 def disk_need(sizes_px: Sequence[int], channels: int, slices: int) -> int:

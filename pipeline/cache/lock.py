@@ -6,10 +6,11 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.cache.files import PRIVATE, canonical, make_folder
+from pipeline.cache.files import PRIVATE, canonical, make_folder, read_regular, refuse_link
+from pipeline.cache.layout import OWN_FOLDERS
 from pipeline.errors import CacheError
 from pipeline.system import release_lock, take_lock
 
@@ -61,12 +62,10 @@ def _take(path: Path) -> int:
 
 
 def _open(path: Path, flags: int) -> int:
-    try:
-        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    except OSError as error:
-        if path.is_symlink() or path.is_dir():
-            raise CacheError(f"{path}: is no file; remove it and run the command again") from error
-        raise
+    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise CacheError(f"{path}: is no file; remove it and run the command again")
+    return os.open(path, flags | plain, 0o644)
 
 
 def refuse_links(root: Path) -> None:
@@ -75,13 +74,21 @@ def refuse_links(root: Path) -> None:
     Raises:
         CacheError: there is one among the folders of a cache.
     """
-    for above in (root, root / PRIVATE, root / "images", root / "sums"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(above) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    raise CacheError(
-                        f"{entry.path}: is a link; a cache must lie in one folder: put what it points to here"
-                    )
+    _refuse_links_in(root, lambda folder: folder.name in OWN_FOLDERS)
+
+
+def _refuse_links_in(folder: Path, goes_on: Callable[[Path], bool]) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                refuse_link(Path(entry.path))
+            if entry.is_dir() and goes_on(Path(entry.path)):
+                _refuse_links_in(Path(entry.path), _is_no_shard)
+
+
+def _is_no_shard(folder: Path) -> bool:
+    """Shards are many, and whoever writes one looks at the folders above it then."""
+    return folder.parent.name != "c"
 
 
 @contextlib.contextmanager
@@ -158,7 +165,7 @@ def lock_file(root: Path) -> Path:
 
 def _holder(path: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
-        holder = json.loads(path.read_bytes())
+        holder = json.loads(read_regular(path))
         return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
     return "another process"
 
@@ -166,6 +173,6 @@ def _holder(path: Path) -> str:
 def holds_lock(root: Path, token: str) -> bool:
     """Whether the builder with this token is still the cache's builder, as far as the lock's file tells."""
     try:
-        return bool(json.loads(lock_file(root).read_bytes())["token"] == token)
+        return bool(json.loads(read_regular(lock_file(root)))["token"] == token)
     except (OSError, ValueError, KeyError):
         return False

@@ -1,6 +1,7 @@
 """Run a command's body: errors that the user can mend become one line and an exit code."""
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,8 +17,14 @@ EXIT_CODES = (
 )
 
 
+def refused_by_system(error: OSError) -> str:
+    """What to say where the system refuses: a full disk, a read-only mount, a folder of somebody else's."""
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; nothing is lost: mend it and run the same command again"
+
+
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Errors that the user can mend become one line and exit code 1; all others keep their traceback."""
+    """What the user can mend becomes one line and exit code 1; all other errors keep their traceback."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
@@ -26,6 +33,11 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
                 code = function(*args, **options)
         except PipelineError as error:
             complain(str(error))
+            code = 1
+        except BrokenPipeError:
+            raise  # whoever read the output has gone, and click ends without a word
+        except OSError as error:
+            complain(refused_by_system(error))
             code = 1
         except KeyboardInterrupt as interrupt:
             note("")  # the line that has ^C on it

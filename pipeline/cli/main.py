@@ -214,6 +214,7 @@ def verify(**options: Any) -> int:
     show_default=True,
     help="Remove commits that were replaced longer ago than this: 12h, 7d, 2w.",
 )
+@click.option("--aside", is_flag=True, help="Also what repairs moved into .pipeline/aside, of whatever age.")
 @click.option("--yes", is_flag=True, help="Remove it; without it nothing is touched.")
 @command
 def gc(**options: Any) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipeline.cache.commits import REPAIR, Commit
 from pipeline.cache.documents import stored_array
+from pipeline.cache.files import open_regular
 from pipeline.cache.layout import images_file
 from pipeline.cache.shards import Codec, read_image
 from pipeline.errors import CacheError
@@ -60,7 +61,7 @@ def read_row(root: Path, head: Commit, row: int) -> np.ndarray:
     shard, position = divmod(row, array.rows_per_shard)
     file = images_file(root, spec, shard)
     try:
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(file) as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             image = read_image(content, array.shape, array.rows_per_shard, Codec.of(array), position)
     except (OSError, ValueError) as error:
         raise CacheError(f"{file}: row {position}: damaged ({error}); {REPAIR}") from error

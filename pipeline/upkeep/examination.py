@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.cache.commits import Commit
+from pipeline.cache.files import read_regular
 from pipeline.cache.ledger import Ledger
 from pipeline.cache.shard_record import ShardRecord
 
@@ -84,7 +85,7 @@ class Examination:
         """Read a file that must be there; None, and noted, where it is missing or `check` says what is wrong."""
         self.files.add(path)
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
         except (FileNotFoundError, NotADirectoryError):
             self.damaged(part, path, "missing", **about)
             return None

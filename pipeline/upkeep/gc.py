@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.cache import commits, layout
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import PRIVATE
+from pipeline.cache.files import ASIDE, PRIVATE
 from pipeline.cache.head import current_commit
 from pipeline.system import sync_folder
 
@@ -26,6 +26,7 @@ class Unused:
         arrays: paths of whole arrays.
         shards: shard numbers, with their record and their part of every array.
         files: tables, ledgers, backups, lists of rejects and leftovers of killed writers.
+        aside: what repairs moved aside; only where it was asked for, for nobody knows what it is needed for.
         size: of all of them, bytes.
         unfinished: shards of an interrupted build, which are kept.
     """
@@ -34,6 +35,7 @@ class Unused:
     arrays: list[str] = field(default_factory=list)
     shards: list[int] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)
     size: int = 0
     unfinished: int = 0
 
@@ -44,15 +46,17 @@ class Unused:
             "arrays": self.arrays,
             "shards": self.shards,
             "other files": self.files,
+            "files that repairs moved aside": self.aside,
         }
         return {kind: len(found) for kind, found in kinds.items() if found}
 
 
-def find_unused(root: Path, older_than_s: float, now: float) -> Unused:
+def find_unused(root: Path, older_than_s: float, now: float, *, aside: bool = False) -> Unused:
     """Find what no kept commit uses. Kept are the current one, and those that were current `older_than_s` ago or later.
 
     Args:
         now: seconds since 1970.
+        aside: whether what repairs moved aside is unused too.
 
     Raises:
         CacheError: a commit that is kept, or its ledger, is damaged.
@@ -71,8 +75,14 @@ def find_unused(root: Path, older_than_s: float, now: float) -> Unused:
     found.shards = sorted(_shards(root) - live - planned)
     needed = {path for commit in kept for path in _files_of(root, commit)}
     found.files = sorted({path for path in _all_files(root) if path not in needed} | set(layout.partials(root)))
+    found.aside = set_aside(root) if aside else []
     found.size = sum(_size(path) for path in _paths(root, found))
     return found
+
+
+def set_aside(root: Path) -> list[Path]:
+    """The files that repairs moved aside, for they could not be placed."""
+    return sorted(path for path in (root / PRIVATE / ASIDE).rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def replaced_at(created: Sequence[float], now: float) -> list[float]:
@@ -134,6 +144,7 @@ def _all_files(root: Path) -> Iterator[Path]:
 def _paths(root: Path, found: Unused) -> Iterator[Path]:
     """Files and folders that go, each once."""
     yield from found.files
+    yield from found.aside
     yield from (root / array for array in found.arrays)
     gone = set(found.arrays)
     for shard in found.shards:
@@ -157,6 +168,8 @@ def remove(root: Path, unused: Unused) -> None:
         commits.remove_commit(root, commit)
     for path in unused.files:
         path.unlink(missing_ok=True)
+    if unused.aside:
+        shutil.rmtree(root / PRIVATE / ASIDE)
     for shard in unused.shards:
         layout.remove_record(root, shard)
     _forget_arrays(root, {path.split("/")[1] for path in unused.arrays})

@@ -105,7 +105,7 @@ def _bytes(root: Path, head: Commit, live: set[str]) -> dict[str, int]:
             elif parts[:1] in (("images",), ("sums",)) and len(parts) > 1:
                 used = "/".join(parts[:2]) in sizes and (len(parts) < 4 or parts[3] in live)
                 kind = sizes["/".join(parts[:2])] if used else "unused"
-            found[kind] += (Path(folder) / name).stat().st_size
+            found[kind] += (Path(folder) / name).lstat().st_size
     return found
 
 

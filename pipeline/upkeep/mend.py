@@ -15,13 +15,13 @@ from pipeline.cache.commits import Commit
 from pipeline.cache.committing import write_parts
 from pipeline.cache.copies import mend_copies
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import PRIVATE, make_folder, sha256, write_atomic
+from pipeline.cache.files import ASIDE, PRIVATE, make_folder, sha256, write_atomic
 from pipeline.cache.head import copied_file, current_commit
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
 from pipeline.upkeep.mend_shards import Lost, NeedsSource, Originals, mend_array, rebuild_record
-from pipeline.upkeep.verify import ASIDE, examine_commits, examine_records, examine_rest, is_own, is_shard
+from pipeline.upkeep.verify import examine_commits, examine_records, examine_rest
 from pipeline.upkeep.verify_shards import examine_shards
 
 COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "backup")
@@ -114,9 +114,9 @@ def _clear_unknown(found: Examination, done: Mended) -> None:
     """Remove temporary files and shards that no record vouches for; move everything else of ours aside."""
     root = found.root
     for path in found.unknown:
-        if not is_own(root, path) or not path.exists():
+        if not layout.is_own(root, path) or not os.path.lexists(path):
             continue
-        if is_shard(root, path):
+        if layout.is_partial(root, path) or layout.is_chunk(root, path):
             path.unlink()
             done.collected.append(path)
         else:

@@ -9,6 +9,7 @@ import xxhash
 
 from pipeline.cache import layout
 from pipeline.cache.commits import Commit
+from pipeline.cache.files import read_regular
 from pipeline.cache.ledger import UNREAD, digest_hex
 from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, ShardRecord
 from pipeline.cache.shards import Codec
@@ -127,7 +128,7 @@ def _write_whole(found: Examination, record: ShardRecord) -> None:
     """Write a record whose file is lost: the task that mends an array reads it."""
     wanted = layout.encode_record(record)
     file = layout.record_file(found.root, record.shard)
-    if not file.exists() or file.read_bytes() != wanted:
+    if not file.is_file() or file.read_bytes() != wanted:
         layout.write_record(found.root, record)
 
 
@@ -147,7 +148,7 @@ def _bad_rows(found: Examination, record: ShardRecord, spec: ArraySpec) -> set[i
     array = document_of(found, spec)
     assert array
     try:
-        content = layout.images_file(found.root, spec, record.shard).read_bytes()
+        content = read_regular(layout.images_file(found.root, spec, record.shard))
         return set(row_problems(content, digests, array))
     except (ValueError, OSError):
         return {row for row, digest in enumerate(digests) if digest}

@@ -18,7 +18,7 @@ from pipeline.cache import commits, layout
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.commits import Commit
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import canonical
+from pipeline.cache.files import canonical, open_regular
 from pipeline.cache.head import current_commit
 from pipeline.cache.lock import publisher_lock, shared_lock
 from pipeline.errors import CacheError
@@ -194,7 +194,7 @@ def _digests(root: Path, head: Commit) -> Digests:
 
 def _digest(path: Path) -> tuple[int, str]:
     digest, size = xxhash.xxh3_128(), 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while part := file.read(READ_BYTES):
             digest.update(part)
             size += len(part)

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.cache.files import PARTIAL, make_folder, partial_name, publish, write_atomic
+from pipeline.cache.files import (
+    is_partial_name,
+    make_folder,
+    partial_name,
+    publish,
+    read_regular,
+    refuse_links_between,
+    write_atomic,
+)
 
 IN_FLIGHT = 16
 
@@ -49,21 +57,21 @@ class FolderTarget:
     def sizes(self) -> dict[str, int]:
         """As `Target.sizes`; what a killed publisher has left under a temporary name is removed."""
         files = [path for path in self._folder.rglob("*") if path.is_file()]
-        for path in files:
-            if path.name.startswith(".") and path.name.endswith(PARTIAL):
-                path.unlink(missing_ok=True)
-        whole = [path for path in files if not path.name.endswith(PARTIAL)]
+        left = {path for path in files if is_partial_name(path.name)}
+        for path in left:
+            path.unlink(missing_ok=True)
+        whole = [path for path in files if path not in left]
         return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in whole}
 
     def read(self, name: str) -> bytes | None:
         """As `Target.read`."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return (self._folder / name).read_bytes()
+            return read_regular(self._folder / name)
         return None
 
     def create(self, name: str, content: bytes) -> bool:
         """As `Target.create`."""
-        path = self._folder / name
+        path = self._place(name)
         make_folder(path.parent)
         partial = partial_name(path)
         try:
@@ -77,12 +85,12 @@ class FolderTarget:
 
     def write(self, name: str, content: bytes) -> None:
         """As `Target.write`."""
-        write_atomic(self._folder / name, content)
+        write_atomic(self._place(name), content)
 
     def send(self, root: Path, names: Sequence[str]) -> None:
         """As `Target.send`."""
         for name in names:
-            path = self._folder / name
+            path = self._place(name)
             make_folder(path.parent)
             partial = partial_name(path)
             try:
@@ -95,7 +103,11 @@ class FolderTarget:
 
     def remove(self, name: str) -> None:
         """As `Target.remove`."""
-        (self._folder / name).unlink(missing_ok=True)
+        self._place(name).unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Path:
+        refuse_links_between(self._folder, self._folder / name)
+        return self._folder / name
 
 
 class StoreTarget:

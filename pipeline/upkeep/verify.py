@@ -12,7 +12,7 @@ from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.backups import read_backup
 from pipeline.cache.commits import Commit, backup_file
 from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import PARTIAL, PRIVATE, canonical, checksum_matches, sha256
+from pipeline.cache.files import ASIDE, PRIVATE, canonical, checksum_matches, read_regular, sha256
 from pipeline.cache.head import copied_file, head_file, head_record, recorded_head
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import lock_file, publisher_file
@@ -20,8 +20,6 @@ from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import examine_shards
-
-ASIDE = "aside"  # the private folder for what a repair cannot place
 
 
 def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None, chosen: str = "") -> Examination:
@@ -119,7 +117,7 @@ def _what_is_lost(root: Path, every: Mapping[str, Commit], named: str | None) ->
 
 def _root(root: Path) -> bytes | None:
     try:
-        return (root / ROOT_DOCUMENT).read_bytes()
+        return read_regular(root / ROOT_DOCUMENT)
     except OSError:
         return None
 
@@ -303,15 +301,3 @@ def _is_pending(root: Path, content: bytes) -> str:
 
 def _copies(digest: str) -> Callable[[bytes], str]:
     return lambda content: "" if sha256(content) == digest else "is no copy of the current commit's table"
-
-
-def is_own(root: Path, path: Path) -> bool:
-    """Whether a file that does not belong to the cache lies where only this program writes, and not a user."""
-    own = ("images", "sums", "tables", "commits", PRIVATE)
-    return path.name.endswith(PARTIAL) or path.relative_to(root).parts[0] in own
-
-
-def is_shard(root: Path, path: Path) -> bool:
-    """Whether a file is a shard or a temporary one: nothing that is recorded is lost with it."""
-    parts = path.relative_to(root).parts
-    return path.name.endswith(PARTIAL) or (parts[0] in ("images", "sums") and "c" in parts[1:3])

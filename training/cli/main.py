@@ -3,6 +3,7 @@
 A command's body is imported when it runs, so that help answers at once: nothing here imports torch, pandas or zarr.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,17 @@ EXIT_CODES = (
 )
 
 
+# An error is one line that a person reads; names in it may be of any length.
+MOST_CHARACTERS = 1000
+
+
+def in_one_line(text: str) -> str:
+    """Return a message as one line of bounded length in which no name from outside speaks to the terminal."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…"
+
+
 class Group(click.Group):
     """Commands whose known errors are one line and exit code 1."""
 
@@ -31,7 +43,14 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except TrainingError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {in_one_line(str(error))}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:
+            raise  # whoever read the output has gone, and click ends without a word
+        except OSError as error:  # a full disk, a read-only mount, a folder of somebody else's
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            reason = error.strerror or str(error)
+            click.echo("error: " + in_one_line(f"{where}{reason}; mend it and give the same command again"), err=True)
             sys.exit(1)
 
 

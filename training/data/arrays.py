@@ -16,6 +16,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror
 from training.errors import CacheError
+from training.system import open_file
 
 CHECKSUM_BYTES = 4
 INDEX_ENTRY_BYTES = 16
@@ -204,7 +205,7 @@ def read_rows(array: Any, files: Folder | Mirror, rows: np.ndarray) -> np.ndarra
 
 
 def _part(file: Path, byte_range: ByteRequest | None) -> bytes:
-    with open(file, "rb") as opened:
+    with open_file(file) as opened:
         if isinstance(byte_range, RangeByteRequest):
             opened.seek(byte_range.start)
             return opened.read(byte_range.end - byte_range.start)

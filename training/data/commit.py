@@ -20,6 +20,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 LABEL_LEVEL = re.compile("slice|series|study|patient")
 ARRAY_NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
 
+MOST_NAME = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -165,11 +167,11 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
     return Commit(
         cache=_matching(CACHE_ID, attributes["cache"]) if attributes["format_version"] > 1 else "",
         id=attributes["commit"],
-        dataset=str(attributes["dataset"]),
+        dataset=_name(attributes["dataset"]),
         windows=tuple(
-            Window(str(w["name"]), _number(w["level_hu"]), _number(w["width_hu"])) for w in attributes["windows"]
+            Window(_name(w["name"]), _number(w["level_hu"]), _number(w["width_hu"])) for w in attributes["windows"]
         ),
-        classes=tuple(str(entry["name"]) for entry in attributes["classes"]),
+        classes=tuple(_name(entry["name"]) for entry in attributes["classes"]),
         class_weights=tuple(_number(entry["weight"]) for entry in attributes["classes"]),
         splits=(_number(splits["train"]), _number(splits["validation"]), _number(splits["test"])),
         sizes=dict(sorted(sizes.items())),
@@ -188,6 +190,13 @@ def _array_path(folder: str, size: str, path: Any) -> str:
     if path != f"{folder}/{name}" or not ARRAY_NAME.fullmatch(name) or name.partition("-")[0] != size:
         raise ValueError(f"no array of size {size[:20]} can be {str(path)[:80]!r}")
     return str(path)
+
+
+def _name(text: Any) -> str:
+    """A name that may be printed: of a class, a window, a data set."""
+    if not isinstance(text, str) or not 0 < len(text) <= MOST_NAME or not text.isprintable():
+        raise ValueError(f"{str(text)[:80]!r} is no name")
+    return text
 
 
 def _matching(pattern: re.Pattern[str], text: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from training.errors import CacheError
-from training.system import locked
+from training.system import locked, open_file
 
 REPAIR = "run: pipeline verify --repair"
 REQUESTS = 16  # under way at once: one to a network disk or a bucket takes milliseconds, and there are thousands
@@ -207,6 +207,7 @@ class Mirror:
             try:
                 # fsspec keeps what it opens, for the process or, where it must, for the thread.
                 system, root = url_to_fs(self.address)
+                _refuse_pipe(system, f"{root.rstrip('/')}/{name}")
                 return question(system, f"{root.rstrip('/')}/{name}".rstrip("/"))
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise CacheError(f"{self.origin(name)}: is missing; {REPAIR}") from error
@@ -222,6 +223,12 @@ class Mirror:
             way_out = "for s3:// run: pip install 'ich-cache[s3]'"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return CacheError(f"{self.origin(name)}: cannot be read ({reason}); {way_out}")
+
+
+def _refuse_pipe(system: Any, path: str) -> None:
+    """Raise a ValueError of what is neither file nor folder of this machine: it would be read for ever."""
+    if "file" in system.protocol and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError("it is not a file")
 
 
 def checked(name: str) -> str:
@@ -258,7 +265,7 @@ def absolute(address: str) -> str:
 
 
 def _tail(file: Path, length: int | None) -> bytes:
-    with open(file, "rb") as opened:
+    with open_file(file) as opened:
         if length is not None:
             opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
         return opened.read()

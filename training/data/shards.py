@@ -203,7 +203,7 @@ DECOMPRESS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
 
 def _map(file: Path, way_out: str) -> tuple[mmap.mmap, np.ndarray]:
     try:
-        with open(file, "rb") as opened:
+        with system.open_file(file) as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise CacheError(f"{file}: the shard cannot be read ({error}); {way_out}") from error

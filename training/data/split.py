@@ -70,11 +70,7 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     Raises:
         RunError: the file cannot be read, has a patient twice, an unknown side, or lacks a patient of the table.
     """
-    try:
-        lines = pd.read_csv(path, dtype=str, keep_default_na=False)
-        sides = lines.set_index("patient_id")["split"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: no table of patient_id, split ({error}); restore it, or begin a new run") from error
+    sides = read_lines(path).set_index("patient_id")["split"]
     if not sides.index.is_unique:
         raise RunError(f"{path}: has patient {sides.index[sides.index.duplicated()][0]} more than once")
     if unknown := set(sides) - set(SIDES):
@@ -84,6 +80,19 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
         raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, {missing[0]} for one")
     return found.to_numpy(dtype=str)
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """Return the lines of `split.csv` as they are: patient_id and split, texts.
+
+    Raises:
+        RunError: the file cannot be read, or is no such table.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[["patient_id", "split"]]
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path}: no table of patient_id, split ({reason}); restore it, or begin a new run") from error
 
 
 def _divide(

@@ -123,4 +123,7 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
         load_exactly(net, path)
     except ConfigError as error:
         raise RunError(str(error)) from error
+    for name, tensor in net.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise RunError(f"{path}: {name} has numbers that are not finite; restore it, or train a new run")
     return net

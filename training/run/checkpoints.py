@@ -1,6 +1,7 @@
 """Write and read checkpoints: all that a killed run needs to go on to the bit."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -158,16 +159,29 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**content["progress"])
+        check_progress(progress, run.config)
         config = settings.from_mapping(content["config"])
     except Exception as error:  # torch, pickle and zipfile each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path}: cannot be read ({reason}); {way_out}") from error
     changes = settings.differences(config, run.config)
     changes += [
-        f"{name}: {content[name]} there, {getattr(run.data, name)} here"
+        f"{name}: {str(content.get(name))[:64]} there, {getattr(run.data, name)} here"
         for name in ("commit", "split")
-        if content[name] != getattr(run.data, name)
+        if content.get(name) != getattr(run.data, name)
     ]
     if changes:
         raise RunError(f"{path}: is not of this run: {'; '.join(changes)}; restore settings.json, or start a new run")
+    parts: list[Any] = [content.get(name) for name in ("model", "optimizer", "ema")]
+    if not all(isinstance(part, dict) for part in parts[:2]) or not isinstance(parts[2], dict | None):
+        raise RunError(f"{path}: holds no state of a network and its optimizer; {way_out}")
     return Checkpoint(content["model"], content["optimizer"], content["ema"], progress)
+
+
+def check_progress(progress: Progress, config: settings.TrainConfig) -> None:
+    """Raise a ValueError unless a run of these settings can have come so far."""
+    counts = (progress.step, progress.epoch, progress.batches, progress.log_bytes, progress.best_epoch + 1)
+    if not all(type(count) is int and 0 <= count < 1 << 60 for count in counts) or progress.epoch > config.epochs:
+        raise ValueError("it has come further than its run can")
+    if type(progress.best_loss) is not float or math.isnan(progress.best_loss):
+        raise ValueError("its best loss is no number")

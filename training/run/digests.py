@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +17,8 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from training.errors import RunError
-from training.system import sync_folder
+from training.run.documents import read_document
+from training.system import open_file, sync_folder
 
 FILE = "digests.json"
 LOCK = ".digests.lock"
@@ -92,6 +94,15 @@ def check(path: Path, way_out: str) -> None:
     raise RunError(f"{path}: is damaged: it does not have the SHA-256 that {FILE} has for it; {way_out}")
 
 
+def refuse_pipes(run: Path) -> None:
+    """Raise a RunError where a pipe, socket or device lies in a run's folder: a command would wait for it for ever."""
+    for folder, _, names in os.walk(run):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(OSError):  # a link to nothing is missed where it is read
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise RunError(f"{path}: is a pipe, socket or device, which no run has; remove it")
+
+
 def root_of(path: Path) -> Path | None:
     """Return the run's folder that a file lies in, or None where nobody keeps digests."""
     return next((folder for folder in (path.parent, path.parent.parent) if (folder / FILE).exists()), None)
@@ -123,7 +134,7 @@ def _grows(path: Path) -> bool:
 
 def _digest(path: Path, length: int | None = None) -> str:
     digest, left = hashlib.sha256(), path.stat().st_size if length is None else length
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while left > 0 and (piece := file.read(min(PIECE, left))):
             digest.update(piece)
             left -= len(piece)
@@ -134,12 +145,12 @@ def _read(root: Path) -> dict[str, list[Accepted]]:
     file = root / FILE
     way_out = "restore it; or remove it, and nothing of this run is checked any more"
     try:
-        content = json.loads(file.read_bytes())
+        content = read_document(file)
         files = content["files"]
         if hashlib.sha256(_canonical(files)).hexdigest() != content["sha256"]:
             raise ValueError("its own digest differs")
         return {name: [(int(length), str(digest)) for length, digest in of] for name, of in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RunError(f"{file}: is damaged ({error}); {way_out}") from error
 
 

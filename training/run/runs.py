@@ -22,7 +22,9 @@ from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
-from training.run.digests import accept, begin, cannot_write, check, prefix, root_of, write_atomically
+from training.run.digests import accept, begin, cannot_write, check, prefix, refuse_pipes, root_of, write_atomically
+from training.run.documents import read_document
+from training.system import open_file
 
 # One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
 # validation and its weighted log loss besides. What a line does not have is empty.
@@ -248,13 +250,31 @@ def open_run(path: Path) -> Run:
         raise RunError(
             f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
         )
+    refuse_pipes(path)
     check(file, "restore it, or start a new run")
     try:
-        content = json.loads(file.read_bytes())
-        data = {name: _tuples(value) for name, value in content["data"].items()}
-        return Run(path, settings.from_mapping(content["config"]), Data(**data), content["environment"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        content = read_document(file)
+        data = Data(**{name: _tuples(value) for name, value in content["data"].items()})
+        check_data(data)
+        return Run(path, settings.from_mapping(content["config"]), data, dict(content["environment"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError) as error:
         raise RunError(f"{file}: cannot be read ({error}); restore it, or start a new run") from error
+
+
+def check_data(data: Data) -> None:
+    """Raise a ValueError unless what settings.json says of the data is of the types and lengths of `Data`."""
+    texts = (data.cache, data.commit, data.split, data.linked, data.label_level, data.base, data.base_weights)
+    channels, numbers = len(data.windows), (*data.class_weights, *data.mean, *data.std)
+    names = (*data.classes, *(name for name, _, _ in data.windows))
+    right = (
+        all(isinstance(text, str) for text in (*texts, *names))
+        and all(type(number) in (int, float) for number in (*numbers, *(n for _, *of in data.windows for n in of)))
+        and len(data.class_weights) == len(data.classes) == len(set(data.classes))
+        and channels == len(data.mean) == len(data.std) > 0
+        and data.label_level in ("slice", "series", "study", "patient")
+    )
+    if not right:
+        raise ValueError("what it says of the data is not of the form that a run has")
 
 
 def check_same_kind(run: Run, cache: Cache) -> None:
@@ -350,7 +370,8 @@ def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file of a run as hex."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_file(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or start a new run") from error
 

@@ -206,10 +206,14 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
     broken = torch.zeros((), device=next(net.parameters()).device)
     learner = Learner(net, ema, make_optimizer(net, config), broken, Progress())
     if checkpoint is not None:
-        net.load_state_dict(checkpoint.model)
-        learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
-        if ema is not None and checkpoint.ema is not None:
-            ema.load_state_dict(checkpoint.ema)
+        try:
+            net.load_state_dict(checkpoint.model)
+            learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
+            if ema is not None and checkpoint.ema is not None:
+                ema.load_state_dict(checkpoint.ema)
+        except Exception as error:  # every part of a state dict has an error of its own
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"the newest checkpoint is not of this network ({reason}); remove it to go on") from error
         learner.progress = checkpoint.progress
     return learner
 

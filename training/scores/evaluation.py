@@ -1,6 +1,5 @@
 """Score predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +10,7 @@ import numpy as np
 
 from training.errors import RunError
 from training.run.digests import check, write_atomically
+from training.run.documents import read_document
 from training.run.runs import write_json
 from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
 from training.scores.headline import headline
@@ -74,8 +74,8 @@ def read_operating(run: Path, kind: str = "") -> dict[str, Operating]:
     for file in files:
         check(file, f"run: train evaluate --run {run} --split validation{' --tta' if kind else ''}")
     try:
-        return from_json(*(json.loads(file.read_bytes()) for file in files))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_json(*(read_document(file) for file in files))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RunError(
             f"{files[0]}: cannot be read ({error!r}); run: train evaluate --run {run} --split validation"
         ) from error

@@ -6,6 +6,7 @@ import pandas as pd
 from training.data.cache import Cache
 from training.data.pixels import blank, pixel_codes, trivial
 from training.data.shards import SliceReader
+from training.data.split import read_lines
 from training.errors import RunError
 from training.run.runs import Run, check_same_kind
 from training.scores.content import read_content
@@ -33,7 +34,7 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
     labelled = np.flatnonzero(~np.isnan(cache.labels()).all(axis=1))
     if not len(labelled):
         raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")
-    split = pd.read_csv(run.split, dtype=str, keep_default_na=False)
+    split = read_lines(run.split)
     slices = cache.table.iloc[labelled]
     side = slices["patient_id"].map(split.set_index("patient_id")["split"])
     learned = side.isin(["train", "validation"]).to_numpy()

@@ -4,6 +4,7 @@ import pandas as pd
 
 from training.data.cache import Cache
 from training.data.pixels import same_pixels
+from training.data.split import read_lines
 from training.errors import RunError
 from training.run.runs import Run
 
@@ -43,7 +44,7 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
 
 def check_run(run: Run, cache: Cache) -> None:
     """Check a run's split, as its split.csv has it now; raises as `check_leakage`."""
-    check_leakage(pd.read_csv(run.split, dtype=str, keep_default_na=False), cache, run.config.size_px)
+    check_leakage(read_lines(run.split), cache, run.config.size_px)
 
 
 def patients_on_two_sides(split: pd.DataFrame) -> list[str]:

@@ -1,6 +1,5 @@
 """Read what a run has left behind, for the report and the model card."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ from training.data.linked import FILE as LINKED
 from training.data.linked import read_linked
 from training.errors import RunError
 from training.run.digests import check
+from training.run.documents import read_document
+from training.run.runs import LOG_COLUMNS, open_run
 from training.scores.pooling import at_level
 from training.scores.predictions import Predictions, read_predictions
 
 # The order in which a report prefers them: what was kept aside longest comes first.
 NAMES = ("external", "test", "validation")
+NUMBERS = tuple(name for name in LOG_COLUMNS if name != "split")
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ def read_results(run: Path) -> Results:
     names = [f"{name}{kind}" for name in NAMES for kind in ("", "_tta")]
     predictions = {name: run / f"predictions_{name}.csv" for name in names}
     scores = {name: run / f"scores_{name}.json" for name in names}
+    level = open_run(run).data.label_level
     settings = read_json(run / "settings.json")
-    level = settings.get("data", {}).get("label_level", "slice")
     return Results(
         path=run,
         level=level,
         settings=settings,
         split=_read_csv(run / "split.csv", ("patient_id", "split")),
-        log=_read_csv(run / "log.csv", ("step", "epoch")),
+        log=_read_csv(run / "log.csv", LOG_COLUMNS),
         looks=_read_csv(run / "looks.csv", ("time", "what", "commit", "slices")),
         linked=_read_linked(run / LINKED) if (run / LINKED).exists() else pd.DataFrame(),
         predictions={
@@ -94,7 +96,10 @@ def read_json(file: Path) -> dict[str, Any]:
     again += " --tta" if name.endswith("_tta") else ""
     check(file, again if file.name.startswith("scores_") else "restore it, or start a new run")
     try:
-        return json.loads(file.read_bytes())
+        content = read_document(file)
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+        return content
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({error}); run: train evaluate --run {file.parent}") from error
 
@@ -109,6 +114,9 @@ def _read_csv(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     check(file, "restore it; the run itself does not need it")
     try:
-        return pd.read_csv(file, dtype={"patient_id": str})
-    except ValueError as error:
+        table = pd.read_csv(file, dtype={"patient_id": str})
+        for name in set(columns) & set(NUMBERS):
+            table[name] = pd.to_numeric(table[name])
+        return table[[*columns, *table.columns.difference(list(columns))]]
+    except (ValueError, KeyError, OSError) as error:
         raise RunError(f"{file}: cannot be read ({error}); restore it") from error

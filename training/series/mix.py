@@ -1,12 +1,13 @@
 """Choose on validation, by class, how much of a head's correction counts, and keep it in the run."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from training.errors import RunError
+from training.run.digests import check
+from training.run.documents import read_document
 from training.run.runs import Run, write_json
 from training.scores.metrics import log_losses
 from training.scores.pooling import at_level, patient_groups
@@ -77,9 +78,10 @@ def read_mix(run: Run) -> np.ndarray:
     """
     path = run.path / "mix.json"
     try:
-        shares = json.loads(path.read_bytes())["shares"]
+        check(path, f"run: train series --resume {run.path}")
+        shares = read_document(path)["shares"]
         return np.array([shares[name] for name in run.data.classes], np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run.path}") from error
 
 

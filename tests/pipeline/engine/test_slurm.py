@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine import cluster as engine_cluster
 from pipeline.engine import jobs
 from pipeline.planning import survey
 from testkit.faulty import Faulty
@@ -21,6 +23,7 @@ from tests.pipeline.engine.test_engine import after_shards
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "slurm_node.sh"
+PAGE = ROOT / "docs" / "cluster.md"
 PAUSE_S = 0.2
 
 
@@ -52,13 +55,13 @@ def small(tmp_path, slurm, monkeypatch) -> Small:
     return small
 
 
-def options(small: Small, workers: int = 1, memory: str = "1GB") -> list[str]:
-    """The options of a build with one job of so many workers."""
+def options(small: Small, workers: int = 1, memory: str = "1GB", more: str = "") -> list[str]:
+    """The options of a build with one job of so many workers; `more` settings of its cluster."""
     description = small.folder / "slurm.yaml"
     description.write_text(
         "class: dask_jobqueue.SLURMCluster\n"
         f"settings: {{queue: normal, cores: {workers}, processes: {workers}, job_cpu: 1, walltime: '00:05:00',\n"
-        f"           interface: lo, memory: {memory}, log_directory: {small.folder}/jobs}}\n"
+        f"           interface: lo, memory: {memory}, log_directory: {small.folder}/jobs{more}}}\n"
         f"scale: {workers}\n"
     )
     return [*small.options(), "--cluster", str(description)]
@@ -142,4 +145,25 @@ def test_a_job_that_is_refused_is_one_line(small):
     outcome = run("build", *options(small, memory="900TB"), code=1)
     (line,) = [line for line in outcome.stderr.splitlines() if "error" in line]
     assert "slurm.yaml: no worker can be had: sbatch: error: Memory" in line
+    assert no_job_is_left()
+
+
+def test_jobs_talk_through_tls_with_the_pages_settings(small, monkeypatch):
+    own = small.folder / "certificates"
+    own.mkdir(mode=0o700)
+    [words] = re.findall(r"For SLURM, add (.*?) to the settings", " ".join(PAGE.read_text().split()))
+    more = "".join(f", {setting}" for setting in re.findall(r"`([^`]+: [^`]+)`", words)).replace("FOLDER", str(own))
+    assert "tls://" in more
+    seen: list[str] = []
+    describe = engine_cluster._describe
+
+    def describing(client) -> str:
+        seen.append(client.scheduler.address)
+        return describe(client)
+
+    monkeypatch.setattr(engine_cluster, "_describe", describing)
+    said = run("build", *options(small, more=more)).stderr
+    assert seen[0].startswith("tls://")
+    assert "tcp://" not in said
+    assert small.digest() == small.clean_digest(small.folder / "clean")
     assert no_job_is_left()

@@ -177,17 +177,6 @@ def test_a_folder_is_one_line_to_other_commands(small, name):
         assert result.exit_code in (0, 1)
 
 
-def test_a_cache_without_its_private_folder_trains_but_is_built_on_nowhere(small):
-    shutil.rmtree(small.out / ".pipeline")
-    before = sorted(small.out.rglob("*"))
-    commands = (("build", *small.options()), ("verify", small.out, "--repair"), ("gc", small.out), ("info", small.out))
-    for command in commands:
-        [line] = lines(run(*command, code=1).stderr)
-        assert "copied without its folder .pipeline" in line
-        assert "a new --out" in line
-    assert sorted(small.out.rglob("*")) == before, "nothing is half made"
-
-
 # --- a stranger's cache --------------------------------------------------------------------------------------------
 
 

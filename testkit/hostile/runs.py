@@ -1,0 +1,181 @@
+"""Make hostile run folders: damaged ones, and those of a stranger who has made them up."""
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from click.testing import CliRunner
+
+from testkit.fake_cache import write_cache
+from testkit.hostile.edits import edit, edit_bytes, edit_text, replace, value
+from testkit.hostile.engine import Command, Hostile, Kind
+from training.cli.main import main
+from training.run.digests import FILE
+
+CPU = ("--device", "cpu")
+OPTIONS = (
+    *("--model", "small_resnet", "--weights", "none", "--size", 32, "--batch-size", 8, "--epochs", 1),
+    *("--input-threads", 0, "--set", "fusion_features=16", *CPU),
+)
+# The command that uses a file; some fail before it where something else is wrong, and none may write outside the run.
+READERS: dict[str, tuple[object, ...]] = {
+    "settings.json": ("evaluate", *CPU, "--run"),
+    "split.csv": ("evaluate", *CPU, "--run"),
+    "linked.csv": ("evaluate", *CPU, "--run"),
+    "weights.safetensors": ("evaluate", *CPU, "--run"),
+    "predictions_test.csv": ("report", "--run"),
+    "scores_test.json": ("report", "--run"),
+    "thresholds.json": ("evaluate", *CPU, "--run"),
+    "calibration.json": ("report", "--run"),
+    "looks.csv": ("evaluate", *CPU, "--run"),
+    "log.csv": ("report", "--run"),
+    FILE: ("evaluate", *CPU, "--run"),
+    "checkpoint": ("run", *CPU, "--resume"),
+    "features": ("features", *CPU, "--run"),
+}
+NAMES = tuple(READERS)
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """The kinds, made of a run that is trained in a folder."""
+    folder.mkdir(parents=True)
+    cache = write_cache(folder / "c.zarr", patients=8, slices=3).path
+    run = folder / "run"
+    for command in (("run", "--cache", cache, "--out", run, *OPTIONS), ("features", "--run", run, *CPU)):
+        result = CliRunner().invoke(main, [str(word) for word in command])
+        assert result.exit_code == 0, result.output
+    return {
+        "run: a damaged file": Kind(main, folder, _damaged),
+        "run: another thing in a file's place": Kind(main, folder, _replaced),
+        "run: a stranger's": Kind(main, folder, _strangers),
+        "run: a stranger's tensors": Kind(main, folder, _tensors),
+    }
+
+
+def _file(run: Path, name: str, rng: np.random.Generator) -> Path:
+    if name == "checkpoint":
+        return sorted((run / "checkpoints").iterdir())[-1]
+    if name == "features":
+        files = sorted(path for path in (run / "features.zarr").rglob("*") if path.is_file())
+        return files[rng.integers(len(files))]
+    return run / name
+
+
+def _hostile(what: str, folder: Path, name: str, lie: Callable[[Sequence[int]], str] = lambda codes: "") -> Hostile:
+    command: Command = (*READERS[name], folder / "run")
+    return Hostile(what, ("run", "c.zarr"), (command,), lie)
+
+
+def _damaged(folder: Path, rng: np.random.Generator) -> Hostile:
+    """Bytes are others than the run wrote: whoever reads them says so."""
+    name = NAMES[rng.integers(len(NAMES))]
+    file = _file(folder / "run", name, rng)
+    before = file.read_bytes()
+    changed, what = edit_bytes(before, rng)
+    file.write_bytes(changed)
+    same = changed == before or (name == "log.csv" and changed.startswith(before))
+
+    def lie(codes: Sequence[int]) -> str:
+        return "a damaged file is used without a word" if not codes[0] and not same and name != "features" else ""
+
+    return _hostile(f"{file.name}: {what}", folder, name, lie)
+
+
+def _replaced(folder: Path, rng: np.random.Generator) -> Hostile:
+    name = NAMES[rng.integers(len(NAMES))]
+    file = _file(folder / "run", name, rng)
+    return _hostile(replace(file, rng, folder.parent / "outside"), folder, name)
+
+
+def _strangers(folder: Path, rng: np.random.Generator) -> Hostile:
+    """A folder that somebody else has put together: it has no digests, and anything in it."""
+    run, outside = folder / "run", folder.parent / "outside"
+    (run / FILE).unlink()
+    texts = [name for name in NAMES if Path(name).suffix in (".json", ".csv") and name != FILE]
+    name = texts[rng.integers(len(texts))]
+    file = run / name
+    if file.suffix == ".json":
+        document = json.loads(file.read_bytes())
+        what = edit(document, rng, outside)
+        file.write_text(json.dumps(document))
+    else:
+        text, what = edit_text(file.read_text(), rng, outside, ",")
+        file.write_text(text, errors="surrogateescape")
+    return _hostile(f"{name}: {what}", folder, name)
+
+
+class _Evil:
+    """What pickle would run a command for."""
+
+    def __init__(self, outside: Path) -> None:
+        self.outside = outside
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.outside}/x",)
+
+
+def _tensors(folder: Path, rng: np.random.Generator) -> Hostile:
+    """A stranger's checkpoint or weights, made up in a form that opens."""
+    run, outside = folder / "run", folder.parent / "outside"
+    (run / FILE).unlink()
+    how = rng.integers(4)
+    if how == 0:
+        file, name = _file(run, "weights.safetensors", rng), "weights.safetensors"
+        what = _edit_safetensors(file, rng, outside)
+        return _hostile(f"{name}: {what}", folder, name)
+    file = _file(run, "checkpoint", rng)
+    if how == 1:
+        file.write_bytes(pickle.dumps(_Evil(outside)))
+        return _hostile("a pickle that runs a command", folder, "checkpoint")
+    if how == 2:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({"model": _Evil(outside)}))
+            archive.writestr("archive/version", "3")
+            archive.writestr("../../../outside/x", "x")
+        return _hostile("a zip with a pickle that runs a command", folder, "checkpoint")
+    content = torch.load(file, weights_only=True)
+    what = _edit_tensors(content, rng, outside)
+    torch.save(content, file)
+    return _hostile(f"checkpoint: {what}", folder, "checkpoint")
+
+
+def _edit_safetensors(file: Path, rng: np.random.Generator, outside: Path) -> str:
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    what = edit(header, rng, outside)
+    text = json.dumps(header).encode()
+    claimed = (len(text), 0, 2**63, len(text) - 1)[rng.choice(4, p=[0.7, 0.1, 0.1, 0.1])]
+    file.write_bytes(int(claimed).to_bytes(8, "little") + text + data[8 + length :])
+    return f"{what}, {claimed} bytes of header"
+
+
+def _edit_tensors(content: dict[str, Any], rng: np.random.Generator, outside: Path) -> str:
+    """Change the checkpoint's parts: drop one, make one a hostile value, give a tensor another shape or no numbers."""
+    part: Any = content
+    way = []
+    while isinstance(part, dict) and part:
+        names = list(part)
+        name = names[rng.integers(len(names))]
+        way.append(str(name))
+        if not isinstance(part[name], dict) or rng.random() < 0.3:
+            break
+        part = part[name]
+    if not isinstance(part, dict) or not part:
+        return "nothing"
+    old = part[name]
+    if isinstance(old, torch.Tensor) and rng.random() < 0.7:
+        shapes = (torch.zeros(0), old.flatten()[:1], torch.full_like(old, float("nan")), old.to(torch.int8))
+        part[name] = shapes[rng.integers(len(shapes))] if old.is_floating_point() else torch.zeros(3)
+        return f"{'.'.join(way)}: another tensor"
+    if rng.random() < 0.3:
+        del part[name]
+        return f"{'.'.join(way)}: dropped"
+    part[name] = value(rng, outside)
+    return f"{'.'.join(way)} = {str(part[name])[:40]!r}"

@@ -1,0 +1,42 @@
+"""A worker that is stopped (SIGSTOP), really: a line says so, and the build ends once it goes on."""
+
+import os
+import signal
+
+import psutil
+
+from pipeline.engine import cluster
+from pipeline.planning import survey
+from testkit.faulty import Faulty
+from testkit.small import Small, run, write_slices
+from tests.pipeline.engine.test_engine import after_shards
+
+
+def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
+    monkeypatch.setattr(cluster, "SILENT_AFTER_S", 2.0)
+    monkeypatch.setattr(cluster, "PRESENCE_EVERY_S", 0.5)
+    small = Small(tmp_path, rows=4)
+    write_slices(small.src, range(40))
+    stopped: list[int] = []
+    tell = cluster._Presence._tell_silent
+
+    def stop_one() -> None:
+        workers = [
+            child.pid
+            for child in psutil.Process().children(recursive=True)
+            if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() > 3
+        ]
+        os.kill(workers[-1], signal.SIGSTOP)
+        stopped.append(workers[-1])
+
+    def go_on_when_told(self, workers) -> None:
+        tell(self, workers)
+        if self._silent:
+            os.kill(stopped[0], signal.SIGCONT)
+
+    after_shards(monkeypatch, 1, stop_one)
+    monkeypatch.setattr(cluster._Presence, "_tell_silent", go_on_when_told)
+    said = run("build", *small.options(), "--workers", 2).stderr
+    assert "has not been heard of for 2 s: is it stopped, or its machine gone?" in said
+    assert small.digest() == small.clean_digest(tmp_path / "clean")
