@@ -236,14 +236,14 @@ def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cach
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_path, cache_path, monkeypatch, where):
     run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
-    setup = set_up(run, cache, runtime(log_every=4), HERE)
+    setup = set_up(run, cache, runtime(log_every=5), HERE)
     learner = start(setup)
     seen, before = [], {}
     true_losses = setup.loss
 
     def poisoned(logits, labels, weights):
         losses = true_losses(logits, labels, weights)
-        if len(seen) == 3:
+        if len(seen) == 4:
             before.update({name: tensor.clone() for name, tensor in learner.net.named_parameters()})
             if where == "loss":
                 return losses * torch.inf
@@ -259,14 +259,14 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
             true_saw(lines, images)
 
         monkeypatch.setattr(watch, "saw_batch", saw)
-        with pytest.raises(RunError, match=r"step 3: .*not finite"):
+        with pytest.raises(RunError, match=r"step 4: .*not finite"):
             loop.train_epoch(setup, learner, watch, lambda: False)
-    # The look came a step later; neither step has touched the weights.
-    assert len(seen) == 4
+    # The look came a step later (the one before it at the end of the warm-up); neither step has touched the weights.
+    assert len(seen) == 5
     for name, tensor in learner.net.named_parameters():
         assert torch.equal(tensor, before[name]), name
     table = pd.read_csv(run.path / "nonfinite.csv")
-    assert table["image_id"].tolist() == cache.table["image_id"].iloc[seen[2].numpy()].tolist()
+    assert table["image_id"].tolist() == cache.table["image_id"].iloc[seen[3].numpy()].tolist()
     assert not list_checkpoints(run)
 
 
