@@ -15,6 +15,8 @@ FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
 XXH3 = re.compile(r"[0-9a-f]{32}")
 SLICE_FIELDS = ("slot", *SliceRecord._fields)
 REJECT_FIELDS = ("slot", "frame", "code", "message")
+# Stands for image_kind in the records of READ_VERSION 2 and before, which have no such column.
+KIND_NOT_KEPT = "not kept"
 
 
 class FileLine(NamedTuple):
@@ -126,7 +128,7 @@ class ShardRecord:
             raise ValueError("the record is not a mapping")
         lines = {
             "files": _lines(FILE_FIELDS, content.get("files")),
-            "slices": [_placed(line) for line in _lines(SLICE_FIELDS, content.get("slices"))],
+            "slices": [_placed(line) for line in _lines(SLICE_FIELDS, _with_kinds(content.get("slices")))],
             "rejects": _lines(REJECT_FIELDS, content.get("rejects")),
         }
         found = parse(ShardRecord, {**content, **lines})
@@ -157,6 +159,13 @@ def _lines(names: Sequence[str], columns: Any) -> list[list[Any]]:
     if not isinstance(columns, dict) or set(columns) != set(names) or not all(map(_is_list, columns.values())):
         raise ValueError(f"the record's columns are not {', '.join(names)}")
     return [list(line) for line in zip(*(columns[name] for name in names), strict=True)]
+
+
+def _with_kinds(columns: Any) -> Any:
+    """The columns of slices, with that of their kinds where an older version left it out."""
+    if not isinstance(columns, dict) or "image_kind" in columns or not _is_list(columns.get("slot")):
+        return columns
+    return columns | {"image_kind": [KIND_NOT_KEPT] * len(columns["slot"])}
 
 
 def _is_list(content: Any) -> bool:

@@ -147,6 +147,7 @@ def _read_frame(
         lossy=is_lossy(header.transfer_syntax, facts.lossy_flag),
         manufacturer=facts.manufacturer,
         repair=repair,
+        image_kind=frame_facts.image_kind,
         pixel_digest=_digest_pixels(stored, frame_facts.slope, frame_facts.intercept, pixels.padding),
     )
     return Slice(record, stored, pixels.padding)

@@ -58,6 +58,20 @@ ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM"}
 SCREEN_WORDS = {"SCREEN SAVE", "DOSE_INFO", "DOSE", "DOSE REPORT", "PROTOCOL", "REPORT", "RESULTS", "SUMMARY"}
+# Images that are computed from CT slices and pass as such, and the words of ImageType that tell them: those that the
+# standard defines (PS3.3 C.8.2.1.1.1, C.8.15.2.1.1, C.8.16.1), and what makers write in their place.
+IMAGE_KINDS = {
+    "perfusion": (
+        "PERFUSION", "CTP", "CBF", "RCBF", "CBV", "RCBV", "MTT", "TTP", "TMAX", "TTD", "TTS", "KTRANS", "PERMEABILITY",
+        "BLOOD FLOW", "BLOOD VOLUME", "TIME TO PEAK", "MEAN TRANSIT TIME",
+    ),
+    "material": (
+        "IODINE", "WATER", "CALCIUM", "VNC", "VIRTUAL NON CONTRAST", "VIRTUAL NONCONTRAST", "VUE", "MAT SPECIFIC",
+        "MAT REMOVED", "MAT FRACTIONAL", "MAT MODIFIED", "MAT VALUE BASED", "MATERIAL", "EFF ATOMIC NUM", "Z EFFECTIVE",
+        "ZEFF", "ELECTRON DENSITY",
+    ),
+    "projection": ("MIP", "MAXIMUM", "MAX IP", "MINIP", "MINIMUM", "MIN IP", "PROJECTION"),
+}  # fmt: skip
 # RescaleType without spaces: as the standard writes it, and as some writers do.
 HOUNSFIELD_WORDS = {"", "HU", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS", "HUHOUNSFIELDUNITS"}
 _EMPTY_ITEM = b"\xfe\xff\0\xe0\0\0\0\0"
@@ -140,6 +154,7 @@ class FrameFacts(NamedTuple):
     orientation: tuple[float, float, float, float, float, float] | None
     slope: float
     intercept: float
+    image_kind: str
 
 
 def text(raw: bytes) -> str:
@@ -228,7 +243,8 @@ def read_frame_facts(values: Values, missing_rescale: Literal["reject", "identit
     if position is not None and max(map(abs, position)) > MAX_COORDINATE_MM:
         position = None
     slope, intercept = _read_rescale(values, missing_rescale)
-    return FrameFacts(position, orientation, slope, intercept)  # type: ignore[arg-type]
+    kind = _image_kind(values.get(FRAME_TYPE) or values.get(IMAGE_TYPE, b""))
+    return FrameFacts(position, orientation, slope, intercept, kind)  # type: ignore[arg-type]
 
 
 def read_num_frames(values: Values) -> int:
@@ -259,6 +275,16 @@ def _require_slice_type(image_type: bytes) -> None:
         raise Rejected("localizer", "ImageType says localizer")
     if words & SCREEN_WORDS:
         raise Rejected("screen", "ImageType says screen or report")
+
+
+@lru_cache(maxsize=256)
+def _image_kind(image_type: bytes) -> str:
+    """Return the first of `IMAGE_KINDS` that a value names, "" for none; a word counts as a whole, in any value."""
+    values = [f" {' '.join(re.findall('[A-Z0-9]+', value))} " for value in text(image_type).upper().split("\\")]
+    named = (
+        kind for kind, words in IMAGE_KINDS.items() if any(f" {word} " in value for word in words for value in values)
+    )
+    return next(named, "")
 
 
 @_once_for_equal(

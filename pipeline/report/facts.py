@@ -29,6 +29,7 @@ COUNTED = {
     "stored": ("bits_stored", "signed", "slope", "intercept"),
     "frame": ("height", "width"),
     "repair": ("repair",),
+    "kind": ("image_kind",),
     "lossy": ("lossy",),
     "from_study": ("patient_from_study",),
 }

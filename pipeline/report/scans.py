@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.cache.shard_record import KIND_NOT_KEPT
 from pipeline.report.facts import TURNED_DEGREES, Count, Facts
 from pipeline.report.page import Row, Section, Share, chart, charts, paragraph, table, tables, ticks
 from pipeline.words import counted
@@ -31,6 +32,12 @@ CODINGS = {
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE",
 }
+KINDS = {
+    "perfusion": "are of perfusion, as ImageType says",
+    "material": "are of iodine or another material, or virtually without it, as ImageType says",
+    "projection": "are maximum or other projections (MIP), as ImageType says",
+    KIND_NOT_KEPT: "were read before the kind of image was kept; the next build reads them again",
+}
 PLACED_FROM = {
     "position": "ImagePositionPatient, along the slice normal",
     "slice_location": "SliceLocation",
@@ -55,6 +62,8 @@ def scanners(facts: Facts) -> Section:
     rows.append(["went through lossy coding, as far as the file tells", f"{lossy:,}", Share(lossy, slices)])
     repairs = [count for count in facts.counted["repair"] if count.value[0]]
     rows += [[f"repaired by {of.value[0]}", f"{of.slices:,}", Share(of.slices, slices)] for of in repairs]
+    kinds = {of.value[0]: of.slices for of in facts.counted["kind"]}
+    rows += [[words, f"{kinds[kind]:,}", Share(kinds[kind], slices)] for kind, words in KINDS.items() if kind in kinds]
     alone = sum(count.slices for count in facts.counted["from_study"] if count.value[0])
     rows.append(["without PatientID, so that the study stands for the patient", f"{alone:,}", Share(alone, slices)])
     found.append(table("Slices with a history.", ["slices that", "slices", "share of slices"], rows))

@@ -63,26 +63,28 @@ READ_INPUTS: dict[str, tuple[bytes, Reading]] = {
     "longer than the file": (ct_file(gradient())[:-2], KEEP),
     "rejected": (ct_file(gradient(), RescaleType="US"), KEEP),
     "localizer": (ct_file(gradient(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), KEEP),
+    "perfusion": (ct_file(gradient(), ImageType=["DERIVED", "SECONDARY", "RCBF"]), KEEP),
 }
 STORED_READ = {
-    2: {
-        "16 bits, signed": "63238f08e8488e22",
-        "12 bits, junk above": "31da4b90da2b2b55",
-        "8 bits": "506de0e85342fcac",
-        "implicit": "131ab8350dad3155",
-        "big endian": "37a907177e5586ba",
-        "deflated": "dc05aa0ca9127ed4",
-        "hashed patient": "a20308609c724b1f",
-        "no patient": "6cf40b9ec374175e",
-        "no position": "b2a724d93111b839",
-        "wrapped": "1045d15c73b45c57",
-        "frames": "c6019707d5fcb032",
-        "32 bits": "76de3f267e302491",
-        "coded without a sign": "942bab2c92fb877e",
-        "units in words": "76de3f267e302491",
+    3: {
+        "16 bits, signed": "81cd54f82b2ec6cc",
+        "12 bits, junk above": "238944b141afafdf",
+        "8 bits": "5fc662102961a158",
+        "implicit": "2177941ef5670e1a",
+        "big endian": "c378ed1e56eae18b",
+        "deflated": "4d001cfc6c8275bb",
+        "hashed patient": "29ecf04000c2fffb",
+        "no patient": "6adc0ca64c91f70e",
+        "no position": "7c999c5e5b6a09a6",
+        "wrapped": "20858fc0ab4ef76e",
+        "frames": "aaeb3d8a502fe357",
+        "32 bits": "4386ae9f8fa1e694",
+        "coded without a sign": "4be75b33b185afeb",
+        "units in words": "4386ae9f8fa1e694",
         "longer than the file": "562283305c7aa1ec",
         "rejected": "aac4ba5299c1497f",
         "localizer": "ee845b2528e0e1aa",
+        "perfusion": "365510c0461bee9a",
     }
 }
 
