@@ -46,6 +46,11 @@ def assess(run: Path, name: str, known: Predictions, class_weights: Weights, lev
         write_json(run / f"calibration{kind}.json", calibration | {"fitted_on": name})
     else:
         operating = read_operating(run, kind)
+        if any(of.classes != known.classes for of in operating.values()):
+            raise RunError(
+                f"{run / f'thresholds{kind}.json'}: is for other classes; run: train evaluate --run {run} --split "
+                "validation"
+            )
     return evaluate_predictions(known, class_weights, operating, level=level)
 
 

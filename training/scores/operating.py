@@ -181,10 +181,17 @@ def to_json(levels: Mapping[str, Operating]) -> tuple[dict[str, Any], dict[str, 
 
 
 def from_json(thresholds: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Operating]:
-    """Return what `to_json` was given."""
-    levels = {}
+    """Return what `to_json` was given.
+
+    Raises:
+        ValueError: the levels are of different classes. KeyError, TypeError, AttributeError: a part is missing.
+    """
+    levels: dict[str, Operating] = {}
     for level, of in thresholds["levels"].items():
         classes = tuple(of["classes"])
+        fitted = calibration["levels"][level].keys()
+        if fitted != {*classes} or any(classes != other.classes for other in levels.values()):
+            raise ValueError(f"level {str(level)[:20]} has other classes than the rest")
         fits = [calibration["levels"][level][name] for name in classes]
         levels[level] = Operating(
             classes=classes,

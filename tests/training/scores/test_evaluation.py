@@ -135,6 +135,20 @@ def test_tta_has_thresholds_of_its_own(tmp_path: Path) -> None:
     assert "at_threshold" in assess(tmp_path, "test_tta", predictions(1), WEIGHTS)
 
 
+@pytest.mark.parametrize("which", [slice(0, 1), slice(None)])
+def test_thresholds_of_other_classes_are_refused(tmp_path: Path, which: slice) -> None:
+    assess(tmp_path, "validation", predictions(0), WEIGHTS)
+    for name in ("thresholds", "calibration"):
+        file = tmp_path / f"{name}.json"
+        content = json.loads(file.read_text())
+        for of in list(content["levels"].values())[which]:
+            classes = of["classes"] if name == "thresholds" else of
+            classes.pop(next(iter(classes)))
+        file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"train evaluate --run .* --split validation"):
+        assess(tmp_path, "test", predictions(1), WEIGHTS)
+
+
 def test_what_was_chosen_reads_back_exactly(tmp_path: Path) -> None:
     assess(tmp_path, "validation", predictions(0), WEIGHTS)
     known = predictions(0)
