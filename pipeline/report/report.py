@@ -60,7 +60,7 @@ def write_report(root: Path, out: Path) -> None:
     """
     head = require_head(root)
     if not head.attributes.num_slices:
-        raise CacheError(f"{root}: no slice is in it, so there is nothing to report; run: pipeline build")
+        raise CacheError(f"{root}: no slice is in it, nothing to report; run: pipeline build --src DICOMS --out {root}")
     facts, about = count_slices(root, head), summary(root)
     sections = [
         _summary(head, facts, about),

@@ -71,7 +71,7 @@ def publish(root: Path, address: str, *, take_over: bool = False) -> Published:
 def _require_commit(root: Path) -> Commit:
     head = current_commit(root)
     if head is None:
-        raise CacheError(f"{root}: has no commit yet; run: pipeline build")
+        raise CacheError(f"{root}: has no commit yet; run: pipeline build --src DICOMS --out {root}")
     if not head.attributes.cache:
         raise CacheError(f"{root}: is of format version 1, which has no identity; run the same pipeline build again")
     return head
