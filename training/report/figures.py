@@ -171,15 +171,29 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
 
 
 def draw_by_position(
-    centres: np.ndarray, values: np.ndarray, low: np.ndarray, high: np.ndarray, y_label: str, *, title: str
+    centres: np.ndarray,
+    values: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    y_label: str,
+    *,
+    title: str,
+    most: float,
 ) -> bytes:
-    """Draw a score with its interval against the slice position, foot to head; each (bins,), NaN where undefined."""
+    """Draw a score from 0 to `most` with its interval against the slice position, foot to head.
+
+    Args:
+        centres, values, low, high: (bins,), NaN where undefined.
+    """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(4.0, 2.9)
         bars = np.clip([values - low, high - values], 0, None)
         axes.errorbar(centres, values, bars, fmt="o-", color=COLOURS[1], markersize=4, elinewidth=1)
         axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))
         axes.grid(axis="y", color=LINE, linewidth=0.6)
+        bottom, top = max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], most)
+        margin = 0.03 * (top - bottom)  # for the dots at an end; no tick lies in it
+        axes.set_ylim(bottom - margin, top + margin)
         return svg(figure)
 
 

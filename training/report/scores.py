@@ -143,7 +143,7 @@ def curves(results: Results) -> Section:
         if np.isnan(area):
             continue
         roc.append((f"{label}  {area:.3f}", *ranking.roc(one), colour[label]))
-        precision_recall.append((f"{label}  {average:.3f}", *ranking.precision_recall(one), colour[label]))
+        precision_recall.append((f"{label}  {average:.3f}", *_precision_recall(ranking, one), colour[label]))
         panels += _class_panels(results, k, ranking, (area, average), colour[label])
     overview = [
         (
@@ -196,7 +196,7 @@ def _class_panels(
         ),
         (
             figures.draw_band(
-                ranking.precision_recall(one),
+                _precision_recall(ranking, one),
                 precision_recall_band(ranking, patients),
                 ("recall", "precision", label),
                 f"AP {average}",
@@ -207,6 +207,15 @@ def _class_panels(
         ),
         (figures.draw_reliability(plain, calibrated or None, label, colour), f"reliability of {label}"),
     ]
+
+
+def _precision_recall(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision from recall 0 on: the highest threshold, which reaches the first recall, reaches less too.
+
+    The interval is of the same rule. Without its beginning the curve of a model without mistakes is one point.
+    """
+    recall, precision = ranking.precision_recall(weights)
+    return np.append(0.0, recall), np.append(precision[:1], precision)
 
 
 def _note(value: float, span: list[float] | None) -> str:
@@ -256,7 +265,8 @@ def _confusion(known: Predictions, at: Mapping[str, Any], rule: str) -> list[lis
         of, span = at["classes"][label], at["intervals"]["classes"][label]
         cells = [with_interval(of[key], span[key]) for key in DECISIONS]
         rows.append([label, rule, f"{threshold:.3g}", *(f"{count:,}" for count in counts), *cells])
-    means = [with_interval(at["macro"].get(key), at["intervals"]["macro"].get(key)) for key in DECISIONS]
+    macro, spans = at["macro"], at["intervals"]["macro"]
+    means = [with_interval(macro[key], spans.get(key)) if key in macro else "" for key in DECISIONS]
     return [*rows, ["mean", rule, *[""] * 5, *means]]
 
 

@@ -34,18 +34,23 @@ def subgroups(results: Results) -> Section:
     centres = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS
     main = _main_words(known)
     panels, left_out = [], []
-    for key, words in (("loss", "weighted log loss"), ("auc", f"ROC AUC {main}")):
+    for key, words, most in (("loss", "weighted log loss", np.inf), ("auc", f"ROC AUC {main}", 1.0)):
         values, low, high = np.array(
             [[_or_nan(of[key]), *(of[f"{key}_interval"] or (np.nan, np.nan))] for of in found]
         ).T
         if np.isnan(values).all():
             left_out.append(words)
             continue
-        drawn = figures.draw_by_position(centres, values, low, high, words, title=words[0].upper() + words[1:])
+        drawn = figures.draw_by_position(
+            centres, values, low, high, words, title=words[0].upper() + words[1:], most=most
+        )
         panels.append((drawn, f"{words} by position"))
     share = np.array([_or_nan(of["prevalence"]) for of in found])
     panels.append(
-        (figures.draw_by_position(centres, share, share, share, "share", title=f"Prevalence {main}"), "prevalence")
+        (
+            figures.draw_by_position(centres, share, share, share, "share", title=f"Prevalence {main}", most=1.0),
+            "prevalence",
+        )
     )
     caption = (
         f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "

@@ -12,7 +12,8 @@ import pytest
 from testkit.fake_cache import CLASSES, write_cache
 from testkit.fake_run import write_run
 from training.data.cache import Cache, open_cache
-from training.report import subgroups
+from training.report import figures, subgroups
+from training.report.figures import svg
 from training.report.report import write_report
 from training.scores import bands, evaluation
 from training.scores.compare import compare, read_contestants
@@ -123,3 +124,32 @@ def test_a_draw_without_a_positive_widens_no_band() -> None:
     ranking = Ranking(labels, labels * 0.8 + 0.1, np.repeat(np.arange(10), 2))
     band = bands.precision_recall_band(ranking, 10)
     assert np.isnan(band.low).all()  # a third of the draws have no curve, which says nothing of a perfect one
+
+
+def test_curves_of_a_model_without_mistakes_span_the_square_and_no_axis_leaves_a_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[Any]] = {}
+
+    def kept(figure: Any) -> bytes:
+        axes = figure.axes[0]
+        drawn.setdefault(axes.get_title(loc="left") or axes.get_title(), []).append(axes)
+        return svg(figure)
+
+    monkeypatch.setattr(figures, "svg", kept)
+    cache = open_set(tmp_path, {"patients": 24}, None)
+    write_run(tmp_path / "run", cache, **PERFECT)
+    text = write_report(tmp_path / "run", cache).read_text()
+    places, none = np.linspace(0.05, 0.95, 10), np.zeros(10)
+    figures.draw_by_position(places, none, none, none, "share", title="All negative", most=1)
+    for line in drawn["Precision-recall"][0].lines:
+        assert (line.get_xdata().min(), line.get_xdata().max(), set(line.get_ydata())) == (0, 1, {1})
+    by_position = [axes for found in drawn.values() for axes in found if "position" in axes.get_xlabel()]
+    assert len(by_position) == 4
+    for axes in by_position:
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        assert min(ticks) >= 0
+        assert "loss" in axes.get_ylabel() or max(ticks) <= 1
+    (mean,) = re.findall(r"<tr><td>mean</td><td[^>]*>Youden</td>.*?</tr>", text, re.DOTALL)[:1]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", mean)[8] == ""  # specificity has no mean over the classes
