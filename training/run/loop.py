@@ -136,10 +136,12 @@ def epoch_batches(setup: Setup, progress: Progress) -> Generator[tuple[Batch, np
 
 
 def first_images(setup: Setup, progress: Progress) -> np.ndarray:
-    """Return the first images of this process's next batch as augmentation leaves them, (n, C, S, S) uint8.
+    """Return the first images of this process's first batch as augmentation leaves them, (n, C, S, S) uint8.
 
-    Of more than three channels the first three are shown. The batch is read once more when it is trained on.
+    Of more than three channels the first three are shown. The batch is read once more when it is trained on, and its
+    random numbers are drawn again.
     """
+    seed_dropout(setup.config.seed, 0, setup.processes.rank)
     with closing(epoch_batches(setup, progress)) as batches:
         batch, keys = next(batches)
         images = setup.augment(batch.images, keys, progress.epoch)[:SHOWN].float()

@@ -119,9 +119,8 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
 
 
 def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_path: Path) -> None:
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"head_share": "all"}, HERE)
     fit.fit_head(run, of_slices, cache, runtime(), HERE)
-    (tmp_path / "head" / "mix.json").write_text(json.dumps({"shares": dict.fromkeys(run.data.classes, 1.0)}))
     z_mm = cache.table["z_mm"].where(cache.table.index != 5)
     odd = replace(open_cache(cache.path), table=cache.table.assign(z_mm=z_mm), commit="another")
     found = predict_series(run, odd, np.arange(8), runtime(), HERE, tta=False)
