@@ -116,7 +116,10 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
         RunError: there are none yet, or they cannot be used.
     """
     if not path.is_file():
-        raise RunError(f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}")
+        raise RunError(
+            f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}; "
+            "of a run that has trained one, restore the file, or train a new run"
+        )
     check(path, "restore it, or train a new run")
     net = build_model(dataclasses.replace(config, weights="none"), num_classes, channels)
     try:

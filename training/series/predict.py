@@ -131,7 +131,10 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
         RunError: there are none yet, or they cannot be used.
     """
     if not run.weights.is_file():
-        raise RunError(f"{run.weights}: no weights yet; train an epoch first: train series --resume {run.path}")
+        raise RunError(
+            f"{run.weights}: no weights yet; train an epoch first: train series --resume {run.path}; "
+            "of a run that has trained one, restore the file, or train a new run"
+        )
     check(run.weights, "restore it, or train a new run")
     try:
         state = load_file(run.weights)

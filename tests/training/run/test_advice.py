@@ -1,0 +1,64 @@
+"""Messages of `train` that name a command or an option: each is called up and followed by its own words."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from testkit.fake_cache import write_cache
+from tests.training.run.test_train_cli import QUICK, refused, train
+
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("advice")
+    cache = write_cache(folder / "c.zarr", patients=10, slices=4).path
+    result = train("run", "--cache", cache, "--out", folder / "run", *QUICK)
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def follow(line: str) -> None:
+    """Give the `train` command that a message ends in."""
+    found = re.search(r"(train (?:run|evaluate) [^;]*?)(?:;|$)", line)
+    assert found, line
+    result = train(*shlex.split(found[1])[1:], *CPU)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("content", [b"?", None])
+def test_predictions_come_again_by_the_command_that_is_named(content, run, whole):
+    file = run / "predictions_test.csv"
+    file.unlink()
+    if content:
+        file.write_bytes(content)
+    follow(refused("compare", whole, run))
+    assert train("compare", whole, run).exit_code == 0
+
+
+def test_lost_weights_are_to_be_restored(run, whole):
+    (run / "weights.safetensors").unlink()
+    assert "restore the file" in refused("evaluate", "--run", run, *CPU)
+    shutil.copy(whole / "weights.safetensors", run)
+    assert train("evaluate", "--run", run, *CPU).exit_code == 0
+
+
+def test_a_folder_in_use_goes_on_by_the_command_that_is_named(run, whole):
+    follow(refused("run", "--cache", whole.parent / "c.zarr", "--out", run, *QUICK))
+
+
+def test_weights_that_a_model_does_not_have_are_left_out_by_the_option_that_is_named(whole, tmp_path):
+    words = ["run", "--cache", whole.parent / "c.zarr", "--out", tmp_path / "new", *QUICK, "--model", "small_resnet"]
+    found = re.search(r"give (--weights none)", refused(*words, "--weights", "imagenet"))
+    assert found
+    assert train(*words, *found[1].split()).exit_code == 0
