@@ -64,7 +64,7 @@ def test_renders(folder: Path, width: int, tmp_path: Path) -> None:
     assert found, done.stderr[-2000:]
     seen = json.loads(html.unescape(found[1]))
     assert "CONSOLE" not in done.stderr
-    assert seen["sections"] == 11
+    assert seen["sections"] == 12
     assert seen["images"] > 40
     assert (seen["broken"], seen["unnamed"], seen["dead_links"]) == (0, 0, 0)
     assert seen["width"] <= width

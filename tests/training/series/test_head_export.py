@@ -36,6 +36,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         opened = job.begin(folder / head, base.path, None, values, HERE)
         fit_head(*opened, runtime(), HERE)
         mix = {"shares": dict(zip(opened[0].data.classes, SHARES, strict=True))}
+        (folder / head / "digests.json").unlink()  # an edit on purpose
         (folder / head / "mix.json").write_text(json.dumps(mix))
         made[head] = opened[0]
     return made
