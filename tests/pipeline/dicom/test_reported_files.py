@@ -5,8 +5,9 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from pipeline.dicom.records import Reject, Slice
@@ -97,6 +98,28 @@ def test_the_code_stream_says_how_wide_a_value_is(
     changes = {"BitsAllocated": 16, "BitsStored": stored_bits, "PixelRepresentation": int(signed)}
     dataset = ct_dataset(values.astype(np.int32).astype(np.uint16), **changes)
     (found,) = read(wrapped(code_with(cells_of(values, coded_bits), syntax, coded_bits), dataset, syntax))
+    if isinstance(found, Slice):
+        np.testing.assert_array_equal(to_hu(found), values - 1024)
+    else:
+        assert found.code == "pixel_format"
+        assert stored_bits < coded_bits
+
+
+@pytest.mark.parametrize(("name", "coded_bits"), [("JLSL_08_07_0_1F", 7), ("JLSL_16_15_1_1F", 15)])
+@pytest.mark.parametrize("stored_bits", [8, 12, 14, 15, 16])
+@pytest.mark.parametrize("signed", [True, False])
+def test_jpeg_ls_of_odd_widths_says_how_wide_a_value_is(
+    test_data: Path, name: str, coded_bits: int, stored_bits: int, *, signed: bool
+) -> None:
+    """Code streams of other widths than imagecodecs writes; right values, or a reject."""
+    given = dcmread(test_data / f"odd/{name}.dcm")
+    (code,) = generate_frames(given.PixelData, number_of_frames=1)
+    assert code[code.index(b"\xff\xf7") + 4] == coded_bits
+    cells = np.asarray(imagecodecs.jpegls_decode(code)).astype(np.int64) & ((1 << coded_bits) - 1)
+    values = np.where(signed & (cells >= 1 << (coded_bits - 1)), cells - (1 << coded_bits), cells)
+    changes = {"BitsAllocated": 16, "BitsStored": stored_bits, "PixelRepresentation": int(signed)}
+    dataset = ct_dataset(cells.astype(np.uint16), **changes)
+    (found,) = read(wrapped(code, dataset, JPEG_LS))
     if isinstance(found, Slice):
         np.testing.assert_array_equal(to_hu(found), values - 1024)
     else:
