@@ -125,6 +125,14 @@ image_id,sop_instance_uid,patient_id,study_instance_uid,series_instance_uid,fram
 1.2.3.3,1.2.3.3,P1,1.2.3,1.3.3,0,12.1,1.0,,
 """
 }
+STORED_REJECTS = {
+    3: [
+        ["path", "code"],
+        ["again.dcm", "duplicate"],
+        ["p.dcm", "duplicate_conflict"],
+        ["q.dcm", "duplicate_conflict"],
+    ]
+}
 
 
 def test_the_table_is_what_its_versions_gave(tmp_path):
@@ -139,9 +147,15 @@ def test_the_table_is_what_its_versions_gave(tmp_path):
             place = {"ImagePositionPatient": [-120, -110.5 + z, z], "ImageOrientationPatient": AXIAL}
             place |= {"SliceLocation": z / 2 if series == 2 else None, "InstanceNumber": 9 - number}
             write(small.src / f"{series}{number}.dcm", ct_file(gradient(), **uids, **(place | changes)))
-    small.build()
+    write(small.src / "again.dcm", (small.src / "00.dcm").read_bytes())
+    for patient in ("p", "q"):
+        uids = {"SOPInstanceUID": "1.2.9.0", "SeriesInstanceUID": "1.3.9", "PatientID": patient}
+        write(small.src / f"{patient}.dcm", ct_file(gradient(), ImageOrientationPatient=AXIAL, **uids))
+    small.build("--max-rejects", 2)
     table = [line.partition(",")[2] for line in (small.out / "metadata.csv").read_text().splitlines()]
     assert table == STORED_TABLE[stages.SERIES_VERSION, stages.LABELS_VERSION].split()
+    rejects = [line.split(",")[:2] for line in (small.out / "rejects.csv").read_text().splitlines()]
+    assert rejects == STORED_REJECTS[stages.SERIES_VERSION]
 
 
 STORED_LABELS = {2: "image_id,epidural,subdural,any\nID_a,0.0,1.0,1.0\nID_b,,,0.0\n"}
