@@ -36,7 +36,7 @@ python3 scripts/demo_figures.py "$out"
 cat <<END
 
 Where to look:
-  $out/series/report.html     scores, bleeds found and missed with heat maps, whole series; open it in a browser
+  $out/series/report.html     scores, true positives and mistakes with heat maps, whole series; open it in a browser
   $out/run/report.html        the same of the model that sees one slice, and its training
   $out/run, $out/series       settings, split, log, checkpoints, weights, thresholds, scores, predictions
   $out/cache.zarr             the cache: metadata.csv, rejects.csv and the images
