@@ -130,7 +130,7 @@ def draw_band(
         _unit_square(axes, *labels, diagonal=diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
-        axes.set_title(note, loc="right", color=SOFT, fontsize=9, fontweight="normal")
+        axes.set_title(note, loc="right", color=SOFT, fontsize=7.5, fontweight="normal")
         return svg(figure)
 
 

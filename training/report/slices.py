@@ -32,7 +32,7 @@ def sheet(results: Results, cache: Cache | None) -> Section:
         for line, image in zip(chosen, images, strict=True)
     ]
     caption = (
-        f"Figure 4. Slices of {SETS[name]}: in turn one with each finding and one without any, chosen by chance, not "
+        f"Figure 4. Slices of {SETS[name]}: in turn one with each finding and one without any, drawn at random, not "
         f"by their probabilities. {windows_in_words(windows)} Bold and blue: the label is positive. "
         "Bars: predicted probabilities."
     )
@@ -40,8 +40,8 @@ def sheet(results: Results, cache: Cache | None) -> Section:
 
 
 def found(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
-    """Some bleeds that the run has found, with what it looked at."""
-    title = "Found"
+    """Some true positives of each class, with what the network looked at."""
+    title = "True positives"
     if (name := results.shown) is None:
         return not_there(results, title)
     if cache is None:
@@ -52,7 +52,7 @@ def found(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> 
     if not hits:
         return Section(title, [page.paragraph(f"No true positives on {SETS[name]}.")])
     threshold = "F1's thresholds of Table 4" if at else "a threshold of 0.5"
-    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}: of each class in turn one, chosen by chance. "
+    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}: of each class in turn one, drawn at random. "
     return Section(title, [_looked_at(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
 
 
@@ -155,7 +155,7 @@ def choose_slices(known: Predictions, count: int) -> np.ndarray:
 
 
 def choose_hits(known: Predictions, thresholds: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Choose lines and classes that are positive and called: of each class in turn one, by chance; each slice once.
+    """Choose lines and classes that are positive and called: of each class in turn one, at random; each slice once.
 
     Args:
         thresholds: (K,) float64.
