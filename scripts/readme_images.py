@@ -1,4 +1,4 @@
-"""Make pictures for README out of a run's report: python scripts/readme_images.py demo/run (with Chromium, Pillow)."""
+"""Make pictures for README out of a run's report: python scripts/readme_images.py demo/series (with Chromium, Pillow)."""
 
 import subprocess
 import sys
@@ -12,8 +12,7 @@ WIDTH_PX, MOST_PX, MOST_BYTES = 1240, 4000, 300_000
 # Name of the picture -> the parts of the page that it shows.
 PICTURES = {
     "report": ("header", "#summary", "#scores", "#baselines"),
-    "slices": ("#slices",),
-    "mistakes": ("#mistakes",),
+    "true_positives": ("#true-positives",),
 }
 
 
