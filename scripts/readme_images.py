@@ -1,4 +1,4 @@
-"""Make pictures for README out of a run's report: python scripts/readme_images.py demo/series (with Chromium, Pillow)."""
+"""Make pictures for README out of a run's report: python scripts/readme_images.py demo/series (Chromium, Pillow)."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def main(run: Path) -> None:
         shown = page.replace("</head>", f"<style>{hidden} main {{ padding: 1rem }}</style></head>")
         picture = screenshot(shown).convert("RGB")
         picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
-        picture.quantize(128).save(file, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)  # which keeps rare colours
         assert file.stat().st_size <= MOST_BYTES, f"{file}: {file.stat().st_size} bytes"
         print(f"{file.relative_to(FOLDER.parent.parent)}: {file.stat().st_size // 1000} KB")
 
