@@ -7,24 +7,20 @@ there than before, Python's own readers must not see more: a name that now begin
 folder, an archive that cannot be told from one without damage.
 """
 
-import argparse
-import collections
 import io
-import random
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
 from fuzz import DAMAGES
+from mutants import campaign
 
 from pipeline.errors import SourceError
 from pipeline.source.sources import Buffer, open_source
 
 MEMBERS = {f"study/{number}.dcm": bytes([number]) * 300 for number in range(8)}
-HANG_SECONDS = 10
 
 
 def seeds() -> dict[str, bytes]:
@@ -47,12 +43,13 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
-def judge(file: Path) -> str:
-    """Read all of an archive; return in a word what came of it.
+def judge(file: Path, content: bytes) -> str:
+    """Write an archive and read all of it; return in a word what came of it.
 
     Raises:
         Exception: whatever is neither a refusal of the archive nor one of a member.
     """
+    file.write_bytes(content)
     try:
         source = open_source(str(file))
         listing = source.scan()
@@ -91,39 +88,10 @@ def visible_members(file: Path) -> int:
 
 
 def main() -> int:
-    """Run the campaign and print what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutants", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    outcomes: collections.Counter[str] = collections.Counter()
-    failures: dict[int, str] = {}
-    kinds = list(seeds().items())
+    """Run the campaign; archives are judged as files."""
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.mutants):
-            rng = random.Random(f"{options.seed}:{number}")
-            name, data = rng.choice(kinds)
-            mutant = bytearray(data)
-            for _ in range(rng.choice((1, 1, 2, 4))):
-                rng.choice(DAMAGES)(mutant, rng)
-            file = Path(folder) / f"{number % 4}.bin"
-            file.write_bytes(mutant)
-            started = time.perf_counter()
-            try:
-                found = judge(file)
-                outcomes[f"{name[:3]} {found}"] += 1
-                if found == "refused in several lines" or found.startswith("lost"):
-                    failures[number] = f"{name}: {found}"
-            except Exception as error:
-                failures[number] = f"{name}: {type(error).__name__}: {error}"
-            if time.perf_counter() - started > HANG_SECONDS:
-                failures[number] = f"{name}: longer than {HANG_SECONDS} s"
-    for outcome, count in sorted(outcomes.items()):
-        print(f"  {outcome:20s} {count}")
-    for number, what in list(failures.items())[:20]:
-        print(f"  mutant {number}: {what}")
-    print(f"{options.mutants} mutants, seed {options.seed}; failures: {len(failures)}")
-    return 1 if failures else 0
+        file = Path(folder) / "mutant.bin"
+        return campaign(__doc__, seeds(), DAMAGES, lambda mutant: judge(file, mutant))
 
 
 if __name__ == "__main__":

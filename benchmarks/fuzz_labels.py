@@ -5,15 +5,13 @@
 What a file that is read says of an image must be in the table: Python's csv reader is asked.
 """
 
-import argparse
-import collections
 import csv
 import io
 import random
 import sys
-import time
 
 from fuzz import drop_bytes, flip_bits, repeat_bytes, truncate
+from mutants import campaign
 
 from pipeline.errors import SourceError
 from pipeline.planning.catalog import LabelFile
@@ -22,7 +20,6 @@ from pipeline.tables.labels import read_labels
 
 CLASSES = ("epidural", "subdural", "any")
 IMAGES = [f"ID_{number:09x}" for number in range(12)]
-HANG_SECONDS = 10
 
 
 def seeds() -> dict[str, bytes]:
@@ -80,38 +77,5 @@ def images_of(content: bytes) -> set[str]:
     return {cell[:-4] if cell.lower().endswith(".dcm") else cell for cell in first}
 
 
-def main() -> int:
-    """Run the campaign and print what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutants", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    outcomes: collections.Counter[str] = collections.Counter()
-    failures: dict[int, str] = {}
-    kinds = list(seeds().items())
-    for number in range(options.mutants):
-        rng = random.Random(f"{options.seed}:{number}")
-        name, data = rng.choice(kinds)
-        mutant = bytearray(data)
-        for _ in range(rng.choice((1, 1, 2, 4))):
-            rng.choice(DAMAGES)(mutant, rng)
-        started = time.perf_counter()
-        try:
-            found = judge(bytes(mutant))
-        except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-        if time.perf_counter() - started > HANG_SECONDS:
-            found = f"longer than {HANG_SECONDS} s"
-        outcomes[f"{name}: {found if found in ('read', 'refused') else 'failed'}"] += 1
-        if found not in ("read", "refused"):
-            failures[number] = f"{name}: {found}"
-    for outcome, count in sorted(outcomes.items()):
-        print(f"  {outcome:30s} {count}")
-    for number, what in list(failures.items())[:20]:
-        print(f"  mutant {number}: {what}")
-    print(f"{options.mutants} mutants, seed {options.seed}; failures: {len(failures)}")
-    return 1 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(campaign(__doc__, seeds(), DAMAGES, judge))
