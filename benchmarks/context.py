@@ -1,4 +1,4 @@
-"""Prove on planted truth that neighbours and a head over the series help where they can, and only there.
+"""Try on planted truth whether neighbours and a head over the series help where they can, and only there.
 
     python benchmarks/context.py [--patients 160] [--epochs 10] [--folder DIR]
 
