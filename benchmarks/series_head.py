@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import zarr
 from safetensors.torch import save_file
 
 from testkit.fake_cache import write_cache
@@ -24,8 +23,9 @@ from training.run.distributed import Processes
 from training.run.job import begin
 from training.run.runs import Run
 from training.series import job as series
-from training.series.features import store_path, write_features
+from training.series.features import write_features
 from training.series.fit import fit_head
+from training.series.store import open_store
 
 HERE = Processes(0, 1, torch.device("cpu"))
 RUNTIME = Runtime(device="cpu", input_threads=0)
@@ -37,10 +37,10 @@ def slice_model(folder: Path, patients: int, slices: int) -> Run:
     run, cache = begin(folder / "base", fake.path, TrainConfig(weights="none", size_px=32), HERE)
     save_file(build_model(run.config, len(cache.classes)).state_dict(), run.weights)
     write_features(run, cache, np.arange(0), RUNTIME, HERE, tta=False)
-    store, rng = zarr.open_group(store_path(run, tta=False), mode="r+"), np.random.default_rng(0)
-    for name in ("features", "logits"):
-        store[name][:] = rng.normal(0, 1, store[name].shape).astype(store[name].dtype)
-    store["done"][:] = np.ones(cache.num_slices, np.uint8)
+    store, rng = open_store(run, cache, tta=False), np.random.default_rng(0)
+    for first, end in store.blocks():
+        features, logits = (rng.normal(0, 1, (end - first, width)) for width in store.shape[1:])
+        store.write(first, end, np.arange(end - first), (features, logits))
     return run
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 try:
     import fcntl
@@ -70,6 +70,16 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(file: IO[bytes], length: int) -> None:
+    """Have the disk keep room for an open file, so that writing to a map of it does not fail; macOS and Windows cannot.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate") and length:
+        os.posix_fallocate(file.fileno(), 0, length)
 
 
 def disk_reads() -> int:

@@ -22,8 +22,9 @@ from training.run.job import environment, finish
 from training.run.owner import owned
 from training.run.runs import Run, check_free, create_run, digest, new_folder, open_run
 from training.scores.content import open_own_cache, read_content, write_content
-from training.series.features import check_alone, open_features, write_features
+from training.series.features import check_alone, write_features
 from training.series.fit import fit_head
+from training.series.store import open_store
 
 # How a head is trained unless told otherwise. Features are frozen and series are few, so it is small, held back by
 # dropout, and passes are cheap; a batch is 16 series, some 500 slices.
@@ -106,7 +107,7 @@ def begin(
     choose_loss(config)
     cache = _own_cache(base, cache_path, local_copy)
     order_series(cache)
-    open_features(base, cache, tta=False)
+    open_store(base, cache, tta=False)
     sides = base.sides(cache)
     with new_folder(path):
         write_content(path, read_content(base.path))

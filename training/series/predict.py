@@ -1,11 +1,13 @@
 """Predict slices with a head over their series, mixed by class with the slice model's own logits."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from training.data.cache import Cache
 from training.errors import RunError
@@ -16,9 +18,10 @@ from training.run.distributed import Processes
 from training.run.runs import Run, digest, open_run
 from training.run.setup import load_slice_network
 from training.series.batches import SeriesSet, gather, in_blocks, series_of
-from training.series.features import Features, check_alone, extract, read_features, store_path
+from training.series.features import Features, check_alone, extract, read_features
 from training.series.head import SeriesHead
 from training.series.mix import read_mix, sigmoid
+from training.series.store import MissingFeatures, store_path
 
 TOGETHER = 64  # series at a time
 BLOCK_SLICES = 16_384  # whose features are held in memory at a time
@@ -96,7 +99,10 @@ class _Source:
         if self._base is not None:
             try:
                 return read_features(self._base, cache, lines, tta=self._tta)
-            except RunError:  # not all of them, or damaged: the images will do
+            except MissingFeatures:  # the images will do
+                self._base = None
+            except RunError as damaged:
+                tqdm.write(f"{damaged}; the images are read meanwhile", sys.stderr)
                 self._base = None
         self._net = self._net or load_slice_network(run, processes)
         return extract(self._net, run, cache, lines, runtime, processes=processes, tta=self._tta)

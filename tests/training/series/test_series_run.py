@@ -153,7 +153,9 @@ def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
     assert not np.isin(first, made.train.lines[made.scored(made.train)]).any()
 
 
-def test_a_store_of_features_that_is_damaged_is_not_needed_to_predict(base: Path, tmp_path: Path) -> None:
+def test_a_store_of_features_that_is_damaged_is_said_and_not_needed_to_predict(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = tmp_path / "base"
     shutil.copytree(base, moved)
     run, of_slices, cache = begin(tmp_path / "head", moved, None, SMALL, HERE)
@@ -162,6 +164,8 @@ def test_a_store_of_features_that_is_damaged_is_not_needed_to_predict(base: Path
     (chunk,) = (moved / "features.zarr").glob("features/c/0/*")
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
     computed = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "features.zarr" in line)
+    assert line.endswith(f"; run: train features --run {moved}; the images are read meanwhile")
     np.testing.assert_allclose(computed.probabilities, stored.probabilities, atol=1e-4)
 
 

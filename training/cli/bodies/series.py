@@ -14,7 +14,7 @@ from training.run.inference import Stopped
 from training.run.loggers import parse_loggers
 from training.run.runs import open_run
 from training.series import job
-from training.series.features import store_path
+from training.series.store import store_path
 from training.words import counted
 
 
