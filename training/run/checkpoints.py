@@ -1,6 +1,7 @@
 """Write and read checkpoints: all that a killed run needs to go on to the bit."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from training.errors import RunError
 from training.run import config as settings
 from training.run.digests import check, write_atomically
-from training.run.runs import Run
+from training.run.runs import Log, Run
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Checkpoint:
 class CheckpointWriter:
     """Writes checkpoints in a thread, one after the other, from copies, so that training goes on meanwhile.
 
+    What a checkpoint counts on is on the disk before it: the log's lines, and the best weights where they are its own.
     The copies take as much of the host's memory again as a checkpoint has.
     """
 
@@ -57,8 +60,12 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, run: Run, checkpoint: Checkpoint, keep: int) -> None:
+    def save(self, run: Run, checkpoint: Checkpoint, keep: int, *, log: Log | None = None, best: bool = False) -> None:
         """Copy a checkpoint as it is now, and have `save_checkpoint` write it, once the one before is written.
+
+        Args:
+            log: of which the checkpoint's `log_bytes` are written already, and go to the disk first.
+            best: whether its weights are the best so far, which go to `weights.safetensors` first.
 
         Raises:
             RunError: the one before could not be written.
@@ -68,6 +75,10 @@ class CheckpointWriter:
 
         def write() -> Path:
             ready()
+            if log is not None:
+                log.sync(copied.progress.log_bytes)
+            if best:
+                save_weights(run, copied)
             return save_checkpoint(run, copied, keep)
 
         self._writing = self._pool.submit(write)
@@ -118,6 +129,17 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list):
         return [_copy(item) for item in value]
     return value
+
+
+def save_weights(run: Run, checkpoint: Checkpoint) -> None:
+    """Write the weights that are evaluated to `weights.safetensors`, with where they come from in its metadata."""
+    evaluated = checkpoint.model if checkpoint.ema is None else checkpoint.ema
+    tensors = {name: tensor.contiguous() for name, tensor in evaluated.items()}
+    progress = checkpoint.progress
+    of = {"model": run.config.model, "commit": run.data.commit, "step": progress.step, "epoch": progress.best_epoch}
+    # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
+    content = save(tensors, metadata={"origin": json.dumps(of)})
+    write_atomically(run.weights, lambda file: file.write(content))
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> Path:

@@ -1,6 +1,5 @@
 """The training loop: a run from where it stands to its last evaluation."""
 
-import json
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -9,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,7 +19,6 @@ from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, list_checkpoints
 from training.run.config import Runtime, TrainConfig
 from training.run.device import missing_determinism_explained, single_values_explained
-from training.run.digests import write_atomically
 from training.run.distributed import Processes
 from training.run.inference import Stopped, predict_slices
 from training.run.inputs import make_inputs
@@ -269,16 +266,14 @@ def keep_if_better(
     watch.say_epoch(progress, loss)
     if loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = loss, progress.epoch
-        if setup.processes.writes:
-            keep_weights(setup.run, learner)
+        learner.improved = True
 
 
 def keep_last(setup: Job, learner: Learner[Any], watch: Watch) -> None:
     """Keep an epoch's weights where nothing on validation says how good they are."""
     watch.say_epoch(learner.progress, None)
     learner.progress.best_epoch = learner.progress.epoch
-    if setup.processes.writes:
-        keep_weights(setup.run, learner)
+    learner.improved = True
 
 
 def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
@@ -291,23 +286,13 @@ def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
         setup.processes.agree(learner.ema.buffers())
 
 
-def keep_weights(run: Run, learner: Learner[Any]) -> None:
-    """Write `weights.safetensors`, with where they come from in its metadata."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in learner.evaluated.state_dict().items()}
-    progress = learner.progress
-    origin = {"model": run.config.model, "commit": run.data.commit, "step": progress.step, "epoch": progress.epoch}
-    # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
-    content = save(tensors, metadata={"origin": json.dumps(origin)})
-    write_atomically(run.weights, lambda file: file.write(content))
-
-
 def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
-    """Begin to write a checkpoint, once the losses up to here are known to be finite and the log is on the disk.
+    """Begin to write a checkpoint, once the losses up to here are known to be finite.
 
-    It is written when the watch ends, at the latest.
+    The log and, where they are better than any before, the weights are written with it: when the watch ends, at the
+    latest.
     """
     watch.log_pending()
-    learner.progress.log_bytes = watch.sync()
     if setup.processes.writes:
         checkpoint = Checkpoint(
             learner.net.state_dict(),
@@ -315,7 +300,8 @@ def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
             learner.ema.state_dict() if learner.ema is not None else None,
             learner.progress,
         )
-        watch.save(checkpoint, setup.runtime.keep_checkpoints)
+        watch.save(checkpoint, setup.runtime.keep_checkpoints, best=learner.improved)
+    learner.improved = False
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:

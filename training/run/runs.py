@@ -311,17 +311,22 @@ class Log:
         """Append one line; columns not named stay empty."""
         self._writer.writerow(values)
 
-    def sync(self) -> int:
-        """Bring every line to the disk and return the length in bytes, which a checkpoint remembers."""
+    def flush(self) -> int:
+        """Give every line to the system, without waiting for the disk; return the length in bytes."""
         try:
             self._file.flush()
+            return self._file.tell()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def sync(self, length: int) -> None:
+        """Bring the first `length` bytes to the disk, while others may be written behind them."""
+        try:
             os.fsync(self._file.fileno())
-            length = self._file.tell()
             if (root := root_of(self._path)) is not None:
                 accept(root, self._path, prefix(self._path, length))
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        return length
 
     def close(self) -> None:
         self._file.close()

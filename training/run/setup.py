@@ -74,6 +74,7 @@ class Learner(Generic[N]):
     Attributes:
         ema: the network of averaged weights, where the run keeps one; it is then what is evaluated and kept.
         broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
+        improved: whether the weights are better than any kept, and are to be kept with the next checkpoint.
     """
 
     net: N
@@ -81,6 +82,7 @@ class Learner(Generic[N]):
     optimizer: torch.optim.Optimizer
     broken: Tensor
     progress: Progress
+    improved: bool = False
 
     @property
     def evaluated(self) -> N:

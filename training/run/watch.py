@@ -82,9 +82,17 @@ class Watch:
                 self._log.close()
                 self._loggers.close()
 
-    def save(self, checkpoint: Checkpoint, keep: int) -> None:
-        """Have a checkpoint written while the run goes on; a later call, or the end, raises what went wrong."""
-        self._writer.save(self._run, checkpoint, keep)
+    def save(self, checkpoint: Checkpoint, keep: int, *, best: bool = False) -> None:
+        """Have a checkpoint written while the run goes on, with the log up to here before it.
+
+        A later call, or the end, raises what went wrong.
+
+        Args:
+            best: whether its weights are the best so far, and are kept.
+        """
+        if self._log is not None:
+            checkpoint.progress.log_bytes = self._log.flush()
+            self._writer.save(self._run, checkpoint, keep, log=self._log, best=best)
 
     @property
     def shows_images(self) -> bool:
@@ -179,10 +187,6 @@ class Watch:
         if left:
             said.append(f"about {duration(left)} left")
         _say(f"epoch {done} of {epochs}: {', '.join(said)}")
-
-    def sync(self) -> int:
-        """Bring the log to the disk and return its length in bytes."""
-        return self._log.sync() if self._log else 0
 
     def _stop(self, step: float, loss: float, norm: float, lines: list[Tensor]) -> None:
         """Save the slices of the step, of all processes, and raise."""

@@ -14,7 +14,7 @@ from training.run.checkpoints import load_checkpoint
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import Stopped
-from training.run.loop import keep_if_better, keep_weights, save_progress, seed_dropout, to_the_end, update
+from training.run.loop import keep_if_better, keep_last, save_progress, seed_dropout, to_the_end, update
 from training.run.runs import Run, prediction_table
 from training.run.schedule import Schedule
 from training.run.setup import Job, Learner, learner_at, lines_of
@@ -139,8 +139,7 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
 def _validate(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:
     of = job.validation
     if not len(of):  # nothing can be better or worse
-        learner.progress.best_epoch = learner.progress.epoch
-        keep_weights(job.run, learner)
+        keep_last(job, learner, watch)
         return
     scored = job.scored(of)
     probabilities = sigmoid(of.logits + corrections(learner.net, of, job.device))[scored]

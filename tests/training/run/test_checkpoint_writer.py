@@ -1,6 +1,8 @@
 """Test checkpoints that are written while training goes on: what they hold, when they wait, how they fail."""
 
+import os
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +11,11 @@ from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.data.cache import open_cache
 from training.errors import RunError
-from training.run import checkpoints
+from training.run import checkpoints, loop
 from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress, list_checkpoints, load_checkpoint
 from training.run.digests import write_atomically
 from training.run.inference import Stopped
-from training.run.job import begin
+from training.run.job import begin, resume
 from training.run.loop import fit
 from training.run.watch import Watch
 
@@ -87,6 +89,30 @@ def test_the_next_one_waits_for_the_one_before(run, held):
     assert [path.name for path in list_checkpoints(run)] == ["step_000000001.pt", "step_000000002.pt"]
 
 
+def test_a_disk_that_answers_late_delays_no_step(run, cache_path, monkeypatch):
+    """Neither log, weights nor checkpoint of the first epoch are on it when the second one's first step is taken."""
+    answers, true_fsync, true_step, asked = threading.Event(), os.fsync, loop.train_step, []
+
+    def late(file):
+        asked.append(file)
+        assert answers.wait(20)
+        true_fsync(file)
+
+    def step(setup, learner, *arguments):
+        true_step(setup, learner, *arguments)
+        if learner.progress.epoch == 1 and not answers.is_set():
+            assert not run.weights.exists()
+            answers.set()
+
+    monkeypatch.setattr(os, "fsync", late)
+    monkeypatch.setattr(loop, "train_step", step)
+    run = replace(run, config=settings(epochs=2))
+    fit(run, open_cache(cache_path), runtime(), HERE)
+    assert asked
+    assert run.weights.exists()
+    assert load_checkpoint(run).progress.epoch == 2
+
+
 def full_disk(path, write):
     if path.suffix == ".pt":
         raise RunError(f"{path}: cannot be written (no space left)")
@@ -98,6 +124,27 @@ def test_one_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, cache_pat
     with pytest.raises(RunError, match=r"step_000000002\.pt: cannot be written") as error:
         train(tmp_path / "run", cache_path, settings(epochs=1), checkpoint_every=2)
     assert "\n" not in str(error.value)
+
+
+def test_no_checkpoint_counts_on_weights_that_were_not_written(tmp_path, cache_path, monkeypatch):
+    """Resumed it would take a later epoch for no better, and end without the best weights."""
+
+    def full(path, write):
+        if path.name == "weights.safetensors":
+            raise RunError(f"{path}: cannot be written (no space left)")
+        write_atomically(path, write)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", full)
+    with pytest.raises(RunError, match=r"weights\.safetensors: cannot be written"):
+        train(tmp_path / "run", cache_path, settings(epochs=1), checkpoint_every=2)
+    monkeypatch.undo()
+    run, cache = resume(tmp_path / "run", cache_path, {})
+    assert load_checkpoint(run).progress == Progress(
+        step=4, batches=4, log_bytes=load_checkpoint(run).progress.log_bytes
+    )
+    fit(run, cache, runtime(), HERE)
+    whole = train(tmp_path / "whole", cache_path, settings(epochs=1))
+    assert run.weights.read_bytes() == whole.weights.read_bytes()
 
 
 @pytest.mark.parametrize(("under_way", "raised"), [(Stopped, RunError), (ZeroDivisionError, ZeroDivisionError)])

@@ -122,7 +122,8 @@ def test_another_cache_is_checked_for_windows_size_and_classes(tmp_path, run):
 def test_log_is_cut_back_to_a_length(tmp_path):
     log = Log(tmp_path / "log.csv")
     log.write(step=1, epoch=0, split="train", loss=0.1)
-    length = log.sync()
+    length = log.flush()
+    log.sync(length)
     log.write(step=2, epoch=0, split="train", loss=0.2)
     log.close()
     log = Log(tmp_path / "log.csv", length)
