@@ -1,4 +1,4 @@
-"""Keep a run's folder to one trainer at a time, by an OS lock that dies with its process."""
+"""Keep a run's folder to one writer at a time, by an OS lock that dies with its process."""
 
 import contextlib
 import json
@@ -14,23 +14,27 @@ from training.errors import RunError
 from training.run.digests import cannot_write
 
 LOCK, HOLDER = ".owner.lock", ".owner.json"
+TRAINS = "trains this run"
 
 
 @contextlib.contextmanager
-def owned(run: Path) -> Iterator[None]:
+def owned(run: Path, what: str = TRAINS) -> Iterator[None]:
     """Hold a run's folder while the context lasts.
 
+    Args:
+        what: this process does with it, to tell another that comes, "trains this run" say.
+
     Raises:
-        RunError: another process trains this run; says which and since when. Or the folder cannot be written.
+        RunError: another process holds it; says which, since when and what for. Or the folder cannot be written.
     """
     lock = FileLock(run / LOCK)
     try:
         lock.acquire(timeout=0)
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "what": what}
         (run / HOLDER).write_text(json.dumps(holder))
     except Timeout:
-        raise RunError(f"{run}: {_holder(run)} trains this run; wait for it, or end it") from None
+        raise RunError(f"{run}: {_holder(run)}; wait for it, or end it") from None
     except OSError as error:
         lock.release()
         raise cannot_write(run / LOCK, error) from error
@@ -45,5 +49,6 @@ def owned(run: Path) -> Iterator[None]:
 def _holder(run: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
         holder = json.loads((run / HOLDER).read_bytes())
-        return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
-    return "another process"
+        who = f"process {holder['process']} on {holder['host']}, since {holder['since']},"
+        return f"{who} {holder.get('what', TRAINS)}"
+    return f"another process {TRAINS}"

@@ -135,9 +135,9 @@ def over_seeds(table: pd.DataFrame) -> str:
     for (model, vary), of in table[table["score"].isin(MAIN_SCORES)].groupby(["model", "vary"], sort=False):
         without, with_it = VARIED[str(vary)][0]
         lines += ["", f"{model}: {with_it} minus {without} over {of['seed'].nunique()} seeds", ""]
-        lines.append(f"{'score':<19}{'class':<18}{'mean':>9}{'least':>9}{'largest':>9}")
+        lines.append(f"{'score':<20}{'class':<18}{'mean':>9}{'least':>9}{'largest':>9}")
         for (score, name), differences in of.groupby(["score", "class"], sort=False)["difference"]:
             values = (differences.mean(), differences.min(), differences.max())
             cells = "".join(f"{value:>+9.4f}" for value in values)
-            lines.append(f"{score:<19}{name:<18}{cells if differences.notna().any() else 'undefined':>27}")
+            lines.append(f"{score:<20}{name:<18}{cells if differences.notna().any() else 'undefined':>27}")
     return "\n".join(lines[1:])

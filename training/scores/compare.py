@@ -1,6 +1,6 @@
 """Compare runs on the same slices: how much better one is than another, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,28 +11,38 @@ import pandas as pd
 
 from training.errors import RunError
 from training.run.runs import open_run
-from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, difference, interval
-from training.scores.metrics import Scorer, Scores
-from training.scores.operating import logit
+from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, draw_patients, interval
+from training.scores.evaluation import read_operating
+from training.scores.metrics import Scorer, Scores, class_scores, tally, weighted_log_loss
+from training.scores.operating import Operating, logit
 from training.scores.pooling import LEVELS, at_level, patient_groups
 from training.scores.predictions import Predictions, read_predictions
 from training.words import counted
 
 COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low", "high", "no_interval")
-MAIN_SCORES = ("weighted_log_loss", "log_loss", "roc_auc", "average_precision")
+CALIBRATED = "calibrated_log_loss"
+MAIN_SCORES = ("weighted_log_loss", CALIBRATED, "log_loss", "roc_auc", "average_precision")
 HALF = 0.5
 # So far apart may float32 logits of one network be that were computed in batches of other sizes.
 SAME_LOGIT = 1e-4
+# By score and class, R values of it each.
+Values = dict[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One run's predictions under the name that the comparison shows; `named_by` tells their lines apart."""
+    """One run's predictions under the name that the comparison shows.
+
+    Attributes:
+        named_by: tells the lines of `known` apart.
+        calibration: what the run's validation fitted to its probabilities, if it was scored.
+    """
 
     name: str
     known: Predictions
     class_weights: tuple[float, ...]
     named_by: list[str] = field(default_factory=lambda: ["image_id", "z_norm"])
+    calibration: Operating | None = None
 
 
 def read_contestants(runs: Sequence[Path], predictions: str) -> list[Contestant]:
@@ -56,20 +66,24 @@ def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
     side, _, tta = predictions.partition("_")
     if not file.exists():
         raise RunError(f"{file}: not there; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}")
-    known = at_level(read_predictions(file), opened.data.label_level)
-    names = LEVELS.get(opened.data.label_level, ["image_id", "z_norm"])
-    return Contestant(name + (" + TTA" if tta else ""), known, opened.data.class_weights, names)
+    level = opened.data.label_level
+    known = at_level(read_predictions(file), level)
+    names = LEVELS.get(level, ["image_id", "z_norm"])
+    calibration = read_operating(run, "_tta" if tta else "").get(level)
+    return Contestant(name + (" + TTA" if tta else ""), known, opened.data.class_weights, names, calibration)
 
 
 def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Compare every pair by a paired bootstrap over patients: both are scored on the same draws.
 
-    Precision, recall, specificity and F1 are at a threshold of 0.5.
+    Precision, recall, specificity and F1 are at a threshold of 0.5. CALIBRATED is the log loss with the slope and
+    offset of each run's logits that its own validation fitted, of pairs in which both were scored there: a model that
+    is only less sure of itself than another gains by log loss, but not by this one.
 
     Returns:
         one line a pair and score, COLUMNS: the two values, their difference b - a, and its 95 % interval; empty where
         undefined, and then `no_interval` says why: among other reasons, fewer than LEAST_PATIENTS patients differ.
-        `class` is a class, or "all" for the weighted log loss, "micro" or "macro".
+        `class` is a class, or "all" for a log loss weighted over the classes, "micro" or "macro".
 
     Raises:
         RunError: fewer than two, or they differ in slices, labels or classes.
@@ -78,17 +92,12 @@ def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed:
         raise RunError("compare: give two runs or more")
     aligned = [_aligned(of, contestants[0]) for of in contestants]
     groups, patients = patient_groups(aligned[0].known)
-    scored = []
-    for of in aligned:
-        half = np.full(len(of.known.classes), HALF)
-        scorer = Scorer(of.known.labels, of.known.probabilities, of.class_weights, half, groups)
-        whole = scorer.scores(np.ones((1, patients), dtype=np.int64))
-        scored.append((whole, bootstrap(scorer, patients, resamples, seed)))
+    scored = [_scored(of, groups, patients, resamples, seed) for of in aligned]
     lines = []
     for a, b in combinations(range(len(aligned)), 2):
         names = {"a": contestants[a].name, "b": contestants[b].name}
         differ = _differing(aligned[a].known, aligned[b].known, groups)
-        lines += [names | line for line in _lines(scored[a], scored[b], aligned[0].known.classes, differ)]
+        lines += [names | line for line in _lines(scored[a], scored[b], differ)]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -135,23 +144,52 @@ def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
     return "" if interval(draws) else "too often undefined"
 
 
-def _lines(
-    a: tuple[Scores, Scores], b: tuple[Scores, Scores], classes: Sequence[str], differ: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    flat = [_flat(values, classes) for values in (a[0], b[0], difference(a[1], b[1]))]
+def _scored(of: Contestant, groups: np.ndarray, patients: int, resamples: int, seed: int) -> tuple[Values, Values]:
+    """Return a contestant's scores, and those of each draw of the patients; the same seed draws the same ones."""
+    classes, half = of.known.classes, np.full(len(of.known.classes), HALF)
+    scorer = Scorer(of.known.labels, of.known.probabilities, of.class_weights, half, groups)
+    everyone = np.ones((1, patients), dtype=np.int64)
+    whole = _flat(scorer.scores(everyone), classes)
+    drawn = _flat(bootstrap(scorer, patients, resamples, seed), classes)
+    if of.calibration is None:
+        return whole, drawn
+    losses = _calibrated(of, of.calibration, groups, patients)
+    parts = [losses(draws) for draws in draw_patients(patients, resamples, seed)]
+    return whole | losses(everyone), drawn | {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _calibrated(
+    of: Contestant, calibration: Operating, groups: np.ndarray, patients: int
+) -> Callable[[np.ndarray], Values]:
+    """Return what gives the log losses of calibrated probabilities in R draws of the patients, (R, P) int."""
+    half = np.full(len(of.known.classes), HALF)
+    sums = tally(of.known.labels, calibration.calibrate(of.known.probabilities), half, groups, patients)
+    weights = np.asarray(of.class_weights, np.float64)
+
+    def losses(draws: np.ndarray) -> Values:
+        drawn = sums.weighted(draws.astype(np.float64))
+        by_class = class_scores(drawn)["log_loss"]
+        whole: Values = {(CALIBRATED, "all"): weighted_log_loss(drawn, weights)}
+        return whole | {(CALIBRATED, name): by_class[:, k] for k, name in enumerate(of.known.classes)}
+
+    return losses
+
+
+def _lines(a: tuple[Values, Values], b: tuple[Values, Values], differ: Mapping[str, int]) -> list[dict[str, Any]]:
     lines = []
-    for (score, name), draws in flat[2].items():
-        value_a, value_b = (float(values[score, name][0]) for values in flat[:2])
-        reason = _why_none(value_b - value_a, draws, differ[name])
+    for key in (key for key in a[0] if key in b[0]):
+        value_a, value_b = float(a[0][key][0]), float(b[0][key][0])
+        draws = b[1][key] - a[1][key]
+        reason = _why_none(value_b - value_a, draws, differ[key[1]])
         low, high = (np.nan, np.nan) if reason else (interval(draws) or (np.nan, np.nan))
         lines.append(
-            {"score": score, "class": name, "value_a": value_a, "value_b": value_b}
+            {"score": key[0], "class": key[1], "value_a": value_a, "value_b": value_b}
             | {"difference": value_b - value_a, "low": low, "high": high, "no_interval": reason}
         )
     return lines
 
 
-def _flat(values: Scores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+def _flat(values: Scores, classes: Sequence[str]) -> Values:
     flat = {("weighted_log_loss", "all"): values.weighted_log_loss}
     for kind, of in (("macro", values.macro), ("micro", values.micro)):
         flat |= {(score, kind): array for score, array in of.items() if score != "prevalence"}
@@ -166,14 +204,14 @@ def to_text(table: pd.DataFrame, *, every_score: bool = False) -> str:
     lines = []
     for (a, b), pair in shown.groupby(["a", "b"], sort=False):
         lines += ["", f"{b} minus {a}, 95 % interval by bootstrap over patients", ""]
-        lines.append(f"{'score':<19}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
+        lines.append(f"{'score':<20}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
         lines += [_text_line(of) for of in pair.to_dict("records")]
     lines += ["", "* the interval leaves out 0; of twenty scores that do not differ one has a star by chance"]
     return "\n".join(lines[1:])
 
 
 def _text_line(of: Mapping[Any, Any]) -> str:
-    head = f"{of['score']:<19}{of['class']:<18}"
+    head = f"{of['score']:<20}{of['class']:<18}"
     if np.isnan(of["difference"]):
         return f"{head}{'undefined':>16}"
     span = of["no_interval"] if np.isnan(of["low"]) else f"[{of['low']:+.4f}, {of['high']:+.4f}]"

@@ -67,14 +67,17 @@ def features(
         sides: of the run's split; none for every slice of the cache.
 
     Raises:
-        RunError: no weights, or a store of other weights or of another commit.
+        RunError: no weights, a store of other weights or of another commit, or another process is at the run's folder.
+        ConfigError: several processes.
     """
     run = open_run(path)
     if run.has_head:
         raise RunError(f"{path}: is a head over series; features are those of its slice model: {run.data.base}")
     cache = open_own_cache(run, cache_path, local_copy)
     lines = np.flatnonzero(np.isin(run.sides(cache), sides)) if sides else np.arange(cache.num_slices)
-    return write_features(run, cache, lines, runtime, processes, tta=tta)
+    check_alone(processes)
+    with owned(run.path, "writes its features"):
+        return write_features(run, cache, lines, runtime, processes, tta=tta)
 
 
 def begin(

@@ -10,18 +10,22 @@ from training.run.digests import check
 from training.run.documents import read_document
 from training.run.runs import Run, write_json
 from training.scores.metrics import log_losses
+from training.scores.operating import choose_operating
 from training.scores.pooling import at_level, patient_groups
 from training.scores.predictions import Predictions
 
 SHARES = np.linspace(0, 1, 21)
+SAME_LOSS = 1e-6  # two fits of one thing end so far apart at most
 
 
 def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.ndarray) -> np.ndarray:
     """Choose by class the share of the head's correction, from its log loss on validation, and write `mix.json`.
 
-    Taken is the smallest share whose loss is within one standard error, over patients, of the least one: where the head
-    is no better than by chance, or fewer than two patients have a label, the class keeps the slice model. Without a
-    validation side, or where the run's `head_share` says so, all of the correction counts.
+    Taken is the smallest share whose loss is within one standard error, over patients, of the least one; and none where
+    that holds of the slice model alone once each share has slope and offset of its own logits fitted on validation. For
+    a second training may mend how sure the slice model is, which a calibration does without any series. So where the
+    head tells no more than by chance, or fewer than two patients have a label, the class keeps the slice model. Without
+    a validation side, or where the run's `head_share` says so, all of the correction counts.
 
     Args:
         known: the validation slices with their labels; its probabilities are not looked at.
@@ -35,22 +39,28 @@ def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.
     chosen = np.ones(len(run.data.classes))
     asked = run.config.head_share == "validation"
     if asked and len(known):
-        losses, owner = _losses(run, known, logits, correction)
-        chosen = np.array([smallest_share(losses[:, :, k], owner) for k in range(len(chosen))])
+        losses, calibrated, owner = _losses(run, known, logits, correction)
+        for k in range(len(chosen)):
+            tells = smallest_share(calibrated[:, :, k], owner) > 0
+            chosen[k] = smallest_share(losses[:, :, k], owner) if tells else 0.0
     mix = dict(zip(run.data.classes, chosen.tolist(), strict=True))
     write_json(run.path / "mix.json", {"chosen_on": "validation" if asked else "nothing", "shares": mix})
     return chosen
 
 
-def _losses(run: Run, known: Predictions, logits: np.ndarray, correction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss of each thing that has a label with each share, (S, n, K), and whose it is, (n,)."""
-    by_share = []
+def _losses(
+    run: Run, known: Predictions, logits: np.ndarray, correction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what has a label's loss with each share, plain and calibrated, (S, n, K), and whose it is, (n,)."""
+    plain, calibrated, owner = [], [], np.empty(0)
     for share in SHARES:
         mixed = replace(known, probabilities=sigmoid(logits + share * correction))
         pooled = at_level(mixed, run.data.label_level)
-        by_share.append((log_losses(pooled.labels, pooled.probabilities), patient_groups(pooled)[0]))
-    # Which slice stands for a series may change with the share; its patient does not.
-    return np.stack([losses for losses, _ in by_share]), by_share[0][1]
+        fitted = choose_operating(pooled.labels, pooled.probabilities, pooled.classes)
+        plain.append(log_losses(pooled.labels, pooled.probabilities))
+        calibrated.append(log_losses(pooled.labels, fitted.calibrate(pooled.probabilities)))
+        owner = patient_groups(pooled)[0]  # which slice stands for a series may change with the share, not its patient
+    return np.stack(plain), np.stack(calibrated), owner
 
 
 def smallest_share(losses: np.ndarray, owner: np.ndarray) -> float:
@@ -66,7 +76,7 @@ def smallest_share(losses: np.ndarray, owner: np.ndarray) -> float:
         return 0.0
     of_patients = np.stack([np.bincount(owner, each[known], len(patients)) for each in losses])
     worse = of_patients - of_patients[of_patients.sum(axis=1).argmin()]
-    error = worse.std(axis=1, ddof=1) * np.sqrt(len(patients))
+    error = worse.std(axis=1, ddof=1) * np.sqrt(len(patients)) + SAME_LOSS * known.sum()
     return float(SHARES[(worse.sum(axis=1) <= error).argmax()])
 
 

@@ -11,6 +11,7 @@ from testkit.tiny_run import HERE, SETTINGS, runtime
 from training.errors import ConfigError, RunError
 from training.run.runs import open_run
 from training.scores.ablate import Ablation, ablate, over_seeds
+from training.scores.compare import CALIBRATED
 
 VARY = ["position", "context"]
 KINDS = ("no-position", "position")
@@ -60,6 +61,9 @@ def check_context_and_series(of, written):
     page = (of.out / "ablation.html").read_text()
     assert "What the slices beside it add" in page
     assert f"{whole['difference']['context']:+.4f}".lstrip("+-") in page
+    calibrated = table[(table["score"] == CALIBRATED) & (table["class"] == "all")].set_index("vary")["difference"]
+    assert "log loss, calibrated" in page
+    assert f"{calibrated['context']:+.4f}".lstrip("+-") in page
 
 
 @pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])

@@ -1,5 +1,6 @@
 """Test the comparison of runs: paired draws, the same slices, and differences that are there or not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from training.errors import RunError
 from training.run.config import TrainConfig
 from training.run.runs import create_run
 from training.scores.bootstrap import bootstrap, interval
-from training.scores.compare import Contestant, compare, read_contestants, to_text
+from training.scores.compare import CALIBRATED, Contestant, compare, read_contestants, to_text
 from training.scores.metrics import Scorer
-from training.scores.operating import logit, sigmoid
+from training.scores.operating import choose_operating, logit, sigmoid
 from training.scores.pooling import patient_groups
 from training.scores.predictions import Predictions
 
@@ -41,6 +42,38 @@ def test_a_worse_run_is_clearly_worse() -> None:
     assert auc["difference"] < 0
     assert auc["high"] < 0
     assert line(table, "weighted_log_loss", "all")["low"] > 0
+
+
+def test_what_calibration_alone_gains_is_no_gain_when_both_are_calibrated() -> None:
+    known = predictions(0, patients=80)
+    pair = [contestant("right", known), contestant("too_sure", known, skill=3.0)]
+    pair = [replace(of, calibration=choose_operating(known.labels, of.known.probabilities, CLASSES)) for of in pair]
+    table = compare(pair, resamples=200)
+    assert line(table, "weighted_log_loss", "all")["low"] > 0
+    for name in ("all", *CLASSES):
+        of = line(table, CALIBRATED, name)
+        assert abs(of["difference"]) < 1e-6
+    again = [pair[0].calibration.calibrate(known.probabilities), known.labels]
+    losses = -(again[1] * np.log(again[0]) + (1 - again[1]) * np.log(1 - again[0]))
+    assert line(table, CALIBRATED, "any")["value_a"] == pytest.approx(np.nanmean(losses[:, CLASSES.index("any")]))
+    weights = np.array(WEIGHTS) * ~np.isnan(losses)
+    assert line(table, CALIBRATED, "all")["value_a"] == pytest.approx(np.nansum(losses * weights) / weights.sum())
+    assert CALIBRATED in to_text(table)
+
+
+def test_calibrated_draws_are_those_of_the_other_scores() -> None:
+    """Where calibration changes nothing they are the plain log losses, interval and all; one run alone has none."""
+    known = predictions(0, patients=80)
+    nothing = choose_operating(known.labels, known.probabilities, CLASSES)
+    nothing = replace(nothing, slopes=np.ones(2), offsets=np.zeros(2))
+    pair = [contestant("a", known), contestant("noisy", known, noise=2.0)]
+    table = compare([replace(of, calibration=nothing) for of in pair], resamples=120)
+    for plain, name in (("weighted_log_loss", "all"), ("log_loss", "any")):
+        for column in ("value_a", "value_b", "low", "high"):
+            found, wanted = line(table, CALIBRATED, name)[column], line(table, plain, name)[column]
+            assert found == pytest.approx(wanted, rel=1e-9)
+    one = compare([replace(pair[0], calibration=nothing), pair[1]], resamples=20)
+    assert CALIBRATED not in set(one["score"])
 
 
 def test_a_run_equals_itself() -> None:

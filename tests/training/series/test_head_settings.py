@@ -1,5 +1,6 @@
 """Test what a head over series takes from its settings and its folder: its loss, what it refuses, its one trainer."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.errors import ConfigError, RunError
 from training.run.owner import owned
 from training.run.runs import open_run
 from training.series import fit
+from training.series import job as series_job
 from training.series.job import begin, complete, features, head_config
 
 OWN_LOSS = "testkit.own_code:focal"
@@ -76,6 +78,32 @@ def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(main, ["series", "--resume", str(run.path), "--device", "cpu"])
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert not run.weights.exists()
+
+
+def test_features_have_one_writer_and_the_second_learns_who_it_is(base: Path) -> None:
+    command = ["features", "--run", str(base), "--device", "cpu"]
+    with owned(base, "writes its features"):
+        result = CliRunner().invoke(main, command)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+        assert f"process {os.getpid()} on" in result.stderr
+        assert "writes its features; wait for it, or end it" in result.stderr
+    with owned(base):
+        assert "trains this run; wait for it" in CliRunner().invoke(main, command).stderr
+    assert CliRunner().invoke(main, command).exit_code == 0
+
+
+def test_whoever_writes_features_holds_the_run(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def meet(*_: object, **__: object) -> int:
+        with pytest.raises(RunError, match="writes its features; wait for it"), owned(base):
+            pass
+        seen.append(1)
+        return 0
+
+    monkeypatch.setattr(series_job, "write_features", meet)
+    features(base, None, (), runtime(), HERE)
+    assert seen == [1]
 
 
 def test_an_unknown_tracker_is_refused_before_anything_is_made(base: Path, tmp_path: Path) -> None:

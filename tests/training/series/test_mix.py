@@ -50,6 +50,15 @@ def test_a_head_of_chance_is_left_out_and_one_that_knows_counts(run: Run) -> Non
     assert np.mean(kept) < 0.05
 
 
+def test_a_head_that_only_calibrates_is_left_out(run: Run) -> None:
+    """The slice model is three times too sure; the head mends that, and knows nothing besides."""
+    for seed in range(3):
+        known, logits = drawn(seed)
+        assert choose_mix(run, known, 3 * logits, -2 * logits + 0.5).tolist() == [0.0] * len(CLASSES)
+        knows = choose_mix(run, known, 3 * logits, 3 * (2 * known.labels - 1))
+        assert (knows > 0.8).all()
+
+
 def test_the_share_is_the_smallest_within_one_standard_error() -> None:
     rng = np.random.default_rng(0)
     losses = np.square(SHARES - 0.6)[:, None] + rng.normal(0, 0.3, (len(SHARES), len(OWNER)))
