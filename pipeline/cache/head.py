@@ -62,7 +62,9 @@ def _named(root: Path, content: bytes) -> str:
         file = root / ROOT_DOCUMENT
         raise CacheError(f"{file}: is not the root of a cache of this program, or is damaged; {hint}") from error
     if version > FORMAT_VERSION:
-        raise CacheError(f"{root}: format version {version} is newer than this program's {FORMAT_VERSION}; update it")
+        raise CacheError(
+            f"{root}: format version {version} is newer than this program's {FORMAT_VERSION}; update ich-cache"
+        )
     if not (root / PRIVATE).is_dir():
         raise CacheError(
             f"{root}: was copied without its folder {PRIVATE}: it can be trained from, but not built on; copy that "

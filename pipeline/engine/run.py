@@ -141,6 +141,8 @@ def _performance_report(file: Path | None) -> Iterator[None]:
     try:
         import bokeh  # noqa: F401
     except ImportError:
-        raise CacheError(f"--performance-report {file}: Dask draws it with bokeh; pip install bokeh") from None
+        raise CacheError(
+            f"--performance-report {file}: Dask draws it with bokeh; run: pip install 'ich-cache[cluster]'"
+        ) from None
     with distributed.performance_report(filename=str(file)):
         yield

@@ -119,7 +119,7 @@ def _lease(target: Target, address: str, root: Path, head: Commit, *, take_over:
 
     def still_ours() -> None:
         if target.read(LEASE) != lease:
-            raise CacheError(f"{address}: another publisher has taken over; run the command again")
+            raise CacheError(f"{address}: another publisher has taken over; wait for it, then run the command again")
 
     try:
         yield still_ours

@@ -121,5 +121,8 @@ def test_folders_of_killed_builds_go_and_those_in_use_stay(tmp_path, monkeypatch
 
 def test_pages_for_everybody_only_when_asked(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(cluster.CacheError, match="pip install bokeh"), connect(Workers(1, dashboard=True), 1, print):
+    with (
+        pytest.raises(cluster.CacheError, match=r"bokeh; run: pip install 'ich-cache\[cluster\]'"),
+        connect(Workers(1, dashboard=True), 1, print),
+    ):
         pass

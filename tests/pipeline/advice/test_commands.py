@@ -1,123 +1,77 @@
 """Messages of `pipeline` that name a way out: each is called up and followed by its own words."""
 
 import re
-import shlex
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from testkit.advice import Case, Cases, advised, again, build, built
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
-CASES: dict[str, Callable[[Small], "Case"]] = {}
+CASES = Cases()
 
 
-@dataclass
-class Case:
-    """A refused command and what its message says to do.
-
-    Attributes:
-        command: the refused one.
-        advice: a pattern that its message must have.
-        follow: makes the command, or the commands, that follow the advice, of the match.
-        again: whether the refused command must then pass as it was.
-    """
-
-    command: list[Any]
-    advice: str
-    follow: Callable[[re.Match[str]], Iterable[list[Any]]]
-    again: bool = False
-
-
-def case(make: Callable[[Small], Case]) -> Callable[[Small], Case]:
-    CASES[make.__name__.strip("_").replace("_", " ")] = make
-    return make
-
-
-def build(small: Small, *more: object, **changes: object) -> list[Any]:
-    """A build's words; `changes` are options in place of the usual ones, None takes one away."""
-    options = dict(zip(*[iter(small.options())] * 2, strict=True))
-    options |= {f"--{name}": value for name, value in changes.items()}
-    return ["build", "--workers", 0, *(word for pair in options.items() if pair[1] for word in pair), *more]
-
-
-def advised(words: str, small: Small) -> list[str]:
-    """A command as a message gives it, with the data set of the test in the place that the message leaves open."""
-    return shlex.split(words.replace("DICOMS", str(small.src)))[1:]
-
-
-def again(small: Small, *more: object, **changes: object) -> Callable[[re.Match[str]], list[list[Any]]]:
-    return lambda _: [build(small, *more, **changes)]
-
-
-def built(small: Small) -> Small:
-    small.build()
-    return small
-
-
-@case
+@CASES.add
 def _a_cache_that_is_not_there(small: Small) -> Case:
     missing = ["info", small.out]
     return Case(missing, r"run: (pipeline build .*)", lambda m: [[*advised(m[1], small), "--workers", 0]], again=True)
 
 
-@case
+@CASES.add
 def _a_source_that_is_not_there(small: Small) -> Case:
     return Case(build(small, src=small.folder / "no"), "give a folder of DICOM files", again(small))
 
 
-@case
+@CASES.add
 def _a_source_without_files(small: Small) -> Case:
     (small.folder / "no").mkdir()
     return Case(build(small, src=small.folder / "no"), "give a folder of DICOM files", again(small))
 
 
-@case
+@CASES.add
 def _no_source(small: Small) -> Case:
     return Case(build(small, src=None), "give (--src) DICOMS", lambda m: [[*build(small, src=None), m[1], small.src]])
 
 
-@case
+@CASES.add
 def _a_cache_within_the_source(small: Small) -> Case:
     return Case(build(small, out=small.src / "c.zarr"), "--out lies inside.*give a folder outside", again(small))
 
 
-@case
+@CASES.add
 def _a_file_in_the_place_of_the_cache(small: Small) -> Case:
     small.out.write_bytes(b"")
     return Case(build(small), "give another (--out)", lambda m: [[*build(small), m[1], small.folder / "other"]])
 
 
-@case
+@CASES.add
 def _a_strangers_folder_in_the_place_of_the_cache(small: Small) -> Case:
     write(small.out / "notes.txt", b"")
     return Case(build(small), "new folder for (--out)", lambda m: [[*build(small), m[1], small.folder / "other"]])
 
 
-@case
+@CASES.add
 def _the_last_size_dropped(small: Small) -> Case:
     built(small)
     drop = build(small, "--drop-size", 8)
     return Case(drop, "give (--size) for another one", lambda m: [[*drop, m[1], 12]])
 
 
-@case
+@CASES.add
 def _no_such_label_file(small: Small) -> Case:
     write(small.folder / "l.csv", b"image_id,bleed,any\n1.2.3.0.0,1,1\n")
     lost = build(small, labels=small.folder / "no.csv")
     return Case(lost, "give (--labels) FILE", lambda m: [[*lost, m[1], small.folder / "l.csv"]])
 
 
-@case
+@CASES.add
 def _no_such_catalog(small: Small) -> Case:
     lost = build(small, catalog=small.folder / "no.yaml")
     return Case(lost, "give (--catalog) FILE", lambda m: [[*lost, m[1], small.folder / "catalog.yaml"]])
 
 
-@case
+@CASES.add
 def _an_entry_that_another_catalog_has(small: Small) -> Case:
     text = Path(small.options()[5]).read_text("utf-8")
     other = small.folder / "other.yaml"
@@ -126,43 +80,7 @@ def _an_entry_that_another_catalog_has(small: Small) -> Case:
     return Case(build(small), "give the (--catalog) that has it", lambda m: [[*build(small), m[1], other]])
 
 
-@case
-def _labels_by_another_level(small: Small) -> Case:
-    labels, other = small.folder / "l.csv", small.folder / "other.yaml"
-    write(labels, b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n")
-    text = Path(small.options()[5]).read_text("utf-8")
-
-    def follow(found: re.Match[str]) -> list[list[Any]]:
-        other.write_text(text + f"    {found[1]}\n", "utf-8")
-        return [build(small, labels=labels, catalog=other)]
-
-    return Case(build(small, labels=labels), r"say (labels: \{level: series\}) in the catalog", follow)
-
-
-def _labels_mended(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
-    file = small.folder / "l.csv"
-    write(file, wrong)
-
-    def follow(_: re.Match[str]) -> list[list[Any]]:
-        write(file, right)
-        return []
-
-    return Case(build(small, labels=file), advice, follow, again=True)
-
-
-@case
-def _labels_that_contradict_each_other(small: Small) -> Case:
-    head, line = b"image_id,bleed,any\n", b"1.2.3.0.0,1,1\n"
-    return _labels_mended(small, head + line + b"1.2.3.0.0,0,0\n", "twice with different labels; correct", head + line)
-
-
-@case
-def _two_columns_of_a_class(small: Small) -> Case:
-    wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
-    return _labels_mended(small, wrong, "remove one", b"image_id,bleed,any\n1.2.3.0.0,1,1\n")
-
-
-@case
+@CASES.add
 def _a_report_where_nothing_can_be_written(small: Small) -> Case:
     built(small)
     wrong, right = small.src, small.folder / "r.html"
@@ -171,7 +89,7 @@ def _a_report_where_nothing_can_be_written(small: Small) -> Case:
     )
 
 
-@case
+@CASES.add
 def _an_address_of_something_else(small: Small) -> Case:
     built(small)
     write(small.folder / "there" / "notes.txt", b"")
@@ -179,7 +97,7 @@ def _an_address_of_something_else(small: Small) -> Case:
     return Case(["publish", small.out, wrong], "give an empty address", lambda _: [["publish", small.out, right]])
 
 
-@case
+@CASES.add
 def _an_address_of_another_cache(small: Small) -> Case:
     built(small)
     other, address = small.folder / "other.zarr", f"file://{small.folder}/there"
@@ -190,20 +108,20 @@ def _an_address_of_another_cache(small: Small) -> Case:
     )
 
 
-@case
+@CASES.add
 def _publishing_before_a_commit(small: Small) -> Case:
     publish = ["publish", small.out, f"file://{small.folder}/there"]
     return Case(publish, r"run: (pipeline build .*)", lambda m: [[*advised(m[1], small), "--workers", 0]], again=True)
 
 
-@case
+@CASES.add
 def _a_report_of_no_slice(small: Small) -> Case:
     built(small)
     shutil.rmtree(small.src)
     write(small.src / "notes.txt", b"no DICOM")
     small.build("--prune")
 
-    def follow(found: re.Match[str]) -> list[list[Any]]:
+    def follow(found: re.Match[str]) -> list[list[object]]:
         write_slices(small.src, range(3))
         return [[*advised(found[1], small), "--workers", 0]]
 
@@ -212,7 +130,7 @@ def _a_report_of_no_slice(small: Small) -> Case:
     )
 
 
-@case
+@CASES.add
 def _a_name_of_two_files(small: Small) -> Case:
     for folder in "ab":
         write(small.src / folder / "s.dcm", slice_bytes(5 + ord(folder)))
@@ -220,19 +138,19 @@ def _a_name_of_two_files(small: Small) -> Case:
     return Case(["why", small.out, "s.dcm"], r"end so, (\S+) and", lambda m: [["why", small.out, m[1]]])
 
 
-@case
+@CASES.add
 def _a_file_that_was_not_built(small: Small) -> Case:
     built(small)
     write(small.src / "late.dcm", slice_bytes(9))
 
-    def follow(found: re.Match[str]) -> list[list[Any]]:
+    def follow(found: re.Match[str]) -> list[list[object]]:
         assert "1 new" in run(found[1], *small.options(), code=2).stdout
         return [build(small)]
 
     return Case(["why", small.out, "late.dcm"], "run: pipeline (plan)", follow, again=True)
 
 
-@case
+@CASES.add
 def _more_failed_files_than_allowed(small: Small) -> Case:
     write(small.src / "cut.dcm", slice_bytes(9)[:-50])
     few = build(small, "--max-rejects", 0)
@@ -248,17 +166,7 @@ def _parts(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
-    small = Small(tmp_path)
-    write_slices(small.src, range(3))
-    found = CASES[name](small)
-    refused = run(*found.command, code=None)
-    assert refused.exit_code in (1, 3), refused.output
-    advice = re.search(found.advice, refused.stderr)
-    assert advice, refused.stderr
-    for command in found.follow(advice):
-        run(*command)
-    if found.again:
-        run(*found.command)
+    CASES.follow(name, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["report", "info"])

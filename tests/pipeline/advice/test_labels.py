@@ -1,0 +1,221 @@
+"""Messages about label files and the catalog that name a way out: each is called up and followed by its own words."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from testkit.advice import Case, Cases, again, build, built, by_hand
+from testkit.small import Small, run, write, write_slices
+
+CASES = Cases()
+HEAD, LINE = b"image_id,bleed,any\n", b"1.2.3.0.0,1,1\n"
+
+
+def _catalog(small: Small) -> str:
+    return Path(small.options()[5]).read_text("utf-8")
+
+
+def _mended(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
+    """A label file that must be edited."""
+    file = small.folder / "l.csv"
+    write(file, wrong)
+    return Case(build(small, labels=file), advice, by_hand(lambda: write(file, right)), again=True)
+
+
+def _said_in_the_catalog(small: Small, content: bytes, advice: str) -> Case:
+    """A label file that is right, of a catalog that must say more; the advice is what, in brackets."""
+    labels, other = small.folder / "l.csv", small.folder / "other.yaml"
+    write(labels, content)
+
+    def follow(found: re.Match[str]) -> list[list[object]]:
+        other.write_text(_catalog(small) + f"    {found[1]}\n", "utf-8")
+        return [build(small, labels=labels, catalog=other)]
+
+    return Case(build(small, labels=labels), advice, follow)
+
+
+def _catalog_mended(small: Small, right: str, wrong: str, advice: str) -> Case:
+    """A catalog that is wrong in one word."""
+    other = small.folder / "other.yaml"
+    text = _catalog(small)
+    assert right in text
+    other.write_text(text.replace(right, wrong), "utf-8")
+    return Case(build(small, catalog=other), advice, by_hand(lambda: other.write_text(text, "utf-8")), again=True)
+
+
+# --- label files -----------------------------------------------------------------------------------------------------
+
+
+@CASES.add
+def _labels_by_another_level(small: Small) -> Case:
+    by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
+    return _said_in_the_catalog(small, by_series, r"its lines are by series .* say (labels: \{level: series\}) in")
+
+
+@CASES.add
+def _labels_by_another_level_and_a_file_by_slices(small: Small) -> Case:
+    by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
+    return _mended(small, by_series, "or give a file by slice", HEAD + LINE)
+
+
+@CASES.add
+def _probabilities(small: Small) -> Case:
+    between = HEAD + b"1.2.3.0.0,0.5,0.5\n"
+    return _said_in_the_catalog(small, between, r"for probabilities, say (labels: \{soft: true\}) in the catalog")
+
+
+@CASES.add
+def _labels_that_contradict_each_other(small: Small) -> Case:
+    return _mended(
+        small, HEAD + LINE + b"1.2.3.0.0,0,0\n", "twice with different labels; correct the file", HEAD + LINE
+    )
+
+
+@CASES.add
+def _long_labels_that_contradict_each_other(small: Small) -> Case:
+    long = b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n"
+    wrong = long + b"1.2.3.0.0_bleed,0\n"
+    return _mended(small, wrong, "_bleed is given twice with different labels; correct the file", long)
+
+
+@CASES.add
+def _two_columns_of_a_class(small: Small) -> Case:
+    wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
+    return _mended(small, wrong, "are both the class bleed; remove one", HEAD + LINE)
+
+
+@CASES.add
+def _two_columns_of_a_name(small: Small) -> Case:
+    wrong = b"image_id,bleed,any,any\n1.2.3.0.0,1,0,1\n"
+    return _mended(small, wrong, "two columns are called 'any'; rename or remove one", HEAD + LINE)
+
+
+@CASES.add
+def _a_cell_that_holds_the_separator(small: Small) -> Case:
+    wrong, right = (b"image_id,bleed,any,note\n1.2.3.0.0,1,1," + note for note in (b"a, b\n", b'"a, b"\n'))
+    return _mended(small, wrong, "or quote cells that hold the separator", right)
+
+
+@CASES.add
+def _a_line_that_is_cut_off(small: Small) -> Case:
+    return _mended(small, HEAD + b"1.2.3.0.0,1\n", "line 2 has fewer cells .* correct the line", HEAD + LINE)
+
+
+@CASES.add
+def _labels_that_do_not_say_of_what(small: Small) -> Case:
+    return _mended(small, b"bleed,any\n1,1\n", "every column is a class; one must name the slice", HEAD + LINE)
+
+
+@CASES.add
+def _labels_in_utf_16(small: Small) -> Case:
+    text = HEAD + LINE
+    return _mended(small, text.decode().encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8", text)
+
+
+@CASES.add
+def _labels_in_no_utf_8(small: Small) -> Case:
+    text = "image_id,bleed,any,Größe\n1.2.3.0.0,1,1,3\n"
+    return _mended(small, text.encode("latin-1"), "it is not UTF-8; save it as that", text.encode())
+
+
+@CASES.add
+def _long_labels_where_the_catalog_says_wide(small: Small) -> Case:
+    labels, other = small.folder / "l.csv", small.folder / "other.yaml"
+    write(labels, b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n")
+    other.write_text(_catalog(small) + "    labels: {type: wide}\n", "utf-8")
+    taken_out = by_hand(lambda: other.write_text(_catalog(small), "utf-8"))
+    return Case(build(small, labels=labels, catalog=other), "take `type: wide` out of", taken_out, again=True)
+
+
+def _a_class_that_lost_labels_do_not_have(small: Small) -> tuple[Case, Path]:
+    """Labels of the commit are kept where their file is gone, and know nothing of a class that is new."""
+    labels, other = small.folder / "labels.csv", small.folder / "other.yaml"
+    small.labels = {"1.2.3.0.0": 1}
+    small.build()
+    labels.unlink()
+    small.labels = None
+    other.write_text(_catalog(small).replace("{name: any,", "{name: new}, {name: any,"), "utf-8")
+    wanted = build(small, catalog=other)
+    return Case(wanted, "is gone, and .* bring the file back, give (--labels) FILE, or take the class out"), labels
+
+
+@CASES.add
+def _lost_labels_brought_back(small: Small) -> Case:
+    case, labels = _a_class_that_lost_labels_do_not_have(small)
+    case.follow = by_hand(lambda: write(labels, b"image_id,bleed,new,any\n1.2.3.0.0,1,0,1\n"))
+    case.again = True
+    return case
+
+
+@CASES.add
+def _lost_labels_given_by_another_file(small: Small) -> Case:
+    case, _ = _a_class_that_lost_labels_do_not_have(small)
+    other = small.folder / "l.csv"
+    write(other, b"image_id,bleed,new,any\n1.2.3.0.0,1,0,1\n")
+    case.follow = lambda found: [[*case.command, found[1], other]]
+    return case
+
+
+@CASES.add
+def _lost_labels_without_the_new_class(small: Small) -> Case:
+    case, _ = _a_class_that_lost_labels_do_not_have(small)
+    case.follow = again(small)
+    return case
+
+
+@pytest.mark.parametrize("words", [("--no-labels",), ("--labels", "l.csv")])
+def test_a_plan_says_how_labels_that_are_kept_go_or_change(words: tuple[str, ...], tmp_path: Path) -> None:
+    small = Small(tmp_path, labels={"1.2.3.0.0": 1})
+    write_slices(small.src, range(3))
+    small.build()
+    (tmp_path / "labels.csv").unlink()
+    small.labels = None
+    write(tmp_path / "l.csv", HEAD + b"1.2.3.0.1,1,1\n")
+    assert "(--labels FILE or --no-labels changes that)" in small.plan(code=0).stdout
+    small.build(*(tmp_path / word if word.endswith("csv") else word for word in words))
+    labelled = (small.out / "metadata.csv").read_text("utf-8").count(",1,1\n")
+    said = run("info", small.out).stdout
+    assert labelled == (1 if "--labels" in words else 0), said
+
+
+# --- the catalog -----------------------------------------------------------------------------------------------------
+
+
+@CASES.add
+def _a_window_that_cannot_be_named_so(small: Small) -> Case:
+    return _catalog_mended(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
+
+
+@CASES.add
+def _a_class_that_cannot_be_a_column(small: Small) -> Case:
+    wrong = "cannot be a column of the table, choose another class name"
+    return _catalog_mended(small, "name: bleed", "name: row", wrong)
+
+
+@CASES.add
+def _a_size_that_cannot_be_built(small: Small) -> Case:
+    return Case(build(small, size=100000), "pixels is not possible, give (1) to", lambda m: [build(small, size=m[1])])
+
+
+@CASES.add
+def _a_key_that_is_misspelt(small: Small) -> Case:
+    return _catalog_mended(small, "width_hu: 80", "widht_hu: 80", "did you mean width_hu")
+
+
+@CASES.add
+def _a_data_set_that_is_misspelt(small: Small) -> Case:
+    return Case(build(small, dataset="generc"), r"did you mean (\w+)", lambda m: [build(small, dataset=m[1])])
+
+
+@CASES.add
+def _a_size_that_is_not_there_to_drop(small: Small) -> Case:
+    built(small)
+    drop = build(small, "--size", 12, "--drop-size", 7)
+    follow = lambda found: [build(small, "--size", 12, "--drop-size", found[1])]  # noqa: E731
+    return Case(drop, r"the cache is not built at that size, but at (\d+)", follow)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+    CASES.follow(name, tmp_path)

@@ -1,0 +1,135 @@
+"""Messages of `pipeline publish` that name a way out: each is called up and followed by its own words."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pipeline.cache.lock import publisher_lock
+from pipeline.upkeep.targets import FolderTarget
+from testkit.advice import Case, Cases, built, by_hand
+from testkit.small import Small, run, slice_bytes, write
+
+CASES = Cases()
+
+
+def _address(small: Small, name: str = "there") -> str:
+    return f"file://{small.folder}/{name}"
+
+
+@CASES.add
+def _another_publisher_of_this_folder(small: Small) -> Case:
+    built(small)
+    publish = ["publish", small.out, _address(small)]
+    advice = "another process publishes it; wait or end that one"
+    return Case(publish, advice, again=True, state=lambda: publisher_lock(small.out))
+
+
+@CASES.add
+def _another_publisher_at_the_address(small: Small) -> Case:
+    built(small)
+    publish = ["publish", small.out, _address(small)]
+    run(*publish)
+    write(small.folder / "there" / "publishing.json", b'{"from": "elsewhere", "since": "yesterday"}')
+    return Case(publish, "since yesterday; wait for it, or if it was killed run with (--take-over)", lambda m: [
+        [*publish, m[1]]
+    ])  # fmt: skip
+
+
+@contextmanager
+def _overtaken(small: Small, name: str, content: bytes) -> Iterator[None]:
+    """Another publisher writes a file at the address while this one sends."""
+    send = FolderTarget.send
+
+    def send_meanwhile(self: FolderTarget, root: Path, names: list[str]) -> None:
+        send(self, root, names)
+        write(small.folder / "there" / name, content)
+
+    with patch.object(FolderTarget, "send", send_meanwhile):
+        yield
+
+
+@CASES.add
+def _a_publisher_that_was_taken_over(small: Small) -> Case:
+    built(small)
+    publish = ["publish", small.out, _address(small)]
+    taken = lambda: _overtaken(small, "publishing.json", b'{"from": "elsewhere"}')  # noqa: E731
+
+    def other_ends() -> None:
+        (small.folder / "there" / "publishing.json").unlink()
+
+    advice = "another publisher has taken over; wait for it, then run the command again"
+    return Case(publish, advice, by_hand(other_ends), again=True, state=taken)
+
+
+@CASES.add
+def _a_publisher_that_was_overtaken(small: Small) -> Case:
+    built(small)
+    older = (small.out / "zarr.json").read_bytes()
+    publish = ["publish", small.out, _address(small)]
+    write(small.src / "new.dcm", slice_bytes(7))
+    small.build()
+    advice = "another publisher has been there meanwhile; run the command again"
+    return Case(publish, advice, again=True, state=lambda: _overtaken(small, "zarr.json", older))
+
+
+@CASES.add
+def _a_root_of_another_cache_at_the_address(small: Small) -> Case:
+    built(small)
+    address, other = _address(small), _address(small, "empty")
+    run("publish", small.out, address)
+    write(small.folder / "there" / "zarr.json", b"{}")
+    follow = lambda _: [["publish", small.out, other]]  # noqa: E731
+    return Case(["publish", small.out, address], "is not that of this cache; give another address", follow)
+
+
+@CASES.add
+def _a_copy_that_went_another_way(small: Small) -> Case:
+    built(small)
+    copy, address = small.folder / "copy.zarr", _address(small)
+    shutil.copytree(small.out, copy)
+    write(small.src / "new.dcm", slice_bytes(7))
+    small.build()
+    run("publish", small.out, address)
+    follow = lambda _: [["publish", small.out, address], ["publish", copy, _address(small, "empty")]]  # noqa: E731
+    advice = "publish from the cache that made it, or give another address"
+    return Case(["publish", copy, address], advice, follow)
+
+
+@CASES.add
+def _a_shard_that_is_missing(small: Small) -> Case:
+    built(small)
+    next(small.out.glob("images/*/c/0/0/0/0")).unlink()
+
+    def follow(found: re.Match[str]) -> list[list[Any]]:
+        named = run(*found[1].split()[1:], code=1)
+        said = re.search(r"run: pipeline (verify .*)", named.stderr)
+        assert said
+        return [said[1].replace("DICOMS", str(small.src)).split()]
+
+    publish = ["publish", small.out, _address(small)]
+    return Case(publish, "missing; run: (pipeline verify .*)", follow, again=True)
+
+
+@CASES.add
+def _an_address_that_fails(small: Small) -> Case:
+    built(small)
+
+    def refusing(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    refused = lambda: patch.object(FolderTarget, "send", refusing)  # noqa: E731
+    publish = ["publish", small.out, _address(small)]
+    return Case(publish, "Permission denied; mend it and run the command again", again=True, state=refused)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+    CASES.follow(name, tmp_path)

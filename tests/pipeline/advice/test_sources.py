@@ -1,0 +1,188 @@
+"""Messages about the source that name a way out: each is called up and followed by its own words."""
+
+import errno
+import gzip
+import os
+import shutil
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pipeline.source.sources import Folder
+from testkit.advice import Case, Cases, again, build, built, by_hand, follow
+from testkit.small import Small, slice_bytes, write, write_slices
+from testkit.source_files import write_tar, write_zip
+
+CASES = Cases()
+
+
+def _members(small: Small) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in small.src.iterdir()}
+
+
+def _old_tar(file: Path, members: dict[str, bytes]) -> None:
+    """As tar wrote until 1988: no mark of the kind in a header."""
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members.items():
+            path = file.with_name(name)
+            path.write_bytes(content)
+            archive.add(path, name)
+    data = bytearray(file.read_bytes())
+    data[257:265] = bytes(8)
+    data[148:156] = b" " * 8
+    data[148:155] = b"%06o\0" % sum(data[:512])
+    file.write_bytes(data)
+
+
+def _gzipped_tar(file: Path, members: dict[str, bytes]) -> None:
+    file.write_bytes(gzip.compress(Path(write_tar(file, members)).read_bytes()))
+
+
+def _self_extracting(file: Path, members: dict[str, bytes]) -> None:
+    file.write_bytes(b"MZ" + bytes(600) + Path(write_zip(file, members)).read_bytes())
+
+
+def _spanned(file: Path, members: dict[str, bytes]) -> None:
+    file.write_bytes(b"PK\7\x08" + Path(write_zip(file, members)).read_bytes())
+
+
+def _damaged(file: Path, members: dict[str, bytes]) -> None:
+    """A member whose place in the archive is a number that it cannot be."""
+    data = bytearray(Path(write_zip(file, members, zipfile.ZIP_STORED)).read_bytes())
+    at = data.rindex(b"PK\1\2")
+    data[at + 28 : at + 32] = struct.pack("<2H", 60000, 60000)
+    file.write_bytes(data)
+
+
+KINDS: dict[str, tuple[Callable[[Path, dict[str, bytes]], None], str, str]] = {
+    "old tar": (_old_tar, "x.tar", "of the old .* kind, which is not read; unpack it, or pack it as a zip"),
+    "gzipped tar": (_gzipped_tar, "x.tar.gz", r"compressed as a whole \(.*\); unpack it, or pack it as a zip"),
+    "self-extracting": (_self_extracting, "x.exe", "self-extracting zip, which is not read; unpack it, or pack it as"),
+    "spanned": (_spanned, "x.zip", "spanned zip, which is not read; join the parts or unpack them"),
+    "damaged": (_damaged, "x.zip", "a damaged zip archive"),
+    "empty": (lambda file, _: Path(write_zip(file, {})), "x.zip", "no files in it; give an archive of DICOM files"),
+}
+
+
+@pytest.mark.parametrize("way", ["unpacked", "packed as a zip"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_is_not_read_is_unpacked_or_packed_anew(kind: str, way: str, small: Small) -> None:
+    pack, name, advice = KINDS[kind]
+    archive, unpacked = small.folder / name, small.src
+    pack(archive, _members(small))
+    mended = unpacked if way == "unpacked" else write_zip(small.folder / "new.zip", _members(small))
+    follow(Case(build(small, src=archive), advice, again(small, src=mended)))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    small = Small(tmp_path)
+    write_slices(small.src, range(3))
+    return small
+
+
+@CASES.add
+def _a_folder_that_cannot_be_read(small: Small) -> Case:
+    write(small.src / "closed" / "s.dcm", slice_bytes(9))
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if os.fspath(path).endswith("closed/"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    moved = by_hand(lambda: shutil.move(small.src / "closed", small.folder / "out"))
+    closed = lambda: patch.object(os, "scandir", refusing)  # noqa: E731
+    return Case(build(small), "Permission denied; make it readable or move it out", moved, again=True, state=closed)
+
+
+@CASES.add
+def _files_that_are_gone_brought_back(small: Small) -> Case:
+    built(small)
+    shutil.move(small.src / "001.dcm", small.folder)
+    back = by_hand(lambda: shutil.move(small.folder / "001.dcm", small.src))
+    return Case(build(small), "are gone, .* bring them back, or run with", back, again=True)
+
+
+@CASES.add
+def _files_that_are_gone_leave(small: Small) -> Case:
+    built(small)
+    (small.src / "001.dcm").unlink()
+    return Case(build(small), "or run with (--prune) to let", lambda m: [build(small, m[1])])
+
+
+@CASES.add
+def _two_slices_of_one_uid(small: Small) -> Case:
+    """A reject: the build goes on, says so, and names both files."""
+    wrong = small.src / "wrong.dcm"
+    write(wrong, slice_bytes(1, content=5))
+    few = build(small, "--max-rejects", 0)
+
+    def remove() -> None:
+        said = (small.out / "rejects.csv").read_text("utf-8")
+        assert "same SOP Instance UID as 001.dcm, but" in said
+        assert "remove the wrong one" in said
+        wrong.unlink()
+        small.build("--prune")
+
+    return Case(few, "more than --max-rejects; see", by_hand(remove), again=True)
+
+
+def _failing(number: int, message: str) -> Callable[[], Any]:
+    """Every file fails with this error while it is read."""
+
+    def read(self: Folder, path: str, *how: Any, **past: Any) -> Any:
+        raise OSError(number, message, path)
+
+    return lambda: patch.object(Folder, "read", read)
+
+
+@CASES.add
+def _a_source_that_goes_during_the_build(small: Small) -> Case:
+    gone = _failing(errno.ESTALE, "Stale file handle")
+    return Case(build(small), "has gone .*; bring it back and run the command again", again=True, state=gone)
+
+
+@CASES.add
+def _files_that_vanish_during_the_build(small: Small) -> Case:
+    gone = _failing(errno.ENOENT, "No such file")
+    return Case(build(small), "the finished work is kept: run the same command again", again=True, state=gone)
+
+
+@CASES.add
+def _a_server_that_does_not_answer(small: Small) -> Case:
+    class Silent(Exception):
+        """As a client calls it that has no errno."""
+
+    def read(*_: Any, **__: Any) -> Any:
+        raise Silent("503 Slow Down")
+
+    from fsspec.implementations.local import LocalFileSystem
+
+    address = f"file://{small.src}"
+    silent = lambda: patch.multiple(LocalFileSystem, cat_file=read, open=read, _open=read)  # noqa: E731
+    advice = "finished shards are kept: run the command again when it answers"
+    return Case(build(small, src=address), advice, again=True, state=silent)
+
+
+@CASES.add
+def _a_protocol_whose_package_is_missing(small: Small) -> Case:
+    def missing(_: str) -> Any:
+        raise ImportError("Install s3fs to access S3")
+
+    from testkit.extras import holds
+
+    followed = by_hand(lambda: holds("s3", "s3fs"))
+    lacking = lambda: patch("fsspec.core.get_filesystem_class", missing)  # noqa: E731
+    return Case(build(small, src="s3://bucket/x"), r"run: pip install 'ich-cache\[s3\]'", followed, state=lacking)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+    CASES.follow(name, tmp_path)
