@@ -33,8 +33,9 @@ from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
 
 from phantom import study as phantom  # noqa: E402
-from pipeline.cache import layout, shards  # noqa: E402
+from pipeline.cache import shards  # noqa: E402
 from pipeline.cache.lock import lock  # noqa: E402
+from pipeline.cache.paths import Cache  # noqa: E402
 from pipeline.dicom import codecs  # noqa: E402
 from pipeline.dicom import read as dicom  # noqa: E402
 from pipeline.engine import build, convert  # noqa: E402
@@ -84,9 +85,10 @@ def floor(files: Sequence[Path]) -> None:
 @contextlib.contextmanager
 def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[convert.ShardResult]]]:
     """The tasks that `pipeline build --workers 0` would run into a new cache, ready to be run."""
-    with lock(root) as token:
-        found = survey(settings, root)
-        context = build.make_context(settings, root, found, token, patient_key=None)
+    cache = Cache(root)
+    with lock(cache) as token:
+        found = survey(cache, settings)
+        context = build.make_context(cache, settings, found, token, patient_key=None)
         yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 
@@ -157,7 +159,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("render", convert.kernel, "render"),
     ("compress, crc32c", shards.Codec, "encode_into"),
     ("write, start of the flush", shards.ShardWriter, "_write"),
-    ("done-record", layout, "encode_record"),
+    ("done-record", convert, "encode_record"),
     ("fsync and rename", convert.Drafts, "publish"),
 )
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.paths import Cache
 from pipeline.planning import changes, survey
 from pipeline.planning.catalog import LabelFile, load
 from pipeline.planning.settings import Request, make_settings
@@ -58,7 +59,7 @@ def main() -> None:
     listing = Listing(paths, np.full(count, FILE_BYTES), lines)
     settings = make_settings(load(None), Request("simulated", "rsna", (224,)), None, "")
     with tempfile.TemporaryDirectory() as root, patch.object(survey, "open_source", lambda src: Simulated(listing)):
-        timed("plan of a first build", lambda: survey.survey(settings, Path(root)))
+        timed("plan of a first build", lambda: survey.survey(Cache(Path(root)), settings))
     shards, slots = (lines // 256).astype(np.int32), (lines % 256).astype(np.int32)
     digests, parts = np.ones((count, 2), np.uint64), np.ones(count, np.int32)
     ledger = Ledger(paths, listing.sizes, listing.mtimes_ns, digests, shards, slots, parts)

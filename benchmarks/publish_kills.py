@@ -45,8 +45,9 @@ else:
     for name in ("replace", "link", "unlink"):
         setattr(os, name, or_die(getattr(os, name)))
 from pathlib import Path
+from pipeline.cache.paths import Cache
 from pipeline.upkeep.publish import publish
-publish(Path(sys.argv[1]), sys.argv[2])
+publish(Cache(Path(sys.argv[1])), sys.argv[2])
 """
 
 

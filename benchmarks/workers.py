@@ -22,6 +22,7 @@ import psutil
 from build import floor, fresh, make_slices, wanted
 
 from pipeline.cache.lock import lock
+from pipeline.cache.paths import Cache
 from pipeline.engine.build import make_context
 from pipeline.engine.convert import build_shard
 from pipeline.engine.run import run_jobs
@@ -46,12 +47,12 @@ def worker_memory_mb() -> float:
     return max((child.memory_info().rss for child in psutil.Process().children(recursive=True)), default=0) / 1e6
 
 
-def run(data: Path, root: Path, workers: int, shards: int) -> Run:
+def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
     """Run the tasks; the rate leaves out the first, while workers still start, and the last, while some have none."""
     settings = wanted(data, (224,))
-    with lock(root) as token:
-        found = survey(settings, root)
-        context = make_context(settings, root, found, token, patient_key=None)
+    with lock(cache) as token:
+        found = survey(cache, settings)
+        context = make_context(cache, settings, found, token, patient_key=None)
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         called, came, tasks, memory = time.perf_counter(), [], [], []
         for result in run_jobs(context, jobs, Workers(workers), lambda line: None):
@@ -65,12 +66,12 @@ def run(data: Path, root: Path, workers: int, shards: int) -> Run:
     return Run(came[0] - tasks[0] - called, rate, busy, memory)
 
 
-def rate_without_dask(data: Path, root: Path, processes: int, shards: int) -> float:
+def rate_without_dask(data: Path, cache: Cache, processes: int, shards: int) -> float:
     """Slices/s of processes that run the same tasks and share nothing but the machine."""
     settings = wanted(data, (224,))
-    with lock(root) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        found = survey(settings, root)
-        context = make_context(settings, root, found, token, patient_key=None)
+    with lock(cache) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        found = survey(cache, settings)
+        context = make_context(cache, settings, found, token, patient_key=None)
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         came = [time.perf_counter() for _ in pool.map(partial(build_shard, context), jobs)]
     first, last = 2 * processes, shards - 1 - processes
@@ -96,15 +97,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         data, root = (options.data or Path(scratch)) / f"{ROWS}-slices", Path(scratch) / "cache"
         files = make_slices(data, ROWS)
-        run(data, fresh(root), 0, 4)  # compiles, or loads what was compiled
+        run(data, Cache(fresh(root)), 0, 4)  # compiles, or loads what was compiled
         runs, rates = defaultdict(list), defaultdict(list)
         for _ in range(options.repeats):
             for workers in (0, 1, 2):
                 floor(files)  # into the system's memory
-                runs[workers].append(run(data, fresh(root), workers, options.shards))
+                runs[workers].append(run(data, Cache(fresh(root)), workers, options.shards))
             for processes in (1, 2):
                 floor(files)
-                rates[processes].append(rate_without_dask(data, fresh(root), processes, options.shards))
+                rates[processes].append(rate_without_dask(data, Cache(fresh(root)), processes, options.shards))
         fastest = {workers: max(found, key=lambda one: one.rate) for workers, found in runs.items()}
         for workers, found in fastest.items():
             print_run(workers, found)

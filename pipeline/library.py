@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.cache.commits import Commit
 from pipeline.cache.head import current_commit, refuse_other_key
+from pipeline.cache.paths import Cache
 from pipeline.engine import build as engine
 from pipeline.errors import CatalogError, SourceError
 from pipeline.planning.built import built_with
@@ -54,8 +55,10 @@ def build(
     Raises:
         CatalogError, SourceError, CacheError: with the old commit intact and the work resumable.
     """
-    settings, key = find_settings(Path(out), _request(src, dataset, labels, sizes), catalog, patient_key)
-    return engine.build(settings, Path(out), Workers(workers), Manner(key, prune=prune), SILENT).commit
+    cache = Cache(Path(out))
+    settings, key = find_settings(cache, _request(src, dataset, labels, sizes), catalog, patient_key)
+    manner = Manner(key, prune=prune)
+    return engine.build(cache, settings=settings, workers=Workers(workers), manner=manner, progress=SILENT).commit
 
 
 def plan(
@@ -75,8 +78,9 @@ def plan(
     Raises:
         CatalogError, SourceError, CacheError: as `build`.
     """
-    settings, _ = find_settings(Path(out), _request(src, dataset, labels, sizes), catalog, patient_key)
-    return survey(settings, Path(out)).plan
+    cache = Cache(Path(out))
+    settings, _ = find_settings(cache, _request(src, dataset, labels, sizes), catalog, patient_key)
+    return survey(cache, settings).plan
 
 
 def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0) -> np.ndarray:
@@ -120,18 +124,18 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
 
 
 def find_settings(
-    out: Path, request: Request, catalog: Path | None, patient_key: Path | None
+    cache: Cache, request: Request, catalog: Path | None, patient_key: Path | None
 ) -> tuple[Settings, bytes | None]:
     """Put together what is asked for, the catalog, and what the cache was built with; read the patient key if needed.
 
     Raises:
         CatalogError, SourceError, CacheError: they do not fit together, or a file cannot be read.
     """
-    found, built = load(catalog), built_with(current_commit(out))
+    found, built = load(catalog), built_with(current_commit(cache))
     _, entry = find_dataset(found, request, built)
     key = patients.read_key(patient_key) if entry.patient_ids == "hash" else None
     digest = patients.key_digest(key) if key else ""
-    refuse_other_key(out, digest)
+    refuse_other_key(cache, digest)
     return make_settings(found, request, built, digest), key
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from phantom import write as dicom_write
 from pipeline import kernel
+from pipeline.cache.paths import Cache
 from pipeline.cli.main import main
 from pipeline.dicom.header import read_header
 from pipeline.dicom.rules import SOP_INSTANCE, text
@@ -176,6 +177,10 @@ class Small:
     @property
     def out(self) -> Path:
         return self.folder / "cache.zarr"
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.out)
 
     def options(self) -> list[str]:
         """The options of build and plan."""

@@ -4,11 +4,11 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.cache.commits import Commit, backup_file, parse_commit
+from pipeline.cache.commits import Commit, parse_commit
 from pipeline.cache.files import read_checked, sha256, with_checksum
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.paths import Cache
 from pipeline.errors import CacheError
 
 MAX_BYTES = 1 << 32
@@ -40,10 +40,10 @@ def encode_backup(backup: Backup) -> bytes:
     return with_checksum(file.getvalue())
 
 
-def read_backup(root: Path, commit: str) -> Backup | None:
+def read_backup(cache: Cache, commit: str) -> Backup | None:
     """The backup of a commit, None where it is missing, damaged, or of anything else."""
     try:
-        return _decode(read_checked(backup_file(root, commit)), commit)
+        return _decode(read_checked(cache.backup_file(commit)), commit)
     except (OSError, CacheError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.attributes import COMMIT_ID, DIGEST, Attributes, Private, Terms, matching, parse_attributes
+from pipeline.cache.attributes import Attributes, Private, Terms, parse_attributes
 from pipeline.cache.documents import parse_arrays, zarr_documents
-from pipeline.cache.files import PRIVATE, canonical, read_checked, read_file, sha256, with_checksum, write_atomic
+from pipeline.cache.files import canonical, read_checked, read_file, sha256, with_checksum, write_atomic
 from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.cache.parsing import parse
+from pipeline.cache.paths import Cache
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 
@@ -62,69 +63,25 @@ class Commit:
         return sha256(self.private_content()) if self.attributes.cache else self.private.as_json()
 
 
-# --- where its parts lie -------------------------------------------------------------------------------------------
-
-
-def commits_folder(root: Path) -> Path:
-    """Return the folder of the commits."""
-    return root / "commits"
-
-
-def commit_file(root: Path, commit: str) -> Path:
-    """Return the file of a commit."""
-    return commits_folder(root) / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
-
-
-def private_file(root: Path, commit: str) -> Path:
-    """Return the file of a commit's private part."""
-    return root / PRIVATE / "private" / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
-
-
-def table_file(root: Path, commit: Commit) -> Path:
-    """Return the file of a commit's table, named by its content."""
-    return root / "tables" / f"{matching(DIGEST, commit.attributes.table_digest, 'digest')}.csv"
-
-
-def rejects_file(root: Path, commit: Commit) -> Path:
-    """Return the file of a commit's rejects, named by its content."""
-    return root / PRIVATE / "rejects" / f"{matching(DIGEST, commit.private.rejects_digest, 'digest')}.csv"
-
-
-def ledger_file(root: Path, commit: str) -> Path:
-    """Return the file of a commit's ledger."""
-    return root / PRIVATE / "ledgers" / matching(COMMIT_ID, commit, "commit id")
-
-
-def backup_file(root: Path, commit: str) -> Path:
-    """Return the file of a commit's backup."""
-    return root / PRIVATE / "spares" / f"{matching(COMMIT_ID, commit, 'commit id')}.zip"
-
-
-def own_files(root: Path, commit: str) -> tuple[Path, ...]:
-    """The files that only this commit has, its public one first; tables and lists of rejects may serve others too."""
-    public, private = commit_file(root, commit), private_file(root, commit)
-    return public, private, ledger_file(root, commit), backup_file(root, commit)
-
-
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_table(root: Path, commit: Commit) -> bytes:
+def read_table(cache: Cache, commit: Commit) -> bytes:
     """The table of a commit.
 
     Raises:
         CacheError: missing or damaged.
     """
-    return _read_digested(table_file(root, commit), commit.attributes.table_digest)
+    return _read_digested(cache.table_file(commit.attributes.table_digest), commit.attributes.table_digest)
 
 
-def read_rejects(root: Path, commit: Commit) -> bytes:
+def read_rejects(cache: Cache, commit: Commit) -> bytes:
     """The list of rejects of a commit.
 
     Raises:
         CacheError: missing or damaged.
     """
-    return _read_digested(rejects_file(root, commit), commit.private.rejects_digest)
+    return _read_digested(cache.rejects_file(commit.private.rejects_digest), commit.private.rejects_digest)
 
 
 def _read_digested(path: Path, digest: str) -> bytes:
@@ -137,18 +94,18 @@ def _read_digested(path: Path, digest: str) -> bytes:
     return content
 
 
-def read_commit(root: Path, commit: str) -> Commit:
+def read_commit(cache: Cache, commit: str) -> Commit:
     """Read one commit and check that its content makes its id.
 
     Raises:
         CacheError: missing or damaged.
     """
-    file = commit_file(root, commit)
+    file = cache.commit_file(commit)
     try:
         content = read_file(file)
     except FileNotFoundError:
         raise CacheError(f"{file}: missing; {REPAIR}") from None
-    private = private_file(root, commit)
+    private = cache.private_file(commit)
     try:
         hidden = read_file(private)
     except FileNotFoundError:
@@ -212,7 +169,7 @@ def _id_of(attributes: Mapping[str, Any], arrays: Any, private: Any) -> str:
     return sha256(canonical([unnamed, arrays, private]))[:16]
 
 
-def chain(root: Path, head: Commit | None) -> list[Commit]:
+def chain(cache: Cache, head: Commit | None) -> list[Commit]:
     """The kept commits, from the current one back.
 
     Raises:
@@ -220,22 +177,17 @@ def chain(root: Path, head: Commit | None) -> list[Commit]:
     """
     if head is None:
         return []
-    return [head, *(read_commit(root, before) for before in kept_before(root, head))]
+    return [head, *(read_commit(cache, before) for before in kept_before(cache, head))]
 
 
-def kept_before(root: Path, commit: Commit) -> list[str]:
+def kept_before(cache: Cache, commit: Commit) -> list[str]:
     """Ids of the commits before this one that are still there, the newest first."""
-    return [before for before in commit.private.before if commit_file(root, before).exists()]
+    return [before for before in commit.private.before if cache.commit_file(before).exists()]
 
 
-def commit_ids(root: Path) -> set[str]:
-    """Every commit that has a file, whether it ever became the current one or not."""
-    return {path.stem for path in commits_folder(root).glob("*.json") if COMMIT_ID.fullmatch(path.stem)}
-
-
-def remove_commit(root: Path, commit: str) -> None:
+def remove_commit(cache: Cache, commit: str) -> None:
     """Take a commit away, durably, and then what only it has; tables may serve others and stay."""
-    for path in own_files(root, commit):
+    for path in cache.own_files(commit):
         if path.exists():
             path.unlink()
             sync_folder(path.parent)
@@ -244,7 +196,7 @@ def remove_commit(root: Path, commit: str) -> None:
 # --- its ledger ----------------------------------------------------------------------------------------------------
 
 
-def read_ledger(root: Path, commit: str | None) -> Ledger:
+def read_ledger(cache: Cache, commit: str | None) -> Ledger:
     """The ledger of a commit, empty before the first.
 
     Raises:
@@ -252,7 +204,7 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
     """
     if commit is None:
         return empty_ledger()
-    file = ledger_file(root, commit)
+    file = cache.ledger_file(commit)
     try:
         return Ledger.decode(read_checked(file))
     except FileNotFoundError:
@@ -261,6 +213,6 @@ def read_ledger(root: Path, commit: str | None) -> Ledger:
         raise CacheError(f"{file}: damaged, {error}; {REPAIR}") from error
 
 
-def write_ledger(root: Path, commit: str, ledger: Ledger) -> None:
+def write_ledger(cache: Cache, commit: str, ledger: Ledger) -> None:
     """Write a commit's ledger, with its checksum."""
-    write_atomic(ledger_file(root, commit), with_checksum(ledger.encode()))
+    write_atomic(cache.ledger_file(commit), with_checksum(ledger.encode()))

@@ -4,22 +4,22 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, copies, layout
+from pipeline.cache import commits, copies
 from pipeline.cache.attributes import Attributes, Private, Terms
 from pipeline.cache.backups import Backup, encode_backup
-from pipeline.cache.commits import Commit, backup_file, make_commit
-from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.commits import Commit, make_commit
+from pipeline.cache.done_records import read_record, write_record
 from pipeline.cache.files import sha256, write_atomic
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.paths import ROOT_DOCUMENT, Cache
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.tables.tables import Tables, make_tables, to_csv
 
 
-def tables_of(root: Path, ledger: Ledger, terms: Terms, image_id: str, labels: Any) -> Tables:
+def tables_of(cache: Cache, ledger: Ledger, terms: Terms, image_id: str, labels: Any) -> Tables:
     """Make the tables of a ledger's files from their done-records.
 
     Args:
@@ -28,24 +28,24 @@ def tables_of(root: Path, ledger: Ledger, terms: Terms, image_id: str, labels: A
     Raises:
         CacheError: a record is missing or damaged.
     """
-    records = {shard: require_record(root, shard) for shard in sorted(ledger.live_slots())}
+    records = {shard: require_record(cache, shard) for shard in sorted(ledger.live_slots())}
     return make_tables(ledger, records, terms.rows_per_shard, image_id, labels, classes=terms.class_names)
 
 
-def require_record(root: Path, shard: int) -> ShardRecord:
+def require_record(cache: Cache, shard: int) -> ShardRecord:
     """The done-record of a shard that must have one.
 
     Raises:
         CacheError: it is missing or damaged.
     """
-    record = layout.read_record(root, shard)
+    record = read_record(cache, shard)
     if record is None:
-        raise CacheError(f"{layout.record_file(root, shard)}: missing; run: pipeline verify --repair")
+        raise CacheError(f"{cache.record_file(shard)}: missing; run: pipeline verify --repair")
     return record
 
 
 def write_commit(
-    root: Path, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *, arrays: Mapping[str, Any],
+    cache: Cache, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *, arrays: Mapping[str, Any],
     private: Private,
 ) -> Commit:  # fmt: skip
     """Publish the commit that follows `before`; the first one gives the cache its identity.
@@ -55,9 +55,9 @@ def write_commit(
         private: of the commit, except for what this finds: `before`, `rejects_digest` and `z_from`.
     """
     table, rejects = to_csv(tables.metadata), to_csv(tables.rejects)
-    cache = before.attributes.cache if before else ""
+    identity = before.attributes.cache if before else ""
     attributes = Attributes(
-        cache=cache or secrets.token_hex(16),
+        cache=identity or secrets.token_hex(16),
         sequence=before.attributes.sequence + 1 if before else 1,
         commit="",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -69,41 +69,41 @@ def write_commit(
     )
     history = (before.id, *before.private.before) if before else ()
     z_from = {name: tuple((first, stop) for first, stop in ranges) for name, ranges in tables.z_from.items()}
-    if before and not cache:
-        _copy_records(root)
+    if before and not identity:
+        _copy_records(cache)
     private = dataclasses.replace(private, before=history, rejects_digest=sha256(rejects), z_from=z_from)
     named = {path: {**node, "attributes": {"cache": attributes.cache}} for path, node in arrays.items()}
     commit = make_commit(attributes, named, private)
-    publish_commit(root, Backup(commit, table, rejects, ledger))
+    publish_commit(cache, Backup(commit, table, rejects, ledger))
     return commit
 
 
-def _copy_records(root: Path) -> None:
+def _copy_records(cache: Cache) -> None:
     """Give the records of a cache of format version 1 their second copies."""
-    for shard in layout.recorded_shards(root):
-        if not layout.record_copy_file(root, shard).exists():
-            layout.write_record(root, require_record(root, shard))
+    for shard in cache.recorded_shards():
+        if not cache.record_copy_file(shard).exists():
+            write_record(cache, require_record(cache, shard))
 
 
-def publish_commit(root: Path, parts: Backup) -> None:
+def publish_commit(cache: Cache, parts: Backup) -> None:
     """Make a commit the one that readers see, in the order of docs/cache_format.md; the last write is the root."""
     commit = parts.commit
     documents = commit.documents()
     for path, content in documents.items():
         if path != ROOT_DOCUMENT:
-            write_atomic(root / path, content)
-    write_parts(root, parts)
-    write_atomic(root / ROOT_DOCUMENT, documents[ROOT_DOCUMENT])
-    copies.mend_copies(root, commit)
+            write_atomic(cache.root / path, content)
+    write_parts(cache, parts)
+    write_atomic(cache.root_document, documents[ROOT_DOCUMENT])
+    copies.mend_copies(cache, commit)
 
 
-def write_parts(root: Path, parts: Backup) -> None:
+def write_parts(cache: Cache, parts: Backup) -> None:
     """Write all that a commit names beside the arrays, its backup, and then its own file."""
     commit = parts.commit
-    write_atomic(commits.table_file(root, commit), parts.table)
-    write_atomic(commits.rejects_file(root, commit), parts.rejects)
-    commits.write_ledger(root, commit.id, parts.ledger)
+    write_atomic(cache.table_file(commit.attributes.table_digest), parts.table)
+    write_atomic(cache.rejects_file(commit.private.rejects_digest), parts.rejects)
+    commits.write_ledger(cache, commit.id, parts.ledger)
     if commit.attributes.cache:
-        write_atomic(commits.private_file(root, commit.id), commit.private_content())
-    write_atomic(backup_file(root, commit.id), encode_backup(parts))
-    write_atomic(commits.commit_file(root, commit.id), commit.content())
+        write_atomic(cache.private_file(commit.id), commit.private_content())
+    write_atomic(cache.backup_file(commit.id), encode_backup(parts))
+    write_atomic(cache.commit_file(commit.id), commit.content())

@@ -3,15 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.attributes import Terms
 from pipeline.cache.files import canonical, read_file
 from pipeline.cache.parsing import parse
+from pipeline.cache.paths import ROOT_DOCUMENT, Cache
 from pipeline.errors import CacheError
-
-ROOT_DOCUMENT = "zarr.json"
 
 
 def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, bytes]:
@@ -25,7 +23,7 @@ def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
     documents = {f"{path}/zarr.json": canonical(node) for path, node in nodes.items()}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    return documents | {"zarr.json": canonical(root | {"consolidated_metadata": consolidated})}
+    return documents | {ROOT_DOCUMENT: canonical(root | {"consolidated_metadata": consolidated})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +87,13 @@ def parse_arrays(content: Any, terms: Terms) -> Mapping[str, Any]:
     return content
 
 
-def array_metadata(root: Path, path: str) -> Any | None:
+def array_metadata(cache: Cache, path: str) -> Any | None:
     """The zarr.json that lies at an image array's path, None where there is none.
 
     Raises:
         CacheError: damaged.
     """
-    file = root / path / "zarr.json"
+    file = cache.document(path)
     try:
         document = json.loads(read_file(file))
         stored_array(document)

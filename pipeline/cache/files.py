@@ -15,8 +15,6 @@ from pipeline.system import READ_FLAGS, sync_folder
 
 PARTIAL = ".partial"
 MAX_FILE_BYTES = 1 << 32  # a table of 750,000 slices has 200 MB, a shard of 256 at 1,024 px 300 MB
-PRIVATE = ".pipeline"  # the folder of a cache that only this program looks at
-ASIDE = "aside"  # its folder for what a repair cannot place
 
 
 def partial_name(path: Path) -> Path:

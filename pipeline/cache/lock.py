@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.cache.files import PRIVATE, canonical, make_folder, read_regular, refuse_link
-from pipeline.cache.layout import OWN_FOLDERS
+from pipeline.cache.files import canonical, make_folder, read_regular, refuse_link
+from pipeline.cache.paths import OWN_FOLDERS, Cache
 from pipeline.errors import CacheError
 from pipeline.system import release_lock, take_lock
 
 
 @contextlib.contextmanager
-def lock(root: Path) -> Iterator[str]:
+def lock(cache: Cache) -> Iterator[str]:
     """Hold the cache for one builder; gives the lock's token.
 
     The token is gone from the file at the end, and another builder's replaces it, so that a worker which outlives its
@@ -25,8 +25,8 @@ def lock(root: Path) -> Iterator[str]:
     Raises:
         CacheError: another process holds it; says which and since when.
     """
-    refuse_links(root)
-    path = lock_file(root)
+    refuse_links(cache)
+    path = cache.lock_file
     make_folder(path.parent)
     handle = _take(path)
     try:
@@ -68,13 +68,13 @@ def _open(path: Path, flags: int) -> int:
     return os.open(path, flags | plain, 0o644)
 
 
-def refuse_links(root: Path) -> None:
+def refuse_links(cache: Cache) -> None:
     """Refuse to write below folders that are links to another place: they may be a stranger's.
 
     Raises:
         CacheError: there is one among the folders of a cache.
     """
-    _refuse_links_in(root, lambda folder: folder.name in OWN_FOLDERS)
+    _refuse_links_in(cache.root, lambda folder: folder.name in OWN_FOLDERS)
 
 
 def _refuse_links_in(folder: Path, goes_on: Callable[[Path], bool]) -> None:
@@ -92,28 +92,23 @@ def _is_no_shard(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def publisher_lock(root: Path) -> Iterator[None]:
+def publisher_lock(cache: Cache) -> Iterator[None]:
     """Be the only process that publishes from this folder.
 
     Raises:
         CacheError: another one does.
     """
-    path = publisher_file(root)
+    path = cache.publisher_file
     handle = _open(path, os.O_RDWR | os.O_CREAT)
     try:
         try:
             take_lock(handle, path)
         except BlockingIOError:
-            raise CacheError(f"{root}: another process publishes it; wait or end that one") from None
+            raise CacheError(f"{cache}: another process publishes it; wait or end that one") from None
         yield
     finally:
         release_lock(handle)
         os.close(handle)
-
-
-def publisher_file(root: Path) -> Path:
-    """The file that `publisher_lock` locks."""
-    return root / PRIVATE / "publishing"
 
 
 def _remove_empty(path: Path) -> None:
@@ -126,13 +121,13 @@ def _remove_empty(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def shared_lock(root: Path) -> Iterator[None]:
+def shared_lock(cache: Cache) -> Iterator[None]:
     """Keep builders out while the cache is examined; writes nothing.
 
     Raises:
         CacheError: a builder is at work; says which and since when.
     """
-    path = lock_file(root)
+    path = cache.lock_file
     try:
         handle = _open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -142,25 +137,20 @@ def shared_lock(root: Path) -> Iterator[None]:
         try:
             take_lock(handle, path, shared=True)
         except BlockingIOError:
-            raise CacheError(f"{root}: {_holder(path)} is at work on it; wait or end that one") from None
+            raise CacheError(f"{cache}: {_holder(path)} is at work on it; wait or end that one") from None
         yield
     finally:
         release_lock(handle)
         os.close(handle)
 
 
-def builder_at_work(root: Path) -> str:
+def builder_at_work(cache: Cache) -> str:
     """Who is building the cache at this moment, in words; "" where nobody is."""
     try:
-        with shared_lock(root):
+        with shared_lock(cache):
             return ""
     except CacheError:
-        return _holder(lock_file(root)).rstrip(",")
-
-
-def lock_file(root: Path) -> Path:
-    """Return the file that a builder locks."""
-    return root / PRIVATE / "lock"
+        return _holder(cache.lock_file).rstrip(",")
 
 
 def _holder(path: Path) -> str:
@@ -170,9 +160,9 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-def holds_lock(root: Path, token: str) -> bool:
+def holds_lock(cache: Cache, token: str) -> bool:
     """Whether the builder with this token is still the cache's builder, as far as the lock's file tells."""
     try:
-        return bool(json.loads(read_regular(lock_file(root)))["token"] == token)
+        return bool(json.loads(read_regular(cache.lock_file))["token"] == token)
     except (OSError, ValueError, KeyError):
         return False

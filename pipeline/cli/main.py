@@ -12,7 +12,7 @@ import click
 
 from pipeline.cli.body import EXIT_CODES, command
 
-CACHE = click.argument("cache", type=click.Path(path_type=Path))
+CACHE = click.argument("folder", metavar="CACHE", type=click.Path(path_type=Path))
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 110})
@@ -131,7 +131,7 @@ def phantom(**options: Any) -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("cache", type=click.Path(path_type=Path))
+@CACHE
 @click.argument("address")
 @click.option("--take-over", is_flag=True, help="Resume an upload that was killed on another machine.")
 @command

@@ -7,17 +7,19 @@ import functools
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
 from pipeline.cache.attributes import Private, Terms
 from pipeline.cache.commits import Commit
-from pipeline.cache.documents import ROOT_DOCUMENT, array_metadata, stored_array
+from pipeline.cache.documents import array_metadata, stored_array
+from pipeline.cache.done_records import read_record
 from pipeline.cache.files import canonical, write_atomic
 from pipeline.cache.head import current_commit, recorded_head
 from pipeline.cache.ledger import Entry, ledger_of, merge
 from pipeline.cache.lock import lock
+from pipeline.cache.paths import Cache
+from pipeline.cache.pending import Pending, clear_pending, first_free_shard, is_committed, read_pending, write_pending
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import plan
 from pipeline.planning.built import choices
@@ -60,40 +62,40 @@ class _Work:
         token: of the lock that the build holds.
     """
 
+    cache: Cache
     settings: Settings
-    root: Path
     found: Survey
     token: str
     manner: Manner
 
 
-def build(settings: Settings, root: Path, workers: Workers, manner: Manner, progress: Progress) -> Outcome:
+def build(cache: Cache, *, settings: Settings, workers: Workers, manner: Manner, progress: Progress) -> Outcome:
     """Bring the cache to what the settings and the source ask for.
 
     Raises:
         SourceError, CacheError: with the old commit intact and the work resumable.
     """
     try:
-        current_commit(root)  # refuses a folder that is no cache before the lock puts anything there
-        with lock(root) as token:
-            found = survey(settings, root, check_content=manner.check_content, retry_rejected=manner.retry_rejected)
-            return _build(_Work(settings, root, found, token, manner), workers, progress)
+        current_commit(cache)  # refuses a folder that is no cache before the lock puts anything there
+        with lock(cache) as token:
+            found = survey(cache, settings, check_content=manner.check_content, retry_rejected=manner.retry_rejected)
+            return _build(_Work(cache, settings, found, token, manner), workers, progress)
     except OSError as error:
-        raise _target_error(root, error) from error
+        raise _target_error(cache, error) from error
 
 
 def _build(work: _Work, workers: Workers, progress: Progress) -> Outcome:
-    found, root = work.found, work.root
+    found, cache = work.found, work.cache
     progress.planned(found.plan)
     if found.head and not found.plan.commit:
-        _note_touched(root, found)
+        _note_touched(cache, found)
         return Outcome(found.head, changed=False)
     _refuse_vanished(work)
     table_labels = _find_labels(work)
-    _collect_leftovers(root, found.head)
-    _check_space(root, work.settings, found.plan)
+    _collect_leftovers(cache, found.head)
+    _check_space(cache, work.settings, found.plan)
     entries = _convert(work, workers, progress)
-    _collect_partials(root)  # of workers that were killed meanwhile
+    _collect_partials(cache)  # of workers that were killed meanwhile
     progress.stage("writing the tables and the commit")
     return Outcome(_commit(work, entries, table_labels, progress.stage), changed=True)
 
@@ -101,33 +103,33 @@ def _build(work: _Work, workers: Workers, progress: Progress) -> Outcome:
 # --- before anything is written ------------------------------------------------------------------------------------
 
 
-def _note_touched(root: Path, found: Survey) -> None:
+def _note_touched(cache: Cache, found: Survey) -> None:
     """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
     assert found.head
     from pipeline.cache.copies import mend_copies
 
     if found.plan.resolved.touched:
-        commits.write_ledger(root, found.head.id, found.plan.resolved.kept)
-    if mend_copies(root, found.head):
-        _collect_leftovers(root, found.head)
-    pending = layout.read_pending(root)
-    if pending and layout.is_committed(pending, found.head):
-        layout.clear_pending(root)
+        commits.write_ledger(cache, found.head.id, found.plan.resolved.kept)
+    if mend_copies(cache, found.head):
+        _collect_leftovers(cache, found.head)
+    pending = read_pending(cache)
+    if pending and is_committed(pending, found.head):
+        clear_pending(cache)
 
 
-def _collect_leftovers(root: Path, head: Commit | None) -> None:
+def _collect_leftovers(cache: Cache, head: Commit | None) -> None:
     """Remove what killed builders have left: temporary files, and commits that never became the current one."""
-    _collect_partials(root)
+    _collect_partials(cache)
     known = {head.id, *head.private.before} if head else set()
-    strays = commits.commit_ids(root) - known
-    if recorded_head(root) in strays:
-        raise CacheError(f"{root / ROOT_DOCUMENT}: is older than the commit recorded last; {commits.REPAIR}")
+    strays = cache.commit_ids() - known
+    if recorded_head(cache) in strays:
+        raise CacheError(f"{cache.root_document}: is older than the commit recorded last; {commits.REPAIR}")
     for stray in strays:
-        commits.remove_commit(root, stray)
+        commits.remove_commit(cache, stray)
 
 
-def _collect_partials(root: Path) -> None:
-    for partial in layout.partials(root):
+def _collect_partials(cache: Cache) -> None:
+    for partial in cache.partials():
         partial.unlink(missing_ok=True)
 
 
@@ -135,7 +137,7 @@ def _refuse_vanished(work: _Work) -> None:
     vanished = work.found.plan.resolved.vanished
     if vanished and not work.manner.prune:
         raise SourceError(
-            f"{work.root}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; "
+            f"{work.cache}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; "
             "bring them back, or run with --prune to let their slices leave"
         )
 
@@ -153,22 +155,22 @@ def _find_labels(work: _Work) -> Any:
         name_patient = functools.partial(hash_patient, work.manner.patient_key)
         return read_labels(labels.file, labels.content, classes, name_patient)
     assert head
-    return labels_of_table(labels.file, commits.read_table(work.root, head), classes)
+    return labels_of_table(labels.file, commits.read_table(work.cache, head), classes)
 
 
-def _check_space(root: Path, settings: Settings, made: Plan) -> None:
-    need, free = estimate(made.jobs, len(settings.windows)).disk_bytes, shutil.disk_usage(root).free
+def _check_space(cache: Cache, settings: Settings, made: Plan) -> None:
+    need, free = estimate(made.jobs, len(settings.windows)).disk_bytes, shutil.disk_usage(cache.root).free
     if need > free:
         raise CacheError(
-            f"{root}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
+            f"{cache}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
             "make room, or give another --out"
         )
 
 
-def _target_error(root: Path, error: OSError) -> CacheError:
+def _target_error(cache: Cache, error: OSError) -> CacheError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else error.strerror or str(error)
-    return CacheError(f"{error.filename or root}: {what}; nothing is lost: mend it and run the same command again")
+    return CacheError(f"{error.filename or cache}: {what}; nothing is lost: mend it and run the same command again")
 
 
 # --- shards --------------------------------------------------------------------------------------------------------
@@ -176,62 +178,62 @@ def _target_error(root: Path, error: OSError) -> CacheError:
 
 def _convert(work: _Work, workers: Workers, progress: Progress) -> list[Entry]:
     """Run the plan's tasks, and further ones for files with more frames than fitted. Returns the new entries."""
-    settings, root, found = work.settings, work.root, work.found
+    cache, settings, found = work.cache, work.settings, work.found
     if not found.plan.jobs:
         return []
-    context = make_context(settings, root, found, work.token, work.manner.patient_key)
-    _declare_arrays(root, found.head, settings, found.wanted.arrays)
+    context = make_context(cache, settings, found, work.token, work.manner.patient_key)
+    _declare_arrays(cache, found.head, settings, found.wanted.arrays)
     base = found.head.id if found.head else ""
     pending = dict(found.plan.pending)
     jobs = found.plan.jobs
     while jobs:
-        layout.write_pending(root, layout.Pending(base, found.wanted.reading, pending))
+        write_pending(cache, Pending(base, found.wanted.reading, pending))
         handed_back = _run(context, jobs, workers, progress)
         more = plan.place_frames(handed_back, max(pending, default=-1) + 1, settings.layout.rows_per_shard)
         pending |= more
         jobs = tuple(ShardJob(shard, units, found.wanted.arrays) for shard, units in sorted(more.items()))
-    records = {shard: record for shard in pending if (record := layout.read_record(root, shard))}
+    records = {shard: record for shard in pending if (record := read_record(cache, shard))}
     there = set(found.listing.paths)
     return [entry for entry in entries_of(records) if entry.path in there]
 
 
-def make_context(settings: Settings, root: Path, found: Survey, token: str, patient_key: bytes | None) -> Any:
+def make_context(cache: Cache, settings: Settings, found: Survey, token: str, patient_key: bytes | None) -> Any:
     """Put together what every task of the build needs: a `convert.Context`."""
     from pipeline.engine.convert import Context
 
     return Context(
         source=found.source,
-        root=root,
+        cache=cache,
         token=token,
         reading=settings.reading,
         reading_fingerprint=found.wanted.reading,
         patient_key=patient_key,
         windows=settings.windows,
         rows_per_shard=settings.layout.rows_per_shard,
-        codecs={spec.name: _codec(root, found.head, spec, settings) for spec in found.wanted.arrays},
+        codecs={spec.name: _codec(cache, found.head, spec, settings) for spec in found.wanted.arrays},
     )
 
 
-def _codec(root: Path, head: Commit | None, spec: ArraySpec, settings: Settings) -> Any:
+def _codec(cache: Cache, head: Commit | None, spec: ArraySpec, settings: Settings) -> Any:
     """The compressor of an array: the commit's, or that of the array on disk, for a new one the catalog's."""
     from pipeline.cache.shards import Codec
 
     committed = head.arrays.get(spec.images_path) if head else None
-    existing = committed or array_metadata(root, spec.images_path)
+    existing = committed or array_metadata(cache, spec.images_path)
     if existing:
         return Codec.of(stored_array(existing))
     return Codec(settings.layout.compression, settings.layout.compression_level)
 
 
-def _declare_arrays(root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
+def _declare_arrays(cache: Cache, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec]) -> None:
     """Write the zarr.json of new arrays before their first shard: a build that goes on must use the same compressor.
 
     No reader sees them: the root's consolidated metadata does not name them yet.
     """
     for spec in wanted:
-        if not (root / spec.images_path / "zarr.json").exists():
-            for path, document in _array_documents(root, head, settings, [spec], rows=0).items():
-                write_atomic(root / path / "zarr.json", canonical(document))
+        if not cache.document(spec.images_path).exists():
+            for path, document in _array_documents(cache, head, settings, [spec], rows=0).items():
+                write_atomic(cache.document(path), canonical(document))
 
 
 def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Progress) -> list[HandedBack]:
@@ -258,7 +260,7 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
 
 def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str], None]) -> Commit:
     """Write tables and commit, and forget the pending plan."""
-    settings, root, found = work.settings, work.root, work.found
+    cache, settings, found = work.cache, work.settings, work.found
     from pipeline.cache.committing import tables_of, write_commit
     from pipeline.engine.convert import library_versions
 
@@ -273,13 +275,13 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
         rows_per_shard=rows_per_shard,
         label_level=settings.labels.file.level,
     )
-    tables = tables_of(root, ledger, terms, settings.image_id, labels)
+    tables = tables_of(cache, ledger, terms, settings.image_id, labels)
     _refuse_useless(settings, found, tables, labels)
     if tables.shared_uids:
         shared = counted(tables.shared_uids, "Series Instance UID")
         say(f"{shared} in several studies; each study's is a series of its own")
-    pending = layout.read_pending(root)
-    next_shard = layout.next_shard(root, found.head, pending)
+    pending = read_pending(cache)
+    next_shard = first_free_shard(cache, found.head, pending)
     private = Private(
         before=(),
         next_shard=next_shard,
@@ -294,10 +296,10 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
         rejects_digest="",
         z_from={},
     )
-    arrays = _array_documents(root, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
-    commit = write_commit(root, found.head, ledger, tables, terms, arrays=arrays, private=private)
+    arrays = _array_documents(cache, found.head, settings, found.wanted.arrays, next_shard * rows_per_shard)
+    commit = write_commit(cache, found.head, ledger, tables, terms, arrays=arrays, private=private)
     if pending and pending.reading == found.wanted.reading:
-        layout.clear_pending(root)
+        clear_pending(cache)
     return commit
 
 
@@ -324,12 +326,12 @@ def _way(settings: Settings) -> str:
 
 
 def _array_documents(
-    root: Path, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
+    cache: Cache, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
 ) -> dict[str, Any]:
     from pipeline.cache.arrays import new_array_metadata
 
     documents: dict[str, Any] = {}
     for spec in wanted:
-        codecs = _codec(root, head, spec, settings)
+        codecs = _codec(cache, head, spec, settings)
         documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)
     return documents

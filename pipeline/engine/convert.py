@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from pipeline import kernel
-from pipeline.cache import layout
+from pipeline.cache.done_records import encode_record, encode_record_copy, read_record
 from pipeline.cache.drafts import Drafts
 from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD
 from pipeline.cache.lock import holds_lock
+from pipeline.cache.paths import Cache
 from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, ShardRecord, StoredImages
 from pipeline.cache.shards import Codec, ShardWriter, encode_sums, read_shard, sums_of
 from pipeline.dicom.read import Slices, read_slices
@@ -54,7 +54,7 @@ class Context:
     """
 
     source: Source
-    root: Path
+    cache: Cache
     token: str
     reading: Reading
     reading_fingerprint: str
@@ -116,8 +116,8 @@ def count_rejects(codes: Iterable[str]) -> tuple[int, int]:
 
 
 def _check_token(context: Context) -> None:
-    if not holds_lock(context.root, context.token):
-        raise CacheError(f"{context.root}: another build has taken over; this one stops without publishing")
+    if not holds_lock(context.cache, context.token):
+        raise CacheError(f"{context.cache}: another build has taken over; this one stops without publishing")
 
 
 def _refuse_lost_source(path: str, error: OSError) -> None:
@@ -145,8 +145,8 @@ class _Shard:
         self.context, self.job, self.begin = context, job, begin
         self.images = [np.empty((channels, spec.size_px, spec.size_px), np.uint8) for spec in job.arrays]
         self.sums = [np.zeros((rows, channels, 2), np.uint64) for _ in job.arrays]
-        self.drafts = stack.enter_context(Drafts(context.root))
-        self.files = [layout.images_file(context.root, spec, job.shard) for spec in job.arrays]
+        self.drafts = stack.enter_context(Drafts(context.cache.root))
+        self.files = [context.cache.images_file(spec, job.shard) for spec in job.arrays]
         self.writers = [
             stack.enter_context(ShardWriter(self.drafts.begin(file), rows, context.codecs[spec.name]))
             for file, spec in zip(self.files, job.arrays, strict=True)
@@ -238,10 +238,10 @@ class _Shard:
         An array that the record knows is mended: what is made again must be what it was.
         """
         result = ShardResult(self.job.shard)
-        record = layout.read_record(self.context.root, self.job.shard)
+        record = read_record(self.context.cache, self.job.shard)
         if record is None:
             raise CacheError(
-                f"{self.context.root}: the record of shard {self.job.shard} is missing; run the build again"
+                f"{self.context.cache}: the record of shard {self.job.shard} is missing; run the build again"
             )
         self.record = record
         self._keep(self.job.kept)
@@ -293,7 +293,7 @@ class _Shard:
     def publish(self) -> int:
         """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
         assert self.record
-        root, shard = self.context.root, self.job.shard
+        cache, shard = self.context.cache, self.job.shard
         sizes = [writer.finish() if self.used else 0 for writer in self.writers]
         stored = {
             spec.name: StoredImages(size, tuple(writer.digests), now(), library_versions())
@@ -301,11 +301,11 @@ class _Shard:
         }
         record = dataclasses.replace(self.record, arrays={**self.record.arrays, **stored})
         sums = {
-            layout.sums_file(root, spec, shard): encode_sums(sums)
+            cache.sums_file(spec, shard): encode_sums(sums)
             for spec, sums in zip(self.job.arrays, self.sums, strict=True)
         }
-        done, copy = layout.record_file(root, shard), layout.record_copy_file(root, shard)
-        records = {copy: layout.encode_record_copy(record), done: layout.encode_record(record)}
+        done, copy = cache.record_file(shard), cache.record_copy_file(shard)
+        records = {copy: encode_record_copy(record), done: encode_record(record)}
         for path, content in {**sums, **records}.items():
             self.drafts.begin(path).write_bytes(content)
         self.drafts.publish([*self.files, *sums, copy] if self.used else [copy], last=done)

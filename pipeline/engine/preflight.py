@@ -34,13 +34,13 @@ def check_worker(context: Context, job: ShardJob) -> None:
     """
     if context.token in _checked:
         return
-    if not holds_lock(context.root, context.token):
+    if not holds_lock(context.cache, context.token):
         raise CacheError(
-            f"{_here()}: does not see this build's lock in {context.root}; --out must lie on a file system that all "
+            f"{_here()}: does not see this build's lock in {context.cache}; --out must lie on a file system that all "
             "workers share, under the same path"
         )
-    if not os.access(context.root, os.W_OK):
-        raise CacheError(f"{_here()}: cannot write to {context.root}; make --out writable for the workers")
+    if not os.access(context.cache.root, os.W_OK):
+        raise CacheError(f"{_here()}: cannot write to {context.cache}; make --out writable for the workers")
     _check_source(context, job)
     _checked.add(context.token)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cache import layout
-from pipeline.cache.lock import lock_file
+from pipeline.cache.done_records import read_record
 from pipeline.engine.convert import Context, ShardResult, build_shard, count_rejects
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
@@ -62,13 +61,13 @@ def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
 
     A result is lost with its worker until the builder has fetched it; Dask then runs the task again.
     """
-    done = layout.record_file(context.root, job.shard)
+    done = context.cache.record_file(job.shard)
     try:
-        if done.stat().st_mtime_ns < lock_file(context.root).stat().st_mtime_ns:
+        if done.stat().st_mtime_ns < context.cache.lock_file.stat().st_mtime_ns:
             return None  # of an earlier build, and not what the plan wants
     except FileNotFoundError:
         return None
-    record = layout.read_record(context.root, job.shard)
+    record = read_record(context.cache, job.shard)
     if record is None or not {spec.name for spec in job.arrays} <= record.arrays.keys():
         return None
     seen = {slot for slot, digest in enumerate(file.digest for file in record.files) if digest is not None}

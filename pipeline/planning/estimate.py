@@ -1,9 +1,8 @@
 """Estimate what a plan takes before it is begun: disk and time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.cache.layout import disk_need
 from pipeline.planning.plan import ShardJob
 from pipeline.words import counted
 
@@ -41,7 +40,7 @@ def estimate(jobs: Iterable[ShardJob], channels: int) -> Estimate:
     for job in jobs:
         files, sides = len(job.paths()), [spec.size_px for spec in job.arrays]
         slices += files
-        disk_bytes += disk_need(sides, channels, files)
+        disk_bytes += _disk_need(sides, channels, files)
         core_seconds += files * (SLICE_S + PIXEL_S * channels * sum(side * side for side in sides))
     return Estimate(slices, disk_bytes, core_seconds)
 
@@ -56,3 +55,11 @@ def _duration(seconds: float) -> str:
         if seconds >= limit:
             return f"{seconds / unit:.{int(word == 'h')}f} {word}"
     return "seconds"
+
+
+def _disk_need(sizes_px: Sequence[int], channels: int, slices: int) -> int:
+    """Bytes that so many slices are likely to take, rounded up generously: 0.4 of the raw pixels.
+
+    Source: 0.30 of the raw pixels for LZ4 on 52 real slices at 224, 0.26 at 380; records add about 1 KB a slice.
+    """
+    return sum(slices * int(0.4 * channels * side * side) for side in sizes_px) + 1024 * slices

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import system
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
+from pipeline.cache.done_records import read_record
 from pipeline.cache.head import current_commit
 from pipeline.cache.ledger import Entry, Ledger, empty_ledger, ledger_of, merge
+from pipeline.cache.paths import Cache
+from pipeline.cache.pending import first_free_shard, is_committed, read_pending
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import Unit
 from pipeline.errors import SourceError
@@ -36,18 +39,18 @@ class Survey:
     plan: Plan
 
 
-def require_apart(src: str, root: Path) -> None:
+def require_apart(cache: Cache, src: str) -> None:
     """Refuse a cache inside its own source: it would read its own files, and commit again at every build.
 
     Raises:
-        SourceError: `root` lies below `src`.
+        SourceError: the cache lies below `src`.
     """
-    if "://" not in src and Path(src).resolve() in root.resolve().parents:
-        raise SourceError(f"{root}: --out lies inside --src {src}; give a folder outside of it")
+    if "://" not in src and Path(src).resolve() in cache.root.resolve().parents:
+        raise SourceError(f"{cache}: --out lies inside --src {src}; give a folder outside of it")
 
 
 def survey(
-    settings: Settings, root: Path, *, check_content: bool = False, retry_rejected: bool = False, running: str = ""
+    cache: Cache, settings: Settings, *, check_content: bool = False, retry_rejected: bool = False, running: str = ""
 ) -> Survey:
     """Scan the source, compare it with what the cache knows, and plan.
 
@@ -59,14 +62,14 @@ def survey(
     Raises:
         SourceError, CacheError: source or cache cannot be used.
     """
-    head = current_commit(root)
+    head = current_commit(cache)
     wanted = fingerprints(settings)
-    require_apart(settings.src, root)
+    require_apart(cache, settings.src)
     source = open_source(settings.src)
     listing = source.scan()
-    known = replace(_known(root, head, wanted), running=running)
+    known = replace(_known(cache, head, wanted), running=running)
     if head and retry_rejected:
-        known = _forget_failed(known, _failed_paths(root, head) & set(listing.paths))
+        known = _forget_failed(known, _failed_paths(cache, head) & set(listing.paths))
     difference = changes.compare(listing, known.ledger, check_content=check_content)
     lines = set(difference.lines_to_read())
     other_way = known.reading not in (None, wanted.reading)
@@ -102,15 +105,15 @@ def _contents(source: Source, listing: Listing, lines: Iterable[int]) -> dict[in
     }
 
 
-def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Known:
+def _known(cache: Cache, head: commits.Commit | None, wanted: Fingerprints) -> Known:
     """What the cache knows: the current commit, and what a killed build for the same reading has left."""
-    pending = layout.read_pending(root)
-    next_shard = layout.next_shard(root, head, pending)
-    if pending and (pending.reading != wanted.reading or layout.is_committed(pending, head)):
+    pending = read_pending(cache)
+    next_shard = first_free_shard(cache, head, pending)
+    if pending and (pending.reading != wanted.reading or is_committed(pending, head)):
         pending = None
     planned = pending.shards if pending else {}
-    done = {shard: record for shard in planned if (record := layout.read_record(root, shard))}
-    committed = commits.read_ledger(root, head.id) if head else empty_ledger()
+    done = {shard: record for shard in planned if (record := read_record(cache, shard))}
+    committed = commits.read_ledger(cache, head.id) if head else empty_ledger()
     same_way = head is not None and head.private.reading == wanted.reading
     arrays = {path.split("/")[1] for path in head.arrays} if head and same_way else set()
     left = _finished_files(planned, done)
@@ -122,7 +125,7 @@ def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Kno
         table=head.private.table if head else None,
         committed_arrays=frozenset(arrays),
         ledger=ledger,
-        arrays=_arrays_of(root, left if vouched else ledger),
+        arrays=_arrays_of(cache, left if vouched else ledger),
         pending=planned,
         done=frozenset(done),
         next_shard=next_shard,
@@ -130,11 +133,11 @@ def _known(root: Path, head: commits.Commit | None, wanted: Fingerprints) -> Kno
     )
 
 
-def _failed_paths(root: Path, head: commits.Commit) -> set[str]:
+def _failed_paths(cache: Cache, head: commits.Commit) -> set[str]:
     """The files of a commit that gave no slice though they should have, duplicates aside."""
     from pipeline.tables.tables import REJECTS
 
-    text = commits.read_rejects(root, head).decode("utf-8", "surrogateescape")
+    text = commits.read_rejects(cache, head).decode("utf-8", "surrogateescape")
     rejects = [(line["path"], line["code"]) for line in csv.DictReader(io.StringIO(text, newline=""))]
     return {path for path, code in rejects if REJECTS[code][0] == "failed" and code != "duplicate_conflict"}
 
@@ -151,14 +154,14 @@ def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, 
     return ledger_of([entry for entry in entries_of(done) if entry.path not in unfinished])
 
 
-def _arrays_of(root: Path, ledger: Ledger) -> dict[int, frozenset[str]]:
+def _arrays_of(cache: Cache, ledger: Ledger) -> dict[int, frozenset[str]]:
     """Shard -> names of the arrays that hold every slice of the ledger's files in it, as its record says.
 
     A build that was killed may have converted fewer of a shard's files than are wanted now.
     """
     found = {}
     for shard, slots in ledger.live_slots().items():
-        record = layout.read_record(root, shard)
+        record = read_record(cache, shard)
         rows = record.rows_of(slots) if record else []
         arrays = record.arrays if record else {}
         found[shard] = frozenset(name for name, array in arrays.items() if all(array.digests[row] for row in rows))

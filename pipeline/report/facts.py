@@ -5,7 +5,6 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 
 from pipeline.cache.commits import Commit, read_rejects, read_table
 from pipeline.cache.committing import require_record
+from pipeline.cache.paths import Cache
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
 from pipeline.tables.series import SERIES_KEY, place_slices, series_facts
@@ -76,18 +76,18 @@ class Facts:
     versions: Mapping[str, tuple[str, ...]]
 
 
-def count_slices(root: Path, head: Commit) -> Facts:
+def count_slices(cache: Cache, head: Commit) -> Facts:
     """Read the commit's table and, one after another, the done-records of its shards.
 
     Raises:
         CacheError: one of them is missing or damaged.
     """
-    table = _read_table(root, head)
+    table = _read_table(cache, head)
     seen = _Seen(head)
     shards = table["row"].to_numpy() // head.terms.rows_per_shard
     for shard, start in zip(*np.unique(shards, return_index=True), strict=True):
         stop = np.searchsorted(shards, shard, side="right")
-        seen.add(int(shard), require_record(root, int(shard)), table.iloc[start:stop])
+        seen.add(int(shard), require_record(cache, int(shard)), table.iloc[start:stop])
     geometry = seen.geometry()
     series = series_facts(geometry)
     turned = pd.Series(np.degrees(np.abs(np.arctan2(geometry["ry"].to_numpy(), geometry["rx"].to_numpy()))))
@@ -103,12 +103,12 @@ def count_slices(root: Path, head: Commit) -> Facts:
     )
 
 
-def _read_table(root: Path, head: Commit) -> pd.DataFrame:
+def _read_table(cache: Cache, head: Commit) -> pd.DataFrame:
     classes = head.terms.class_names
     texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
     kinds: dict[str, Any] = {"row": np.int64, **dict.fromkeys(texts, str), "z_norm": float}
     kinds |= dict.fromkeys(classes, np.float32)
-    content = read_table(root, head)
+    content = read_table(cache, head)
     table = pd.read_csv(
         io.BytesIO(content),
         usecols=list(kinds),
@@ -240,13 +240,13 @@ class Rejected:
     more: bool
 
 
-def count_rejects(root: Path, head: Commit) -> dict[str, Rejected]:
+def count_rejects(cache: Cache, head: Commit) -> dict[str, Rejected]:
     """Count the commit's rejects by code, the most first.
 
     Raises:
         CacheError: their table is missing or damaged.
     """
-    content = read_rejects(root, head)
+    content = read_rejects(cache, head)
     found: dict[str, Rejected] = {}
     # A path is what the file system has, not always text.
     for line in csv.DictReader(io.StringIO(content.decode("utf-8", "backslashreplace"), newline="")):

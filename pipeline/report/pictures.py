@@ -5,7 +5,6 @@ import mmap
 import struct
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from pipeline.cache.commits import REPAIR, Commit
 from pipeline.cache.documents import stored_array
 from pipeline.cache.files import open_regular
-from pipeline.cache.layout import images_file
+from pipeline.cache.paths import Cache
 from pipeline.cache.shards import Codec, read_image
 from pipeline.errors import CacheError
 from pipeline.tables.series import SERIES_KEY
@@ -50,7 +49,7 @@ def _spread(slices: pd.DataFrame) -> np.ndarray:
     return lines[((np.arange(SLICES) + 0.5) * len(lines) / SLICES).astype(int)]
 
 
-def read_row(root: Path, head: Commit, row: int) -> np.ndarray:
+def read_row(cache: Cache, head: Commit, row: int) -> np.ndarray:
     """Read one image of the smallest size, (C, S, S) uint8; where S is above 256, means of blocks below it.
 
     Raises:
@@ -59,7 +58,7 @@ def read_row(root: Path, head: Commit, row: int) -> np.ndarray:
     spec = min(head.terms.arrays, key=lambda spec: spec.size_px)
     array = stored_array(head.arrays[spec.images_path])
     shard, position = divmod(row, array.rows_per_shard)
-    file = images_file(root, spec, shard)
+    file = cache.images_file(spec, shard)
     try:
         with open_regular(file) as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             image = read_image(content, array.shape, array.rows_per_shard, Codec.of(array), position)

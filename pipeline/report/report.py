@@ -11,6 +11,7 @@ from pipeline.cache.attributes import FORMAT
 from pipeline.cache.commits import Commit
 from pipeline.cache.documents import stored_array
 from pipeline.cache.files import write_atomic
+from pipeline.cache.paths import Cache
 from pipeline.cache.shards import Codec
 from pipeline.errors import CacheError
 from pipeline.report.facts import Facts, Rejected, count_rejects, count_slices, find_prevalence
@@ -52,28 +53,30 @@ MISFITS = {
 }
 
 
-def write_report(root: Path, out: Path) -> None:
+def write_report(cache: Cache, out: Path) -> None:
     """Write the report of the current commit.
 
     Raises:
         CacheError: there is no cache, or it is damaged, or it has no slices; or `out` cannot be written.
     """
-    head = require_head(root)
+    head = require_head(cache)
     if not head.attributes.num_slices:
-        raise CacheError(f"{root}: no slice is in it, nothing to report; run: pipeline build --src DICOMS --out {root}")
-    facts, about = count_slices(root, head), summary(root)
+        raise CacheError(
+            f"{cache}: no slice is in it, nothing to report; run: pipeline build --src DICOMS --out {cache}"
+        )
+    facts, about = count_slices(cache, head), summary(cache)
     sections = [
         _summary(head, facts, about),
-        _slices(root, head, facts),
+        _slices(cache, head, facts),
         _labels(head, facts),
         scanners(facts),
         geometry(facts),
-        _rejects(count_rejects(root, head)),
+        _rejects(count_rejects(cache, head)),
         _storage(head, facts, about),
         _settings(head, facts),
     ]
     lead = f"Data set {head.terms.dataset}; commit {head.id} of {_shown_time(head.attributes.created)}."
-    text = page(f"Head-CT cache {root.resolve().name}", lead, sections, NO_DEVICE)
+    text = page(f"Head-CT cache {cache.root.resolve().name}", lead, sections, NO_DEVICE)
     try:
         write_atomic(out, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -109,7 +112,7 @@ def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     return Section("Summary", blocks)
 
 
-def _slices(root: Path, head: Commit, facts: Facts) -> Section:
+def _slices(cache: Cache, head: Commit, facts: Facts) -> Section:
     windows = [f"{w.name} ({w.level_hu:g}/{w.width_hu:g} HU)" for w in head.terms.windows]
     classes = head.terms.class_names
     items = []
@@ -117,7 +120,7 @@ def _slices(root: Path, head: Commit, facts: Facts) -> Section:
     for uid, lines in choose_slices(facts.table):
         pictures = []
         for of in facts.table.loc[lines].to_dict("records"):
-            image = read_row(root, head, of["row"])  # (C, S, S)
+            image = read_row(cache, head, of["row"])  # (C, S, S)
             words = f"slice at {of['z_norm']:.2f} of its series, windows from the top: {', '.join(windows)}"
             png = encode_png(image.reshape(-1, image.shape[2]))
             findings = ", ".join(klass for klass in classes if of[klass] == 1 and klass != "any")

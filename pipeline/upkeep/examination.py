@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pipeline.cache.commits import Commit
 from pipeline.cache.files import read_regular
 from pipeline.cache.ledger import Ledger
+from pipeline.cache.paths import Cache
 from pipeline.cache.shard_record import ShardRecord
 
 Part = Literal[
@@ -68,7 +69,7 @@ class Examination:
         unknown: files that do not: left by killed writers, or by somebody else.
     """
 
-    root: Path
+    cache: Cache
     head: Commit | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
     ledgers: dict[str, Ledger] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Examination:
     unknown: list[Path] = field(default_factory=list)
 
     def damaged(self, part: Part, path: Path, problem: str, **about: Any) -> None:
-        self.damages.append(Damage(part, str(path.relative_to(self.root)), problem, **about))
+        self.damages.append(Damage(part, self.cache.name_of(path), problem, **about))
 
     def read(self, part: Part, path: Path, check: Callable[[bytes], str], **about: Any) -> bytes | None:
         """Read a file that must be there; None, and noted, where it is missing or `check` says what is wrong."""

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
 from pipeline.cache.commits import Commit
-from pipeline.cache.files import ASIDE, PRIVATE
+from pipeline.cache.done_records import read_record, remove_record, write_record
 from pipeline.cache.head import current_commit
+from pipeline.cache.paths import ARRAYS, Cache
+from pipeline.cache.pending import is_committed, read_pending
 from pipeline.system import sync_folder
-
-ARRAY_FOLDERS = ("images", "sums")
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Unused:
         return {kind: len(found) for kind, found in kinds.items() if found}
 
 
-def find_unused(root: Path, older_than_s: float, now: float, *, aside: bool = False) -> Unused:
+def find_unused(cache: Cache, older_than_s: float, now: float, *, aside: bool = False) -> Unused:
     """Find what no kept commit uses. Kept are the current one, and those that were current `older_than_s` ago or later.
 
     Args:
@@ -61,28 +61,28 @@ def find_unused(root: Path, older_than_s: float, now: float, *, aside: bool = Fa
     Raises:
         CacheError: a commit that is kept, or its ledger, is damaged.
     """
-    head = current_commit(root)
-    every = commits.chain(root, head)
+    head = current_commit(cache)
+    every = commits.chain(cache, head)
     ends = replaced_at([_seconds(commit) for commit in every], now)
     kept = [commit for commit, until in zip(every, ends, strict=True) if commit is head or until > now - older_than_s]
-    pending = layout.read_pending(root)
-    if pending and layout.is_committed(pending, head):
+    pending = read_pending(cache)
+    if pending and is_committed(pending, head):
         pending = None
     planned = set(pending.shards) if pending else set()
-    live = {shard for commit in kept for shard in commits.read_ledger(root, commit.id).live_slots()}
+    live = {shard for commit in kept for shard in commits.read_ledger(cache, commit.id).live_slots()}
     found = Unused(commits=[commit.id for commit in every if commit not in kept], unfinished=len(planned - live))
-    found.arrays = sorted(_arrays(root) - _named(kept) - (_arrays(root) - _named(every) if pending else set()))
-    found.shards = sorted(_shards(root) - live - planned)
-    needed = {path for commit in kept for path in _files_of(root, commit)}
-    found.files = sorted({path for path in _all_files(root) if path not in needed} | set(layout.partials(root)))
-    found.aside = set_aside(root) if aside else []
-    found.size = sum(_size(path) for path in _paths(root, found))
+    found.arrays = sorted(_arrays(cache) - _named(kept) - (_arrays(cache) - _named(every) if pending else set()))
+    found.shards = sorted(_shards(cache) - live - planned)
+    needed = {path for commit in kept for path in _files_of(cache, commit)}
+    found.files = sorted({path for path in _all_files(cache) if path not in needed} | set(cache.partials()))
+    found.aside = set_aside(cache) if aside else []
+    found.size = sum(_size(path) for path in _paths(cache, found))
     return found
 
 
-def set_aside(root: Path) -> list[Path]:
+def set_aside(cache: Cache) -> list[Path]:
     """The files that repairs moved aside, for they could not be placed."""
-    return sorted(path for path in (root / PRIVATE / ASIDE).rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path for path in cache.aside.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def replaced_at(created: Sequence[float], now: float) -> list[float]:
@@ -113,44 +113,44 @@ def _named(commits: Iterable[Commit]) -> set[str]:
     return {path for commit in commits for path in commit.arrays}
 
 
-def _arrays(root: Path) -> set[str]:
-    return {f"{folder}/{path.name}" for folder in ARRAY_FOLDERS for path in (root / folder).glob("*") if path.is_dir()}
+def _arrays(cache: Cache) -> set[str]:
+    return {f"{folder}/{path.name}" for folder in ARRAYS for path in (cache.root / folder).glob("*") if path.is_dir()}
 
 
-def _shards(root: Path) -> set[int]:
+def _shards(cache: Cache) -> set[int]:
     """Every shard that has a record, or a file in any array."""
-    chunks = (path.name for name in _arrays(root) for path in (root / name / "c").glob("*"))
-    return {int(name) for name in chunks if name.isdigit()} | set(layout.recorded_shards(root))
+    chunks = (path.name for name in _arrays(cache) for path in (cache.root / name / "c").glob("*"))
+    return {int(name) for name in chunks if name.isdigit()} | set(cache.recorded_shards())
 
 
-def _files_of(root: Path, commit: Commit) -> tuple[Path, ...]:
+def _files_of(cache: Cache, commit: Commit) -> tuple[Path, ...]:
     return (
-        *commits.own_files(root, commit.id),
-        commits.table_file(root, commit),
-        commits.rejects_file(root, commit),
+        *cache.own_files(commit.id),
+        cache.table_file(commit.attributes.table_digest),
+        cache.rejects_file(commit.private.rejects_digest),
     )
 
 
-def _all_files(root: Path) -> Iterator[Path]:
+def _all_files(cache: Cache) -> Iterator[Path]:
     folders = (
-        root / "commits",
-        root / "tables",
-        *(root / PRIVATE / name for name in ("rejects", "ledgers", "spares", "private")),
+        cache.commits_folder,
+        cache.root / "tables",
+        *(cache.private / name for name in ("rejects", "ledgers", "spares", "private")),
     )
     for folder in folders:
         yield from folder.glob("[!.]*")
 
 
-def _paths(root: Path, found: Unused) -> Iterator[Path]:
+def _paths(cache: Cache, found: Unused) -> Iterator[Path]:
     """Files and folders that go, each once."""
     yield from found.files
     yield from found.aside
-    yield from (root / array for array in found.arrays)
+    yield from (cache.root / array for array in found.arrays)
     gone = set(found.arrays)
     for shard in found.shards:
-        yield layout.record_file(root, shard)
-        yield layout.record_copy_file(root, shard)
-        yield from (root / name / "c" / str(shard) for name in _arrays(root) - gone)
+        yield cache.record_file(shard)
+        yield cache.record_copy_file(shard)
+        yield from (cache.root / name / "c" / str(shard) for name in _arrays(cache) - gone)
 
 
 def _size(path: Path) -> int:
@@ -159,31 +159,31 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def remove(root: Path, unused: Unused) -> None:
+def remove(cache: Cache, unused: Unused) -> None:
     """Remove it, in an order that leaves a whole cache wherever it is stopped. Only the lock's holder may call it.
 
     Commits go before what they name, and a record before what it vouches for.
     """
     for commit in unused.commits:
-        commits.remove_commit(root, commit)
+        commits.remove_commit(cache, commit)
     for path in unused.files:
         path.unlink(missing_ok=True)
     if unused.aside:
-        shutil.rmtree(root / PRIVATE / ASIDE)
+        shutil.rmtree(cache.aside)
     for shard in unused.shards:
-        layout.remove_record(root, shard)
-    _forget_arrays(root, {path.split("/")[1] for path in unused.arrays})
-    if (root / PRIVATE / "shards").is_dir():
-        sync_folder(root / PRIVATE / "shards")
-    for path in _paths(root, unused):
+        remove_record(cache, shard)
+    _forget_arrays(cache, {path.split("/")[1] for path in unused.arrays})
+    if cache.records_folder.is_dir():
+        sync_folder(cache.records_folder)
+    for path in _paths(cache, unused):
         if path.is_dir():
             shutil.rmtree(path)
 
 
-def _forget_arrays(root: Path, names: set[str]) -> None:
+def _forget_arrays(cache: Cache, names: set[str]) -> None:
     """Take arrays out of the records that know them, so that they count as not converted."""
-    for shard in layout.recorded_shards(root) if names else ():
-        record = layout.read_record(root, shard)
+    for shard in cache.recorded_shards() if names else ():
+        record = read_record(cache, shard)
         if record and names & record.arrays.keys():
             left = {name: array for name, array in record.arrays.items() if name not in names}
-            layout.write_record(root, dataclasses.replace(record, arrays=left))
+            write_record(cache, dataclasses.replace(record, arrays=left))

@@ -9,48 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
 from pipeline.cache.commits import Commit
 from pipeline.cache.committing import require_record
-from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import PRIVATE
 from pipeline.cache.head import current_commit
 from pipeline.cache.ledger import Ledger, digest_hex
 from pipeline.cache.lock import builder_at_work
+from pipeline.cache.paths import PRIVATE, Cache
+from pipeline.cache.pending import is_committed, read_pending
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.source.names import listed_name
 
 
-def require_cache(root: Path) -> None:
+def require_cache(cache: Cache) -> None:
     """Refuse a path that is no cache, finished or not.
 
     Raises:
         CacheError: it is none.
     """
-    if not (root / PRIVATE).is_dir():
-        if (root / ROOT_DOCUMENT).is_file():
-            current_commit(root)  # says that it was copied without the folder, or is another store
-        raise CacheError(f"{root}: no such cache; run: pipeline build --src DICOMS --out {root}")
+    if not cache.private.is_dir():
+        if cache.root_document.is_file():
+            current_commit(cache)  # says that it was copied without the folder, or is another store
+        raise CacheError(f"{cache}: no such cache; run: pipeline build --src DICOMS --out {cache}")
 
 
-def require_head(root: Path) -> Commit:
+def require_head(cache: Cache) -> Commit:
     """The current commit of a cache that must have one.
 
     Raises:
         CacheError: there is no cache, or no commit yet, or it is damaged.
     """
-    require_cache(root)
-    head = current_commit(root)
+    require_cache(cache)
+    head = current_commit(cache)
     if head is None:
-        raise CacheError(f"{root}: nothing was committed yet; run the same `pipeline build` again to finish it")
+        raise CacheError(f"{cache}: nothing was committed yet; run the same `pipeline build` again to finish it")
     return head
 
 
 # --- summary -------------------------------------------------------------------------------------------------------
 
 
-def summary(root: Path) -> dict[str, Any]:
+def summary(cache: Cache) -> dict[str, Any]:
     """What is in a cache, as plain data.
 
     Returns:
@@ -61,43 +61,43 @@ def summary(root: Path) -> dict[str, Any]:
     Raises:
         CacheError: there is no cache, or it is damaged.
     """
-    head = require_head(root)
-    ledger = commits.read_ledger(root, head.id)
+    head = require_head(cache)
+    ledger = commits.read_ledger(cache, head.id)
     every = [
         {"commit": c.id, "created": c.attributes.created, "slices": c.attributes.num_slices}
-        for c in commits.chain(root, head)
+        for c in commits.chain(cache, head)
     ]
     return {
         **head.attributes.as_json(),
-        "rows": _rows(root, head),
-        "bytes": _bytes(root, head, {str(shard) for shard in ledger.live_slots()}),
+        "rows": _rows(cache, head),
+        "bytes": _bytes(cache, head, {str(shard) for shard in ledger.live_slots()}),
         "commits": every,
         "source": head.private.source,
         "reading": head.private.reading_settings,
         "versions": head.private.versions,
-        "unfinished": _unfinished(root, head),
-        "running": builder_at_work(root),
+        "unfinished": _unfinished(cache, head),
+        "running": builder_at_work(cache),
     }
 
 
-def _rows(root: Path, head: Commit) -> dict[str, Any]:
+def _rows(cache: Cache, head: Commit) -> dict[str, Any]:
     """Rows with a stored image in the arrays of the current commit, and how many of them it names."""
     names = {spec.name for spec in head.terms.arrays}
     stored = 0
-    for shard in layout.recorded_shards(root):
-        arrays = require_record(root, shard).arrays
+    for shard in cache.recorded_shards():
+        arrays = require_record(cache, shard).arrays
         images = [arrays[name].digests for name in names & arrays.keys()]
         stored += sum(any(digests) for digests in zip(*images, strict=True))
     live = head.attributes.num_slices
     return {"stored": stored, "live": live, "dead_share": round(1 - live / stored, 4) if stored else 0.0}
 
 
-def _bytes(root: Path, head: Commit, live: set[str]) -> dict[str, int]:
+def _bytes(cache: Cache, head: Commit, live: set[str]) -> dict[str, int]:
     """Bytes on disk: of each size of the current commit, of shards and arrays that it does not use, and of the rest."""
     sizes = {path: str(spec.size_px) for spec in head.terms.arrays for path in (spec.images_path, spec.sums_path)}
     found = dict.fromkeys([*sizes.values(), "unused", "private", "tables_and_metadata"], 0)
-    for folder, _, names in os.walk(root):
-        parts = Path(folder).relative_to(root).parts
+    for folder, _, names in os.walk(cache.root):
+        parts = Path(folder).relative_to(cache.root).parts
         for name in names:
             kind = "tables_and_metadata"
             if parts[:1] == (PRIVATE,):
@@ -109,15 +109,15 @@ def _bytes(root: Path, head: Commit, live: set[str]) -> dict[str, int]:
     return found
 
 
-def _unfinished(root: Path, head: Commit) -> dict[str, int] | None:
-    pending = layout.read_pending(root)
-    if pending is None or not pending.shards or layout.is_committed(pending, head):
+def _unfinished(cache: Cache, head: Commit) -> dict[str, int] | None:
+    pending = read_pending(cache)
+    if pending is None or not pending.shards or is_committed(pending, head):
         return None
-    done = sum(layout.record_file(root, shard).exists() for shard in pending.shards)
+    done = sum(cache.record_file(shard).exists() for shard in pending.shards)
     return {"shards": len(pending.shards), "done": done}
 
 
-def digest(root: Path) -> str:
+def digest(cache: Cache) -> str:
     """The logical digest of the current commit: the same for the same content, whatever its history.
 
     Raises:
@@ -127,13 +127,13 @@ def digest(root: Path) -> str:
 
     from pipeline.tables.tables import logical_digest
 
-    head = require_head(root)
+    head = require_head(cache)
     rows_per_shard = head.terms.rows_per_shard
-    table = pd.read_csv(io.BytesIO(commits.read_table(root, head)), dtype=str, keep_default_na=False)
+    table = pd.read_csv(io.BytesIO(commits.read_table(cache, head)), dtype=str, keep_default_na=False)
     table = table.astype({"row": int, "frame": int})
     digests: dict[str, dict[int, str]] = {str(spec.size_px): {} for spec in head.terms.arrays}
     for shard in sorted(set((table["row"] // rows_per_shard).tolist())):
-        arrays = require_record(root, shard).arrays
+        arrays = require_record(cache, shard).arrays
         for spec in head.terms.arrays:
             images = arrays[spec.name].digests
             digests[str(spec.size_px)] |= {
@@ -158,7 +158,7 @@ class Story:
     facts: tuple[tuple[str, str], ...]
 
 
-def why(root: Path, file: str) -> Story:
+def why(cache: Cache, file: str) -> Story:
     """Tell from what was recorded when a file was built, from which content, how, and into which rows.
 
     Args:
@@ -168,24 +168,24 @@ def why(root: Path, file: str) -> Story:
     Raises:
         CacheError: the cache does not know such a file, or is damaged.
     """
-    head = require_head(root)
-    ledger = commits.read_ledger(root, head.id)
-    line = _find(root, head, ledger, file)
+    head = require_head(cache)
+    ledger = commits.read_ledger(cache, head.id)
+    line = _find(cache, head, ledger, file)
     path, shard, slot = ledger.paths[line], int(ledger.shards[line]), int(ledger.slots[line])
     parts = range(shard, shard + int(ledger.parts[line]))
-    records = {part: require_record(root, part) for part in parts}
+    records = {part: require_record(cache, part) for part in parts}
     facts = [*_reading_facts(records[shard], slot, path, head), ("content", _content(ledger, line))]
-    places = _places(root, head)
+    places = _places(cache, head)
     slices = {part: list(_slice_facts(head, part, record, slot, places)) for part, record in records.items()}
     first = next((part for part, found in slices.items() if found), None)
     if first is not None:
         facts += _array_facts(head, records[first])
     facts += [fact for found in slices.values() for fact in found]
-    facts += _reject_facts(root, head, path)
+    facts += _reject_facts(cache, head, path)
     return Story(path, tuple(facts))
 
 
-def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
+def _find(cache: Cache, head: Commit, ledger: Ledger, file: str) -> int:
     index = ledger.index()
     source = head.private.source
     name = os.path.normpath(listed_name(file))
@@ -197,7 +197,7 @@ def _find(root: Path, head: Commit, ledger: Ledger, file: str) -> int:
         return index[ends[0]]
     if ends:
         raise CacheError(f"{file}: {len(ends):,} files end so, {ends[0]} and {ends[1]} for two; give more of the path")
-    raise CacheError(f"{file}: {root} was not built from such a file; it was built from {source}; run: pipeline plan")
+    raise CacheError(f"{file}: {cache} was not built from such a file; it was built from {source}; run: pipeline plan")
 
 
 def _reading_facts(record: ShardRecord, slot: int, path: str, head: Commit) -> Iterator[tuple[str, str]]:
@@ -246,14 +246,14 @@ def _z_from(head: Commit, place: Mapping[str, str]) -> str:
     return "position"
 
 
-def _places(root: Path, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
+def _places(cache: Cache, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
     """(SOP Instance UID, frame) -> line of the current commit's table."""
-    text = commits.read_table(root, head).decode()
+    text = commits.read_table(cache, head).decode()
     return {(line["sop_instance_uid"], line["frame"]): line for line in csv.DictReader(io.StringIO(text, newline=""))}
 
 
-def _reject_facts(root: Path, head: Commit, path: str) -> Iterator[tuple[str, str]]:
-    text = commits.read_rejects(root, head).decode("utf-8", "surrogateescape")
+def _reject_facts(cache: Cache, head: Commit, path: str) -> Iterator[tuple[str, str]]:
+    text = commits.read_rejects(cache, head).decode("utf-8", "surrogateescape")
     for line in csv.DictReader(io.StringIO(text, newline="")):
         if line["path"] == path:
             yield "rejected", f"{line['code']}: {line['message']}"

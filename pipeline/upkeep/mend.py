@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.cache import commits, layout
 from pipeline.cache.backups import Backup, read_backup
 from pipeline.cache.commits import Commit
 from pipeline.cache.committing import write_parts
 from pipeline.cache.copies import mend_copies
-from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import ASIDE, PRIVATE, make_folder, sha256, write_atomic
-from pipeline.cache.head import copied_file, current_commit
+from pipeline.cache.done_records import remove_record, write_record
+from pipeline.cache.files import make_folder, sha256, write_atomic
+from pipeline.cache.head import current_commit
+from pipeline.cache.paths import ROOT_DOCUMENT, Cache
+from pipeline.cache.pending import Pending, clear_pending, write_pending
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
@@ -61,7 +62,7 @@ def mend(found: Examination, originals: Originals) -> Mended:
     Raises:
         CacheError: a commit, or the patient key, cannot be had from anywhere.
     """
-    root, done = found.root, Mended()
+    cache, done = found.cache, Mended()
     _clear_folders(found, done)
     _mend_commits(found)
     lost = Lost()
@@ -76,16 +77,16 @@ def mend(found: Examination, originals: Originals) -> Mended:
         done.lost = _let_leave(found, lost)
         _drop_commits(found, lost, done)
     _clear_unknown(found, done)
-    head = current_commit(root)
+    head = current_commit(cache)
     if head:
-        copied_file(root).unlink(missing_ok=True)
-        mend_copies(root, head)
-    _look_again(root, touched, found, done)
+        cache.copied_file.unlink(missing_ok=True)
+        mend_copies(cache, head)
+    _look_again(cache, touched, found, done)
     return done
 
 
-def _look_again(root: Path, touched: Iterable[int], found: Examination, done: Mended) -> None:
-    after = Examination(root)
+def _look_again(cache: Cache, touched: Iterable[int], found: Examination, done: Mended) -> None:
+    after = Examination(cache)
     examine_commits(after)
     examine_records(after)
     examine_shards(after, sorted(set(touched) & after.records.keys()), lambda shards: None)
@@ -100,34 +101,34 @@ def _look_again(root: Path, touched: Iterable[int], found: Examination, done: Me
 
 def _clear_folders(found: Examination, done: Mended) -> None:
     """Move folders that lie in the places of files aside, and files in the places of folders."""
-    root = found.root
+    cache = found.cache
     for damage in found.damages:
-        path = root / damage.path
+        path = cache.root / damage.path
         if path.is_dir():
-            _put_aside(root, path, done)
-        for above in path.relative_to(root).parents:
-            if (root / above).exists() and not (root / above).is_dir():
-                _put_aside(root, root / above, done)
+            _put_aside(cache, path, done)
+        for above in path.relative_to(cache.root).parents:
+            if (cache.root / above).exists() and not (cache.root / above).is_dir():
+                _put_aside(cache, cache.root / above, done)
 
 
 def _clear_unknown(found: Examination, done: Mended) -> None:
     """Remove temporary files and shards that no record vouches for; move everything else of ours aside."""
-    root = found.root
+    cache = found.cache
     for path in found.unknown:
-        if not layout.is_own(root, path) or not os.path.lexists(path):
+        if not cache.is_own(path) or not os.path.lexists(path):
             continue
-        if layout.is_partial(root, path) or layout.is_chunk(root, path):
+        if cache.is_partial(path) or cache.is_chunk(path):
             path.unlink()
             done.collected.append(path)
         else:
-            _put_aside(root, path, done)
+            _put_aside(cache, path, done)
 
 
-def _put_aside(root: Path, path: Path, done: Mended) -> None:
+def _put_aside(cache: Cache, path: Path, done: Mended) -> None:
     """Rename a file or folder into the private folder `aside`, under the path that it had."""
-    folder = root / PRIVATE / ASIDE
+    folder = cache.aside
     numbers = (f".{number}" if number else "" for number in range(1_000_000))
-    place = next(to for number in numbers if not (to := folder / f"{path.relative_to(root)}{number}").exists())
+    place = next(to for number in numbers if not (to := folder / f"{path.relative_to(cache.root)}{number}").exists())
     make_folder(place.parent)
     os.replace(path, place)
     sync_folder(place.parent)
@@ -140,10 +141,10 @@ def _put_aside(root: Path, path: Path, done: Mended) -> None:
 
 def _mend_commits(found: Examination) -> None:
     """Write again what commits, backups and zarr.json should say; the root last."""
-    root, head = found.root, found.head
+    cache, head = found.cache, found.head
     broken = {damage.commit for damage in found.damages if damage.part in COMMIT_PARTS and damage.commit}
     for commit_id in sorted(broken):
-        write_parts(root, _whole_parts(found, found.commits[commit_id]))
+        write_parts(cache, _whole_parts(found, found.commits[commit_id]))
     documents: dict[str, bytes] = {}
     for commit in found.commits.values():
         for path, content in commit.documents().items():
@@ -151,7 +152,7 @@ def _mend_commits(found: Examination) -> None:
     damaged = {damage.path for damage in found.damages}
     if head:
         for path in sorted(damaged & documents.keys(), key=lambda path: path == ROOT_DOCUMENT):
-            write_atomic(root / path, documents[path])
+            write_atomic(cache.root / path, documents[path])
 
 
 def _whole_parts(found: Examination, commit: Commit) -> Backup:
@@ -160,16 +161,16 @@ def _whole_parts(found: Examination, commit: Commit) -> Backup:
     Raises:
         CacheError: a part is damaged everywhere.
     """
-    root, backup = found.root, read_backup(found.root, commit.id)
-    tables = [commits.table_file(root, commit), root / "metadata.csv"]
-    rejects = [commits.rejects_file(root, commit), root / "rejects.csv"]
+    cache, backup = found.cache, read_backup(found.cache, commit.id)
+    tables = [cache.table_file(commit.attributes.table_digest), cache.metadata_copy]
+    rejects = [cache.rejects_file(commit.private.rejects_digest), cache.rejects_copy]
     table = _with_digest(tables, commit.attributes.table_digest) or (backup.table if backup else None)
     reject = _with_digest(rejects, commit.private.rejects_digest) or (backup.rejects if backup else None)
     ledger = found.ledgers.get(commit.id)
     if table is None or reject is None or ledger is None:
         part = "table" if table is None else "list of rejects" if reject is None else "ledger"
         raise CacheError(
-            f"{root}: the {part} of commit {commit.id} and its backup are lost; build it again with a new --out"
+            f"{cache}: the {part} of commit {commit.id} and its backup are lost; build it again with a new --out"
         )
     return Backup(commit, table, reject, ledger)
 
@@ -189,14 +190,14 @@ def _mend_shard(found: Examination, shard: int, originals: Originals, lost: Lost
     damages = [damage for damage in found.damages if damage.shard == shard]
     if not any(shard in ledger.live_slots() for ledger in found.ledgers.values()):
         found.records.pop(shard, None)  # the next build converts what it may have been for
-        layout.remove_record(found.root, shard)
+        remove_record(found.cache, shard)
         return
     names = {damage.array for damage in damages if damage.part in ("images", "sums")}
     disagrees = any(damage.part == "record" and damage.commit for damage in damages)
     if shard not in found.records or disagrees:
         names = set(rebuild_record(found, shard, originals, _rows_of_slices(found, shard), lost))
     elif any(damage.part in ("record", "record copy") for damage in damages):
-        layout.write_record(found.root, found.records[shard])
+        write_record(found.cache, found.records[shard])
     for name in sorted(names):
         mend_array(found, shard, name, originals, lost)
 
@@ -206,14 +207,14 @@ def _rows_of_slices(found: Examination, shard: int) -> dict[tuple[str, int], int
     rows = {}
     for commit in found.commits.values():
         rows_per_shard = commit.terms.rows_per_shard
-        for line in _table(found.root, commit):
+        for line in _table(found.cache, commit):
             if int(line["row"]) // rows_per_shard == shard:
                 rows[line["sop_instance_uid"], int(line["frame"])] = int(line["row"]) % rows_per_shard
     return rows
 
 
-def _table(root: Path, commit: Commit) -> Iterator[dict[str, str]]:
-    yield from csv.DictReader(io.StringIO(commits.table_file(root, commit).read_text("utf-8")))
+def _table(cache: Cache, commit: Commit) -> Iterator[dict[str, str]]:
+    yield from csv.DictReader(io.StringIO(cache.table_file(commit.attributes.table_digest).read_text("utf-8")))
 
 
 def _mend_pending(found: Examination) -> None:
@@ -222,10 +223,10 @@ def _mend_pending(found: Examination) -> None:
         return
     first = found.head.private.next_shard if found.head else 0
     left = {shard: record for shard, record in found.records.items() if shard >= first}
-    layout.clear_pending(found.root)
+    clear_pending(found.cache)
     for reading in {record.reading for record in list(left.values())[-1:]}:
         shards = {shard: record.units() for shard, record in left.items() if record.reading == reading}
-        layout.write_pending(found.root, layout.Pending(found.head.id if found.head else "", reading, shards))
+        write_pending(found.cache, Pending(found.head.id if found.head else "", reading, shards))
 
 
 # --- what is lost --------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     from pipeline.planning.catalog import LabelFile
     from pipeline.tables.labels import labels_of_table
 
-    root, head = found.root, found.head
+    cache, head = found.cache, found.head
     assert head
     ledger = found.ledgers[head.id]
     live = ledger.live_slots()
@@ -245,12 +246,13 @@ def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     if not gone:
         return []
     kept = ledger.take(np.array([line for line, path in enumerate(ledger.paths) if path not in gone], np.int64))
-    labels = labels_of_table(LabelFile(), commits.table_file(root, head).read_bytes(), head.terms.class_names)
-    tables = tables_of(root, kept, head.terms, head.private.image_id, labels)
+    table = cache.table_file(head.attributes.table_digest).read_bytes()
+    labels = labels_of_table(LabelFile(), table, head.terms.class_names)
+    tables = tables_of(cache, kept, head.terms, head.private.image_id, labels)
     tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
-    write_commit(root, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
+    write_commit(cache, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
-    before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(root, head)]
+    before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(cache, head)]
     path_of = _path_of_row(found, head, live)
     return [(path_of.get(row, ""), uid, frame) for uid, frame, row in before if (uid, frame) not in stayed]
 
@@ -268,8 +270,8 @@ def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str
 def _drop_commits(found: Examination, lost: Lost, done: Mended) -> None:
     """Move the commits that name a lost row aside: a run that reopens one is told so, and reads no damage."""
     for commit in found.commits.values():
-        if any(int(line["row"]) in lost.rows for line in _table(found.root, commit)):
-            for path in commits.own_files(found.root, commit.id):
+        if any(int(line["row"]) in lost.rows for line in _table(found.cache, commit)):
+            for path in found.cache.own_files(commit.id):
                 if path.exists():
-                    _put_aside(found.root, path, done)
+                    _put_aside(found.cache, path, done)
             done.dropped.append(commit.id)

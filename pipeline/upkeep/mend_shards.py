@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import xxhash
 
-from pipeline.cache import layout
 from pipeline.cache.commits import Commit
+from pipeline.cache.done_records import encode_record, read_record, write_record
 from pipeline.cache.files import read_regular
 from pipeline.cache.ledger import UNREAD, digest_hex
+from pipeline.cache.paths import Cache
 from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, ShardRecord
 from pipeline.cache.shards import Codec
 from pipeline.dicom.read import read_slices
@@ -100,7 +100,7 @@ def mend_array(found: Examination, shard: int, name: str, originals: Originals, 
     if commit is None:  # a window that no kept commit has: it is converted again if it is ever wanted again
         arrays = {other: array for other, array in record.arrays.items() if other != name}
         found.records[shard] = dataclasses.replace(record, arrays=arrays)
-        layout.write_record(found.root, found.records[shard])
+        write_record(found.cache, found.records[shard])
         return
     _write_whole(found, record)
     bad = _bad_rows(found, record, spec)
@@ -116,7 +116,7 @@ def mend_array(found: Examination, shard: int, name: str, originals: Originals, 
         if not missed:
             break
         dropped |= missed
-    made = layout.read_record(found.root, shard)
+    made = read_record(found.cache, shard)
     assert made
     found.records[shard] = made
     gone = {row for row in bad if made.arrays[name].digests[row] is None}
@@ -126,10 +126,10 @@ def mend_array(found: Examination, shard: int, name: str, originals: Originals, 
 
 def _write_whole(found: Examination, record: ShardRecord) -> None:
     """Write a record whose file is lost: the task that mends an array reads it."""
-    wanted = layout.encode_record(record)
-    file = layout.record_file(found.root, record.shard)
+    wanted = encode_record(record)
+    file = found.cache.record_file(record.shard)
     if not file.is_file() or file.read_bytes() != wanted:
-        layout.write_record(found.root, record)
+        write_record(found.cache, record)
 
 
 def _commit_with(found: Examination, spec: ArraySpec) -> Commit | None:
@@ -148,7 +148,7 @@ def _bad_rows(found: Examination, record: ShardRecord, spec: ArraySpec) -> set[i
     array = document_of(found, spec)
     assert array
     try:
-        content = read_regular(layout.images_file(found.root, spec, record.shard))
+        content = read_regular(found.cache.images_file(spec, record.shard))
         return set(row_problems(content, digests, array))
     except (ValueError, OSError):
         return {row for row, digest in enumerate(digests) if digest}
@@ -168,7 +168,7 @@ def _context(found: Examination, commit: Commit, record: ShardRecord, spec: Arra
     reading = _reading(found, record.reading)
     return Context(
         source=originals.source,  # type: ignore[arg-type]  # where there is none, no unit is read
-        root=found.root,
+        cache=found.cache,
         token=originals.token,
         reading=reading,
         reading_fingerprint=record.reading,
@@ -206,7 +206,7 @@ def rebuild_record(
         NeedsSource: there is no source.
     """
     commit = next(found.commits[commit] for commit, ledger in found.ledgers.items() if shard in ledger.live_slots())
-    _require_key(found.root, commit, originals)
+    _require_key(found.cache, commit, originals)
     rows_per_shard, key = commit.terms.rows_per_shard, originals.patient_key or NO_KEY
     reading = _reading(found, commit.private.reading)
     known = _known_files(found, shard, rows_per_shard)
@@ -233,7 +233,7 @@ def rebuild_record(
     placed = tuple(slices.get(row) for row in range(max(slices, default=-1) + 1))
     about = (commit.private.reading, now(), library_versions())
     found.records[shard] = ShardRecord(shard, *about, tuple(files), placed, tuple(rejects), {})
-    layout.write_record(found.root, found.records[shard])
+    write_record(found.cache, found.records[shard])
     return _arrays_with(found, shard)
 
 
@@ -243,10 +243,10 @@ def _row_of(record: SliceRecord, rows_of: Mapping[tuple[str, int], int], free: I
     return next(free) if row is None else row
 
 
-def _require_key(root: Path, commit: Commit, originals: Originals) -> None:
+def _require_key(cache: Cache, commit: Commit, originals: Originals) -> None:
     wanted = commit.private.patient_key
     if wanted and (originals.patient_key is None or key_digest(originals.patient_key) != wanted):
-        raise CacheError(f"{root}: a done-record must be made again: give the cache's key with --patient-key")
+        raise CacheError(f"{cache}: a done-record must be made again: give the cache's key with --patient-key")
 
 
 def _arrays_with(found: Examination, shard: int) -> list[str]:

@@ -14,13 +14,14 @@ from typing import Any
 
 import xxhash
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.commits import Commit
-from pipeline.cache.documents import ROOT_DOCUMENT
+from pipeline.cache.done_records import read_record
 from pipeline.cache.files import canonical, open_regular
 from pipeline.cache.head import current_commit
 from pipeline.cache.lock import publisher_lock, shared_lock
+from pipeline.cache.paths import ROOT_DOCUMENT, Cache
 from pipeline.errors import CacheError
 from pipeline.upkeep.targets import Target, open_target
 
@@ -41,7 +42,7 @@ class Published:
     sent_bytes: int
 
 
-def publish(root: Path, address: str, *, take_over: bool = False) -> Published:
+def publish(cache: Cache, address: str, *, take_over: bool = False) -> Published:
     """Upload the current commit to an address that fsspec knows; readers there see the old commit or this one.
 
     Nothing is removed there: a reader goes on with the commit that it has opened. A file that is there with the same
@@ -54,26 +55,26 @@ def publish(root: Path, address: str, *, take_over: bool = False) -> Published:
         CacheError: there is no commit; the address holds another cache, or commits that this one does not know;
             another publisher is at work; a file is missing, or the other side fails, then the command can run again.
     """
-    _require_commit(root)
-    with shared_lock(root), publisher_lock(root):
-        head = _require_commit(root)
+    _require_commit(cache)
+    with shared_lock(cache), publisher_lock(cache):
+        head = _require_commit(cache)
         try:
             target = open_target(address)
             _claim(target, address, head)
-            with _lease(target, address, root, head, take_over=take_over) as still_ours:
-                return _upload(target, address, root, head, still_ours)
+            with _lease(target, address, cache, head, take_over=take_over) as still_ours:
+                return _upload(target, address, cache, head, still_ours)
         except FileNotFoundError as error:
-            raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {root}") from error
+            raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {cache}") from error
         except (OSError, ValueError, ImportError) as error:
             raise CacheError(f"{address}: {' '.join(str(error).split())}; mend it and run the command again") from error
 
 
-def _require_commit(root: Path) -> Commit:
-    head = current_commit(root)
+def _require_commit(cache: Cache) -> Commit:
+    head = current_commit(cache)
     if head is None:
-        raise CacheError(f"{root}: has no commit yet; run: pipeline build --src DICOMS --out {root}")
+        raise CacheError(f"{cache}: has no commit yet; run: pipeline build --src DICOMS --out {cache}")
     if not head.attributes.cache:
-        raise CacheError(f"{root}: is of format version 1, which has no identity; run the same pipeline build again")
+        raise CacheError(f"{cache}: is of format version 1, which has no identity; run the same pipeline build again")
     return head
 
 
@@ -99,13 +100,13 @@ def _claim(target: Target, address: str, head: Commit) -> None:
 
 
 @contextlib.contextmanager
-def _lease(target: Target, address: str, root: Path, head: Commit, *, take_over: bool) -> Iterator[Any]:
+def _lease(target: Target, address: str, cache: Cache, head: Commit, *, take_over: bool) -> Iterator[Any]:
     """Be the only publisher there; gives a check that it is still so.
 
     One that was killed has left its lease. From the same folder it is gone on with, for that folder's lock has died
     with it; from another one only on demand.
     """
-    place = hashlib.sha256(f"{socket.gethostname()}\0{os.path.abspath(root)}".encode()).hexdigest()[:16]
+    place = hashlib.sha256(f"{socket.gethostname()}\0{os.path.abspath(cache.root)}".encode()).hexdigest()[:16]
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     lease = canonical({"commit": head.id, "from": place, "since": since, "token": secrets.token_hex(16)})
     if not target.create(LEASE, lease):
@@ -132,18 +133,18 @@ def _lease(target: Target, address: str, root: Path, head: Commit, *, take_over:
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _upload(target: Target, address: str, root: Path, head: Commit, still_ours: Any) -> Published:
+def _upload(target: Target, address: str, cache: Cache, head: Commit, still_ours: Any) -> Published:
     before = _commit_there(target, address, head)
     known = _manifest(target, before) | _manifest(target, head.id)
     there = target.sizes()
-    wanted = _digests(root, head)
+    wanted = _digests(cache, head)
     lacking = [name for name, of in wanted.items() if known.get(name) != of or there.get(name) != of[0]]
     for start in range(0, len(lacking), BATCH):
         batch = lacking[start : start + BATCH]
-        target.send(root, batch)
+        target.send(cache.root, batch)
         known |= {name: wanted[name] for name in batch}
         target.write(_manifest_name(head.id), _encode(head, known))
-    contents = _contents(root, head)
+    contents = _contents(cache, head)
     for name, content in contents.items():
         target.write(name, content)
     target.write(_manifest_name(head.id), _encode(head, wanted))
@@ -151,7 +152,7 @@ def _upload(target: Target, address: str, root: Path, head: Commit, still_ours: 
     still_ours()
     if _commit_there(target, address, head) != before:
         raise CacheError(f"{address}: another publisher has been there meanwhile; run the command again")
-    last = {ROOT_DOCUMENT: head.documents()[ROOT_DOCUMENT], "metadata.csv": commits.read_table(root, head)}
+    last = {ROOT_DOCUMENT: head.documents()[ROOT_DOCUMENT], "metadata.csv": commits.read_table(cache, head)}
     for name, content in last.items():
         target.write(name, content)
     written = contents | last
@@ -181,15 +182,16 @@ def _commit_there(target: Target, address: str, head: Commit) -> str | None:
     return commit
 
 
-def _digests(root: Path, head: Commit) -> Digests:
+def _digests(cache: Cache, head: Commit) -> Digests:
     """The shards of a commit, which are sent as files, in the order of their names."""
-    names = []
-    for shard in commits.read_ledger(root, head.id).live_slots():
-        record = layout.read_record(root, shard)
+    files: dict[str, Path] = {}
+    for shard in commits.read_ledger(cache, head.id).live_slots():
+        record = read_record(cache, shard)
         if record is None or record.slices:
             for spec in head.terms.arrays:
-                names += [f"{spec.images_path}/c/{shard}/0/0/0", f"{spec.sums_path}/c/{shard}/0/0"]
-    return {name: _digest(root / name) for name in sorted(names)}
+                for file in (cache.images_file(spec, shard), cache.sums_file(spec, shard)):
+                    files[cache.name_of(file)] = file
+    return {name: _digest(file) for name, file in sorted(files.items())}
 
 
 def _digest(path: Path) -> tuple[int, str]:
@@ -201,11 +203,11 @@ def _digest(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _contents(root: Path, head: Commit) -> dict[str, bytes]:
+def _contents(cache: Cache, head: Commit) -> dict[str, bytes]:
     """What else readers need, from the commit itself, the commit's own file last; all but the root."""
     documents = {path: content for path, content in head.documents().items() if path != ROOT_DOCUMENT}
-    table = {f"tables/{head.attributes.table_digest}.csv": commits.read_table(root, head)}
-    return documents | table | {f"commits/{head.id}.json": head.content()}
+    table = {cache.name_of(cache.table_file(head.attributes.table_digest)): commits.read_table(cache, head)}
+    return documents | table | {cache.name_of(cache.commit_file(head.id)): head.content()}
 
 
 def _check(target: Target, address: str, sizes: Mapping[str, int]) -> None:

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import commits, layout
+from pipeline.cache import commits
 from pipeline.cache.arrays import says_the_same
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.backups import read_backup
-from pipeline.cache.commits import Commit, backup_file
-from pipeline.cache.documents import ROOT_DOCUMENT
-from pipeline.cache.files import ASIDE, PRIVATE, canonical, checksum_matches, read_regular, sha256
-from pipeline.cache.head import copied_file, head_file, head_record, recorded_head
+from pipeline.cache.commits import Commit
+from pipeline.cache.done_records import read_record, read_record_copy
+from pipeline.cache.files import canonical, checksum_matches, read_regular, sha256
+from pipeline.cache.head import head_record, recorded_head
 from pipeline.cache.ledger import Ledger, digest_hex
-from pipeline.cache.lock import lock_file, publisher_file
+from pipeline.cache.paths import ARRAYS, ASIDE, ROOT_DOCUMENT, Cache
+from pipeline.cache.pending import first_free_shard, read_pending
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import examine_shards
 
 
-def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None, chosen: str = "") -> Examination:
+def examine(cache: Cache, shard_done: Callable[[int], None] = lambda shards: None, chosen: str = "") -> Examination:
     """Read everything.
 
     Args:
@@ -32,7 +33,7 @@ def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None,
     Raises:
         CacheError: the folder is no cache, or which of its commits is the current one is lost.
     """
-    found = Examination(root)
+    found = Examination(cache)
     examine_commits(found, chosen)
     examine_records(found)
     examine_shards(found, list(found.records), shard_done)
@@ -45,14 +46,14 @@ def examine(root: Path, shard_done: Callable[[int], None] = lambda shards: None,
 
 def examine_commits(found: Examination, chosen: str = "") -> None:
     """Check root, commits, tables, ledgers, backups and every zarr.json."""
-    root = found.root
-    backups = {path.stem for path in (root / PRIVATE / "spares").glob("*.zip") if COMMIT_ID.fullmatch(path.stem)}
+    cache = found.cache
+    backups = {path.stem for path in cache.backups_folder.glob("*.zip") if COMMIT_ID.fullmatch(path.stem)}
     every = {}
-    for commit_id in sorted(commits.commit_ids(root) | backups):
-        commit = _read_commit(root, commit_id)
+    for commit_id in sorted(cache.commit_ids() | backups):
+        commit = _read_commit(cache, commit_id)
         if commit:
             every[commit_id] = commit
-    found.head = find_head(root, every, chosen)
+    found.head = find_head(cache, every, chosen)
     known = [found.head.id, *found.head.private.before] if found.head else []
     found.strays = [commit_id for commit_id in every if commit_id not in known]
     if found.head is None:
@@ -63,19 +64,19 @@ def examine_commits(found: Examination, chosen: str = "") -> None:
             _examine_commit(found, every[commit_id])
     _examine_documents(found, found.head)
     if found.head.attributes.cache:
-        found.read("head", head_file(root), _same_as(head_record(found.head)))
+        found.read("head", cache.head_file, _same_as(head_record(found.head)))
 
 
-def _read_commit(root: Path, commit_id: str) -> Commit | None:
+def _read_commit(cache: Cache, commit_id: str) -> Commit | None:
     """A commit from its file, or else from its backup."""
     try:
-        return commits.read_commit(root, commit_id)
+        return commits.read_commit(cache, commit_id)
     except CacheError:
-        backup = read_backup(root, commit_id)
+        backup = read_backup(cache, commit_id)
         return backup.commit if backup else None
 
 
-def find_head(root: Path, every: Mapping[str, Commit], chosen: str) -> Commit | None:
+def find_head(cache: Cache, every: Mapping[str, Commit], chosen: str) -> Commit | None:
     """The current commit, None where there was never one: the root's, or the recorded one where the root is damaged.
 
     A root that is whole, but of a commit before the recorded one, was put back by somebody; then too the record holds.
@@ -83,8 +84,8 @@ def find_head(root: Path, every: Mapping[str, Commit], chosen: str) -> Commit | 
     Raises:
         CacheError: neither says, or the commit that is named cannot be read.
     """
-    recorded = recorded_head(root) or ""
-    content = _root(root)
+    recorded = recorded_head(cache) or ""
+    content = _root(cache)
     named = next((commit for commit in every.values() if content and _is_root(content, commit)), None)
     if named and not (recorded in every and named.id in every[recorded].private.before):
         return named
@@ -92,10 +93,10 @@ def find_head(root: Path, every: Mapping[str, Commit], chosen: str) -> Commit | 
         return every[recorded]
     if chosen in every:
         return every[chosen]
-    begun = _root(root) is not None or recorded or any(commit.private.before for commit in every.values())
-    if not begun and (root / PRIVATE).is_dir():
+    begun = _root(cache) is not None or recorded or any(commit.private.before for commit in every.values())
+    if not begun and cache.private.is_dir():
         return None  # never committed
-    raise CacheError(_what_is_lost(root, every, recorded or _named_by_root(root)))
+    raise CacheError(_what_is_lost(cache, every, recorded or _named_by_root(cache)))
 
 
 def _is_root(content: bytes, commit: Commit) -> bool:
@@ -103,67 +104,68 @@ def _is_root(content: bytes, commit: Commit) -> bool:
     return content == wanted or (commit.id.encode() in content and says_the_same(content, wanted))
 
 
-def _what_is_lost(root: Path, every: Mapping[str, Commit], named: str | None) -> str:
+def _what_is_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) -> str:
     lost = f"commit {named}, which is the current one, and its backup" if named else "which commit is the current one"
     newest = sorted(every.values(), key=lambda commit: -commit.attributes.sequence)
     if not newest:
-        return f"{root}: {lost} is lost, and no other commit can be read; build it again with a new --out"
+        return f"{cache}: {lost} is lost, and no other commit can be read; build it again with a new --out"
     left = ", ".join(f"{commit.id} of {commit.attributes.created}" for commit in newest[:5])
     return (
-        f"{root}: {lost} is lost; whole are {left}; run: pipeline verify --repair --head COMMIT to go on from one, or "
+        f"{cache}: {lost} is lost; whole are {left}; run: pipeline verify --repair --head COMMIT to go on from one, or "
         "build it again with a new --out"
     )
 
 
-def _root(root: Path) -> bytes | None:
+def _root(cache: Cache) -> bytes | None:
     try:
-        return read_regular(root / ROOT_DOCUMENT)
+        return read_regular(cache.root_document)
     except OSError:
         return None
 
 
-def _named_by_root(root: Path) -> str | None:
+def _named_by_root(cache: Cache) -> str | None:
     try:
-        commit = json.loads(_root(root) or b"")["attributes"]["commit"]
+        commit = json.loads(_root(cache) or b"")["attributes"]["commit"]
         return commit if COMMIT_ID.fullmatch(commit) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _examine_commit(found: Examination, commit: Commit) -> None:
-    root, about = found.root, {"commit": commit.id}
-    found.read("commit", commits.commit_file(root, commit.id), _same_as(commit.content()), **about)
+    cache, about = found.cache, {"commit": commit.id}
+    table, rejects = commit.attributes.table_digest, commit.private.rejects_digest
+    found.read("commit", cache.commit_file(commit.id), _same_as(commit.content()), **about)
     if commit.attributes.cache:
-        found.read("commit", commits.private_file(root, commit.id), _same_as(commit.private_content()), **about)
-    found.read("table", commits.table_file(root, commit), _has_digest(commit.attributes.table_digest), **about)
-    found.read("rejects", commits.rejects_file(root, commit), _has_digest(commit.private.rejects_digest), **about)
-    backup = read_backup(root, commit.id)
-    found.read("backup", backup_file(root, commit.id), lambda content: "" if backup else "is damaged", **about)
-    ledger = found.read("ledger", commits.ledger_file(root, commit.id), _is_ledger, **about)
+        found.read("commit", cache.private_file(commit.id), _same_as(commit.private_content()), **about)
+    found.read("table", cache.table_file(table), _has_digest(table), **about)
+    found.read("rejects", cache.rejects_file(rejects), _has_digest(rejects), **about)
+    backup = read_backup(cache, commit.id)
+    found.read("backup", cache.backup_file(commit.id), lambda content: "" if backup else "is damaged", **about)
+    ledger = found.read("ledger", cache.ledger_file(commit.id), _is_ledger, **about)
     if ledger is not None:
-        found.ledgers[commit.id] = commits.read_ledger(root, commit.id)
+        found.ledgers[commit.id] = commits.read_ledger(cache, commit.id)
     elif backup:
         found.ledgers[commit.id] = backup.ledger
 
 
 def _examine_documents(found: Examination, head: Commit) -> None:
     checks: dict[str, Callable[[bytes], str]] = {}
-    shards = _shards_given_out(found.root, head)
+    shards = _shards_given_out(found.cache, head)
     for commit in found.commits.values():  # the current one first: arrays only ever grow
         most = shards * commit.terms.rows_per_shard
         for path, content in commit.documents().items():
             node = commit.arrays.get(path.removesuffix("/zarr.json"))
             checks.setdefault(path, _same_but_for_rows(node, most) if node else _says(content))
     for path, check in checks.items():
-        found.read("root" if path == ROOT_DOCUMENT else "document", found.root / path, check)
+        found.read("root" if path == ROOT_DOCUMENT else "document", found.cache.root / path, check)
 
 
-def _shards_given_out(root: Path, head: Commit) -> int:
+def _shards_given_out(cache: Cache, head: Commit) -> int:
     try:
-        pending = layout.read_pending(root)
+        pending = read_pending(cache)
     except CacheError:  # named as damage of its own
         pending = None
-    return layout.next_shard(root, head, pending)
+    return first_free_shard(cache, head, pending)
 
 
 def _same_but_for_rows(node: Mapping[str, Any], most: int) -> Callable[[bytes], str]:
@@ -217,34 +219,34 @@ def _is_ledger(content: bytes) -> str:
 
 def examine_records(found: Examination) -> None:
     """Check every done-record and its copy, and that it says what the ledgers say."""
-    root = found.root
+    cache = found.cache
     named = {shard for ledger in found.ledgers.values() for shard in ledger.live_slots()}
-    for shard in sorted(named | set(layout.recorded_shards(root))):
+    for shard in sorted(named | set(cache.recorded_shards())):
         record = _examine_record(found, shard)
         if record:
             found.records[shard] = record
         else:  # what it vouched for can be mended, and is no leftover
-            found.files |= {path for folder in ("images", "sums") for path in root.glob(f"{folder}/*/c/{shard}/**/*")}
+            found.files |= {path for folder in ARRAYS for path in cache.root.glob(f"{folder}/*/c/{shard}/**/*")}
     for commit_id, ledger in found.ledgers.items():
         for shard, problem in _disagreements(found, found.commits[commit_id], ledger):
-            found.damaged("record", layout.record_file(root, shard), problem, shard=shard, commit=commit_id)
+            found.damaged("record", cache.record_file(shard), problem, shard=shard, commit=commit_id)
 
 
 def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
     """A record from its file, or else from its copy."""
-    root = found.root
-    record, copy = None, layout.read_record_copy(root, shard)
+    cache = found.cache
+    record, copy = None, read_record_copy(cache, shard)
 
     def check(content: bytes) -> str:
         nonlocal record
         try:
-            record = layout.read_record(root, shard)
+            record = read_record(cache, shard)
         except CacheError:
             return "is damaged" if checksum_matches(content) else "its digest does not match"
         return ""
 
-    found.read("record", layout.record_file(root, shard), check, shard=shard)
-    file = layout.record_copy_file(root, shard)
+    found.read("record", cache.record_file(shard), check, shard=shard)
+    file = cache.record_copy_file(shard)
     if file.exists() or (found.head and found.head.attributes.cache):
         found.read("record copy", file, lambda content: "" if copy else "is damaged", shard=shard)
         if record and copy and record != copy:
@@ -275,25 +277,25 @@ def _disagreements(found: Examination, commit: Commit, ledger: Ledger) -> Iterat
 
 def examine_rest(found: Examination) -> None:
     """Check the copies and the pending plan, and list files that do not belong to the cache."""
-    root, head = found.root, found.head
+    cache, head = found.cache, found.head
     if head:
-        found.read("copy", root / "metadata.csv", _copies(head.attributes.table_digest))
-        found.read("copy", root / "rejects.csv", _copies(head.private.rejects_digest))
-        found.read("copy", copied_file(root), _same_as(head.id.encode()))
-    pending = layout.pending_file(root)
+        found.read("copy", cache.metadata_copy, _copies(head.attributes.table_digest))
+        found.read("copy", cache.rejects_copy, _copies(head.private.rejects_digest))
+        found.read("copy", cache.copied_file, _same_as(head.id.encode()))
+    pending = cache.pending_file
     if pending.exists():
-        found.read("pending", pending, lambda content: _is_pending(root, content))
-    found.files |= {lock_file(root), publisher_file(root), head_file(root)}
-    for folder, folders, names in os.walk(root):
-        if Path(folder) == root / PRIVATE and ASIDE in folders:
+        found.read("pending", pending, lambda content: _is_pending(cache, content))
+    found.files |= {cache.lock_file, cache.publisher_file, cache.head_file}
+    for folder, folders, names in os.walk(cache.root):
+        if Path(folder) == cache.private and ASIDE in folders:
             folders.remove(ASIDE)
         found.unknown += [path for name in names if (path := Path(folder) / name) not in found.files]
     found.unknown.sort()
 
 
-def _is_pending(root: Path, content: bytes) -> str:
+def _is_pending(cache: Cache, content: bytes) -> str:
     try:
-        layout.read_pending(root)
+        read_pending(cache)
     except CacheError:
         return "is damaged" if checksum_matches(content) else "its digest does not match"
     return ""

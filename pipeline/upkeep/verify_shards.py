@@ -6,7 +6,6 @@ from typing import Any
 
 import xxhash
 
-from pipeline.cache import layout
 from pipeline.cache.documents import StoredArray, array_metadata, stored_array
 from pipeline.cache.shard_record import StoredImages
 from pipeline.cache.shards import Codec, check_sums, read_shard
@@ -21,7 +20,7 @@ def document_of(found: Examination, spec: ArraySpec) -> StoredArray | None:
         if spec.images_path in commit.arrays:
             return stored_array(commit.arrays[spec.images_path])
     try:
-        document = array_metadata(found.root, spec.images_path)
+        document = array_metadata(found.cache, spec.images_path)
     except CacheError:
         return None
     return stored_array(document) if document else None
@@ -34,12 +33,12 @@ def examine_shards(found: Examination, shards: Collection[int], shard_done: Call
     for name, document in arrays.items():
         spec = ArraySpec.of_name(name)
         if document and not any(spec.images_path in commit.arrays for commit in found.commits.values()):
-            found.files |= {found.root / path / "zarr.json" for path in (spec.images_path, spec.sums_path)}
+            found.files |= {found.cache.document(path) for path in (spec.images_path, spec.sums_path)}
     for shard in shards:
         for name, images in found.records[shard].arrays.items():
             array = arrays[name]
             if array is None:
-                path = found.root / ArraySpec.of_name(name).images_path / "zarr.json"
+                path = found.cache.document(ArraySpec.of_name(name).images_path)
                 found.damaged("document", path, "missing or damaged", array=name)
             elif any(images.digests):
                 _examine_images(found, shard, name, images, array)
@@ -49,7 +48,7 @@ def examine_shards(found: Examination, shards: Collection[int], shard_done: Call
 
 def _examine_images(found: Examination, shard: int, name: str, images: StoredImages, array: StoredArray) -> None:
     about: dict[str, Any] = {"shard": shard, "array": name}
-    path = layout.images_file(found.root, ArraySpec.of_name(name), shard)
+    path = found.cache.images_file(ArraySpec.of_name(name), shard)
     content = found.read("images", path, lambda content: "", **about)
     if content is None:
         return
@@ -92,6 +91,6 @@ def row_problems(content: bytes, digests: Sequence[str | None], array: StoredArr
 
 
 def _examine_sums(found: Examination, shard: int, name: str, array: StoredArray) -> None:
-    path = layout.sums_file(found.root, ArraySpec.of_name(name), shard)
+    path = found.cache.sums_file(ArraySpec.of_name(name), shard)
     rows, channels = array.rows_per_shard, array.shape[0]
     found.read("sums", path, lambda content: check_sums(content, rows, channels), shard=shard, array=name)

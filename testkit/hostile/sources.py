@@ -47,12 +47,12 @@ Slices = dict[str, tuple[bytes, dict[str, float]]]  # SOP Instance UID -> pixels
 
 def slices_of(small: Small) -> Slices:
     """What a cache has of each slice."""
-    head = require_head(small.out)
+    head = require_head(small.cache)
     table = pd.read_csv(small.out / "metadata.csv", dtype={"sop_instance_uid": str})
     names = head.terms.class_names
     return {
         line["sop_instance_uid"]: (
-            read_row(small.out, head, int(line["row"])).tobytes(),
+            read_row(small.cache, head, int(line["row"])).tobytes(),
             {name: float(line[name]) for name in names},
         )
         for line in table.to_dict("records")

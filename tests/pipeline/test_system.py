@@ -66,7 +66,8 @@ def test_without_fcntl_a_cache_is_still_one_builders(tmp_path: Path) -> None:
 import sys, pathlib
 sys.modules["fcntl"] = None
 from pipeline.cache.lock import lock
-with lock(pathlib.Path({str(small.out)!r})):
+from pipeline.cache.paths import Cache
+with lock(Cache(pathlib.Path({str(small.out)!r}))):
     print("held", flush=True)
     sys.stdin.read()
 """

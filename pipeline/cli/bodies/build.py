@@ -9,6 +9,7 @@ import click
 
 from pipeline import system
 from pipeline.cache.lock import builder_at_work
+from pipeline.cache.paths import Cache
 from pipeline.engine.build import Outcome, Progress
 from pipeline.engine.build import build as build_cache
 from pipeline.engine.progress import ShownProgress
@@ -38,7 +39,8 @@ def build(
     if dry_run:
         return plan(out=out, as_json=False, **wanted)
     limit = _reject_limit(max_rejects)
-    settings, key = _settings(out, **wanted)
+    cache = Cache(out)
+    settings, key = _settings(cache, **wanted)
     where = _workers(workers, scheduler, scheduler_file, cluster, performance_report)
     where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
     if dashboard and not where.local:
@@ -46,15 +48,16 @@ def build(
     with ShownProgress() as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
         manner = Manner(key, prune=prune, **_doubts(wanted))
-        outcome = build_cache(settings, out, where, manner, steps)
-    _print_outcome(out, outcome, labelled=settings.labels.file.filepath is not None)
-    return _judge_rejects(out, outcome, limit)
+        outcome = build_cache(cache, settings=settings, workers=where, manner=manner, progress=steps)
+    _print_outcome(cache, outcome, labelled=settings.labels.file.filepath is not None)
+    return _judge_rejects(cache, outcome, limit)
 
 
 def plan(*, out: Path, as_json: bool, **wanted: Any) -> int:
     """Print the plan, and return the exit code: 2 where a build has something to do."""
-    settings, _ = _settings(out, **wanted)
-    made = survey(settings, out, **_doubts(wanted), running=builder_at_work(out)).plan
+    cache = Cache(out)
+    settings, _ = _settings(cache, **wanted)
+    made = survey(cache, settings, **_doubts(wanted), running=builder_at_work(cache)).plan
     if as_json:
         say_json(made.as_json())
     else:
@@ -69,13 +72,13 @@ def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
 
 
 def _settings(
-    out: Path, *, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
+    cache: Cache, *, catalog: Path | None, patient_key: Path | None, labels: str | None, no_labels: bool, **wanted: Any
 ) -> tuple[Settings, bytes | None]:
     """Options, catalog and what the cache was built with put together: (settings, patient key or None)."""
     if labels and no_labels:
         raise click.UsageError("--labels and --no-labels contradict each other: give one of them.")
     asked = {name: wanted[name] for name in ("src", "dataset", "sizes", "drop_sizes")}
-    return find_settings(out, Request(labels=labels, no_labels=no_labels, **asked), catalog, patient_key)
+    return find_settings(cache, Request(labels=labels, no_labels=no_labels, **asked), catalog, patient_key)
 
 
 def _workers(
@@ -104,23 +107,23 @@ def _reject_limit(text: str) -> Callable[[int, int], bool]:
     return lambda failed, files: failed > share
 
 
-def _print_outcome(out: Path, outcome: Outcome, *, labelled: bool) -> None:
+def _print_outcome(cache: Cache, outcome: Outcome, *, labelled: bool) -> None:
     attributes = outcome.commit.attributes
     counts = attributes.counts
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
     others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
     slices, files = counted(attributes.num_slices, "slice"), counted(counts["files"], "file")
-    say(f"{out}: commit {outcome.commit.id}: {slices} from {files}")
+    say(f"{cache}: commit {outcome.commit.id}: {slices} from {files}")
     if others:
-        say(f"without a slice: {others}; see {out / 'rejects.csv'}")
+        say(f"without a slice: {others}; see {cache.rejects_copy}")
     for name, number in attributes.label_counts.items():
         if number and labelled:
             say(f"labels: {number:,} {name.replace('_', ' ')}")
 
 
-def _judge_rejects(out: Path, outcome: Outcome, too_many: Callable[[int, int], bool]) -> int:
+def _judge_rejects(cache: Cache, outcome: Outcome, too_many: Callable[[int, int], bool]) -> int:
     counts = outcome.commit.attributes.counts
     if not too_many(counts["failed"], counts["files"]):
         return 0
-    complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {out / 'rejects.csv'}")
+    complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {cache.rejects_copy}")
     return 1

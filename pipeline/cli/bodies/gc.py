@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cache.lock import lock, shared_lock
+from pipeline.cache.paths import Cache
 from pipeline.terminal import in_bytes, say
 from pipeline.upkeep.gc import find_unused, remove, set_aside
 from pipeline.upkeep.info import require_head
@@ -14,11 +15,12 @@ from pipeline.upkeep.info import require_head
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-def gc(*, cache: Path, older_than: str, aside: bool, yes: bool) -> None:
+def gc(*, folder: Path, older_than: str, aside: bool, yes: bool) -> None:
     """Say what no kept commit uses and how large it is; remove it with --yes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", older_than)
     if not match:
         raise click.UsageError(f"--older-than {older_than}: give a number and s, m, h, d or w: 12h, 7d.")
+    cache = Cache(folder)
     require_head(cache)
     with lock(cache) if yes else shared_lock(cache):
         unused = find_unused(cache, float(match[1]) * SECONDS[match[2]], time.time(), aside=aside)

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.paths import Cache
 from pipeline.terminal import in_bytes, say, say_json
 from pipeline.upkeep import info as info_of
 from pipeline.words import counted
 
 
-def info(*, cache: Path, only_digest: bool, as_json: bool) -> None:
+def info(*, folder: Path, only_digest: bool, as_json: bool) -> None:
     """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows."""
+    cache = Cache(folder)
     if only_digest:
         say(info_of.digest(cache))
         return
@@ -21,7 +23,7 @@ def info(*, cache: Path, only_digest: bool, as_json: bool) -> None:
         say(line)
 
 
-def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
+def _lines(cache: Cache, found: dict[str, Any]) -> list[str]:
     counts, rows = found["counts"], found["rows"]
     others = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in counts.items() if number and kind != "files"]
     windows = ", ".join(f"{w['name']} {w['level_hu']:g}/{w['width_hu']:g} HU" for w in found["windows"])
@@ -50,9 +52,9 @@ def _lines(cache: Path, found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def why(*, cache: Path, file: str) -> None:
+def why(*, folder: Path, file: str) -> None:
     """Say when a DICOM file was built, from which content, with which settings and versions, into which row."""
-    story = info_of.why(cache, file)
+    story = info_of.why(Cache(folder), file)
     say(story.path)
     for name, value in story.facts:
         say(f"  {name:<9} {value}")

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from pipeline.cache.paths import Cache
 from pipeline.terminal import say
 from pipeline.upkeep import publish as publishing
 
 
-def publish(*, cache: Path, address: str, take_over: bool) -> None:
+def publish(*, folder: Path, address: str, take_over: bool) -> None:
     """Upload the current commit of a cache, and say how much was sent."""
-    done = publishing.publish(cache, address, take_over=take_over)
+    done = publishing.publish(Cache(folder), address, take_over=take_over)
     say(f"{address}: {done.sent:,} of {done.files:,} files sent, {done.sent_bytes / 1e6:,.1f} MB")

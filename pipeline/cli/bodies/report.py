@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from pipeline.cache.paths import Cache
 from pipeline.report.report import write_report
 from pipeline.terminal import say
 
 
-def report(*, cache: Path, out: Path) -> None:
+def report(*, folder: Path, out: Path) -> None:
     """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
-    write_report(cache, out)
+    write_report(Cache(folder), out)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")

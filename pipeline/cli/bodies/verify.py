@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.cache.lock import lock, shared_lock
+from pipeline.cache.paths import Cache
 from pipeline.source.sources import open_source
 from pipeline.tables import patients
 from pipeline.terminal import complain, say
@@ -15,8 +16,9 @@ from pipeline.upkeep.mend_shards import Originals
 from pipeline.upkeep.verify import examine
 
 
-def verify(*, cache: Path, repair: bool, src: str | None, patient_key: Path | None, chosen: str) -> int:
+def verify(*, folder: Path, repair: bool, src: str | None, patient_key: Path | None, chosen: str) -> int:
     """Read everything, compare it with what was recorded, and name what is damaged or missing."""
+    cache = Cache(folder)
     require_cache(cache)
     with lock(cache) if repair else shared_lock(cache) as token:
         with tqdm(unit=" shards", disable=None) as bar:
@@ -27,7 +29,7 @@ def verify(*, cache: Path, repair: bool, src: str | None, patient_key: Path | No
 
             found = examine(cache, shard_done, chosen if repair else "")
         for damage in found.damages:
-            say(f"damaged: {cache / str(damage)}")
+            say(f"damaged: {cache.root / str(damage)}")
         for path in found.unknown:
             say(f"left over: {path}")
         if not repair or not (found.damages or found.unknown):
@@ -35,7 +37,7 @@ def verify(*, cache: Path, repair: bool, src: str | None, patient_key: Path | No
         return _repair(found, src, patient_key, str(token))
 
 
-def _say_verified(cache: Path, damages: int, shards: int) -> int:
+def _say_verified(cache: Cache, damages: int, shards: int) -> int:
     if damages:
         complain(f"{_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS")
         return 1

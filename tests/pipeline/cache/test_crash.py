@@ -14,8 +14,8 @@ import pytest
 import zarr
 
 from pipeline.cache import files
-from pipeline.cache.layout import read_pending, recorded_shards
 from pipeline.cache.lock import holds_lock, lock
+from pipeline.cache.pending import read_pending
 from pipeline.engine import convert
 from testkit.faulty import slow_build
 from testkit.history import check_history
@@ -90,12 +90,12 @@ def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
 
     monkeypatch.setattr(convert.Drafts, "publish", publish_and_die)
     small.build(code=130)
-    assert len(recorded_shards(small.out)) == 1
+    assert len(small.cache.recorded_shards()) == 1
     write(small.src / "new.dcm", slice_bytes(30))
-    (small.src / read_pending(small.out).shards[2][0].path).unlink()
+    (small.src / read_pending(small.cache).shards[2][0].path).unlink()
     left[0] = 1
     small.build(code=130)
-    assert len(recorded_shards(small.out)) == 2
+    assert len(small.cache.recorded_shards()) == 2
     left[0] = -1
     with counted() as work:
         small.build()
@@ -137,7 +137,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
         write(small.src / f"{number}.dcm", slice_bytes(number))
     process = slow_build(small, workers=1, pause_s=0.1)
     assert process.stderr.readline() == "80 new files are converted\n"
-    while len(recorded_shards(small.out)) < 3 + begun or not psutil.Process(process.pid).children():
+    while len(small.cache.recorded_shards()) < 3 + begun or not psutil.Process(process.pid).children():
         time.sleep(0.02)
         assert process.poll() is None, process.stderr.read()
     started = time.monotonic()
@@ -151,7 +151,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
     assert not list((small.folder / "tmp").glob("pipeline-*"))
     assert said.splitlines()[-1] == "interrupted; what is finished is kept: run the same command to go on"
     assert "Traceback" not in said
-    finished = len(recorded_shards(small.out))
+    finished = len(small.cache.recorded_shards())
     assert finished < 3 + 10
     with counted() as work:
         small.build()
@@ -163,7 +163,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
 
 
 def test_a_second_builder_is_told_who_is_first_and_since_when(small):
-    with lock(small.out):
+    with lock(small.cache):
         said = small.build(code=1).stderr
     assert f"process {os.getpid()} on" in said
     assert "since 20" in said
@@ -171,7 +171,7 @@ def test_a_second_builder_is_told_who_is_first_and_since_when(small):
 
 
 def test_the_lock_dies_with_its_process(small):
-    code = f"from pathlib import Path; from pipeline.cache.lock import lock; lock(Path({str(small.out)!r})).__enter__(); import os; os.kill(os.getpid(), 9)"  # noqa: E501
+    code = f"from pathlib import Path; from pipeline.cache.lock import lock; from pipeline.cache.paths import Cache; lock(Cache(Path({str(small.out)!r}))).__enter__(); import os; os.kill(os.getpid(), 9)"  # noqa: E501
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     small.build()
 
@@ -187,7 +187,7 @@ def test_a_worker_that_outlives_its_builder_does_not_publish(small, monkeypatch)
 
     monkeypatch.setattr(convert._Shard, "fill", fill_and_be_outlived)
     assert "another build has taken over" in small.build(code=1).stderr
-    assert recorded_shards(small.out) == []
+    assert small.cache.recorded_shards() == []
     assert not list(small.out.rglob("c/*/0/0/0"))
     monkeypatch.undo()
     small.build()
@@ -196,9 +196,9 @@ def test_a_worker_that_outlives_its_builder_does_not_publish(small, monkeypatch)
 
 def test_the_token_is_void_once_its_builder_has_ended(small):
     small.build()
-    with lock(small.out) as token:
-        assert holds_lock(small.out, token)
-    assert not holds_lock(small.out, token)
+    with lock(small.cache) as token:
+        assert holds_lock(small.cache, token)
+    assert not holds_lock(small.cache, token)
 
 
 def test_a_refused_build_leaves_no_folder(tmp_path, small):

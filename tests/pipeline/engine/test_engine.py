@@ -128,8 +128,8 @@ def _members(session: int) -> list[int]:
 @pytest.fixture
 def job(small) -> Iterator[tuple[Context, ShardJob]]:
     small.build()
-    with lock(small.out) as token:
-        context = Context(Faulty(str(small.src)), small.out, token, None, "", None, (), 4, {})
+    with lock(small.cache) as token:
+        context = Context(Faulty(str(small.src)), small.cache, token, None, "", None, (), 4, {})
         yield context, ShardJob(0, (Unit(0, "000.dcm"), Unit(1, "001.dcm")), ())
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cache import layout
+from pipeline.cache.paths import Cache
 from pipeline.errors import SourceError
 from pipeline.planning.survey import require_apart
 from testkit.dicom_files import ct_file, gradient
@@ -16,12 +16,12 @@ def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
     write(small.src / "a.dcm", ct_file(gradient()))
     inside = small.src / "deep" / "cache.zarr"
     with pytest.raises(SourceError, match="lies inside --src"):
-        require_apart(str(small.src), inside)
+        require_apart(Cache(inside), str(small.src))
     (tmp_path / "link").symlink_to(small.src)
     with pytest.raises(SourceError, match="give a folder outside"):
-        require_apart(str(tmp_path / "link"), inside)
-    require_apart(str(small.src), small.out)
-    require_apart("s3://bucket/src", inside)
+        require_apart(Cache(inside), str(tmp_path / "link"))
+    require_apart(small.cache, str(small.src))
+    require_apart(Cache(inside), "s3://bucket/src")
     assert not inside.exists()
 
 
@@ -33,7 +33,7 @@ def test_another_programs_partial_files_are_left_alone(tmp_path: Path) -> None:
     own = [small.out / "images" / ".x.0123abcd.partial", small.out / ".zarr.json.0123abcd.partial"]
     for path in others + own:
         write(path, b"half")
-    assert sorted(layout.partials(small.out)) == sorted(own)
+    assert sorted(small.cache.partials()) == sorted(own)
     write(small.src / "b.dcm", ct_file(gradient(), SOPInstanceUID="1.2.9"))
     small.build()
     assert all(path.exists() for path in others)

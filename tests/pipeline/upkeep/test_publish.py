@@ -184,7 +184,7 @@ def test_the_commit_that_was_set_out_with_is_the_one_that_is_published(small, tm
 def test_a_second_publisher_is_told(small, tmp_path):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
-    with publisher_lock(small.out):
+    with publisher_lock(small.cache):
         assert "another process publishes it" in run("publish", small.out, f"file://{there}", code=1).stderr
     (there / "publishing.json").write_text('{"from": "elsewhere", "since": "yesterday"}')
     assert "another publisher is at work there, since yesterday" in run(

@@ -153,7 +153,7 @@ def test_leftovers_are_told_and_collected_but_never_a_users_file(built):
 
 def test_what_cannot_be_verified_is_one_line(tmp_path, built):
     assert "no such cache" in run("verify", tmp_path / "absent.zarr", code=1).stderr
-    with lock(built.out):
+    with lock(built.cache):
         assert re.search(r"process \d+ on \S+, since 20", built.verify(code=1).stderr)
     shutil.rmtree(built.out / "commits")
     shutil.rmtree(built.out / ".pipeline" / "spares")
