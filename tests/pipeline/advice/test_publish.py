@@ -29,7 +29,7 @@ def _another_publisher_of_this_folder(small: Small) -> Case:
     built(small)
     publish = ["publish", small.out, _address(small)]
     advice = "another process publishes it; wait or end that one"
-    return Case(publish, advice, again=True, state=lambda: publisher_lock(small.out))
+    return Case(publish, advice, again=True, state=lambda: publisher_lock(small.cache))
 
 
 @CASES.add

@@ -24,14 +24,14 @@ CASES = Cases()
 @CASES.add
 def _a_cache_at_work(small: Small) -> Case:
     built(small)
-    return Case(build(small), "is at work on it; wait or end that one", again=True, state=lambda: lock(small.out))
+    return Case(build(small), "is at work on it; wait or end that one", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add
 def _a_cache_at_work_that_is_to_be_verified(small: Small) -> Case:
     built(small)
     verify = ["verify", small.out]
-    return Case(verify, "is at work on it; wait or end that one", again=True, state=lambda: lock(small.out))
+    return Case(verify, "is at work on it; wait or end that one", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add

@@ -41,7 +41,7 @@ def test_what_is_dasks_wants_a_worker(word: str, tmp_path: Path) -> None:
     words = [word, *([tmp_path / "dask.html"] if word == "--performance-report" else [])]
     assert "give --workers 1 or more" in small.build(*words, code=2).stderr
     seen = []
-    with patch("pipeline.cli.bodies.build.build_cache", lambda settings, out, where, *_: seen.append(where) or _stop()):
+    with patch("pipeline.cli.bodies.build.build_cache", lambda cache, *, workers, **_: seen.append(workers) or _stop()):
         options = [*build(small, *words), "--workers", 1]
         assert "stopped here" in run(*options, code=1).stderr
     assert seen[0].local == 1
@@ -117,7 +117,7 @@ class Checked:
 
 def _of_context(small: Small, **changes: Any) -> Callable[[], object]:
     """The check before a worker's first task."""
-    about: dict[str, Any] = {"root": small.out, "token": "t", "source": open_source(str(small.src))} | changes
+    about: dict[str, Any] = {"cache": small.cache, "token": "t", "source": open_source(str(small.src))} | changes
     unit = SimpleNamespace(slot=0, path="000.dcm")
     job: Any = SimpleNamespace(units=[unit], gone=set())
     return lambda: preflight.check_worker(SimpleNamespace(**about), job)  # type: ignore[arg-type]
@@ -214,7 +214,7 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
     write_slices(small.src, range(3))
     small.build()
     small.sizes = (8, 12)
-    gone = lambda: patch("pipeline.cache.layout.read_record", lambda *_: None)  # noqa: E731
+    gone = lambda: patch("pipeline.engine.convert.read_record", lambda *_: None)  # noqa: E731
     follow(Case(build(small), "the record of shard 0 is missing; run the build again", again=True, state=gone))
 
 
