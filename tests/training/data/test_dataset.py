@@ -1,6 +1,5 @@
 """Test the map-style dataset in plain DataLoaders, and the stream as an iterable."""
 
-import multiprocessing
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from testkit.fake_cache import FakeCache, write_cache
+from testkit.tiny_run import SPAWNED
 from training.data.cache import Cache, open_cache
 from training.data.dataset import SliceDataset
 from training.data.stream import Stream
@@ -42,9 +42,9 @@ def test_item_is_the_slice_of_its_line(fake: FakeCache, cache: Cache) -> None:
             dataset[index]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", SPAWNED], ids=["fork", "anew"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_plain_dataloader_with_workers_gives_each_slice_once(fake: FakeCache, cache: Cache, method: str) -> None:
+def test_plain_dataloader_with_workers_gives_each_slice_once(fake: FakeCache, cache: Cache, method: Any) -> None:
     dataset = SliceDataset(cache, 32, np.arange(cache.num_slices))
     dataset[0]  # its shards are open when the workers start
     loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=2, multiprocessing_context=method)
@@ -145,10 +145,9 @@ def _take_part(rank: int, path: Path, store: Path, answers: Any) -> None:
 
 
 def test_processes_share_an_epoch_without_a_sampler(fake: FakeCache, cache: Cache, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    answers = SPAWNED.Queue()
     processes = [
-        context.Process(target=_take_part, args=(rank, fake.path, tmp_path / "store", answers)) for rank in range(2)
+        SPAWNED.Process(target=_take_part, args=(rank, fake.path, tmp_path / "store", answers)) for rank in range(2)
     ]
     for process in processes:
         process.start()

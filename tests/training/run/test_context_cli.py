@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from testkit.fake_cache import write_cache
+from tests.training.run.test_train_cli import EXPORTS_QUICKLY
 from training.cli.main import main
 from training.data.cache import open_cache
 from training.data.neighbours import Context
@@ -41,7 +42,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     path = tmp_path_factory.mktemp("context-runs") / "run"
-    train("run", "--cache", cache, "--out", path, *QUICK, "--context", 1, "--context-windows", "brain,bone")
+    train(
+        "run",
+        "--cache",
+        cache,
+        "--out",
+        path,
+        *QUICK,
+        *EXPORTS_QUICKLY,
+        "--context",
+        1,
+        "--context-windows",
+        "brain,bone",
+    )
     return path
 
 

@@ -8,45 +8,45 @@ import pytest
 from sklearn import metrics as sk
 
 from testkit.fake_cache import CLASSES, relabel, write_cache
-from tests.training.run.test_train_cli import QUICK, train
+from tests.training.run.test_train_cli import EXPORTS_QUICKLY, QUICK, train
 from training.data.cache import open_cache
 from training.data.neighbours import SERIES
 
-SIDES = ["--set", "split_fractions=[0.4,0.3,0.3]"]
+SMALLEST = [*QUICK, *EXPORTS_QUICKLY, "--set", "split_fractions=[0.4,0.3,0.3]"]
 
 
 @pytest.mark.parametrize("level", ["series", "study", "patient"])
 def test_labels_of_whole_series_are_scored_by_the_series(level, tmp_path):
     cache = write_cache(tmp_path / "c.zarr", patients=24, slices=4, label_level=level).path
     assert open_cache(cache).label_level == level
-    runs = [tmp_path / "a", tmp_path / "b"]
-    for seed, run in enumerate(runs):
-        more = ["--set", f"learning_rate={0.001 * (seed + 1)}"]
-        result = train("run", "--cache", cache, "--out", run, *QUICK, *SIDES, *more)
-        assert result.exit_code == 0, result.output
-    scores = json.loads((runs[0] / "scores_test.json").read_text())
+    run = tmp_path / "run"
+    result = train("run", "--cache", cache, "--out", run, *SMALLEST)
+    assert result.exit_code == 0, result.output
+    scores = json.loads((run / "scores_test.json").read_text())
     assert scores["level"] == level
     assert "slice" not in scores["levels"]
-    known = pd.read_csv(runs[0] / "predictions_test.csv")
+    known = pd.read_csv(run / "predictions_test.csv")
     whole = known.groupby(SERIES)[[*CLASSES, *(f"p_{name}" for name in CLASSES)]].max()
     assert scores["classes"]["any"]["n"] == len(whole) < len(known)
     wanted = sk.log_loss(whole["any"].astype(int), whole["p_any"], labels=[0, 1])
     assert scores["classes"]["any"]["log_loss"] == pytest.approx(wanted)
-    text = (runs[0] / "report.html").read_text()
+    text = (run / "report.html").read_text()
     assert f"Scores on test, {level} by {level}" in text
     assert "no scores by the slice&#39;s position" in text
-    compared = train("compare", *runs)
-    assert compared.exit_code == 0, compared.output
-    evaluated = train("evaluate", "--run", runs[0], "--device", "cpu")
+    evaluated = train("evaluate", "--run", run, "--device", "cpu")
     assert f"test, {level} by {level}" in evaluated.output
 
 
-def test_validation_chooses_weights_at_the_level_of_the_labels(tmp_path):
+def test_runs_on_labels_of_whole_series_compare(tmp_path):
     cache = write_cache(tmp_path / "c.zarr", patients=24, slices=4, label_level="series").path
-    result = train("run", "--cache", cache, "--out", tmp_path / "run", *QUICK, *SIDES)
-    assert result.exit_code == 0, result.output
-    log = pd.read_csv(tmp_path / "run" / "log.csv")
-    scores = json.loads((tmp_path / "run" / "scores_validation.json").read_text())
+    for name, rate in (("a", 0.001), ("b", 0.002)):
+        result = train("run", "--cache", cache, "--out", tmp_path / name, *SMALLEST, "--lr", rate)
+        assert result.exit_code == 0, result.output
+    compared = train("compare", tmp_path / "a", tmp_path / "b")
+    assert compared.exit_code == 0, compared.output
+    # Validation chooses the weights at the level of the labels.
+    log = pd.read_csv(tmp_path / "a" / "log.csv")
+    scores = json.loads((tmp_path / "a" / "scores_validation.json").read_text())
     assert log["weighted_log_loss"].dropna().tolist() == [pytest.approx(scores["weighted_log_loss"], rel=1e-6)]
 
 
@@ -55,7 +55,7 @@ def test_soft_labels_train_and_are_scored_by_log_loss(tmp_path):
     votes = np.random.default_rng(0).integers(0, 4, 96) / 3
     relabel(fake, {(line, name): votes[line] for line in range(96) for name in ("subdural", "any")})
     run = tmp_path / "run"
-    result = train("run", "--cache", fake.path, "--out", run, *QUICK, *SIDES)
+    result = train("run", "--cache", fake.path, "--out", run, *SMALLEST)
     assert result.exit_code == 0, result.output
     known, scores = pd.read_csv(run / "predictions_test.csv"), json.loads((run / "scores_test.json").read_text())
     y, p = known["any"].to_numpy(), known["p_any"].to_numpy()

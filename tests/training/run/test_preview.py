@@ -1,20 +1,21 @@
 """Test what `train` says: before a run, epoch by epoch, at its end, and in the exported file."""
 
 import json
+import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from testkit import commands
 from testkit.fake_cache import CLASSES, WINDOWS, relabel, write_cache
 from testkit.tiny_run import HERE, settings
-from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
+from tests.training.run.test_train_cli import EXPORTS_QUICKLY, QUICK, refused, train
 from training.data.cache import open_cache
 from training.data.shards import SliceReader
+from training.run import loop
 from training.run.checkpoints import Progress
 from training.run.distributed import Processes
 from training.run.job import begin
@@ -32,7 +33,7 @@ def fake(tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(fake, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    result = train("run", "--cache", fake.path, "--out", run, *QUICK, "--epochs", 2)
+    result = train("run", "--cache", fake.path, "--out", run, *QUICK, *EXPORTS_QUICKLY, "--epochs", 2)
     assert result.exit_code == 0, result.output
     return run, result.stdout
 
@@ -40,7 +41,7 @@ def said(fake, tmp_path_factory):
 def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
     _, text = said
     before = text[: text.index("epoch 1 of 2")]
-    assert "shufflenet_v2_x0_5 at 32 px, none weights, on cpu" in before
+    assert "squeezenet1_1 at 32 px, none weights, on cpu" in before
     assert "2 epochs of 4 steps of 8 slices, 8 steps in all" in before
     sides = re.findall(r"^(train|validation|test) +(\d+) patients?, (\d+) series, (\d+) slices", before, re.MULTILINE)
     assert sum(int(patients) for _, patients, _, _ in sides) == 10
@@ -88,18 +89,19 @@ def test_memory_of_a_wrong_size_is_not_called_damage(fake):
         reader.read(np.arange(2), np.empty((2, 1024), np.uint8))
 
 
+def end_after_an_epoch():
+    loop.save_progress = lambda *_: os._exit(7)
+
+
 def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_back_in_a_pipe(tmp_path):
     """The process ends as by a power cut after its first epoch: what it has held back is lost."""
-    code = "import os, sys; from training.run import loop; from training.cli.main import main"
-    code += "; loop.save_progress = lambda *_: os._exit(7); main(sys.argv[1:])"
     many = write_cache(tmp_path / "many.zarr", patients=30, slices=5).path
     options = ["run", "--cache", many, "--out", tmp_path / "run", *QUICK, "--epochs", 3]
-    command = [sys.executable, "-c", code, *map(str, options)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 7, done.stderr
-    *_, estimate, epoch = done.stdout.splitlines()
-    assert "3 epochs of 14 steps" in done.stdout
-    assert f"an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps" in done.stdout
+    code, out, errors = commands.start(tmp_path / "said", *options, before=end_after_an_epoch).end()
+    assert code == 7, errors
+    *_, estimate, epoch = out.splitlines()
+    assert "3 epochs of 14 steps" in out
+    assert f"an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps" in out
     assert re.fullmatch(r"\S+ s a step: about \d+ min \d\d s left, if all epochs are needed", estimate)
     assert epoch.startswith("epoch 1 of 3: training loss")
 

@@ -13,11 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from testkit import commands
 from testkit.fake_cache import CLASSES, write_cache
 from training.cli.main import main
 
 SMALL = ["--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
 QUICK = [*SMALL, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
+# Few layers: exporting takes a third of the time.
+EXPORTS_QUICKLY = ["--model", "squeezenet1_1"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -209,14 +212,13 @@ def test_help_is_cheap_and_documents_exit_codes():
 def test_sigterm_ends_with_its_code_after_a_checkpoint(cache, tmp_path):
     path = tmp_path / "run"
     options = ["--cache", cache, "--out", path, *QUICK, "--epochs", "500", "--set", "patience_epochs=500"]
-    command = [sys.executable, "-m", "training", "run", *map(str, options)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    command = commands.start(tmp_path / "said", "run", *options)
     while not list(path.glob("checkpoints/*.pt")):
-        assert process.poll() is None
+        assert command.process.is_alive()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143
+    os.kill(command.process.pid, signal.SIGTERM)
+    code, _, errors = command.end()
+    assert code == 143
     assert f"stopped; to go on: train run --resume {path}" in errors
     assert "epochs: 500 there, 1 here" in refused("run", "--resume", path, "--epochs", 1)
 
@@ -232,6 +234,10 @@ def test_torchrun_trains_with_two_processes(cache, run, tmp_path):
     assert together["image_id"].tolist() == alone["image_id"].tolist()
     assert (path / "split.csv").read_bytes() == (run / "split.csv").read_bytes()
     assert (path / "report.html").exists()
-    rehearsed = subprocess.run([*command, "--dry-run"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert rehearsed.returncode == 0, rehearsed.stderr
-    assert rehearsed.stdout.count("the run will take about") == 1
+
+
+def test_a_dry_run_of_two_processes_says_its_estimate_once(cache, tmp_path):
+    options = ["run", "--cache", cache, "--out", tmp_path / "run", *QUICK, "--dry-run"]
+    ended = [command.end() for command in commands.start_several(tmp_path / "said", 2, *options)]
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert "".join(out for _, out, _ in ended).count("the run will take about") == 1

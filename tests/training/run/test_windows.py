@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from testkit.fake_cache import write_cache
-from tests.training.run.test_train_cli import QUICK, train
+from tests.training.run.test_train_cli import EXPORTS_QUICKLY, QUICK, train
 
 WINDOWS = (("brain", 40.0, 80.0), ("subdural", 50.0, 130.0), ("bone", 600.0, 2800.0), ("stroke", 32.0, 8.0))
 
@@ -16,7 +16,7 @@ WINDOWS = (("brain", 40.0, 80.0), ("subdural", 50.0, 130.0), ("bone", 600.0, 280
 def test_a_cache_of_any_number_of_windows_trains_evaluates_exports_and_says_their_names(tmp_path, channels):
     cache = write_cache(tmp_path / "c.zarr", patients=8, slices=3, windows=WINDOWS[:channels]).path
     run = tmp_path / "run"
-    result = train("run", "--cache", cache, "--out", run, *QUICK)
+    result = train("run", "--cache", cache, "--out", run, *QUICK, *EXPORTS_QUICKLY)
     assert result.exit_code == 0, result.output
     data = json.loads((run / "settings.json").read_text())["data"]
     assert len(data["mean"]) == len(data["std"]) == channels

@@ -13,6 +13,7 @@ from training.run.runs import open_run
 from training.scores.ablate import Ablation, ablate, over_seeds
 from training.scores.compare import CALIBRATED
 
+MODEL = "squeezenet1_1"  # the quickest to train
 VARY = ["position", "context"]
 KINDS = ("no-position", "position")
 OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | {
@@ -23,17 +24,14 @@ OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | 
 
 def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
     cache, out = write_cache(tmp_path / "c.zarr", patients=16, slices=4).path, tmp_path / "ablation"
-    of, what = Ablation(cache, out, OTHERS, runtime(), HERE), ([SETTINGS["model"]], [0, 1], ["position"])
+    of, what = Ablation(cache, out, OTHERS, runtime(), HERE), ([MODEL], [0, 1], ["position"])
     table = ablate(of, *what)
     assert len(list(out.glob("*/report.html"))) == 4
     for seed in (0, 1):
-        configs = [vars(open_run(out / f"{SETTINGS['model']}-{kind}-seed{seed}").config) for kind in KINDS]
+        configs = [vars(open_run(out / f"{MODEL}-{kind}-seed{seed}").config) for kind in KINDS]
         assert {name for name in configs[0] if configs[0][name] != configs[1][name]} == {"position"}
         assert [config["seed"] for config in configs] == [seed, seed]
-        scores = [
-            json.loads((out / f"{SETTINGS['model']}-{kind}-seed{seed}" / "scores_test.json").read_bytes())
-            for kind in KINDS
-        ]
+        scores = [json.loads((out / f"{MODEL}-{kind}-seed{seed}" / "scores_test.json").read_bytes()) for kind in KINDS]
         line = table[(table["seed"] == seed) & (table["score"] == "weighted_log_loss")].iloc[0]
         assert line["difference"] == pytest.approx(
             scores[1]["weighted_log_loss"] - scores[0]["weighted_log_loss"], abs=1e-12
@@ -49,8 +47,8 @@ def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
 
 def check_context_and_series(of, written):
     """They are varied on the run with position that is there."""
-    table = ablate(of, [SETTINGS["model"]], [0], ["context", "series"])
-    runs = {kind: of.out / f"{SETTINGS['model']}-{kind}-seed0" for kind in ("position", "context", "series")}
+    table = ablate(of, [MODEL], [0], ["context", "series"])
+    runs = {kind: of.out / f"{MODEL}-{kind}-seed0" for kind in ("position", "context", "series")}
     assert open_run(runs["context"]).config.context == 1
     assert open_run(runs["series"]).config.head == "gru"
     assert open_run(runs["series"]).data.split == open_run(runs["position"]).data.split
