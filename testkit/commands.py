@@ -27,15 +27,10 @@ class Command:
         return self.process.exitcode, (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text()
 
 
-def start(
-    folder: Path,
-    *arguments: object,
-    before: Callable[[], None] | None = None,
-    environment: dict[str, str] | None = None,
-) -> Command:
+def start(folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environment: str) -> Command:
     """Start `train` with its output in `folder`; `before` is called in its process first."""
     folder.mkdir(parents=True)
-    given = (folder, [str(argument) for argument in arguments], before, environment or {})
+    given = (folder, [str(argument) for argument in arguments], before, environment)
     process = SPAWNED.Process(target=_run, args=given)
     process.start()
     return Command(process, folder)
@@ -48,8 +43,7 @@ def start_several(folder: Path, count: int, *arguments: object) -> list[Command]
         port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        start(folder / str(rank), *arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(count)
+        start(folder / str(rank), *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(count)
     ]
 
 

@@ -17,7 +17,7 @@ from training.data.neighbours import Context
 from training.report.pictures import read_images
 
 SMALL = ["--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
-QUICK = [*SMALL, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
+QUICK = [*SMALL, *EXPORTS_QUICKLY, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
 
 
 def train(*arguments: object) -> str:
@@ -49,7 +49,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         "--out",
         path,
         *QUICK,
-        *EXPORTS_QUICKLY,
         "--context",
         1,
         "--context-windows",

@@ -17,7 +17,7 @@ SMALLEST = [*QUICK, *EXPORTS_QUICKLY, "--set", "split_fractions=[0.4,0.3,0.3]"]
 
 @pytest.mark.parametrize("level", ["series", "study", "patient"])
 def test_labels_of_whole_series_are_scored_by_the_series(level, tmp_path):
-    cache = write_cache(tmp_path / "c.zarr", patients=24, slices=4, label_level=level).path
+    cache = write_cache(tmp_path / "c.zarr", patients=12, slices=4, label_level=level).path
     assert open_cache(cache).label_level == level
     run = tmp_path / "run"
     result = train("run", "--cache", cache, "--out", run, *SMALLEST)
@@ -38,7 +38,7 @@ def test_labels_of_whole_series_are_scored_by_the_series(level, tmp_path):
 
 
 def test_runs_on_labels_of_whole_series_compare(tmp_path):
-    cache = write_cache(tmp_path / "c.zarr", patients=24, slices=4, label_level="series").path
+    cache = write_cache(tmp_path / "c.zarr", patients=12, slices=4, label_level="series").path
     for name, rate in (("a", 0.001), ("b", 0.002)):
         result = train("run", "--cache", cache, "--out", tmp_path / name, *SMALLEST, "--lr", rate)
         assert result.exit_code == 0, result.output
@@ -51,9 +51,9 @@ def test_runs_on_labels_of_whole_series_compare(tmp_path):
 
 
 def test_soft_labels_train_and_are_scored_by_log_loss(tmp_path):
-    fake = write_cache(tmp_path / "c.zarr", patients=24, slices=4)
-    votes = np.random.default_rng(0).integers(0, 4, 96) / 3
-    relabel(fake, {(line, name): votes[line] for line in range(96) for name in ("subdural", "any")})
+    fake = write_cache(tmp_path / "c.zarr", patients=12, slices=4)
+    votes = np.random.default_rng(0).integers(0, 4, 48) / 3
+    relabel(fake, {(line, name): votes[line] for line in range(48) for name in ("subdural", "any")})
     run = tmp_path / "run"
     result = train("run", "--cache", fake.path, "--out", run, *SMALLEST)
     assert result.exit_code == 0, result.output
