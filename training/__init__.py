@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from training.data.batches import Batch
+    from training.data.copies import on_device
     from training.data.dataset import SliceDataset
-    from training.data.stream import Batch, Stream, on_device
+    from training.data.stream import Stream
     from training.errors import CacheError, ConfigError, RunError, TrainingError
     from training.library import Cache, fit, load_model, open_cache
     from training.run.config import Runtime, TrainConfig
@@ -31,8 +33,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "training.data.batches": ("Batch",),
+    "training.data.copies": ("on_device",),
     "training.data.dataset": ("SliceDataset",),
-    "training.data.stream": ("Batch", "Stream", "on_device"),
+    "training.data.stream": ("Stream",),
     "training.errors": ("CacheError", "ConfigError", "RunError", "TrainingError"),
     "training.library": ("Cache", "fit", "load_model", "open_cache"),
     "training.run.config": ("Runtime", "TrainConfig"),

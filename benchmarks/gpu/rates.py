@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.checks import Report, clocks
-from training.data.stream import Batch
+from training.data.batches import Batch
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices, views
@@ -21,7 +21,7 @@ from training.run.loop import autocast, epoch_batches, learn, train_step, update
 from training.run.setup import Learner, Setup, open_evaluation, prepare, set_up, start
 from training.run.watch import Watch
 
-FIELDS = ("images", "z_norm", "labels", "keys", "lines")
+FIELDS = ("images", "z_norm", "labels", "keys", "lines", "drawn")
 
 
 @dataclass(frozen=True)

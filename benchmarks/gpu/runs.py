@@ -136,7 +136,8 @@ def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:
     """Compare what the network sees of a batch on the device with what it sees on the CPU."""
     resident = of.resident[0]
     host = replace(
-        resident.batch, **{name: getattr(resident.batch, name).cpu() for name in ("images", "z_norm", "labels")}
+        resident.batch,
+        **{name: getattr(resident.batch, name).cpu() for name in ("images", "z_norm", "labels", "drawn")},
     )
     setup = set_up(of.setup.run, of.setup.cache, runtime, Processes(0, 1, torch.device("cpu")))
     expected = make_inputs(setup, host, resident.keys, resident.number)

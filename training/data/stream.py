@@ -1,10 +1,9 @@
-"""Turn shards into shuffled batches on the device: their order, memory, threads and copies."""
+"""Turn shards into shuffled batches: their order, memory and threads."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache as cached
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from typing import Any
@@ -15,9 +14,9 @@ import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
 from training import system
+from training.data.batches import Batch, Layout, Slot
 from training.data.cache import Cache
 from training.data.hashing import splitmix64
-from training.data.memory import Memory
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
 from training.data.stacks import StackReader
@@ -27,78 +26,18 @@ HINTS_AHEAD = 3  # batches between the request to the disk and the read
 COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
 
 
-class _Guard:
-    """Keeps memory from being filled again while a GPU still copies from it."""
-
-    def __init__(self) -> None:
-        self.copied: torch.cuda.Event | None = None
-
-    def wait(self) -> None:
-        if self.copied is not None:
-            self.copied.synchronize()
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """B slices of K classes.
+@dataclass(frozen=True)
+class Draw:
+    """Numbers that go to the device with each slice of a batch, in the same copy.
 
     Attributes:
-        images: (B, C, S, S) uint8 grey levels; with context, C channels of the whole stack.
-        z_norm: (B,) float32 in [0, 1].
-        labels: (B, K) float32, 0 or 1, NaN where a slice has no label.
-        keys: (B,) int64, the bits of the uint64 `Cache.keys`.
-        lines: (B,) int64 positions in `Cache.table`.
+        columns: how many a slice has, D.
+        of_batch: gives them, (B, D) float32, from the epoch, the number of the batch in it and the slices' keys
+            (B,) uint64; threads call it.
     """
 
-    images: torch.Tensor
-    z_norm: torch.Tensor
-    labels: torch.Tensor
-    keys: torch.Tensor
-    lines: torch.Tensor
-    _guard: _Guard = field(default_factory=_Guard, repr=False)
-
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return images, z_norm, labels, keys and lines."""
-        return self.images, self.z_norm, self.labels, self.keys, self.lines
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device. The host does not wait for a copy from pinned memory to a GPU."""
-        on_gpu = device.type == "cuda"
-        images, z_norm, labels, keys, lines = (tensor.to(device, non_blocking=on_gpu) for tensor in self.tensors())
-        if on_gpu:
-            self._guard.copied = torch.cuda.current_stream(device).record_event()
-        return Batch(images, z_norm, labels, keys, lines)
-
-
-class _Slot:
-    """Memory of one batch, filled again and again, but never while somebody holds what it was filled with."""
-
-    def __init__(self, batch_size: int, image_shape: tuple[int, int, int], classes: int, *, pin: bool) -> None:
-        def empty(*shape: int, dtype: torch.dtype) -> Memory:
-            return Memory(lambda: torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin).numpy())
-
-        self._parts = (
-            empty(*image_shape, dtype=torch.uint8),
-            empty(dtype=torch.float32),
-            empty(classes, dtype=torch.float32),
-            empty(dtype=torch.int64),
-            empty(dtype=torch.int64),
-        )
-        self.guard = _Guard()
-
-    def images(self) -> np.ndarray:
-        """Return the memory of the images, (B, C x S x S) uint8, to fill it."""
-        array = self._parts[0].array()
-        return array.reshape(len(array), -1)
-
-    def batch(self, count: int) -> Batch:
-        """Return the first `count` slices of the memory as a batch."""
-        images, z_norm, labels, keys, lines = (part.tensor()[:count] for part in self._parts)
-        return Batch(images, z_norm, labels, keys, lines, self.guard)
-
-    def is_held(self) -> bool:
-        """Whether somebody still has a batch of this memory, or a view of a part of one."""
-        return any(part.is_held() for part in self._parts)
+    columns: int
+    of_batch: Callable[[int, int, np.ndarray], np.ndarray]
 
 
 class Stream(IterableDataset[Batch]):
@@ -117,6 +56,7 @@ class Stream(IterableDataset[Batch]):
         ahead: batches to be filled before they are asked for.
         pin: use page-locked memory, from which a GPU copies by itself.
         context: read each slice with its neighbours, as one image of more channels.
+        draw: what else goes to the device with each batch of `epoch`.
         seed: of the order, where the stream is iterated.
         shuffle, drop_last: as `epoch` takes them, where the stream is iterated.
 
@@ -135,6 +75,7 @@ class Stream(IterableDataset[Batch]):
         ahead: int = 4,
         pin: bool = False,
         context: Context | None = None,
+        draw: Draw | None = None,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
@@ -147,11 +88,12 @@ class Stream(IterableDataset[Batch]):
         )
         self._keys = cache.keys[lines]
         self._facts = (z_norm[lines], labels[lines], self._keys.view(np.int64), lines)
-        self._batch_size, self._threads, self._pin = batch_size, threads, pin
+        self._batch_size, self._threads, self._pin, self._draw = batch_size, threads, pin, draw
+        self._layout = Layout(batch_size, self._reader.shape, labels.shape[1], draw.columns if draw else 0)
         # Threads begin on GPU 0, where page-locked memory would open a context of its own in every process.
         self._device = torch.cuda.current_device() if pin else None
         self._ahead = ahead if threads else 0
-        self._free: deque[_Slot] = deque()
+        self._free: deque[Slot] = deque()
         self._cold_until = 0
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
         self._next_epoch = 0
@@ -226,19 +168,22 @@ class Stream(IterableDataset[Batch]):
         else:
             edges = np.arange(batches + 1) * len(order) // batches
         parts = [np.array_split(order[first:stop], world)[rank] for first, stop in pairwise(edges)]
-        return self._batches(parts[skip_batches:])
+        draw = None if self._draw is None else partial(self._draw.of_batch, epoch)
+        return self._batches(parts, skip_batches, draw)
 
-    def _batches(self, parts: list[np.ndarray]) -> Generator[Batch, None, None]:
-        filling: deque[tuple[_Slot, Callable[[], Batch]]] = deque()
-        numbers = iter(range(len(parts)))
+    def _batches(
+        self, parts: list[np.ndarray], first: int, draw: Callable[[int, np.ndarray], np.ndarray] | None
+    ) -> Generator[Batch, None, None]:
+        filling: deque[tuple[Slot, Callable[[], Batch]]] = deque()
+        numbers = iter(range(first, len(parts)))
         self._cold_until = 0
         pool = ThreadPoolExecutor(max(1, self._threads), "stream", _use_device, (self._device,))
         try:
-            with self._reader.fetching(parts):
+            with self._reader.fetching(parts[first:]):
                 while True:
                     for number in islice(numbers, self._ahead + 1 - len(filling)):
                         slot = self._take_slot()
-                        fill = partial(self._fill, slot, parts, number)
+                        fill = partial(self._fill, slot, parts, number, draw)
                         filling.append((slot, pool.submit(fill).result if self._threads else fill))
                     if not filling:
                         return
@@ -248,16 +193,22 @@ class Stream(IterableDataset[Batch]):
             pool.shutdown(cancel_futures=True)  # waits for the fills that run, for they write into slots
             self._free.extend(slot for slot, _ in filling)
 
-    def _take_slot(self) -> _Slot:
+    def _take_slot(self) -> Slot:
         # The slot that came back last may still be on its way to the GPU, so one more stays in the ring. Those that
         # somebody holds are his now.
         while len(self._free) > 1:
             slot = self._free.popleft()
             if not slot.is_held():
                 return slot
-        return _Slot(self._batch_size, self._reader.shape, self._facts[1].shape[1], pin=self._pin)
+        return Slot(self._layout, pin=self._pin)
 
-    def _fill(self, slot: _Slot, parts: list[np.ndarray], number: int) -> Batch:
+    def _fill(
+        self,
+        slot: Slot,
+        parts: list[np.ndarray],
+        number: int,
+        draw: Callable[[int, np.ndarray], np.ndarray] | None,
+    ) -> Batch:
         slot.guard.wait()
         which = parts[number]
         if number < self._cold_until:
@@ -268,8 +219,10 @@ class Stream(IterableDataset[Batch]):
         if system.disk_reads() > faults:
             self._begin_requests(parts, number + 1)
         batch = slot.batch(len(which))
-        for tensor, fact in zip(batch.tensors()[1:], self._facts, strict=True):
+        for tensor, fact in zip((batch.z_norm, batch.labels, batch.keys, batch.lines), self._facts, strict=True):
             np.take(fact, which, axis=0, out=tensor.numpy(), mode="clip")
+        if draw is not None:
+            batch.drawn.numpy()[:] = draw(number, self._keys[which])
         return batch
 
     def _begin_requests(self, parts: list[np.ndarray], number: int) -> None:
@@ -294,34 +247,11 @@ def _use_device(number: int | None) -> None:
         torch.cuda.set_device(number)
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield batches on a device; a GPU gets each one while it works on the one before."""
-    if device.type != "cuda":
-        yield from (batch.to(device) for batch in batches)
-        return
-    copying = _copying(device)
-    before: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(copying):
-            copied = batch.to(device), copying.record_event()
-        if before is not None:
-            yield _hand_over(*before, device)
-        before = copied
-    if before is not None:
-        yield _hand_over(*before, device)
-
-
 def _place() -> tuple[int, int]:
     """Return this process's rank and the number of processes, as torch.distributed has them."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-@cached
-def _copying(device: torch.device) -> torch.cuda.Stream:
-    """Return the one stream of a device for copies: the allocator keeps blocks of its own for every stream."""
-    return torch.cuda.Stream(device)
 
 
 def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -331,12 +261,3 @@ def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """
     salt = splitmix64(splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
     return np.argsort(splitmix64(keys ^ salt), kind="stable")
-
-
-def _hand_over(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
-    """Make the current CUDA stream wait for a copy, and keep the copy's memory until that stream has used it."""
-    current = torch.cuda.current_stream(device)
-    current.wait_event(copied)
-    for tensor in batch.tensors():
-        tensor.record_stream(current)
-    return batch

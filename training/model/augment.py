@@ -1,80 +1,17 @@
 """Turn uint8 images into the floats that the model sees, augmented and normalised on the device."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.hashing import splitmix64
+from training.model.draws import affine, augmentation_values, noise_numbers
 from training.run.config import TrainConfig
 from training.run.functions import find_function
 
 # B batch, C window channel, S image side, K classes.
-
-# 64 MB of normal numbers; an image reads its C x S x S of them from an offset of its own. Within an image they are
-# independent; two images share some, at a shift, in 2 of 100 pairs at 224 px. Drawing 150,528 numbers by a hash for
-# each image would be a dozen passes over the batch in memory, this is one.
-NOISE_NUMBERS = 1 << 24
-DRAWN = 10  # numbers for each image that the device must know
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How each image of a batch is augmented; every field is (B,) float32.
-
-    Attributes:
-        flip: -1 where the image is mirrored left to right, else 1.
-        angle: rotation, radians, counter-clockwise as displayed.
-        brightness, contrast: factors around 1.
-        sigma: standard deviation of the noise, in units of [0, 1].
-        offset: where the image's noise begins, as a share of the places where it may.
-    """
-
-    flip: np.ndarray
-    angle: np.ndarray
-    brightness: np.ndarray
-    contrast: np.ndarray
-    sigma: np.ndarray
-    offset: np.ndarray
-
-
-def uniforms(seed: int, epoch: int, keys: np.ndarray, count: int) -> np.ndarray:
-    """Draw `count` numbers for each slice, in [0, 1), that depend on (seed, epoch, key, which) and on nothing else.
-
-    Args:
-        keys: (B,) uint64, one a slice.
-
-    Returns:
-        (B, count) float64 with 53 random bits each.
-    """
-    state = splitmix64(np.array([seed], np.uint64))
-    state = splitmix64(state ^ np.uint64(epoch))
-    state = splitmix64(state ^ keys.astype(np.uint64))
-    bits = splitmix64(state[:, None] ^ np.arange(1, count + 1, dtype=np.uint64))
-    return (bits >> np.uint64(11)) * 2.0**-53
-
-
-def draw(config: TrainConfig, epoch: int, keys: np.ndarray) -> Draws:
-    """Decide how each slice of an epoch is augmented, whatever batch, process or thread it comes in.
-
-    Args:
-        keys: (B,) uint64.
-    """
-    u = uniforms(config.seed, epoch, keys, 6).T
-    signed = 2 * u - 1
-    fields = (
-        np.where(u[0] < config.flip_probability, -1, 1),
-        signed[1] * math.radians(config.rotation_degrees),
-        1 + signed[2] * config.brightness,
-        1 + signed[3] * config.contrast,
-        u[4] * config.noise_sigma,
-        u[5],
-    )
-    return Draws(*(np.asarray(values, np.float32) for values in fields))
 
 
 class Augment:
@@ -96,16 +33,12 @@ class Augment:
         self._own = None if config.augment == "default" else find_function(config.augment, "augment")
         # Drawn on the CPU, so that every device has the same.
         generator = torch.Generator().manual_seed(config.seed)
-        count = NOISE_NUMBERS if config.noise_sigma else 0
+        count = noise_numbers(config, len(mean) * config.size_px**2)
         self._noise = torch.randn(count, generator=generator).to(device)
         # Each size of batch is compiled for itself, as the network is.
         self._images: Callable[..., Tensor] = (
             torch.compile(augment_images, dynamic=False) if config.compile else augment_images
         )
-
-    def values(self, keys: np.ndarray, epoch: int, shape: Sequence[int]) -> np.ndarray:
-        """Return what the device must know to augment images of a shape (B, C, S, S): (B, DRAWN) float32."""
-        return pack(draw(self.config, epoch, keys), len(self._noise), math.prod(shape[1:]))
 
     def __call__(self, images: Tensor, keys: np.ndarray, epoch: int, values: Tensor | None = None) -> Tensor:
         """Return (B, C, S, S) normalised, channels_last, bfloat16 where the network computes in it, else float32.
@@ -113,13 +46,14 @@ class Augment:
         Args:
             images: (B, C, S, S) uint8.
             keys: of the slices, (B,) uint64.
-            values: as `values` gives them, where they are on the device already.
+            values: as `augmentation_values` gives them, where they are on the device already.
         """
         if self._own is not None:
             grey = self._own(images.float().div_(255), keys, epoch).clamp(0, 1)
             return self.normalise(grey).to(self._dtype, memory_format=torch.channels_last)
         if values is None:
-            values = to_device(self.values(keys, epoch, images.shape), images.device)
+            drawn = augmentation_values(self.config, epoch, keys, images[0].numel())
+            values = to_device(drawn, images.device)
         sampled = bool(self.config.flip_probability or self.config.rotation_degrees)
         return self._images(
             images, values, self._noise, self.normalise.mean, self.normalise.std, sampled=sampled, dtype=self._dtype
@@ -142,21 +76,6 @@ class Normalise:
     def __call__(self, grey: Tensor) -> Tensor:
         """Return (B, C, S, S) float32 normalised, from grey levels in [0, 1]."""
         return (grey - self.mean).div_(self.std)
-
-
-def pack(draws: Draws, numbers: int, length: int) -> np.ndarray:
-    """Return the draws of B images as the device takes them, (B, DRAWN) float32, to be copied there at once.
-
-    The columns: theta of `warp` (6), contrast x brightness, (1 - contrast) x brightness, sigma, where the noise begins.
-
-    Args:
-        numbers: normal numbers that there are for noise, at most 2**24, up to which float32 counts exactly.
-        length: of them that an image takes.
-    """
-    starts = np.floor(draws.offset.astype(np.float64) * max(0, numbers - length))
-    gain, shift = draws.brightness * draws.contrast, draws.brightness * (1 - draws.contrast)
-    theta = affine(draws.flip, draws.angle).reshape(-1, 6)
-    return np.column_stack([theta, gain, shift, draws.sigma, starts]).astype(np.float32)
 
 
 def augment_images(
@@ -211,38 +130,10 @@ def sample(grey: Tensor, flip: np.ndarray, angle: np.ndarray) -> Tensor:
     return warp(grey, to_device(affine(flip, angle), grey.device))
 
 
-def affine(flip: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Return where an output pixel comes from, as `affine_grid` takes it, (B, 2, 3) float32.
-
-    That is the rotation undone, then the flip, y pointing down.
-    """
-    cos, sin = np.cos(angle), np.sin(angle)
-    zero = np.zeros_like(cos)
-    rows = np.stack([np.stack([flip * cos, -flip * sin, zero], -1), np.stack([sin, cos, zero], -1)], 1)
-    return rows.astype(np.float32)
-
-
 def warp(grey: Tensor, theta: Tensor) -> Tensor:
     """Sample (B, C, S, S) float bilinearly by (B, 2, 3) of `affine`; what comes from outside is 0."""
     grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
     return F.grid_sample(grey, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def draw_mixup(config: TrainConfig, batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw for each image of one global batch its share and its partner, keyed by (seed, batch).
-
-    Args:
-        batch: number of the batch in the run, counted from 0.
-        size: images in the global batch, n.
-
-    Returns:
-        (n,) float32 lambda ~ Beta(alpha, alpha), and (n,) int64 partner, a permutation of the batch.
-
-    Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: beyond empirical risk minimization", ICLR 2018.
-    """
-    rng = np.random.default_rng((config.seed, batch))
-    share = rng.beta(config.mixup_alpha, config.mixup_alpha, size)
-    return share.astype(np.float32), rng.permutation(size)
 
 
 def mix(own: Tensor, partner: Tensor, share: Tensor) -> Tensor:

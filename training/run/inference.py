@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.data.stream import Stream, on_device
+from training.data.copies import on_device
+from training.data.stream import Stream
 from training.model.augment import Normalise, sample
 from training.run.distributed import Processes
 

@@ -1,12 +1,14 @@
-"""Make of a batch what the network sees: augmented, mixed with its partners, and what is random copied at once."""
+"""Make of a batch what the network sees: augmented, and mixed with its partners."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.stream import Batch
-from training.model.augment import DRAWN, draw_mixup, mix, to_device
+from training.data.batches import Batch
+from training.model.augment import mix
+from training.model.draws import DRAWN
 from training.run.distributed import Exchange, Processes
+from training.run.drawing import mixing
 from training.run.setup import Setup
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -15,25 +17,18 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> Inputs:
     """Return what the network sees of a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
 
-    All that is drawn on the host goes to the device in one copy.
+    All that is drawn on the host came to the device with the batch.
 
     Args:
         keys: (B,) uint64 on the host.
         number: of the batch in the run, from 0.
     """
-    config, processes = setup.config, setup.processes
-    epoch, in_epoch = divmod(number, setup.schedule.batches)
-    drawn = setup.augment.values(keys, epoch, batch.images.shape)
-    if not config.mixup_alpha:
-        images = setup.augment(batch.images, keys, epoch, to_device(drawn, setup.device))
+    values = batch.drawn
+    images = setup.augment(batch.images, keys, number // setup.schedule.batches, values[:, :DRAWN])
+    if not setup.config.mixup_alpha:
         return images, batch.z_norm, batch.labels
-    shares, partners = draw_mixup(config, number, setup.schedule.images_in_batch(in_epoch))
-    plan = processes.plan(partners)
-    # Rows are counted exactly in float32 up to 2**24.
-    columns = np.column_stack([drawn, processes.part(shares), plan.order, plan.places]).astype(np.float32)
-    values = to_device(columns, setup.device)
-    images = setup.augment(batch.images, keys, epoch, values[:, :DRAWN])
-    return mix_with_partners(processes, plan, (images, batch.z_norm, batch.labels), values[:, DRAWN:])
+    _, plan = mixing(setup.config, setup.schedule, setup.processes, number)
+    return mix_with_partners(setup.processes, plan, (images, batch.z_norm, batch.labels), values[:, DRAWN:])
 
 
 def mix_with_partners(processes: Processes, plan: Exchange, own: Inputs, values: Tensor) -> Inputs:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.data.batches import Batch
 from training.data.cache import Cache
+from training.data.copies import on_device
 from training.data.hashing import splitmix64
-from training.data.stream import Batch, on_device
 from training.errors import RunError
+from training.model.draws import DRAWN
 from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, list_checkpoints
 from training.run.config import Runtime, TrainConfig
@@ -141,7 +143,7 @@ def first_images(setup: Setup, progress: Progress) -> np.ndarray:
     seed_dropout(setup.config.seed, 0, setup.processes.rank)
     with closing(epoch_batches(setup, progress)) as batches:
         batch, keys = next(batches)
-        images = setup.augment(batch.images, keys, progress.epoch)[:SHOWN].float()
+        images = setup.augment(batch.images, keys, progress.epoch, batch.drawn[:, :DRAWN])[:SHOWN].float()
     grey = images * setup.augment.normalise.std + setup.augment.normalise.mean
     pixels = (grey * 255).round().clamp(0, 255).byte().cpu().numpy()
     return pixels[:, : 3 if pixels.shape[1] >= 3 else 1]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.data.cache import Cache
 from training.data.neighbours import choose_context, order_series
-from training.data.stream import Stream
+from training.data.stream import Draw, Stream
 from training.errors import ConfigError, RunError
 from training.model.augment import Augment
 from training.model.loss import Loss, choose_loss
@@ -21,6 +21,7 @@ from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
 from training.run.config import Runtime, TrainConfig
 from training.run.device import configure_device
 from training.run.distributed import Processes
+from training.run.drawing import drawing
 from training.run.runs import Run
 from training.run.schedule import Schedule
 
@@ -96,13 +97,15 @@ def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Se
         raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
     configure_device(config, processes.device)
     train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
+    schedule = Schedule(len(train), config)
+    draw = drawing(config, schedule, processes, (len(run.channels), config.size_px, config.size_px))
     return Setup(
         run=run,
         cache=cache,
         runtime=runtime,
         processes=processes,
-        schedule=Schedule(len(train), config),
-        train=open_stream(run, cache, train, runtime, processes),
+        schedule=schedule,
+        train=open_stream(run, cache, train, runtime, processes, draw=draw),
         validation=open_evaluation(run, cache, validation, runtime, processes),
         num_validation=len(validation),
         augment=Augment(config, *run.mean_std, processes.device),
@@ -124,8 +127,13 @@ def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
     return lines
 
 
-def open_stream(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
+def open_stream(
+    run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, draw: Draw
+) -> Stream:
     """Open a stream over lines of a cache to train on, whose global batches all processes share.
+
+    Args:
+        draw: what is drawn for them on the host.
 
     Raises:
         ConfigError: the batch does not divide evenly over the processes, or a process would have none of one.
@@ -142,7 +150,8 @@ def open_stream(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, pro
             f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
             f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
         )
-    return _open(run, cache, lines, run.config.batch_size // processes.count, runtime, processes=processes)
+    size = run.config.batch_size // processes.count
+    return _open(run, cache, lines, size, runtime, processes=processes, draw=draw)
 
 
 def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
@@ -163,7 +172,14 @@ def open_plain(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, proc
 
 
 def _open(
-    run: Run, cache: Cache, lines: np.ndarray, batch_size: int, runtime: Runtime, *, processes: Processes
+    run: Run,
+    cache: Cache,
+    lines: np.ndarray,
+    batch_size: int,
+    runtime: Runtime,
+    *,
+    processes: Processes,
+    draw: Draw | None = None,
 ) -> Stream:
     return Stream(
         cache,
@@ -174,6 +190,7 @@ def _open(
         ahead=runtime.batches_ahead,
         pin=processes.device.type == "cuda",
         context=run.context,
+        draw=draw,
     )
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from training.data.batches import Batch
 from training.data.cache import Cache
-from training.data.stream import Batch, on_device
+from training.data.copies import on_device
 from training.errors import ConfigError
 from training.model.augment import Normalise
 from training.model.network import FusionNet

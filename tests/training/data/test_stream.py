@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from testkit.fake_cache import FakeCache, write_cache
 from training import system
 from training.data.cache import open_cache
-from training.data.stream import Stream, on_device, permutation
+from training.data.copies import on_device
+from training.data.stream import Stream, permutation
 from training.errors import CacheError
 
 SIZE = 32

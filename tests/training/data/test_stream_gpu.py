@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from testkit.fake_cache import FakeCache, write_cache
-from training.data import stream as module
+from training.data import copies
+from training.data.batches import Guard
 from training.data.cache import open_cache
-from training.data.stream import Stream, on_device
+from training.data.copies import on_device
+from training.data.stream import Draw, Stream
 
 SIZE = 32
 GPU = torch.device("cuda", 0)
@@ -28,7 +30,8 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
 
 def stream_of(path: Path, *, pin: bool = False) -> Stream:
     cache = open_cache(path)
-    return Stream(cache, SIZE, np.arange(cache.num_slices), 4, threads=2, ahead=1, pin=pin)
+    drawn = Draw(1, lambda epoch, number, keys: np.full((len(keys), 1), 100 * epoch + number, np.float32))
+    return Stream(cache, SIZE, np.arange(cache.num_slices), 4, threads=2, ahead=1, pin=pin, draw=drawn)
 
 
 def wrong(fake: FakeCache, images: list[torch.Tensor], epochs: int) -> int:
@@ -45,7 +48,7 @@ def copied_late(stream: Stream) -> list[torch.Tensor]:
     kept = []
     for epoch in range(2):
         for batch in on_device(stream.epoch(0, epoch), GPU):
-            with torch.cuda.stream(module._copying(GPU)):
+            with torch.cuda.stream(copies._copying(GPU)):
                 torch.cuda._sleep(40_000_000)  # type: ignore[no-untyped-call]
             kept.append(batch.images.clone())
     return kept
@@ -60,7 +63,7 @@ def test_gpu_gets_what_was_read_however_late_it_copies(fake: FakeCache) -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_gets_something_else_without_the_guard(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Guard, "wait", lambda _: None)
+    monkeypatch.setattr(Guard, "wait", lambda _: None)
     assert wrong(fake, copied_late(stream_of(fake.path, pin=True)), 2) > 0
 
 
@@ -122,9 +125,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
     for name, made_up in (("Stream", FakeStream), ("stream", on), ("current_stream", lambda _: FakeStream.current[-1])):
         monkeypatch.setattr(torch.cuda, name, made_up)
-    module._copying.cache_clear()
+    copies._copying.cache_clear()
     yield GPU
-    module._copying.cache_clear()
+    copies._copying.cache_clear()
 
 
 def through(stream: Stream, device: torch.device, epochs: int) -> list[torch.Tensor]:
@@ -141,18 +144,20 @@ def test_memory_is_filled_again_only_after_its_copy(fake: FakeCache, device: tor
 def test_without_the_guard_a_late_copy_takes_something_else(
     fake: FakeCache, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module._Guard, "wait", lambda _: None)
+    monkeypatch.setattr(Guard, "wait", lambda _: None)
     assert wrong(fake, through(stream_of(fake.path), device, 3), 3) > 0
 
 
 def test_a_batch_is_used_after_its_copy(fake: FakeCache, device: torch.device) -> None:
-    """The computing stream waits for the copy of each batch, and for no later one."""
-    computing, copying = FakeStream.current[0], None
-    for number, batch in enumerate(on_device(stream_of(fake.path).epoch(0, 0), device)):
+    """The computing stream waits for the copy of each batch, which is one and brings all of it."""
+    computing, copying, expected = FakeStream.current[0], None, stream_of(fake.path).epoch(0, 0)
+    arriving = on_device(stream_of(fake.path).epoch(0, 0), device)
+    for number, (batch, host) in enumerate(zip(arriving, expected, strict=True)):
         computing.run(len(computing.work))
         copying = FakeStream.made[-1]
-        assert np.array_equal(batch.images, fake.images[SIZE][batch.lines.numpy()])
-        assert copying.done >= 5 * (number + 1)
+        for name in ("images", "z_norm", "labels", "keys", "lines", "drawn"):
+            assert torch.equal(getattr(batch, name), getattr(host, name))
+        assert number + 1 <= copying.done <= len(copying.work) <= number + 2
 
 
 def test_epochs_and_evaluations_share_one_stream_for_copies(fake: FakeCache, device: torch.device) -> None:

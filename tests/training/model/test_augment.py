@@ -9,7 +9,9 @@ from PIL import Image
 from scipy import stats
 
 from training.data.hashing import GOLDEN, splitmix64
-from training.model.augment import Augment, Draws, Normalise, draw, draw_mixup, mix, sample, uniforms
+from training.model import draws
+from training.model.augment import Augment, Normalise, mix, sample
+from training.model.draws import Draws, draw, draw_mixup, uniforms
 from training.run.config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -204,6 +206,15 @@ def test_noise_is_normal_and_each_image_has_its_own():
     for image, sigma in zip(noise, draw(config, 0, keys).sigma, strict=True):
         assert stats.kstest(image, stats.norm(scale=float(sigma)).cdf).pvalue > 1e-4
     assert np.abs(np.corrcoef(noise) - np.eye(4)).max() < 0.05
+
+
+def test_large_images_have_noise_of_their_own_too(monkeypatch):
+    """Where an image takes more numbers than are kept for small ones: 2,365 px and more of three channels."""
+    monkeypatch.setattr(draws, "NOISE_NUMBERS", 1 << 12)
+    config = TrainConfig(**{**vars(PLAIN), "noise_sigma": 0.1, "size_px": 40})
+    grey = torch.full((4, 3, 40, 40), 128, dtype=torch.uint8)
+    noise = Augment(config, np.zeros(3), np.ones(3), CPU)(grey, np.arange(4, dtype=np.uint64), 0).flatten(1).numpy()
+    assert np.abs(np.corrcoef(noise) - np.eye(4)).max() < 0.08
 
 
 def test_grey_levels_are_clamped_before_they_are_normalised():
