@@ -249,7 +249,7 @@ def decisions(results: Results) -> Section:
     caption = (
         f"Table 4. Confusion on {SETS[name]} at the thresholds that validation chose, applied unchanged: those with "
         "the largest recall + specificity \N{MINUS SIGN} 1 (Youden's index), which decide answers, and those with the "
-        "largest F1. Small: 95 % intervals."
+        "largest F1 to be expected. Small: 95 % intervals."
     )
     return Section(title, [page.table(caption, head, rows), _calibration_table(content, name)])
 

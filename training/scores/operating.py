@@ -9,7 +9,7 @@ import numpy as np
 from training.scores.metrics import CLIP, SOFT_THRESHOLD
 
 RULE = "largest recall + specificity - 1 on validation (Youden's index)"
-RULE_F1 = "largest F1 on validation"
+RULE_F1 = "largest F1 that calibrated probabilities expect on validation"
 NEWTON_STEPS = 100
 
 
@@ -55,9 +55,10 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
             fits.append((1.0, 0.0))
             reasons[name] = "validation has labels of one kind only: threshold 0.5, no calibration"
         else:
+            slope, offset = platt(y, p)
             thresholds.append(youden_threshold(y, p))
-            for_f1.append(f1_threshold(y, p))
-            fits.append(platt(y, p))
+            for_f1.append(f1_threshold(p, sigmoid(slope * logit(p) + offset)))
+            fits.append((slope, offset))
     slopes, offsets = np.array(fits, dtype=np.float64).reshape(-1, 2).T
     return Operating(tuple(classes), np.array(thresholds), np.array(for_f1), slopes, offsets, reasons)
 
@@ -74,35 +75,37 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
     """
-    falling, hits, called = _candidates(labels, probabilities)
+    falling, hits, called = _candidates(labels >= SOFT_THRESHOLD, probabilities)
     positives = hits[-1]
     return float(falling[np.argmax(hits / positives - (called - hits) / (len(labels) - positives))])
 
 
-def f1_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the probability from which calling a slice positive has the largest F1 = 2 TP / (2 TP + FP + FN).
+def f1_threshold(probabilities: np.ndarray, calibrated: np.ndarray) -> float:
+    """Return the probability from which calling a slice positive has the largest F1 to be expected.
 
-    Of several such the highest. Of a rare class it is higher than Youden's, for a false alarm costs as much as a miss;
-    and it moves with the prevalence, so it is for a set like validation. That it was chosen makes F1 on validation
-    itself too high.
+    Calling the n slices of the highest probabilities, of N, that is 2 sum_n q / (n + sum_N q) with calibrated
+    probabilities q; it is where q falls below half of that F1. Of several such the highest. Counting the labels
+    themselves would follow chance where positives are few: one slice in the right place moves the best threshold.
+    Of a rare class it is higher than Youden's, for a false alarm costs as much as a miss; and it moves with the
+    prevalence, so it is for a set like validation.
 
     Args:
-        labels: (N,) float in [0, 1], some on either side of a half.
-        probabilities: (N,) float64.
+        probabilities: (N,) float64, as predicted.
+        calibrated: (N,) float64, of the same slices.
 
     Source: van Rijsbergen, "Information Retrieval", 2nd ed. (1979), chapter 7, for the measure; Lipton, Elkan,
         Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML PKDD 2014, for the threshold.
     """
-    falling, hits, called = _candidates(labels, probabilities)
-    return float(falling[np.argmax(2 * hits / (called + hits[-1]))])
+    falling, expected, called = _candidates(calibrated, probabilities)
+    return float(falling[np.argmax(2 * expected / (called + expected[-1]))])
 
 
-def _candidates(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return every probability, (n,) falling, and how many positives and slices have it or a higher one, (n,) int."""
+def _candidates(counted: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return every probability, (n,) falling, and the sum over slices with it or a higher one, and their number."""
     order = np.argsort(-probabilities, kind="stable")
     falling = probabilities[order]
     ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # ties are called together
-    return falling[ends], np.cumsum(labels[order] >= SOFT_THRESHOLD)[ends], ends + 1
+    return falling[ends], np.cumsum(counted[order])[ends], ends + 1
 
 
 def platt(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:

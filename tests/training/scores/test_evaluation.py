@@ -57,15 +57,31 @@ def test_youdens_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
-def test_the_threshold_of_f1_is_the_best_of_all_and_the_highest_of_equals(seed: int, ties: bool) -> None:
+def test_the_threshold_of_f1_expects_the_best_of_all_and_is_half_of_it(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
-    y = np.append((rng.random(80) < 0.1).astype(float), [0.0, 1.0])
-    p = np.round(rng.random(82), 1 if ties else 9)
-    each = {threshold: sk.f1_score(y, p >= threshold) for threshold in np.unique(p)}
+    p = np.round(rng.random(80), 1 if ties else 9)
+    q = sigmoid(1.7 * logit(p) - 2)
+    each = {threshold: 2 * q[p >= threshold].sum() / ((p >= threshold).sum() + q.sum()) for threshold in np.unique(p)}
     best = max(each.values())
-    assert f1_threshold(y, p) == max(
-        threshold for threshold, f1 in each.items() if f1 == pytest.approx(best, abs=1e-12)
-    )
+    got = f1_threshold(p, q)
+    assert got == max(threshold for threshold, f1 in each.items() if f1 == pytest.approx(best, abs=1e-12))
+    assert q[p < got].max(initial=0) <= best / 2 + 1e-9  # Lipton et al., theorem 1
+    assert q[p >= got].min() >= best / 2 - 1e-9
+
+
+def test_with_few_positives_the_threshold_of_f1_is_better_than_the_best_on_validation() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-3, 1.5, (40, 300))
+    labels = (rng.random(logits.shape) < sigmoid(logits)).astype(float)
+    others = sigmoid(rng.normal(-3, 1.5, 20_000))
+    truth = rng.random(others.shape) < others
+    by_rule, by_count = [], []
+    for y, p in zip(labels, sigmoid(logits), strict=True):
+        chosen = choose_operating(y[:, None], p[:, None], CLASSES[:1]).f1_thresholds[0]
+        counted = max(np.unique(p), key=lambda threshold: sk.f1_score(y, p >= threshold))
+        for rule, threshold in ((by_rule, chosen), (by_count, counted)):
+            rule.append(sk.f1_score(truth, others >= threshold))
+    assert np.mean(by_rule) > np.mean(by_count) + 0.01
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,11 +133,13 @@ def test_test_uses_what_validation_chose_whatever_test_is(tmp_path: Path) -> Non
     chosen = (tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()
     content = assess(tmp_path, "test", test, WEIGHTS)
     assert ((tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()) == chosen
-    rules = (("classes", "at_threshold", youden_threshold), ("classes_f1", "at_f1_threshold", f1_threshold))
+    calibrated = read_operating(tmp_path)["slice"].calibrate(validation.probabilities)
     for k, name in enumerate(CLASSES):
-        for key, scores, rule in rules:
+        p = validation.probabilities[:, k]
+        youden, for_f1 = youden_threshold(validation.labels[:, k], p), f1_threshold(p, calibrated[:, k])
+        for key, scores, wanted in (("classes", "at_threshold", youden), ("classes_f1", "at_f1_threshold", for_f1)):
             threshold = json.loads(chosen[0])["levels"]["slice"][key][name]
-            assert threshold == rule(validation.labels[:, k], validation.probabilities[:, k])
+            assert threshold == wanted
             at = content[scores]["classes"][name]
             assert at["f1"] == pytest.approx(sk.f1_score(test.labels[:, k], test.probabilities[:, k] >= threshold))
         half = test.probabilities[:, k] >= 0.5
