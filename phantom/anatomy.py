@@ -11,9 +11,7 @@ import numpy as np
 
 from phantom.compiled import Array
 from phantom.shapes import Blob, Grid, Noise, draw, enlarge, mark
-from phantom.tissue import AIR, FAT, add_membranes, clothe, find_hindbrain, fold
-
-CSF, WHITE, GREY = 7.0, 28.0, 36.5
+from phantom.tissue import AIR, FAT, WHITE, add_membranes, clothe, flood, fold, harden, lay_matter
 
 # Sizes and places follow axial atlas plates of the adult head; each patient's warp and scale vary them.
 VENTRICLES = (
@@ -224,15 +222,14 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
         swollen: mm by which something widens sulci and cisterns.
     """
     grain = noise.smooth(grid, 14)
-    outer = np.empty_like(grid.x)
+    outer, bone = np.empty_like(grid.x), np.empty_like(grid.x)
     clothe(*grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain, outer)
     draw(outer, grid, FACE)
-    table = np.clip(np.abs(2 * bones.across - 1) * 1.6 - 0.4, 0, 1)
-    bone = 560 + 850 * table + 150 * grain
+    harden(bones.across, grain, bone)
     _carve_air((outer, bone), grid, noise)
     ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise=noise)
     brain = _brain(head, grid, cortex, noise)
-    brain += np.maximum(ventricles, cisterns) * (CSF - brain)
+    flood(brain, ventricles, cisterns)
     add_membranes(brain, *grid, bones.cavity)
     draw(brain, grid, head.specks)
     return Layers(outer, bone, brain, ventricles, cisterns)
@@ -263,10 +260,8 @@ def _covered(grid: Grid, blob: Blob) -> tuple[Array, Array, Grid]:
 
 def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
     """HU of grey and white matter, without the spaces in it."""
-    brain = WHITE + (GREY - WHITE) * cortex
-    hind = np.empty_like(brain)
-    find_hindbrain(*grid, hind)
-    brain += hind * (34 - brain)
+    brain, hind = np.empty_like(cortex), np.empty_like(cortex)
+    lay_matter(*grid, cortex, hind, brain)
     draw(brain, grid, [PALE], WHITE - 2 - 6 * head.atrophy)
     draw(brain, grid, (*DEEP_GREY, *HINDBRAIN))
     inside, cover, here = _covered(grid, HINDBRAIN[0])

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from phantom.anatomy import Head, Layers, Surfaces
-from phantom.compiled import Array
+from phantom.compiled import Array, measure_away
 from phantom.shapes import Blob, Grid, Noise, mark
 from phantom.tissue import tentorium_height
 
@@ -46,7 +46,8 @@ class Epidural(Bleed):
     thick_mm: float
 
     def presses(self, bones: Surfaces) -> Array:
-        return np.float32(self.thick_mm) * np.maximum(1 - _away(bones.foot, self.centre, (self.reach_mm,) * 3), 0)
+        away = _away(bones.foot, self.centre, (self.reach_mm,) * 3)
+        return np.float32(self.thick_mm) * np.maximum(1 - away, 0) if away.min() < 1 else np.zeros_like(away)
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
         return _under_skull(self.presses(bones), bones)
@@ -63,7 +64,10 @@ class Subdural(Bleed):
     thick_mm: float
 
     def presses(self, bones: Surfaces) -> Array:
-        ends = np.clip(1.25 * (1 - np.square(_away(bones.foot, self.centre, self.radii))), 0, 1)
+        away = _away(bones.foot, self.centre, self.radii)
+        if away.min() >= 1:
+            return np.zeros_like(away)
+        ends = np.clip(1.25 * (1 - np.square(away)), 0, 1)
         return np.float32(self.thick_mm) * ends * np.clip((bones.foot.x * self.side - 2) / 6, 0, 1)
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
@@ -150,6 +154,8 @@ class Intraparenchymal(Bleed):
         clot, swelling = np.zeros_like(grid.x), np.zeros_like(grid.x)
         mark(clot, grid, self.lobes)
         mark(swelling, grid, [lobe._replace(soft=4.0) for lobe in self.lobes], self.oedema_mm)
+        if not swelling.any():  # it reaches farther than the clot
+            return clot
         brain = np.clip((bones.cavity - 2) / 3, 0, 1)
         hu = layers.brain
         hu += 0.75 * swelling * brain * (18 - hu) * (hu > 18)
@@ -158,14 +164,14 @@ class Intraparenchymal(Bleed):
 
 def _away(points: Grid, centre: Point, radii: Point) -> Array:
     """Squared distance in units of the radii."""
-    total = np.zeros_like(points.x)
-    for axis, middle, radius in zip(points, centre, radii, strict=True):
-        total += np.square((axis - np.float32(middle)) / np.float32(radius))
-    return total
+    away = np.empty_like(points.x)
+    measure_away(*points, np.array(centre, np.float32), np.array(radii, np.float32), away)
+    return away
 
 
 def _under_skull(thick: Array, bones: Surfaces) -> Array:
-    return np.clip(thick - bones.cavity + 0.5, 0, 1) * (thick > 0.8)
+    shown = thick > 0.8
+    return np.clip(thick - bones.cavity + 0.5, 0, 1) * shown if shown.any() else np.zeros_like(thick)
 
 
 def press_and_swell(bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces) -> tuple[Array, Array]:
@@ -184,9 +190,11 @@ def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Sur
         (G, G) uint8: 0 where there is no blood, else 1 + the index in CLASSES of the kind that fills the pixel.
     """
     owner = np.zeros(grid.x.shape, np.uint8)
-    inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)  # a little bone in the pixel hides the blood
     for bleed in bleeds:
         cover = bleed.fills(layers, grid, bones)
+        if cover.max() < 0.05:  # most slices of most bleeds
+            continue
+        inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)  # a little bone in the pixel hides the blood
         if (cover * inside).max() < 0.05:
             continue
         clot = np.float32(bleed.hu) + 3 * noise.smooth(grid, 12)

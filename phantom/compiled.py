@@ -104,6 +104,17 @@ def paint_blobs(canvas: Array, x: Array, y: Array, z: Array, blobs: Array, blend
                     canvas[i, j] = max(canvas[i, j], cover)
 
 
+@compiled(void(IMAGE, IMAGE, IMAGE, POINTS, POINTS, IMAGE))
+def measure_away(x: Array, y: Array, z: Array, centre: Array, radii: Array, out: Array) -> None:
+    """Fill in the squared distance of each point from a centre (3,), in units of radii (3,)."""
+    cx, cy, cz = centre
+    rx, ry, rz = radii
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            u, v, w = (x[i, j] - cx) / rx, (y[i, j] - cy) / ry, (z[i, j] - cz) / rz
+            out[i, j] = u * u + v * v + w * w
+
+
 @compiled(void(float32[:, :, ::1], int64, float32[:, :, ::1]))
 def enlarge_all(images: Array, times: int, out: Array) -> None:
     """(n, H, W) -> (n, times H, times W) by linear interpolation; pixel (i, j) stays at times (i, j)."""

@@ -6,11 +6,12 @@ Images are float32 (G, G), C-contiguous; coordinates and depths are mm. Loops ar
 import math
 from typing import Any
 
-from numba import float64, njit, void
+from numba import float32, float64, njit, void
 
 from phantom.compiled import IMAGE, POINTS, Array, compiled, share, value_at
 
 AIR, FAT, MUSCLE, SKIN = -1000.0, -100.0, 56.0, 45.0
+CSF, WHITE, GREY = 7.0, 28.0, 36.5
 
 
 def tentorium_height(x: Any, y: Any) -> Any:
@@ -27,12 +28,37 @@ def _under_tentorium(x: float, y: float, z: float) -> Any:
     return share((_tent(x, y) - z) / 2) * share((y - 8 - 0.40 * abs(x)) / 4)
 
 
-@compiled(void(IMAGE, IMAGE, IMAGE, IMAGE))
-def find_hindbrain(x: Array, y: Array, z: Array, out: Array) -> None:
-    """Fill in 1 where the cerebellum and the brain stem are, 0 in the cerebrum."""
+@compiled(void(IMAGE, IMAGE, IMAGE, IMAGE, IMAGE, IMAGE))
+def lay_matter(x: Array, y: Array, z: Array, cortex: Array, hind: Array, out: Array) -> None:
+    """Fill in HU of white and grey matter, and where the cerebellum and the brain stem are: 1, 0 in the cerebrum."""
+    grey = float32(GREY - WHITE)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            out[i, j] = _under_tentorium(x[i, j], y[i, j], z[i, j])
+            below = float32(_under_tentorium(x[i, j], y[i, j], z[i, j]))
+            hu = float32(WHITE) + grey * cortex[i, j]
+            hind[i, j] = below
+            out[i, j] = hu + below * (float32(34) - hu)
+
+
+@compiled(void(IMAGE, IMAGE, IMAGE))
+def flood(brain: Array, ventricles: Array, cisterns: Array) -> None:
+    """Fill the spaces in the brain with fluid, in place."""
+    for i in range(brain.shape[0]):
+        for j in range(brain.shape[1]):
+            brain[i, j] += max(ventricles[i, j], cisterns[i, j]) * (float32(CSF) - brain[i, j])
+
+
+@compiled(void(IMAGE, IMAGE, IMAGE))
+def harden(across: Array, grain: Array, out: Array) -> None:
+    """Fill in HU of bone: two dense tables, and marrow between them.
+
+    Args:
+        across: as in `Surfaces`. grain: noise of short waves.
+    """
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            table = share(abs(float32(2) * across[i, j] - float32(1)) * float32(1.6) - float32(0.4))
+            out[i, j] = float32(560) + float32(850) * table + float32(150) * grain[i, j]
 
 
 @njit(inline="always")
