@@ -28,6 +28,7 @@ class ShownProgress:
         self._shards: set[int] = set()
         self._begun: dict[int, int] = {}  # unfinished shard -> files
         self._started = self._printed = 0.0
+        self._at_start = 0  # slices done when the clock started
 
     def planned(self, plan: Plan) -> None:
         for line in plan.as_lines():
@@ -54,18 +55,19 @@ class ShownProgress:
 
     def _show(self) -> None:
         done = self._finished + sum(self._begun.values())
-        if not self._started:  # the rate is that of the work, without the start of the workers
+        if not self._started and done:  # the rate is that of the work, without the start of workers and compiling
             self._started = self._printed = time.monotonic()
+            self._at_start = done
         if self._bar is not None:
             self._bar.set_description("" if done else COMPILING, refresh=False)
             self._bar.set_postfix({"failed": self._failed, "no slices": self._other_files}, refresh=not done)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._printed > LINE_EVERY_S:
+        elif self._started and time.monotonic() - self._printed > LINE_EVERY_S:
             self._print_line(done)
 
     def _print_line(self, done: int) -> None:
         self._printed = time.monotonic()
-        rate = done / (self._printed - self._started)
+        rate = (done - self._at_start) / (self._printed - self._started)
         left = max(self._total - done, 0) / max(rate, 1e-9)
         terminal.note(
             f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._failed:,} failed, "

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from testkit.fake_cache import write_cache
 from training import system
@@ -44,3 +45,9 @@ def test_a_stream_on_windows_gives_the_same_batches_in_place_and_from_copies(tmp
     usual = digest(open_cache(fake.path))
     assert done.stdout.split() == [usual, usual, "None"]
     assert system.peak_memory_bytes() is not None
+
+
+def test_where_threads_are_not_counted_the_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.delattr(resource, "RUSAGE_THREAD")  # as on macOS
+    assert system.disk_reads() == resource.getrusage(resource.RUSAGE_SELF).ru_majflt
