@@ -25,12 +25,20 @@ from testkit.fake_cache import write_cache
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 
-EPOCH_SHARES = (0.9, 0.05, 0.05)
+START_S = 10  # to install the wheels, to import PyTorch and to open the GPU; a part of --minutes too
+Shares = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network and how much of it is measured: slices of its cache, distinct and copied, and steps."""
+    """A network and how much of it is measured.
+
+    Attributes:
+        distinct, copies: slices of its cache.
+        load: steps.
+        shares: of the split, eager and compiled. Compiled all batches have one size, for each is compiled for itself.
+        least: images/s that are wanted from the cache; None where no figure is known to hold it to.
+    """
 
     name: str
     size_px: int
@@ -38,7 +46,8 @@ class Model:
     distinct: int
     copies: int
     load: Load
-    least: float | None = None  # images/s
+    shares: tuple[Shares, Shares]
+    least: float | None = None
 
     def config(self, *, compiled: bool = False, ema_decay: float = 0.999) -> TrainConfig:
         return TrainConfig(
@@ -48,17 +57,22 @@ class Model:
             batch_size=self.batch_size,
             compile=compiled,
             ema_decay=ema_decay,
-            split_fractions=EPOCH_SHARES,
+            split_fractions=self.shares[compiled],
         )
 
 
+def shares(train: float) -> Shares:
+    """Return the shares of a split of which the training side has `train`, and the two others as much as each other."""
+    return train, (1 - train) / 2, (1 - train) / 2
+
+
 FULL = (
-    Model("resnet50", 224, 256, 1024, 26, Load(warm=5, steps=20), least=2800),
-    Model("efficientnet_b3", 380, 128, 512, 16, Load(warm=3, steps=12)),
+    Model("resnet50", 224, 256, 1024, 20, Load(warm=3, steps=12), (shares(0.94), shares(0.95)), least=2800),
+    Model("efficientnet_b3", 380, 128, 512, 16, Load(warm=2, steps=8), (shares(0.92), shares(0.92))),
 )
 SMALL = (
-    Model("shufflenet_v2_x0_5", 32, 8, 64, 4, Load(warm=1, steps=1, rounds=2)),
-    Model("squeezenet1_1", 32, 8, 64, 4, Load(warm=1, steps=1, rounds=2)),
+    Model("shufflenet_v2_x0_5", 32, 8, 64, 4, Load(warm=1, steps=1, rounds=2), (shares(0.9), shares(0.9))),
+    Model("squeezenet1_1", 32, 8, 64, 4, Load(warm=1, steps=1, rounds=2), (shares(0.9), shares(0.9))),
 )
 
 
@@ -85,10 +99,15 @@ class Bench:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
 
+# By name: to collect all tests takes longer than these do, and wants packages that a GPU's machine may lack.
+GPU_TESTS = ("tests/training/data/test_stream_gpu.py",)
+PYTEST_S = 35  # at most
+
+
 def part_a(at: Bench) -> None:
     """Run the tests that need a GPU."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/training", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *GPU_TESTS, "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PYTEST_S)
     passed = done.returncode == 0 and " passed" in done.stdout
     said = repeats.last_line(done.stdout) or repeats.last_line(done.stderr)
     at.report.holds("a", "tests marked gpu", passed, said) if not at.small else at.report.fact("a", "tests", said)
@@ -103,14 +122,14 @@ def part_b(at: Bench, model: Model, *, compiled: bool) -> None:
         if model is at.models[0] and not compiled:
             runs.measure_agreement(at.report, of, at.runtime)
             syncs.measure_syncs(at.report, of, *((2, 1) if at.small else (10, 5)))
-            rates.measure_evaluation(at.report, of, 24 if at.small else 8192)
+            rates.measure_evaluation(at.report, of, 24 if at.small else 4096)
 
 
 def part_d(at: Bench) -> None:
     """Train two epochs, and take the path of several processes, beside the resident batch's rate of b."""
     first = at.models[0]
     resident = at.resident.get(f"{first.name} eager")
-    log_every = Runtime(log_every=2 if at.small else 20, input_threads=Runtime.input_threads)
+    log_every = Runtime(log_every=2 if at.small else 10, input_threads=Runtime.input_threads)
     compare = [runs.measure_fit(at.report, at.new(), at.cache(first), first.config(), log_every, at.processes)]
     compare.append(
         runs.measure_distributed(
@@ -121,14 +140,15 @@ def part_d(at: Bench) -> None:
         of(resident)
 
 
-def part_e(at: Bench) -> None:
-    """Repeat deterministic runs to the bit."""
+def part_e(at: Bench, meanwhile: Callable[[], None]) -> None:
+    """Repeat deterministic runs to the bit; while their processes compile, the parts that time nothing have theirs."""
     cache = write_cache(at.folder / "repeats.zarr", patients=10, slices=5).path
     ways = repeats.WAYS[:1] if at.small else repeats.WAYS
     repeats.measure_repeats(
         at.report,
         at.new(),
         repeats.Plan(cache, at.processes.device.type, at.models[0].name if at.small else "resnet18", ways),
+        meanwhile,
     )
 
 
@@ -139,24 +159,54 @@ def part_g(at: Bench) -> None:
     runs.measure_out_of_memory(at.report, at.new(), at.cache(first), first.config(), at.runtime, at.processes, scarce)
 
 
-def parts(at: Bench) -> list[tuple[str, str, float, Callable[[], None]]]:
-    """Return the parts in their order, what would be missed most first: letter, title, seconds it takes, and itself."""
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark.
+
+    Attributes:
+        letter: of docs/gpu.md.
+        seconds: an estimate for an H100.
+    """
+
+    letter: str
+    title: str
+    seconds: float
+    work: Callable[[], None]
+
+
+def parts(at: Bench, wanted: str) -> list[Part]:
+    """Return the parts wanted in their order, what would be missed most first."""
     first, second = at.models
-    listed = [
-        ("b", "a, b, c, f: the first model, eager", 70, lambda: part_b(at, first, compiled=False)),
-        ("d", "d, h: two epochs, and the path of several processes", 50, lambda: part_d(at)),
-        ("e", "killed and resumed", 60, lambda: part_e(at)),
-        ("g", "out of memory", 10, lambda: part_g(at)),
-        ("a", "tests marked gpu", 25, lambda: part_a(at)),
-        ("b", "the second model, eager", 40, lambda: part_b(at, second, compiled=False)),
-        ("b", "the first model, compiled", 70, lambda: part_b(at, first, compiled=True)),
-        ("b", "the second model, compiled", 90, lambda: part_b(at, second, compiled=True)),
+    untimed = [
+        Part("g", "out of memory", 10, lambda: part_g(at)),
+        Part("a", "tests marked gpu", 25, lambda: part_a(at)),
     ]
-    return [of for of in listed if not (at.small and "compiled" in of[1])]
+
+    def meanwhile() -> None:
+        for part in untimed:
+            do(at, part, wanted)
+
+    listed = [
+        Part("b", f"a, b, c, f: {first.name}", 45, lambda: part_b(at, first, compiled=False)),
+        Part("d", "d, h: two epochs, and the path of several processes", 35, lambda: part_d(at)),
+        *([Part("e", "killed and resumed", 65, lambda: part_e(at, meanwhile))] if "e" in wanted else untimed),
+        Part("b", second.name, 35, lambda: part_b(at, second, compiled=False)),
+        Part("b", f"{first.name}, compiled", 55, lambda: part_b(at, first, compiled=True)),
+        Part("b", f"{second.name}, compiled", 75, lambda: part_b(at, second, compiled=True)),
+    ]
+    return [part for part in listed if not (at.small and part.title.endswith("compiled"))]
+
+
+def do(at: Bench, part: Part, wanted: str) -> None:
+    """Do a part if it is wanted, and leave the GPU's memory to the next one."""
+    if part.letter in wanted:
+        at.report.do(part.letter, part.title, 0 if at.small else part.seconds, part.work)
+        if at.processes.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 @click.command()
-@click.option("--minutes", default=6.0, show_default=True, help="A part that would not be done by then is not begun.")
+@click.option("--minutes", default=6.0, show_default=True, help="All ends by then, with what there is in the file.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="gpu.json", show_default=True)
 @click.option("--parts", "wanted", default="abdeg", show_default=True, help="Letters; c, f and h go with b and d.")
 @click.option("--small", is_flag=True, help="Everything on small networks, without a verdict on speed; on a CPU too.")
@@ -166,16 +216,19 @@ def main(minutes: float, out: Path, wanted: str, small: bool) -> None:
         click.echo("no GPU here: nothing measured (all parts, small, on the CPU: --small)")
         sys.exit(1)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    report = Report(out, machine(device), minutes * 60, judges_speed=not small)
+    report = Report(out, machine(device), minutes * 60 - START_S, judges_speed=not small)
     click.echo(", ".join(f"{name} {value}" for name, value in report.facts.items()))
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         runtime = Runtime(log_every=10**9, loggers=())
         at = Bench(report, Path(folder), SMALL if small else FULL, Processes(0, 1, device), runtime, {})
-        for letter, title, seconds, work in parts(at):
-            if letter in wanted:
-                report.do(letter, title, 0 if small else seconds, work)
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+        listed = [part for part in parts(at, wanted) if part.letter in wanted]
+        if not small:
+            estimate = START_S + sum(part.seconds for part in listed)
+            click.echo(f"about {estimate:.0f} s by estimate, {minutes * 60:.0f} s at most")
+        with report.ends_in_time():
+            for part in listed:
+                do(at, part, wanted)
+            report.finish()
     failed = report.failed
     click.echo(f"{len(failed)} of {len(report.checks)} lines FAIL; all are in {out}")
     sys.exit(bool(failed))

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import zarr
 
-from testkit.fake_cache import CLASSES, WINDOWS, commit_table, create_arrays, make_table, sums_of
+from testkit import fake_cache
+from testkit.fake_cache import CLASSES, WINDOWS, commit_table, create_arrays, sums_of
 
 SLICES = 32  # in a series
 SHARD = 64  # rows
@@ -21,12 +23,8 @@ def make_cache(path: Path, size_px: int, distinct: int, copies: int) -> Path:
     Args:
         distinct: slices with pixels of their own, a multiple of 64.
     """
-    rng = np.random.default_rng(0)
-    table = make_table(rng, distinct * copies // SLICES, SLICES, CLASSES, 0)
-    names = list(CLASSES)
-    table[names] = table[names].iloc[np.arange(len(table)) % distinct].to_numpy()
-    table["row"] = np.arange(len(table))
-    pixels = draw_slices(rng, table[names].iloc[:distinct].to_numpy(float), size_px)
+    rng, table = np.random.default_rng(0), make_table(distinct, copies)
+    pixels = draw_slices(rng, table[list(CLASSES)].iloc[:distinct].to_numpy(float), size_px)
 
     zarr.create_group(path)
     images, sums = create_arrays(path, size_px, len(table), len(WINDOWS), SHARD, "lz4")
@@ -41,6 +39,15 @@ def make_cache(path: Path, size_px: int, distinct: int, copies: int) -> Path:
         os.link(original, shards / str(copy) / "0/0/0")
     commit_table(path, table, CLASSES, WINDOWS, (size_px,), SHARD)
     return path
+
+
+def make_table(distinct: int, copies: int) -> pd.DataFrame:
+    """Return the lines of distinct x copies slices, of which a copy has the labels of its original."""
+    rng, names = np.random.default_rng(0), list(CLASSES)
+    table = fake_cache.make_table(rng, distinct * copies // SLICES, SLICES, CLASSES, 0)
+    table[names] = table[names].iloc[np.arange(len(table)) % distinct].to_numpy()
+    table["row"] = np.arange(len(table))
+    return table
 
 
 def draw_slices(rng: np.random.Generator, labels: np.ndarray, size_px: int) -> np.ndarray:

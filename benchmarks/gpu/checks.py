@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +16,8 @@ from typing import Any
 
 import click
 import numpy as np
+
+LONGEST = 1.5  # times its estimate that a part may take
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Report:
     Attributes:
         out: a JSON file, written anew after each check, so that a run cut short leaves what it had.
         facts: of the machine.
-        seconds: within which parts begin; a part that would last longer is not measured, and so not passed.
+        seconds: within which all ends. A part of which less than its estimate is left is not begun, one that takes half
+            as long again is cut off, and so is whatever is under way at the end; none of these has passed.
         judges_speed: whether rates are held to what is wanted of them; not where everything is small.
     """
 
@@ -43,6 +49,7 @@ class Report:
     seconds: float = math.inf
     judges_speed: bool = True
     checks: list[Check] = field(default_factory=list)
+    finished: bool = False
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,10 +79,38 @@ class Report:
             return self.holds(part, title, False, f"{left:.0f} s left of {self.seconds:.0f}", wanted="measured")
         began = time.monotonic()
         try:
-            work()
+            with time_limit(min(LONGEST * estimate_s, left) if estimate_s else left):
+                work()
         except Exception as error:  # a benchmark says what went wrong and goes on
             self.holds(part, title, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
         self.fact(part, f"{title}: time taken", time.monotonic() - began, "s")
+
+    def finish(self) -> None:
+        """Note that every part has had its turn."""
+        self.finished = True
+        self._write()
+
+    @contextmanager
+    def ends_in_time(self) -> Iterator[None]:
+        """End the process when the time is over, whatever it does then: a part may hang where no signal reaches it."""
+
+        def end() -> None:
+            self.holds("", "everything", False, f"cut off after {self.seconds:.0f} s", wanted="finished")
+            os._exit(1)
+
+        watching = threading.Timer(self.seconds - (time.monotonic() - self._began), end) if self.ends else None
+        if watching is not None:
+            watching.daemon = True
+            watching.start()
+        try:
+            yield
+        finally:
+            if watching is not None:
+                watching.cancel()
+
+    @property
+    def ends(self) -> bool:
+        return math.isfinite(self.seconds)
 
     def _speed(self, part: str, name: str, figure: float, unit: str, wanted: str, *, passed: bool) -> None:
         self._add(Check(part, name, figure, unit, wanted, passed if self.judges_speed else None))
@@ -83,9 +118,38 @@ class Report:
     def _add(self, check: Check) -> None:
         self.checks.append(check)
         click.echo(line_of(check))
+        self._write()
+
+    def _write(self) -> None:
         if self.out is not None:
-            content = {"facts": self.facts, "passed": not self.failed, "checks": [asdict(one) for one in self.checks]}
-            self.out.write_text(json.dumps(content, indent=2) + "\n")
+            verdict = {"finished": self.finished, "passed": self.finished and not self.failed}
+            content = {"facts": self.facts} | verdict | {"checks": [asdict(one) for one in self.checks]}
+            partial = self.out.with_name(f".{self.out.name}.partial")
+            partial.write_text(json.dumps(content, indent=2) + "\n")
+            partial.replace(self.out)  # what cuts a run off finds a whole file
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in what takes longer; within another limit the sooner one counts. For the main thread."""
+
+    def stop(_: int, __: object) -> None:
+        raise TimeoutError(f"cut off after {seconds:.0f} s")
+
+    if not math.isfinite(seconds):
+        yield
+        return
+    before, began = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    around, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    if around and around < seconds:
+        signal.setitimer(signal.ITIMER_REAL, around)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if around:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, around - (time.monotonic() - began)))
 
 
 def line_of(check: Check) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from benchmarks.gpu.checks import Report
 
 STEPS = 7  # before the kill: in the second epoch
+LASTS_S = 90  # a process at most, whatever becomes of the one that started it
 WAYS = ("eager", "compiled")
 
 
@@ -34,9 +36,16 @@ class Plan:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def measure_repeats(report: Report, folder: Path, plan: Plan, timeout_s: float = 300) -> None:
-    """Train deterministically, eager and compiled, killed and not, all at once; then resume and compare weights."""
+def measure_repeats(
+    report: Report, folder: Path, plan: Plan, meanwhile: Callable[[], None] = lambda: None, timeout_s: float = LASTS_S
+) -> None:
+    """Train deterministically, eager and compiled, killed and not, all at once; then resume and compare weights.
+
+    Args:
+        meanwhile: what is done while the first processes run; nothing that is timed.
+    """
     begun = {(way, kill): plan.spawn(folder / f"{way}-{kill}", way, kill) for way in plan.ways for kill in (0, STEPS)}
+    meanwhile()
     said = {which: process.communicate(timeout=timeout_s)[1] for which, process in begun.items()}
     resumed = {way: plan.spawn(folder / f"{way}-{STEPS}", way, 0) for way in plan.ways}
     for way, process in resumed.items():
@@ -101,5 +110,6 @@ def train(run_path: Path, plan: Plan, way: str, kill_at: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.alarm(LASTS_S)
     run_path, cache, device, model, way, kill_at = sys.argv[1:]
     train(Path(run_path), Plan(Path(cache), device, model), way, int(kill_at))

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,14 +14,17 @@ from click.testing import CliRunner
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import repeats
 from benchmarks.gpu.cache import make_cache
+from benchmarks.gpu.cache import make_table as make_bench_table
 from benchmarks.gpu.checks import Report, line_of, read_clocks
 from benchmarks.gpu.repeats import STEPS, Plan, digest, measure_repeats
 from benchmarks.gpu.syncs import of_kernels
-from testkit.fake_cache import write_cache
-from testkit.tiny_run import SPAWNED
+from testkit.fake_cache import CLASSES, write_cache
+from testkit.tiny_run import HERE, SPAWNED, runtime
 from training.data.cache import open_cache
 from training.data.linked import link
+from training.data.split import split_patients
 from training.data.stream import Stream
+from training.run.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +85,14 @@ def test_a_killed_run_is_compared_with_an_undisturbed_one(tmp_path, monkeypatch)
     assert digest(tmp_path / "eager-0") == ""
 
 
+def test_all_tests_marked_gpu_are_run():
+    root = Path(gpu.__file__).parents[2]
+    marked = {
+        str(file.relative_to(root)) for file in root.glob("tests/**/*.py") if "@pytest.mark.gpu" in file.read_text()
+    }
+    assert marked - {str(Path(__file__).relative_to(root))} == set(gpu.GPU_TESTS)
+
+
 def test_without_a_gpu_nothing_is_said_to_have_passed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(gpu.main, [])
@@ -99,6 +113,44 @@ def test_a_figure_below_what_is_wanted_fails_and_a_part_that_raises_too(tmp_path
     assert line_of(report.checks[3]).endswith("12,346 images/s")
     assert "ZeroDivisionError" in line_of(report.checks[4])
     assert line_of(report.checks[-1]).startswith("FAIL")
+
+
+def test_a_part_that_takes_too_long_is_cut_off_and_so_is_everything_at_the_end(tmp_path, monkeypatch):
+    report, over = Report(tmp_path / "out.json", seconds=100), threading.Event()
+    report.do("c", "hangs", 0.1, lambda: time.sleep(20))
+    report.do("d", "around", 30, lambda: report.do("e", "hangs within", 0.1, lambda: time.sleep(20)))
+    assert [check.passed for check in report.checks] == [False, None, False, None, None]
+    assert "cut off after 0 s" in line_of(report.checks[0])
+    monkeypatch.setattr(os, "_exit", lambda code: over.set() if code else None)
+    report.seconds = 0
+    with report.ends_in_time():
+        assert over.wait(20)
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["checks"][-1]["name"] == "everything"
+    assert not content["finished"]
+    assert not content["passed"]
+
+
+def test_all_parts_take_less_than_they_may_and_the_page_says_how_long(tmp_path):
+    at = gpu.Bench(Report(), tmp_path, gpu.FULL, HERE, runtime(), {})
+    listed = gpu.parts(at, "abdeg")
+    assert gpu.START_S + sum(part.seconds for part in listed) < 330
+    page = (Path(gpu.__file__).parents[2] / "docs/gpu.md").read_text()
+    for part in listed:
+        assert f"| {part.title} | {part.seconds} |" in page
+
+
+@pytest.mark.parametrize("model", gpu.FULL, ids=lambda model: model.name)
+def test_what_is_compiled_has_batches_of_one_size(model):
+    table = make_bench_table(model.distinct, model.copies)
+    for compiled in (False, True):
+        config = model.config(compiled=compiled)
+        sides = split_patients(table, CLASSES, config.split_fractions, seed=config.seed)
+        schedule = Schedule(int((sides == "train").sum()), config)
+        sizes = {schedule.images_in_batch(batch) for batch in range(schedule.batches)}
+        assert len(sizes) == 1 or not compiled
+        taken = model.load.rounds * (model.load.warm + model.load.steps) + 16  # and those under the profiler
+        assert taken <= schedule.batches  # or the stream would begin anew within what is timed
 
 
 def test_gaps_are_those_in_which_no_kernel_runs():
