@@ -104,7 +104,7 @@ def attempt(program: click.Command, command: Command) -> tuple[int, list[str]]:
     wrong = []
     try:
         with _limited():
-            code, said, error = _call(command) if callable(command) else _invoke(program, command)
+            code, said, error = call(program, command)
     except TimeoutError as hang:
         code, said, error = 1, "", hang
     if error is not None and not isinstance(error, SystemExit):
@@ -116,14 +116,13 @@ def attempt(program: click.Command, command: Command) -> tuple[int, list[str]]:
     return code, wrong
 
 
-def _invoke(program: click.Command, words: Sequence[object]) -> tuple[int, str, BaseException | None]:
-    result = CliRunner().invoke(program, [str(word) for word in words])
-    return result.exit_code, result.output, result.exception
-
-
-def _call(function: Callable[[], object]) -> tuple[int, str, BaseException | None]:
+def call(program: click.Command, command: Command) -> tuple[int, str, BaseException | None]:
+    """Run a command in this process; its exit code, what it says, and the exception that ended it."""
+    if not callable(command):
+        result = CliRunner().invoke(program, [str(word) for word in command])
+        return result.exit_code, result.output, result.exception
     try:
-        function()
+        command()
     except (PipelineError, TrainingError) as error:
         return 1, f"error: {error}", None
     except Exception as error:

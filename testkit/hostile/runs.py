@@ -42,14 +42,19 @@ READERS: dict[str, tuple[object, ...]] = {
 NAMES = tuple(READERS)
 
 
-def kinds(folder: Path) -> dict[str, Kind]:
-    """The kinds, made of a run that is trained in a folder."""
+def valid_run(folder: Path) -> None:
+    """Train a small run with features in a folder, on a cache beside it."""
     folder.mkdir(parents=True)
     cache = write_cache(folder / "c.zarr", patients=8, slices=3).path
     run = folder / "run"
     for command in (("run", "--cache", cache, "--out", run, *OPTIONS), ("features", "--run", run, *CPU)):
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert result.exit_code == 0, result.output
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """The kinds, made of a run that is trained in a folder."""
+    valid_run(folder)
     return {
         "run: a damaged file": Kind(main, folder, _damaged),
         "run: another thing in a file's place": Kind(main, folder, _replaced),

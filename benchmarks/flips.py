@@ -1,0 +1,54 @@
+"""Flip single bits of a cache and of a run with a head, and run a command that reads the file.
+
+    python benchmarks/flips.py [--flips 1000] [--seed 0] [--scene cache]
+
+The command must name the file in a line, or do all that it does while nothing is damaged. `bitrot.py` asks only
+`pipeline verify` and `--repair`; this one asks every command that opens the file.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from testkit.flips import SCENES, Found, flip
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--flips", type=int, default=1000)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--scene", choices=[*SCENES, ""], default="", help="Only this one.")
+    given = options.parse_args()
+    logging.disable()
+    found, started = Found(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = [make(Path(folder, name)) for name, make in SCENES.items() if given.scene in ("", name)]
+        for scene in scenes:
+            unread = [name for name in scene.files if name not in scene.readers]
+            print(
+                f"{scene.folder.parent.name}: {len(scene.readers)} files that commands read, not {unread}", flush=True
+            )
+        for number in range(given.flips):
+            before = len(found.wrong)
+            flip(scenes[number % len(scenes)], np.random.default_rng([given.seed, number]), found)
+            for wrong in found.wrong[before:]:
+                print(f"flip {number}: {wrong}", flush=True)
+    print(
+        f"{given.flips} flips: {found.said.total()} said, {found.nothing.total()} changed nothing, {len(found.wrong)} wrong"
+    )
+    for name in sorted({*found.said, *found.nothing}):
+        print(f"  {name}: {found.said[name]} said, {found.nothing[name]} changed nothing")
+    print(f"{dict(sorted(found.kinds.items()))}; {time.perf_counter() - started:.0f} s, {os.times().user:.0f} s of CPU")
+    sys.exit(bool(found.wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Flip one bit of a cache or a run, and have a command that reads the file say so, mend it, or do as if it were whole.
+
+Which commands read a file is no list: each is watched once as it opens files. What a command does is all that it says
+and all that lies in the folder afterwards, the flipped file left out.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from pipeline.cli.main import main as pipeline
+from testkit.hostile import caches, runs
+from testkit.hostile.engine import Command, call
+from training.cli.main import main as train
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did.
+
+    Attributes:
+        files: path below the folder -> SHA-256.
+    """
+
+    code: int
+    said: tuple[str, ...]
+    files: Mapping[str, str]
+    error: str = ""
+
+
+@dataclass
+class Scene:
+    """A folder, commands on it, and what each of them reads and does while nothing is damaged.
+
+    Attributes:
+        parts: the folders below it whose files are flipped.
+        commands: name -> program and command.
+        done: name -> what it does.
+        readers: file below the folder -> the commands that open it.
+    """
+
+    folder: Path
+    parts: tuple[str, ...]
+    commands: Mapping[str, tuple[click.Command, Command]]
+    done: dict[str, Done] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def pristine(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.pristine")
+
+    @property
+    def files(self) -> list[str]:
+        """The files of its parts that have anything in them."""
+        found = (path for part in self.parts for path in (self.pristine / part).rglob("*"))
+        return sorted(str(path.relative_to(self.pristine)) for path in found if path.is_file() and path.stat().st_size)
+
+    def renew(self) -> None:
+        """Bring the folder back to its beginning."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.pristine, self.folder, symlinks=True)
+
+    def do(self, name: str) -> Done:
+        """Run a command in the folder as it is."""
+        code, said, error = call(*self.commands[name])
+        found = {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+        crash = "" if error is None or isinstance(error, SystemExit) else repr(error)[:300]
+        return Done(code, tuple(said.splitlines()), found, crash)
+
+
+def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tuple[click.Command, Command]]) -> Scene:
+    """Watch each command twice; what differs between the two times (the time of day) is not compared."""
+    scene = Scene(folder, parts, commands)
+    folder.rename(scene.pristine)
+    for name in commands:
+        scene.renew()
+        with_files: set[str] = set()
+        _watch(folder, with_files)
+        once = scene.do(name)
+        _watch(None, set())
+        assert not once.error, f"{name}: {once.error}"
+        scene.renew()
+        again = scene.do(name)
+        lines = tuple(line for line in once.said if line in again.said)
+        scene.done[name] = Done(once.code, lines, dict(once.files.items() & again.files.items()))
+        for file in scene.files:
+            if file in with_files:
+                scene.readers.setdefault(file, []).append(name)
+    return scene
+
+
+_watched: list[Any] = [None, set()]
+
+
+@functools.cache
+def _hook() -> None:
+    """Note the files below the watched folder that are opened; Python lets no audit hook go again."""
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        folder, found = _watched
+        if event == "open" and folder is not None and isinstance(arguments[0], str | bytes | os.PathLike):
+            path = os.path.abspath(os.fsdecode(arguments[0]))
+            if path.startswith(f"{folder}/"):
+                found.add(path[len(str(folder)) + 1 :])
+
+    sys.addaudithook(note)
+
+
+def _watch(folder: Path | None, found: set[str]) -> None:
+    _hook()
+    _watched[:] = [folder, found]
+
+
+@dataclass
+class Found:
+    """What came of flips, by command: how many were said, how many changed nothing; and what was wrong."""
+
+    said: Counter[str] = field(default_factory=Counter)
+    nothing: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def flip(scene: Scene, rng: np.random.Generator, found: Found) -> None:
+    """Flip a bit of a file that some command reads, and run one of those commands."""
+    file = sorted(scene.readers)[rng.integers(len(scene.readers))]
+    name = scene.readers[file][rng.integers(len(scene.readers[file]))]
+    scene.renew()
+    bit = flip_bit(scene.folder / file, rng)
+    done, right = scene.do(name), scene.done[name]
+    found.kinds[kind_of(file)] += 1
+    new = [line for line in done.said if line not in right.said]
+    if done.error:
+        found.wrong.append(f"{file}, bit {bit}: {name}: {done.error}")
+    elif any(names(line, file) for line in new):
+        found.said[name] += 1
+    elif _same(done, right, file):
+        found.nothing[name] += 1
+    else:
+        found.wrong.append(f"{file}, bit {bit}: {name}: exit code {done.code}, {_difference(done, right, file)}")
+
+
+def flip_bit(path: Path, rng: np.random.Generator) -> int:
+    """Flip a bit of a file at random; returns which."""
+    content, bit = bytearray(path.read_bytes()), int(rng.integers(path.stat().st_size * 8))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    return bit
+
+
+def names(line: str, file: str) -> bool:
+    """Whether a line names a file of the scene, or the store of features that it is part of."""
+    inside = file.partition("/")[2] or file
+    if ".zarr/" in inside:
+        inside = f"{inside.partition('.zarr/')[0]}.zarr"
+    return inside in line
+
+
+def kind_of(file: str) -> str:
+    """The kind of file, for the count: the folders that hold it, and its suffix."""
+    return "/".join(part for part in Path(file).parent.parts[:3] if "-" not in part) + f"/*{Path(file).suffix}"
+
+
+def _same(done: Done, right: Done, file: str) -> bool:
+    return not _difference(done, right, file)
+
+
+def _difference(done: Done, right: Done, file: str) -> str:
+    if done.code != right.code:
+        return f"says {done.said[-1:]}"
+    for name, digest in right.files.items():
+        if name != file and done.files.get(name) != digest:
+            return f"{name} is another"
+    lacking = [line for line in right.said if line not in done.said]
+    return f"does not say {lacking[0]!r}" if lacking else ""
+
+
+def cache_scene(folder: Path) -> Scene:
+    """A cache that `pipeline` built, and what both packages do with it."""
+    folder.mkdir()
+    small = caches.valid_cache(folder / "case")
+    out = small.out
+
+    def read() -> None:
+        (small.folder / "content").write_text(caches.content(out, None))
+
+    def read_copy() -> None:
+        (small.folder / "content").write_text(caches.content(out, small.folder / "copies"))
+
+    words: dict[str, Command] = {
+        "verify": ("verify", out),
+        "repair": ("verify", out, "--repair", "--src", small.src),
+        "info": ("info", out),
+        "info --digest": ("info", out, "--digest"),
+        "why": ("why", out, "000.dcm"),
+        "plan": ("plan", *small.options()),
+        "build": ("build", *small.options(), "--workers", 0),
+        "gc": ("gc", out),
+        "publish": ("publish", out, (small.folder / "there").as_uri()),
+        "report": ("report", out, "--out", small.folder / "report.html"),
+        "read": read,
+        "read a copy": read_copy,
+    }
+    return open_scene(small.folder, (out.name,), {name: (pipeline, command) for name, command in words.items()})
+
+
+def run_scene(folder: Path) -> Scene:
+    """A run with features and a head on them, and what `train` does with the two."""
+    folder.mkdir()
+    case = folder / "case"
+    runs.valid_run(case)
+    run, head, cpu = case / "run", case / "head", runs.CPU
+    small: Command = ("--epochs", 1, "--set", "head_features=8", "--set", "batch_size=3")
+    made: dict[str, Command] = {
+        "series": ("series", "--run", run, "--out", head, *small, *cpu),
+        "evaluate": ("evaluate", "--run", run, "--split", "validation", *cpu),
+        "evaluate head": ("evaluate", "--run", head, "--split", "validation", *cpu),
+    }
+    for command in made.values():
+        code, said, _ = call(train, command)
+        assert code == 0, said
+    words: dict[str, Command] = {
+        "evaluate": ("evaluate", "--run", run, *cpu),
+        "evaluate validation": ("evaluate", "--run", run, "--split", "validation", *cpu),
+        "evaluate head": ("evaluate", "--run", head, *cpu),
+        "predict": ("predict", "--run", run, "--cache", case / "c.zarr", "--out", case / "p.csv", *cpu),
+        "predict head": ("predict", "--run", head, "--cache", case / "c.zarr", "--out", case / "p.csv", *cpu),
+        "report": ("report", "--run", run),
+        "report head": ("report", "--run", head),
+        "compare": ("compare", run, head),
+        "resume": ("run", "--resume", run, *cpu),
+        "resume head": ("series", "--resume", head, *cpu),
+        "series": ("series", "--run", run, "--out", case / "another", *small, *cpu),
+        "features": ("features", "--run", run, *cpu),
+    }
+    return open_scene(case, ("run", "head", "c.zarr"), {name: (train, command) for name, command in words.items()})
+
+
+SCENES: dict[str, Callable[[Path], Scene]] = {"cache": cache_scene, "run": run_scene}
