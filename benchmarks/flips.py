@@ -41,9 +41,8 @@ def main() -> None:
             flip(scenes[number % len(scenes)], np.random.default_rng([given.seed, number]), found)
             for wrong in found.wrong[before:]:
                 print(f"flip {number}: {wrong}", flush=True)
-    print(
-        f"{given.flips} flips: {found.said.total()} said, {found.nothing.total()} changed nothing, {len(found.wrong)} wrong"
-    )
+    said, nothing = found.said.total(), found.nothing.total()
+    print(f"{given.flips} flips: {said} said, {nothing} changed nothing, {len(found.wrong)} wrong")
     for name in sorted({*found.said, *found.nothing}):
         print(f"  {name}: {found.said[name]} said, {found.nothing[name]} changed nothing")
     print(f"{dict(sorted(found.kinds.items()))}; {time.perf_counter() - started:.0f} s, {os.times().user:.0f} s of CPU")

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.cli.main import main as pipeline
 from testkit.hostile import caches, runs
+from testkit.hostile.edits import flip_bit
 from testkit.hostile.engine import Command, call
 from training.cli.main import main as train
 
@@ -152,14 +153,6 @@ def flip(scene: Scene, rng: np.random.Generator, found: Found) -> None:
         found.nothing[name] += 1
     else:
         found.wrong.append(f"{file}, bit {bit}: {name}: exit code {done.code}, {_difference(done, right, file)}")
-
-
-def flip_bit(path: Path, rng: np.random.Generator) -> int:
-    """Flip a bit of a file at random; returns which."""
-    content, bit = bytearray(path.read_bytes()), int(rng.integers(path.stat().st_size * 8))
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-    return bit
 
 
 def names(line: str, file: str) -> bool:

@@ -17,13 +17,18 @@ import xxhash
 from pipeline.cache import commits
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.commits import Commit
+from pipeline.cache.documents import stored_array
 from pipeline.cache.done_records import read_record
 from pipeline.cache.files import canonical, open_regular
 from pipeline.cache.head import current_commit
 from pipeline.cache.lock import publisher_lock, shared_lock
 from pipeline.cache.paths import ROOT_DOCUMENT, Cache
+from pipeline.cache.shard_record import ShardRecord
+from pipeline.cache.shards import check_sums
 from pipeline.errors import CacheError
+from pipeline.planning.stages import ArraySpec
 from pipeline.upkeep.targets import Target, open_target
+from pipeline.upkeep.verify_shards import shard_problem
 
 OWNER = "cache.json"  # whose address this is; written once, before anything else
 LEASE = "publishing.json"  # who is publishing there
@@ -137,10 +142,13 @@ def _upload(target: Target, address: str, cache: Cache, head: Commit, still_ours
     before = _commit_there(target, address, head)
     known = _manifest(target, before) | _manifest(target, head.id)
     there = target.sizes()
-    wanted = _digests(cache, head)
+    shards = _shards(cache, head)
+    wanted = {name: _digest(cache.root / name) for name in sorted(shards)}
     lacking = [name for name, of in wanted.items() if known.get(name) != of or there.get(name) != of[0]]
     for start in range(0, len(lacking), BATCH):
         batch = lacking[start : start + BATCH]
+        for name in batch:
+            _require_whole(cache, head, name, *shards[name])
         target.send(cache.root, batch)
         known |= {name: wanted[name] for name in batch}
         target.write(_manifest_name(head.id), _encode(head, known))
@@ -182,16 +190,35 @@ def _commit_there(target: Target, address: str, head: Commit) -> str | None:
     return commit
 
 
-def _digests(cache: Cache, head: Commit) -> Digests:
-    """The shards of a commit, which are sent as files, in the order of their names."""
-    files: dict[str, Path] = {}
+def _shards(cache: Cache, head: Commit) -> dict[str, tuple[int, ArraySpec]]:
+    """The files of a commit's arrays, which are sent as they lie there -> their shard and array."""
+    files = {}
     for shard in commits.read_ledger(cache, head.id).live_slots():
-        record = read_record(cache, shard)
-        if record is None or record.slices:
+        if _record(cache, shard).slices:
             for spec in head.terms.arrays:
                 for file in (cache.images_file(spec, shard), cache.sums_file(spec, shard)):
-                    files[cache.name_of(file)] = file
-    return {name: _digest(file) for name, file in sorted(files.items())}
+                    files[cache.name_of(file)] = shard, spec
+    return files
+
+
+def _record(cache: Cache, shard: int) -> ShardRecord:
+    record = read_record(cache, shard)
+    if record is None:
+        raise CacheError(f"{cache.record_file(shard)}: missing; run: pipeline verify {cache}")
+    return record
+
+
+def _require_whole(cache: Cache, head: Commit, name: str, shard: int, spec: ArraySpec) -> None:
+    """Raise a CacheError unless a file is as it was built, for it may take the place of a good one."""
+    array = stored_array(head.arrays[spec.images_path])
+    with open_regular(cache.root / name) as file:
+        content = file.read()
+    if name == cache.name_of(cache.sums_file(spec, shard)):
+        problem = check_sums(content, array.rows_per_shard, array.shape[0])
+    else:
+        problem = shard_problem(content, _record(cache, shard).arrays[spec.name], array)
+    if problem:
+        raise CacheError(f"{cache.root / name}: is damaged ({problem}); run: pipeline verify {cache}")
 
 
 def _digest(path: Path) -> tuple[int, str]:

@@ -68,6 +68,17 @@ def _examine_images(found: Examination, shard: int, name: str, images: StoredIma
         found.damaged("images", path, f"row{'s' * (len(rows) > 1)} {some}: {problem}", rows=tuple(rows), **about)
 
 
+def shard_problem(content: bytes, images: StoredImages, array: StoredArray) -> str:
+    """What is wrong with a shard file, "" where nothing is."""
+    if len(content) != images.bytes:
+        return f"{len(content):,} bytes instead of {images.bytes:,}"
+    try:
+        problems = row_problems(content, images.digests, array)
+    except ValueError as error:
+        return str(error)
+    return next((f"row {row}: {problem}" for row, problem in problems.items()), "")
+
+
 def row_problems(content: bytes, digests: Sequence[str | None], array: StoredArray) -> dict[int, str]:
     """Row within the shard -> what is wrong with its image.
 

@@ -133,3 +133,11 @@ def replace(file: Path, rng: np.random.Generator, outside: Path) -> str:
     elif how == 3:
         file.symlink_to("/dev/zero")
     return f"{file.name} is {('a folder', 'a pipe', 'a link outside', 'a link to a device', 'gone')[how]}"
+
+
+def flip_bit(path: Path, rng: np.random.Generator) -> int:
+    """Flip a bit of a file at random; returns which."""
+    content, bit = bytearray(path.read_bytes()), int(rng.integers(path.stat().st_size * 8))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    return bit

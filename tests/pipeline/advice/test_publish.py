@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from pipeline.cache.lock import publisher_lock
 from pipeline.upkeep.targets import FolderTarget
-from testkit.advice import Case, Cases, built, by_hand
+from testkit.advice import Case, Cases, Follow, built, by_hand
+from testkit.hostile.edits import flip_bit
 from testkit.small import Small, run, slice_bytes, write
 
 CASES = Cases()
@@ -103,19 +105,30 @@ def _a_copy_that_went_another_way(small: Small) -> Case:
     return Case(["publish", copy, address], advice, follow)
 
 
-@CASES.add
-def _a_shard_that_is_missing(small: Small) -> Case:
-    built(small)
-    next(small.out.glob("images/*/c/0/0/0/0")).unlink()
-
+def _repaired(small: Small) -> Follow:
     def follow(found: re.Match[str]) -> list[list[Any]]:
         named = run(*found[1].split()[1:], code=1)
         said = re.search(r"run: pipeline (verify .*)", named.stderr)
         assert said
         return [said[1].replace("DICOMS", str(small.src)).split()]
 
+    return follow
+
+
+@CASES.add
+def _a_shard_that_is_missing(small: Small) -> Case:
+    built(small)
+    next(small.out.glob("images/*/c/0/0/0/0")).unlink()
     publish = ["publish", small.out, _address(small)]
-    return Case(publish, "missing; run: (pipeline verify .*)", follow, again=True)
+    return Case(publish, "missing; run: (pipeline verify .*)", _repaired(small), again=True)
+
+
+@CASES.add
+def _a_shard_that_is_damaged(small: Small) -> Case:
+    built(small)
+    flip_bit(next(small.out.glob("images/*/c/0/0/0/0")), np.random.default_rng(0))
+    publish = ["publish", small.out, _address(small)]
+    return Case(publish, "is damaged .*; run: (pipeline verify .*)", _repaired(small), again=True)
 
 
 @CASES.add

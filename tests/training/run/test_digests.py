@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from testkit.fake_cache import write_cache
+from testkit.hostile.edits import flip_bit
 from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
 from training.errors import RunError
 from training.run.digests import FILE, begin, check, write_atomically
@@ -48,19 +49,12 @@ def finished(tmp_path_factory, cache):
     return path
 
 
-def flip(file: Path, rng: np.random.Generator) -> None:
-    content = bytearray(file.read_bytes())
-    at = int(rng.integers(len(content) * 8))
-    content[at // 8] ^= 1 << at % 8
-    file.write_bytes(content)
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_a_flipped_bit_is_found_by_the_command_that_uses_it(name, finished, tmp_path):
     command, way_out = READERS[name]
     run = shutil.copytree(finished, tmp_path / "run")
     file = sorted((run / "checkpoints").iterdir())[-1] if name == "checkpoint" else run / name
-    flip(file, np.random.default_rng(len(name)))
+    flip_bit(file, np.random.default_rng(len(name)))
     line = refused(*command, run)
     assert file.name in line
     assert re.search(way_out, line), line
@@ -69,7 +63,7 @@ def test_a_flipped_bit_is_found_by_the_command_that_uses_it(name, finished, tmp_
 def test_the_way_out_of_a_damaged_checkpoint_works(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     newest = sorted((run / "checkpoints").iterdir())[-1]
-    flip(newest, np.random.default_rng(0))
+    flip_bit(newest, np.random.default_rng(0))
     refused("run", "--resume", run, "--device", "cpu")
     newest.unlink()
     assert train("run", "--resume", run, "--device", "cpu").exit_code == 0
@@ -79,7 +73,7 @@ def test_the_way_out_of_a_damaged_checkpoint_works(finished, tmp_path):
 def test_the_way_out_of_damaged_predictions_works(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     for name in ("predictions_test.csv", "scores_test.json"):
-        flip(run / name, np.random.default_rng(0))
+        flip_bit(run / name, np.random.default_rng(0))
     assert train("evaluate", "--run", run, "--device", "cpu").exit_code == 0
     assert train("report", "--run", run).exit_code == 0
 

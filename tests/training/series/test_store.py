@@ -11,6 +11,7 @@ import zarr
 from safetensors.torch import save_file
 
 from testkit.fake_cache import write_cache
+from testkit.hostile.edits import flip_bit
 from testkit.tiny_run import HERE, runtime, settings
 from training.data.cache import Cache
 from training.errors import RunError
@@ -48,13 +49,6 @@ def store_files(run: Run) -> list[Path]:
     return [digests_path(store), *sorted(path for path in store.rglob("*") if path.is_file())]
 
 
-def flip(file: Path, rng: np.random.Generator) -> None:
-    content = bytearray(file.read_bytes())
-    at = int(rng.integers(len(content) * 8))
-    content[at // 8] ^= 1 << at % 8
-    file.write_bytes(content)
-
-
 def follow(run: Run, cache: Cache, advice: str) -> None:
     """Do what an error says."""
     store = store_path(run, tta=False)
@@ -69,7 +63,7 @@ def test_a_flipped_bit_is_found_and_the_advice_brings_the_features_back(copied: 
     run, cache = copied
     files, right = store_files(run), read_features(run, cache, ALL, tta=False)
     assert len(files) == 8
-    flip(files[number], np.random.default_rng(number))
+    flip_bit(files[number], np.random.default_rng(number))
     with pytest.raises(RunError, match=r"features\.(zarr|digests)") as error:
         read_features(run, cache, ALL, tta=False)
     follow(run, cache, str(error.value))
