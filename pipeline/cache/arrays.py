@@ -11,10 +11,12 @@ from zarr.storage import MemoryStore
 
 from pipeline.cache.files import canonical
 from pipeline.cache.shards import Codec
-from pipeline.planning.stages import ArraySpec
+from pipeline.planning.stages import ArrayPath, ArraySpec
 
 
-def new_array_metadata(spec: ArraySpec, channels: int, rows: int, rows_per_shard: int, codec: Codec) -> dict[str, Any]:
+def new_array_metadata(
+    spec: ArraySpec, channels: int, rows: int, rows_per_shard: int, codec: Codec
+) -> dict[ArrayPath, Any]:
     """The zarr.json of an image array and of its sums array, by path, as this version of zarr-python has them.
 
     They are declared in memory: on disk a commit is written in an order of its own.

@@ -14,6 +14,7 @@ from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.cache.parsing import parse
 from pipeline.cache.paths import Cache
 from pipeline.errors import CacheError
+from pipeline.planning.stages import ArrayPath
 from pipeline.system import sync_folder
 
 REPAIR = "run: pipeline verify --repair"
@@ -30,7 +31,7 @@ class Commit:
     """
 
     attributes: Attributes
-    arrays: Mapping[str, Any]
+    arrays: Mapping[ArrayPath, Any]
     private: Private
 
     @property
@@ -156,7 +157,7 @@ def _parse_private(recorded: Any, content: bytes | None) -> Private:
     return parse(Private, {"choices": None, **json.loads(content)}, "private")
 
 
-def make_commit(attributes: Attributes, arrays: Mapping[str, Any], private: Private) -> Commit:
+def make_commit(attributes: Attributes, arrays: Mapping[ArrayPath, Any], private: Private) -> Commit:
     """Put a commit together and give it the id that its content makes."""
     unnamed = Commit(attributes, arrays, private)
     stored = json.loads(unnamed.content())

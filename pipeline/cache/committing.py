@@ -16,6 +16,7 @@ from pipeline.cache.ledger import Ledger
 from pipeline.cache.paths import ROOT_DOCUMENT, Cache
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.errors import CacheError
+from pipeline.planning.stages import ArrayPath
 from pipeline.tables.tables import Tables, make_tables, to_csv
 
 
@@ -45,7 +46,8 @@ def require_record(cache: Cache, shard: int) -> ShardRecord:
 
 
 def write_commit(
-    cache: Cache, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *, arrays: Mapping[str, Any],
+    cache: Cache, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *,
+    arrays: Mapping[ArrayPath, Any],
     private: Private,
 ) -> Commit:  # fmt: skip
     """Publish the commit that follows `before`; the first one gives the cache its identity.

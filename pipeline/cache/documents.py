@@ -10,16 +10,17 @@ from pipeline.cache.files import canonical, read_file
 from pipeline.cache.parsing import parse
 from pipeline.cache.paths import ROOT_DOCUMENT, Cache
 from pipeline.errors import CacheError
+from pipeline.planning.stages import ArrayPath
 
 
-def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, bytes]:
+def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[ArrayPath, Any]) -> dict[str, bytes]:
     """Every zarr.json of a commit by its path; the root carries all of them as consolidated metadata.
 
     The arrays' are as zarr-python has declared them. They are put together here so that the same commit gives the
     same bytes under every version of it; tests open the result with zarr-python and tensorstore.
     """
     nodes = {path.split("/")[0]: {"zarr_format": 3, "node_type": "group", "attributes": {}} for path in arrays}
-    nodes |= dict(arrays)
+    nodes |= {ArrayPath(path): node for path, node in arrays.items()}
     documents = {f"{path}/zarr.json": canonical(node) for path, node in nodes.items()}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -67,7 +68,7 @@ def stored_array(document: Any) -> StoredArray:
     return StoredArray(rows, (shape[0], shape[1], shape[2]), rows_per_shard, (name, settings))
 
 
-def parse_arrays(content: Any, terms: Terms) -> Mapping[str, Any]:
+def parse_arrays(content: Any, terms: Terms) -> Mapping[ArrayPath, Any]:
     """Check the arrays that a commit names: the images and sums of its sizes, and nothing else.
 
     Raises:
@@ -84,10 +85,10 @@ def parse_arrays(content: Any, terms: Terms) -> Mapping[str, Any]:
         grid = {"name": "regular", "configuration": {"chunk_shape": [terms.rows_per_shard, channels, 2]}}
         if sums["shape"] != [images.rows, channels, 2] or sums["chunk_grid"] != grid or sums["data_type"] != "uint64":
             raise ValueError(f"{spec.sums_path} has another shape than the commit says")
-    return content
+    return {ArrayPath(path): document for path, document in content.items()}
 
 
-def array_metadata(cache: Cache, path: str) -> Any | None:
+def array_metadata(cache: Cache, path: ArrayPath) -> Any | None:
     """The zarr.json that lies at an image array's path, None where there is none.
 
     Raises:

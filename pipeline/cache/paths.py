@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.cache.attributes import COMMIT_ID, DIGEST, matching
 from pipeline.cache.files import PARTIAL, is_partial_name
-from pipeline.planning.stages import ArraySpec
+from pipeline.planning.stages import ArrayPath, ArraySpec
 
 PRIVATE = ".pipeline"  # the folder of a cache that only this program looks at
 ASIDE = "aside"  # its folder for what a repair cannot place
@@ -41,9 +41,9 @@ class Cache:
         """The zarr.json of the root group: whoever replaces it makes a commit the current one."""
         return self.root / ROOT_DOCUMENT
 
-    def document(self, path: str) -> Path:
-        """The zarr.json of an array or a group."""
-        return self.root / path / "zarr.json"
+    def document(self, path: ArrayPath) -> Path:
+        """The zarr.json of an array."""
+        return self.root / ArrayPath(path) / "zarr.json"
 
     def images_file(self, spec: ArraySpec, shard: int) -> Path:
         """The shard file of an image array."""

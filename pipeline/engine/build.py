@@ -26,7 +26,7 @@ from pipeline.planning.built import choices
 from pipeline.planning.estimate import estimate
 from pipeline.planning.plan import HandedBack, Plan, ShardJob
 from pipeline.planning.settings import Manner, Settings, Workers
-from pipeline.planning.stages import ArraySpec
+from pipeline.planning.stages import ArrayPath, ArraySpec
 from pipeline.planning.survey import Survey, entries_of, survey
 from pipeline.words import counted
 
@@ -327,10 +327,10 @@ def _way(settings: Settings) -> str:
 
 def _array_documents(
     cache: Cache, head: Commit | None, settings: Settings, wanted: Iterable[ArraySpec], rows: int
-) -> dict[str, Any]:
+) -> dict[ArrayPath, Any]:
     from pipeline.cache.arrays import new_array_metadata
 
-    documents: dict[str, Any] = {}
+    documents: dict[ArrayPath, Any] = {}
     for spec in wanted:
         codecs = _codec(cache, head, spec, settings)
         documents |= new_array_metadata(spec, len(settings.windows), rows, settings.layout.rows_per_shard, codecs)

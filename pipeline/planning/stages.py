@@ -18,6 +18,27 @@ LABELS_VERSION = 2
 NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
 
 
+class ArrayPath(str):
+    """The path of an array inside a cache: `images/<size>-<8 hex digits>` or `sums/<size>-<8 hex digits>`.
+
+    Raises:
+        ValueError: the text is of no such form.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> "ArrayPath":
+        folder, _, name = text.partition("/")
+        if folder not in ("images", "sums") or not NAME.fullmatch(name):
+            raise ValueError(f"{text[:80]!r} is no path of an array")
+        return super().__new__(cls, text)
+
+    @property
+    def name(self) -> str:
+        """The name of the array."""
+        return self.partition("/")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
     """One image array of the cache: its side and the digits that name its conversion.
@@ -42,23 +63,19 @@ class ArraySpec:
     @staticmethod
     def of_path(path: str) -> "ArraySpec":
         """The array of a path, `images/<name>` or `sums/<name>`."""
-        folder, _, name = path.partition("/")
-        spec = ArraySpec.of_name(name)
-        if folder not in ("images", "sums") or spec.name != name:
-            raise ValueError(f"{path[:80]!r} is no path of an array")
-        return spec
+        return ArraySpec.of_name(ArrayPath(path).name)
 
     @property
     def name(self) -> str:
         return f"{self.size_px}-{self.fingerprint}"
 
     @property
-    def images_path(self) -> str:
-        return f"images/{self.name}"
+    def images_path(self) -> ArrayPath:
+        return ArrayPath(f"images/{self.name}")
 
     @property
-    def sums_path(self) -> str:
-        return f"sums/{self.name}"
+    def sums_path(self) -> ArrayPath:
+        return ArrayPath(f"sums/{self.name}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ def _rows(cache: Cache, head: Commit) -> dict[str, Any]:
 
 def _bytes(cache: Cache, head: Commit, live: set[str]) -> dict[str, int]:
     """Bytes on disk: of each size of the current commit, of shards and arrays that it does not use, and of the rest."""
-    sizes = {path: str(spec.size_px) for spec in head.terms.arrays for path in (spec.images_path, spec.sums_path)}
+    sides = [(str(spec.size_px), spec) for spec in head.terms.arrays]
+    sizes: dict[str, str] = {path: side for side, spec in sides for path in (spec.images_path, spec.sums_path)}
     found = dict.fromkeys([*sizes.values(), "unused", "private", "tables_and_metadata"], 0)
     for folder, _, names in os.walk(cache.root):
         parts = Path(folder).relative_to(cache.root).parts

@@ -17,13 +17,12 @@ import xxhash
 from pipeline.cache import commits
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.commits import Commit
+from pipeline.cache.committing import require_record
 from pipeline.cache.documents import stored_array
-from pipeline.cache.done_records import read_record
 from pipeline.cache.files import canonical, open_regular
 from pipeline.cache.head import current_commit
 from pipeline.cache.lock import publisher_lock, shared_lock
 from pipeline.cache.paths import ROOT_DOCUMENT, Cache
-from pipeline.cache.shard_record import ShardRecord
 from pipeline.cache.shards import check_sums
 from pipeline.errors import CacheError
 from pipeline.planning.stages import ArraySpec
@@ -194,18 +193,11 @@ def _shards(cache: Cache, head: Commit) -> dict[str, tuple[int, ArraySpec]]:
     """The files of a commit's arrays, which are sent as they lie there -> their shard and array."""
     files = {}
     for shard in commits.read_ledger(cache, head.id).live_slots():
-        if _record(cache, shard).slices:
+        if require_record(cache, shard).slices:
             for spec in head.terms.arrays:
                 for file in (cache.images_file(spec, shard), cache.sums_file(spec, shard)):
                     files[cache.name_of(file)] = shard, spec
     return files
-
-
-def _record(cache: Cache, shard: int) -> ShardRecord:
-    record = read_record(cache, shard)
-    if record is None:
-        raise CacheError(f"{cache.record_file(shard)}: missing; run: pipeline verify {cache}")
-    return record
 
 
 def _require_whole(cache: Cache, head: Commit, name: str, shard: int, spec: ArraySpec) -> None:
@@ -216,7 +208,7 @@ def _require_whole(cache: Cache, head: Commit, name: str, shard: int, spec: Arra
     if name == cache.name_of(cache.sums_file(spec, shard)):
         problem = check_sums(content, array.rows_per_shard, array.shape[0])
     else:
-        problem = shard_problem(content, _record(cache, shard).arrays[spec.name], array)
+        problem = shard_problem(content, require_record(cache, shard).arrays[spec.name], array)
     if problem:
         raise CacheError(f"{cache.root / name}: is damaged ({problem}); run: pipeline verify {cache}")
 

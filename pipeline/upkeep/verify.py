@@ -154,7 +154,7 @@ def _examine_documents(found: Examination, head: Commit) -> None:
     for commit in found.commits.values():  # the current one first: arrays only ever grow
         most = shards * commit.terms.rows_per_shard
         for path, content in commit.documents().items():
-            node = commit.arrays.get(path.removesuffix("/zarr.json"))
+            node = next((node for array, node in commit.arrays.items() if path == f"{array}/zarr.json"), None)
             checks.setdefault(path, _same_but_for_rows(node, most) if node else _says(content))
     for path, check in checks.items():
         found.read("root" if path == ROOT_DOCUMENT else "document", found.cache.root / path, check)

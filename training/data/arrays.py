@@ -14,6 +14,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
+from training.data.commit import ArrayPath
 from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror
 from training.errors import CacheError
 from training.system import open_file
@@ -73,12 +74,14 @@ class CommitStore(Store):
     def __init__(
         self,
         files: Folder | Mirror,
-        documents: Mapping[str, Any],
-        tail_bytes: Mapping[str, int],
+        documents: Mapping[ArrayPath, Any],
+        tail_bytes: Mapping[ArrayPath, int],
         live: frozenset[int],
     ) -> None:
         super().__init__(read_only=True)
-        self._files, self._documents, self._tail_bytes, self._live = files, documents, tail_bytes, live
+        self._files, self._live = files, live
+        self._documents = {str(path): document for path, document in documents.items()}
+        self._tail_bytes = {str(path): length for path, length in tail_bytes.items()}
 
     async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
         content = await asyncio.to_thread(self._read, key, byte_range)

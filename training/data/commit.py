@@ -18,9 +18,27 @@ COMMIT_ID = re.compile(r"[0-9a-f]{16}")
 CACHE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LABEL_LEVEL = re.compile("slice|series|study|patient")
-ARRAY_NAME = re.compile(r"[1-9][0-9]{0,4}-[0-9a-f]{8}")
+ARRAY_PATH = re.compile(r"(images|sums)/([1-9][0-9]{0,4})-[0-9a-f]{8}")
 
 MOST_NAME = 1000
+
+
+class ArrayPath(str):
+    """The path of an array inside a cache: `images/<size>-<8 hex digits>` or `sums/<size>-<8 hex digits>`.
+
+    Raises:
+        ValueError: the text is of no such form.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> "ArrayPath":
+        return super().__new__(cls, _matching(ARRAY_PATH, text))
+
+    @property
+    def size(self) -> str:
+        """Image side in pixels."""
+        return self.partition("/")[2].partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +73,12 @@ class Commit:
     classes: tuple[str, ...]
     class_weights: tuple[float, ...]
     splits: tuple[float, float, float]
-    sizes: Mapping[int, str]
-    sums: Mapping[int, str]
+    sizes: Mapping[int, ArrayPath]
+    sums: Mapping[int, ArrayPath]
     rows_per_shard: int
     num_slices: int
     table_digest: str
-    arrays: Mapping[str, Any]
+    arrays: Mapping[ArrayPath, Any]
     label_level: str = "slice"
 
     @property
@@ -163,7 +181,9 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
     splits, table = attributes["splits"], attributes["metadata"]
     if table["file"] != f"tables/{_matching(DIGEST, table['digest'])}.csv":
         raise ValueError(f"no table can be {str(table['file'])[:80]!r}")
-    sizes = {int(size): _array_path("images", size, path) for size, path in attributes["sizes"].items()}
+    sizes, sums = (_paths(folder, attributes[key]) for folder, key in (("images", "sizes"), ("sums", "sums")))
+    if arrays.keys() != {*sizes.values(), *sums.values()}:
+        raise ValueError("the arrays are not those of the sizes")
     return Commit(
         cache=_matching(CACHE_ID, attributes["cache"]) if attributes["format_version"] > 1 else "",
         id=attributes["commit"],
@@ -175,21 +195,22 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
         class_weights=tuple(_number(entry["weight"]) for entry in attributes["classes"]),
         splits=(_number(splits["train"]), _number(splits["validation"]), _number(splits["test"])),
         sizes=dict(sorted(sizes.items())),
-        sums={int(size): _array_path("sums", size, path) for size, path in attributes["sums"].items()},
+        sums=sums,
         rows_per_shard=_count(attributes["rows_per_shard"], 1),
         num_slices=_count(attributes["num_slices"], 0),
         table_digest=table["digest"],
-        arrays=dict(arrays),
+        arrays={ArrayPath(path): document for path, document in arrays.items()},
         label_level=_matching(LABEL_LEVEL, attributes.get("label_level", "slice")),
     )
 
 
-def _array_path(folder: str, size: str, path: Any) -> str:
-    """A path of an array, checked to be of the one form that the format has."""
-    name = str(path).removeprefix(f"{folder}/")
-    if path != f"{folder}/{name}" or not ARRAY_NAME.fullmatch(name) or name.partition("-")[0] != size:
-        raise ValueError(f"no array of size {size[:20]} can be {str(path)[:80]!r}")
-    return str(path)
+def _paths(folder: str, content: Mapping[str, Any]) -> dict[int, ArrayPath]:
+    """The array of each size, in a folder."""
+    found = {size: ArrayPath(path) for size, path in content.items()}
+    for size, path in found.items():
+        if path != f"{folder}/{path.partition('/')[2]}" or path.size != size:
+            raise ValueError(f"no array of size {size[:20]} in {folder} can be {path}")
+    return {int(size): path for size, path in found.items()}
 
 
 def _name(text: Any) -> str:

@@ -192,6 +192,12 @@ def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, befo
     assert "is damaged" in message(lambda: open_cache(broken))
 
 
+def test_a_commit_names_the_arrays_of_its_sizes_and_no_others(broken: Path) -> None:
+    recommit(broken, lambda commit: commit["arrays"].update({"images/../x": {}}))
+    with pytest.raises(CacheError, match="the arrays are not those of the sizes"):
+        open_cache(broken)
+
+
 def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: Path) -> None:
     for commit in ("../../x", str(tmp_path / "x"), "", "..", "A" * 16):
         if commit:

@@ -1,0 +1,33 @@
+"""Test that the path of an array is of one form, when it is read and when it is joined."""
+
+import pytest
+
+from pipeline.cache.documents import zarr_documents
+from pipeline.cache.paths import Cache
+from pipeline.planning.stages import ArrayPath, ArraySpec
+
+WRONG = (
+    "",
+    "../x",
+    "images/../x",
+    "images/8-../../x",
+    "/images/8-0123abcd",
+    "images/8-0123abcd/x",
+    "tables/8-0123abcd",
+)
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_path_of_another_form_is_neither_read_nor_joined(text, tmp_path):
+    with pytest.raises(ValueError, match="is no path of an array"):
+        ArraySpec.of_path(text)
+    with pytest.raises(ValueError, match="is no path of an array"):
+        Cache(tmp_path).document(text)
+    with pytest.raises(ValueError, match="is no path of an array"):
+        zarr_documents({}, {text: {}})
+
+
+def test_the_paths_of_an_array_are_of_that_form():
+    spec = ArraySpec(8, "0123abcd")
+    assert [type(path) for path in (spec.images_path, spec.sums_path)] == [ArrayPath, ArrayPath]
+    assert ArraySpec.of_path(spec.sums_path) == spec
