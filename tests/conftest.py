@@ -12,6 +12,25 @@ hypothesis.settings.load_profile("shared-machine")
 
 ROOT = Path(__file__).parent.parent
 TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
+# The files that take longest, the longest first: a worker that meets one at the end leaves the other idle.
+LONGEST = (
+    "test_slurm.py",
+    "test_crash.py",
+    "test_cluster.py",
+    "test_power.py",
+    "test_engine.py",
+    "test_learning.py",
+    "test_end_to_end.py",
+    "test_tracking_server.py",
+    "test_loggers.py",
+    "test_kinds_of_runs.py",
+    "test_loop.py",
+    "test_train_cli.py",
+    "test_series_run.py",
+    "test_degenerate.py",
+    "test_report.py",
+    "test_head_stops.py",
+)
 # What CI's machine does not have either.
 ALLOWED_SKIPS = ("needs a GPU",)
 
@@ -22,6 +41,10 @@ def test_data() -> Path:
     if not TEST_DATA.is_dir():
         pytest.skip(f"no real test data at {TEST_DATA}; set ICH_TEST_DATA")
     return TEST_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)

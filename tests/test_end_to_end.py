@@ -1,4 +1,7 @@
-"""Both packages joined, as a user joins them: from DICOM files to scores, predictions and a report, by the commands."""
+"""Both packages joined, as a user joins them: from DICOM files to scores, predictions and a report, by the commands.
+
+The first of each command is the installed one, in a process of its own; the others are run in this process.
+"""
 
 import json
 import os
@@ -11,7 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import zarr
+from click.testing import CliRunner, Result
 
+import pipeline.cli.main
+import training.cli.main
 from training.data.cache import open_cache
 from training.data.stream import Stream
 from training.errors import CacheError
@@ -28,6 +34,15 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def call(*arguments: object, code: int = 0) -> Result:
+    """As `run`, in this process."""
+    torch.set_num_threads(1)
+    command = {"pipeline": pipeline.cli.main.main, "train": training.cli.main.main}[str(arguments[0])]
+    done = CliRunner().invoke(command, [str(argument) for argument in arguments[1:]])
+    assert done.exit_code == code, done.output
+    return done
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A folder with dicoms/, labels.csv and cache.zarr at 32 px."""
@@ -40,7 +55,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(home) -> Path:
-    options = ("--model", "resnet18", "--weights", "none", "--size", 32, "--epochs", 2, "--batch-size", 64)
+    options = ("--model", "squeezenet1_1", "--weights", "none", "--size", 32, "--epochs", 2, "--batch-size", 64)
     run("train", "run", "--cache", home / "cache.zarr", "--out", home / "run", *options, "--device", "cpu")
     return home / "run"
 
@@ -65,14 +80,14 @@ def test_a_reader_of_a_commit_goes_on_while_and_after_the_next_one_lands(home, t
     files = sorted((home / "dicoms").iterdir())
     for file in files[:20]:
         os.link(file, src / file.name)
-    run("pipeline", "build", "--src", src, "--out", out, "--size", 16, "--workers", 0)
+    call("pipeline", "build", "--src", src, "--out", out, "--size", 16, "--workers", 0)
     before = open_cache(out)
     stream = Stream(before, 16, np.arange(20), batch_size=20)
     [first] = [batch.images.clone() for batch in stream.epoch(0, 0)]
     for file in files[20:30]:
         os.link(file, src / file.name)
     (src / files[0].name).unlink()
-    run("pipeline", "build", "--src", src, "--out", out, "--size", 16, "--workers", 0, "--prune")
+    call("pipeline", "build", "--src", src, "--out", out, "--size", 16, "--workers", 0, "--prune")
     assert open_cache(out).num_slices == 29
     [again] = [batch.images.clone() for batch in stream.epoch(0, 0)]
     assert torch.equal(first, again)
@@ -111,9 +126,9 @@ def competition_loss(predictions: pd.DataFrame) -> float:
 
 
 def test_evaluation_and_prediction_by_command(trained, home, tmp_path):
-    run("train", "evaluate", "--run", trained, "--split", "test", "--tta")
+    call("train", "evaluate", "--run", trained, "--split", "test", "--tta")
     out = tmp_path / "submission.csv"
-    run("train", "predict", "--run", trained, "--cache", home / "cache.zarr", "--out", out)
+    call("train", "predict", "--run", trained, "--cache", home / "cache.zarr", "--out", out)
     submission = pd.read_csv(out)
     truth = pd.read_csv(home / "labels.csv")
     assert list(submission.columns) == ["ID", "Label"]
@@ -123,14 +138,14 @@ def test_evaluation_and_prediction_by_command(trained, home, tmp_path):
 
 def test_a_cache_of_another_size_or_without_labels_is_one_line(trained, home, tmp_path):
     bare = tmp_path / "bare.zarr"
-    run("pipeline", "build", "--src", home / "dicoms", "--out", bare, "--size", 16, "--workers", 0)
+    call("pipeline", "build", "--src", home / "dicoms", "--out", bare, "--size", 16, "--workers", 0)
     options = ("--model", "resnet18", "--weights", "none", "--device", "cpu")
-    done = run("train", "run", "--cache", bare, "--out", tmp_path / "a", "--size", 32, *options, code=1)
+    done = call("train", "run", "--cache", bare, "--out", tmp_path / "a", "--size", 32, *options, code=1)
     assert "pipeline build ... --size 32" in done.stderr
-    done = run("train", "run", "--cache", bare, "--out", tmp_path / "b", "--size", 16, *options, code=1)
+    done = call("train", "run", "--cache", bare, "--out", tmp_path / "b", "--size", 16, *options, code=1)
     assert "labels" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    done = run("train", "predict", "--run", trained, "--cache", bare, "--out", tmp_path / "s.csv", code=1)
+    done = call("train", "predict", "--run", trained, "--cache", bare, "--out", tmp_path / "s.csv", code=1)
     assert "32" in done.stderr
     with pytest.raises(CacheError, match="no cache here"):
         open_cache(tmp_path / "absent.zarr")

@@ -28,6 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "nobody")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the library, which waits between them; ours are what is tested
     monkeypatch.setattr(training.data.mirror, "RETRY_AFTER_S", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     yield server

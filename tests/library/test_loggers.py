@@ -2,7 +2,6 @@
 
 import json
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,12 @@ import torch
 
 import training
 from testkit import tiny_run
+from testkit.bare_figures import bare_figures
 from testkit.fake_cache import FakeCache, write_cache
 from training.run import loop
 from training.run.inference import Stopped
 from training.run.loggers import Loggers, identity
 from training.run.runs import open_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +50,6 @@ def stop_in_the_middle(monkeypatch: pytest.MonkeyPatch, fake: FakeCache, path: P
 
 def logged(path: Path) -> pd.DataFrame:
     return pd.read_csv(path / "log.csv")
-
-
-def test_mlflow_has_one_run_with_the_log_the_scores_and_the_report(
-    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow.tracking import MlflowClient
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "bleeds")
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "run"
-    stop_in_the_middle(monkeypatch, fake, path, "mlflow")
-    scores = fit(fake, path, "mlflow")
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name("bleeds")
-    assert experiment
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
-    assert run.data.params["model"] == tiny_run.SETTINGS["model"]
-    assert run.data.metrics["test/weighted_log_loss"] == pytest.approx(scores["weighted_log_loss"])
-    log = logged(path)
-    for name, of in log.drop(columns=["step", "epoch", "split"]).items():
-        history = client.get_metric_history(run.info.run_id, str(name))
-        known = of.notna()
-        assert {entry.step for entry in history} == set(log["step"][known]), name
-    losses = {entry.step: entry.value for entry in client.get_metric_history(run.info.run_id, "loss")}
-    train = log[log["split"] == "train"]
-    assert [losses[step] for step in train["step"]] == pytest.approx(train["loss"].tolist())
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "model_card.md", "log.csv"}
 
 
 def test_wandb_offline_has_one_run_with_the_log_and_the_scores(
@@ -132,17 +101,23 @@ def records(data: bytes) -> Iterator[bytes]:
             kept = b""
 
 
+def train_and_tell(path: Path, folder: Path, imported: Any) -> None:
+    """Train with trackers and without; tell which packages of trackers were imported."""
+    torch.set_num_threads(1)
+    with bare_figures():
+        for number, names in enumerate([("tensorboard", "csv"), ("csv",)]):
+            runtime = tiny_run.runtime(loggers=names)
+            training.fit(path, folder / str(number), runtime=runtime, **tiny_run.SETTINGS | {"epochs": 1})
+    imported.put({"mlflow", "wandb"} & sys.modules.keys())
+
+
 def test_nothing_unasked_is_imported_and_no_tracker_means_none(fake: FakeCache, tmp_path: Path) -> None:
-    program = f"""
-import sys, training
-from testkit import tiny_run
-for number, names in enumerate([("tensorboard", "csv"), ("csv",)]):
-    training.fit({str(fake.path)!r}, {str(tmp_path)!r} + f"/{{number}}", runtime=tiny_run.runtime(loggers=names),
-        **tiny_run.SETTINGS | {{"epochs": 1}})
-print("imported", *({{"mlflow", "wandb"}} & sys.modules.keys()))
-"""
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert outcome.stdout.split("imported")[1].split() == []
+    imported = tiny_run.SPAWNED.SimpleQueue()
+    process = tiny_run.SPAWNED.Process(target=train_and_tell, args=(fake.path, tmp_path, imported))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert imported.get() == set()
     assert len(list((tmp_path / "0" / "tensorboard").iterdir())) == 2  # of the training, and of the scores
     assert not (tmp_path / "1" / "tensorboard").exists()
     assert not (tmp_path / "1" / "tracker.json").exists()

@@ -1,5 +1,6 @@
 """Test trackers against an MLflow server on this machine: a killed run and its resumption are one run, heads too."""
 
+import json
 import os
 import signal
 import socket
@@ -21,7 +22,6 @@ from testkit import tiny_run
 from testkit.fake_cache import FakeCache, write_cache
 from training.cli.main import main
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 180  # seconds for the server to answer: it imports for many of them on a busy machine
 
 
@@ -64,19 +64,21 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
     return write_cache(tmp_path_factory.mktemp("tracked") / "cache.zarr", patients=12)
 
 
+def _train_until_killed(path: Path, cache: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    options = {"loggers": ("mlflow",), "checkpoint_every": 2}
+    tiny_run.train_or_resume(path, cache, tiny_run.settings(), 40, options)
+
+
 @pytest.fixture(scope="module")
 def finished(server: str, fake: FakeCache) -> Path:
     """A run that was killed, SIGKILL, and then trained to its end, all told to the server's experiment `killed`."""
     path = fake.path.parent / "run"
-    program = f"""
-from pathlib import Path
-from testkit import tiny_run
-tiny_run.train_or_resume(Path({str(path)!r}), Path({str(fake.path)!r}), tiny_run.settings(), 40,
-    {{"loggers": ("mlflow",), "checkpoint_every": 2}})
-"""
     environment = {"MLFLOW_TRACKING_URI": server, "MLFLOW_EXPERIMENT_NAME": "killed"}
-    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    process = tiny_run.SPAWNED.Process(target=_train_until_killed, args=(path, fake.path, environment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (path / "report.html").exists()
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
@@ -111,7 +113,13 @@ def test_a_killed_run_that_goes_on_is_one_run_of_the_server(
     client, (run,) = _runs("killed")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
     _same_losses(client, run, finished / "log.csv")
-    assert run.data.metrics["test/weighted_log_loss"] > 0
+    log = pd.read_csv(finished / "log.csv")
+    for name, of in log.drop(columns=["step", "epoch", "split"]).items():
+        history = client.get_metric_history(run.info.run_id, str(name))
+        assert {entry.step for entry in history} >= set(log["step"][of.notna()]), name
+    assert run.data.params["model"] == tiny_run.SETTINGS["model"]
+    scores = json.loads((finished / "scores_test.json").read_text())
+    assert run.data.metrics["test/weighted_log_loss"] == pytest.approx(scores["weighted_log_loss"])
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "model_card.md", "log.csv"}
 
 

@@ -1,5 +1,6 @@
 """Build caches where the operating system gives less than Linux does: the outcome is the same."""
 
+import json
 import os
 import subprocess
 import sys
@@ -26,42 +27,52 @@ import dask, distributed, multiprocessing.resource_tracker, numba, zarr  # which
 for name in modules: sys.modules[name] = None
 for name in calls: delattr(os, name)
 for name in signals: delattr(signal, name)
-sys.argv[1:] = sys.argv[4:]
+import json
 from pipeline.cli.main import main
-main()
+for arguments in json.loads(sys.argv[4]):
+    try: main(arguments)
+    except SystemExit as end:
+        if end.code: raise
 """
 
 
-def bare(system: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", BARE, *MISSING[system], *arguments]
+def bare(system: str, *commands: list[object]) -> "subprocess.CompletedProcess[str]":
+    """Run commands of `pipeline` one after another, in one process, to the first that fails."""
+    given = json.dumps([[str(argument) for argument in command] for command in commands])
     where = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=where, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", BARE, *MISSING[system], given],
+        capture_output=True,
+        text=True,
+        env=where,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("system", MISSING)
 def test_a_build_on_another_system_gives_the_same_cache(tmp_path: Path, system: str) -> None:
-    small = Small(tmp_path)
-    write_slices(small.src, range(6))
-    built = bare(system, "build", *small.options(), "--workers", "0")
-    assert built.returncode == 0, built.stderr
-    assert bare(system, "verify", str(small.out)).returncode == 0
-    digest = bare(system, "info", str(small.out), "--digest").stdout
-    other = Small(tmp_path / "other")
-    write_slices(other.src, range(6))
-    usual = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli.main import main; main()", "build", *other.options()],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
+    small, usual = Small(tmp_path / "bare"), Small(tmp_path / "usual")
+    for made in (small, usual):
+        write_slices(made.src, range(6))
+    usual.build()
+    out = str(small.out)
+    done = bare(
+        system,
+        ["build", *small.options(), "--workers", "0"],
+        ["verify", out],
+        ["info", out, "--digest"],
+        ["info", usual.out, "--digest"],
     )
-    assert usual.returncode == 0
-    assert digest.strip()
-    assert digest == bare(system, "info", str(other.out), "--digest").stdout
+    assert done.returncode == 0, done.stderr
+    *_, digest, of_usual = done.stdout.split()
+    assert digest == of_usual == usual.digest()
 
 
 def test_without_fcntl_a_cache_is_still_one_builders(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(2))
-    assert bare("Windows", "build", *small.options(), "--workers", "0").returncode == 0
+    small.build()
     held = f"""
 import sys, pathlib
 sys.modules["fcntl"] = None
@@ -80,8 +91,8 @@ with lock(Cache(pathlib.Path({str(small.out)!r}))):
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    refused = bare("Windows", "build", *small.options(), "--workers", "0")
+    refused = bare("Windows", ["build", *small.options(), "--workers", "0"])
     holder.communicate("", timeout=60)
     assert refused.returncode == 1
     assert "at work on it" in refused.stderr
-    assert bare("Windows", "build", *small.options(), "--workers", "0").returncode == 0
+    assert bare("Windows", ["build", *small.options(), "--workers", "0"]).returncode == 0
