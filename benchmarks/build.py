@@ -33,12 +33,18 @@ from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
 
 from phantom import study as phantom  # noqa: E402
-from pipeline.cache import shards  # noqa: E402
+from pipeline import kernel  # noqa: E402
+from pipeline.cache import drafts, shards  # noqa: E402
 from pipeline.cache.lock import lock  # noqa: E402
 from pipeline.cache.paths import Cache  # noqa: E402
-from pipeline.dicom import codecs  # noqa: E402
+from pipeline.dicom import (  # noqa: E402
+    codecs,
+    frames,
+    pixels,
+)
 from pipeline.dicom import read as dicom  # noqa: E402
-from pipeline.engine import build, convert  # noqa: E402
+from pipeline.engine import build, fill, shard  # noqa: E402
+from pipeline.engine.context import ShardResult  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
 from pipeline.planning import catalog  # noqa: E402
 from pipeline.planning.settings import Request, Settings, Workers, make_settings  # noqa: E402
@@ -83,7 +89,7 @@ def floor(files: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[convert.ShardResult]]]:
+def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[ShardResult]]]:
     """The tasks that `pipeline build --workers 0` would run into a new cache, ready to be run."""
     cache = Cache(root)
     with lock(cache) as token:
@@ -94,7 +100,7 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[co
 
 def own_way(settings: Settings, root: Path) -> "Took":
     """Build a new cache's shards with the project's task."""
-    results: list[convert.ShardResult] = []
+    results: list[ShardResult] = []
     with shard_tasks(settings, root) as run:
         took = timed(lambda: results.extend(run()))
     rejects = sum(result.failed + result.other_files for result in results)
@@ -149,18 +155,18 @@ class Stopwatch:
 
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("read", sources, "_read_file"),
-    ("digests of file and image", convert.xxhash, "xxh3_128_hexdigest"),
+    ("digests of file and image", fill.xxhash, "xxh3_128_hexdigest"),
     ("header", dicom, "read_header"),
-    ("rules", convert, "read_slices"),
-    ("record of the slice", dicom, "_read_frame"),
-    ("digest of the pixels", dicom, "_digest_pixels"),
+    ("rules", shard, "read_slices"),
+    ("record of the slice", frames, "_read_frame"),
+    ("digest of the pixels", frames, "digest_pixels"),
     ("decoder of a compressed file", codecs, "_run"),
-    ("stored values", dicom, "_stored_values"),
-    ("render", convert.kernel, "render"),
+    ("stored values", pixels, "_stored_values"),
+    ("render", kernel, "render"),
     ("compress, crc32c", shards.Codec, "encode_into"),
     ("write, start of the flush", shards.ShardWriter, "_write"),
-    ("done-record", convert, "encode_record"),
-    ("fsync and rename", convert.Drafts, "publish"),
+    ("done-record", shard, "encode_record"),
+    ("fsync and rename", drafts.Drafts, "publish"),
 )
 
 

@@ -175,7 +175,7 @@ def judge(data: bytes) -> str:
 
     from pipeline.dicom.read import read_slices
     from pipeline.dicom.records import Reject
-    from pipeline.dicom.rules import REJECT_CODES
+    from pipeline.dicom.rejects import REJECT_CODES
     from pipeline.planning.catalog import Reading
 
     outcome = ""

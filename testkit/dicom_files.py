@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pipeline.dicom.read import read_slices
 from pipeline.dicom.records import Reject, Slice
-from pipeline.dicom.rules import REJECT_CODES
+from pipeline.dicom.rejects import REJECT_CODES
 from pipeline.planning.catalog import Reading
 
 KEEP = Reading(patient_ids="keep")

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from pipeline.engine import convert
+from pipeline.engine import shard
 from pipeline.planning import survey
 from pipeline.source.sources import Buffer, Folder, Stamp
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
-READ_SLICES = convert.read_slices
+READ_SLICES = shard.read_slices
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Faulty(Folder):
 
     def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
         time.sleep(self.pause_s)
-        convert.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
+        shard.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
         return super().read(path, buffer, *how, **past)
 
 

@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 
 from phantom import write as dicom_write
 from pipeline import kernel
+from pipeline.cache import drafts
 from pipeline.cache.paths import Cache
 from pipeline.cli.main import main
 from pipeline.dicom.header import read_header
-from pipeline.dicom.rules import SOP_INSTANCE, text
-from pipeline.engine import convert
+from pipeline.dicom.tags import SOP_INSTANCE
+from pipeline.dicom.values import text
 from pipeline.source.sources import Folder
 
 CATALOG = """
@@ -136,7 +137,7 @@ class Work:
 def counted() -> Iterator[Work]:
     """Count the work of builds with `--workers 0`."""
     work = Work()
-    read, render, publish = Folder.read, kernel.render, convert.Drafts.publish
+    read, render, publish = Folder.read, kernel.render, drafts.Drafts.publish
 
     def counting_read(self, path, buffer, *how, **past):
         work.read.append(path)
@@ -153,7 +154,7 @@ def counted() -> Iterator[Work]:
     with (
         patch.object(Folder, "read", counting_read),
         patch.object(kernel, "render", counting_render),
-        patch.object(convert.Drafts, "publish", counting_publish),
+        patch.object(drafts.Drafts, "publish", counting_publish),
     ):
         yield work
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.dicom.rules import PixelFormat, Rejected, uid_or_none
+from pipeline.dicom.pixel_format import PixelFormat
+from pipeline.dicom.rejects import Rejected
+from pipeline.dicom.values import uid_or_none
 
 EXTRA = "pip install 'ich-cache[codecs]'"
 

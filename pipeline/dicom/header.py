@@ -17,7 +17,8 @@ from pydicom.filereader import data_element_generator, read_dataset
 from pydicom.tag import Tag
 
 from pipeline.dicom.codecs import require_decoder
-from pipeline.dicom.rules import (
+from pipeline.dicom.rejects import Rejected
+from pipeline.dicom.tags import (
     FRAME_ELEMENTS,
     FRAME_SEQUENCES,
     MODALITY,
@@ -27,9 +28,8 @@ from pipeline.dicom.rules import (
     SHARED_GROUPS,
     SOP_CLASS,
     SOP_INSTANCE,
-    Rejected,
-    text,
 )
+from pipeline.dicom.values import text
 from pipeline.dicom.walk import LONG_VRS, Walk, walk
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"

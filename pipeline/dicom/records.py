@@ -27,7 +27,7 @@ class SliceRecord(NamedTuple):
         lossy: whether the pixels ever went through lossy coding, as far as the file tells.
         manufacturer: a word from a known list, or "other"; never free text.
         repair: name of the repair that was applied, or "".
-        image_kind: a word from `rules.IMAGE_KINDS` where ImageType names such an image, else "".
+        image_kind: a word from `kinds.IMAGE_KINDS` where ImageType names such an image, else "".
         pixel_digest: xxh3-128 hex over stored values, slope, intercept and padding: equal digest, equal HU.
     """
 

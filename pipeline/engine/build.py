@@ -198,8 +198,8 @@ def _convert(work: _Work, workers: Workers, progress: Progress) -> list[Entry]:
 
 
 def make_context(cache: Cache, settings: Settings, found: Survey, token: str, patient_key: bytes | None) -> Any:
-    """Put together what every task of the build needs: a `convert.Context`."""
-    from pipeline.engine.convert import Context
+    """Put together what every task of the build needs: a `Context`."""
+    from pipeline.engine.context import Context
 
     return Context(
         source=found.source,
@@ -262,7 +262,7 @@ def _commit(work: _Work, entries: list[Entry], labels: Any, say: Callable[[str],
     """Write tables and commit, and forget the pending plan."""
     cache, settings, found = work.cache, work.settings, work.found
     from pipeline.cache.committing import tables_of, write_commit
-    from pipeline.engine.convert import library_versions
+    from pipeline.engine.versions import library_versions
 
     ledger = merge(found.plan.resolved.kept, ledger_of(entries))
     rows_per_shard = settings.layout.rows_per_shard

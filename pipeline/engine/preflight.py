@@ -4,7 +4,8 @@ import os
 import socket
 
 from pipeline.cache.lock import holds_lock
-from pipeline.engine.convert import Context, library_versions
+from pipeline.engine.context import Context
+from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError
 from pipeline.planning.plan import ShardJob
 from pipeline.source.sources import Buffer

@@ -10,8 +10,10 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.convert import Context, ShardResult, build_shard, library_versions
+from pipeline.engine.context import Context, ShardResult
+from pipeline.engine.convert import build_shard
 from pipeline.engine.task import Task, finished_before, topic
+from pipeline.engine.versions import library_versions
 from pipeline.engine.watched import run_watched
 from pipeline.errors import CacheError
 from pipeline.planning.plan import ShardJob

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.done_records import read_record
-from pipeline.engine.convert import Context, ShardResult, build_shard, count_rejects
+from pipeline.engine.context import Context, ShardResult, count_rejects
+from pipeline.engine.convert import build_shard
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
 from pipeline.errors import CacheError

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.dicom.records import Reject
-from pipeline.engine.convert import Context, ShardResult, build_shard
+from pipeline.engine.context import Context, ShardResult
+from pipeline.engine.convert import build_shard
 from pipeline.engine.interrupts import interrupts_held
 from pipeline.errors import CacheError
 from pipeline.planning.plan import ShardJob

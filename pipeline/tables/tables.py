@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.cache.ledger import Ledger
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
-from pipeline.dicom.rules import REJECT_CODES
+from pipeline.dicom.rejects import REJECT_CODES
 from pipeline.planning.catalog import TABLE_COLUMNS
 from pipeline.tables.series import SERIES_KEY, count_shared_uids, place_slices
 

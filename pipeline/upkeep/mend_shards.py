@@ -15,7 +15,9 @@ from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, Shard
 from pipeline.cache.shards import Codec
 from pipeline.dicom.read import read_slices
 from pipeline.dicom.records import Reject, SliceRecord, Unit
-from pipeline.engine.convert import Context, build_shard, library_versions, now
+from pipeline.engine.context import Context
+from pipeline.engine.convert import build_shard
+from pipeline.engine.versions import library_versions, now
 from pipeline.errors import CacheError
 from pipeline.planning.catalog import Reading
 from pipeline.planning.plan import ShardJob

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 
 from pipeline.cache import head
+from pipeline.cache.drafts import Drafts
 from pipeline.cache.lock import lock
-from pipeline.engine.convert import Drafts
 from testkit.advice import Case, Cases, again, build, built, by_hand
 from testkit.small import Small, counted, run, slice_bytes, write, write_slices
 

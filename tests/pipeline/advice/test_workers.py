@@ -18,7 +18,7 @@ import pytest
 from pipeline import compiled
 from pipeline.dicom import codecs
 from pipeline.engine import cluster as engine_cluster
-from pipeline.engine import convert, preflight
+from pipeline.engine import context, preflight, versions
 from pipeline.engine import run as engine_run
 from pipeline.engine.task import _check_threads
 from pipeline.errors import CacheError, CatalogError
@@ -124,9 +124,9 @@ def _of_context(small: Small, **changes: Any) -> Callable[[], object]:
 
 
 def _another_numpy(small: Small, patched: pytest.MonkeyPatch) -> Checked:
-    wanted = convert.library_versions()
+    wanted = versions.library_versions()
     patched.setattr(preflight, "library_versions", lambda: wanted | {"numpy": "1.0"})
-    install = lambda: patched.setattr(preflight, "library_versions", convert.library_versions)  # noqa: E731
+    install = lambda: patched.setattr(preflight, "library_versions", versions.library_versions)  # noqa: E731
     return Checked(lambda: preflight.check_versions(wanted), "numpy 1.0, .* install the same there", install)
 
 
@@ -171,7 +171,7 @@ def _another_key_there(small: Small, patched: pytest.MonkeyPatch) -> Checked:
 
 
 def _a_package_that_a_worker_lacks(small: Small, patched: pytest.MonkeyPatch) -> Checked:
-    outcomes: list[object] = [ModuleNotFoundError("No module named 'pipeline'"), convert.ShardResult(0)]
+    outcomes: list[object] = [ModuleNotFoundError("No module named 'pipeline'"), context.ShardResult(0)]
 
     class Future:
         def result(self) -> object:
@@ -214,7 +214,7 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
     write_slices(small.src, range(3))
     small.build()
     small.sizes = (8, 12)
-    gone = lambda: patch("pipeline.engine.convert.read_record", lambda *_: None)  # noqa: E731
+    gone = lambda: patch("pipeline.engine.again.read_record", lambda *_: None)  # noqa: E731
     follow(Case(build(small), "the record of shard 0 is missing; run the build again", again=True, state=gone))
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import zarr
 
-from pipeline.cache import files
+from pipeline.cache import drafts, files
 from pipeline.cache.lock import holds_lock, lock
 from pipeline.cache.pending import read_pending
 from pipeline.engine import convert
@@ -80,7 +80,7 @@ def test_killed_at_each_step_with_a_reader_looking_on(tmp_path, act, syscall, st
 
 def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
     """Ended after one shard, then after another: the third build does the last one alone."""
-    publish, left = convert.Drafts.publish, [1]
+    publish, left = drafts.Drafts.publish, [1]
 
     def publish_and_die(self, paths, last):
         publish(self, paths, last)
@@ -88,7 +88,7 @@ def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert.Drafts, "publish", publish_and_die)
+    monkeypatch.setattr(drafts.Drafts, "publish", publish_and_die)
     small.build(code=130)
     assert len(small.cache.recorded_shards()) == 1
     write(small.src / "new.dcm", slice_bytes(30))
@@ -178,14 +178,14 @@ def test_the_lock_dies_with_its_process(small):
 
 def test_a_worker_that_outlives_its_builder_does_not_publish(small, monkeypatch):
     """Another builder has taken the lock by the time that the first one's shard is ready."""
-    fill = convert._Shard.fill
+    fill = convert.fill
 
     def fill_and_be_outlived(self):
         result = fill(self)
         files.write_atomic(small.out / ".pipeline" / "lock", b'{"token": "of another"}')
         return result
 
-    monkeypatch.setattr(convert._Shard, "fill", fill_and_be_outlived)
+    monkeypatch.setattr(convert, "fill", fill_and_be_outlived)
     assert "another build has taken over" in small.build(code=1).stderr
     assert small.cache.recorded_shards() == []
     assert not list(small.out.rglob("c/*/0/0/0"))
@@ -257,14 +257,14 @@ def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch
     before = zarr.open_group(small.out, mode="r").attrs["commit"]
     for number in range(20, 40):
         write(small.src / f"{number}.dcm", slice_bytes(number))
-    publish = convert.Drafts.publish
+    publish = drafts.Drafts.publish
 
     def publish_and_lose_the_source(self, paths, last):
         publish(self, paths, last)
         if small.src.exists():
             small.src.rename(small.folder / "unmounted")
 
-    monkeypatch.setattr(convert.Drafts, "publish", publish_and_lose_the_source)
+    monkeypatch.setattr(drafts.Drafts, "publish", publish_and_lose_the_source)
     said = small.build(code=1).stderr
     assert "vanished or changed while it was to be read" in said
     assert zarr.open_group(small.out, mode="r").attrs["commit"] == before

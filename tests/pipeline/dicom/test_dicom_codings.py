@@ -12,7 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pipeline.dicom import codecs
 from pipeline.dicom import read as dicom
 from pipeline.dicom.records import Reject, Slice
-from pipeline.dicom.rules import REJECT_CODES
+from pipeline.dicom.rejects import REJECT_CODES
 from testkit.dicom_files import (
     KEEP,
     code_of,

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dicom import rules
+from pipeline.dicom import facts, kinds, tags
 from pipeline.dicom.header import MEDIA_STORAGE_SOP_CLASS, PIXEL_ELEMENTS, TRANSFER_SYNTAX
+from pipeline.dicom.pixel_format import read_pixel_format
+from pipeline.dicom.rejects import Rejected
 from pipeline.dicom.walk import LONG_VRS, VRS, Walk, walk
 
 META = [TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS]
-TAGS = st.sampled_from([0x00020000, *META, *rules.NEEDED_ELEMENTS[:6], 0x00090010, rules.PIXEL_DATA])
-WANTED = np.array([*META, *rules.NEEDED_ELEMENTS])
+TAGS = st.sampled_from([0x00020000, *META, *tags.NEEDED_ELEMENTS[:6], 0x00090010, tags.PIXEL_DATA])
+WANTED = np.array([*META, *tags.NEEDED_ELEMENTS])
 
 
 def plain_walk(data: bytes, at: int) -> Walk:
@@ -70,38 +72,38 @@ def test_a_walk_over_the_same_element_again_and_again_is_given_up() -> None:
 
 
 RAWS = st.binary(max_size=4) | st.sampled_from(
-    [b"", b"CT", b"MR", rules.CT_IMAGE.encode(), b"MONOCHROME2", b"RGB ", b"ORIGINAL\\PRIMARY\\AXIAL", b"LOCALIZER"]
+    [b"", b"CT", b"MR", kinds.CT_IMAGE.encode(), b"MONOCHROME2", b"RGB ", b"ORIGINAL\\PRIMARY\\AXIAL", b"LOCALIZER"]
     + [struct.pack("<H", number) for number in (0, 1, 8, 11, 12, 15, 16, 512, 65535)]
     + [b"1", b"-1024", b"0.7 ", b"nan", b"1e9", b"HU", b"US", b"SIEMENS", b"GE MEDICAL SYSTEMS"]
     + [b"1\\0\\0\\0\\1\\0", b"1\\0\\0\\0\\0\\-1", b"1\\0\\0\\0\\2\\0", b"1\\0\\0\\0\\0.956794\\-0.290765"]
 )
-CHANGES = st.dictionaries(st.sampled_from(rules.NEEDED_ELEMENTS), RAWS | st.none(), max_size=3)
+CHANGES = st.dictionaries(st.sampled_from(tags.NEEDED_ELEMENTS), RAWS | st.none(), max_size=3)
 CT = {
-    **{rules.SOP_CLASS: rules.CT_IMAGE.encode(), rules.MODALITY: b"CT", rules.IMAGE_TYPE: b"ORIGINAL"},
-    **{rules.BITS_ALLOCATED: b"\x10\0", rules.BITS_STORED: b"\x0c\0", rules.PIXEL_REPRESENTATION: b"\0\0"},
-    **{rules.ROWS: b"\0\2", rules.COLUMNS: b"\0\2", rules.PADDING_VALUE: b"\x30\xf8"},
-    **{rules.SLOPE: b"1", rules.INTERCEPT: b"-1024", rules.ORIENTATION: b"1\\0\\0\\0\\1\\0"},
+    **{tags.SOP_CLASS: kinds.CT_IMAGE.encode(), tags.MODALITY: b"CT", tags.IMAGE_TYPE: b"ORIGINAL"},
+    **{tags.BITS_ALLOCATED: b"\x10\0", tags.BITS_STORED: b"\x0c\0", tags.PIXEL_REPRESENTATION: b"\0\0"},
+    **{tags.ROWS: b"\0\2", tags.COLUMNS: b"\0\2", tags.PADDING_VALUE: b"\x30\xf8"},
+    **{tags.SLOPE: b"1", tags.INTERCEPT: b"-1024", tags.ORIENTATION: b"1\\0\\0\\0\\1\\0"},
 }
 
 
 def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return repr(function(*arguments))
-    except rules.Rejected as reason:
+    except Rejected as reason:
         return reason.code, reason.message
 
 
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        (rules.require_ct, ("",)),
-        (rules.require_ct, (rules.CT_IMAGE,)),
-        (rules._read_pixel_format, ("little",)),
-        (rules._read_pixel_format, ("big",)),
-        (rules._read_rescale, ("reject",)),
-        (rules._read_rescale, ("identity",)),
-        (rules._read_orientation, ()),
-        (rules._known_manufacturer, ()),
+        (kinds.require_ct, ("",)),
+        (kinds.require_ct, (kinds.CT_IMAGE,)),
+        (read_pixel_format, ("little",)),
+        (read_pixel_format, ("big",)),
+        (facts._read_rescale, ("reject",)),
+        (facts._read_rescale, ("identity",)),
+        (facts._read_orientation, ()),
+        (facts._known_manufacturer, ()),
     ],
 )
 @given(st.lists(CHANGES, max_size=4))

@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from pipeline import kernel
 from pipeline.dicom import read as dicom
-from pipeline.dicom import rules as dicom_rules
+from pipeline.dicom import rejects
 from pipeline.dicom.records import Slice
 from pipeline.planning.catalog import Reading, Window
 from testkit.dicom_files import (
@@ -88,7 +88,7 @@ def test_reject_codes(changes: dict, code: str) -> None:
 
 
 def test_every_reject_code_has_a_class_and_a_sentence() -> None:
-    for kind, sentence in dicom_rules.REJECT_CODES.values():
+    for kind, sentence in rejects.REJECT_CODES.values():
         assert kind in ("not_dicom", "not_a_slice", "failed")
         assert sentence.endswith(".")
 

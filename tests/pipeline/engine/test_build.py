@@ -17,7 +17,7 @@ from phantom import study as phantom
 from phantom import write as dicom_write
 from pipeline.cli import main as cli
 from pipeline.cli.main import main
-from pipeline.dicom.rules import Rejected
+from pipeline.dicom.rejects import Rejected
 from testkit.dicom_files import enhanced_file, frame_groups, gradient
 from testkit.small import Small, slice_bytes, write, write_slices
 

@@ -12,10 +12,12 @@ import psutil
 import pytest
 
 from pipeline.cache.lock import lock
+from pipeline.cache.paths import Cache
 from pipeline.dicom.records import Unit
 from pipeline.engine import preflight
-from pipeline.engine.convert import Context, library_versions
+from pipeline.engine.context import Context
 from pipeline.engine.progress import ShownProgress
+from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import survey
 from pipeline.planning.plan import ShardJob
@@ -151,7 +153,7 @@ def test_a_worker_with_other_libraries_is_refused():
 def test_a_worker_on_another_file_system_is_refused(job, tmp_path):
     context, task = job
     with pytest.raises(CacheError, match="does not see this build's lock"):
-        preflight.check_worker(replace(context, root=tmp_path / "elsewhere"), task)
+        preflight.check_worker(replace(context, cache=Cache(tmp_path / "elsewhere")), task)
 
 
 def test_a_worker_without_the_source_is_refused(job, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.engine import convert
+from pipeline.cache import drafts
 from testkit.small import MADE_UP, Small, counted, run, write_slices
 
 
@@ -146,9 +146,9 @@ def test_what_cannot_be_taken_away_is_one_line(small, options, said):
 def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
     """By any command that looks, while the builder is between two shards and after it has been interrupted."""
     write_slices(small.src, range(4, 30))
-    publish, command, said = convert.Drafts.publish, [], []
+    publish, command, said = drafts.Drafts.publish, [], []
 
-    def publish_and_look(self: convert.Drafts, *how: object, **more: object) -> None:
+    def publish_and_look(self: drafts.Drafts, *how: object, **more: object) -> None:
         publish(self, *how, **more)
         if not said:
             outcome = subprocess.run(
@@ -158,7 +158,7 @@ def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
             said.append(outcome.stdout + outcome.stderr + (page.read_text() if page.exists() else ""))
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert.Drafts, "publish", publish_and_look)
+    monkeypatch.setattr(drafts.Drafts, "publish", publish_and_look)
     page, cache = small.out.parent / "page.html", str(small.out)
     looks = ["plan", *map(str, without_options(small))], ["info", cache], ["report", cache, "--out", str(page)]
     for look in (*looks, ["gc", cache]):

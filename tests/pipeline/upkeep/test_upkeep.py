@@ -282,7 +282,7 @@ def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch
 
     built.level = 60
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.engine.convert.Drafts.publish", interrupt)
+        patch.setattr("pipeline.cache.drafts.Drafts.publish", interrupt)
         built.build(code=130)
     [path] = {path for path in built.out.glob("images/8-*/zarr.json") if b'"shape":[0,' in path.read_bytes()}
     path.write_bytes(b"rot")

@@ -1,0 +1,103 @@
+"""Make the frames of a CT file into slices, each with its record, or into the reasons why they are none."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+from pipeline.dicom.codecs import is_lossy
+from pipeline.dicom.facts import FileFacts, FrameFacts, read_frame_facts
+from pipeline.dicom.header import NATIVE, Header, coded_frames
+from pipeline.dicom.pixel_format import PixelFormat
+from pipeline.dicom.pixels import digest_pixels, read_stored
+from pipeline.dicom.records import Reject, Slice, SliceRecord
+from pipeline.dicom.rejects import Rejected
+from pipeline.dicom.repair import unwrap_12_bits
+from pipeline.dicom.tags import POSITION
+from pipeline.planning.catalog import Reading
+
+
+def read_frames(
+    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, wanted: range
+) -> Iterator[Slice | Reject]:
+    """Decode the wanted frames, one after another.
+
+    Args:
+        wanted: frames, counted from 0.
+        patient_key: as for `read.read_slices`.
+    """
+    codes = iter(()) if header.transfer_syntax in NATIVE else coded_frames(header, facts.num_frames)
+    for index in range(wanted.stop):
+        try:
+            code = next(codes, None)
+            if index in wanted:
+                yield _read_frame(header, facts, reading, patient_key, index, code=code)
+        except Rejected as reason:
+            if index in wanted:
+                yield Reject(reason.code, reason.message, _frame_number(facts, index))
+
+
+def _read_frame(
+    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, index: int, *, code: bytes | None
+) -> Slice:
+    frame_facts, pixels = _frame_facts(header, facts, reading, index), facts.pixels
+    stored = read_stored(header, pixels, index, code)
+    signed, repair = stored.dtype.kind == "i", ""
+    if reading.repair == "rsna_12bit_wrap" and _has_wrapped(pixels, frame_facts):
+        stored, signed, repair = unwrap_12_bits(stored, int(frame_facts.intercept)), True, reading.repair
+    record = SliceRecord(
+        frame=_frame_number(facts, index),
+        sop_instance_uid=facts.sop_instance_uid,
+        patient_id=_identify_patient(facts.patient, facts.study_instance_uid, reading.patient_ids, patient_key),
+        patient_from_study=not facts.patient,
+        study_instance_uid=facts.study_instance_uid,
+        series_instance_uid=facts.series_instance_uid,
+        position=frame_facts.position,
+        orientation=frame_facts.orientation,
+        slice_location=facts.slice_location if facts.num_frames == 1 else None,
+        instance_number=facts.instance_number if facts.num_frames == 1 else index + 1,
+        height=pixels.height,
+        width=pixels.width,
+        slope=frame_facts.slope,
+        intercept=frame_facts.intercept,
+        bits_stored=min(pixels.bits_stored, 16),
+        signed=signed,
+        transfer_syntax=header.transfer_syntax,
+        lossy=is_lossy(header.transfer_syntax, facts.lossy_flag),
+        manufacturer=facts.manufacturer,
+        repair=repair,
+        image_kind=frame_facts.image_kind,
+        pixel_digest=digest_pixels(stored, frame_facts.slope, frame_facts.intercept, pixels.padding),
+    )
+    return Slice(record, stored, pixels.padding)
+
+
+def _frame_facts(header: Header, facts: FileFacts, reading: Reading, index: int) -> FrameFacts:
+    values = header.values
+    if header.frames:
+        if index >= len(header.frames):
+            raise Rejected("damaged_header", "no functional groups for the frame")
+        values = {**values, **header.frames[index]}
+    elif facts.num_frames > 1:
+        # One position for several frames places none of them; their order does.
+        values = {tag: value for tag, value in values.items() if tag != POSITION}
+    return read_frame_facts(values, reading.missing_rescale)
+
+
+def _frame_number(facts: FileFacts, index: int) -> int:
+    return index + 1 if facts.num_frames > 1 else 0
+
+
+def _has_wrapped(pixels: PixelFormat, frame: FrameFacts) -> bool:
+    """Tell a file whose HU were stored modulo 4096: 12 bits without sign and no intercept leave no room for air."""
+    return not pixels.signed and pixels.bits_stored == 12 and frame.slope == 1 and frame.intercept in (0, 1)
+
+
+@lru_cache(maxsize=256)  # the slices of a series share it
+def _identify_patient(patient: str, study_instance_uid: str, patient_ids: str, patient_key: bytes | None) -> str:
+    """Return what stands for the patient; the study does where PatientID is empty."""
+    patient = patient or f"study:{study_instance_uid}"
+    if patient_ids == "keep":
+        return patient.encode("unicode_escape").decode("ascii")
+    if not patient_key:
+        raise ValueError("hashing patient identifiers needs a key")
+    return hashlib.blake2b(patient.encode(), key=patient_key, digest_size=16).hexdigest()

@@ -1,0 +1,129 @@
+"""Fill a new shard: read each file of the job, judge it, and store the slices that are accepted."""
+
+from typing import NamedTuple
+
+import xxhash
+
+from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD
+from pipeline.cache.shard_record import FileLine, PlacedSlice, RejectLine, ShardRecord
+from pipeline.dicom.read import Slices
+from pipeline.dicom.records import Reject, SliceRecord, Unit
+from pipeline.engine.context import ShardResult, count_rejects
+from pipeline.engine.shard import OpenShard
+from pipeline.engine.versions import library_versions, now
+from pipeline.planning.plan import HandedBack
+from pipeline.source.contents import certain
+
+
+def fill(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
+    """Read every unit, pack the slices that are accepted from the shard's start, and note all that was seen."""
+    log, result = _Log(), ShardResult(shard.job.shard)
+    for unit in shard.job.units:
+        shard.begin(unit.slot)
+        log.begin(unit)
+        if unit.slot not in shard.job.gone:
+            _fill_from(unit, shard, log, result)
+    result.slices = shard.used
+    result.failed, result.other_files = count_rejects(line.code for line in log.rejects)
+    record = ShardRecord(
+        shard=shard.job.shard,
+        reading=shard.context.reading_fingerprint,
+        built=now(),
+        versions=library_versions(),
+        files=tuple(log.files),
+        slices=tuple(log.slices),
+        rejects=tuple(log.rejects),
+        arrays={},
+    )
+    return record, result
+
+
+def _fill_from(unit: Unit, shard: OpenShard, log: "_Log", result: ShardResult) -> None:
+    file = _read(unit, shard)
+    if file is None:
+        result.vanished.append(unit.path)
+        return
+    log.stamp(file)
+    found = _judge(unit, file, shard)
+    if isinstance(found, Slices):
+        _store(found, shard, log)
+    elif isinstance(found, HandedBack):
+        result.handed_back.append(found)
+        log.hand_back()
+    else:
+        log.reject(found)
+
+
+class _File(NamedTuple):
+    """A file that is there: its stamp as the ledger has it, and its content or why it cannot be had."""
+
+    size: int
+    mtime_ns: int
+    digest: str
+    content: memoryview | Reject
+
+
+def _read(unit: Unit, shard: OpenShard) -> _File | None:
+    """The file of a unit, None where it has vanished."""
+    try:
+        data, stamp = shard.read(unit.path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = Reject("unreadable", f"the file cannot be read: {error.strerror}")
+        return _File(0, UNKNOWN_TIME, UNREAD, why)
+    except MemoryError:
+        why = Reject("too_large", "the file is larger than the memory that a file may take")
+        return _File(0, UNKNOWN_TIME, UNREAD, why)
+    return _File(stamp.size, certain(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data), data)
+
+
+def _judge(unit: Unit, file: _File, shard: OpenShard) -> Slices | Reject | HandedBack:
+    """What is to become of a file: its slices go in, it is rejected, or it needs a shard of another size."""
+    if isinstance(file.content, Reject):
+        return file.content
+    refused = dict(shard.job.refused).get(unit.slot)
+    if refused:
+        return refused
+    if unit.digest not in ("", file.digest):  # other content than the frames were counted from
+        whole = shard.slices_of(Unit(unit.slot, unit.path), file.content)
+        return HandedBack(unit, whole.num_frames, file.digest)
+    slices = shard.slices_of(unit, file.content)
+    frames = unit.stop - unit.first if unit.stop else slices.num_frames
+    if shard.used + frames > shard.context.rows_per_shard:
+        return HandedBack(unit, frames, file.digest)
+    return slices
+
+
+def _store(slices: Slices, shard: OpenShard, log: "_Log") -> None:
+    for found in slices:
+        if isinstance(found, Reject):
+            log.reject(found)
+        else:
+            shard.store(shard.used, found)
+            log.accept(found.record)
+
+
+class _Log:
+    """Lines of the done-record, file by file. What a file's line says of its content stays null if it gave no entry."""
+
+    def __init__(self) -> None:
+        self.files: list[FileLine] = []
+        self.slices: list[PlacedSlice] = []
+        self.rejects: list[RejectLine] = []
+
+    def begin(self, unit: Unit) -> None:
+        self._slot = unit.slot
+        self.files.append(FileLine(unit.path, unit.why, None, None, None, unit.first, unit.stop))
+
+    def stamp(self, file: _File) -> None:
+        self.files[-1] = self.files[-1]._replace(size=file.size, mtime_ns=file.mtime_ns, digest=file.digest)
+
+    def hand_back(self) -> None:
+        self.files[-1] = self.files[-1]._replace(size=None, mtime_ns=None, digest=None)
+
+    def accept(self, record: SliceRecord) -> None:
+        self.slices.append(PlacedSlice(self._slot, record))
+
+    def reject(self, found: Reject) -> None:
+        self.rejects.append(RejectLine(self._slot, found.frame, found.code, found.message))
