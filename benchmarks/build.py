@@ -49,7 +49,7 @@ from pipeline.engine.run import run_jobs  # noqa: E402
 from pipeline.planning import catalog  # noqa: E402
 from pipeline.planning.settings import Request, Settings, Workers, make_settings  # noqa: E402
 from pipeline.planning.survey import survey  # noqa: E402
-from pipeline.source import sources  # noqa: E402
+from pipeline.source import folder as source_folder  # noqa: E402
 
 SIZES = ((224,), (380,), (224, 380))
 USUAL = "the usual way"
@@ -154,7 +154,7 @@ class Stopwatch:
 
 
 STEPS: tuple[tuple[str, Any, str], ...] = (
-    ("read", sources, "_read_file"),
+    ("read", source_folder, "read_file"),
     ("digests of file and image", fill.xxhash, "xxh3_128_hexdigest"),
     ("header", dicom, "read_header"),
     ("rules", shard, "read_slices"),

@@ -18,7 +18,8 @@ from fuzz import DAMAGES
 from mutants import campaign
 
 from pipeline.errors import SourceError
-from pipeline.source.sources import Buffer, open_source
+from pipeline.source.files import Buffer
+from pipeline.source.sources import open_source
 
 MEMBERS = {f"study/{number}.dcm": bytes([number]) * 300 for number in range(8)}
 

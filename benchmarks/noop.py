@@ -106,7 +106,7 @@ import numpy as np
 from pipeline.planning import changes
 from pipeline.planning import plan
 from pipeline.cache.ledger import Ledger, empty_ledger
-from pipeline.source.sources import Listing
+from pipeline.source.listing import Listing
 from pipeline.planning.stages import ArraySpec, Fingerprints
 n = {entries}
 paths = sorted(f"ID_{{number * 7919 % 2**36:09x}}/ID_{{number:012x}}.dcm" for number in range(n))

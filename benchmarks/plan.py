@@ -20,7 +20,7 @@ from pipeline.cache.paths import Cache
 from pipeline.planning import changes, survey
 from pipeline.planning.catalog import LabelFile, load
 from pipeline.planning.settings import Request, make_settings
-from pipeline.source.sources import Listing
+from pipeline.source.listing import Listing
 from pipeline.tables.labels import read_labels
 
 CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")

@@ -17,7 +17,9 @@ import zarr
 
 from pipeline.engine import shard
 from pipeline.planning import survey
-from pipeline.source.sources import Buffer, Folder, Stamp
+from pipeline.source.files import Buffer
+from pipeline.source.folder import Folder
+from pipeline.source.listing import Stamp
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
 READ_SLICES = shard.read_slices

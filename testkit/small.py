@@ -21,7 +21,7 @@ from pipeline.cli.main import main
 from pipeline.dicom.header import read_header
 from pipeline.dicom.tags import SOP_INSTANCE
 from pipeline.dicom.values import text
-from pipeline.source.sources import Folder
+from pipeline.source.folder import Folder
 
 CATALOG = """
 windows:

@@ -6,7 +6,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from pipeline.source.sources import Buffer, open_source
+from pipeline.source.files import Buffer
+from pipeline.source.sources import open_source
 
 CONTENTS = {"b/2.dcm": b"second" * 50, "a.dcm": b"first", "b/c/3": b"", "b/2": b"no suffix"}
 

@@ -17,7 +17,7 @@ HOMES = {
         "distributed": {"pipeline.engine"},
         "numba": {"pipeline.kernel", "pipeline.cache.lz4", "pipeline.dicom.elements"},
         "yaml": {"pipeline.planning.yaml_text"},
-        "fsspec": {"pipeline.source.sources", "pipeline.source.archives", "pipeline.upkeep.targets"},
+        "fsspec": {"pipeline.source.remote", "pipeline.upkeep.targets"},
         "click": {"pipeline.cli"},
         "fcntl": {"pipeline.system"},
         "resource": {"pipeline.system"},

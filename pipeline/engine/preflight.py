@@ -8,7 +8,7 @@ from pipeline.engine.context import Context
 from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError
 from pipeline.planning.plan import ShardJob
-from pipeline.source.sources import Buffer
+from pipeline.source.files import Buffer
 
 _checked: set[str] = set()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.cache.ledger import UNKNOWN_TIME, Ledger
-from pipeline.source.sources import Listing
+from pipeline.source.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)

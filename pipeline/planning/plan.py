@@ -10,7 +10,7 @@ from pipeline.cache.ledger import Ledger
 from pipeline.dicom.records import Reject, Unit
 from pipeline.planning.changes import Resolved
 from pipeline.planning.stages import ArraySpec, Fingerprints
-from pipeline.source.sources import Listing
+from pipeline.source.listing import Listing
 
 FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
 RETRIED = "it was rejected and is tried again"

@@ -25,7 +25,8 @@ from pipeline.planning.plan import Known, Plan
 from pipeline.planning.settings import Settings
 from pipeline.planning.stages import Fingerprints, fingerprints
 from pipeline.source.contents import digest_files
-from pipeline.source.sources import Listing, Source, open_source
+from pipeline.source.listing import Listing
+from pipeline.source.sources import Source, open_source
 
 
 @dataclass(frozen=True, slots=True)

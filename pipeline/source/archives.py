@@ -7,13 +7,17 @@ import tarfile
 import zlib
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import xxhash
 
 from pipeline.errors import SourceError
+from pipeline.source.files import Buffer
+from pipeline.source.listing import Listing, Stamp
 from pipeline.source.members import DEFLATED, REASONS, Member
+from pipeline.source.names import listed_name, opened_name
 from pipeline.source.tars import is_old_tar, tar_members
 from pipeline.source.zips import zip_members
 
@@ -55,6 +59,26 @@ class Index:
         if place < 0 or self._hashes[self._order[place]] != key:
             raise FileNotFoundError(errno.ENOENT, "no such member in the archive")
         return Member(*map(int, self._columns[:, self._order[place]]))
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A zip or tar file, read in place."""
+
+    file: str
+    kind: str
+
+    def scan(self) -> Listing:
+        members = dict(list_members(self.file, self.kind))  # of several with one name the last
+        if not members:
+            raise SourceError(f"{self.file}: no files in it; give an archive of DICOM files")
+        sizes = np.fromiter((member.size for member in members.values()), np.int64, len(members))
+        times = np.fromiter((member.mtime_ns for member in members.values()), np.int64, len(members))
+        return Listing(list(map(listed_name, members)), sizes, times, ordered=True)
+
+    def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+        content, member = read_member(self.file, self.kind, opened_name(path))
+        return content, Stamp(member.size, member.mtime_ns)
 
 
 def archive_kind(file: str) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import xxhash
 
 from pipeline.cache.ledger import UNKNOWN_TIME
-from pipeline.source.sources import Buffer, Source
+from pipeline.source.files import Buffer
+from pipeline.source.sources import Source
 
 
 def certain(mtime_ns: int) -> int:

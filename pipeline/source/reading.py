@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from pipeline.source.sources import Buffer, Folder, Remote, Source, Stamp
+from pipeline.source.files import Buffer
+from pipeline.source.folder import Folder
+from pipeline.source.listing import Stamp
+from pipeline.source.remote import Remote
+from pipeline.source.sources import Source
 
 Content = tuple[memoryview, Stamp]
 Read = Callable[[str], Content]

@@ -22,7 +22,8 @@ from pipeline.errors import CacheError
 from pipeline.planning.catalog import Reading
 from pipeline.planning.plan import ShardJob
 from pipeline.planning.stages import ArraySpec
-from pipeline.source.sources import Buffer, Source
+from pipeline.source.files import Buffer
+from pipeline.source.sources import Source
 from pipeline.tables.patients import key_digest
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import document_of, row_problems

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 
-from pipeline.source.sources import Folder
+from pipeline.source.folder import Folder
 from testkit.advice import Case, Cases, again, build, built, by_hand, follow
 from testkit.small import Small, slice_bytes, write, write_slices
 from testkit.source_files import write_tar, write_zip

@@ -280,7 +280,7 @@ def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch
 def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small, monkeypatch):
     import errno
 
-    from pipeline.source.sources import Folder
+    from pipeline.source.folder import Folder
 
     def no_answer(self, path, buffer, *how, **past):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -21,8 +21,9 @@ from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import survey
 from pipeline.planning.plan import ShardJob
-from pipeline.source import sources
-from pipeline.source.sources import Buffer, Folder, Stamp
+from pipeline.source.files import Buffer
+from pipeline.source.folder import Folder
+from pipeline.source.listing import Stamp
 from testkit.faulty import FAULTS, Faulty, check_neighbours, slow_build
 from testkit.small import Small, run, write_slices
 
@@ -159,7 +160,7 @@ def test_a_worker_on_another_file_system_is_refused(job, tmp_path):
 def test_a_worker_without_the_source_is_refused(job, tmp_path):
     context, task = job
     with pytest.raises(CacheError, match=r"does not see the source, 001\.dcm for one"):
-        preflight.check_worker(replace(context, source=sources.Folder(str(tmp_path))), task)
+        preflight.check_worker(replace(context, source=Folder(str(tmp_path))), task)
 
 
 def test_a_worker_that_cannot_write_is_refused(job, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from pipeline.planning import stages
-from pipeline.source import sources
+from pipeline.source import files
 from testkit.small import LONG_AGO_NS, Small, Work, counted, run, slice_bytes, write, write_slices
 
 LATER_NS = LONG_AGO_NS + 10**9
@@ -230,7 +230,7 @@ def test_a_time_stamp_that_a_later_change_could_carry_too_is_not_believed(tmp_pa
 
 
 def test_a_file_that_cannot_be_read_is_accounted_for_and_tried_again(built, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 5000)
     write(built.src / "large.dcm", slice_bytes(30) + b"\0" * 5000)
     built.build(code=1)
     counts = dict(zarr.open_group(built.out, mode="r").attrs["counts"])

@@ -10,7 +10,7 @@ from pipeline.dicom.records import Unit
 from pipeline.planning import changes, plan
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.stages import ArraySpec, Fingerprints
-from pipeline.source.sources import Listing
+from pipeline.source.listing import Listing
 from testkit.small import Small, counted, run, slice_bytes, write, write_slices
 
 WANTED = Fingerprints("reading", (ArraySpec(8, "aaaaaaaa"),), "table")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.source.sources import Buffer, open_source
+from pipeline.source.files import Buffer
+from pipeline.source.sources import open_source
 from testkit.source_files import CONTENTS, read_all, write_tar, write_zip
 
 MEMBERS = {f"{number}.dcm": bytes([number]) * 700 for number in range(6)}

@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.source import archives
-from pipeline.source.sources import Archive, Buffer, open_source
+from pipeline.source.archives import Archive
+from pipeline.source.files import Buffer
+from pipeline.source.sources import open_source
 from testkit.source_files import CONTENTS, read_all, write_tar, write_zip
 
 

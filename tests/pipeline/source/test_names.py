@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.source.files import Buffer
 from pipeline.source.names import escaped, listed_name, opened_name
-from pipeline.source.sources import Buffer, open_source
+from pipeline.source.sources import open_source
 from pipeline.tables.tables import to_csv
 from testkit.dicom_files import ct_file, gradient
 from testkit.small import Small, write

@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.source import sources
+from pipeline.source import files
+from pipeline.source import folder as folder_source
+from pipeline.source.files import Buffer
+from pipeline.source.folder import Folder
 from pipeline.source.reading import FILES_AHEAD, MAX_BYTES_AHEAD, Content, reading
-from pipeline.source.sources import Buffer, Folder, Remote, open_source
+from pipeline.source.remote import Remote
+from pipeline.source.sources import open_source
 from testkit.source_files import CONTENTS, read_all
 
 
@@ -108,7 +112,7 @@ def test_a_vanished_file_is_told_from_one_that_cannot_be_read(folder: Path, monk
     with pytest.raises(OSError, match="not a regular file"):
         source.read("a.dcm", Buffer())
     assert time.monotonic() - started < 5
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 10)
     with pytest.raises(OSError, match="larger than"):
         source.read("b/2.dcm", Buffer())
 
@@ -318,7 +322,7 @@ def test_large_files_wait_for_their_turn_and_lost_ones_are_told_then(
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
     monkeypatch.setattr(Folder, "size", lambda source, path: MAX_BYTES_AHEAD + (path == "large"))
-    read_file, by_others, here = sources._read_file, list[str](), threading.get_ident()
+    read_file, by_others, here = folder_source.read_file, list[str](), threading.get_ident()
 
     def noting_read(file: str, buffer: Buffer, before_waiting: Callable[[], object], *, past_cache: bool) -> Content:
         before_waiting()  # nothing is in memory
@@ -326,7 +330,7 @@ def test_large_files_wait_for_their_turn_and_lost_ones_are_told_then(
             by_others.append(Path(file).name)
         return read_file(file, buffer, before_waiting, past_cache=past_cache)
 
-    monkeypatch.setattr(sources, "_read_file", noting_read)
+    monkeypatch.setattr(folder_source, "read_file", noting_read)
     (tmp_path / "lost").unlink()
     with reading(Folder(str(tmp_path)), names) as read:
         assert [bytes(read(name)[0]) for name in names[:3]] == [b"0", b"1", b"large"]
@@ -341,4 +345,4 @@ def test_memory_to_read_into_begins_with_a_page() -> None:
     for size in (1, 5_000_000, 20_000_001):
         memory = buffer.view(size)
         assert len(memory) == size
-        assert np.frombuffer(memory, np.uint8).ctypes.data % sources.PAGE_BYTES == 0
+        assert np.frombuffer(memory, np.uint8).ctypes.data % files.PAGE_BYTES == 0
