@@ -46,8 +46,9 @@ from pipeline.dicom import read as dicom  # noqa: E402
 from pipeline.engine import build, fill, shard  # noqa: E402
 from pipeline.engine.context import ShardResult  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
+from pipeline.engine.work import Work  # noqa: E402
 from pipeline.planning import catalog  # noqa: E402
-from pipeline.planning.settings import Request, Settings, Workers, make_settings  # noqa: E402
+from pipeline.planning.settings import Manner, Request, Settings, Workers, make_settings  # noqa: E402
 from pipeline.planning.survey import survey  # noqa: E402
 from pipeline.source import folder as source_folder  # noqa: E402
 
@@ -94,7 +95,7 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[Sh
     cache = Cache(root)
     with lock(cache) as token:
         found = survey(cache, settings)
-        context = build.make_context(cache, settings, found, token, patient_key=None)
+        context = build.make_context(Work(cache, settings, found, token, Manner()))
         yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 

@@ -26,7 +26,8 @@ from pipeline.cache.paths import Cache
 from pipeline.engine.build import make_context
 from pipeline.engine.convert import build_shard
 from pipeline.engine.run import run_jobs
-from pipeline.planning.settings import Workers
+from pipeline.engine.work import Work
+from pipeline.planning.settings import Manner, Workers
 from pipeline.planning.survey import survey
 
 ROWS = 256
@@ -52,7 +53,7 @@ def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
     settings = wanted(data, (224,))
     with lock(cache) as token:
         found = survey(cache, settings)
-        context = make_context(cache, settings, found, token, patient_key=None)
+        context = make_context(Work(cache, settings, found, token, Manner()))
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         called, came, tasks, memory = time.perf_counter(), [], [], []
         for result in run_jobs(context, jobs, Workers(workers), lambda line: None):
@@ -71,7 +72,7 @@ def rate_without_dask(data: Path, cache: Cache, processes: int, shards: int) -> 
     settings = wanted(data, (224,))
     with lock(cache) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         found = survey(cache, settings)
-        context = make_context(cache, settings, found, token, patient_key=None)
+        context = make_context(Work(cache, settings, found, token, Manner()))
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         came = [time.perf_counter() for _ in pool.map(partial(build_shard, context), jobs)]
     first, last = 2 * processes, shards - 1 - processes
