@@ -22,7 +22,8 @@ from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
 from pipeline.upkeep.mend_shards import Lost, NeedsSource, Originals, mend_array, rebuild_record
-from pipeline.upkeep.verify import examine_commits, examine_records, examine_rest
+from pipeline.upkeep.verify import examine_records, examine_rest
+from pipeline.upkeep.verify_commits import examine_commits
 from pipeline.upkeep.verify_shards import examine_shards
 
 COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "backup")
