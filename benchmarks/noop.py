@@ -105,6 +105,7 @@ import resource, time
 import numpy as np
 from pipeline.planning import changes
 from pipeline.planning import plan
+from pipeline.planning.known import Known
 from pipeline.cache.ledger import Ledger, empty_ledger
 from pipeline.source.listing import Listing
 from pipeline.planning.stages import ArraySpec, Fingerprints
@@ -120,7 +121,7 @@ for what, there in (("unchanged", times), ("one changed", times + (places == 7))
     ledger = empty_ledger() if there is None else Ledger.decode(stored)
     difference = changes.compare(listing, ledger)
     resolved = changes.resolve(listing, ledger, difference, {{}})
-    known = plan.Known(ledger, "r", "t", frozenset({{"224-a"}}), ledger, {{}}, {{}}, frozenset(), 3000)
+    known = Known(ledger, "r", "t", frozenset({{"224-a"}}), ledger, {{}}, {{}}, frozenset(), 3000)
     made = plan.make(listing, known, resolved, [], wanted, rows_per_shard=256)
     print(f"  {{what}}: {{time.perf_counter() - started:.1f}} s, {{len(made.jobs):,}} tasks")
 print(f"  peak memory {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB (under 1)")

@@ -19,7 +19,8 @@ from pipeline.engine.work import Work
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import plan
 from pipeline.planning.estimate import estimate
-from pipeline.planning.plan import HandedBack, Plan, ShardJob
+from pipeline.planning.jobs import HandedBack, ShardJob
+from pipeline.planning.plan import Plan
 from pipeline.planning.settings import Manner, Settings, Workers
 from pipeline.planning.survey import Survey, entries_of, survey
 

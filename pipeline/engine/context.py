@@ -7,7 +7,7 @@ from pipeline.cache.paths import Cache
 from pipeline.cache.shards import Codec
 from pipeline.dicom.rejects import REJECT_CODES
 from pipeline.planning.catalog import Reading, Window
-from pipeline.planning.plan import HandedBack
+from pipeline.planning.jobs import HandedBack
 from pipeline.source.sources import Source
 
 

@@ -10,7 +10,7 @@ from pipeline.engine.context import Context, ShardResult
 from pipeline.engine.fill import fill
 from pipeline.engine.shard import OpenShard
 from pipeline.errors import CacheError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 
 
 def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] = lambda slot: None) -> ShardResult:

@@ -11,7 +11,7 @@ from pipeline.dicom.records import Reject, SliceRecord, Unit
 from pipeline.engine.context import ShardResult, count_rejects
 from pipeline.engine.shard import OpenShard
 from pipeline.engine.versions import library_versions, now
-from pipeline.planning.plan import HandedBack
+from pipeline.planning.jobs import HandedBack
 from pipeline.source.contents import certain
 
 

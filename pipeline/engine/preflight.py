@@ -7,7 +7,7 @@ from pipeline.cache.lock import holds_lock
 from pipeline.engine.context import Context
 from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.source.files import Buffer
 
 _checked: set[str] = set()

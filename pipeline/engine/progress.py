@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline import terminal
-from pipeline.planning.plan import Plan, ShardJob
+from pipeline.planning.jobs import ShardJob
+from pipeline.planning.plan import Plan
 from pipeline.source.names import escaped
 
 LINE_EVERY_S = 5.0

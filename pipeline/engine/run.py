@@ -16,7 +16,7 @@ from pipeline.engine.task import Task, finished_before, topic
 from pipeline.engine.versions import library_versions
 from pipeline.engine.watched import run_watched
 from pipeline.errors import CacheError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.planning.settings import Workers
 
 # Tasks that Dask knows of at a time, of about 20 KB each: two for each of 512 workers.

@@ -17,7 +17,7 @@ from pipeline.dicom.records import Slice, Unit
 from pipeline.engine.context import Context
 from pipeline.engine.versions import library_versions, now
 from pipeline.errors import SourceError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.source.reading import Content, reading
 
 # What a file system that has been unmounted, or whose server is gone, answers.

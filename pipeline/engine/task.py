@@ -12,7 +12,7 @@ from pipeline.engine.convert import build_shard
 from pipeline.engine.preflight import check_versions, check_worker
 from pipeline.engine.watched import limits
 from pipeline.errors import CacheError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 
 TELL_EVERY_S = 0.5
 

@@ -14,7 +14,7 @@ from pipeline.engine.context import Context, ShardResult
 from pipeline.engine.convert import build_shard
 from pipeline.engine.interrupts import interrupts_held
 from pipeline.errors import CacheError
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.system import end_process_after, memory_limited
 
 # One thread each: the processes already fill the cores. Set before a worker imports anything.

@@ -1,10 +1,6 @@
 """Turn data_catalog.yaml into frozen, checked settings; after it nobody sees a dict."""
 
 import dataclasses
-import difflib
-import math
-import reprlib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +9,13 @@ from typing import Any, Literal
 
 from pipeline.errors import CatalogError
 from pipeline.planning.yaml_text import read_yaml
+from pipeline.planning.yaml_values import InvalidError, parse_value, short, suggest
 
 LabelLevel = Literal["slice", "series", "study", "patient"]
 DEFAULT_FILE = "data_catalog.yaml"
 MAX_SIZE_PX = 4096
 MAX_WINDOWS = 8  # a slice's rows in all of them fit a core's own memory, band by band
 MAX_NAME_CHARACTERS = 100
-LARGEST_NUMBER = 10**9
 TABLE_COLUMNS = (
     "row",
     "image_id",
@@ -31,13 +27,6 @@ TABLE_COLUMNS = (
     "z_mm",
     "z_norm",
 )
-
-
-class _Invalid(Exception):
-    """A value inside the catalog is wrong; carries the key path and what to say of it."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}")
 
 
 def _can_be_named(name: str) -> bool:
@@ -55,7 +44,7 @@ class Window:
 
     def problem(self) -> str | None:
         if not _can_be_named(self.name):
-            return f"{_short(self.name)} cannot name a window, choose another name"
+            return f"{short(self.name)} cannot name a window, choose another name"
         return None if self.width_hu > 0 else f"width_hu is {self.width_hu:g}, it must be above 0"
 
 
@@ -68,7 +57,7 @@ class ClassWeight:
 
     def problem(self) -> str | None:
         if self.name in TABLE_COLUMNS or not _can_be_named(self.name):
-            return f"{_short(self.name)} cannot be a column of the table, choose another class name"
+            return f"{short(self.name)} cannot be a column of the table, choose another class name"
         return None if self.weight > 0 else f"weight is {self.weight:g}, it must be above 0"
 
 
@@ -168,7 +157,7 @@ class Catalog:
             CatalogError: there is none; the nearest name is suggested.
         """
         if name not in self.datasets:
-            raise CatalogError(f"--dataset {name}: no such entry in the catalog{_suggest(name, self.datasets)}")
+            raise CatalogError(f"--dataset {name}: no such entry in the catalog{suggest(name, self.datasets)}")
         entry = self.datasets[name]
         return dataclasses.replace(entry, windows=entry.windows or self.windows, sizes=entry.sizes or self.sizes)
 
@@ -187,12 +176,12 @@ def load(path: Path | None) -> Catalog:
     except ValueError as error:
         raise CatalogError(f"{file}: {error}") from error
     try:
-        catalog = _parse(Catalog, content, "")
+        catalog = parse_value(Catalog, content, "")
         _check_windows_and_sizes(catalog.windows, catalog.sizes, "")
         for name, entry in catalog.datasets.items():
             _check_windows_and_sizes(entry.windows, entry.sizes, f"datasets.{name}.")
             _check_unique([c.name for c in entry.classes], f"datasets.{name}.classes")
-    except _Invalid as error:
+    except InvalidError as error:
         raise CatalogError(f"{file}: {error}") from None
     return catalog
 
@@ -205,20 +194,20 @@ def check_sizes(sizes: tuple[int, ...]) -> None:
     """
     try:
         _check_sizes(sizes, "--size")
-    except _Invalid as error:
+    except InvalidError as error:
         raise CatalogError(str(error)) from None
 
 
 def _check_sizes(sizes: tuple[int, ...], key: str) -> None:
     for size_px in sizes:
         if not 1 <= size_px <= MAX_SIZE_PX:
-            raise _Invalid(key, f"{size_px} pixels is not possible, give 1 to {MAX_SIZE_PX}, usually 224 or 380")
+            raise InvalidError(key, f"{size_px} pixels is not possible, give 1 to {MAX_SIZE_PX}, usually 224 or 380")
     _check_unique(sizes, key)
 
 
 def _check_windows_and_sizes(windows: tuple[Window, ...], sizes: tuple[int, ...], prefix: str) -> None:
     if len(windows) > MAX_WINDOWS:
-        raise _Invalid(f"{prefix}windows", f"{len(windows)} windows, at most {MAX_WINDOWS} are possible")
+        raise InvalidError(f"{prefix}windows", f"{len(windows)} windows, at most {MAX_WINDOWS} are possible")
     _check_unique([w.name for w in windows], f"{prefix}windows")
     _check_sizes(sizes, f"{prefix}sizes")
 
@@ -227,76 +216,5 @@ def _check_unique(names: typing.Sequence[Any], key: str) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise _Invalid(key, f"{_short(name)} is given twice")
+            raise InvalidError(key, f"{short(name)} is given twice")
         seen.add(name)
-
-
-def _suggest(word: str, known: typing.Iterable[str]) -> str:
-    """Return `, did you mean X?` or `, known are A, B`."""
-    words = list(known)
-    near = difflib.get_close_matches(str(word), words, n=1)
-    return f", did you mean {near[0]}?" if near else f", known are {', '.join(words)}"
-
-
-def _parse(kind: Any, value: Any, key: str) -> Any:
-    """Turn plain YAML data into `kind`: a dataclass, tuple, mapping, literal, optional or plain type."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(kind, value, key)
-    if origin is tuple:
-        if not isinstance(value, list) or not value:
-            raise _Invalid(key, f"must be a list with at least one item, not {_short(value)}")
-        return tuple(_parse(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is Mapping:
-        if not isinstance(value, dict) or not value:
-            raise _Invalid(key, f"must be a mapping, not {_short(value)}")
-        return {str(k): _parse(args[1], item, f"{key}.{k}") for k, item in value.items()}
-    if origin is Literal:
-        if value not in args:
-            raise _Invalid(key, f"{_short(value)} is unknown{_suggest(value, args)}")
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _parse(args[0], value, key)
-    return _parse_plain(kind, value, key)
-
-
-def _parse_plain(kind: type, value: Any, key: str) -> Any:
-    wanted = (int, float) if kind is float else kind
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, wanted):
-        word = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-        raise _Invalid(key, f"must be {word}, not {_short(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _Invalid(key, f"must be finite, not {value!r}")
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise _Invalid(key, f"must be at most {LARGEST_NUMBER:,}, not {_short(value)}")
-    return kind(value)
-
-
-def _short(value: Any) -> str:
-    """A value for a message: its beginning, of whatever size it is."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    short.maxlevel = 2
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of more digits than Python turns into text
-        return "a number of thousands of digits"
-
-
-def _parse_dataclass(kind: Any, value: Any, key: str) -> Any:
-    if not isinstance(value, dict):
-        raise _Invalid(key or "the file", f"must be a mapping, not {_short(value)}")
-    hints = typing.get_type_hints(kind)
-    prefix = f"{key}." if key else ""
-    for name in value:
-        if name not in hints:
-            raise _Invalid(f"{prefix}{name}", f"unknown key{_suggest(name, hints)}")
-    for spec in dataclasses.fields(kind):
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if required and spec.name not in value:
-            raise _Invalid(f"{prefix}{spec.name}", "is missing")
-    parsed = kind(**{name: _parse(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
-    problem = parsed.problem() if hasattr(parsed, "problem") else None
-    if problem:
-        raise _Invalid(key, problem)
-    return parsed

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.words import counted
 
 # Seconds of one core a slice: reading and decoding, and a pixel of each window.

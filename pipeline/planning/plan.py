@@ -1,53 +1,19 @@
 """Decide what to build and why, from what is there and what is wanted; pure, reads and writes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import xxhash
 
 from pipeline.cache.ledger import Ledger
-from pipeline.dicom.records import Reject, Unit
+from pipeline.dicom.records import Unit
 from pipeline.planning.changes import Resolved
-from pipeline.planning.stages import ArraySpec, Fingerprints
+from pipeline.planning.jobs import HandedBack, ShardJob
+from pipeline.planning.known import Known
+from pipeline.planning.reasons import reasons_of, why_read
+from pipeline.planning.stages import Fingerprints
 from pipeline.source.listing import Listing
-
-FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
-RETRIED = "it was rejected and is tried again"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardJob:
-    """One task: a shard to fill, or to add arrays to.
-
-    Attributes:
-        units: what to read, in slot order.
-        arrays: what to write.
-        again: the shard has a record already, rows and frames are as it says, and only these arrays are added.
-        gone: slots whose file has vanished since they were planned: they stay empty.
-        refused: slots whose file killed a worker -> the reject that says so.
-        kept: rows that stay as the shard in this place has them; only a repair has any.
-    """
-
-    shard: int
-    units: tuple[Unit, ...]
-    arrays: tuple[ArraySpec, ...]
-    again: bool = False
-    gone: frozenset[int] = frozenset()
-    refused: tuple[tuple[int, Reject], ...] = ()
-    kept: frozenset[int] = frozenset()
-
-    def paths(self) -> list[str]:
-        """The files that the task reads."""
-        return [unit.path for unit in self.units if unit.slot not in self.gone]
-
-
-class HandedBack(NamedTuple):
-    """A file with more frames than were left in the shard it was planned into, and what it turned out to be."""
-
-    unit: Unit
-    frames: int
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,44 +66,6 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is there.
-
-    Attributes:
-        committed: the files of the current commit.
-        reading: the fingerprint of how the current commit's files were read, None before the first.
-        table: the fingerprint of the current commit's table, None before the first.
-        committed_arrays: names of the arrays of the current commit; they hold every file of it.
-        ledger: files that were read as is wanted now and whose slices lie in finished shards, committed or left by a
-            killed build.
-        arrays: shard -> names of the arrays that hold all of its files in `ledger`, where the commit does not vouch.
-        pending: shard -> units that a killed build has planned.
-        done: those of `pending` that it has finished.
-        next_shard: the first shard number that was never given out.
-        identified: whether the cache has an identity; one of format version 1 has none.
-        running: who is building at this moment, so that `pending` is at work; "" where nobody else is.
-        retried: files that are tried again, that is, left out of `ledger` though they were read.
-    """
-
-    committed: Ledger
-    reading: str | None
-    table: str | None
-    committed_arrays: frozenset[str]
-    ledger: Ledger
-    arrays: Mapping[int, frozenset[str]]
-    pending: Mapping[int, tuple[Unit, ...]]
-    done: frozenset[int]
-    next_shard: int
-    retried: frozenset[str] = frozenset()
-    running: str = ""
-    identified: bool = True
-
-    def unfinished(self) -> dict[int, tuple[Unit, ...]]:
-        """What a killed build has left to be done."""
-        return {shard: units for shard, units in self.pending.items() if shard not in self.done}
-
-
 def make(
     listing: Listing,
     known: Known,
@@ -157,25 +85,15 @@ def make(
     planned = {unit.path for units in unfinished.values() for unit in units}
     changed = {listing.paths[line] for line in resolved.changed}
     paths = [listing.paths[line] for line in resolved.fresh]
-    why = {path: _why(known, wanted, path, changed) for path in paths}
+    why = {path: why_read(known, wanted, path, changed) for path in paths}
     fresh = [path for path in why if path not in planned]
     fresh = fresh if listing.ordered else shuffled(fresh)
     new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
     again = _added_arrays(known, resolved.kept, wanted)
     resumed = _left_jobs(listing, unfinished, wanted)
     jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(_reasons(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), again=again))
+    reasons = tuple(reasons_of(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), again=again))
     return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
-
-
-def _why(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
-    if known.reading is None:
-        return FIRST
-    if known.reading != wanted.reading:
-        return OTHERWISE
-    if path in known.retried:
-        return RETRIED
-    return CHANGED if path in changed else NEW
 
 
 def _left_jobs(
@@ -251,53 +169,3 @@ def _added_arrays(known: Known, kept: Ledger, wanted: Fingerprints) -> tuple[Sha
         if missing and units:
             jobs.append(ShardJob(shard, units, missing, again=True))
     return tuple(jobs)
-
-
-def _reasons(
-    known: Known,
-    resolved: Resolved,
-    wanted: Fingerprints,
-    fresh: Set[str],
-    changed: Set[str],
-    *,
-    resumed: int,
-    again: Sequence[ShardJob],
-) -> list[str]:
-    reasons = []
-    if known.running and known.pending:
-        left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left of it"
-        reasons.append(f"a build is running ({known.running}): {left}")
-    elif known.pending:
-        reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
-    if known.reading not in (None, wanted.reading):
-        reasons.append(f"files are read with other settings or by another version: {len(fresh):,} are converted again")
-    elif known.reading is None and not known.pending:
-        reasons.append(f"first build: {_count(len(fresh), 'file', 'files')}")
-    else:
-        retried, changed = fresh & known.retried, fresh & changed
-        reasons += _counted(len(retried), "rejected file is", "rejected files are", "tried again")
-        reasons += _counted(len(fresh - retried - changed), "new file is", "new files are", "converted")
-        reasons += _counted(len(changed), "changed file is", "changed files are", "converted")
-    reasons += _counted(len(resolved.renamed), "file is", "files are", "renamed: the slices stay")
-    reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: with --prune the slices leave")
-    for spec in wanted.arrays:
-        shards = sum(spec in job.arrays for job in again)
-        if shards:
-            what = f"size {spec.size_px} is new or its windows have changed"
-            reasons.append(f"{what}: {_count(shards, 'shard is', 'shards are')} converted for it")
-    same_way = known.reading == wanted.reading
-    if not again and same_way and {spec.name for spec in wanted.arrays} != known.committed_arrays:
-        reasons.append("the wanted sizes or windows have changed: the commit names others, already converted")
-    if known.table is not None and known.table != wanted.table:
-        reasons.append("labels, classes or other settings of the table have changed: the table is written again")
-    if not known.identified and not reasons:
-        reasons.append("the cache is of format version 1: a commit gives it an identity")
-    return reasons
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _counted(number: int, one: str, many: str, what: str) -> list[str]:
-    return [f"{_count(number, one, many)} {what}"] if number else []

@@ -21,7 +21,8 @@ from pipeline.errors import SourceError
 from pipeline.planning import changes, plan
 from pipeline.planning.changes import Content, Resolved
 from pipeline.planning.estimate import estimate
-from pipeline.planning.plan import Known, Plan
+from pipeline.planning.known import Known
+from pipeline.planning.plan import Plan
 from pipeline.planning.settings import Settings
 from pipeline.planning.stages import Fingerprints, fingerprints
 from pipeline.source.contents import digest_files

@@ -20,7 +20,7 @@ from pipeline.engine.convert import build_shard
 from pipeline.engine.versions import library_versions, now
 from pipeline.errors import CacheError
 from pipeline.planning.catalog import Reading
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.planning.stages import ArraySpec
 from pipeline.source.files import Buffer
 from pipeline.source.sources import Source

@@ -20,7 +20,7 @@ from pipeline.engine.progress import ShownProgress
 from pipeline.engine.versions import library_versions
 from pipeline.errors import CacheError, SourceError
 from pipeline.planning import survey
-from pipeline.planning.plan import ShardJob
+from pipeline.planning.jobs import ShardJob
 from pipeline.source.files import Buffer
 from pipeline.source.folder import Folder
 from pipeline.source.listing import Stamp

@@ -9,6 +9,8 @@ from pipeline.cache.ledger import UNKNOWN_TIME, UNREAD, Entry, Ledger, digest_he
 from pipeline.dicom.records import Unit
 from pipeline.planning import changes, plan
 from pipeline.planning.estimate import Estimate, estimate
+from pipeline.planning.jobs import HandedBack, ShardJob
+from pipeline.planning.known import Known
 from pipeline.planning.stages import ArraySpec, Fingerprints
 from pipeline.source.listing import Listing
 from testkit.small import Small, counted, run, slice_bytes, write, write_slices
@@ -26,12 +28,12 @@ def entry(path: str, size: int, mtime_ns: int, content: int, shard: int = 0, slo
     return Entry(path, size, mtime_ns, f"{content:032x}", shard, slot, parts)
 
 
-def known(ledger: Ledger, **changes: object) -> plan.Known:
+def known(ledger: Ledger, **changes: object) -> Known:
     facts = {
         "committed": ledger, "reading": "reading", "table": "table", "committed_arrays": frozenset({"8-aaaaaaaa"}),
         "ledger": ledger, "arrays": {}, "pending": {}, "done": frozenset(), "next_shard": 5,
     }  # fmt: skip
-    return plan.Known(**{**facts, **changes})
+    return Known(**{**facts, **changes})
 
 
 def resolve(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, int]]) -> changes.Resolved:
@@ -43,7 +45,7 @@ def resolve(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, 
     return changes.resolve(there, ledger, difference, found)
 
 
-def make(there: Listing, resolved: changes.Resolved, what: plan.Known, wanted: Fingerprints = WANTED) -> plan.Plan:
+def make(there: Listing, resolved: changes.Resolved, what: Known, wanted: Fingerprints = WANTED) -> plan.Plan:
     return plan.make(there, what, resolved, [], wanted, rows_per_shard=ROWS)
 
 
@@ -171,7 +173,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
     ],
 )
 def test_frames_are_placed_whole_or_in_shards_of_their_own(frames, expected):
-    back = [plan.HandedBack(Unit(0, path, "why"), number, "d") for path, number in frames]
+    back = [HandedBack(Unit(0, path, "why"), number, "d") for path, number in frames]
     placed = plan.place_frames(back, 7, ROWS)
     assert list(placed) == list(range(7, 7 + len(expected)))
     assert [[(unit.path, unit.first, unit.stop) for unit in units] for units in placed.values()] == expected
@@ -212,7 +214,7 @@ def test_plan_writes_nothing_and_says_why(tmp_path):
 @pytest.mark.parametrize(("sides", "rate"), [((224,), 2275), ((380,), 1211), ((224, 380), 981)])
 def test_the_estimate_is_that_of_the_benchmarks(sides, rate):
     arrays = tuple(ArraySpec(side, "aaaaaaaa") for side in sides)
-    jobs = [plan.ShardJob(0, tuple(Unit(slot, str(slot)) for slot in range(100)), arrays)] * 75
+    jobs = [ShardJob(0, tuple(Unit(slot, str(slot)) for slot in range(100)), arrays)] * 75
     found = estimate(jobs, channels=3)
     assert found.slices == 7500
     assert found.core_seconds == pytest.approx(7500 / rate, rel=0.02)

@@ -1,0 +1,80 @@
+"""Say in words why something is built."""
+
+from collections.abc import Sequence, Set
+
+from pipeline.planning.changes import Resolved
+from pipeline.planning.jobs import ShardJob
+from pipeline.planning.known import Known
+from pipeline.planning.stages import Fingerprints
+
+FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
+RETRIED = "it was rejected and is tried again"
+
+
+def why_read(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
+    """Say why one file is read, for `pipeline why`."""
+    if known.reading is None:
+        return FIRST
+    if known.reading != wanted.reading:
+        return OTHERWISE
+    if path in known.retried:
+        return RETRIED
+    return CHANGED if path in changed else NEW
+
+
+def reasons_of(
+    known: Known,
+    resolved: Resolved,
+    wanted: Fingerprints,
+    fresh: Set[str],
+    changed: Set[str],
+    *,
+    resumed: int,
+    again: Sequence[ShardJob],
+) -> list[str]:
+    """Say in plain words why there is something to build; empty where there is nothing.
+
+    Args:
+        fresh: paths that are read and were not planned before.
+        changed: paths whose content has changed.
+        resumed: shards that a killed build has left.
+        again: tasks that add arrays.
+    """
+    reasons = []
+    if known.running and known.pending:
+        left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left of it"
+        reasons.append(f"a build is running ({known.running}): {left}")
+    elif known.pending:
+        reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
+    if known.reading not in (None, wanted.reading):
+        reasons.append(f"files are read with other settings or by another version: {len(fresh):,} are converted again")
+    elif known.reading is None and not known.pending:
+        reasons.append(f"first build: {_count(len(fresh), 'file', 'files')}")
+    else:
+        retried, changed = fresh & known.retried, fresh & changed
+        reasons += _counted(len(retried), "rejected file is", "rejected files are", "tried again")
+        reasons += _counted(len(fresh - retried - changed), "new file is", "new files are", "converted")
+        reasons += _counted(len(changed), "changed file is", "changed files are", "converted")
+    reasons += _counted(len(resolved.renamed), "file is", "files are", "renamed: the slices stay")
+    reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: with --prune the slices leave")
+    for spec in wanted.arrays:
+        shards = sum(spec in job.arrays for job in again)
+        if shards:
+            what = f"size {spec.size_px} is new or its windows have changed"
+            reasons.append(f"{what}: {_count(shards, 'shard is', 'shards are')} converted for it")
+    same_way = known.reading == wanted.reading
+    if not again and same_way and {spec.name for spec in wanted.arrays} != known.committed_arrays:
+        reasons.append("the wanted sizes or windows have changed: the commit names others, already converted")
+    if known.table is not None and known.table != wanted.table:
+        reasons.append("labels, classes or other settings of the table have changed: the table is written again")
+    if not known.identified and not reasons:
+        reasons.append("the cache is of format version 1: a commit gives it an identity")
+    return reasons
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _counted(number: int, one: str, many: str, what: str) -> list[str]:
+    return [f"{_count(number, one, many)} {what}"] if number else []
