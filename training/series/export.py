@@ -14,7 +14,7 @@ from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.runs import Run
 from training.series.batches import gaps_mm
-from training.series.head import GruReader, SeriesHead, TransformerReader, places
+from training.series.head import GruReader, SeriesHead, TransformerReader
 from training.series.mix import read_mix
 from training.series.predict import load_head, predict_series
 
@@ -80,7 +80,7 @@ class ExportedSeries(nn.Module):
             read = brought + self.gru(brought)
         else:
             assert isinstance(self.head.read, TransformerReader)
-            read = self.head.read.encoder((brought + places(*brought.shape).to(brought))[None])[0]
+            read = self.head.read.encoder(self.head.read.place(brought[None]))[0]
         return torch.sigmoid(logits + self.shares * self.head.correct(read))
 
 
