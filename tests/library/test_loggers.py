@@ -1,6 +1,8 @@
 """Test trackers: what a run logs reaches them, as one run even if it was stopped, and nothing unasked."""
 
+import errno
 import json
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -146,3 +148,25 @@ def test_what_cannot_be_opened_is_one_line(fake: FakeCache, tmp_path: Path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://else")
     with pytest.raises(training.ConfigError, match="--logger mlflow: cannot be reached"):
         Loggers(run, ["mlflow"], 0)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_is_full_for_tensorboard_ends_no_run_and_is_one_line(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write, written = RecordWriter.write, []
+
+    def full(self: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert fit(fake, tmp_path / "run", "tensorboard")["weighted_log_loss"] > 0
+    said = capfd.readouterr().err
+    assert len([line for line in said.splitlines() if "tensorboard: no more is sent" in line]) == 1
+    assert "No space left" in said
+    assert "Traceback" not in said

@@ -1,5 +1,6 @@
 """Find a cache's files: in a folder, or anywhere else with copies on local disk."""
 
+import errno
 import hashlib
 import os
 import re
@@ -162,6 +163,7 @@ class Mirror:
             return copy
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
+            _refuse_links(copy, self.copies)
             with _only_writer(copy.with_name(f".{copy.name}.partial")) as partial:
                 if not _ends_in(copy, end):  # another writer may just have brought it
                     self._fetch(name, end, partial)
@@ -285,7 +287,7 @@ def _only_writer(partial: Path) -> Iterator[BinaryIO]:
     Whoever comes meanwhile waits. The lock is the file's, so it ends with its writer, even a killed one.
     """
     while True:
-        with open(partial, "ab") as file, locked(file, partial):
+        with open(partial, "ab", opener=_open_no_link) as file, locked(file, partial):
             try:
                 if _is_at(file, partial):  # the writer before may have renamed or removed it
                     file.truncate(0)
@@ -294,6 +296,17 @@ def _only_writer(partial: Path) -> Iterator[BinaryIO]:
             finally:
                 if _is_at(file, partial):
                     partial.unlink()
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _refuse_links(copy: Path, copies: Path) -> None:
+    """Raise an OSError where a folder of a copy is a link: what is written there would lie elsewhere."""
+    for folder in copy.relative_to(copies).parents[:-1]:
+        if (copies / folder).is_symlink():
+            raise OSError(errno.ELOOP, f"{copies / folder} is a link")
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

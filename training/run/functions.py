@@ -2,14 +2,19 @@
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from training.errors import ConfigError
+from tqdm import tqdm
+
+from training.errors import ConfigError, RunError
+
+_ANNOUNCED: set[tuple[Path, str]] = set()
 
 
 def is_own(name: str) -> bool:
@@ -24,9 +29,7 @@ def find_function(name: str, setting: str) -> Callable[..., Any]:
         ConfigError: there is no such module or function, or the module fails.
     """
     module, _, path = name.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)
+    _search_here()
     try:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
@@ -40,6 +43,46 @@ def find_function(name: str, setting: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"--{setting} {name}: is a {type(found).__name__}; name a function")
     return found
+
+
+def announce(run: Path, names: Iterable[str]) -> None:
+    """Say on stderr which files the settings of a run will have imported, once in a process and before they are.
+
+    Args:
+        run: its folder.
+        names: of models, losses and augmentations; those that are no functions of the user's own are passed over.
+
+    Raises:
+        RunError: the code came with the run: it lies in its folder.
+    """
+    for name in filter(is_own, names):
+        file = _file_of(name.partition(":")[0])
+        if file is not None and file.resolve().is_relative_to(run.resolve()):
+            raise RunError(
+                f"{file}: {name} of settings.json came with the run; read it, then move it out of the folder"
+            )
+        if (run, name) not in _ANNOUNCED:
+            _ANNOUNCED.add((run, name))
+            tqdm.write(f"{run / 'settings.json'} names {name!r}: code is run from {str(file)!r}", sys.stderr)
+
+
+def _file_of(module: str) -> Path | None:
+    """Where a module, or the package that it is in, will be imported from; nothing is imported."""
+    _search_here()
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if found is None or (found.origin is None and not found.submodule_search_locations):
+        return None
+    return Path(found.origin or next(iter(found.submodule_search_locations or ())))
+
+
+def _search_here() -> None:
+    """Have modules found in the folder that the command was started in."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def name_of(value: str | Callable[..., Any], setting: str) -> str:

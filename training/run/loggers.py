@@ -1,9 +1,11 @@
 """Tell trackers what a run logs: TensorBoard, and where they are asked for, MLflow and Weights & Biases."""
 
 import difflib
+import functools
 import json
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +47,7 @@ class TensorBoard:
     def __init__(self, run: Run, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # 1 s
 
+        _silence_writers()
         # What was logged after the checkpoint that the run goes on from is taken back.
         self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step or None)
 
@@ -65,6 +68,18 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@functools.cache
+def _silence_writers() -> None:
+    """Have TensorBoard's writing threads end without a traceback: the next call of their writer raises the same."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    threading.excepthook = hook
 
 
 class MLflow:

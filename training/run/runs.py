@@ -24,6 +24,7 @@ from training.run import config as settings
 from training.run.config import TrainConfig
 from training.run.digests import accept, begin, cannot_write, check, prefix, refuse_pipes, root_of, write_atomically
 from training.run.documents import read_document
+from training.run.functions import announce
 from training.system import open_file
 
 # One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
@@ -242,8 +243,10 @@ def check_free(path: Path) -> None:
 def open_run(path: Path) -> Run:
     """Read a run's settings back, exactly as used.
 
+    Code of the user's own that it names is said on stderr before anything imports it.
+
     Raises:
-        RunError: no run there, or one whose settings cannot be read.
+        RunError: no run there, one whose settings cannot be read, or one that brings code of its own.
     """
     file = path / "settings.json"
     if not file.exists():
@@ -256,9 +259,11 @@ def open_run(path: Path) -> Run:
         content = read_document(file)
         data = Data(**{name: _tuples(value) for name, value in content["data"].items()})
         check_data(data)
-        return Run(path, settings.from_mapping(content["config"]), data, dict(content["environment"]))
+        run = Run(path, settings.from_mapping(content["config"]), data, dict(content["environment"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError) as error:
         raise RunError(f"{file}: cannot be read ({error}); restore it, or start a new run") from error
+    announce(path, (run.config.model, run.config.loss, run.config.augment))
+    return run
 
 
 def check_data(data: Data) -> None:

@@ -1,6 +1,8 @@
 """Test models, augmentations and losses of the user's own, and `training.fit`, which takes them."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import training
 from testkit import own_code, tiny_run
 from testkit.fake_cache import FakeCache, write_cache
 from training.cli.main import main
+from training.run.job import begin
 from training.run.loop import fit
+from training.run.runs import open_run
 
 OWN = {"model": "testkit.own_code:backbone", "augment": "testkit.own_code:dim", "loss": "testkit.own_code:focal"}
 
@@ -103,3 +107,31 @@ def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path
     run, opened = tiny_run.resume(tmp_path / "cut", fake.path, {})
     fit(run, opened, tiny_run.runtime(), tiny_run.HERE)
     assert run.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def test_code_that_a_run_names_is_said_before_it_is_imported(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's run names a module: which file that is stands on stderr first, and a file of the run is refused."""
+    run = tmp_path / "run"
+    begin(run, fake.path, tiny_run.settings(), tiny_run.HERE)
+    document = json.loads((run / "settings.json").read_text())
+    document["config"]["loss"] = "their_loss_1:loss"
+    (run / "settings.json").write_text(json.dumps(document))
+    (run / "digests.json").unlink()
+    module = tmp_path / "their_loss_1.py"
+    module.write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    open_run(run)
+    assert f"names 'their_loss_1:loss': code is run from {str(module)!r}" in capsys.readouterr().err
+    assert "their_loss_1" not in sys.modules
+    open_run(run)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "path", [*sys.path[:-1], str(run)])
+    module.rename(run / module.name)
+    importlib.invalidate_caches()
+    monkeypatch.chdir(run)
+    with pytest.raises(training.RunError, match="came with the run; read it, then move it out of the folder"):
+        open_run(run)
+    assert "their_loss_1" not in sys.modules

@@ -1,0 +1,41 @@
+"""Test that copies are written below their folder only, whatever links somebody has put there."""
+
+from pathlib import Path
+
+import pytest
+
+from testkit.fake_cache import write_cache
+from training.data.cache import open_cache
+from training.errors import CacheError
+
+
+def copied_folder(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A cache, and copies of its table, and the folder that they lie in."""
+    cache = write_cache(tmp_path / "cache.zarr", patients=2).path
+    open_cache(cache, local_copy=tmp_path / "copies")
+    (folder,) = (tmp_path / "copies").glob("cache.zarr-*/tables")
+    return cache, tmp_path / "copies", folder
+
+
+def test_a_link_in_the_place_of_a_copy_that_is_being_written_is_not_followed(tmp_path: Path) -> None:
+    cache, copies, tables = copied_folder(tmp_path)
+    (table,) = tables.iterdir()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    table.unlink()
+    (tables / f".{table.name}.partial").symlink_to(victim)
+    with pytest.raises(CacheError, match=r"cannot be written .*; make room or choose another --local-copy"):
+        open_cache(cache, local_copy=copies)
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_of_the_copies_that_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+    cache, copies, tables = copied_folder(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for table in tables.iterdir():
+        table.unlink()
+    tables.rmdir()
+    tables.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CacheError, match="tables is a link"):
+        open_cache(cache, local_copy=copies)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
