@@ -1,5 +1,7 @@
 """Build the backbone of small images, narrow and shallow, fit for training on a CPU."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,22 +11,24 @@ WIDTHS = (24, 48, 96)  # channels at 1/2, 1/4 and 1/8 of the image's side
 
 
 class SmallResNet(nn.Module):
-    """A residual network with one block at each of three resolutions, and the mean and the maximum of each feature map.
+    """A residual network with a block at 1/4 and at 1/8 of the side, and the mean and the maximum of each feature map.
 
-    Against ResNet-18 it has a fifth of the multiplications at 96 px, for it is narrow; and it ends at an eighth of the
-    image's side instead of a 32nd, so that a bleed of two pixels is not lost and a heat map shows where it lies. The
-    maximum tells of a small bleed what the mean over the whole slice would drown.
+    Against ResNet-18 it has an eighth of the multiplications at 96 px, for it is narrow; and it ends at an eighth of
+    the image's side instead of a 32nd, so that a bleed of two pixels is not lost and a heat map shows where it lies.
+    The maximum tells of a small bleed what the mean over the whole slice would drown. Its first maps know where in the
+    image they are: what kind a bleed is, the place tells, and a slice model has but minutes to find out.
 
     Source: He et al., "Identity mappings in deep residual networks", ECCV 2016, for the block; Goyal et al.,
-    "Accurate, large minibatch SGD", 2017, section 5.1, for its last norm that begins at 0.
+    "Accurate, large minibatch SGD", 2017, section 5.1, for its last norm that begins at 0; Liu et al., "An intriguing
+    failing of convolutional neural networks and the CoordConv solution", NeurIPS 2018, for the coordinates.
     """
 
     num_features = 2 * WIDTHS[-1]
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Normed(nn.Conv2d(3, WIDTHS[0], 3, 2, 1, bias=False)), nn.ReLU()]
-        for before, width in zip((WIDTHS[0], *WIDTHS), WIDTHS, strict=False):
+        layers: list[nn.Module] = [Stem(WIDTHS[0]), nn.ReLU()]
+        for before, width in pairwise(WIDTHS):
             layers.append(Block(before, width))
         self.features = nn.Sequential(*layers)
 
@@ -34,21 +38,44 @@ class SmallResNet(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
 
 
+class Stem(nn.Module):
+    """A convolution at every second pixel, to which the place in the image is added, and a norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, width, 3, 2, 1, bias=False)
+        self.place = nn.Conv2d(3, width, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, width, S / 2, S / 2) from (B, C, S, S)."""
+        maps = self.convolution(images)
+        normed: Tensor = self.norm(maps + self.place(places(maps)))
+        return normed
+
+
+def places(maps: Tensor) -> Tensor:
+    """Return where each place of (B, D, H, W) maps is, (1, 3, H, W): |x|, y and the radius, from the middle.
+
+    x and y run from -1 to 1; a head has two halves alike, hence |x|.
+    """
+    y, x = (torch.linspace(-1, 1, side, device=maps.device, dtype=maps.dtype) for side in maps.shape[2:])
+    y, x = torch.meshgrid(y, x.abs(), indexing="ij")
+    return torch.stack([x, y, (x * x + y * y).sqrt()])[None]
+
+
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; where the width grows, the side is halved."""
+    """Two convolutions beside a shortcut; the side is halved, the width grows."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
-        halves = before != width
-        self.first = Normed(nn.Conv2d(before, width, 3, 1 + halves, 1, bias=False))
+        self.first = Normed(nn.Conv2d(before, width, 3, 2, 1, bias=False))
         self.second = Normed(nn.Conv2d(width, width, 3, 1, 1, bias=False))
-        self.shortcut: nn.Module = nn.Identity()
-        if halves:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(2), Normed(nn.Conv2d(before, width, 1, bias=False)))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), Normed(nn.Conv2d(before, width, 1, bias=False)))
         nn.init.zeros_(self.second.norm.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (B, width, H', W') from (B, before, H, W)."""
+        """Return (B, width, H / 2, W / 2) from (B, before, H, W)."""
         return F.relu(self.shortcut(maps) + self.second(F.relu(self.first(maps))))
 
 
