@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import pipeline.cli.main
 import pipeline.words
+import training.cli.main
 import training.words
 
 COMMANDS = {"pipeline": "pipeline.cli.main", "train": "training.cli.main"}
@@ -24,6 +27,15 @@ def test_one_is_not_called_many(counted):
     said = [counted(n, noun) for noun in ("patient", "study", "series") for n in (0, 1, 1000)]
     assert said[:3] == ["0 patients", "1 patient", "1,000 patients"]
     assert said[3:] == ["0 studies", "1 study", "1,000 studies", "0 series", "1 series", "1,000 series"]
+
+
+@pytest.mark.parametrize("main", [pipeline.cli.main.main, training.cli.main.main])
+def test_each_command_is_a_whole_line_of_the_help_at_80_columns(main):
+    said = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    _, *lines, _ = said[said.index("Commands:") : said.index("Exit codes:")].split("\n")
+    lines = [line for line in lines if line]
+    assert [line.split()[0] for line in lines] == sorted(main.commands)
+    assert not [line for line in lines if line.endswith("...")]
 
 
 def test_both_commands_say_errors_and_wrong_usage_alike(tmp_path: Path):

@@ -73,7 +73,7 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="Same as `pipeline plan`.")
 @command
 def build(**options: Any) -> int:
-    """Build a cache, or bring it up to date: only what has changed runs again.
+    """Build a cache or bring it up to date: only changes are run.
 
     A file that cannot be used becomes a line in rejects.csv and the build goes on.
     """
@@ -85,8 +85,9 @@ def build(**options: Any) -> int:
 @main.command(epilog=EXIT_CODES)
 @command
 def attend() -> int:
-    """Build as is asked on stdin, a line each, until it ends: for programs that build often, as `train serve` does.
+    """Build as stdin asks, a line each, until it ends.
 
+    For programs that build often, as `train serve` does.
     A line is a JSON list of options of `pipeline build`; the answer, on stdout, is a line of JSON: exit_code and said.
     """
     from pipeline.cli.bodies.attend import attend
@@ -99,7 +100,10 @@ def attend() -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @command
 def plan(**options: Any) -> int:
-    """Say what `build` with the same options would do and why; write nothing."""
+    """Say what `build` would do and why; write nothing.
+
+    It takes the options of `build`. The exit code is 2 where work is pending.
+    """
     from pipeline.cli.bodies.build import plan
 
     return plan(**options)
@@ -121,9 +125,10 @@ def plan(**options: Any) -> int:
 @click.option("--shuffled", is_flag=True, help="Put the slices of a series in random order: neighbours reveal nothing.")
 @command
 def phantom(**options: Any) -> None:
-    """Write synthetic head CT studies with known bleeds, as DICOM files and labels in RSNA's long form.
+    """Write synthetic head CT studies with known bleeds.
 
-    A patient is the same for any number of patients and of workers. A patient takes some 17 MB.
+    They are DICOM files, with labels in RSNA's long form. A patient takes some 17 MB, and is the same for any number of
+    patients and of workers.
     """
     from pipeline.cli.bodies.phantom import write_phantom
 
@@ -136,8 +141,9 @@ def phantom(**options: Any) -> None:
 @click.option("--take-over", is_flag=True, help="Resume an upload that was killed on another machine.")
 @command
 def publish(**options: Any) -> None:
-    """Upload the current commit of CACHE to ADDRESS, such as s3://bucket/cache.zarr; only what differs there.
+    """Upload the current commit of CACHE to ADDRESS.
 
+    Only what differs is sent, to an ADDRESS such as s3://bucket/cache.zarr.
     An address belongs to the cache that was published to it first. Paths of source files are not uploaded.
     """
     from pipeline.cli.bodies.publish import publish
@@ -151,9 +157,9 @@ def publish(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @command
 def info(**options: Any) -> None:
-    """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows.
+    """Say what a cache holds: commits, settings, counts and sizes.
 
-    The digest is the same for the same content, whatever the order in which it was built.
+    Also the share of dead rows. The digest is the same for the same content, whatever the order in which it was built.
     """
     from pipeline.cli.bodies.info import info
 
@@ -165,8 +171,9 @@ def info(**options: Any) -> None:
 @click.argument("file")
 @command
 def why(**options: Any) -> None:
-    """Say when a DICOM file was built, from which content, with which settings and versions, into which row.
+    """Say when and how a DICOM file was built, and into which row.
 
+    It names the content, the settings and the versions that were used.
     FILE is its path under the source, or its last parts. For a file that gave no slice it says the reason.
     """
     from pipeline.cli.bodies.info import why
@@ -179,7 +186,10 @@ def why(**options: Any) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The page, one HTML file.")
 @command
 def report(**options: Any) -> None:
-    """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
+    """Write a page that shows a cache.
+
+    It has counts, labels, scanners, geometry, rejects, and slices to look at.
+    """
     from pipeline.cli.bodies.report import report
 
     report(**options)
@@ -195,8 +205,9 @@ def report(**options: Any) -> None:
 )
 @command
 def verify(**options: Any) -> int:
-    """Read everything, compare it with what was recorded, and name what is damaged or missing.
+    """Read everything and name what is damaged or missing.
 
+    What is read is compared with what was recorded.
     Exit code 1 where something is. With --repair, 0 where all of it is mended. A slice whose file is gone or has
     changed is dropped by a new commit and named. Nothing that is whole is removed: what a repair cannot place is moved
     into .pipeline/aside.
@@ -218,7 +229,7 @@ def verify(**options: Any) -> int:
 @click.option("--yes", is_flag=True, help="Remove it; without it nothing is touched.")
 @command
 def gc(**options: Any) -> None:
-    """Say what no kept commit uses and how large it is; remove it with --yes.
+    """Say what no kept commit uses; remove it with --yes.
 
     The current commit is always kept. A training run that reads an older one needs it to be kept.
     """

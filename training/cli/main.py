@@ -146,10 +146,11 @@ def run_command(**options: Any) -> None:
 @local_copy_option
 @runtime_options
 def evaluate_command(**options: Any) -> None:
-    """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache.
+    """Score a run's best weights on validation or test slices.
 
-    Validation also chooses the thresholds and the calibration that the others are scored with. Under torchrun write
-    `-m -- training evaluate`, or it takes --run as its own option.
+    With --split external, on all labelled slices of another cache. Validation also chooses the
+    thresholds and the calibration that the others are scored with. Under torchrun write `-m -- training evaluate`, or
+    it takes --run as its own option.
     """
     from training.cli.bodies.evaluate import evaluate
 
@@ -182,8 +183,9 @@ def evaluate_command(**options: Any) -> None:
 @click.option("--identifiers", is_flag=True, help="With --dicom: UIDs and file names also on the page and in the JSON.")
 @runtime_options
 def predict_command(**options: Any) -> None:
-    """Predict every slice of a cache with a run's best weights, or answer a study of DICOM files.
+    """Predict every slice of a cache, or answer a DICOM study.
 
+    The run's best weights are used.
     An answer is a folder: slices.csv, series.csv, studies.csv, rejects.csv, answer.json, and report.html to look at.
     """
     from training.cli.bodies.predict import predict

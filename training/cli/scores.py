@@ -16,7 +16,10 @@ PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
 @click.option("--every-score", is_flag=True, help="Print also the scores at a threshold of 0.5 and of calibration.")
 @click.option("--out", type=FILE, help="The whole table, CSV.")
 def compare_command(**options: Any) -> None:
-    """Compare runs on the same slices: score differences with 95 % intervals."""
+    """Compare runs on the same slices.
+
+    Differences of scores are given with 95 % intervals.
+    """
     from training.cli.bodies.compare import compare_runs
 
     compare_runs(**options)
@@ -46,9 +49,10 @@ def compare_command(**options: Any) -> None:
 )
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def ablate_command(**options: Any) -> None:
-    """Train with and without position, neighbours or a head over the series, and say what each adds.
+    """Train with and without a part, and say what it adds.
 
-    For each model and seed. Writes ablation.csv and ablation.html.
+    The parts are the position, the neighbours and a head over the series. All are trained for
+    each model and seed, and compared in ablation.csv and ablation.html.
     """
     from training.cli.bodies.ablate import run_ablation
 
@@ -73,10 +77,11 @@ def report_command(**options: Any) -> None:
 @click.option("--cache", type=CACHE, help="Where the run's cache has moved to; its first slices are the check.")
 @local_copy_option
 def export_command(**options: Any) -> None:
-    """Write the run's network as one file: uint8 images and slice positions in, probabilities out.
+    """Write the run's network as one file, ONNX or torch.export.
 
-    Of a head over series it is one file over the slices of a series, from foot to head, with the slice model in it; it
-    takes the distances to the next slice too.
+    Uint8 images and slice positions go in, probabilities come out. Of a head over series it is one
+    file over the slices of a series, from foot to head, with the slice model in it; it takes the distances to the next
+    slice too.
     """
     from training.cli.bodies.report import export_run
 

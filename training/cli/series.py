@@ -17,9 +17,10 @@ SIDES = click.Choice(["train", "validation", "test"])
 @local_copy_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def features_command(**options: Any) -> None:
-    """Write the pooled features and the logits of every slice to RUN/features.zarr, once.
+    """Write the features and logits of every slice, once.
 
-    If it is stopped, the same command resumes it. `train series` reads them.
+    They go to RUN/features.zarr, the features pooled. If it is stopped, the same command resumes it. `train
+    series` reads them.
     """
     from training.cli.bodies.series import write_features
 
@@ -48,7 +49,7 @@ def features_command(**options: Any) -> None:
 @logger_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def series_command(**options: Any) -> None:
-    """Train a head over each series on the features of a run, or resume one that was stopped.
+    """Train a head over series on a run's features, or resume.
 
     The head reads a series' slices in order of z and corrects the slice model's logits; by class, validation decides
     how much of the correction counts. The folder is a run like any other: evaluate, predict, compare, report, export.

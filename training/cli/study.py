@@ -25,8 +25,9 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
 @click.option("--megabytes", type=click.IntRange(1), default=2048, show_default=True, help="Of one body.")
 @click.option("--identifiers", is_flag=True, help="Let requests ask for UIDs, by ?identifiers=true.")
 def serve_command(**options: Any) -> None:
-    """Answer studies over HTTP with one model in memory: POST DICOM files to /studies.
+    """Answer studies over HTTP with one model in memory.
 
+    POST DICOM files to /studies.
     A form of files, a STOW-RS body, a zip or one file; ?answer=json, page or sr; GET /health and /metrics.
     Requests bear the token of TRAIN_SERVE_TOKEN, if it is set: Authorization: Bearer TOKEN.
     """
