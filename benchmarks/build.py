@@ -19,7 +19,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
@@ -28,6 +28,7 @@ import imagecodecs  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import zarr  # noqa: E402
+from frame import Took, best, machine, table, timed  # noqa: E402
 from PIL import Image  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
@@ -99,7 +100,7 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[Sh
         yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 
-def own_way(settings: Settings, root: Path) -> "Took":
+def own_way(settings: Settings, root: Path) -> Took:
     """Build a new cache's shards with the project's task."""
     results: list[ShardResult] = []
     with shard_tasks(settings, root) as run:
@@ -187,28 +188,6 @@ def time_by_step(settings: Settings, root: Path) -> dict[str, float]:
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
-class Took(NamedTuple):
-    """Seconds on the clock, and seconds of this process on a core: only the first counts waiting for the disk."""
-
-    wall: float
-    cpu: float
-
-
-def timed(function: Callable[[], object]) -> Took:
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return Took(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def best(repeats: int, ways: dict[str, Callable[[], Took]]) -> dict[str, Took]:
-    """The least of each way over the repeats, the ways taking turns."""
-    runs: dict[str, list[Took]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            runs[name].append(way())
-    return {name: Took(*map(min, zip(*took, strict=True))) for name, took in runs.items()}
-
-
 def make_slices(folder: Path, count: int) -> list[Path]:
     """Phantom files in `folder`, exactly `count` of them; those that are there already are used."""
     dicoms = folder / "dicoms"
@@ -244,18 +223,25 @@ def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeat
         "pipeline build, its shard task": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
         "open, read, close": lambda: timed(lambda: floor(files)),
     }
-    took = best(repeats, ways)
+    took = best(ways, repeats)
     print(f"\n{' and '.join(map(str, sizes_px))} px")
-    print(f"{'way':<34}{'slices/s':>10}{'ms a slice':>12}{'ratio':>8}{'CPU ms':>10}{'ratio':>8}")
-    for name, (wall, cpu) in took.items():
-        each, ratios = 1000 / len(files), (took[USUAL].wall / wall, took[USUAL].cpu / cpu)
-        print(f"{name:<34}{len(files) / wall:>10,.0f}{each * wall:>12.3f}{ratios[0]:>8.1f}", end="")
-        print(f"{each * cpu:>10.3f}{ratios[1]:>8.1f}")
-    print(f"\n{'step, of the fastest of the runs':<34}{'ms a slice':>22}{'share':>8}")
+    each = 1000 / len(files)
+    rows = [
+        (
+            name,
+            f"{len(files) / wall:,.0f}",
+            f"{each * wall:.3f}",
+            f"{took[USUAL].wall / wall:.1f}",
+            f"{each * cpu:.3f}",
+            f"{took[USUAL].cpu / cpu:.1f}",
+        )
+        for name, (wall, cpu) in took.items()
+    ]
+    print(table(("way", "slices/s", "ms a slice", "ratio", "CPU ms", "ratio"), rows))
     fastest = fastest_by_step(settings, files, repeats, folder)
-    for name in (*(name for name, _, _ in STEPS), "the rest of the task"):
-        took = fastest.get(name, 0.0)
-        print(f"{name:<34}{1000 * took / len(files):>22.4f}{took / sum(fastest.values()):>8.1%}")
+    whole, names = sum(fastest.values()), (*(name for name, _, _ in STEPS), "the rest of the task")
+    steps = [(name, f"{each * fastest.get(name, 0.0):.4f}", f"{fastest.get(name, 0.0) / whole:.1%}") for name in names]
+    print("\n" + table(("step, of the fastest of the runs", "ms a slice", "share"), steps))
 
 
 def fastest_by_step(settings: Settings, files: Sequence[Path], repeats: int, folder: Path) -> dict[str, float]:
@@ -321,14 +307,12 @@ def measure_cold(data: Path, files: Sequence[Path], repeats: int, folder: Path) 
         forget(paths)
         return way()
 
-    took = best(
-        repeats,
-        {
-            "cold": lambda: after_forgetting(files, lambda: own_way(settings, fresh(folder / "own"))),
-            "warm": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
-            "disk": lambda: after_forgetting([long], lambda: timed(lambda: read_sequentially(long))),
-        },
-    )
+    ways: dict[str, Callable[[], Took]] = {
+        "cold": lambda: after_forgetting(files, lambda: own_way(settings, fresh(folder / "own"))),
+        "warm": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
+        "disk": lambda: after_forgetting([long], lambda: timed(lambda: read_sequentially(long))),
+    }
+    took = best(ways, repeats)
     cold, cached, disk = (len(files) / took[name].wall for name in ("cold", "warm", "disk"))
     print(f"\n224 px, page cache cold: {cold:,.0f} slices/s, {cold / min(disk, cached):.2f} of the lower of", end=" ")
     print(f"the disk's sequential rate ({disk:,.0f}) and the warm rate ({cached:,.0f})")
@@ -346,7 +330,7 @@ def main() -> None:
         data = (options.data or Path(scratch)) / f"{options.slices}-slices"
         files = make_slices(data, options.slices)
         size_kb = files[0].stat().st_size / 1000
-        print(f"{len(files)} slices of {size_kb:.0f} KB, best of {options.repeats}, one core of {os.cpu_count()}")
+        print(f"{len(files)} slices of {size_kb:.0f} KB, best of {options.repeats}; {machine()}")
         for sizes_px in SIZES:
             measure(data, files, sizes_px, options.repeats, Path(scratch))
         measure_coded(files[:CODED], options.repeats, Path(scratch))

@@ -4,11 +4,11 @@ Run: python benchmarks/intervals.py [--simulations 1000] [--slices 750000]
 """
 
 import argparse
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from frame import machine, timed
 from scipy.special import expit, logit, ndtr
 
 from training.scores.bootstrap import RESAMPLES, TAILS, bootstrap, draw_patients, intervals
@@ -113,17 +113,16 @@ def speed(slices: int, patients: int, draws: int) -> None:
     labels = (rng.random((slices, 6)) < 0.06).astype(float)
     probabilities = 1 / (1 + np.exp(-(3 * labels - 3 + rng.normal(0, 1.5, labels.shape))))
     names, weights = tuple("abcdef"), (1.0,) * 6
-    start = time.perf_counter()
-    score(labels, probabilities, names, weights)
-    once = time.perf_counter() - start
-    start = time.perf_counter()
+    once = timed(lambda: score(labels, probabilities, names, weights)).wall
     scorer = Scorer(labels, probabilities, weights, np.full(6, 0.5), groups)
-    for drawn in draw_patients(patients, draws, 0):
-        scorer.summed(drawn)
-    sums = time.perf_counter() - start
-    start = time.perf_counter()
-    bootstrap(scorer, patients, draws // 20)
-    everything = (time.perf_counter() - start) * 20
+
+    def all_sums() -> None:
+        for drawn in draw_patients(patients, draws, 0):
+            scorer.summed(drawn)
+
+    sums = timed(all_sums).wall
+    everything = timed(lambda: bootstrap(scorer, patients, draws // 20)).wall * 20
+    print(machine())
     print(f"{slices:,} slices of {patients:,} patients, 6 classes, {draws:,} draws:")
     print(f"log loss and all other summed scores: {sums:.1f} s, 1/{draws * once / sums:,.0f} of scoring draw by draw")
     print(f"ROC AUC and average precision too: {everything:.0f} s (from a twentieth of the draws)")

@@ -8,14 +8,13 @@ process has that has imported everything and read nothing.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from frame import machine, peak_mb, timed
 
 from pipeline.planning.catalog import LabelFile
 from pipeline.tables.labels import read_labels
@@ -39,14 +38,19 @@ def write_files(folder: Path, images: int) -> list[Path]:
     return [long, wide]
 
 
+def images_in(file: Path) -> int:
+    return len(read_labels(LabelFile(filepath=str(file)), file.read_bytes(), CLASSES))
+
+
 def read(file: Path | None) -> None:
     """Read one file and print what that took; in a process of its own."""
-    started, before = time.perf_counter(), time.process_time()
-    found = read_labels(LabelFile(filepath=str(file)), file.read_bytes(), CLASSES) if file else []
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    images: list[int] = []
+    took = timed(lambda: images.append(images_in(file) if file else 0))
     size = file.stat().st_size / 1e6 if file else 0
-    seconds = f"{time.process_time() - before:.2f} s of one core, {time.perf_counter() - started:.2f} s in all"
-    print(f"{file.name if file else 'nothing':<10}{size:>6.0f} MB{len(found):>10,} images: {seconds}, {peak:,.0f} MB")
+    seconds = f"{took.cpu:.2f} s of one core, {took.wall:.2f} s in all"
+    print(
+        f"{file.name if file else 'nothing':<10}{size:>6.0f} MB{images[0]:>10,} images: {seconds}, {peak_mb():,.0f} MB"
+    )
 
 
 def main() -> None:
@@ -58,6 +62,7 @@ def main() -> None:
     if given.read or given.read_nothing:
         read(given.read)
         return
+    print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         every = [["--read-nothing"], *(["--read", str(file)] for file in write_files(Path(folder), given.images))]
         for options in every:

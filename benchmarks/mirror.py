@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
 import torch
+from frame import best, machine, table
 from fsspec.implementations.local import LocalFileSystem
 from stream import build_cache
 
@@ -50,17 +51,24 @@ class FarStore(LocalFileSystem):
 fsspec.register_implementation("far", FarStore)
 
 
-def whole_epoch(batches: Iterator[Any]) -> tuple[float, float]:
-    """Return the seconds to the first batch and to the end of an epoch."""
+class Epoch(NamedTuple):
+    """Seconds to the first batch and to the end of an epoch."""
+
+    first: float
+    whole: float
+
+
+def whole_epoch(batches: Iterator[Any]) -> Epoch:
+    """Read an epoch to its end."""
     began = time.perf_counter()
     next(batches)
     first = time.perf_counter() - began
     for _ in batches:
         pass
-    return first, time.perf_counter() - began
+    return Epoch(first, time.perf_counter() - began)
 
 
-def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str, Callable[[], Epoch]]:
     """Return what is measured; the second epoch goes on with the stream, and so the copies, of the first."""
 
     def open_stream(address: str, local_copy: Path | None) -> Stream:
@@ -71,7 +79,7 @@ def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str
     whole_epoch(near.epoch(0, 0))
     far = near
 
-    def first_epoch() -> tuple[float, float]:
+    def first_epoch() -> Epoch:
         nonlocal far
         shutil.rmtree(copies, ignore_errors=True)
         far = open_stream(f"far://{cache_path}", copies)
@@ -103,20 +111,19 @@ def ranges(stream: Stream, cache_path: Path, batch_size: int) -> Iterator[list[b
 def report(cache_path: Path, size: int, batch_size: int, folder: Path, repeats: int) -> None:
     """Measure all ways in turns and print the table."""
     measured = ways(cache_path, size, batch_size, folder / "copies")
-    best = dict.fromkeys(measured, (np.inf, np.inf))
-    for _ in range(repeats):
-        for name, way in measured.items():
-            best[name] = min(best[name], way(), key=lambda seconds: seconds[1])
+    shortest = best(measured, repeats)
     cache = open_cache(cache_path)
     array = cache.array(size)
     print(
         f"{cache.num_slices} slices at {size} px in {array.shards} shards, batches of {batch_size}; the store takes "
-        f"{FarStore.delay_s * 1e3:g} ms a request and sends {FarStore.bytes_per_s / 1e6:g} MB/s"
+        f"{FarStore.delay_s * 1e3:g} ms a request and sends {FarStore.bytes_per_s / 1e6:g} MB/s; {machine()}"
     )
-    print(f"{'images/s':>9} {'of local':>8} {'first batch, s':>15}")
-    local = best[next(iter(best))][1]
-    for name, (first, whole) in best.items():
-        print(f"{cache.num_slices / whole:9.0f} {local / whole:8.3f} {first:15.3f}  {name}")
+    local = shortest[next(iter(shortest))].whole
+    rows = [
+        (name, f"{cache.num_slices / whole:.0f}", f"{local / whole:.3f}", f"{first:.3f}")
+        for name, (first, whole) in shortest.items()
+    ]
+    print(table(("way", "images/s", "of local", "first batch, s"), rows))
 
 
 def main() -> None:

@@ -12,11 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from frame import best, machine, timed
 
 from testkit.small import Small, counted, slice_bytes, write
 
@@ -24,14 +25,9 @@ PIPELINE = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 REPEATS = 5
 
 
-def best(function: Callable[[], object]) -> float:
+def shortest(function: Callable[[], object]) -> float:
     """The shortest of some runs, in seconds: a busy machine makes a run longer, never shorter."""
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return best({"": lambda: timed(function)}, REPEATS)[""].wall
 
 
 def walk(folder: str) -> int:
@@ -69,8 +65,8 @@ def measure_noop(files: int) -> None:
         make_source(small, files)
         small.build()
         options = small.options()
-        walked, helped = best(lambda: walk(str(small.src))), best(lambda: call("--help"))
-        built = best(lambda: call("build", *options))
+        walked, helped = shortest(lambda: walk(str(small.src))), shortest(lambda: call("--help"))
+        built = shortest(lambda: call("build", *options))
     print(f"no-op of {files:,} files: {built:.2f} s; walk {walked:.2f} s, --help {helped:.2f} s")
     print(f"  (no-op - help) / walk = {(built - helped) / walked:.2f}   (at most 3)")
 
@@ -86,12 +82,10 @@ def measure_one_changed(files: int) -> None:
         for path in small.src.rglob("*.dcm"):
             os.utime(path, (long_ago, long_ago))
         small.build()
-        noop = best(small.build)
+        noop = shortest(small.build)
         write(small.src / "00" / "00000.dcm", slice_bytes(0, content=1), 1_600_000_000_250_000_000)
-        started = time.perf_counter()
         with counted() as work:
-            small.build()
-        changed = time.perf_counter() - started
+            changed = timed(small.build).wall
     shards = f"{len(work.shards)} shards written for 2 sizes"
     print(
         f"one changed among {files:,}: {work.rendered} slice decoded, {shards}, {changed / noop:.1f}x the no-op's time"
@@ -114,14 +108,14 @@ paths = sorted(f"ID_{{number * 7919 % 2**36:09x}}/ID_{{number:012x}}.dcm" for nu
 sizes, times, digests = np.full(n, 526_000), np.arange(n) + 10**18, np.ones((n, 2), np.uint64)
 places = np.arange(n, dtype=np.int32)
 stored = Ledger(paths, sizes, times, digests, places // 256, places % 256, np.ones(n, np.int32)).encode()
-wanted = Fingerprints("r", (ArraySpec(224, "a"),), "t")
+wanted = Fingerprints("r", (ArraySpec(224, "01234567"),), "t")
 for what, there in (("unchanged", times), ("one changed", times + (places == 7)), ("first build", None)):
     listing = Listing(list(paths), sizes.copy(), (times if there is None else there).copy())
     started = time.perf_counter()
     ledger = empty_ledger() if there is None else Ledger.decode(stored)
     difference = changes.compare(listing, ledger)
     resolved = changes.resolve(listing, ledger, difference, {{}})
-    known = Known(ledger, "r", "t", frozenset({{"224-a"}}), ledger, {{}}, {{}}, frozenset(), 3000)
+    known = Known(ledger, "r", "t", frozenset({{"224-01234567"}}), ledger, {{}}, {{}}, frozenset(), 3000)
     made = plan.make(listing, known, resolved, [], wanted, rows_per_shard=256)
     print(f"  {{what}}: {{time.perf_counter() - started:.1f}} s, {{len(made.jobs):,}} tasks")
 print(f"  peak memory {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB (under 1)")
@@ -136,6 +130,7 @@ def main() -> None:
     options.add_argument("--among", type=int, default=10_000)
     options.add_argument("--entries", type=int, default=750_000)
     given = options.parse_args()
+    print(machine())
     measure_record(given.entries)
     measure_one_changed(given.among)
     measure_noop(given.files)

@@ -6,14 +6,13 @@ The files are simulated: a listing as a scan gives it. Memory is the process's p
 """
 
 import argparse
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from frame import machine, peak_mb, timed
 
 from pipeline.cache.ledger import Ledger
 from pipeline.cache.paths import Cache
@@ -37,11 +36,8 @@ class Simulated:
         return self.listing
 
 
-def timed(what: str, function: Callable[[], object]) -> None:
-    started = time.perf_counter()
-    function()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(f"{what:<44}{time.perf_counter() - started:>7.2f} s{peak:>8,.0f} MB", flush=True)
+def say(what: str, function: Callable[[], object]) -> None:
+    print(f"{what:<44}{timed(function).wall:>7.2f} s{peak_mb():>8,.0f} MB", flush=True)
 
 
 def label_file(images: list[str]) -> bytes:
@@ -54,21 +50,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=752_803)
     count = parser.parse_args().files
+    print(machine())
     images = sorted(f"ID_{number * 2654435761 % (1 << 36):09x}" for number in range(count))
     paths, lines = [f"{image}.dcm" for image in images], np.arange(count)
     listing = Listing(paths, np.full(count, FILE_BYTES), lines)
     settings = make_settings(load(None), Request("simulated", "rsna", (224,)), None, "")
     with tempfile.TemporaryDirectory() as root, patch.object(survey, "open_source", lambda src: Simulated(listing)):
-        timed("plan of a first build", lambda: survey.survey(Cache(Path(root)), settings))
+        say("plan of a first build", lambda: survey.survey(Cache(Path(root)), settings))
     shards, slots = (lines // 256).astype(np.int32), (lines % 256).astype(np.int32)
     digests, parts = np.ones((count, 2), np.uint64), np.ones(count, np.int32)
     ledger = Ledger(paths, listing.sizes, listing.mtimes_ns, digests, shards, slots, parts)
-    timed("comparison, nothing changed", lambda: changes.compare(listing, ledger))
+    say("comparison, nothing changed", lambda: changes.compare(listing, ledger))
     touched = Listing(paths, listing.sizes, listing.mtimes_ns + lines % 3 // 2)
-    timed("comparison, a third touched", lambda: changes.compare(touched, ledger))
-    timed("ledger written and read", lambda: Ledger.decode(ledger.encode()))
+    say("comparison, a third touched", lambda: changes.compare(touched, ledger))
+    say("ledger written and read", lambda: Ledger.decode(ledger.encode()))
     content = label_file(images)
-    timed(f"labels of {6 * count:,} lines", lambda: read_labels(LabelFile("rsna_long", "labels"), content, CLASSES))
+    say(f"labels of {6 * count:,} lines", lambda: read_labels(LabelFile("rsna_long", "labels"), content, CLASSES))
 
 
 if __name__ == "__main__":

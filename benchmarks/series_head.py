@@ -8,14 +8,15 @@ the shares are in the time; imports, and scores and report at the end, are not.
 """
 
 import argparse
+import functools
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.frame import machine, timed
 from testkit.fake_cache import write_cache
 from training.model.network import build_model
 from training.run.config import Runtime, TrainConfig
@@ -50,14 +51,14 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=34)
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         base = slice_model(Path(folder), options.series, options.slices)
         for head in ("gru", "transformer"):
             values = {"head": head, "epochs": options.epochs, "patience_epochs": options.epochs}
             opened = series.begin(Path(folder, head), base.path, None, values, HERE)
-            began, cpu = time.perf_counter(), time.process_time()
-            fit_head(*opened, RUNTIME, HERE)
-            taken = f"{time.process_time() - cpu:.1f} s of CPU time, {time.perf_counter() - began:.1f} s by the clock"
+            took = timed(functools.partial(fit_head, *opened, RUNTIME, HERE))
+            taken = f"{took.cpu:.1f} s of CPU time, {took.wall:.1f} s by the clock"
             print(f"{head}: {options.series * options.slices:,} slices, {options.epochs} epochs: {taken}", flush=True)
 
 

@@ -11,15 +11,14 @@ Streaming wants an older xxhash. annbatch, and zarr-python's reads that are join
 """
 
 import argparse
+import functools
 import importlib
 import io
 import os
-import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLO
 import google_crc32c
 import numpy as np
 import torch
+from frame import Took, best, machine, table, timed
 from numcodecs import lz4
 from torch.utils.data import DataLoader, Dataset
 
@@ -434,38 +434,31 @@ def prepare(slices: Slices, only: Sequence[str]) -> dict[Callable, tuple[int, Ep
     return ready
 
 
-def measure(epoch: Epoch, order: np.ndarray) -> np.ndarray:
-    """Return images/s of one epoch by the clock, and by the CPU time of this process and of workers that have ended."""
-    began = np.array([time.perf_counter(), _cpu_seconds()])
-    images = sum(len(batch) for batch in epoch(order))
-    return images / (np.array([time.perf_counter(), _cpu_seconds()]) - began)
-
-
-def _cpu_seconds() -> float:
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + workers.ru_utime + workers.ru_stime
+def read(epoch: Epoch, order: np.ndarray) -> Took:
+    """Return what an image took in one epoch."""
+    images: list[int] = []
+    took = timed(lambda: images.extend(len(batch) for batch in epoch(order)))
+    return Took(*(seconds / sum(images) for seconds in took))
 
 
 def report(slices: Slices, repeats: int, only: Sequence[str]) -> None:
     """Measure the ways in turns and print the table."""
     ready = prepare(slices, only)
-    rng = np.random.default_rng(0)
-    speed: dict[Callable, np.ndarray] = dict.fromkeys(ready, np.zeros(2))
-    for _ in range(repeats + 1):  # one more, for the page cache
-        order = rng.permutation(len(slices.pixels))
-        for way, (_, epoch) in ready.items():
-            speed[way] = np.maximum(speed[way], measure(epoch, order))
-    print(f"{len(slices.pixels)} slices at {slices.size} px, batches of {slices.batch_size}, one core")
-    print(f"{'images/s':>9} {'of map':>7} {'by CPU':>9} {'of map':>7} {'KB':>6} {'of raw':>7}  way")
-    raw = slices.pixels.nbytes
-    for way in sorted(ready, key=lambda way: -speed[way][1]):
-        clock, cpu = speed[way]
-        of_clock, of_cpu = speed[way] / speed[FLOOR]
+    rngs = {way: np.random.default_rng(0) for way in ready}  # the same orders for each
+
+    def turn(way: Callable) -> Took:
+        return read(ready[way][1], rngs[way].permutation(len(slices.pixels)))
+
+    took = best({way.__name__: functools.partial(turn, way) for way in ready}, repeats + 1)  # one for the page cache
+    print(f"{len(slices.pixels)} slices at {slices.size} px, batches of {slices.batch_size}; {machine()}")
+    floor, rows = took[FLOOR.__name__], []
+    for way in sorted(ready, key=lambda way: took[way.__name__].cpu):
+        wall, cpu = took[way.__name__]
         stored = ready[way][0]
-        print(
-            f"{clock:9.0f} {of_clock:7.3f} {cpu:9.0f} {of_cpu:7.3f} {stored / len(slices.pixels) / 1000:6.1f} "
-            f"{stored / raw:7.3f}  {way.__doc__}"
-        )
+        speeds = f"{1 / wall:.0f}", f"{floor.wall / wall:.3f}", f"{1 / cpu:.0f}", f"{floor.cpu / cpu:.3f}"
+        sizes = f"{stored / len(slices.pixels) / 1000:.1f}", f"{stored / slices.pixels.nbytes:.3f}"
+        rows.append(((way.__doc__ or way.__name__), *speeds, *sizes))
+    print(table(("way", "images/s", "of map", "by CPU", "of map", "KB", "of raw"), rows))
 
 
 def main() -> None:

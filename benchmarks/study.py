@@ -8,11 +8,9 @@ seconds of the whole and of its parts.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import httpx
 from safetensors.torch import save_file
 
+from benchmarks.frame import best, machine, timed
 from benchmarks.service import HEADERS, body_of, free_port, wait_until_up
 from phantom.study import make_study
 from testkit.fake_cache import write_cache
@@ -38,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         run, study = make_run(Path(folder)), make_phantom(Path(folder))
         outs = iter(range(1000))
@@ -50,15 +50,15 @@ def main() -> None:
             options = ("--src", study, "--out", Path(folder) / f"{next(outs)}.zarr", "--workers", 0)
             quietly(TRAIN.with_name("pipeline"), "build", *options)
 
-        best("train predict --dicom, cold", predict, repeats)
-        best("the same with --heatmap --sr", lambda: predict("--heatmap", "--sr"), 1)
-        best("of it: pipeline build, beside the rest", build, repeats)
-        best("of it: importing torch, torchvision, pandas", lambda: quietly(sys.executable, "-c", IMPORTS), repeats)
+        say("train predict --dicom, cold", predict, repeats)
+        say("the same with --heatmap --sr", lambda: predict("--heatmap", "--sr"), 1)
+        say("of it: pipeline build, beside the rest", build, repeats)
+        say("of it: importing torch, torchvision, pandas", lambda: quietly(sys.executable, "-c", IMPORTS), repeats)
         with served(run) as client:
             body = body_of([file.read_bytes() for file in sorted(study.iterdir())])
             for kind in ("json", "page", "sr"):
                 ask = f"/studies?answer={kind}"
-                best(f"the service, {kind}", lambda ask=ask: post(client, ask, body), repeats)  # type: ignore[misc]
+                say(f"the service, {kind}", lambda ask=ask: post(client, ask, body), repeats)  # type: ignore[misc]
 
 
 IMPORTS = "import torch, torchvision, pandas, training.study.model"
@@ -105,21 +105,10 @@ def served(run: Path) -> Iterator[httpx.Client]:
         process.wait(60)
 
 
-def best(what: str, do: Callable[[], object], repeats: int) -> None:
-    """Print the shortest wall seconds of some repeats, and the CPU seconds of the children that ended meanwhile."""
-    found = []
-    for _ in range(repeats):
-        begun, used = time.monotonic(), children_s()
-        do()
-        found.append((time.monotonic() - begun, children_s() - used))
-    wall, cpu = min(found)
-    print(json.dumps({"what": what, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2) or None}), flush=True)
-
-
-def children_s() -> float:
-    """Return CPU seconds of ended children and theirs; the service runs on, so its own are not among them."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def say(what: str, do: Callable[[], object], repeats: int) -> None:
+    """Print the shortest wall and CPU seconds of some repeats; a service that runs on is not in the latter."""
+    wall, cpu = best({what: lambda: timed(do)}, repeats)[what]
+    print(json.dumps({"what": what, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}), flush=True)
 
 
 if __name__ == "__main__":
