@@ -16,6 +16,7 @@ TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"
 LONGEST = (
     "test_slurm.py",
     "test_crash.py",
+    "test_failures.py",
     "test_cluster.py",
     "test_power.py",
     "test_engine.py",

@@ -1,0 +1,144 @@
+"""What info and why say of a cache, and what damage says to those who read."""
+
+import json
+import os
+import re
+
+import pandas as pd
+import pytest
+
+from testkit.dicom_files import ct_file, gradient
+from testkit.small import LONG_AGO_NS, Small, frames_bytes, run, slice_bytes, write, write_slices
+
+
+@pytest.fixture
+def built(tmp_path) -> Small:
+    """A cache with a history: two sizes, a second commit, dead rows, labels, a duplicate, a file of many frames."""
+    small = Small(tmp_path, sizes=(8, 12), labels={f"1.2.3.0.{number}": number % 2 for number in range(20)})
+    write_slices(small.src, range(14))
+    write(small.src / "notes.txt", b"not DICOM")
+    write(small.src / "twin.dcm", slice_bytes(5))
+    write(small.src / "frames.dcm", frames_bytes(30, 11))
+    small.build()
+    write(small.src / "003.dcm", slice_bytes(3, content=1), LONG_AGO_NS + 10**9)
+    (small.src / "004.dcm").unlink()
+    small.build("--prune")
+    return small
+
+
+def flip(path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(content))
+
+
+def test_the_digest_depends_on_content_alone(built, tmp_path):
+    digest = built.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    other = Small(tmp_path / "other", sizes=(8, 12), rows=5, labels=built.labels)
+    other.folder.mkdir()
+    for number, path in enumerate(sorted(built.src.iterdir())):
+        write(other.src / "deep" / f"{number}{path.suffix}", path.read_bytes(), LONG_AGO_NS + number)
+    other.build()
+    assert other.digest() == digest
+    for change in ({"level": 41}, {"sizes": (8,)}, {"labels": built.labels | {"1.2.3.0.0": 1}}):
+        for name, value in change.items():
+            setattr(other, name, value)
+        other.build()
+        assert other.digest() != digest, change
+
+
+def test_info_tells_what_is_there(built):
+    found = json.loads(run("info", built.out, "--json").stdout)
+    counts = dict(found["counts"])
+    assert counts.pop("files") == sum(counts.values()) == 16
+    assert (counts["duplicates"], counts["not_dicom"]) == (1, 1)
+    assert found["num_slices"] == 13 + 11
+    on_disk = sum(path.stat().st_size for path in built.out.rglob("*") if path.is_file())
+    assert sum(found["bytes"].values()) == on_disk
+    text = run("info", built.out).stdout
+    assert "24" in text
+    assert found["commit"] in text
+    assert "no such cache" in run("info", built.folder / "absent", code=1).stderr
+
+
+def test_why_tells_how_a_file_came_in(built):
+    table = pd.read_csv(built.out / "metadata.csv").set_index("sop_instance_uid")
+    first = run("why", built.out, built.src / "000.dcm").stdout
+    assert "the first build" in first
+    assert f"row {table.loc['1.2.3.0.0', 'row']}" in first
+    assert "its content changed" in run("why", built.out, "003.dcm").stdout
+    assert "duplicate: the same slice as 005.dcm" in run("why", built.out, "twin.dcm").stdout
+    assert "not_dicom" in run("why", built.out, "notes.txt").stdout
+    for name, converted in (("000.dcm", True), ("twin.dcm", False), ("notes.txt", False)):
+        said = run("why", built.out, name).stdout
+        assert all((what in said) == converted for what in ("size 8 ", "size 12 ", "windows")), said
+    frames = run("why", built.out, "frames.dcm").stdout
+    assert frames.count("frame ") == frames.count("z_norm 0.5 from none") == 11
+    assert "z_norm 0.0 from position" in first
+    assert run("why", built.out, "./000.dcm").stdout == first
+    for unknown in ("004.dcm", "", "."):
+        assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
+
+
+@pytest.mark.parametrize("rot", [None, b"rot", b"[]"])
+def test_a_damaged_zarr_json_harms_no_build(built, rot):
+    """The commit says what the array is, and writes it again."""
+    for path in built.out.glob("images/*/zarr.json"):
+        path.write_bytes(rot) if rot else path.unlink()
+    write(built.src / "new.dcm", slice_bytes(40))
+    built.build()
+    built.verify()
+    assert built.digest() == built.clean_digest(built.folder / "clean")
+
+
+def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    built.level = 60
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cache.drafts.Drafts.publish", interrupt)
+        built.build(code=130)
+    [path] = {path for path in built.out.glob("images/8-*/zarr.json") if b'"shape":[0,' in path.read_bytes()}
+    path.write_bytes(b"rot")
+    assert "zarr.json: damaged; run: pipeline verify --repair" in built.build(code=1).stderr
+    built.repair()
+    built.build()
+    built.verify()
+
+
+@pytest.mark.parametrize("rot", [None, b"rot"], ids=["missing", "damaged"])
+@pytest.mark.parametrize("part", ["tables/*", ".pipeline/rejects/*", ".pipeline/shards/*", ".pipeline/ledgers/*"])
+def test_damage_is_one_line_to_those_who_read(built, part, rot):
+    for path in built.out.glob(part):
+        path.write_bytes(rot) if rot else path.unlink()
+    said = run("why", built.out, "000.dcm", code=1).stderr
+    if part in ("tables/*", ".pipeline/shards/*"):
+        said += run("info", built.out, "--digest", code=1).stderr
+    assert all(line.startswith("error:") and "pipeline verify --repair" in line for line in said.splitlines())
+
+
+def test_why_knows_a_name_that_is_not_utf8(tmp_path):
+    small = Small(tmp_path)
+    write_slices(small.src, range(2))
+    name = os.fsdecode(b"\xff.txt")
+    write(small.src / name, b"not DICOM")
+    small.build()
+    assert "not_dicom" in run("why", small.out, small.src / name).stdout
+
+
+def test_why_tells_what_placed_a_slice(tmp_path):
+    small, absent = Small(tmp_path, rows=4), {}
+    for steps, lacks in enumerate(("", "ImagePositionPatient", "SliceLocation", "InstanceNumber")):
+        absent |= {lacks: None} if lacks else {}
+        for number in range(5):
+            uids = {"SOPInstanceUID": f"1.2.{steps}.{number}", "SeriesInstanceUID": f"1.3.{steps}"}
+            z = {"ImagePositionPatient": [0, 0, 2 * number], "SliceLocation": 3 * number, "InstanceNumber": number + 1}
+            write(small.src / f"{steps}{number}.dcm", ct_file(gradient(), **uids, **z | absent))
+    small.build()
+    for steps, name in enumerate(("position", "slice_location", "instance_number", "none")):
+        for number in range(5):
+            z_norm = number / 4 if name != "none" else 0.5
+            assert f"z_norm {z_norm} from {name}\n" in run("why", small.out, f"{steps}{number}.dcm").stdout
+    small.verify()
