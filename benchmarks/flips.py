@@ -1,6 +1,6 @@
 """Flip single bits of a cache and of a run with a head, and run a command that reads the file.
 
-    python benchmarks/flips.py [--flips 1000] [--seed 0] [--scene cache]
+    python benchmarks/flips.py [--flips 1000] [--seed 0] [--scene cache] [--commands evaluate,predict]
 
 The command must name the file in a line, or do all that it does while nothing is damaged. `bitrot.py` asks only
 `pipeline verify` and `--repair`; this one asks every command that opens the file.
@@ -26,11 +26,13 @@ def main() -> None:
     options.add_argument("--flips", type=int, default=1000)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--scene", choices=[*SCENES, ""], default="", help="Only this one.")
+    options.add_argument("--commands", default="", help="Only these, with commas between them.")
     given = options.parse_args()
     logging.disable()
+    names = [name for name in given.commands.split(",") if name]
     found, started = Found(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        scenes = [make(Path(folder, name)) for name, make in SCENES.items() if given.scene in ("", name)]
+        scenes = [make(Path(folder, name), names) for name, make in SCENES.items() if given.scene in ("", name)]
         for scene in scenes:
             unread = [name for name in scene.files if name not in scene.readers]
             print(

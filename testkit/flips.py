@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,8 +182,8 @@ def _difference(done: Done, right: Done, file: str) -> str:
     return f"does not say {lacking[0]!r}" if lacking else ""
 
 
-def cache_scene(folder: Path) -> Scene:
-    """A cache that `pipeline` built, and what both packages do with it."""
+def cache_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
+    """A cache that `pipeline` built, and what both packages do with it; of `names` only where any are given."""
     folder.mkdir()
     small = caches.valid_cache(folder / "case")
     out = small.out
@@ -208,11 +208,12 @@ def cache_scene(folder: Path) -> Scene:
         "read": read,
         "read a copy": read_copy,
     }
-    return open_scene(small.folder, (out.name,), {name: (pipeline, command) for name, command in words.items()})
+    chosen = {name: (pipeline, words[name]) for name in names or words}
+    return open_scene(small.folder, (out.name,), chosen)
 
 
-def run_scene(folder: Path) -> Scene:
-    """A run with features and a head on them, and what `train` does with the two."""
+def run_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
+    """A run with features and a head on them, and what `train` does with the two; only `names` where any are given."""
     folder.mkdir()
     case = folder / "case"
     runs.valid_run(case)
@@ -240,7 +241,8 @@ def run_scene(folder: Path) -> Scene:
         "series": ("series", "--run", run, "--out", case / "another", *small, *cpu),
         "features": ("features", "--run", run, *cpu),
     }
-    return open_scene(case, ("run", "head", "c.zarr"), {name: (train, command) for name, command in words.items()})
+    chosen = {name: (train, words[name]) for name in names or words}
+    return open_scene(case, ("run", "head", "c.zarr"), chosen)
 
 
-SCENES: dict[str, Callable[[Path], Scene]] = {"cache": cache_scene, "run": run_scene}
+SCENES: dict[str, Callable[..., Scene]] = {"cache": cache_scene, "run": run_scene}
