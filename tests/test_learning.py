@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 from phantom.study import Study, make_study, write
 
 BIN = Path(sys.executable).parent
-SIZE_PX = 48
 
 
 def twins(seed: int, patient: int, number: int) -> Study:
@@ -40,15 +39,15 @@ def run(*arguments: object) -> None:
 
 def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path) -> None:
     write(tmp_path, 40, 3, make=twins)
-    options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", SIZE_PX, "--workers", 0)
+    options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 64, "--workers", 0)
     run("pipeline", "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
     training = (
         "--preset",
         "demo",
         "--size",
-        SIZE_PX,
+        64,
         "--epochs",
-        7,
+        10,
         "--batch-size",
         16,
         "--set",

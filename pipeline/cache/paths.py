@@ -45,13 +45,17 @@ class Cache:
         """The zarr.json of an array."""
         return self.root / ArrayPath(path) / "zarr.json"
 
+    def shards_folder(self, array: str) -> Path:
+        """The folder of an array's shards, images or sums."""
+        return self.root / array / "c"
+
     def images_file(self, spec: ArraySpec, shard: int) -> Path:
         """The shard file of an image array."""
-        return self.root / spec.images_path / "c" / str(shard) / "0" / "0" / "0"
+        return self.shards_folder(spec.images_path) / str(shard) / "0" / "0" / "0"
 
     def sums_file(self, spec: ArraySpec, shard: int) -> Path:
         """The chunk file of an array of sums."""
-        return self.root / spec.sums_path / "c" / str(shard) / "0" / "0"
+        return self.shards_folder(spec.sums_path) / str(shard) / "0" / "0"
 
     @property
     def commits_folder(self) -> Path:
@@ -62,9 +66,14 @@ class Cache:
         """The file of a commit, by its id."""
         return self.commits_folder / f"{matching(COMMIT_ID, commit, 'commit id')}.json"
 
+    @property
+    def tables_folder(self) -> Path:
+        """The folder of the commits' tables."""
+        return self.root / "tables"
+
     def table_file(self, digest: str) -> Path:
         """The file of a commit's table, named by its content."""
-        return self.root / "tables" / f"{matching(DIGEST, digest, 'digest')}.csv"
+        return self.tables_folder / f"{matching(DIGEST, digest, 'digest')}.csv"
 
     @property
     def metadata_copy(self) -> Path:
@@ -146,6 +155,11 @@ class Cache:
     def backup_file(self, commit: str) -> Path:
         """The file of a commit's backup."""
         return self.backups_folder / f"{matching(COMMIT_ID, commit, 'commit id')}.zip"
+
+    def folders_of_commits(self) -> tuple[Path, ...]:
+        """The folders in which commits have files, whether one commit alone or several together."""
+        private = tuple(self.private / name for name in ("rejects", "ledgers", "private"))
+        return (self.commits_folder, self.tables_folder, self.backups_folder, *private)
 
     def own_files(self, commit: str) -> tuple[Path, ...]:
         """The files that only this commit has, its public one first; tables and rejects may serve others too."""

@@ -119,7 +119,7 @@ def _arrays(cache: Cache) -> set[str]:
 
 def _shards(cache: Cache) -> set[int]:
     """Every shard that has a record, or a file in any array."""
-    chunks = (path.name for name in _arrays(cache) for path in (cache.root / name / "c").glob("*"))
+    chunks = (path.name for name in _arrays(cache) for path in cache.shards_folder(name).glob("*"))
     return {int(name) for name in chunks if name.isdigit()} | set(cache.recorded_shards())
 
 
@@ -132,12 +132,7 @@ def _files_of(cache: Cache, commit: Commit) -> tuple[Path, ...]:
 
 
 def _all_files(cache: Cache) -> Iterator[Path]:
-    folders = (
-        cache.commits_folder,
-        cache.root / "tables",
-        *(cache.private / name for name in ("rejects", "ledgers", "spares", "private")),
-    )
-    for folder in folders:
+    for folder in cache.folders_of_commits():
         yield from folder.glob("[!.]*")
 
 
@@ -150,7 +145,7 @@ def _paths(cache: Cache, found: Unused) -> Iterator[Path]:
     for shard in found.shards:
         yield cache.record_file(shard)
         yield cache.record_copy_file(shard)
-        yield from (cache.root / name / "c" / str(shard) for name in _arrays(cache) - gone)
+        yield from (cache.shards_folder(name) / str(shard) for name in _arrays(cache) - gone)
 
 
 def _size(path: Path) -> int:
