@@ -1,15 +1,13 @@
-"""Call up a message of `pipeline` that names a way out, and follow it by its own words."""
+"""Call up a message that names a way out, and follow it by its own words."""
 
 import contextlib
 import re
-import shlex
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from testkit.small import Small, run, write_slices
+from click.testing import Result
 
 Follow = Callable[[re.Match[str]], Iterable[list[Any]]]
 State = Callable[[], AbstractContextManager[Any]]
@@ -34,46 +32,20 @@ class Case:
     state: State = contextlib.nullcontext
 
 
-class Cases(dict[str, Callable[[Small], Case]]):
-    """Cases by name, each a function that makes the state of it from three slices that are not built yet."""
+def follow(case: Case, call: Callable[..., Result]) -> None:
+    """See that a command is refused with its advice, and that what follows the advice passes.
 
-    def add(self, make: Callable[[Small], Case]) -> Callable[[Small], Case]:
-        self[make.__name__.strip("_").replace("_", " ")] = make
-        return make
-
-    def follow(self, name: str, folder: Path) -> None:
-        small = Small(folder)
-        write_slices(small.src, range(3))
-        follow(self[name](small))
-
-
-def follow(case: Case) -> None:
-    """See that a command is refused with its advice, and that what follows the advice passes."""
+    Args:
+        call: gives words to the program.
+    """
     with case.state():
-        refused = run(*case.command, code=None)
-    assert refused.exit_code in (1, 2, 3), refused.output
-    advice = re.search(case.advice, refused.stderr)
+        refused = call(*case.command)
+    assert refused.exit_code in (1, 2, 3, 143), refused.output
+    advice = re.search(case.advice, " ".join(refused.stderr.split()))
     assert advice, refused.stderr
-    for command in case.follow(advice):
-        run(*command)
-    if case.again:
-        run(*case.command)
-
-
-def build(small: Small, *more: object, **changes: object) -> list[Any]:
-    """A build's words; `changes` are options in place of the usual ones, None takes one away."""
-    options = dict(zip(*[iter(small.options())] * 2, strict=True))
-    options |= {f"--{name}": value for name, value in changes.items()}
-    return ["build", "--workers", 0, *(word for pair in options.items() if pair[1] for word in pair), *more]
-
-
-def advised(words: str, small: Small) -> list[str]:
-    """A command as a message gives it, with the data set of the test in the place that the message leaves open."""
-    return shlex.split(words.replace("DICOMS", str(small.src)))[1:]
-
-
-def again(small: Small, *more: object, **changes: object) -> Follow:
-    return lambda _: [build(small, *more, **changes)]
+    for command in (*case.follow(advice), *([case.command] if case.again else [])):
+        passed = call(*command)
+        assert passed.exit_code == 0, passed.output
 
 
 def by_hand(act: Callable[[], object]) -> Follow:
@@ -84,8 +56,3 @@ def by_hand(act: Callable[[], object]) -> Follow:
         return []
 
     return follow
-
-
-def built(small: Small) -> Small:
-    small.build()
-    return small

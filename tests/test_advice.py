@@ -17,7 +17,7 @@ VERBS = (
     "run|save|say|send|set|split|start|take|train|try|unpack|unset|update|upgrade|use|wait|write"
 )
 # The imperative stands at the start, after a semicolon, a colon or a bracket, or gives the other way out.
-ADVICE = re.compile(rf"(?:^|[;:(] |, or |^or |\. )(?:{VERBS})\b(?! of\b)|(?:[;.,/]+ |^)[Rr]un: ")
+ADVICE = re.compile(rf"(?:^|[;:(?] |, or |^or |\. )(?:{VERBS})\b(?! of\b)|(?:[;.,/]+ |^)[Rr]un: ")
 
 
 def _text(node: ast.AST) -> str | None:

@@ -67,7 +67,7 @@ def _write_onnx(traced: torch.export.ExportedProgram, path: Path, program: Progr
         import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
         import onnxscript  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
-        raise RunError(f"ONNX needs the package {error.name}; run: pip install onnx onnxscript onnxruntime") from error
+        raise RunError(f"ONNX needs the package {error.name}; run: pip install 'ich-cache[export]'") from error
     torch.onnx.export(
         traced,
         (),

@@ -125,7 +125,8 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
     try:
         load_exactly(net, path)
     except ConfigError as error:
-        raise RunError(str(error)) from error
+        what = str(error).partition("; ")[0]  # what to do about a file of the user's own is not what to do here
+        raise RunError(f"{what}; restore it, or train a new run") from error
     for name, tensor in net.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise RunError(f"{path}: {name} has numbers that are not finite; restore it, or train a new run")

@@ -229,7 +229,9 @@ def decisions(results: Results) -> Section:
         return not_there(results, title)
     content = results.scores[name]
     if "at_threshold" not in content:
-        words = f"No thresholds were chosen. Run: train evaluate --run {results.name} --split validation"
+        command = f"train evaluate --run {results.name}"
+        then = f", then: {command}" if name == "test" else ""  # which is scored with what validation chose
+        words = f"No thresholds were chosen. Run: {command} --split validation{then}"
         if not (results.split["split"] == "validation").any():
             words = "No thresholds were chosen: the run has no validation side, which would choose them."
         return Section(title, [page.paragraph(words, "notice")])

@@ -47,7 +47,8 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
         return []
     more = f"give --batch-size {IMAGES_A_GPU * count} or more, where memory allows"
     if count > 1:
-        more += f", or --nproc-per-node {max(1, config.batch_size // IMAGES_A_GPU)}"
+        if fewer := config.batch_size // IMAGES_A_GPU:
+            more += f", or --nproc-per-node {fewer}"
         more += "; --set sync_batch_norm=true takes the statistics over all GPUs"
     return [
         f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each, too few to fill one, "

@@ -42,7 +42,8 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
     found = slices[["patient_id", "image_id"]].assign(reason=np.where(learned, BY_NAME, BY_SLICE))[learned | seen]
     left_out = found.drop_duplicates("patient_id").sort_values("patient_id")
     gone = slices["patient_id"].isin(left_out["patient_id"]).to_numpy()
-    left_out.insert(1, "slices", left_out["patient_id"].map(slices["patient_id"][gone].value_counts()))
+    counts = left_out["patient_id"].map(slices["patient_id"][gone].value_counts())
+    left_out.insert(1, "slices", counts.astype(np.int64))  # where nobody is left out, pandas takes it for text
     if gone.all():
         raise RunError(
             f"{cache.path}: nothing is left to score: of all its {len(left_out)} labelled patients each was in the "

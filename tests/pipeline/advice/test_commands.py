@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit.advice import Case, Cases, advised, again, build, built
+from testkit.advice import Case
+from testkit.advised_builds import Cases, advised, again, build, built
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
 CASES = Cases()

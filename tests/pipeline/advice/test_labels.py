@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit.advice import Case, Cases, again, build, built, by_hand
+from testkit.advice import Case, by_hand
+from testkit.advised_builds import Cases, again, build, built
 from testkit.small import Small, run, write, write_slices
 
 CASES = Cases()

@@ -15,7 +15,8 @@ import pytest
 
 from pipeline.cache.lock import publisher_lock
 from pipeline.upkeep.targets import FolderTarget
-from testkit.advice import Case, Cases, Follow, built, by_hand
+from testkit.advice import Case, Follow, by_hand
+from testkit.advised_builds import Cases, built
 from testkit.hostile.edits import flip_bit
 from testkit.small import Small, run, slice_bytes, write
 

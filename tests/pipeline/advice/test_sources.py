@@ -15,7 +15,8 @@ from unittest.mock import patch
 import pytest
 
 from pipeline.source.folder import Folder
-from testkit.advice import Case, Cases, again, build, built, by_hand, follow
+from testkit.advice import Case, by_hand
+from testkit.advised_builds import Cases, again, build, built, follow_build
 from testkit.small import Small, slice_bytes, write, write_slices
 from testkit.source_files import write_tar, write_zip
 
@@ -77,7 +78,7 @@ def test_an_archive_that_is_not_read_is_unpacked_or_packed_anew(kind: str, way: 
     archive, unpacked = small.folder / name, small.src
     pack(archive, _members(small))
     mended = unpacked if way == "unpacked" else write_zip(small.folder / "new.zip", _members(small))
-    follow(Case(build(small, src=archive), advice, again(small, src=mended)))
+    follow_build(Case(build(small, src=archive), advice, again(small, src=mended)))
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from pipeline.cache import head
 from pipeline.cache.drafts import Drafts
 from pipeline.cache.lock import lock
-from testkit.advice import Case, Cases, again, build, built, by_hand
+from testkit.advice import Case, by_hand
+from testkit.advised_builds import Cases, again, build, built
 from testkit.small import Small, counted, run, slice_bytes, write, write_slices
 
 CASES = Cases()

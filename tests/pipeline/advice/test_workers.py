@@ -26,7 +26,8 @@ from pipeline.library import render
 from pipeline.planning.catalog import Window
 from pipeline.source.sources import open_source
 from pipeline.tables import patients
-from testkit.advice import Case, build, follow
+from testkit.advice import Case
+from testkit.advised_builds import build, follow_build
 from testkit.extras import holds
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
@@ -215,7 +216,7 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
     small.build()
     small.sizes = (8, 12)
     gone = lambda: patch("pipeline.engine.again.read_record", lambda *_: None)  # noqa: E731
-    follow(Case(build(small), "the record of shard 0 is missing; run the build again", again=True, state=gone))
+    follow_build(Case(build(small), "the record of shard 0 is missing; run the build again", again=True, state=gone))
 
 
 # --- packages --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,336 @@
+"""Messages about a run's folder that name a way out: each is called up and followed by its own words."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from testkit.advice import Case, by_hand, follow
+from testkit.fake_cache import CLASSES, WINDOWS, commit_table
+from tests.training.advice.world import CPU, QUICK, Cases, World, advised, call, write_fake
+from tests.training.run.test_train_cli import train
+from training.data.cache import open_cache
+from training.errors import RunError
+from training.library import load_model
+from training.report.report import write_report
+from training.run.inference import Stopped
+from training.run.owner import owned
+from training.run.runs import open_run
+from training.scores.content import open_own_cache
+from training.scores.evaluation import read_operating
+from training.scores.results import read_results
+
+CASES = Cases()
+
+
+# --- damaged and lost files ------------------------------------------------------------------------------------------
+
+
+def _sides(run: Path) -> object:
+    opened = open_run(run)
+    return opened.sides(open_cache(opened.data.cache))
+
+
+# What is read of each file, by what each command calls.
+READERS: dict[str, Callable[[Path], object]] = {
+    "settings.json": open_run,
+    "split.csv": _sides,
+    "weights.safetensors": load_model,
+    "predictions_test.csv": read_results,
+    "scores_test.json": read_results,
+    "thresholds.json": read_operating,
+    "looks.csv": read_results,
+    "log.csv": read_results,
+    "digests.json": read_results,
+}
+
+
+# How damage is found: by the digest of the file, or by its content where nobody keeps digests.
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_brought_back_as_its_reader_says(world: World, name: str, digests: bool) -> None:
+    """What only a backup has is restored; what a command makes again is made by that."""
+    read = READERS[name]
+    (world.run / name).write_bytes(b"?")
+    if not digests and name != "digests.json":
+        (world.run / "digests.json").unlink()
+    with pytest.raises(RunError, match=name) as refused:
+        read(world.run)
+    found = re.search(r"run: (train evaluate [^;]*)|; (restore)", str(refused.value))
+    assert found, refused.value
+    if found[1]:
+        call(*advised(found[1]))
+    else:
+        world.restore(name)
+    read(world.run)
+
+
+def test_a_damaged_content_asks_for_the_runs_own_commit(world: World) -> None:
+    run = open_run(world.run)
+    other = write_fake(world.folder / "other.zarr", seed=1).path
+    (world.run / "content.npz").write_bytes(b"?")
+    with pytest.raises(RunError, match="evaluate on the run's own commit"):
+        open_own_cache(run, other)
+    assert open_own_cache(run, world.cache).commit == run.data.commit
+
+
+@CASES.add
+def _digests_that_are_damaged(world: World) -> Case:
+    file = world.run / "digests.json"
+    file.write_bytes(b"?")
+    advice = "restore it; or remove it, and nothing of this run is checked any more"
+    return Case(world.on_run("report"), advice, by_hand(file.unlink), again=True)
+
+
+@CASES.add
+def _a_pipe_in_the_folder(world: World) -> Case:
+    pipe = world.run / "pipe"
+    os.mkfifo(pipe)
+    return Case(world.on_run("report"), "which no run has; remove it", by_hand(pipe.unlink), again=True)
+
+
+@CASES.add
+def _weights_that_are_not_finite(world: World) -> Case:
+    (world.run / "digests.json").unlink()
+    file = world.run / "weights.safetensors"
+    save_file({name: of / 0 if of.is_floating_point() else of for name, of in load_file(file).items()}, file)
+    back = by_hand(lambda: world.restore("weights.safetensors"))
+    return Case(world.on_run("evaluate"), "not finite; restore it, or train a new run", back, again=True)
+
+
+@CASES.add
+def _no_weights_yet(world: World) -> Case:
+    """Of a run that was stopped before its first epoch had ended."""
+    stopped = world.new(out="run")
+    with patch("training.run.loop.to_the_end", _stop):
+        assert train(*stopped).exit_code == 143
+    advice = "no weights yet; train an epoch first: (train run --resume [^;]*);"
+    world.__dict__["run"] = world.folder / "run"
+    return Case(world.on_run("evaluate"), advice, lambda m: [advised(m[1])], again=True)
+
+
+def _stop(*_: Any, **__: Any) -> None:
+    raise Stopped
+
+
+@CASES.add
+def _a_run_that_was_stopped(world: World) -> Case:
+    state = lambda: patch("training.run.loop.to_the_end", _stop)  # noqa: E731
+    advice = "stopped; to go on: (train run --resume .*)"
+    return Case(world.new(), advice, lambda m: [advised(m[1])], state=state)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(world: World) -> list[Path]:
+    return sorted((world.run / "checkpoints").iterdir())
+
+
+@CASES.add
+def _the_only_checkpoint_damaged(world: World) -> Case:
+    *older, newest = _checkpoints(world)
+    for file in older:
+        file.unlink()
+    newest.write_bytes(b"?")
+    advice = "remove it to begin again from the start"
+    return Case(world.resume(), advice, by_hand(newest.unlink), again=True)
+
+
+@CASES.add
+def _the_newest_checkpoint_damaged(world: World) -> Case:
+    newest = _checkpoints(world)[-1]
+    newest.write_bytes(b"?")
+    advice = "remove it to go on from the one before"
+    return Case(world.resume(), advice, by_hand(newest.unlink), again=True)
+
+
+def _edited_checkpoint(world: World, edit: Any) -> Path:
+    """The newest, with other content; nobody keeps its digest."""
+    (world.run / "digests.json").unlink()
+    newest = _checkpoints(world)[-1]
+    content = torch.load(newest, weights_only=True)
+    edit(content)
+    torch.save(content, newest)
+    return newest
+
+
+@CASES.add
+def _a_checkpoint_of_another_network(world: World) -> Case:
+    newest = _edited_checkpoint(world, lambda content: content["model"].popitem())
+    return Case(world.resume(), "not of this network .*; remove it to go on", by_hand(newest.unlink), again=True)
+
+
+@CASES.add
+def _a_checkpoint_without_an_optimizer(world: World) -> Case:
+    newest = _edited_checkpoint(world, lambda content: content.update(optimizer=3))
+    return Case(world.resume(), "; remove it to go on", by_hand(newest.unlink), again=True)
+
+
+@CASES.add
+def _settings_that_were_edited(world: World) -> Case:
+    (world.run / "digests.json").unlink()
+    file = world.run / "settings.json"
+    content = json.loads(file.read_text())
+    content["config"]["seed"] = 7
+    content.pop("sha256", None)
+    file.write_text(json.dumps(content))
+    back = by_hand(lambda: world.restore("settings.json"))
+    return Case(world.resume(), "is not of this run: .*restore settings.json, or start", back, again=True)
+
+
+# --- a run and its words ---------------------------------------------------------------------------------------------
+
+
+@CASES.add
+def _no_run_there(world: World) -> Case:
+    none = world.folder / "none"
+
+    def follow(found: re.Match[str]) -> list[list[Any]]:
+        return [advised(found[1].replace("--cache C", f"--cache {world.cache}")) + QUICK]
+
+    advice = "runs are made by: (train run .*)"
+    return Case(["evaluate", "--run", none, *CPU], advice, follow, again=True)
+
+
+@CASES.add
+def _a_folder_that_is_not_free(world: World) -> Case:
+    (world.folder / "new").mkdir()
+    (world.folder / "new" / "notes.txt").touch()
+    return Case(world.new(), "exists and is not empty; choose another", lambda _: [world.new(out="another")])
+
+
+@CASES.add
+def _other_settings(world: World) -> Case:
+    advice = "begun with other settings: .*; leave them out, or start a new run"
+    return Case(world.resume("--lr", 0.5), advice, lambda _: [world.resume()])
+
+
+@CASES.add
+def _a_run_in_hand(world: World) -> Case:
+    return Case(world.resume(), "wait for it, or end it", again=True, state=lambda: owned(world.run))
+
+
+def _strangers(world: World) -> Path:
+    """A cache of patients who are not in the world's."""
+    fake = write_fake(world.folder / "strangers.zarr", seed=5)
+    table = fake.table.assign(patient_id="other_" + fake.table["patient_id"])
+    for folder in ("tables", "commits", ".pipeline"):
+        shutil.rmtree(fake.path / folder)
+    commit_table(fake.path, table, CLASSES, WINDOWS, (32,), 8)
+    return fake.path
+
+
+@CASES.add
+def _no_test_side(world: World) -> Case:
+    two = world.whole / "two"  # sides
+
+    def follow(found: re.Match[str]) -> list[list[Any]]:
+        return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_strangers(world))).split(), *CPU]]
+
+    advice = "score another cache by (--split external --cache OTHER), or"
+    return Case(["evaluate", "--run", two, *CPU], advice, follow)
+
+
+@CASES.add
+def _an_external_set_that_is_not_named(world: World) -> Case:
+    external = world.on_run("evaluate", "--split", "external")
+    return Case(external, "which external set.* give it by (--cache)", lambda m: [[*external, m[1], _strangers(world)]])
+
+
+@CASES.add
+def _an_external_set_of_known_patients(world: World) -> Case:
+    external = ["evaluate", "--run", world.whole / "two", *CPU, "--split", "external", "--cache"]
+    advice = "nothing is left to score: .*; give a cache of other patients"
+    return Case([*external, world.cache], advice, lambda _: [[*external, _strangers(world)]])
+
+
+# --- what comes next -------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_names_what_lacks_and_what_shows_it(world: World) -> None:
+    for name in ("thresholds.json", "calibration.json"):
+        (world.run / name).unlink()
+    said = call(*world.on_run("evaluate")).output
+    found = re.search("they come from: (train evaluate .*)", said)
+    assert found
+    call(*advised(found[1]))
+    said = call(*world.on_run("evaluate")).output
+    assert "they come from" not in said
+    found = re.search("report.html shows them after: (train report .*)", said)
+    assert found
+    call(*advised(found[1]))
+
+
+def _page(world: World) -> str:
+    call(*world.on_run("report"))
+    return " ".join(re.sub("<[^>]*>", " ", (world.run / "report.html").read_text("utf-8")).split())
+
+
+def _follow_page(world: World, advice: str) -> None:
+    """See advice on the page of the run, follow it, and see that it has gone."""
+    found = re.search(advice, _page(world))
+    assert found
+    for command in found.groups():
+        call(*advised(command))
+    assert not re.search(advice, _page(world))
+
+
+def test_the_page_names_the_commands_for_the_scores_that_it_lacks(world: World, monkeypatch: Any) -> None:
+    monkeypatch.chdir(world.folder)  # the page names the run by its folder's name
+    for pattern in ("scores_*", "predictions_*", "thresholds.json", "calibration.json"):
+        for file in world.run.glob(pattern):
+            file.unlink()
+    _follow_page(world, "The run has no scores yet. Run: (train evaluate .*? --split validation)")
+    _follow_page(world, "TTA was not scored. Run: (train evaluate .*? --tta)")
+    for pattern in ("*validation*", "thresholds*", "calibration*"):
+        for file in world.run.glob(pattern):
+            file.unlink()
+    call(*world.on_run("evaluate"))
+    _follow_page(
+        world,
+        "No thresholds were chosen. Run: (train evaluate .*? --split validation), then: (train evaluate --run run)",
+    )
+
+
+def test_the_page_asks_for_the_cache_and_for_a_run_that_has_begun(world: World, monkeypatch: Any) -> None:
+    monkeypatch.chdir(world.folder)
+    (world.run / "log.csv").unlink()
+    write_report(world.run, None)
+    page = (world.run / "report.html").read_text("utf-8")
+    assert "The run has no log yet. Run: train run" in page
+    found = re.search("The cache was not given. Run: (train report .*? --cache CACHE)", page)
+    assert found
+    call(*advised(found[1].replace("CACHE", str(world.cache))))
+    assert "The cache was not given" not in (world.run / "report.html").read_text("utf-8")
+
+
+def test_a_cache_that_has_moved_is_given_by_its_new_place(world: World) -> None:
+    moved = world.cache.rename(world.folder / "moved.zarr")
+    try:
+        follow(
+            Case(
+                world.on_run("evaluate"),
+                "give its new place by (--cache)",
+                lambda m: [world.on_run("evaluate", m[1], moved)],
+            ),
+            train,
+        )
+    finally:
+        moved.rename(world.cache)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_of_a_message_is_followed_to_success(name: str, world: World, monkeypatch: Any) -> None:
+    # Without scores and pages, which take most of the time.
+    monkeypatch.setattr("training.run.job.finish", lambda *_: {})
+    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    CASES.follow(name, world)

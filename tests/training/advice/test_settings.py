@@ -1,0 +1,315 @@
+"""Messages about settings, devices and packages that name a way out: each is called up and followed by its words."""
+
+import dataclasses
+import errno
+import os
+import re
+import sys
+import urllib.error
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import training.model.export as program
+import training.run.loggers as trackers
+from testkit.advice import Case, by_hand
+from testkit.extras import holds
+from testkit.tiny_run import HERE, settings
+from tests.training.advice.world import CPU, Cases, World, call
+from tests.training.run.test_train_cli import train
+from training.errors import ConfigError, RunError
+from training.model.backbones import torchvision_backbone
+from training.model.channels import fit_channels
+from training.model.export import _write_onnx
+from training.model.network import build_model
+from training.run.device import configure_device, missing_determinism_explained, single_values_explained
+from training.run.distributed import choose_device
+from training.run.functions import find_function, name_of
+from training.run.loop import check_same_count, memory_error_explained
+from training.run.preview import few_images
+from training.run.runs import open_run
+from training.run.schedule import Schedule
+
+CASES = Cases()
+
+
+# --- words that are wrong --------------------------------------------------------------------------------------------
+
+
+@CASES.add
+def _neither_cache_nor_study(world: World) -> Case:
+    out = world.folder / "s.csv"
+    advice = "give --cache CACHE or --dicom STUDY, one of them"
+    predict = world.on_run("predict", "--out", out)
+    return Case(predict, advice, lambda _: [[*predict, "--cache", world.cache]])
+
+
+@CASES.add
+def _a_folder_for_the_csv_file(world: World) -> Case:
+    predict = ["predict", "--run", world.run, *CPU, "--cache", world.cache, "--out"]
+    (world.folder / "there").mkdir()
+    advice = "is a folder; with --cache give the CSV file"
+    return Case([*predict, world.folder / "there"], advice, lambda _: [[*predict, world.folder / "there" / "s.csv"]])
+
+
+@CASES.add
+def _a_run_without_a_place(world: World) -> Case:
+    return Case(["run", *CPU], "give --cache and --out for a new run, or --resume DIR", lambda _: [world.resume()])
+
+
+@CASES.add
+def _a_sample_of_other_slices(world: World) -> Case:
+    sample, out = world.folder / "sample.csv", world.folder / "s.csv"
+    sample.write_text("ID,Label\nID_other_any,0.5\n")
+    predict = world.on_run("predict", "--cache", world.cache, "--out", out)
+    return Case([*predict, "--sample", sample], "or leave --sample out", lambda _: [predict])
+
+
+@CASES.add
+def _a_disk_that_refuses(world: World) -> Case:
+    """As any command says it."""
+    out = world.folder / "s.csv"
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+
+    predict = world.on_run("predict", "--cache", world.cache, "--out", out)
+    state = lambda: patch("training.cli.bodies.predict.write_predictions", full)  # noqa: E731
+    return Case(predict, "No space left on device; mend it and give the same command again", again=True, state=state)
+
+
+@CASES.add
+def _runs_to_compare(world: World) -> Case:
+    compare = ["compare", world.run]
+    return Case(compare, "compare: give two runs or more", lambda _: [[*compare, world.whole / "run"]])
+
+
+@CASES.add
+def _a_setting_that_ablation_varies(world: World) -> Case:
+    ablate = ["ablate", "--cache", world.cache, "--out", world.folder / "a", "--set", "seed=3"]
+    follow = by_hand(lambda: _reaches(world, [word for word in ablate if word not in ("--set", "seed=3")]))
+    return Case(ablate, "the runs differ in it; leave it out, and choose by --model, --seed and --vary", follow)
+
+
+def _reaches(world: World, ablate: list[Any]) -> None:
+    """The first run of an ablation, which takes longer than a test has."""
+    with patch("training.scores.ablate._train", side_effect=RunError("begun")) as begun:
+        assert "begun" in train(*ablate, *CPU, "--vary", "position").stderr
+    assert begun.called
+
+
+@CASES.add
+def _batch_norm_over_gpus(world: World) -> Case:
+    advice = "sync_batch_norm: works on GPUs only; leave it off"
+    return Case(world.new("--set", "sync_batch_norm=true"), advice, lambda _: [world.new(out="off")])
+
+
+# --- models and weights ----------------------------------------------------------------------------------------------
+
+
+@CASES.add
+def _no_such_weights(world: World) -> Case:
+    advice = "no such file; give imagenet, (none), or a file"
+    return Case(world.new("--weights", world.folder / "no.pt"), advice, lambda m: [world.new("--weights", m[1])])
+
+
+@CASES.add
+def _weights_that_cannot_be_fetched(world: World) -> Case:
+    def offline(*_: Any, **named: Any) -> Any:
+        raise urllib.error.URLError("no network")
+
+    file, model = world.folder / "fetched.pt", ["--model", "shufflenet_v2_x0_5", "--weights"]
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), file)
+    state = lambda: patch("torchvision.models.get_model", offline)  # noqa: E731
+    advice = "give --weights none, or (--weights) FILE with a state dict fetched elsewhere"
+    return Case(world.new(*model, "imagenet"), advice, lambda _: [world.new(*model, file)], state=state)
+
+
+@CASES.add
+def _a_whole_module_for_weights(world: World) -> Case:
+    file, net = world.folder / "w.pt", build_model(settings(model="small_resnet"), 6)
+    torch.save(net, file)
+    save = by_hand(lambda: torch.save(net.state_dict(), file))
+    return Case(world.new("--weights", file), "only tensors are read: save the state dict alone", save, again=True)
+
+
+def picky(channels: int) -> nn.Module:
+    """A backbone of one's own that takes images of 32 px."""
+
+    class Picky(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.shape[-1] == 32, "wants 32 px"
+            return images.mean((2, 3))
+
+    return Picky()
+
+
+def test_a_backbone_of_ones_own_gets_the_size_that_it_takes() -> None:
+    config = settings(model=f"{__name__}:picky", size_px=48)
+    with pytest.raises(ConfigError, match=r"wants 32 px.*give another --size"):
+        build_model(config, 6)
+    build_model(dataclasses.replace(config, size_px=32), 6)
+
+
+def test_a_model_that_cannot_be_built_has_another_in_its_place() -> None:
+    with patch("torchvision.models.get_model", side_effect=ValueError("no")), pytest.raises(ConfigError) as refused:
+        build_model(settings(), 6)
+    assert "choose another model, or another --size" in str(refused.value)
+    build_model(settings(model="small_resnet"), 6)
+
+
+def test_weights_that_rescale_three_channels_are_left_out() -> None:
+    backbone, _ = torchvision_backbone("googlenet", imagenet=False)
+    backbone.transform_input = True  # as the ImageNet weights have it
+    with pytest.raises(ConfigError, match="choose another model, or --weights none"):
+        fit_channels(backbone, (0, 1))
+    fit_channels(torchvision_backbone("googlenet", imagenet=False)[0], (0, 1))
+
+
+# --- functions of one's own ------------------------------------------------------------------------------------------
+
+
+def test_functions_are_named_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_mine_7.py").write_text("number = 3\n\n\ndef loss(*given):\n    return given\n")
+    with pytest.raises(ConfigError, match="start the command in the module's folder, or set PYTHONPATH to it"):
+        find_function("of_mine_7:loss", "loss")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="is a int; name a function"):
+        find_function("of_mine_7:number", "loss")
+    found = find_function("of_mine_7:loss", "loss")
+    with pytest.raises(ConfigError, match="put it into a module of its own, as a function with a name"):
+        name_of(lambda *given: given, "loss")
+    assert name_of(found, "loss") == "of_mine_7:loss"
+
+
+# --- devices and processes -------------------------------------------------------------------------------------------
+
+
+def _of(count: int) -> Any:
+    return dataclasses.replace(HERE, count=count)
+
+
+def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="use --device cpu"):
+        choose_device("cuda")
+    assert choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="there are 2; lower --nproc-per-node"):
+        choose_device("cuda", local_rank=2)
+    assert choose_device("cuda", local_rank=1).index == 1
+
+
+def test_a_run_goes_on_with_the_processes_that_it_began_with(world: World) -> None:
+    run = open_run(world.run)
+    with pytest.raises(RunError, match=r"give --nproc-per-node 1 \(1: without torchrun\)"):
+        check_same_count(run, _of(2))
+    check_same_count(run, _of(1))
+
+
+def test_few_images_on_a_gpu_become_enough_by_either_number() -> None:
+    gpus = dataclasses.replace(_of(4), device=torch.device("cuda"))
+    [alone] = few_images(settings(batch_size=32), gpus)
+    assert "--nproc-per-node" not in alone, "not even one GPU would be filled"
+    [line] = few_images(settings(batch_size=128), gpus)
+    found = re.search(r"give --batch-size (\d+) or more.*, or --nproc-per-node (\d+)", line)
+    assert found
+    assert not few_images(settings(batch_size=int(found[1])), gpus)
+    assert not few_images(settings(batch_size=128), dataclasses.replace(gpus, count=int(found[2])))
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(world: World) -> None:
+    run = open_run(world.run)
+    setup: Any = type("Setup", (), {"run": run, "config": run.config})
+    with pytest.raises(RunError) as refused, memory_error_explained(setup):
+        raise torch.OutOfMemoryError
+    found = re.search(r"--batch-size (\d+) --set accumulation=(\d+)", str(refused.value))
+    assert found
+    half = dataclasses.replace(run.config, batch_size=int(found[1]), accumulation=int(found[2]))
+    assert half.batch_size * half.accumulation == run.config.batch_size * run.config.accumulation
+    assert Schedule(64, half).steps == Schedule(64, run.config).steps
+
+
+def test_what_cannot_be_repeated_is_left_off() -> None:
+    explained = missing_determinism_explained(settings(deterministic=True))
+    with pytest.raises(RunError, match="choose another model, or leave deterministic off"), explained:
+        raise RuntimeError("x does not have a deterministic implementation")  # as on a GPU
+    configure_device(settings(deterministic=False), torch.device("cpu"))
+
+
+def test_a_single_image_is_given_company() -> None:
+    """As batch norm has it: one value a channel is none to take a variance of."""
+    norm = nn.BatchNorm2d(2)
+    with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):
+        norm(torch.zeros(1, 2, 1, 1))
+    norm(torch.zeros(2, 2, 1, 1))
+    norm(torch.zeros(1, 2, 2, 2))
+
+
+# --- packages and trackers -------------------------------------------------------------------------------------------
+
+
+def _lacking(name: str) -> Any:
+    def missing(*_: Any) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    return missing
+
+
+@CASES.add
+def _a_tracker_that_is_not_installed(world: World) -> Case:
+    state = lambda: patch.dict(trackers.LOGGERS, wandb=_lacking("wandb"))  # noqa: E731
+    follow = by_hand(lambda: [holds(name, name) for name in ("wandb", "mlflow")])
+    return Case(world.new("--logger", "wandb"), r"run: pip install 'ich-cache\[wandb\]'", follow, state=state)
+
+
+@CASES.add
+def _a_tracker_that_does_not_answer(world: World) -> Case:
+    def silent(*_: Any) -> Any:
+        raise ConnectionError("refused")
+
+    state = lambda: patch.dict(trackers.LOGGERS, mlflow=silent)  # noqa: E731
+    advice = "check its address and your access, or leave it out"
+    return Case(world.new("--logger", "mlflow"), advice, lambda _: [world.new(out="without")], state=state)
+
+
+def test_packages_that_messages_name_are_in_their_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"'ich-cache\[timm\]'"):
+        build_model(settings(model="timm:resnet18"), 6)
+    holds("timm", "timm")
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        holds("export", package)
+    holds("training", "captum")
+    holds("s3", "s3fs")
+
+
+def test_onnx_that_is_not_installed_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(RunError, match=r"ONNX needs the package onnx; run: pip install 'ich-cache\[export\]'"):
+        _write_onnx(None, tmp_path / "m.onnx", None)  # type: ignore[arg-type]
+
+
+def test_a_program_that_differs_is_written_in_the_other_format(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    parity = program._parity
+    monkeypatch.setattr(program, "_parity", lambda *given: 1.0 if given[1] == "onnx" else parity(*given))
+    monkeypatch.setattr(program, "_write_onnx", lambda *_: None)
+    words = ["export", "--run", world.run, "--out"]
+    assert "try the other format" in train(*words, world.folder / "m.onnx").stderr
+    call(*words, world.folder / "m.pt2", "--format", "torch")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_of_a_message_is_followed_to_success(
+    name: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without scores and pages, which take most of the time.
+    monkeypatch.setattr("training.run.job.finish", lambda *_: {})
+    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    CASES.follow(name, world)

@@ -1,0 +1,93 @@
+"""A cache and a run on it, for messages of `train` that name a way out."""
+
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+
+from testkit.advice import Case, follow
+from testkit.fake_cache import FakeCache, write_cache
+from tests.training.run.test_train_cli import QUICK as SMALL
+from tests.training.run.test_train_cli import train
+
+CPU = ["--device", "cpu"]
+QUICK = [*SMALL, "--model", "small_resnet"]
+
+
+def call(*words: object) -> Result:
+    """Call `train` and see that it passes."""
+    result = train(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@dataclass
+class World:
+    """What a case is made from.
+
+    Attributes:
+        whole: a folder with `cache.zarr`, a run on it, and `two`, one without a test side.
+        folder: of the test alone.
+    """
+
+    whole: Path
+    folder: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.whole / "cache.zarr"
+
+    @cached_property
+    def run(self) -> Path:
+        """A copy of the run that may be spoilt."""
+        return Path(shutil.copytree(self.whole / "run", self.folder / "run"))
+
+    def restore(self, *names: str) -> None:
+        """Bring files of the run back, as from a backup."""
+        for name in names:
+            shutil.copy(self.whole / "run" / name, self.run / name)
+
+    def new(self, *more: object, out: str = "new") -> list[Any]:
+        """The command for a new run."""
+        return ["run", "--cache", self.cache, "--out", self.folder / out, *QUICK, *more]
+
+    def on_run(self, command: str, *more: object) -> list[Any]:
+        return [command, "--run", self.run, *more, *([] if command in ("report", "export") else CPU)]
+
+    def resume(self, *more: object) -> list[Any]:
+        return ["run", "--resume", self.run, *more, *CPU]
+
+
+def make_whole(folder: Path) -> Path:
+    """Write the cache and train the runs."""
+    world = World(folder, folder)
+    write_fake(folder / "cache.zarr")
+    call(*world.new("--epochs", 2, out="run"))
+    call(*world.new("--set", "split_fractions=[0.5,0.5,0]", out="two"))
+    return folder
+
+
+def write_fake(path: Path, **changes: Any) -> FakeCache:
+    return write_cache(path, **({"patients": 10, "slices": 4} | changes))
+
+
+def advised(words: str) -> list[str]:
+    """A `train` command as a message gives it, on the CPU."""
+    name = shlex.split(words)[1]
+    return shlex.split(words)[1:] + ([] if name in ("report", "export", "compare") else CPU)
+
+
+class Cases(dict[str, Callable[[World], Case]]):
+    """Cases by name, each a function that makes the state of it."""
+
+    def add(self, make: Callable[[World], Case]) -> Callable[[World], Case]:
+        self[make.__name__.strip("_").replace("_", " ")] = make
+        return make
+
+    def follow(self, name: str, world: World) -> None:
+        follow(self[name](world), train)
