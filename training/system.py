@@ -61,6 +61,11 @@ def open_file(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a file or folder is this user's and no link to something else."""
+    return not path.is_symlink() and (not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid())
+
+
 def sync_folder(path: Path) -> None:
     """Bring a folder's entries to the disk; else a rename may be lost with the power. Windows opens no folders."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -16,7 +16,7 @@ class HeatMaps:
     """A run's network, ready to be asked where its evidence lies."""
 
     MISSING: ClassVar[str] = (
-        "they need the run's weights, a network with feature maps, and captum (pip install captum)."
+        "they need the run's weights, a network with feature maps, and captum (pip install 'ich-cache[training]')."
     )
 
     def __init__(self, net: FusionNet, normalise: Normalise, layer: nn.Module, context: Context | None = None) -> None:

@@ -29,6 +29,7 @@ from training.report.sets import other_sets
 from training.report.slices import found, mistakes, sheet
 from training.report.strips import strips
 from training.report.subgroups import subgroups
+from training.run.config import OF_IMAGES
 from training.run.digests import write_atomically
 from training.run.runs import open_run
 from training.scores.headline import headline
@@ -232,7 +233,8 @@ def repeat(results: Results) -> Section:
     start = f"train run --cache {cache} --out RUN"
     if base := data.get("base"):
         start = f"train series --run {Path(base).name} --out RUN"
-    command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in config.items())])
+    given = {key: value for key, value in config.items() if not (base and key in OF_IMAGES)}
+    command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in given.items())])
     words = (
         f"The same cache content (commit {data.get('commit', '?')}), the same split (SHA-256 "
         f"{data.get('split', '?')[:16]}), and this command repeat the run; to the last bit on a CPU with the same "

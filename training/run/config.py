@@ -127,6 +127,9 @@ class Runtime:
     loggers: tuple[str, ...] = ("tensorboard", "csv")
 
 
+# Settings of what is done to images, which a head over series does not see.
+OF_IMAGES = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
+OF_IMAGES |= {"noise_sigma", "compile", "sync_batch_norm"}
 # What people call some settings.
 SHORT = {
     "lr": "learning_rate",

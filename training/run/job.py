@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,7 +16,7 @@ import torch
 from training.data.cache import Cache, open_cache
 from training.data.linked import link, table_of
 from training.data.split import SIDES, split_patients
-from training.errors import RunError
+from training.errors import CacheError, RunError
 from training.model.backbones import TIMM
 from training.model.network import build_model, check_size
 from training.report.report import write_report
@@ -73,7 +73,9 @@ def begin(
         config = dataclasses.replace(config, split_fractions=shares)
         links = link(cache, config.size_px)
         sides = split_patients(cache.table, cache.classes, shares, seed=config.seed, units=links.units)
-        rows = cache.table["row"].to_numpy()[labelled & (sides == "train") & ~links.left_out]
+        usable = labelled & ~links.left_out
+        _refuse_unlabelled(cache, sides[usable], shares)
+        rows = cache.table["row"].to_numpy()[usable & (sides == "train")]
         # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
         net = build_model(config, len(cache.classes), channels)
         check_size(net, config)
@@ -95,6 +97,16 @@ def begin(
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit, local_copy)
+
+
+def _refuse_unlabelled(cache: Cache, labelled_sides: np.ndarray, shares: Sequence[float]) -> None:
+    """Raise a CacheError where a side that is to have patients would have no slice with a label."""
+    for side, share in zip(SIDES, shares, strict=True):
+        if share > 0 and not (labelled_sides == side).any():
+            raise CacheError(
+                f"{cache.path}: no slice with a label would be on the side {side}; label more of its patients, and "
+                "run: pipeline build ... --labels FILE"
+            )
 
 
 def resume(

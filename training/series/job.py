@@ -46,9 +46,6 @@ DEFAULTS: dict[str, Any] = {
 # What the slice model decides.
 OF_SLICES = frozenset(("model", "weights", "size_px", "context", "context_windows", "split_fractions"))
 OF_SLICES |= {"position", "position_features", "fusion_features"}
-# What is done to images, which a head does not see.
-OF_IMAGES = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
-OF_IMAGES |= {"noise_sigma", "compile", "sync_batch_norm"}
 
 
 def features(
@@ -133,7 +130,7 @@ def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
     for name in sorted(OF_SLICES & values.keys()):
         if getattr(given, name) != getattr(base.config, name):
             raise RunError(f"--set {name}: is decided by the slice model, {base.path}; leave it out")
-    for name in sorted(OF_IMAGES & values.keys()):
+    for name in sorted(settings.OF_IMAGES & values.keys()):
         raise RunError(f"--set {name}: means nothing to a head, which reads features and no images; leave it out")
     return settings.from_mapping(settings.to_mapping(base.config) | DEFAULTS | dict(values))
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -175,8 +174,3 @@ def _last_words(said: str, code: int, source: Path) -> str:
         return last.removeprefix("error: ")
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{source}: pipeline build ended with {how} ({last or 'without a word'}); try: pipeline build --src {source}"
-
-
-def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder for a study's temporary cache, readable by this user alone, and removed afterwards."""
-    return tempfile.TemporaryDirectory(prefix="ich-study-", ignore_cleanup_errors=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from training.errors import StudyError
 from training.run.runs import open_run
-from training.study.building import begin_build, end, finish_build, make_order, temporary_folder
+from training.study.building import begin_build, end, finish_build, make_order
+from training.study.scratch import temporary_folder
 from training.study.sources import Limits, gather
 from training.study.writing import check_out, whole_folder, write_tables
 

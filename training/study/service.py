@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from training.errors import StudyError
-from training.study.building import temporary_folder
 from training.study.desk import KINDS, Desk
+from training.study.scratch import temporary_folder
 from training.study.uploads import Refused, receive
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

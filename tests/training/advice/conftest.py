@@ -1,10 +1,12 @@
 """The world that cases are made from."""
 
+import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.training.advice.world import World, make_whole
+from tests.training.advice.world import CPU, OF_HEADS, World, call, make_whole
 
 
 @pytest.fixture(scope="package")
@@ -15,3 +17,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(whole: Path, tmp_path: Path) -> World:
     return World(whole, tmp_path)
+
+
+@pytest.fixture(scope="package")
+def heads(whole: Path) -> Path:
+    """The world's run with features, and a head over it, at places of their own."""
+    folder = whole / "heads"
+    shutil.copytree(whole / "run", folder / "base")
+    call("features", "--run", folder / "base", *CPU)
+    with patch("training.series.job.finish", lambda *_: {"weighted_log_loss": 0.5}):
+        call("series", "--run", folder / "base", "--out", folder / "head", *OF_HEADS)
+    return folder

@@ -12,7 +12,7 @@ import pytest
 from testkit.advice import Case
 from testkit.tiny_run import HERE
 from tests.training.advice.test_runs import _stop
-from tests.training.advice.world import CPU, Cases, World, advised, call, write_fake
+from tests.training.advice.world import CPU, OF_HEADS, Cases, World, advised, call, write_fake
 from tests.training.run.test_train_cli import train
 from training.data.cache import open_cache
 from training.errors import ConfigError, RunError
@@ -22,18 +22,6 @@ from training.series.features import check_alone
 from training.series.store import open_store
 
 CASES = Cases()
-SMALL = ["--set", "head_features=16", "--set", "batch_size=3", "--epochs", 1, *CPU]
-
-
-@pytest.fixture(scope="module")
-def heads(whole: Path) -> Path:
-    """The world's run with features, and a head over it, at places of their own."""
-    folder = whole / "heads"
-    shutil.copytree(whole / "run", folder / "base")
-    call("features", "--run", folder / "base", *CPU)
-    with patch("training.series.job.finish", lambda *_: {"weighted_log_loss": 0.5}):
-        call("series", "--run", folder / "base", "--out", folder / "head", *SMALL)
-    return folder
 
 
 def _base(world: World) -> Path:
@@ -42,7 +30,7 @@ def _base(world: World) -> Path:
 
 
 def _series(world: World, *more: object, base: Path | None = None) -> list[Any]:
-    return ["series", "--run", base or world.whole / "heads" / "base", "--out", world.folder / "new", *SMALL, *more]
+    return ["series", "--run", base or world.whole / "heads" / "base", "--out", world.folder / "new", *OF_HEADS, *more]
 
 
 @CASES.add

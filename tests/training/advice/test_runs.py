@@ -13,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from testkit.advice import Case, by_hand, follow
+from testkit.advice import Case, by_hand
 from testkit.fake_cache import CLASSES, WINDOWS, commit_table
 from tests.training.advice.world import CPU, QUICK, Cases, World, advised, call, write_fake
 from tests.training.run.test_train_cli import train
 from training.data.cache import open_cache
 from training.errors import RunError
 from training.library import load_model
-from training.report.report import write_report
 from training.run.inference import Stopped
 from training.run.owner import owned
 from training.run.runs import open_run
@@ -251,81 +250,6 @@ def _an_external_set_of_known_patients(world: World) -> Case:
     external = ["evaluate", "--run", world.whole / "two", *CPU, "--split", "external", "--cache"]
     advice = "nothing is left to score: .*; give a cache of other patients"
     return Case([*external, world.cache], advice, lambda _: [[*external, _strangers(world)]])
-
-
-# --- what comes next -------------------------------------------------------------------------------------------------
-
-
-def test_evaluate_names_what_lacks_and_what_shows_it(world: World) -> None:
-    for name in ("thresholds.json", "calibration.json"):
-        (world.run / name).unlink()
-    said = call(*world.on_run("evaluate")).output
-    found = re.search("they come from: (train evaluate .*)", said)
-    assert found
-    call(*advised(found[1]))
-    said = call(*world.on_run("evaluate")).output
-    assert "they come from" not in said
-    found = re.search("report.html shows them after: (train report .*)", said)
-    assert found
-    call(*advised(found[1]))
-
-
-def _page(world: World) -> str:
-    call(*world.on_run("report"))
-    return " ".join(re.sub("<[^>]*>", " ", (world.run / "report.html").read_text("utf-8")).split())
-
-
-def _follow_page(world: World, advice: str) -> None:
-    """See advice on the page of the run, follow it, and see that it has gone."""
-    found = re.search(advice, _page(world))
-    assert found
-    for command in found.groups():
-        call(*advised(command))
-    assert not re.search(advice, _page(world))
-
-
-def test_the_page_names_the_commands_for_the_scores_that_it_lacks(world: World, monkeypatch: Any) -> None:
-    monkeypatch.chdir(world.folder)  # the page names the run by its folder's name
-    for pattern in ("scores_*", "predictions_*", "thresholds.json", "calibration.json"):
-        for file in world.run.glob(pattern):
-            file.unlink()
-    _follow_page(world, "The run has no scores yet. Run: (train evaluate .*? --split validation)")
-    _follow_page(world, "TTA was not scored. Run: (train evaluate .*? --tta)")
-    for pattern in ("*validation*", "thresholds*", "calibration*"):
-        for file in world.run.glob(pattern):
-            file.unlink()
-    call(*world.on_run("evaluate"))
-    _follow_page(
-        world,
-        "No thresholds were chosen. Run: (train evaluate .*? --split validation), then: (train evaluate --run run)",
-    )
-
-
-def test_the_page_asks_for_the_cache_and_for_a_run_that_has_begun(world: World, monkeypatch: Any) -> None:
-    monkeypatch.chdir(world.folder)
-    (world.run / "log.csv").unlink()
-    write_report(world.run, None)
-    page = (world.run / "report.html").read_text("utf-8")
-    assert "The run has no log yet. Run: train run" in page
-    found = re.search("The cache was not given. Run: (train report .*? --cache CACHE)", page)
-    assert found
-    call(*advised(found[1].replace("CACHE", str(world.cache))))
-    assert "The cache was not given" not in (world.run / "report.html").read_text("utf-8")
-
-
-def test_a_cache_that_has_moved_is_given_by_its_new_place(world: World) -> None:
-    moved = world.cache.rename(world.folder / "moved.zarr")
-    try:
-        follow(
-            Case(
-                world.on_run("evaluate"),
-                "give its new place by (--cache)",
-                lambda m: [world.on_run("evaluate", m[1], moved)],
-            ),
-            train,
-        )
-    finally:
-        moved.rename(world.cache)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,6 +7,7 @@ import re
 import sys
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ from training.model.backbones import torchvision_backbone
 from training.model.channels import fit_channels
 from training.model.export import _write_onnx
 from training.model.network import build_model
+from training.run import rehearsal
 from training.run.device import configure_device, missing_determinism_explained, single_values_explained
 from training.run.distributed import choose_device
 from training.run.functions import find_function, name_of
@@ -234,6 +236,17 @@ def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(
     half = dataclasses.replace(run.config, batch_size=int(found[1]), accumulation=int(found[2]))
     assert half.batch_size * half.accumulation == run.config.batch_size * run.config.accumulation
     assert Schedule(64, half).steps == Schedule(64, run.config).steps
+
+
+def test_a_checkpoint_that_does_not_come_back_is_the_disks() -> None:
+    net, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    setup: Any = None
+    learner: Any = SimpleNamespace(net=net)
+    with patch.object(rehearsal, "start", lambda _: SimpleNamespace(net=other)), pytest.raises(RunError) as refused:
+        rehearsal._check_reload(setup, learner)
+    assert "check the disk of" in str(refused.value)
+    with patch.object(rehearsal, "start", lambda _: learner):
+        rehearsal._check_reload(setup, learner)
 
 
 def test_what_cannot_be_repeated_is_left_off() -> None:

@@ -17,6 +17,7 @@ from tests.training.run.test_train_cli import train
 
 CPU = ["--device", "cpu"]
 QUICK = [*SMALL, "--model", "small_resnet"]
+OF_HEADS = ["--set", "head_features=16", "--set", "batch_size=3", "--epochs", 1, *CPU]
 
 
 def call(*words: object) -> Result:

@@ -42,7 +42,8 @@ function show() {
   find(".picture").alt = `slice ${line.slice}, ${pictures[shownWindow].alt}`;
   find(".stage .heat").hidden = !(heatOn && heat);
   if (heat) find(".stage .heat").src = heat.src;
-  find("h2").textContent = `Study ${line.study}, series ${line.series}: slice ${line.slice} of ${count}`;
+  find("h2").textContent = `Study ${line.study}, series ${line.series}: slice ${line.slice} of ${count}`
+    + (line.frame ? `, frame ${line.frame} of its file` : "");
   const place = line.z_mm === null ? "" : `z ${line.z_mm.toFixed(1)} mm, `;
   const of = heatOn && heat ? ` Heat map: ${shown.dataset.heatOf}.` : "";
   find(".side p").textContent = `${place}${pictures[shownWindow].alt}.${of}` + (line.warning ? ` ${line.warning}.` : "");

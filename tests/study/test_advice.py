@@ -1,0 +1,269 @@
+"""Messages about studies and the service that name a way out: each is called up and followed by its own words."""
+
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+from testkit.extras import holds
+from testkit.study import trained_run
+from testkit.tiny_run import HERE
+from training.cli.main import main
+from training.data.cache import open_cache
+from training.errors import StudyError
+from training.run.config import Runtime
+from training.run.job import evaluate
+from training.run.runs import Run
+from training.scores.evaluation import read_operating
+from training.study import building, command, dicom_heat, dicom_out, model, sources, uploads
+from training.study.desk import Desk, Rules
+from training.study.model import open_model
+from training.study.service import make_app
+from training.study.writing import check_out
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _zip(path: Path, members: int = 2) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(members):
+            archive.writestr(str(number), bytes(100))
+    return path
+
+
+def _gathered(given: Path, folder: Path, files: int = 100) -> Path:
+    folder.mkdir()
+    return sources.gather([given], folder, sources.Limits(files=files))
+
+
+def test_what_is_given_is_mended_as_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="is not there; give a folder, a zip archive or a DICOM file"):
+        _gathered(tmp_path / "none", tmp_path / "a")
+    whole, cut = _zip(tmp_path / "whole.zip"), tmp_path / "cut.zip"
+    cut.write_bytes(whole.read_bytes()[:-9])
+    with pytest.raises(StudyError, match="unpack it yourself and give the folder"):
+        _gathered(cut, tmp_path / "b")
+    with zipfile.ZipFile(whole) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert _gathered(tmp_path / "unpacked", tmp_path / "c") == tmp_path / "unpacked"
+    with pytest.raises(StudyError, match="give one study at a time"):
+        _gathered(_zip(tmp_path / "many.zip", 9), tmp_path / "d", files=5)
+    _gathered(whole, tmp_path / "e", files=5)
+    denied = patch("builtins.open", side_effect=PermissionError(13, "Permission denied"))
+    with pytest.raises(StudyError, match=r"cannot be read .*; give a file that can"), denied:
+        sources.is_zip(whole)
+    assert sources.is_zip(whole)
+
+
+def test_an_answer_is_given_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(StudyError, match="choose another --out, or remove it"):
+        check_out(tmp_path / "out")
+    check_out(tmp_path / "other")
+    (tmp_path / "out" / "mine").unlink()
+    check_out(tmp_path / "out")
+
+
+# --- packages --------------------------------------------------------------------------------------------------------
+
+
+def test_extras_that_messages_name_bring_what_is_missing(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    assert building.INSTALL == "pip install 'ich-cache[pipeline,codecs]'"
+    holds("pipeline", "pydicom")
+    holds("codecs", "imagecodecs")
+    assert building.INSTALL in building._last_words("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
+    away = patch.multiple(building, _is_installed=lambda: False), patch("shutil.which", lambda _: None)
+    with pytest.raises(StudyError, match="is not installed, it reads the DICOM files; run: "), away[0], away[1]:
+        building.find_pipeline()
+    assert building.find_pipeline()
+    lacking = patch.object(command, "find_spec", lambda _: None)
+    with pytest.raises(StudyError, match=r"not installed; run: pip install 'ich-cache\[dicom-out\]'"), lacking:
+        command.check_dicom_out()
+    holds("dicom-out", "highdicom")
+    command.check_dicom_out()
+    monkeypatch.setitem(sys.modules, "training.study.service", None)
+    said = CliRunner().invoke(main, ["serve", "--run", str(run.path)])
+    assert "train serve needs it; run: pip install 'ich-cache[serve]'" in said.stderr
+    for package in ("fastapi", "python-multipart", "uvicorn"):
+        holds("serve", package)
+
+
+def test_a_build_that_dies_is_tried_by_its_command(tmp_path: Path) -> None:
+    advice = f"try: pipeline build --src {tmp_path}"
+    assert building._last_words("", -9, tmp_path).endswith(advice)
+    from pipeline.cli.main import main as pipeline
+
+    said = CliRunner().invoke(pipeline, [*advice.split()[2:], "--out", str(tmp_path.with_suffix(".zarr"))])
+    assert "no files in it" in said.stderr, "the command says what is wrong, which its death could not"
+
+
+# --- what a run can ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_thresholds_gets_them_by_the_command(tmp_path: Path) -> None:
+    run = trained_run(tmp_path, scored=False)
+    for file in (*run.path.glob("thresholds*"), *run.path.glob("calibration*")):
+        file.unlink()
+    assert not open_model(run, "cpu").operating
+    evaluate(run, open_cache(run.data.cache), "validation", Runtime(device="cpu"), HERE, tta=False)
+    assert open_model(run, "cpu").operating.keys() == read_operating(run.path).keys() != set()
+
+
+def test_a_limit_of_time_is_raised(run: Run) -> None:
+    opened = open_model(run, "cpu")
+    with pytest.raises(StudyError, match="give one study at a time, or allow more time"):
+        model.answer(opened, Path(run.data.cache), deadline=0.0)
+    with patch.object(model, "read_rejects", lambda _: pd.DataFrame()):
+        assert len(model.answer(opened, Path(run.data.cache), deadline=float("inf"))[0].slices)
+    order = SimpleNamespace(source="study")
+    assert "give one study at a time" in str(building.too_late(order, 3.0))  # type: ignore[arg-type]
+
+
+def test_heat_maps_that_a_network_does_not_give_are_left_out(run: Run) -> None:
+    lacking = patch.object(model, "open_heat_maps", lambda _: None)
+    with pytest.raises(StudyError, match=r"pip install 'ich-cache\[training\]'.*; leave --heatmap out"), lacking:
+        model.heat_maps(run)
+    holds("training", "captum")
+    model.heat_maps(run)
+
+
+# --- DICOM answers ----------------------------------------------------------------------------------------------------
+
+
+def _series(frames: list[int], of: int) -> tuple[Any, Any, dict[str, pydicom.Dataset]]:
+    """An answer on some frames of one file of several, its heat, and the file's header."""
+    dataset = pydicom.Dataset()
+    dataset.Rows = dataset.Columns = 4
+    dataset.NumberOfFrames = of
+    slices = pd.DataFrame({"study": 1, "series": 1, "sop_instance_uid": "1.2", "frame": frames, "z_mm": frames})
+    return SimpleNamespace(slices=slices), SimpleNamespace(maps=np.zeros((len(frames), 4, 4))), {"1.2": dataset}
+
+
+def test_a_series_of_some_of_a_files_frames_has_no_map() -> None:
+    """A map's frames stand for all frames of its source."""
+    answer, heat, headers = _series([1, 3], of=3)
+    with pytest.raises(StudyError, match=r"some of several files' frames: no parametric .*; leave --heatmap out"):
+        dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={})
+    answer, heat, headers = _series([1, 2, 3], of=3)
+    with pytest.raises(StudyError, match=r"lacks what a parametric map must repeat .*; leave --heatmap out"):
+        dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={"model": "x", "name": "x"})
+
+
+def test_dicom_answers_are_of_one_study_whose_files_stay() -> None:
+    two = SimpleNamespace(studies=[1, 2])
+    with pytest.raises(StudyError, match="an SR is of one; send one study at a time"):
+        dicom_out.report_bytes(Path("x"), two, {})  # type: ignore[arg-type]
+    answer, _, headers = _series([1], of=1)
+    with pytest.raises(StudyError, match="keep the files, and run it again"):
+        dicom_out.study_sources(answer, 1, {})
+    assert dicom_out.study_sources(answer, 1, headers) == [headers["1.2"]]
+
+
+# --- the service ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def desk(run: Run) -> Iterator[Desk]:
+    made = Desk(open_model(run, "cpu"), Rules())
+    yield made
+    made.close()
+
+
+@dataclass
+class Sent:
+    """A request as it is refused, and as it is answered when sent as told."""
+
+    refused: Callable[[TestClient], Any]
+    status: int
+    advice: str
+    right: Callable[[TestClient], Any]
+    rules: Rules = field(default_factory=Rules)
+    better: Rules | None = None
+
+
+BODY = b"--cut\r\nContent-Type: application/dicom\r\n\r\n" + bytes(200) + b"\r\n--cut--\r\n"
+STOW = {"content-type": 'multipart/related; type="application/dicom"; boundary=cut'}
+
+
+def _post(body: bytes = BODY, query: str = "", **headers: str) -> Callable[[TestClient], Any]:
+    return lambda client: client.post(f"/studies{query}", content=body, headers=STOW | headers)
+
+
+SENT = {
+    "media type": Sent(lambda c: c.post("/studies", content=b"{}"), 415, "is not accepted; send ", _post()),
+    "cut off": Sent(_post(BODY[:-10]), 400, "has no end; send it again", _post()),
+    "damaged": Sent(_post(b"junk" + BODY), 400, "is damaged; send it again", _post()),
+    "too large": Sent(
+        _post(BODY.replace(bytes(200), bytes(2_000_000))), 413, "larger than 1 MB; send one study at a time", _post(),
+        Rules(megabytes=1),
+    ),
+    "identifiers": Sent(
+        _post(query="?identifiers=1"), 403, "start it with --identifiers", _post(query="?identifiers=1"), Rules(),
+        Rules(identifiers=True),
+    ),
+    "token": Sent(
+        _post(), 401, "send the service's token: Authorization: Bearer TOKEN", _post(authorization="Bearer open"),
+        Rules(token="open"),
+    ),
+    "too many": Sent(_post(), 503, "send this one again later", _post(), Rules(waiting=0), Rules(waiting=1)),
+    "late": Sent(_post(), 408, "send it faster, or allow more with --seconds", _post(), Rules(seconds=0), Rules()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SENT)
+def test_a_request_that_is_sent_as_told_is_answered(what: str, desk: Desk) -> None:
+    sent = SENT[what]
+
+    def client(rules: Rules) -> TestClient:
+        quick = vars(desk) | {"rules": rules, "serve": lambda *_, **__: (b"{}", 1)}
+        return TestClient(make_app(SimpleNamespace(**quick)))  # type: ignore[arg-type]
+
+    refused = sent.refused(client(sent.rules))
+    assert (refused.status_code, sent.advice in refused.text) == (sent.status, True), refused.text
+    assert sent.right(client(sent.better or sent.rules)).status_code == 200
+
+
+def test_parts_in_number_are_sent_study_by_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_PARTS", 1)
+    parts = uploads._Parts(tmp_path)
+    parts.begin()
+    with pytest.raises(uploads.Refused) as refused:
+        parts.begin()
+    parts.end()
+    assert "send one study at a time" in str(vars(refused.value)) + str(refused.value)
+
+
+def test_an_answer_that_is_late_is_given_more_time(desk: Desk) -> None:
+    work = Path("unused")
+    with patch.object(desk, "_attendants", SimpleNamespace(get=_never)), pytest.raises(Exception) as refused:
+        desk.serve(work, work, "json", 0.0, heatmap=False, identifiers=False)
+    assert "allow more with --seconds" in str(vars(refused.value)) + str(refused.value)
+
+
+def _never(**_: Any) -> Any:
+    import queue
+
+    raise queue.Empty
+
+
+def test_others_may_reach_the_service_with_a_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = ["serve", "--run", str(run.path), "--device", "cpu"]
+    monkeypatch.delenv("TRAIN_SERVE_TOKEN", raising=False)
+    said = CliRunner().invoke(main, [*serve, "--host", "0.0.0.0"])
+    assert "set a token in TRAIN_SERVE_TOKEN, or serve on 127.0.0.1" in said.stderr
+    with patch("training.study.service.run_service", lambda desk, host, port: desk.close()):
+        assert CliRunner().invoke(main, [*serve, "--host", "127.0.0.1"]).exit_code == 0
+        monkeypatch.setenv("TRAIN_SERVE_TOKEN", "open")
+        assert CliRunner().invoke(main, [*serve, "--host", "0.0.0.0"]).exit_code == 0
