@@ -21,7 +21,9 @@ STARTING, COMPILING = "starting workers", "compiling"
 class ShownProgress:
     """Prints the plan's reasons, then slices, slices/s, what failed and the time that is left, to stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_process: bool = False) -> None:
+        """Begin to show; `in_process`: no workers are started."""
+        self._first_stage = COMPILING if in_process else STARTING
         self._bar: tqdm[Any] | None = None
         self._failed = self._other_files = 0
         self._total = 0
@@ -36,9 +38,11 @@ class ShownProgress:
             terminal.note(line)
         self._total = plan.slices_expected
         if self._total and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=STARTING, unit=" slices", smoothing=0.1, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self._total, desc=self._first_stage, unit=" slices", smoothing=0.1, dynamic_ncols=True
+            )
         elif self._total:
-            terminal.note(STARTING)
+            terminal.note(self._first_stage)
 
     def files_begun(self, shard: int, files: int) -> None:
         """Count files of a shard that is not finished: with shards of 256 slices a small build has one or two."""

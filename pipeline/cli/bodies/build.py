@@ -45,7 +45,7 @@ def build(
     where = replace(where, dashboard=dashboard, any_class=any_cluster_class)
     if dashboard and not where.local:
         raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
-    with ShownProgress() as shown:
+    with ShownProgress(in_process=where.in_process) as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
         manner = Manner(key, prune=prune, **_doubts(wanted))
         outcome = build_cache(cache, settings=settings, workers=where, manner=manner, progress=steps)

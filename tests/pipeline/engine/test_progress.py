@@ -78,3 +78,11 @@ def test_files_of_a_shard_are_told_of_before_it_is_done(tmp_path, monkeypatch, w
     assert told == sorted(told)
     assert {shard for shard, _ in told} == {0}
     assert 2 <= len(told) <= (30 if workers == 0 else 15)
+
+
+def test_a_build_without_workers_does_not_say_that_it_starts_them(tmp_path):
+    small = Small(tmp_path, rows=32)
+    write_slices(small.src, range(2))
+    said = run("build", *small.options(), "--workers", 0).stderr
+    assert "\ncompiling\n" in said
+    assert "workers" not in said
