@@ -47,7 +47,7 @@ def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path
         "--size",
         64,
         "--epochs",
-        10,
+        16,
         "--batch-size",
         16,
         "--set",
