@@ -9,7 +9,7 @@ import pandas as pd
 from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.data.split import split_patients
-from training.run.runs import LOG_COLUMNS
+from training.run.log import LOG_COLUMNS
 from training.scores.evaluation import assess
 from training.scores.operating import sigmoid
 from training.scores.predictions import from_table

@@ -25,6 +25,8 @@ LONGEST = (
     "test_tracking_server.py",
     "test_loggers.py",
     "test_kinds_of_runs.py",
+    "test_several_processes.py",
+    "test_resume.py",
     "test_loop.py",
     "test_train_cli.py",
     "test_series_run.py",

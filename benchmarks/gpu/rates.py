@@ -17,8 +17,10 @@ from training.run.distributed import Processes
 from training.run.inference import predict_slices, views
 from training.run.inputs import make_inputs
 from training.run.job import begin
-from training.run.loop import autocast, epoch_batches, learn, train_step, update
-from training.run.setup import Learner, Setup, open_evaluation, prepare, set_up, start
+from training.run.loop import epoch_batches
+from training.run.setup import Learner, Setup, prepare, set_up, start
+from training.run.step import autocast, learn, train_step, update
+from training.run.streams import open_evaluation
 from training.run.watch import Watch
 
 FIELDS = ("images", "z_norm", "labels", "keys", "lines", "drawn")

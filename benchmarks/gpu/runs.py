@@ -14,7 +14,7 @@ import torch.distributed as dist
 from benchmarks.gpu.checks import Report, clocks
 from benchmarks.gpu.rates import Bench, Load, bench, wait
 from training.errors import RunError
-from training.run import loop
+from training.run import step
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inputs import make_inputs
@@ -124,12 +124,12 @@ def pretended_scarcity(device: torch.device) -> Iterator[None]:
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    true_learn = loop.learn
-    loop.learn = exhausted  # type: ignore[assignment]
+    true_learn = step.learn
+    step.learn = exhausted  # type: ignore[assignment]
     try:
         yield
     finally:
-        loop.learn = true_learn
+        step.learn = true_learn
 
 
 def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:

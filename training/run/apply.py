@@ -11,7 +11,8 @@ from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import predict_views
 from training.run.runs import Run, check_same_kind
-from training.run.setup import load_slice_network, open_evaluation
+from training.run.setup import load_slice_network
+from training.run.streams import open_evaluation
 from training.series.predict import predict_series
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from training.errors import RunError
 from training.run import config as settings
 from training.run.digests import check, write_atomically
-from training.run.runs import Log, Run
+from training.run.log import Log
+from training.run.runs import Run
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -67,4 +68,18 @@ def single_values_explained(config: TrainConfig) -> Iterator[None]:
         raise RunError(
             f"--model {config.model}: at {config.size_px} px a single image leaves batch norm one value a channel, and "
             f"a batch of {config.batch_size} gives some process a single image; set a larger --batch-size, or --size"
+        ) from error
+
+
+@contextmanager
+def memory_error_explained(config: TrainConfig, run: Path) -> Iterator[None]:
+    """Say which batch size the GPU's memory did not suffice for, and what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
+        way_out = f"start anew with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
+        raise RunError(
+            f"{run}: out of GPU memory at a batch size of {config.batch_size} with {config.model} at "
+            f"{config.size_px} px; {way_out}"
         ) from error

@@ -56,7 +56,7 @@ def predict_views(
     """Predict every slice of the processes' streams exactly once.
 
     Args:
-        stream: of this process's own slices, as `setup.open_evaluation` opens it.
+        stream: of this process's own slices, as `streams.open_evaluation` opens it.
         num_slices: in the streams of all processes, n.
 
     Returns:

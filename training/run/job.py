@@ -29,17 +29,10 @@ from training.run.inference import VIEWS
 from training.run.loggers import Loggers
 from training.run.loop import fit
 from training.run.owner import owned
-from training.run.runs import (
-    Run,
-    check_free,
-    create_run,
-    new_folder,
-    open_run,
-    prediction_table,
-    write_json,
-    write_table,
-)
-from training.run.setup import check_context, lines_of
+from training.run.runs import Run, check_free, create_run, new_folder, open_run
+from training.run.setup import check_context
+from training.run.streams import lines_of
+from training.run.tables import prediction_table, write_json, write_table
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_look
 from training.scores.external import external_lines

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from training.errors import ConfigError
 from training.run import config as settings
-from training.run.runs import Run, write_json
+from training.run.runs import Run
+from training.run.tables import write_json
 
 E = TypeVar("E")
 Line = Mapping[str, float]  # of log.csv: `step`, and what was measured there

@@ -8,7 +8,7 @@ import pandas as pd
 from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.errors import ConfigError
-from training.run.runs import prediction_table, write_table
+from training.run.tables import prediction_table, write_table
 
 
 def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:

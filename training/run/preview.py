@@ -11,7 +11,7 @@ from training.run.config import TrainConfig
 from training.run.distributed import Processes
 from training.run.runs import Run
 from training.run.schedule import Schedule
-from training.run.setup import lines_of
+from training.run.streams import lines_of
 from training.run.watch import TIMED_STEPS, WARM_UP_STEPS
 from training.scores.metrics import SOFT_THRESHOLD
 from training.words import counted

@@ -12,8 +12,11 @@ from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import predict_slices
 from training.run.job import begin
-from training.run.loop import epoch_batches, errors_explained, save_progress, share_statistics, train_step
-from training.run.setup import Learner, Setup, lines_of, open_evaluation, prepare, set_up, start
+from training.run.loop import epoch_batches, errors_explained, save_progress
+from training.run.setup import Learner, Setup, prepare, set_up, start
+from training.run.step import train_step
+from training.run.streams import lines_of, open_evaluation
+from training.run.validation import share_statistics
 from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
 from training.words import counted

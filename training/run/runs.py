@@ -1,10 +1,7 @@
 """Keep a run's folder: what was set, what was logged, and what came out."""
 
-import csv
 import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,29 +14,17 @@ from training.data.cache import Cache
 from training.data.linked import FILE as LINKED
 from training.data.linked import IDENTITY, left_out_lines, read_linked
 from training.data.mirror import absolute
-from training.data.neighbours import SERIES, Context, choose_context
+from training.data.neighbours import Context, choose_context
 from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
-from training.run.digests import accept, begin, cannot_write, check, prefix, refuse_pipes, root_of, write_atomically
+from training.run.digests import begin, cannot_write, check, refuse_pipes
 from training.run.documents import read_document
 from training.run.functions import announce
+from training.run.tables import write_json, write_table
 from training.system import open_file
 
-# One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
-# validation and its weighted log loss besides. What a line does not have is empty.
-LOG_COLUMNS = (
-    "step",
-    "epoch",
-    "split",
-    "loss",
-    "weighted_log_loss",
-    "learning_rate",
-    "gradient_norm",
-    "images_per_s",
-    "seconds",
-)
 UNFINISHED = ".unfinished"  # in a folder that is not yet a run
 
 
@@ -297,78 +282,6 @@ def check_same_kind(run: Run, cache: Cache) -> None:
     cache.array(run.config.size_px)
 
 
-class Log:
-    """The run's log.csv, appended to line by line and cut back to a checkpoint on resuming."""
-
-    def __init__(self, path: Path, length_bytes: int = 0) -> None:
-        """Open the log, cut to its first `length_bytes`; 0 starts anew, with a header."""
-        self._path = path
-        if (root := root_of(path)) is not None and path.exists():
-            accept(root, path, prefix(path, length_bytes))
-        self._file = open(path, "r+" if length_bytes else "w", newline="", encoding="utf-8")  # noqa: SIM115
-        self._file.seek(length_bytes)
-        self._file.truncate()
-        self._writer = csv.DictWriter(self._file, LOG_COLUMNS, lineterminator="\n")
-        if not length_bytes:
-            self._writer.writeheader()
-
-    def write(self, **values: float | int | str) -> None:
-        """Append one line; columns not named stay empty."""
-        self._writer.writerow(values)
-
-    def flush(self) -> int:
-        """Give every line to the system, without waiting for the disk; return the length in bytes."""
-        try:
-            self._file.flush()
-            return self._file.tell()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-
-    def sync(self, length: int) -> None:
-        """Bring the first `length` bytes to the disk, while others may be written behind them."""
-        try:
-            os.fsync(self._file.fileno())
-            if (root := root_of(self._path)) is not None:
-                accept(root, self._path, prefix(self._path, length))
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with floats that read back exactly; NaN becomes null, which other readers understand."""
-    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def prediction_table(
-    cache: Cache, lines: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
-) -> pd.DataFrame:
-    """Join probabilities with what the cache says of the slices.
-
-    Args:
-        lines: (n,) lines of the cache's table.
-        probabilities: (n, K) float64, in the order of `classes`.
-
-    Returns:
-        n lines: row, image_id, patient_id, study_instance_uid, series_instance_uid, z_norm, a column a class with its
-        label (where the cache has labels), a column p_<class> a class.
-    """
-    columns = ["row", "image_id", *SERIES, "z_norm", *cache.classes]
-    table = cache.table[columns].iloc[lines].reset_index(drop=True)
-    labels = table[list(cache.classes)]
-    if (labels.isna() | labels.isin((0, 1))).all(axis=None):  # whole numbers, as the format has them; else soft labels
-        table[list(cache.classes)] = labels.astype("Int8")
-    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write CSV whose floats are in the shortest form that reads back exactly, replacing the file atomically."""
-    write_atomically(path, lambda file: table.to_csv(file, index=False, lineterminator="\n"))
-
-
 def _windows(cache: Cache) -> tuple[tuple[str, float, float], ...]:
     return tuple((window.name, float(window.level_hu), float(window.width_hu)) for window in cache.windows)
 
@@ -388,11 +301,3 @@ def digest(path: Path) -> str:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -5,14 +5,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data.cache import Cache
 from training.data.neighbours import choose_context, order_series
-from training.data.stream import Draw, Stream
+from training.data.stream import Stream
 from training.errors import ConfigError, RunError
 from training.model.augment import Augment
 from training.model.loss import Loss, choose_loss
@@ -24,10 +23,10 @@ from training.run.distributed import Processes
 from training.run.drawing import drawing
 from training.run.runs import Run
 from training.run.schedule import Schedule
+from training.run.streams import lines_of, open_evaluation, open_stream
 
 # What PyTorch calls the matrices and kernels of linear layers, convolutions and attention.
 LAYER_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -111,87 +110,6 @@ def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Se
         augment=Augment(config, *run.mean_std, processes.device),
         loss=choose_loss(config),
         class_weights=torch.tensor(run.data.class_weights, device=processes.device),
-    )
-
-
-def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
-    """Return the lines of a side of the run's split, (n,) int64, that have a label at all and are not left out.
-
-    Raises:
-        RunError: there are none, although the run has this side.
-    """
-    labelled = ~np.isnan(cache.labels()).all(axis=1)
-    lines = np.flatnonzero(labelled & (run.sides(cache) == side) & ~run.left_out(cache))
-    if not len(lines) and run.has(side):
-        where = f"{run.path}: no slice with a label on the side {side} of split.csv"
-        raise RunError(f"{where}; build with more labels and start a new run")
-    return lines
-
-
-def open_stream(
-    run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, draw: Draw
-) -> Stream:
-    """Open a stream over lines of a cache to train on, whose global batches all processes share.
-
-    Args:
-        draw: what is drawn for them on the host.
-
-    Raises:
-        ConfigError: the batch does not divide evenly over the processes, or a process would have none of one.
-    """
-    batch_size, count = run.config.batch_size, processes.count
-    if batch_size % count:
-        raise ConfigError(
-            f"batch_size: {batch_size} does not divide over {count} processes; "
-            f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
-        )
-    # Every batch has more than half of its size, so two for each process leave none of them without.
-    if count > 1 and (batch_size < 2 * count or len(lines) < count):
-        raise ConfigError(
-            f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
-            f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
-        )
-    size = run.config.batch_size // processes.count
-    return _open(run, cache, lines, size, runtime, processes=processes, draw=draw)
-
-
-def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
-    """Open a stream over this process's share of lines of a cache to predict: of n processes each n-th batch, whole.
-
-    The batches are the same for any number of processes: of another size they would be added up in another order, and
-    the probabilities would differ in their last float32 bits.
-    """
-    size = min(run.config.batch_size, EVALUATED_TOGETHER)
-    lines = np.sort(lines)
-    own = np.arange(len(lines)) // size % processes.count == processes.rank
-    return _open(run, cache, lines[own], size, runtime, processes=processes)
-
-
-def open_plain(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
-    """Open a stream over lines of a cache for this process alone."""
-    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, runtime, processes=processes)
-
-
-def _open(
-    run: Run,
-    cache: Cache,
-    lines: np.ndarray,
-    batch_size: int,
-    runtime: Runtime,
-    *,
-    processes: Processes,
-    draw: Draw | None = None,
-) -> Stream:
-    return Stream(
-        cache,
-        run.config.size_px,
-        lines,
-        batch_size,
-        threads=runtime.input_threads,
-        ahead=runtime.batches_ahead,
-        pin=processes.device.type == "cuda",
-        context=run.context,
-        draw=draw,
     )
 
 

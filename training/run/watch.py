@@ -17,8 +17,10 @@ from training.errors import RunError, TrainingError
 from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress
 from training.run.distributed import Processes
 from training.run.inference import Stopped
+from training.run.log import Log
 from training.run.loggers import Loggers
-from training.run.runs import Log, Run, write_table
+from training.run.runs import Run
+from training.run.tables import write_table
 
 # The steps after which the time of one is known: the first ones warm up caches, kernels and compilers.
 WARM_UP_STEPS, TIMED_STEPS = 3, 10

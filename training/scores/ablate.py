@@ -13,7 +13,7 @@ from training.run import config as settings
 from training.run import job
 from training.run.config import Runtime
 from training.run.distributed import Processes
-from training.run.runs import write_table
+from training.run.tables import write_table
 from training.scores.compare import MAIN_SCORES, compare, read_contestants
 from training.series import job as series
 

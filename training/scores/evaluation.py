@@ -11,7 +11,7 @@ import numpy as np
 from training.errors import RunError
 from training.run.digests import check, write_atomically
 from training.run.documents import read_document
-from training.run.runs import write_json
+from training.run.tables import write_json
 from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
 from training.scores.headline import headline
 from training.scores.metrics import Scorer, score, score_at

@@ -11,7 +11,8 @@ from training.data.linked import read_linked
 from training.errors import RunError
 from training.run.digests import check
 from training.run.documents import read_document
-from training.run.runs import LOG_COLUMNS, open_run
+from training.run.log import LOG_COLUMNS
+from training.run.runs import open_run
 from training.scores.pooling import at_level
 from training.scores.predictions import Predictions, read_predictions
 

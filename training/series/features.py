@@ -22,7 +22,8 @@ from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import views
 from training.run.runs import Run, check_same_kind
-from training.run.setup import load_slice_network, open_plain
+from training.run.setup import load_slice_network
+from training.run.streams import open_plain
 from training.series.store import MissingFeatures, make_store, open_store, store_path
 from training.system import reserve
 from training.words import counted

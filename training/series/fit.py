@@ -15,10 +15,14 @@ from training.run.checkpoints import load_checkpoint
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import Stopped
-from training.run.loop import keep_if_better, keep_last, save_progress, seed_dropout, to_the_end, update
-from training.run.runs import Run, prediction_table
+from training.run.loop import save_progress, to_the_end
+from training.run.runs import Run
 from training.run.schedule import Schedule
-from training.run.setup import Job, Learner, learner_at, lines_of
+from training.run.setup import Job, Learner, learner_at
+from training.run.step import seed_dropout, update
+from training.run.streams import lines_of
+from training.run.tables import prediction_table
+from training.run.validation import keep_if_better, keep_last
 from training.run.watch import Watch
 from training.scores.pooling import at_level
 from training.scores.predictions import from_table

@@ -8,7 +8,8 @@ import torch
 from training.errors import RunError
 from training.run.digests import check
 from training.run.documents import read_document
-from training.run.runs import Run, write_json
+from training.run.runs import Run
+from training.run.tables import write_json
 from training.scores.metrics import log_losses
 from training.scores.operating import choose_operating
 from training.scores.pooling import at_level, patient_groups

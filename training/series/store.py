@@ -20,7 +20,8 @@ from training.data.cache import Cache
 from training.errors import RunError
 from training.run.digests import cannot_write, check
 from training.run.documents import read_document
-from training.run.runs import Run, digest, write_json
+from training.run.runs import Run, digest
+from training.run.tables import write_json
 from training.system import open_file
 
 # Lines of the table in one chunk, which is one file: 2 MB of 2,048 features.

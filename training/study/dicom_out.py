@@ -14,7 +14,7 @@ import pydicom
 from pydicom.uid import RE_VALID_UID
 
 from training.errors import StudyError
-from training.run.runs import write_table
+from training.run.tables import write_table
 from training.study.answer import UIDS, Answer
 from training.study.dicom_heat import parametric_map
 from training.study.dicom_sr import structured_report

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import StudyError
-from training.run.runs import write_json, write_table
+from training.run.tables import write_json, write_table
 from training.study.answer import LEVELS, Answer
 
 

@@ -18,7 +18,7 @@ from training.data.split import split_patients
 from training.errors import RunError
 from training.run.job import begin, evaluate
 from training.run.runs import open_run
-from training.run.setup import lines_of
+from training.run.streams import lines_of
 
 SIZE = 32
 

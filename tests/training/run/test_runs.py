@@ -14,18 +14,9 @@ from testkit.tiny_run import settings
 from training.data.cache import open_cache
 from training.data.split import split_patients
 from training.errors import CacheError, RunError
-from training.run.runs import (
-    LOG_COLUMNS,
-    Log,
-    check_same_kind,
-    create_run,
-    new_folder,
-    open_run,
-    prediction_table,
-    write_atomically,
-    write_json,
-    write_table,
-)
+from training.run.log import LOG_COLUMNS, Log
+from training.run.runs import check_same_kind, create_run, new_folder, open_run, write_atomically
+from training.run.tables import prediction_table, write_json, write_table
 from training.scores.predictions import read_predictions
 
 MEAN_STD = (np.array([0.1, 1 / 3, 0.7]), np.array([0.2, math.pi / 10, 1e-17]))

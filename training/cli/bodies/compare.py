@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from training.run.runs import write_table
+from training.run.tables import write_table
 from training.scores.compare import compare, read_contestants, to_text
 
 

@@ -1,0 +1,22 @@
+"""Give the tests of runs a cache and a run that nobody disturbed."""
+
+import pytest
+
+from testkit.fake_cache import write_cache
+from testkit.tiny_run import settings, spawn
+from training.run.runs import open_run
+
+
+@pytest.fixture(scope="session")
+def cache_path(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "c.zarr", patients=10, slices=5).path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, cache_path):
+    """A run of 2 epochs of 5 steps that nobody killed."""
+    path = tmp_path_factory.mktemp("runs") / "undisturbed"
+    process = spawn(path, cache_path, settings(), checkpoint_every=1)
+    process.join()
+    assert process.exitcode == 0
+    return open_run(path)

@@ -1,0 +1,72 @@
+"""Test a step: what is decayed, accumulated, frozen and averaged."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from testkit.tiny_run import HERE, runtime, settings, train
+from training.model.network import build_model
+from training.run.job import begin
+from training.run.loop import epoch_batches
+from training.run.setup import make_optimizer, prepare, set_up, start
+from training.run.step import backward, update
+
+
+def test_norms_and_biases_are_not_decayed(tmp_path):
+    net = build_model(settings(), 6)
+    decayed, spared = make_optimizer(net, settings()).param_groups
+    assert decayed["weight_decay"] == 0.05
+    assert spared["weight_decay"] == 0
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    biases = [m.bias for m in net.modules() if getattr(m, "bias", None) is not None]
+    expected = {id(p) for norm in norms for p in norm.parameters()} | {id(bias) for bias in biases}
+    assert {id(p) for p in spared["params"]} == expected
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(net.parameters()))
+
+
+def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path):
+    gradients = []
+    for i, (size, accumulation) in enumerate([(16, 1), (4, 4)]):
+        config = settings(
+            model="squeezenet1_1", batch_size=size, accumulation=accumulation, mixup_alpha=0.0, dropout=0.0
+        )
+        run, cache = begin(tmp_path / str(i), cache_path, config, HERE)
+        setup = set_up(run, cache, runtime(), HERE)
+        learner = start(setup)
+        model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
+        loss, ended = 0.0, False
+        while not ended:
+            ended = setup.schedule.ends_step(learner.progress.batches)
+            batch, keys = next(batches)
+            loss += backward(setup, learner, model, batch, keys, synchronise=True).item()
+            learner.progress.batches += 1
+        gradients.append((loss, {name: p.grad for name, p in learner.net.named_parameters()}))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    for name, gradient in gradients[0][1].items():
+        torch.testing.assert_close(gradients[1][1][name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_frozen_backbone_does_not_move(tmp_path, cache_path):
+    config = settings(frozen_epochs=1, epochs=1)
+    fresh = build_model(config, 6).state_dict()
+    run = train(tmp_path / "run", cache_path, config)
+    for name, tensor in load_file(run.weights).items():
+        assert torch.equal(tensor, fresh[name]) == name.startswith("backbone."), name
+
+
+def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
+    run, cache = begin(tmp_path / "run", cache_path, settings(ema_decay=0.75), HERE)
+    setup = set_up(run, cache, runtime(), HERE)
+    learner = start(setup)
+    expected = {name: p.detach().double().clone() for name, p in learner.net.named_parameters()}
+    model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
+    for _ in range(3):
+        batch, keys = next(batches)
+        loss = backward(setup, learner, model, batch, keys, synchronise=True)
+        update(setup, learner, loss, 1e-3)
+        learner.progress.batches += 1
+        for name, p in learner.net.named_parameters():
+            expected[name] = 0.75 * expected[name] + 0.25 * p.detach().double()
+    assert learner.evaluated is learner.ema
+    for name, p in learner.ema.named_parameters():
+        torch.testing.assert_close(p.double(), expected[name], rtol=1e-4, atol=1e-6)

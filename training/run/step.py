@@ -1,0 +1,115 @@
+"""Take a step of training: batches to gradients to weights, without waiting for the device."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.batches import Batch
+from training.data.hashing import splitmix64
+from training.model.network import FusionNet
+from training.run.config import TrainConfig
+from training.run.inputs import make_inputs
+from training.run.setup import Job, Learner, Setup
+from training.run.watch import Watch
+
+
+def train_step(
+    setup: Setup,
+    learner: Learner[FusionNet],
+    model: nn.Module,
+    batches: Iterator[tuple[Batch, np.ndarray]],
+    watch: Watch,
+) -> None:
+    """Take as many batches as a step has, and update the weights once. Nothing here waits for the device."""
+    schedule, progress = setup.schedule, learner.progress
+    loss = torch.zeros((), device=setup.device)
+    ended = False
+    while not ended:
+        batch, keys = next(batches)
+        ended = schedule.ends_step(progress.batches)
+        watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
+        loss += backward(setup, learner, model, batch, keys, synchronise=ended)
+        progress.batches += 1
+    rate, loss = schedule.rate(progress.step), setup.processes.add_up(loss)
+    norm = update(setup, learner, loss, rate)
+    progress.step += 1
+    watch.saw_step(progress, rate, loss, norm)
+
+
+def backward(
+    setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, *, synchronise: bool
+) -> Tensor:
+    """Add a batch's share to the gradient of its step; return this process's share of the step's loss."""
+    number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
+    seed_dropout(setup.config.seed, number, setup.processes.rank)
+    return learn(setup, learner, model, make_inputs(setup, batch, keys, number), synchronise=synchronise)
+
+
+def learn(
+    setup: Setup,
+    learner: Learner[FusionNet],
+    model: nn.Module,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    synchronise: bool,
+) -> Tensor:
+    """As `backward`, of what `make_inputs` gave."""
+    images, z_norm, labels = inputs
+    later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
+    with later:
+        with autocast(setup.config, setup.device):
+            logits = model(images, z_norm)
+        own = setup.loss(logits, labels, setup.class_weights).sum()
+        share = own / setup.schedule.images_in_step(learner.progress.batches)
+        # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
+        (share * setup.processes.count).backward()
+    return share.detach()
+
+
+def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tensor:
+    """Take one step of the optimizer and return the gradient's norm before clipping.
+
+    From the first loss or gradient on that is not finite, the device skips the step, and so every later one: the
+    host may learn of it many steps later and still has the weights from before.
+    """
+    optimizer = learner.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, setup.config.gradient_clip)
+    learner.broken = torch.maximum(learner.broken, (~torch.isfinite(loss + norm)).float())
+    optimizer.found_inf = learner.broken  # type: ignore[attr-defined]  # read by fused AdamW, as GradScaler sets it
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if learner.ema is not None:
+        average(learner.ema, learner.net, setup.config.ema_decay)
+    return norm
+
+
+@torch.no_grad()
+def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+    if averaged := list(ema.buffers()):  # a network without norms has none
+        torch._foreach_copy_(averaged, list(net.buffers()))
+
+
+def seed_dropout(seed: int, number: int, rank: int) -> None:
+    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there.
+
+    So does augmentation of the user's own that draws from them.
+    """
+    state = np.array([seed], np.uint64)
+    for value in (number, rank):
+        state = splitmix64(state) ^ np.uint64(value)
+    torch.manual_seed(int(splitmix64(state)[0]))
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Compute in bf16 where the settings and the device allow; a CPU gains nothing from it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type == "cuda")

@@ -1,0 +1,73 @@
+"""Score an epoch on validation, and see whether its weights are better than any before."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from training.model.network import FusionNet
+from training.run.inference import predict_slices
+from training.run.setup import Job, Learner, Setup, compiled
+from training.run.tables import prediction_table
+from training.run.watch import Watch
+from training.scores.metrics import score
+from training.scores.pooling import at_level
+from training.scores.predictions import from_table
+
+
+def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
+    """Score the epoch on validation, log it, and keep the weights if none were better.
+
+    Without a validation side nothing can be better or worse: the weights kept are the last epoch's.
+    """
+    share_statistics(setup, learner)
+    if not setup.num_validation:
+        keep_last(setup, learner, watch)
+        return
+    lines, probabilities = predict_slices(
+        compiled(learner.evaluated, setup.config),
+        setup.validation,
+        setup.num_validation,
+        setup.augment.normalise,
+        setup.processes,
+        bf16=setup.config.bf16,
+        title="validation",
+        asked_to_stop=stop,
+    )
+    table = prediction_table(setup.cache, lines, probabilities, setup.run.data.classes)
+    known = at_level(from_table(table), setup.run.data.label_level)
+    keep_if_better(setup, learner, watch, known.labels, known.probabilities)
+
+
+def keep_if_better(
+    setup: Job, learner: Learner[Any], watch: Watch, labels: np.ndarray, probabilities: np.ndarray
+) -> None:
+    """Log the score of an epoch's predictions on validation, (n, K) each, and keep its weights if none were better."""
+    data = setup.run.data
+    loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
+    progress = learner.progress
+    if loss is None:
+        keep_last(setup, learner, watch)
+        return
+    watch.saw_validation(progress, loss)
+    watch.say_epoch(progress, loss)
+    if loss < progress.best_loss:
+        progress.best_loss, progress.best_epoch = loss, progress.epoch
+        learner.improved = True
+
+
+def keep_last(setup: Job, learner: Learner[Any], watch: Watch) -> None:
+    """Keep an epoch's weights where nothing on validation says how good they are."""
+    watch.say_epoch(learner.progress, None)
+    learner.progress.best_epoch = learner.progress.epoch
+    learner.improved = True
+
+
+def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
+    """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
+
+    A training step does the same before it, as DistributedDataParallel has it.
+    """
+    setup.processes.agree(learner.net.buffers())
+    if learner.ema is not None:
+        setup.processes.agree(learner.ema.buffers())
