@@ -14,8 +14,9 @@ from testkit.tiny_run import settings
 from training.data.cache import open_cache
 from training.data.split import split_patients
 from training.errors import CacheError, RunError
+from training.run.digests import write_atomically
 from training.run.log import LOG_COLUMNS, Log
-from training.run.runs import check_same_kind, create_run, new_folder, open_run, write_atomically
+from training.run.runs import check_same_kind, create_run, new_folder, open_run
 from training.run.tables import prediction_table, write_json, write_table
 from training.scores.predictions import read_predictions
 
