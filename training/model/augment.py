@@ -110,7 +110,7 @@ def augment_images(
         levels = warp(levels, values[:, :6].view(-1, 2, 3))
     gain, shift, sigma = values[:, 6:9].T[:, :, None, None, None]  # (B, 1, 1, 1) each
     middle = levels.mean(dim=(2, 3), keepdim=True)
-    # In place, for fresh memory costs a CPU as much as the arithmetic. In two passes each, here and for the clamp: a CPU
+    # In place, for fresh memory costs a CPU as much as the arithmetic. In two passes, here and for the clamp: a CPU
     # takes four and ten times as long for the one pass of addcmul and of clamp where they broadcast.
     out = levels.mul_(gain / (255 * std)).add_((shift * middle / 255 - mean) / std)
     if len(numbers):
