@@ -31,6 +31,8 @@ def rehearse(
 ) -> str:
     """Do two steps, an evaluation, a save and a reload in a folder that does not stay.
 
+    Where the backbone is frozen at first, two steps of those epochs come before.
+
     Returns:
         what to print: time of a step and of a slice, memory, and an estimate of the run's time.
 
@@ -43,7 +45,11 @@ def rehearse(
         setup = set_up(run, cache, runtime, processes)
         learner = start(setup)
         with errors_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
-            step_s = _time_step(setup, learner, watch)
+            frozen = min(config.frozen_epochs, config.epochs)
+            frozen_step_s = step_s = _time_step(setup, learner, watch)
+            if 0 < frozen < config.epochs:
+                learner.progress.epoch, learner.progress.batches = frozen, 0
+                step_s = _time_step(setup, learner, watch)
             share_statistics(setup, learner)
             slice_s = _time_evaluation(setup, learner)
             save_progress(setup, learner, watch)
@@ -51,7 +57,8 @@ def rehearse(
         _check_reload(setup, learner)
         processes.wait()
     total, in_a_step = setup.schedule.total_steps, config.batch_size * config.accumulation
-    seconds = step_s * total + slice_s * setup.num_validation * config.epochs
+    trained_s = (frozen_step_s * frozen + step_s * (config.epochs - frozen)) * setup.schedule.steps
+    seconds = trained_s + slice_s * setup.num_validation * config.epochs
     return "\n".join(
         [
             f"{counted(total, 'step')} of {counted(in_a_step, 'slice')}, {step_s:.3f} s each",

@@ -15,6 +15,7 @@ from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.errors import RunError, TrainingError
 from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress
+from training.run.config import TrainConfig
 from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.log import Log
@@ -25,6 +26,14 @@ from training.run.tables import write_table
 # The steps after which the time of one is known: the first ones warm up caches, kernels and compilers.
 WARM_UP_STEPS, TIMED_STEPS = 3, 10
 EVALUATED_SHARE = 1 / 3  # of the time of an image that is trained on: its forward pass, without the two backward
+
+
+def epoch_costs(config: TrainConfig) -> np.ndarray:
+    """Return how long a step of each epoch takes, (epochs,) float64, 1 where the backbone learns.
+
+    Where it is frozen it is only run forward.
+    """
+    return np.where(np.arange(config.epochs) < config.frozen_epochs, EVALUATED_SHARE, 1.0)
 
 
 class Watch:
@@ -167,10 +176,12 @@ class Watch:
         if not self._processes.writes or progress.epoch != self._first_epoch:
             return
         config = self._run.config
-        steps = self._total_steps - progress.step
+        costs, in_an_epoch = epoch_costs(config)[progress.epoch :], self._total_steps / config.epochs
+        done = progress.step - progress.epoch * in_an_epoch
         in_a_step = config.batch_size * config.accumulation
-        evaluated = (config.epochs - progress.epoch) * self._num_validation / in_a_step * EVALUATED_SHARE
-        _say(f"{step_s:.3g} s a step: about {duration(step_s * (steps + evaluated))} left, if all epochs are needed")
+        evaluated = len(costs) * self._num_validation / in_a_step * EVALUATED_SHARE
+        left = step_s / costs[0] * (costs.sum() * in_an_epoch - done * costs[0] + evaluated)
+        _say(f"{step_s:.3g} s a step: about {duration(left)} left, if all epochs are needed")
 
     def say_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
         """Print a line on the epoch that ends: its losses, and how long the rest will take.
@@ -185,7 +196,8 @@ class Watch:
         if weighted_log_loss is not None:
             said.append(f"validation log loss {weighted_log_loss:.4f}")
         epochs, done = self._run.config.epochs, progress.epoch + 1
-        left = (time.perf_counter() - self._began) / (done - self._first_epoch) * (epochs - done)
+        costs = epoch_costs(self._run.config)
+        left = (time.perf_counter() - self._began) / costs[self._first_epoch : done].sum() * costs[done:].sum()
         if left:
             said.append(f"about {duration(left)} left")
         _say(f"epoch {done} of {epochs}: {', '.join(said)}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ from testkit.tiny_run import HERE, settings
 from tests.training.run.test_train_cli import EXPORTS_QUICKLY, QUICK, refused, train
 from training.data.cache import open_cache
 from training.data.shards import SliceReader
-from training.run import loop
+from training.run import loop, rehearsal
 from training.run.checkpoints import Progress
+from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.job import begin
 from training.run.preview import few_images
@@ -112,6 +114,26 @@ def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tm
         at_work._say_estimate(Progress(step=10), 2.0)
     # 290 steps, and three evaluations of 30 batches at a third of a step's time.
     assert "2 s a step: about 10 min 40 s left" in capsys.readouterr().out
+
+
+def test_the_estimate_counts_epochs_with_a_frozen_backbone_as_a_forward_pass(fake, tmp_path, capsys):
+    run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8, frozen_epochs=1), HERE)
+    with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
+        at_work._say_estimate(Progress(step=10), 2.0)
+        # 90 steps of 2 s; then 200 of 6 s; and three evaluations of 30 batches at 2 s.
+        assert "2 s a step: about 26 min 00 s left" in capsys.readouterr().out
+        at_work._began = time.perf_counter() - 60
+        at_work.say_epoch(Progress(), None)
+        assert "about 6 min 00 s left" in capsys.readouterr().out
+
+
+def test_a_rehearsal_takes_steps_with_the_backbone_frozen_and_free(fake, tmp_path, monkeypatch):
+    learns = []
+    monkeypatch.setattr(rehearsal, "train_step", lambda setup, learner, model, *_: learns.append(
+        next(model.backbone.parameters()).requires_grad))  # fmt: skip
+    said = rehearsal.rehearse(fake.path, settings(epochs=3, frozen_epochs=1), Runtime(), HERE)
+    assert learns == [False, False, True, True]
+    assert "the run will take about" in said
 
 
 def test_too_few_images_for_a_gpu_are_said_with_what_to_set():
