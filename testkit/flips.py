@@ -1,7 +1,7 @@
 """Flip one bit of a cache or a run, and have a command that reads the file say so, mend it, or do as if it were whole.
 
 Which commands read a file is no list: each is watched once as it opens files. What a command does is all that it says
-and all that lies in the folder afterwards, the flipped file left out.
+and all that lies in the folder afterwards, the flipped file and the digests of a run left out.
 """
 
 import functools
@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from testkit.hostile import caches, runs
 from testkit.hostile.edits import flip_bit
 from testkit.hostile.engine import Command, call
 from training.cli.main import main as train
+from training.run.digests import FILE
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,12 @@ class Scene:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.pristine, self.folder, symlinks=True)
 
-    def do(self, name: str) -> Done:
-        """Run a command in the folder as it is."""
+    def do(self, name: str, opened: set[str] | None = None) -> Done:
+        """Run a command in the folder as it is; `opened` takes the files below it that the command opens."""
+        if opened is not None:
+            _watch(self.folder, opened)
         code, said, error = call(*self.commands[name])
+        _watch(None, set())
         found = {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in self.folder.rglob("*")
@@ -90,11 +95,10 @@ def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tupl
     for name in commands:
         scene.renew()
         with_files: set[str] = set()
-        _watch(folder, with_files)
-        once = scene.do(name)
-        _watch(None, set())
+        once = scene.do(name, with_files)
         assert not once.error, f"{name}: {once.error}"
         scene.renew()
+        time.sleep(1.1)  # what says the time says another one
         again = scene.do(name)
         lines = tuple(line for line in once.said if line in again.said)
         scene.done[name] = Done(once.code, lines, dict(once.files.items() & again.files.items()))
@@ -176,7 +180,7 @@ def _difference(done: Done, right: Done, file: str) -> str:
     if done.code != right.code:
         return f"says {done.said[-1:]}"
     for name, digest in right.files.items():
-        if name != file and done.files.get(name) != digest:
+        if name != file and Path(name).name != FILE and done.files.get(name) != digest:
             return f"{name} is another"
     lacking = [line for line in right.said if line not in done.said]
     return f"does not say {lacking[0]!r}" if lacking else ""

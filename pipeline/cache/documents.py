@@ -57,9 +57,17 @@ def stored_array(document: Any) -> StoredArray:
         rows_per_shard, *chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
         name, settings = inner[1]["name"], inner[1].get("configuration", {})
         names = [codec["name"] for codec in inner]
-        right = sharding["name"] == "sharding_indexed" and names in (
-            ["bytes", "blosc", "crc32c"],
-            ["bytes", "zstd", "crc32c"],
+        right = (
+            sharding["name"] == "sharding_indexed"
+            and names
+            in (
+                ["bytes", "blosc", "crc32c"],
+                ["bytes", "zstd", "crc32c"],
+            )
+            and (
+                type(settings.get("level", settings.get("clevel", 0))) is int
+                and isinstance(settings.get("cname", "lz4"), str)
+            )
         )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"no image array of this format ({error!r})") from error

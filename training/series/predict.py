@@ -102,7 +102,7 @@ class _Source:
             except MissingFeatures:  # the images will do
                 self._base = None
             except RunError as damaged:
-                tqdm.write(f"{damaged}; the images are read meanwhile", sys.stderr)
+                _say_damaged(damaged)
                 self._base = None
         self._net = self._net or load_slice_network(run, processes)
         return extract(self._net, run, cache, lines, runtime, processes=processes, tta=self._tta)
@@ -111,12 +111,20 @@ class _Source:
 def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:
     """Return the slice model's run if it is where it was, with the same weights, and has features of this commit."""
     try:
-        base = open_run(Path(run.data.base))
+        where = Path(run.data.base)
+        if not (where / "settings.json").exists():  # it is no longer where it was
+            return None
+        base = open_run(where)
         if cache.commit != run.data.commit or digest(base.weights) != run.data.base_weights:
             return None
         return base if store_path(base, tta=tta).exists() else None
-    except RunError:
+    except RunError as damaged:
+        _say_damaged(damaged)
         return None
+
+
+def _say_damaged(error: RunError) -> None:
+    tqdm.write(f"{error}; the images are read meanwhile", sys.stderr)
 
 
 def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.ndarray:

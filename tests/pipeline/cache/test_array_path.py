@@ -2,8 +2,10 @@
 
 import pytest
 
-from pipeline.cache.documents import zarr_documents
+from pipeline.cache.arrays import new_array_metadata
+from pipeline.cache.documents import stored_array, zarr_documents
 from pipeline.cache.paths import Cache
+from pipeline.cache.shards import Codec
 from pipeline.planning.stages import ArrayPath, ArraySpec
 
 WRONG = (
@@ -31,3 +33,13 @@ def test_the_paths_of_an_array_are_of_that_form():
     spec = ArraySpec(8, "0123abcd")
     assert [type(path) for path in (spec.images_path, spec.sums_path)] == [ArrayPath, ArrayPath]
     assert ArraySpec.of_path(spec.sums_path) == spec
+
+
+@pytest.mark.parametrize("settings", [{"clevel": []}, {"level": "1"}, {"cname": 4}, {"clevel": None}])
+def test_a_compressor_of_other_types_is_no_array_of_the_format(settings):
+    spec = ArraySpec(8, "0123abcd")
+    document = new_array_metadata(spec, 3, 8, 8, Codec("lz4", 5))[spec.images_path]
+    assert stored_array(document).shape == (3, 8, 8)
+    document["codecs"][0]["configuration"]["codecs"][1]["configuration"] |= settings
+    with pytest.raises(ValueError, match="no image array of this format"):
+        stored_array(document)

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from testkit.fake_cache import write_cache
+from testkit.hostile.edits import flip_bit
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.cli.main import main
 from training.data.cache import open_cache
@@ -167,6 +168,12 @@ def test_a_store_of_features_that_is_damaged_is_said_and_not_needed_to_predict(
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "features.zarr" in line)
     assert line.endswith(f"; run: train features --run {moved}; the images are read meanwhile")
     np.testing.assert_allclose(computed.probabilities, stored.probabilities, atol=1e-4)
+    flip_bit(moved / "digests.json", np.random.default_rng(0))
+    predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    assert "digests.json: is damaged" in capsys.readouterr().err
+    shutil.rmtree(moved)
+    predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
