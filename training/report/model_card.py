@@ -172,7 +172,7 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
          "calibration error, rates at thresholds chosen on validation by Youden's index and by F1; 95 % intervals by "
          "bootstrap over patients"),
         ("30", "14", "robustness, fairness", "by slice position and series length; the cache has no age, sex, scanner"),
-        ("31", "15", "explanation, output", "HiResCAM of confident hits and mistakes; probabilities by class"),
+        ("31", "15", "explanation, output", "integrated gradients of some slices; probabilities by class"),
         ("32", "23", "internal test", f"held-out patients; looks at test or external sets logged: {looks}"),
         ("33", "12, 23", "external test", external),
         ("34", "18", "registration", AUTHORS),

@@ -104,8 +104,8 @@ def _looked_at(
         title = f"{known.classes[k]}: {call} · {_title(known, line)}"
         items.append(page.card(pictures, title, _bars(known, line)))
     caption += (
-        f"Last picture: HiResCAM for that class on the {windows[0]} window; orange places raised the probability, "
-        "blue ones lowered it; it says where, not why."
+        f"Last picture: integrated gradients of that class on the {windows[0]} window; orange places raised the "
+        "probability, blue ones lowered it; it says where, not why."
         if heat is not None
         else f"No heat maps: {HeatMaps.MISSING}"
     )

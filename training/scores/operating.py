@@ -76,8 +76,9 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
     """
     falling, hits, called = _candidates(labels >= SOFT_THRESHOLD, probabilities)
-    positives = hits[-1]
-    return float(falling[np.argmax(hits / positives - (called - hits) / (len(labels) - positives))])
+    positives, negatives = hits[-1], len(labels) - hits[-1]
+    # In integers: rounding would choose among equals.
+    return float(falling[np.argmax(hits * negatives - (called - hits) * positives)])
 
 
 def f1_threshold(probabilities: np.ndarray, calibrated: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from training.study.dicom_sr import MANUFACTURER
 from training.study.model import Heat
 
 SERIES_NUMBER = 9902
-WHAT = "HiResCAM of the likeliest class: above 0 raised, below 0 lowered"
+WHAT = "Evidence of the likeliest class: above 0 raised, below 0 lowered"
 
 
 def parametric_map(

@@ -29,10 +29,15 @@ from training.model.channels import fit_channels
 from training.model.export import _write_onnx
 from training.model.network import build_model
 from training.run import rehearsal
-from training.run.device import configure_device, missing_determinism_explained, single_values_explained
+from training.run.device import (
+    configure_device,
+    memory_error_explained,
+    missing_determinism_explained,
+    single_values_explained,
+)
 from training.run.distributed import choose_device
 from training.run.functions import find_function, name_of
-from training.run.loop import check_same_count, memory_error_explained
+from training.run.loop import check_same_count
 from training.run.preview import few_images
 from training.run.runs import open_run
 from training.run.schedule import Schedule
@@ -228,8 +233,7 @@ def test_few_images_on_a_gpu_become_enough_by_either_number() -> None:
 
 def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(world: World) -> None:
     run = open_run(world.run)
-    setup: Any = type("Setup", (), {"run": run, "config": run.config})
-    with pytest.raises(RunError) as refused, memory_error_explained(setup):
+    with pytest.raises(RunError) as refused, memory_error_explained(run.config, run.path):
         raise torch.OutOfMemoryError
     found = re.search(r"--batch-size (\d+) --set accumulation=(\d+)", str(refused.value))
     assert found
