@@ -1,6 +1,6 @@
 """Try neighbours and heads over the series on the phantom, where only they can tell, and where they cannot.
 
-    python benchmarks/context.py [--patients 80] [--epochs 6] [--folder DIR]
+    python benchmarks/context.py [--patients 80] [--epochs 18] [--folder DIR]
 
 `pipeline phantom --faint-edges` writes heads in which a bleed can barely be seen in its first and its last slice: only
 the slices beside them tell. With `--shuffled` besides, the same slices lie in random order within their series: now no
@@ -122,7 +122,7 @@ def settings(epochs: int, **changes: Any) -> TrainConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=80)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--folder", type=Path, help="where to write, and to go on; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -71,6 +71,9 @@ def test_the_threshold_of_f1_expects_the_best_of_all_and_is_half_of_it(seed: int
 
 
 def test_with_few_positives_the_threshold_of_f1_is_better_than_the_best_on_validation() -> None:
+    def f1(y: np.ndarray, called: np.ndarray) -> float:  # scikit-learn's takes 4 ms, 12,000 times
+        return float(2 * (y * called).sum() / (y.sum() + called.sum()))
+
     rng = np.random.default_rng(0)
     logits = rng.normal(-3, 1.5, (40, 300))
     labels = (rng.random(logits.shape) < sigmoid(logits)).astype(float)
@@ -79,9 +82,9 @@ def test_with_few_positives_the_threshold_of_f1_is_better_than_the_best_on_valid
     by_rule, by_count = [], []
     for y, p in zip(labels, sigmoid(logits), strict=True):
         chosen = choose_operating(y[:, None], p[:, None], CLASSES[:1]).f1_thresholds[0]
-        counted = max(np.unique(p), key=lambda threshold: sk.f1_score(y, p >= threshold))
+        counted = max(np.unique(p), key=lambda threshold: f1(y, p >= threshold))
         for rule, threshold in ((by_rule, chosen), (by_count, counted)):
-            rule.append(sk.f1_score(truth, others >= threshold))
+            rule.append(f1(truth, others >= threshold))
     assert np.mean(by_rule) > np.mean(by_count) + 0.01
 
 
