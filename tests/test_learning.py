@@ -39,15 +39,15 @@ def run(*arguments: object) -> None:
 
 def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path) -> None:
     write(tmp_path, 40, 3, make=twins)
-    options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 64, "--workers", 0)
+    options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 48, "--workers", 0)
     run("pipeline", "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
     training = (
         "--preset",
         "demo",
         "--size",
-        64,
+        48,
         "--epochs",
-        16,
+        12,
         "--batch-size",
         16,
         "--set",
