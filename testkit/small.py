@@ -230,3 +230,16 @@ def run(*arguments: object, code: int | None = 0) -> Result:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert code in (None, result.exit_code), result.output
     return result
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(content))
+
+
+def check_clean(small: Small) -> None:
+    """Check that a cache is a clean build's, and nothing in it damaged."""
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+    small.verify()

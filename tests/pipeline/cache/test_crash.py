@@ -16,21 +16,9 @@ from pipeline.cache.pending import read_pending
 from pipeline.engine import convert
 from testkit.faulty import slow_build
 from testkit.kills import LEVELS, Victim, reader, run_killed, strace_works
-from testkit.small import Small, counted, run, slice_bytes, write, write_slices
+from testkit.small import Small, check_clean, counted, run, slice_bytes, write, write_slices
 
 needs_strace = pytest.mark.skipif(not strace_works(), reason="needs strace, and the right to trace a child")
-
-
-@pytest.fixture
-def small(tmp_path) -> Small:
-    found = Small(tmp_path)
-    write_slices(found.src, range(20))
-    return found
-
-
-def check_clean(small: Small) -> None:
-    assert small.digest() == small.clean_digest(small.folder / "clean")
-    small.verify()
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------

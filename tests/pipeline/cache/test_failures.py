@@ -13,21 +13,9 @@ import zarr
 from pipeline.cache import drafts
 from testkit.history import check_history
 from testkit.kills import read_view, strace_works
-from testkit.small import Small, counted, slice_bytes, write, write_slices
+from testkit.small import Small, check_clean, counted, slice_bytes, write
 
 needs_strace = pytest.mark.skipif(not strace_works(), reason="needs strace, and the right to trace a child")
-
-
-@pytest.fixture
-def small(tmp_path) -> Small:
-    found = Small(tmp_path)
-    write_slices(found.src, range(20))
-    return found
-
-
-def check_clean(small: Small) -> None:
-    assert small.digest() == small.clean_digest(small.folder / "clean")
-    small.verify()
 
 
 # --- disk, permission, source --------------------------------------------------------------------------------------

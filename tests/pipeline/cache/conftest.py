@@ -1,0 +1,12 @@
+"""A small source that is not built yet, for the tests of what a failure leaves."""
+
+import pytest
+
+from testkit.small import Small, write_slices
+
+
+@pytest.fixture
+def small(tmp_path) -> Small:
+    found = Small(tmp_path)
+    write_slices(found.src, range(20))
+    return found
