@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole way on synthetic studies: DICOM files, cache, model, scores, report, predictions; some minutes on two cores.
 # Needs `pipeline` and `train`. Each command is printed before it runs: it is what you would type.
-# DEMO_OUT is where it goes (demo), DEMO_SEED which patients and weights (0), DEMO_PATIENTS how many patients (190).
+# DEMO_OUT is where it goes (demo), DEMO_SEED which patients and weights (0), DEMO_PATIENTS how many patients (160).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ out=${DEMO_OUT:-demo}
 seed=${DEMO_SEED:-0}
 # A fifth of them are to choose thresholds on, a fifth to test on: with fewer than 30 on a side, each kind of bleeding
 # has some four patients there, and what is chosen on them is chance.
-patients=${DEMO_PATIENTS:-190}
+patients=${DEMO_PATIENTS:-160}
 # A thread that waits for another spins for some microseconds and then sleeps. To sleep at once (OMP_WAIT_POLICY=passive)
 # makes a step of so small a network half as long again; to spin on costs others who share the cores.
 export GOMP_SPINCOUNT=20000
