@@ -1,6 +1,7 @@
-"""Real data, and the rule that CI skips nothing: shared by all tests."""
+"""Real data, and the rules that CI skips nothing and that no test changes what Ctrl-C does: shared by all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +35,7 @@ LONGEST = (
     "test_report.py",
     "test_head_stops.py",
 )
+CTRL_C = signal.getsignal(signal.SIGINT)
 # What CI's machine does not have either.
 ALLOWED_SKIPS = ("needs a GPU",)
 
@@ -58,4 +60,8 @@ def pytest_runtest_makereport(item, call):
         if not any(allowed in reason for allowed in ALLOWED_SKIPS):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} was skipped where nothing may be skipped: {reason}"
+    if call.when == "teardown" and signal.getsignal(signal.SIGINT) is not CTRL_C:
+        signal.signal(signal.SIGINT, CTRL_C)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} leaves a handler of SIGINT behind: an import of dask_jobqueue does, for one"
     return report

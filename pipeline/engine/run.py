@@ -23,7 +23,11 @@ from pipeline.planning.settings import Workers
 TASKS_IN_FLIGHT = 1024
 # For what may pass: a server that stalls, a worker that is replaced.
 RETRIES = 2
-POLL_S, CHECK_EVERY_S = 0.02, 2.0
+POLL_S, CHECK_EVERY_S, FETCH_S = 0.02, 2.0, 2.0
+
+
+class _LostError(Exception):
+    """A result has gone with its worker, or cannot be fetched for now: its task runs again."""
 
 
 def run_jobs(
@@ -83,8 +87,12 @@ def _run_on_dask(
 
     running = distributed.as_completed(submit(TASKS_IN_FLIGHT))
     for future in _as_they_come(running, connection.check_workers, lambda: _tell(heard, begun)):
+        try:
+            outcome = _outcome(future)
+        except _LostError:
+            running.add(future)
+            continue
         job = of_future.pop(future)
-        outcome = _outcome(future)
         running.update(submit(1))
         yield outcome or finished_before(context, job) or run_watched(context, job)
 
@@ -114,13 +122,23 @@ def _as_they_come(running: Any, check_workers: Callable[[], None], tell: Callabl
 
 
 def _outcome(future: Any) -> ShardResult | None:
-    """The result of a task; None where a file of it ended the worker, or would have."""
+    """The result of a task; None where a file of it ended the worker, or would have.
+
+    Dask leaves a result with its worker until it is fetched. To wait here for one that has gone with its worker would
+    be to wait for ever where no other worker is left: someone has to look after the workers meanwhile.
+    """
     import distributed
 
     try:
-        outcome = future.result()
+        if not future.done():
+            raise _LostError
+        outcome = future.result(timeout=FETCH_S)
     except distributed.KilledWorker:
         return None
+    except TimeoutError:  # ours, or one that the task has ended with
+        if future.status == "error":
+            raise
+        raise _LostError from None
     except CancelledError:
         raise CacheError("the Dask scheduler has gone; finished shards are kept: run the same command again") from None
     except ImportError as error:

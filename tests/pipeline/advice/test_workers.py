@@ -175,7 +175,10 @@ def _a_package_that_a_worker_lacks(small: Small, patched: pytest.MonkeyPatch) ->
     outcomes: list[object] = [ModuleNotFoundError("No module named 'pipeline'"), context.ShardResult(0)]
 
     class Future:
-        def result(self) -> object:
+        def done(self) -> bool:
+            return True
+
+        def result(self, timeout: float) -> object:
             if isinstance(outcomes[0], Exception):
                 raise outcomes[0]
             return outcomes[0]

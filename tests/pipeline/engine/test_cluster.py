@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,6 +111,33 @@ def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, m
     after_shards(monkeypatch, 1, lose_results)
     run("build", *small.options(), "--scheduler-file", cluster.file)
     assert seen.items() <= records(small).items()
+    assert small.digest() == small.clean_digest(small.folder / "clean")
+
+
+def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, cluster, monkeypatch):
+    """Nobody would ask for another worker, or tell that there is none, while a lost result is waited for."""
+    cluster.add_worker("--no-nanny")
+    check_workers, others = engine_cluster._Presence.check_workers, []
+    too_late = threading.Timer(20, lambda: others.append("too late") or cluster.add_worker())
+
+    def ask_for_another(self) -> None:
+        check_workers(self)
+        if not self._client.nthreads() and not others:
+            others.append("in time")
+            cluster.add_worker()
+
+    def lose_results() -> None:
+        while len(records(small)) < 4:
+            time.sleep(0.02)
+        cluster.workers[0].kill()
+        too_late.start()
+
+    monkeypatch.setattr(engine_cluster._Presence, "check_workers", ask_for_another)
+    after_shards(monkeypatch, 1, lose_results)
+    outcome = run("build", *small.options(), "--scheduler-file", cluster.file)
+    too_late.cancel()
+    assert others == ["in time"]
+    assert "no Dask worker at the moment: waiting for one" in outcome.stderr
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
