@@ -5,6 +5,7 @@
 The exit code is 0 where all that was wanted holds. docs/gpu.md says what each line means.
 """
 
+import gc
 import platform
 import subprocess
 import sys
@@ -100,6 +101,7 @@ class Bench:
 
 
 # By name: to collect all tests takes longer than these do, and wants packages that a GPU's machine may lack.
+ROOT = Path(__file__).parents[2]
 GPU_TESTS = ("tests/training/data/test_stream_gpu.py",)
 PYTEST_S = 35  # at most
 
@@ -107,7 +109,7 @@ PYTEST_S = 35  # at most
 def part_a(at: Bench) -> None:
     """Run the tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", *GPU_TESTS, "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PYTEST_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PYTEST_S, cwd=ROOT)
     passed = done.returncode == 0 and " passed" in done.stdout
     said = repeats.last_line(done.stdout) or repeats.last_line(done.stderr)
     at.report.holds("a", "tests marked gpu", passed, said) if not at.small else at.report.fact("a", "tests", said)
@@ -120,9 +122,14 @@ def part_b(at: Bench, model: Model, *, compiled: bool) -> None:
     with rates.bench(at.new(), cache, config, at.runtime, at.processes) as of:
         at.resident[title] = rates.measure_rates(at.report, "b", title, of, model.load, least=model.least)
         if model is at.models[0] and not compiled:
-            runs.measure_agreement(at.report, of, at.runtime)
-            syncs.measure_syncs(at.report, of, *((2, 1) if at.small else (10, 5)))
-            rates.measure_evaluation(at.report, of, 24 if at.small else 4096)
+            with at.report.attempt("a", "make_inputs: CPU against device"):
+                runs.measure_agreement(at.report, of, at.runtime)
+            with at.report.attempt("c", "steps in which the host waits for the GPU"):
+                syncs.measure_syncs(at.report, of, 2 if at.small else 10)
+            with at.report.attempt("c", "steps under the profiler"):
+                syncs.measure_gaps(at.report, of, 1 if at.small else 5)
+            with at.report.attempt("f", "evaluation"):
+                rates.measure_evaluation(at.report, of, 24 if at.small else 4096)
 
 
 def part_d(at: Bench) -> None:
@@ -130,12 +137,15 @@ def part_d(at: Bench) -> None:
     first = at.models[0]
     resident = at.resident.get(f"{first.name} eager")
     log_every = Runtime(log_every=2 if at.small else 10, input_threads=Runtime.input_threads)
-    compare = [runs.measure_fit(at.report, at.new(), at.cache(first), first.config(), log_every, at.processes)]
-    compare.append(
-        runs.measure_distributed(
-            at.report, at.new(), at.cache(first), first.config(), at.runtime, at.processes.device, first.load
+    compare = []
+    with at.report.attempt("d", "two epochs"):
+        compare.append(runs.measure_fit(at.report, at.new(), at.cache(first), first.config(), log_every, at.processes))
+    with at.report.attempt("d", "one process by the path of several"):
+        compare.append(
+            runs.measure_distributed(
+                at.report, at.new(), at.cache(first), first.config(), at.runtime, at.processes.device, first.load
+            )
         )
-    )
     for of in compare if resident is not None else []:
         of(resident)
 
@@ -202,7 +212,9 @@ def do(at: Bench, part: Part, wanted: str) -> None:
     if part.letter in wanted:
         at.report.do(part.letter, part.title, 0 if at.small else part.seconds, part.work)
         if at.processes.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with at.report.attempt(part.letter, f"{part.title}: memory given back"):
+                gc.collect()
+                torch.cuda.empty_cache()
 
 
 @click.command()
@@ -218,7 +230,7 @@ def main(minutes: float, out: Path, wanted: str, small: bool) -> None:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     report = Report(out, machine(device), minutes * 60 - START_S, judges_speed=not small)
     click.echo(", ".join(f"{name} {value}" for name, value in report.facts.items()))
-    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as folder:
         runtime = Runtime(log_every=10**9, loggers=())
         at = Bench(report, Path(folder), SMALL if small else FULL, Processes(0, 1, device), runtime, {})
         listed = [part for part in parts(at, wanted) if part.letter in wanted]
@@ -230,7 +242,7 @@ def main(minutes: float, out: Path, wanted: str, small: bool) -> None:
                 do(at, part, wanted)
             report.finish()
     failed = report.failed
-    click.echo(f"{len(failed)} of {len(report.checks)} lines FAIL; all are in {out}")
+    click.echo(f"{len(failed)} of {len(report.checks)} lines FAIL; all are in {out.resolve()}")
     sys.exit(bool(failed))
 
 

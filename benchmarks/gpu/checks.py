@@ -1,11 +1,13 @@
 """Print each check as it is done, and keep all of them in a JSON file."""
 
+import faulthandler
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,11 @@ import click
 import numpy as np
 
 LONGEST = 1.5  # times its estimate that a part may take
+LATEST_S = 5.0  # after the end, for what does not even let it be said
+
+
+class OutOfTime(TimeoutError):
+    """A part has had its time."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,18 @@ class Report:
             with time_limit(min(LONGEST * estimate_s, left) if estimate_s else left):
                 work()
         except Exception as error:  # a benchmark says what went wrong and goes on
-            self.holds(part, title, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+            self._raised(part, title, error)
         self.fact(part, f"{title}: time taken", time.monotonic() - began, "s")
+
+    @contextmanager
+    def attempt(self, part: str, name: str) -> Iterator[None]:
+        """Have what is raised be a check that failed, and go on with the part; OutOfTime ends it."""
+        try:
+            yield
+        except OutOfTime:
+            raise
+        except Exception as error:
+            self._raised(part, name, error)
 
     def finish(self) -> None:
         """Note that every part has had its turn."""
@@ -92,25 +109,35 @@ class Report:
 
     @contextmanager
     def ends_in_time(self) -> Iterator[None]:
-        """End the process when the time is over, whatever it does then: a part may hang where no signal reaches it."""
+        """End the process when the time is over, whatever it does then: a part may hang where no signal reaches it.
+
+        And where it hangs with the GIL, so that no thread of Python's does either, the process ends some seconds later.
+        """
 
         def end() -> None:
             self.holds("", "everything", False, f"cut off after {self.seconds:.0f} s", wanted="finished")
             os._exit(1)
 
-        watching = threading.Timer(self.seconds - (time.monotonic() - self._began), end) if self.ends else None
-        if watching is not None:
-            watching.daemon = True
-            watching.start()
+        if not self.ends:
+            yield
+            return
+        left = max(0.0, self.seconds - (time.monotonic() - self._began))
+        watching = threading.Timer(left, end)
+        watching.daemon = True
+        watching.start()
+        faulthandler.dump_traceback_later(left + LATEST_S, exit=True, file=sys.__stderr__)
         try:
             yield
         finally:
-            if watching is not None:
-                watching.cancel()
+            watching.cancel()
+            faulthandler.cancel_dump_traceback_later()
 
     @property
     def ends(self) -> bool:
         return math.isfinite(self.seconds)
+
+    def _raised(self, part: str, name: str, error: Exception) -> None:
+        self.holds(part, name, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
 
     def _speed(self, part: str, name: str, figure: float, unit: str, wanted: str, *, passed: bool) -> None:
         self._add(Check(part, name, figure, unit, wanted, passed if self.judges_speed else None))
@@ -131,10 +158,10 @@ class Report:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in what takes longer; within another limit the sooner one counts. For the main thread."""
+    """Raise OutOfTime in what takes longer; within another limit the sooner one counts. For the main thread."""
 
     def stop(_: int, __: object) -> None:
-        raise TimeoutError(f"cut off after {seconds:.0f} s")
+        raise OutOfTime(f"cut off after {seconds:.0f} s")
 
     if not math.isfinite(seconds):
         yield

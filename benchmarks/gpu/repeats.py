@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,24 @@ def measure_repeats(
     Args:
         meanwhile: what is done while the first processes run; nothing that is timed.
     """
-    begun = {(way, kill): plan.spawn(folder / f"{way}-{kill}", way, kill) for way in plan.ways for kill in (0, STEPS)}
-    meanwhile()
-    said = {which: process.communicate(timeout=timeout_s)[1] for which, process in begun.items()}
-    resumed = {way: plan.spawn(folder / f"{way}-{STEPS}", way, 0) for way in plan.ways}
-    for way, process in resumed.items():
-        errors = process.communicate(timeout=timeout_s)[1]
+    with ExitStack() as running:
+
+        def spawn(way: str, kill: int, kill_at: int) -> "subprocess.Popen[str]":
+            process = plan.spawn(folder / f"{way}-{kill}", way, kill_at)
+            running.callback(process.kill)  # what is cut off here leaves none behind, which the next part would feel
+            return process
+
+        begun = {(way, kill): spawn(way, kill, kill) for way in plan.ways for kill in (0, STEPS)}
+        meanwhile()
+        said = {which: process.communicate(timeout=timeout_s)[1] for which, process in begun.items()}
+        resumed = {way: spawn(way, STEPS, 0) for way in plan.ways}
+        errors = {way: process.communicate(timeout=timeout_s)[1] for way, process in resumed.items()}
+    for way in plan.ways:
         killed = begun[way, STEPS].returncode == -signal.SIGKILL
         report.holds("e", f"{way}: the run to be killed was", killed, begun[way, STEPS].returncode)
         hashes = [digest(folder / f"{way}-{kill}") for kill in (0, STEPS)]
         equal = hashes[0] == hashes[1] != ""
-        reason = "" if equal else f" {last_line(said[way, 0])} {last_line(errors)}"
+        reason = "" if equal else f" {last_line(said[way, 0])} {last_line(errors[way])}"
         report.holds("e", f"{way}: killed and resumed ends with equal weights", equal, " ".join(hashes) + reason)
 
 

@@ -130,6 +130,12 @@ def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence
         ) from error
     finally:
         backbone.train(was_training)
+    state = backbone.state_dict().items()
+    if other := [name for name, value in state if not isinstance(value, torch.Tensor)]:
+        raise ConfigError(
+            f"--model {config.model}: its state dict has {other[0]}, which is no tensor, and a run keeps tensors "
+            "alone; keep it in a buffer, or leave get_extra_state out"
+        )
     shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != 1:
         raise ConfigError(f"--model {config.model}: gives {shape} for one image; it must give features of shape (1, D)")

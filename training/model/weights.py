@@ -1,8 +1,12 @@
 """Read weight files of any origin, and find out which of a network's tensors they hold."""
 
+import json
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +16,16 @@ from training.model.channels import RGB, first_convolution, repeat_kernel
 
 # Under which name the frameworks keep the state dict in a checkpoint.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "student", "net")
+ORIGIN = "origin"  # the one entry of a run's own file: where its weights come from, and the versions of their modules
 # Less of the backbone than this is another backbone.
 LEAST_SHARE = 0.9
 COUNTER = "num_batches_tracked"  # older files have none, and no layer reads it
+# What torchvision's published files still call otherwise than its modules: DenseNet's layers, the transformers' MLPs.
+RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(\.mlp\.)linear_1\."), r"\g<1>0."),
+    (re.compile(r"(\.mlp\.)linear_2\."), r"\g<1>3."),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def load_foreign(net: nn.Module, path: Path, channels: Sequence[int] = RGB) -> M
             f"{path}: holds weights of another network than this one: {len(backbone.missing)} of the backbone's "
             f"{total} tensors are missing, {backbone.missing[0]} for one; it has {', '.join(list(state)[:3])}"
         )
-    target.load_state_dict(dict(match.used), strict=False)
+    load_own(target, match.used, strict=False)
     return match
 
 
@@ -77,7 +88,31 @@ def load_exactly(net: nn.Module, path: Path) -> None:
     state, wanted = read_state(path), net.state_dict()
     if problem := _misfit(wanted, state):
         raise ConfigError(f"{path}: holds weights of another network than this one: {problem}")
-    net.load_state_dict(state)
+    load_own(net, state)
+
+
+def load_own(net: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load a state dict under the names and in the shapes of a network.
+
+    Modules may read theirs by its version, and MNASNet reads none without one. `state_dict()` keeps the versions beside
+    the tensors, in `_metadata`; a state dict that has none is taken for one of this network as it is.
+    """
+    versions = getattr(state, "_metadata", None)
+    net.load_state_dict(with_versions(state, versions or versions_of(net)), strict=strict)
+
+
+def versions_of(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the versions of a network's modules, as its state dict has them."""
+    found: dict[str, dict[str, Any]] = net.state_dict()._metadata  # type: ignore[attr-defined]
+    return found
+
+
+def with_versions(state: Mapping[str, Tensor], versions: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Tensor]:
+    """Return a state dict that has the versions of its modules beside its tensors, where they are known."""
+    versioned = OrderedDict(state)
+    if versions is not None:
+        versioned._metadata = versions  # type: ignore[attr-defined]
+    return versioned
 
 
 def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequence[int]) -> Match:
@@ -85,7 +120,7 @@ def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequenc
     wanted = module.state_dict()
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     best = max(
-        ({rename(name): name for name in state if rename(name)} for rename in _readings(module, state)),
+        ({_today(rename(name), shapes): name for name in state if rename(name)} for rename in _readings(module, state)),
         key=lambda reading: sum(name in shapes for name in reading),
     )
     used = {name: state[best[name]] for name in wanted if name in best}
@@ -105,9 +140,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ConfigError(f"--weights {path}: no such file; give imagenet, none, or a file")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -122,6 +155,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ConfigError(f"{path}: is not a state dict, a mapping of names to tensors")
     return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        origin = (file.metadata() or {}).get(ORIGIN, "")
+    try:
+        versions = {name: {"version": int(version)} for name, version in json.loads(origin)["versions"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # another's file, or of a run that did not keep them
+        return tensors
+    return with_versions(tensors, versions)
+
+
+def _today(name: str, wanted: Mapping[str, object]) -> str:
+    """Return what a tensor is called today, where a module has no tensor of the name."""
+    for old, new in RENAMED if name not in wanted else ():
+        name = old.sub(new, name)
+    return name
 
 
 def _backbone(net: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from training.errors import RunError
+from training.model.weights import ORIGIN, with_versions
 from training.run import config as settings
 from training.run.digests import check, write_atomically
 from training.run.log import Log
@@ -104,9 +105,9 @@ def snapshot(checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
     From a GPU the copies are made in the order of its work, before whatever is asked of it next; the host goes on.
     """
     copied = Checkpoint(
-        _copy(checkpoint.model),
+        _copy_state(checkpoint.model),
         _copy(checkpoint.optimizer),
-        _copy(checkpoint.ema),
+        None if checkpoint.ema is None else _copy_state(checkpoint.ema),
         dataclasses.replace(checkpoint.progress),
     )
     devices = {tensor.device for tensor in checkpoint.model.values() if tensor.is_cuda}
@@ -117,6 +118,11 @@ def snapshot(checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
             event.synchronize()
 
     return copied, wait
+
+
+def _copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy a module's state dict, with the versions of its modules."""
+    return with_versions(_copy(state), getattr(state, "_metadata", None))
 
 
 def _copy(value: Any) -> Any:
@@ -137,18 +143,25 @@ def save_weights(run: Run, checkpoint: Checkpoint) -> None:
     evaluated = checkpoint.model if checkpoint.ema is None else checkpoint.ema
     tensors = {name: tensor.contiguous() for name, tensor in evaluated.items()}
     progress = checkpoint.progress
-    of = {"model": run.config.model, "commit": run.data.commit, "step": progress.step, "epoch": progress.best_epoch}
+    versions = {name: of["version"] for name, of in getattr(evaluated, "_metadata", {}).items()}
+    origin = {
+        "model": run.config.model,
+        "commit": run.data.commit,
+        "step": progress.step,
+        "epoch": progress.best_epoch,
+        "versions": versions,
+    }
     # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
-    content = save(tensors, metadata={"origin": json.dumps(of)})
+    content = save(tensors, metadata={ORIGIN: json.dumps(origin)})
     write_atomically(run.weights, lambda file: file.write(content))
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `checkpoints/step_<step>.pt` atomically, then remove all but the newest `keep`."""
     content = {
-        "model": dict(checkpoint.model),
+        "model": checkpoint.model,
         "optimizer": dict(checkpoint.optimizer),
-        "ema": None if checkpoint.ema is None else dict(checkpoint.ema),
+        "ema": checkpoint.ema,
         "progress": dataclasses.asdict(checkpoint.progress),
         "config": settings.to_mapping(run.config),
         "commit": run.data.commit,

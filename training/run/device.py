@@ -10,6 +10,9 @@ import torch
 from training.errors import ConfigError, RunError
 from training.run.config import TrainConfig
 
+# In what CUDA, cuBLAS and cuDNN say of memory that they ask for themselves.
+NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 def configure_device(config: TrainConfig, device: torch.device) -> None:
     """Set PyTorch's flags for a run's settings; on a CPU they change nothing.
@@ -76,7 +79,9 @@ def memory_error_explained(config: TrainConfig, run: Path) -> Iterator[None]:
     """Say which batch size the GPU's memory did not suffice for, and what to set."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY):
+            raise
         smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
         way_out = f"start anew with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
         raise RunError(

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,19 @@ def environment(config: TrainConfig, processes: Processes) -> dict[str, Any]:
     own = {name: getattr(config, name) for name in ("model", "augment", "loss") if is_own(getattr(config, name))}
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in (*VERSIONS, *(["timm"] if config.model.startswith(TIMM) else []))},
+        **{name: _version(name) for name in (*VERSIONS, *(["timm"] if config.model.startswith(TIMM) else []))},
         **{f"code of {text}": code_digest(text, name) for name, text in own.items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": processes.count,
         "cpu_threads": torch.get_num_threads(),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # this one itself, where it runs from a folder without being installed
+        return "not installed"
 
 
 def changed_environment(run: Run, processes: Processes) -> list[str]:

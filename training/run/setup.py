@@ -16,6 +16,7 @@ from training.errors import ConfigError, RunError
 from training.model.augment import Augment
 from training.model.loss import Loss, choose_loss
 from training.model.network import FusionNet, build_model, load_run_weights
+from training.model.weights import load_own
 from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
 from training.run.config import Runtime, TrainConfig
 from training.run.device import configure_device
@@ -145,10 +146,10 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
     learner = Learner(net, ema, make_optimizer(net, config), broken, Progress())
     if checkpoint is not None:
         try:
-            net.load_state_dict(checkpoint.model)
+            load_own(net, checkpoint.model)
             learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
             if ema is not None and checkpoint.ema is not None:
-                ema.load_state_dict(checkpoint.ema)
+                load_own(ema, checkpoint.ema)
         except Exception as error:  # every part of a state dict has an error of its own
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"the newest checkpoint is not of this network ({reason}); remove it to go on") from error
@@ -196,7 +197,8 @@ def settle_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
     statistics = [buffer.clone() for buffer in net.buffers()]
     size, channels = setup.config.size_px, len(setup.run.channels)
     images = torch.zeros(2, channels, size, size, device=setup.device).contiguous(memory_format=torch.channels_last)
-    joined(images, torch.zeros(2, device=setup.device)).sum().backward()
+    with torch.compiler.set_stance("force_eager"):  # code compiled for two images would serve this once
+        joined(images, torch.zeros(2, device=setup.device)).sum().backward()
     net.zero_grad(set_to_none=True)
     for buffer, before in zip(net.buffers(), statistics, strict=True):
         buffer.copy_(before)

@@ -95,8 +95,11 @@ def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tens
 def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
     """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-    if averaged := list(ema.buffers()):  # a network without norms has none
-        torch._foreach_copy_(averaged, list(net.buffers()))
+    averaged, current = list(ema.buffers()), list(net.buffers())
+    # One call a type: with several types in it a GPU copies one tensor after the other, in a kernel each.
+    for dtype in {buffer.dtype for buffer in averaged}:
+        which = [i for i, buffer in enumerate(averaged) if buffer.dtype == dtype]
+        torch._foreach_copy_([averaged[i] for i in which], [current[i] for i in which])
 
 
 def seed_dropout(seed: int, number: int, rank: int) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.network import FusionNet
+from training.model.weights import load_own
 from training.run.config import Runtime
 from training.run.digests import check
 from training.run.distributed import Processes
@@ -153,7 +154,7 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
     try:
         state = load_file(run.weights)
         head = SeriesHead(len(state["norm.weight"]), len(run.data.classes), run.config)
-        head.load_state_dict(state)
+        load_own(head, state)
     except Exception as error:  # safetensors and torch each have their own
         raise RunError(f"{run.weights}: are no weights of this run's head ({str(error).splitlines()[0]})") from error
     return head.to(processes.device).eval()

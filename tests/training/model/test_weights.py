@@ -8,7 +8,9 @@ from torch import nn
 from torchvision import models
 
 from training.errors import ConfigError, RunError
+from training.model.channels import RGB
 from training.model.network import build_model, load_run_weights
+from training.model.weights import best_match
 from training.run.config import TrainConfig
 
 SMALL = {"model": "resnet18", "weights": "none", "size_px": 32}
@@ -83,3 +85,45 @@ def test_other_windows_get_a_first_kernel_made_for_them(served: models.ResNet, t
     net = build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6, (0, 1, 2, 3))
     mean = served.conv1.weight.mean(1) * 3 / 4
     torch.testing.assert_close(net.backbone.conv1.weight[:, 3], mean)
+
+
+def test_a_model_that_reads_no_file_without_a_version_reads_one(tmp_path: Path) -> None:
+    """MNASNet, from what torchvision publishes and from a file that keeps tensors alone."""
+    served = models.mnasnet0_5(weights=None).state_dict()
+    for number, state in enumerate((served, dict(served))):
+        path = tmp_path / f"{number}.pth"
+        torch.save(state, path)
+        net = build_model(TrainConfig(**(SMALL | {"model": "mnasnet0_5", "weights": str(path)})), 6)
+        assert torch.equal(net.backbone.layers[0].weight, served["layers.0.weight"])
+
+
+PUBLISHED = {
+    "DenseNet": (
+        lambda: models.DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8),
+        {"norm1": "norm.1", "conv1": "conv.1", "norm2": "norm.2", "conv2": "conv.2"},
+    ),
+    "vision transformer": (
+        lambda: models.VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32),
+        {"mlp.0": "mlp.linear_1", "mlp.3": "mlp.linear_2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_files_with_the_names_of_before_are_read(kind: str) -> None:
+    make, old = PUBLISHED[kind]
+    served, net = make(), make()
+
+    def before(name: str) -> str:
+        for today, then in old.items():
+            if "denselayer" in name or "mlp" in name:
+                name = name.replace(f".{today}.", f".{then}.")
+        return name
+
+    state = {f"module.{before(name)}": tensor for name, tensor in served.state_dict().items()}
+    assert {name.removeprefix("module.") for name in state} != set(net.state_dict())
+    match = best_match(net, state, RGB)
+    assert not match.missing
+    assert not match.left_out
+    for name, tensor in served.state_dict().items():
+        assert torch.equal(match.used[name], tensor), name

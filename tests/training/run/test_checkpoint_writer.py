@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.data.cache import open_cache
 from training.errors import RunError
+from training.model.weights import load_exactly, load_own
 from training.run import checkpoints, loop
 from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress, list_checkpoints, load_checkpoint
 from training.run.digests import write_atomically
@@ -74,6 +76,32 @@ def test_layouts_of_weights_are_kept(run):
     for of in (copied.model, copied.ema):
         assert of["weight"].stride() == weight.stride()
         assert of["weight"].data_ptr() != weight.data_ptr()
+
+
+class Versioned(nn.Module):
+    """A module that notes the version of what it is loaded from, as those do that have had other tensors before."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(3)), []
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        self.seen.append(local_metadata.get("version"))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_versions_of_modules_are_kept_with_their_tensors(run, monkeypatch):
+    net, writer = nn.Sequential(Versioned()), CheckpointWriter()
+    monkeypatch.setattr(Versioned, "_version", 2)
+    writer.save(run, Checkpoint(net.state_dict(), {}, net.state_dict(), Progress(step=1)), keep=1, best=True)
+    writer.close()
+    monkeypatch.setattr(Versioned, "_version", 3)  # a later release of it
+    found = load_checkpoint(run)
+    load_own(net, found.model)
+    load_own(net, found.ema)
+    load_exactly(net, run.weights)
+    load_own(net, dict(net.state_dict()))  # what has no version is of this release
+    assert net[0].seen == [2, 2, 2, 3]
 
 
 def test_the_next_one_waits_for_the_one_before(run, held):

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.gpu.runs import joined_alone
 from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, SPAWNED, runtime, settings
 from training.errors import ConfigError, RunError
@@ -20,7 +22,8 @@ from training.run.inference import Stopped
 from training.run.job import begin, resume
 from training.run.loop import train_epoch
 from training.run.runs import open_run
-from training.run.setup import make_optimizer, set_up, start
+from training.run.setup import load_slice_network, make_optimizer, prepare, set_up, start
+from training.run.validation import validate
 from training.run.watch import Watch
 
 
@@ -50,8 +53,11 @@ def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_
     learner.progress.batches = stopped_after
     with Watch(run, cache, HERE, learner.progress, setup.schedule.total_steps) as watch:
         train_epoch(setup, learner, watch, lambda: False)
-    # Of each size one for the augmentation and one for the network.
-    assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
+        # Of each size one for the augmentation and one for the network.
+        assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
+        before = len(codes)
+        validate(setup, learner, watch, lambda: False)
+        assert len(codes) == before + 1  # validation is computed by compiled code too
 
 
 def reached(learner, step):
@@ -95,6 +101,24 @@ def test_four_processes_resumed_within_an_epoch_end_with_the_same_bits(tmp_path,
         assert torch.equal(tensor, states[1][name]), name
 
 
+def test_the_exchange_is_settled_without_code_of_its_own(tmp_path, cache_path, monkeypatch):
+    codes, compile_net = [], torch.compile
+
+    def note(module, inputs):
+        codes.append(module)
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", lambda net, **how: compile_net(net, backend=note, **how))
+    torch._dynamo.reset()
+    with joined_alone(torch.device("cpu")) as processes:
+        run, cache = begin(tmp_path / "run", cache_path, settings(model="squeezenet1_1", compile=True), HERE)
+        setup = set_up(run, cache, runtime(), processes)
+        model = prepare(setup, start(setup))
+        assert not codes
+        model(torch.zeros(2, 3, 32, 32), torch.zeros(2))
+    assert codes  # which is what would have been seen
+
+
 def test_position_and_head_compute_in_float32_under_autocast():
     net = build_model(settings(model="resnet18", size_px=32), 6).eval()
     net.backbone = torch.nn.Flatten()  # the head alone, on features as they are
@@ -131,28 +155,38 @@ def test_an_operation_without_a_deterministic_form_is_one_line():
         raise RuntimeError("something other")
 
 
-def test_evaluation_sets_the_device_up_as_training_does(monkeypatch):
-    cuda = torch.device("cuda")
+def test_evaluation_sets_the_device_up_as_training_does(tmp_path, cache_path, monkeypatch):
+    seen, net = [], build_model(settings(), 6)
+    monkeypatch.setattr("training.run.setup.configure_device", lambda *of: seen.append(of))
+    monkeypatch.setattr("training.run.setup.load_run_weights", lambda *_: net)
+    run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
+    set_up(run, cache, runtime(), HERE)
+    load_slice_network(run, HERE)
+    assert seen == [(run.config, HERE.device)] * 2
+
+
+def test_a_deterministic_run_has_every_flag_and_another_none(monkeypatch):
+    cuda, seen = torch.device("cuda"), []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: seen.append(on))
-    seen = []
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     configure_device(settings(deterministic=True), cuda)
     assert seen == [True]
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # without it PyTorch refuses cuBLAS
     configure_device(settings(), cuda)
     assert seen == [True, False]
     assert torch.backends.cudnn.benchmark
 
 
 def test_compiled_deterministic_code_is_refused_where_pytorch_has_none(monkeypatch):
-    from torch._inductor import config as inductor
-
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: None)
-    monkeypatch.setattr("training.run.device._compile_deterministic_code", lambda: None)
+    monkeypatch.setattr("torch._inductor.config", SimpleNamespace(deterministic=False))
     configure_device(settings(deterministic=True, compile=True), torch.device("cuda"))
-    monkeypatch.undo()
-    monkeypatch.delattr(inductor, "deterministic", raising=False)
-    monkeypatch.setattr("torch._inductor.config", type("config", (), {}), raising=False)
+    assert torch._inductor.config.deterministic
+    monkeypatch.setattr("torch._inductor.config", SimpleNamespace())
     with pytest.raises(ConfigError, match="leave --compile out"):
         configure_device(settings(deterministic=True, compile=True), torch.device("cuda"))
 

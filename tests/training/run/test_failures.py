@@ -52,9 +52,18 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
     assert not list_checkpoints(run)
 
 
-def test_out_of_memory_says_what_to_set(tmp_path, cache_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmany\nlines"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere"),
+    ],
+    ids=["PyTorch", "cuDNN", "CUDA"],
+)
+def test_out_of_memory_says_what_to_set(tmp_path, cache_path, monkeypatch, error):
     def exhausted(*_arguments, **_named):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmany\nlines")
+        raise error
 
     monkeypatch.setattr(step, "backward", exhausted)
     with pytest.raises(RunError, match=r"batch size of 8 .* --batch-size 4 --set accumulation=2"):

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import repeats
 from benchmarks.gpu.cache import make_cache
 from benchmarks.gpu.cache import make_table as make_bench_table
-from benchmarks.gpu.checks import Report, line_of, read_clocks
+from benchmarks.gpu.checks import Report, read_clocks
 from benchmarks.gpu.repeats import STEPS, Plan, digest, measure_repeats
 from benchmarks.gpu.syncs import of_kernels
 from testkit.fake_cache import CLASSES, write_cache
@@ -69,6 +66,9 @@ class Started:
         self.process.join(timeout)
         return "", ""
 
+    def kill(self):
+        self.process.kill()
+
     @property
     def returncode(self):
         return self.process.exitcode
@@ -98,37 +98,6 @@ def test_without_a_gpu_nothing_is_said_to_have_passed(monkeypatch):
     done = CliRunner().invoke(gpu.main, [])
     assert done.exit_code == 1
     assert done.output.startswith("no GPU here: nothing measured")
-
-
-def test_a_figure_below_what_is_wanted_fails_and_a_part_that_raises_too(tmp_path):
-    report = Report(tmp_path / "out.json", seconds=100)
-    report.at_least("b", "ratio", 0.96, 0.97)
-    report.at_least("b", "ratio", 0.97, 0.97)
-    report.below("b", "share", 3.0, 3)
-    report.fact("b", "rate", 12345.6, "images/s")
-    report.do("c", "fails", 10, lambda: 1 / 0)
-    report.do("d", "too long", 1000, lambda: pytest.fail("was begun"))
-    assert [check.passed for check in report.checks] == [False, True, False, None, False, None, False]
-    assert not json.loads((tmp_path / "out.json").read_text())["passed"]
-    assert line_of(report.checks[3]).endswith("12,346 images/s")
-    assert "ZeroDivisionError" in line_of(report.checks[4])
-    assert line_of(report.checks[-1]).startswith("FAIL")
-
-
-def test_a_part_that_takes_too_long_is_cut_off_and_so_is_everything_at_the_end(tmp_path, monkeypatch):
-    report, over = Report(tmp_path / "out.json", seconds=100), threading.Event()
-    report.do("c", "hangs", 0.1, lambda: time.sleep(20))
-    report.do("d", "around", 30, lambda: report.do("e", "hangs within", 0.1, lambda: time.sleep(20)))
-    assert [check.passed for check in report.checks] == [False, None, False, None, None]
-    assert "cut off after 0 s" in line_of(report.checks[0])
-    monkeypatch.setattr(os, "_exit", lambda code: over.set() if code else None)
-    report.seconds = 0
-    with report.ends_in_time():
-        assert over.wait(20)
-    content = json.loads((tmp_path / "out.json").read_text())
-    assert content["checks"][-1]["name"] == "everything"
-    assert not content["finished"]
-    assert not content["passed"]
 
 
 def test_all_parts_take_less_than_they_may_and_the_page_says_how_long(tmp_path):

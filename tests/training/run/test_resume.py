@@ -18,6 +18,7 @@ from training.run.inference import Stopped
 from training.run.job import resume
 from training.run.loop import fit
 from training.run.runs import open_run
+from training.run.setup import load_slice_network, set_up, start
 
 
 def same_outcome(a, b):
@@ -134,3 +135,12 @@ def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cach
     run.split.write_text(text.replace("validation", "test", 1))
     with pytest.raises(RunError, match=r"split\.csv: is not the split that the run began with"):
         fit(run, open_cache(cache_path), runtime(), HERE)
+
+
+def test_a_model_that_reads_no_weights_without_their_version_goes_on_and_is_evaluated(tmp_path, cache_path):
+    run = train(tmp_path / "run", cache_path, settings(model="mnasnet0_5", epochs=1, ema_decay=0.9))
+    resumed = start(set_up(run, open_cache(cache_path), runtime(), HERE))
+    assert resumed.progress.epoch == 1
+    kept = load_slice_network(run, HERE).state_dict()
+    for name, tensor in resumed.ema.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name

@@ -4,17 +4,19 @@ import contextlib
 import dataclasses
 import json
 import math
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from testkit.fake_cache import CLASSES, write_cache
-from testkit.tiny_run import settings
+from testkit.tiny_run import HERE, settings
 from training.data.cache import open_cache
 from training.data.split import split_patients
 from training.errors import CacheError, RunError
 from training.run.digests import write_atomically
+from training.run.job import environment
 from training.run.log import LOG_COLUMNS, Log
 from training.run.runs import check_same_kind, create_run, new_folder, open_run
 from training.run.tables import prediction_table, write_json, write_table
@@ -163,3 +165,17 @@ def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache
     text = (tmp_path / "p.csv").read_text().splitlines()
     assert text[1].split(",")[6:12] == [""] * 6
     assert set(text[2].split(",")[6:12]) <= {"0", "1"}
+
+
+def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch):
+    """The program itself, where it runs from a folder."""
+
+    def version_of(name):
+        if name == "ich-cache":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr("training.run.job.version", version_of)
+    found = environment(settings(), HERE)
+    assert found["ich-cache"] == "not installed"
+    assert found["torch"] == "1.0"

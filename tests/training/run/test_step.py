@@ -6,10 +6,12 @@ from safetensors.torch import load_file
 
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.model.network import build_model
+from training.run.distributed import Processes
 from training.run.job import begin
 from training.run.loop import epoch_batches
+from training.run.schedule import Schedule
 from training.run.setup import make_optimizer, prepare, set_up, start
-from training.run.step import backward, update
+from training.run.step import average, backward, update
 
 
 def test_norms_and_biases_are_not_decayed(tmp_path):
@@ -46,6 +48,14 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
         torch.testing.assert_close(gradients[1][1][name], gradient, rtol=1e-3, atol=1e-6)
 
 
+def test_the_losses_of_a_step_are_added_up_over_the_processes_once(tmp_path, cache_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Processes, "add_up", lambda _, loss: asked.append(loss) or loss)
+    run = train(tmp_path / "run", cache_path, settings(batch_size=4, accumulation=3, epochs=1))
+    schedule = Schedule(35, run.config)
+    assert len(asked) == schedule.steps < schedule.batches
+
+
 def test_a_frozen_backbone_does_not_move(tmp_path, cache_path):
     config = settings(frozen_epochs=1, epochs=1)
     fresh = build_model(config, 6).state_dict()
@@ -70,3 +80,16 @@ def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
     assert learner.evaluated is learner.ema
     for name, p in learner.ema.named_parameters():
         torch.testing.assert_close(p.double(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_averaging_is_one_call_a_type(monkeypatch):
+    """With several types in a call a GPU would copy one tensor after the other."""
+    calls, copy = [], torch._foreach_copy_
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda to, of: calls.append(to) or copy(to, of))
+    ema, net = (torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(2)) for _ in range(2))
+    net[0](torch.randn(4, 3, 2, 2))
+    average(ema, net, 0.5)
+    assert [len(call) for call in sorted(calls, key=len)] == [2, 4]
+    assert all(len({tensor.dtype for tensor in call}) == 1 for call in calls)
+    for averaged, buffer in zip(ema.buffers(), net.buffers(), strict=True):
+        assert torch.equal(averaged, buffer)
