@@ -1,18 +1,29 @@
 """Check what the phantom plants: bleeds whose edges only the neighbours tell, and slices out of order."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from phantom import study
 from phantom.planted import FAINT, make_planted, visibility
-from phantom.study import Study, make_study
+from phantom.study import Study, Summary, make_study
+from pipeline.cli.main import main
 
 SEED = 7
 
 
 @pytest.fixture(scope="module")
-def studies() -> tuple[Study, Study, Study]:
+def patient() -> int:
+    """One who bleeds."""
+    return next(patient for patient in range(20) if make_study(SEED, patient).labels[:, -1].sum() > 4)
+
+
+@pytest.fixture(scope="module")
+def studies(patient: int) -> tuple[Study, Study, Study]:
     """A study with blood: as it is, without the blood, and with faint edges."""
-    patient = next(patient for patient in range(20) if make_study(SEED, patient).labels[:, -1].sum() > 4)
     bare = make_study(SEED, patient, bloodless=True)
     return make_study(SEED, patient), bare, make_planted(SEED, patient, edges=True)
 
@@ -40,9 +51,10 @@ def test_visibility_goes_by_the_bleed_that_shows_most() -> None:
     assert visibility(labels).tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
 
 
-def test_shuffled_slices_keep_pixels_and_labels_and_change_places(studies: tuple[Study, Study, Study]) -> None:
+def test_shuffled_slices_keep_pixels_and_labels_and_change_places(
+    patient: int, studies: tuple[Study, Study, Study]
+) -> None:
     full = studies[0]
-    patient = next(patient for patient in range(20) if make_study(SEED, patient).uids == full.uids)
     other, again = (make_planted(SEED, patient, shuffled=True) for _ in range(2))
     assert np.array_equal(other.stored, full.stored)
     assert np.array_equal(other.labels, full.labels)
@@ -54,3 +66,25 @@ def test_shuffled_slices_keep_pixels_and_labels_and_change_places(studies: tuple
 
 def test_nothing_planted_is_the_plain_study() -> None:
     assert np.array_equal(make_planted(SEED, 0).stored, make_study(SEED, 0).stored)
+
+
+def test_the_command_plants_what_its_options_ask_for(
+    patient: int, studies: tuple[Study, Study, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def keeps_what_makes(*_: object, make: object, **__: object) -> Summary:
+        asked.append(make)
+        return Summary(1, 1, 0, {})
+
+    monkeypatch.setattr(study, "write", keeps_what_makes)
+    for options in ([], ["--faint-edges"], ["--shuffled"]):
+        result = CliRunner().invoke(main, ["phantom", "--out", str(tmp_path), "--patients", "1", *options])
+        assert result.exit_code == 0, result.output
+    plain, faint, moved = (make(SEED, patient, 0) for make in asked)
+    full, _, planted = studies
+    assert np.array_equal(plain.stored, full.stored)
+    assert np.array_equal(faint.stored, planted.stored)
+    assert np.array_equal(faint.geometry.positions, plain.geometry.positions)
+    assert np.array_equal(moved.stored, full.stored)
+    assert not np.array_equal(moved.geometry.positions, plain.geometry.positions)
