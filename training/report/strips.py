@@ -28,7 +28,8 @@ def strips(results: Results, cache: Cache | None) -> list[Section]:
     file = results.path / f"slice_predictions_{name}.csv"
     if name is None or not file.exists():
         return []
-    known, alone = results.predictions[name], read_predictions(file)
+    # Of slices, whatever the labels are for: `results` has them pooled.
+    known, alone = (read_predictions(of) for of in (results.path / f"predictions_{name}.csv", file))
     panels = []
     for lines in choose_series(known, MOST_SERIES):
         pictures = None if cache is None else _pictures(results, cache, known, lines)

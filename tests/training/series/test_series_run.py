@@ -16,9 +16,12 @@ from testkit.hostile.edits import flip_bit
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.cli.main import main
 from training.data.cache import open_cache
+from training.report import strips
 from training.run.inference import Stopped
 from training.run.job import evaluate
 from training.run.runs import open_run
+from training.scores.predictions import Predictions
+from training.scores.results import read_results
 from training.series import fit
 from training.series.job import begin, features, resume
 from training.series.mix import read_mix
@@ -129,7 +132,9 @@ def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_
     assert same.tolist() == [False] * 5 + [True] + [False] * 2
 
 
-def test_validation_scores_a_head_at_the_level_of_the_labels(tmp_path: Path) -> None:
+def test_labels_of_series_score_the_series_and_the_report_shows_its_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = write_cache(tmp_path / "cache.zarr", patients=16, slices=4, label_level="series")
     run = train(tmp_path / "base", fake.path, settings(epochs=1, split_fractions=(0.5, 0.25, 0.25)))
     features(run.path, None, (), runtime(), HERE)
@@ -138,6 +143,16 @@ def test_validation_scores_a_head_at_the_level_of_the_labels(tmp_path: Path) -> 
     alone = evaluate(run, open_cache(fake.path), "validation", runtime(), HERE, tta=False)
     logged = pd.read_csv(head[0].log)["weighted_log_loss"].dropna()
     assert logged.tolist() == [pytest.approx(alone["weighted_log_loss"], rel=1e-5)]
+    evaluate(head[0], open_cache(fake.path), "test", runtime(), HERE, tta=False)
+    drawn: list[tuple[Predictions, Predictions, np.ndarray, None]] = []
+    monkeypatch.setattr(strips, "draw_strip", lambda *shown: drawn.append(shown) or b"")
+    strips.strips(read_results(head[0].path), None)
+    assert drawn
+    for known, of_slices, lines, _ in drawn:
+        assert known.slices.equals(of_slices.slices)
+        assert len(lines) == 4
+        assert known.slices["series_instance_uid"].iloc[lines].nunique() == 1
+        assert known.slices["z_norm"].iloc[lines].is_monotonic_increasing
 
 
 def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
