@@ -23,6 +23,7 @@ from training.run.runs import Run
 from training.series import features as module
 from training.series import store as store_module
 from training.series.features import on_disk, read_features, write_features
+from training.series.job import features
 from training.series.mix import sigmoid
 from training.series.store import make_store, open_store, store_path
 
@@ -87,6 +88,18 @@ def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.Mo
         module.load_slice_network(run, HERE), run, cache, np.arange(24), runtime(), processes=HERE, tta=False
     )
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
+
+
+def test_sides_of_the_split_are_written_alone(made: tuple[Run, Cache]) -> None:
+    run, cache = made
+    sides = run.sides(cache)
+    held_out = np.isin(sides, ("validation", "test"))
+    assert features(run.path, None, ("validation", "test"), runtime(), HERE) == held_out.sum() > 0
+    assert np.array_equal(open_store(run, cache, tta=False).done(), held_out)
+    line = f"lacks the features of {(sides == 'train').sum()} slices; run: train features --run"
+    with pytest.raises(RunError, match=line):
+        read_features(run, cache, np.arange(24), tta=False)
+    assert features(run.path, None, (), runtime(), HERE) == (~held_out).sum()
 
 
 def peak_mb(call: Callable[[], object]) -> float:
