@@ -19,7 +19,7 @@ from training.errors import RunError
 from training.run.checkpoints import list_checkpoints, load_checkpoint
 from training.run.runs import open_run
 
-WRITES = 60  # fsyncs and renames in an undisturbed run
+WRITES = 150  # fsyncs and renames in an undisturbed run
 
 
 @click.command()

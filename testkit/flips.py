@@ -20,6 +20,7 @@ import click
 import numpy as np
 
 from pipeline.cli.main import main as pipeline
+from testkit.fake_cache import write_cache
 from testkit.hostile import caches, runs
 from testkit.hostile.edits import flip_bit
 from testkit.hostile.engine import Command, call
@@ -221,6 +222,7 @@ def run_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
     folder.mkdir()
     case = folder / "case"
     runs.valid_run(case)
+    other = write_cache(case / "other.zarr", patients=2, slices=3, seed=4).path
     run, head, cpu = case / "run", case / "head", runs.CPU
     small: Command = ("--epochs", 1, "--set", "head_features=8", "--set", "batch_size=3")
     made: dict[str, Command] = {
@@ -237,6 +239,7 @@ def run_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
         "evaluate head": ("evaluate", "--run", head, *cpu),
         "predict": ("predict", "--run", run, "--cache", case / "c.zarr", "--out", case / "p.csv", *cpu),
         "predict head": ("predict", "--run", head, "--cache", case / "c.zarr", "--out", case / "p.csv", *cpu),
+        "predict head elsewhere": ("predict", "--run", head, "--cache", other, "--out", case / "p.csv", *cpu),
         "report": ("report", "--run", run),
         "report head": ("report", "--run", head),
         "compare": ("compare", run, head),

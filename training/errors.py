@@ -17,5 +17,27 @@ class RunError(TrainingError):
     """A run's folder cannot be read, written or resumed."""
 
 
+AGAIN = "give the same command again"
+
+
+class NotWrittenError(RunError):
+    """A file cannot be written: a full disk, a read-only mount. What was there before is whole.
+
+    Attributes:
+        what: names the file and the reason.
+    """
+
+    def __init__(self, what: str, again: str = AGAIN) -> None:
+        """Say it with the way out; `again` is what goes on once there is room."""
+        super().__init__(
+            f"{what}; what was there before is whole: free space, or make the folder writable, and {again}"
+        )
+        self.what = what
+
+
+class NoRoomError(TrainingError):
+    """The temporary files of a study cannot be written: a full disk, a read-only mount."""
+
+
 class StudyError(TrainingError):
     """A study cannot be answered: nothing in it is a head-CT slice, it is too large, or the pipeline is missing."""

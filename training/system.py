@@ -22,6 +22,10 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+# Of a file that is read whole: a table of 750,000 slices has 200 MB, predictions of them 150 MB.
+MOST_BYTES = 1 << 32
+# How a disk refuses to be written.
+REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 # What Windows lets a process hold of open files through Python's C library, unless it asks for more.
 _DESCRIPTORS_WITHOUT_LIMITS = 512
 
@@ -59,6 +63,18 @@ def open_file(path: Path) -> BinaryIO:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        OSError: as `open_file`, or it is larger than any that is read whole.
+    """
+    with open_file(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes", str(path))
+        return file.read()
 
 
 def is_own(path: Path) -> bool:

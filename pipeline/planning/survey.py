@@ -26,6 +26,7 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.settings import Settings
 from pipeline.planning.stages import Fingerprints, fingerprints
 from pipeline.source.contents import digest_files
+from pipeline.source.folder import Folder
 from pipeline.source.listing import Listing
 from pipeline.source.sources import Source, open_source
 
@@ -47,6 +48,7 @@ def require_apart(cache: Cache, src: str) -> None:
     Raises:
         SourceError: the cache lies below `src`.
     """
+    src = src.removeprefix("file://")
     if "://" not in src and Path(src).resolve() in cache.root.resolve().parents:
         raise SourceError(f"{cache}: --out lies inside --src {src}; give a folder outside of it")
 
@@ -68,6 +70,8 @@ def survey(
     wanted = fingerprints(settings)
     require_apart(cache, settings.src)
     source = open_source(settings.src)
+    if isinstance(source, Folder):
+        source = replace(source, apart=str(cache.root.resolve()))
     listing = source.scan()
     known = replace(_known(cache, head, wanted), running=running)
     if head and retry_rejected:

@@ -5,8 +5,9 @@ import os
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from pipeline.errors import SourceError
 from pipeline.source.archives import Archive, archive_kind, gunzip, is_gzipped
@@ -17,12 +18,17 @@ from pipeline.source.names import opened_name
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder, with all folders and archives below it; `study.zip/1.dcm` is a member of an archive in it."""
+    """A folder, with all folders and archives below it; `study.zip/1.dcm` is a member of an archive in it.
+
+    Attributes:
+        apart: a folder, resolved, that no link in it may lead to: the cache that is built of it.
+    """
 
     root: str
+    apart: str = field(default="", kw_only=True)
 
     def scan(self) -> Listing:
-        loose = listing_of(self.root, *_walk(self.root))
+        loose = listing_of(self.root, *_walk(self.root, self.apart))
         archives = [path for path in loose.paths if _may_be_archive(path)]
         return with_members(loose, self._members(archives)) if archives else loose
 
@@ -134,7 +140,15 @@ def _read_packed(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
     return content, stamp
 
 
-def _walk(root: str) -> tuple[list[str], "array[int]", "array[int]"]:
+def _require_apart(link: str, apart: str) -> None:
+    led_to, cache = Path(link).resolve(), Path(apart)
+    if apart and (led_to == cache or led_to in cache.parents or cache in led_to.parents):
+        raise SourceError(
+            f"{link[:-1]}: leads to the cache that is built of it; remove the link, or give another --out"
+        )
+
+
+def _walk(root: str, apart: str) -> tuple[list[str], "array[int]", "array[int]"]:
     """List the regular files below a folder: paths relative to it, sizes, times.
 
     Names that begin with a dot are left out: they hold what file managers and version control keep for themselves.
@@ -142,13 +156,17 @@ def _walk(root: str) -> tuple[list[str], "array[int]", "array[int]"]:
     folders are seen before linked ones.
 
     Raises:
-        SourceError: a folder cannot be listed.
+        SourceError: a folder cannot be listed, or a link leads to `apart`.
     """
     paths: list[str] = []
     sizes, times = array("q"), array("q")
     folders, linked, seen = [""], list[str](), set[tuple[int, int]]()
     while folders or linked:
-        folder = folders.pop() if folders else linked.pop()
+        if folders:
+            folder = folders.pop()
+        else:
+            folder = linked.pop()
+            _require_apart(f"{root}/{folder}", apart)
         try:
             status = os.stat(f"{root}/{folder}")
             if (status.st_dev, status.st_ino) in seen:

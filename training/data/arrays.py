@@ -17,7 +17,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from training.data.commit import ArrayPath
 from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror
 from training.errors import CacheError
-from training.system import open_file
+from training.system import open_file, read_whole
 
 CHECKSUM_BYTES = 4
 INDEX_ENTRY_BYTES = 16
@@ -208,6 +208,8 @@ def read_rows(array: Any, files: Folder | Mirror, rows: np.ndarray) -> np.ndarra
 
 
 def _part(file: Path, byte_range: ByteRequest | None) -> bytes:
+    if byte_range is None:
+        return read_whole(file)
     with open_file(file) as opened:
         if isinstance(byte_range, RangeByteRequest):
             opened.seek(byte_range.start)

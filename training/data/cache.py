@@ -25,7 +25,7 @@ from training.data.arrays import (
 from training.data.commit import FORMAT_VERSION, Commit, Window, read_commit
 from training.data.mirror import REPAIR, Folder, Mirror, open_files
 from training.errors import CacheError
-from training.system import open_file
+from training.system import read_whole
 from training.words import counted
 
 TEXT_COLUMNS = ("image_id", "sop_instance_uid", "patient_id", "study_instance_uid", "series_instance_uid")
@@ -216,8 +216,7 @@ def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
 def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
     file, classes = files.fetch(commit.table_name, 0), commit.classes
     try:
-        with open_file(file) as opened:
-            content = opened.read()
+        content = read_whole(file)
     except OSError as error:
         raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
     if hashlib.sha256(content).hexdigest() != commit.table_digest:

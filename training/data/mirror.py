@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from training.errors import CacheError
-from training.system import locked, open_file
+from training.system import locked, open_file, read_whole
 
 REPAIR = "run: pipeline verify --repair"
 REQUESTS = 16  # under way at once: one to a network disk or a bucket takes milliseconds, and there are thousands
@@ -267,9 +267,10 @@ def absolute(address: str) -> str:
 
 
 def _tail(file: Path, length: int | None) -> bytes:
+    if length is None:
+        return read_whole(file)
     with open_file(file) as opened:
-        if length is not None:
-            opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
         return opened.read()
 
 

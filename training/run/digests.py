@@ -16,27 +16,35 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from training.errors import RunError
+from training.errors import NotWrittenError, RunError
 from training.run.documents import read_document
-from training.system import open_file, sync_folder
+from training.system import MOST_BYTES, open_file, sync_folder
 
 FILE = "digests.json"
 LOCK = ".digests.lock"
 PIECE = 1 << 22
+TEXTS = (".json", ".csv")
 Accepted = tuple[int, str]  # length in bytes, SHA-256 of so many
 
 
 def begin(root: Path) -> None:
-    """Have the digests of everything that is written below a run's folder from here on kept in it."""
+    """Have the digests of everything that is written below a run's folder from here on kept in it.
+
+    Raises:
+        NotWrittenError: a full disk, a read-only mount.
+    """
     if not (root / FILE).exists():
-        _write(root, {})
+        try:
+            _write(root, {})
+        except OSError as error:
+            raise cannot_write(root / FILE, error) from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file so that after a kill or a power cut it is the old one or the new one, whole; nothing else stays.
 
     Raises:
-        RunError: it cannot be written: a full disk, a read-only mount.
+        NotWrittenError: it cannot be written: a full disk, a read-only mount.
     """
     # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
     temporary = _partial(path)
@@ -55,12 +63,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> RunError:
+def cannot_write(path: Path, error: OSError) -> NotWrittenError:
     """Return the error for a file that cannot be written, with the way out."""
-    return RunError(
-        f"{path}: cannot be written ({error.strerror or error}); what was there before is whole: free space, or make "
-        "the folder writable, and give the same command again (a run: train run --resume DIR)"
-    )
+    return NotWrittenError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def accept(root: Path, path: Path, new: Accepted) -> None:
@@ -94,13 +99,18 @@ def check(path: Path, way_out: str) -> None:
     raise RunError(f"{path}: is damaged: it does not have the SHA-256 that {FILE} has for it; {way_out}")
 
 
-def refuse_pipes(run: Path) -> None:
-    """Raise a RunError where a pipe, socket or device lies in a run's folder: a command would wait for it for ever."""
+def refuse_strange(run: Path) -> None:
+    """Raise a RunError where a pipe, a device or an endless text lies in a run's folder: reading would never end."""
     for folder, _, names in os.walk(run):
         for path in (Path(folder, name) for name in names):
-            with contextlib.suppress(OSError):  # a link to nothing is missed where it is read
-                if not stat.S_ISREG(path.stat().st_mode):
-                    raise RunError(f"{path}: is a pipe, socket or device, which no run has; remove it")
+            try:
+                found = path.stat()
+            except OSError:  # a link to nothing is missed where it is read
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                raise RunError(f"{path}: is a pipe, socket or device, which no run has; remove it")
+            if found.st_size > MOST_BYTES and path.suffix in TEXTS:
+                raise RunError(f"{path}: has {found.st_size:,} bytes, as no file of a run; restore or remove it")
 
 
 def root_of(path: Path) -> Path | None:
@@ -156,12 +166,17 @@ def _read(root: Path) -> dict[str, list[Accepted]]:
 
 def _write(root: Path, files: dict[str, list[Accepted]]) -> None:
     content = {"files": files, "sha256": hashlib.sha256(_canonical(files)).hexdigest()}
-    temporary = root / f".{FILE}.partial"
-    with open(temporary, "wb") as opened:
-        opened.write(json.dumps(content, indent=2).encode())
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(root / FILE)
+    temporary = _partial(root / FILE)
+    try:
+        with open(temporary, "wb") as opened:
+            opened.write(json.dumps(content, indent=2).encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(root / FILE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     sync_folder(root)
 
 

@@ -5,18 +5,17 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from training.system import open_file
+from training.system import read_whole
 
 
 def read_document(file: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device.
+        OSError: it cannot be read, is a pipe or a device, or is larger than any of a run.
         ValueError: it is not JSON, has a NaN or an infinite number, or is nested too deep.
     """
-    with open_file(file) as opened:
-        content = opened.read()
+    content = read_whole(file)
     try:
         return json.loads(content, parse_float=_finite, parse_constant=_refuse)
     except RecursionError as error:

@@ -165,7 +165,7 @@ def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> 
     Returns:
         the scores on test; on validation where the run has no test side, nothing where it has neither.
     """
-    with owned(run.path) if processes.writes else nullcontext():
+    with owned(run.path, again=f"run: train run --resume {run.path}") if processes.writes else nullcontext():
         fit(run, cache, runtime, processes)
         return finish(run, cache, runtime, processes)
 

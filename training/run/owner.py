@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.errors import RunError
+from training.errors import AGAIN, NotWrittenError, RunError
 from training.run.digests import cannot_write
 
 LOCK, HOLDER = ".owner.lock", ".owner.json"
@@ -18,14 +18,16 @@ TRAINS = "trains this run"
 
 
 @contextlib.contextmanager
-def owned(run: Path, what: str = TRAINS) -> Iterator[None]:
+def owned(run: Path, what: str = TRAINS, *, again: str = AGAIN) -> Iterator[None]:
     """Hold a run's folder while the context lasts.
 
     Args:
         what: this process does with it, to tell another that comes, "trains this run" say.
+        again: what goes on with it where the disk has refused to write.
 
     Raises:
-        RunError: another process holds it; says which, since when and what for. Or the folder cannot be written.
+        RunError: another process holds it; says which, since when and what for.
+        NotWrittenError: a file of it cannot be written; says what goes on.
     """
     lock = FileLock(run / LOCK)
     try:
@@ -37,9 +39,11 @@ def owned(run: Path, what: str = TRAINS) -> Iterator[None]:
         raise RunError(f"{run}: {_holder(run)}; wait for it, or end it") from None
     except OSError as error:
         lock.release()
-        raise cannot_write(run / LOCK, error) from error
+        raise NotWrittenError(cannot_write(run / LOCK, error).what, again) from error
     try:
         yield
+    except NotWrittenError as error:
+        raise NotWrittenError(error.what, again) from error
     finally:
         with contextlib.suppress(OSError):
             (run / HOLDER).unlink(missing_ok=True)

@@ -19,11 +19,12 @@ from training.data.split import SIDES, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
-from training.run.digests import begin, cannot_write, check, refuse_pipes
+from training.run.digests import begin, cannot_write, check, refuse_strange
 from training.run.documents import read_document
 from training.run.functions import announce
+from training.run.owner import HOLDER, LOCK, owned
 from training.run.tables import write_json, write_table
-from training.system import open_file
+from training.system import read_whole
 
 UNFINISHED = ".unfinished"  # in a folder that is not yet a run
 
@@ -124,9 +125,13 @@ class Run:
         Raises:
             RunError: split.csv is not the one that the run began with, or does not fit the cache.
         """
+        self.check_split()
+        return read_split(self.split, cache.table)
+
+    def check_split(self) -> None:
+        """Raise a RunError unless split.csv is the one that the run began with."""
         if digest(self.split) != self.data.split:
             raise RunError(f"{self.split}: is not the split that the run began with; restore it, or start a new run")
-        return read_split(self.split, cache.table)
 
     def left_out(self, cache: Cache) -> np.ndarray:
         """Return (N,) bool: the lines of the cache that the run neither trains on nor scores, as linked.csv says.
@@ -147,14 +152,16 @@ def new_folder(path: Path) -> Iterator[None]:
     """Make the folder of a new run while the context lasts; killed meanwhile, the same command may use it again.
 
     Raises:
-        RunError: the folder exists and is not empty.
+        RunError: the folder exists and is not empty, or another process makes a run there.
     """
     check_free(path)
     make_folder(path)
-    (path / UNFINISHED).touch()
-    begin(path)
-    yield
-    (path / UNFINISHED).unlink()
+    with owned(path, "makes a new run there"):
+        check_free(path)  # another may have made one since
+        (path / UNFINISHED).touch()
+        begin(path)
+        yield
+        (path / UNFINISHED).unlink()
 
 
 def create_run(
@@ -220,9 +227,15 @@ def make_folder(path: Path) -> None:
 def check_free(path: Path) -> None:
     """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
     is_run = (path / "settings.json").exists()
-    if path.exists() and (is_run or not path.is_dir() or (any(path.iterdir()) and not (path / UNFINISHED).exists())):
+    if is_run or (path.exists() and (not path.is_dir() or _is_anothers(path))):
         way_out = f"to go on with it: train run --resume {path}" if is_run else "choose another"
         raise RunError(f"{path}: exists and is not empty; {way_out}")
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether a folder has files, and no command has left them that was killed as it made a run."""
+    names = {entry.name for entry in path.iterdir()}
+    return UNFINISHED not in names and not names <= {LOCK, HOLDER}
 
 
 def open_run(path: Path) -> Run:
@@ -238,7 +251,7 @@ def open_run(path: Path) -> Run:
         raise RunError(
             f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
         )
-    refuse_pipes(path)
+    refuse_strange(path)
     check(file, "restore it, or start a new run")
     try:
         content = read_document(file)
@@ -293,8 +306,7 @@ def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file of a run as hex."""
     try:
-        with open_file(path) as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.sha256(read_whole(path)).hexdigest()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or start a new run") from error
 

@@ -22,7 +22,7 @@ from training.run.config import Runtime, TrainConfig
 from training.run.device import configure_device
 from training.run.distributed import Processes
 from training.run.drawing import drawing
-from training.run.runs import Run
+from training.run.runs import Run, digest
 from training.run.schedule import Schedule
 from training.run.streams import lines_of, open_evaluation, open_stream
 
@@ -225,8 +225,10 @@ def load_slice_network(run: Run, processes: Processes) -> FusionNet:
     """Build the network of a run that looks at slices, with its best weights, ready to predict.
 
     Raises:
-        RunError: the run has no weights yet, or they cannot be read.
+        RunError: the run has no weights yet, or they cannot be read, or a head's are not those of its slice model.
     """
     configure_device(run.config, processes.device)
+    if run.has_head and digest(run.slice_weights) != run.data.base_weights:
+        raise RunError(f"{run.slice_weights}: are not the weights that the head was trained on; restore it")
     net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels)
     return net.to(processes.device).to(memory_format=torch.channels_last).eval()

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
@@ -84,14 +85,14 @@ class Watch:
     ) -> None:
         self._bar.close()
         try:
-            self._writer.close()
+            with ExitStack() as closing:  # the last first, each whatever becomes of the others
+                if self._log and self._loggers:
+                    closing.callback(self._loggers.close)
+                    closing.callback(self._log.close)
+                closing.callback(self._writer.close)
         except TrainingError:
             if kind is None or issubclass(kind, Stopped):  # else the first error says more
                 raise
-        finally:
-            if self._log and self._loggers:
-                self._log.close()
-                self._loggers.close()
 
     def save(self, checkpoint: Checkpoint, keep: int, *, best: bool = False) -> None:
         """Have a checkpoint written while the run goes on, with the log up to here before it.

@@ -69,7 +69,10 @@ def read_results(run: Path) -> Results:
     names = [f"{name}{kind}" for name in NAMES for kind in ("", "_tta")]
     predictions = {name: run / f"predictions_{name}.csv" for name in names}
     scores = {name: run / f"scores_{name}.json" for name in names}
-    level = open_run(run).data.label_level
+    opened = open_run(run)
+    level = opened.data.label_level
+    if opened.split.exists():
+        opened.check_split()
     settings = read_json(run / "settings.json")
     return Results(
         path=run,

@@ -17,6 +17,7 @@ from training.errors import CacheError, RunError
 from training.model.loss import choose_loss
 from training.run import config as settings
 from training.run.config import Runtime, TrainConfig
+from training.run.digests import check
 from training.run.distributed import Processes
 from training.run.job import environment, finish
 from training.run.owner import owned
@@ -107,6 +108,7 @@ def begin(
     choose_loss(config)
     cache = _own_cache(base, cache_path, local_copy)
     order_series(cache)
+    check(base.weights, "restore it, or train a new run")
     open_store(base, cache, tta=False)
     sides = base.sides(cache)
     with new_folder(path):
@@ -150,6 +152,7 @@ def resume(
     if changes := settings.differences(run.config, wanted):
         raise RunError(f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start anew")
     base = open_run(Path(run.data.base))
+    check(base.weights, "restore it, or train a new run")
     if digest(base.weights) != run.data.base_weights:
         raise RunError(f"{base.path}: has other weights than when {path} was begun; start a new head on it")
     return run, base, _own_cache(base, cache_path, local_copy)
@@ -157,7 +160,7 @@ def resume(
 
 def complete(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
     """Train a head to its end, score it on validation and test, and write its report; returns the scores on test."""
-    with owned(run.path) if processes.writes else nullcontext():
+    with owned(run.path, again=f"run: train series --resume {run.path}") if processes.writes else nullcontext():
         fit_head(run, base, cache, runtime, processes)
         return finish(run, cache, runtime, processes)
 

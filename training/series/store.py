@@ -22,7 +22,7 @@ from training.run.digests import cannot_write, check
 from training.run.documents import read_document
 from training.run.runs import Run, digest
 from training.run.tables import write_json
-from training.system import open_file
+from training.system import read_whole
 
 # Lines of the table in one chunk, which is one file: 2 MB of 2,048 features.
 CHUNK_LINES = 512
@@ -214,8 +214,7 @@ def write_digests(store: Path, documents: Mapping[str, str], blocks: Mapping[str
 def digest_of(file: Path) -> str | None:
     """Return the SHA-256 of a small file; None where it cannot be read."""
     try:
-        with open_file(file) as opened:
-            return hashlib.sha256(opened.read()).hexdigest()
+        return hashlib.sha256(read_whole(file)).hexdigest()
     except OSError:
         return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.errors import StudyError
 from training.run.runs import Run
+from training.study.scratch import no_room
 
 DISTRIBUTION, COMMAND = "ich-cache", "pipeline"
 INSTALL = "pip install 'ich-cache[pipeline,codecs]'"
@@ -153,9 +154,16 @@ def too_late(order: Order, timeout_s: float | None) -> StudyError:
 
 
 def check_outcome(order: Order, code: int, said: str) -> None:
-    """Raise a StudyError in the pipeline's own words unless a build's exit code is 0."""
+    """Raise a StudyError in the pipeline's own words unless a build's exit code is 0.
+
+    Raises:
+        NoRoomError: what it says is of the cache, which is temporary, so what it advises is not for the user.
+    """
     if code:
-        raise StudyError(_last_words(said, code, order.source))
+        words = _last_words(said, code, order.source)
+        if words.startswith(str(order.cache.absolute())):
+            raise no_room(words.split("; ")[0].partition(": ")[2])
+        raise StudyError(words)
 
 
 def end(build: Build) -> None:

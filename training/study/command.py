@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.errors import StudyError
 from training.run.runs import open_run
 from training.study.building import begin_build, end, finish_build, make_order
-from training.study.scratch import temporary_folder
+from training.study.scratch import needs_room, temporary_folder
 from training.study.sources import Limits, gather
 from training.study.writing import check_out, whole_folder, write_tables
 
@@ -46,9 +46,11 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
     if wanted.sr or wanted.heatmap:
         check_dicom_out()
     with temporary_folder() as work, whole_folder(out) as folder:
-        (unpacked := Path(work) / "source").mkdir()
-        source = gather(given, unpacked, Limits())
-        build = begin_build(make_order(run, source, Path(work), identifiers=wanted.identifiers))
+        with needs_room():
+            (unpacked := Path(work) / "source").mkdir()
+            source = gather(given, unpacked, Limits())
+            order = make_order(run, source, Path(work), identifiers=wanted.identifiers)
+        build = begin_build(order)
         try:
             # Torch takes seconds to import, which pass while the pipeline reads.
             from training.study.model import answer, describe, heat_maps, heat_of, images_of, open_model

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.errors import StudyError, TrainingError
+from training.errors import NoRoomError, StudyError, TrainingError
 from training.report.heatmap import HeatMaps
 from training.study.attendant import Attendant
 from training.study.building import make_order
@@ -116,6 +116,7 @@ class Desk:
 
         Raises:
             Refused: nothing to answer (422), or too late (504).
+            NoRoomError: the disk of temporary files is full.
         """
         cache_path, run = self._build(source, work, deadline, identifiers=identifiers), self.model.run
         if not self._model.acquire(timeout=_left(deadline)):
@@ -146,6 +147,8 @@ class Desk:
             raise _late() from None
         try:
             return attendant.build(make_order(self.model.run, source, work, identifiers=identifiers), _left(deadline))
+        except NoRoomError:
+            raise
         except TrainingError as error:
             late = time.monotonic() > deadline
             raise _late() if late else Refused(422, _without_paths(str(error), source)) from error

@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from training.errors import StudyError
+from training.errors import NoRoomError, StudyError
 from training.study.desk import KINDS, Desk
-from training.study.scratch import temporary_folder
+from training.study.scratch import needs_room, temporary_folder
 from training.study.uploads import Refused, receive
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,6 +72,10 @@ async def _answer_counted(desk: Desk, request: Request) -> Response:
     except StudyError as error:
         outcome = "refused_422"
         return JSONResponse({"error": " ".join(str(error).split())}, 422)
+    except NoRoomError as error:
+        outcome = "refused_507"
+        LOG.error("%s", error)
+        return JSONResponse({"error": "the service's disk is full; send the study again later"}, 507)
     except Exception:
         LOG.exception("a study was not answered")  # a fault of this program; it quotes no value of a file
         return JSONResponse({"error": "a fault of the service; its log says more"}, 500)
@@ -95,7 +99,7 @@ async def _answer(desk: Desk, request: Request, kind: str, deadline: float) -> t
     identifiers = _flag(request, "identifiers")
     if identifiers and not desk.rules.identifiers:
         raise Refused(403, "the service gives no identifiers; start it with --identifiers")
-    with temporary_folder() as work:
+    with temporary_folder() as work, needs_room():
         (source := Path(work) / "source").mkdir()
         try:
             async with asyncio.timeout(desk.rules.seconds), _body(request) as body:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import StudyError
+from training.system import REFUSALS
 
 ZIP_BEGINS = b"PK\x03\x04"
 
@@ -67,6 +68,7 @@ def unpack(archive: Path, folder: Path, limits: Limits, *, keep_names: bool) -> 
 
     Raises:
         StudyError: it is damaged, encrypted or too large; the folder is then gone.
+        OSError: the disk refuses to be written; so too.
     """
     name = archive if keep_names else "the archive"
     folder.mkdir(parents=True)
@@ -82,6 +84,8 @@ def unpack(archive: Path, folder: Path, limits: Limits, *, keep_names: bool) -> 
                         shutil.copyfileobj(packed, file, 1 << 20)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            raise
         what = _why(error)
         raise StudyError(f"{name}: cannot be unpacked ({what}); unpack it yourself and give the folder") from error
     return left

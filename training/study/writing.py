@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import StudyError
+from training.run.digests import cannot_write
 from training.run.tables import write_json, write_table
 from training.study.answer import LEVELS, Answer
+from training.system import REFUSALS
 
 
 def check_out(out: Path) -> None:
@@ -21,16 +23,23 @@ def check_out(out: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to that becomes `out` when all is written, and is removed when something fails."""
+    """Give a folder to write to that becomes `out` when all is written, and is removed when something fails.
+
+    Raises:
+        NotWrittenError: the disk refuses to be written.
+    """
     check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         yield partial
         if out.exists():
             out.rmdir()
         partial.rename(out)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from pipeline.cache.paths import Cache
 from pipeline.errors import SourceError
 from pipeline.planning.survey import require_apart
 from testkit.dicom_files import ct_file, gradient
-from testkit.small import Small, write
+from testkit.small import Small, run, write
 
 
 def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
@@ -22,7 +22,30 @@ def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
         require_apart(Cache(inside), str(tmp_path / "link"))
     require_apart(small.cache, str(small.src))
     require_apart(Cache(inside), "s3://bucket/src")
+    with pytest.raises(SourceError, match="lies inside --src"):
+        require_apart(Cache(inside), small.src.as_uri())
     assert not inside.exists()
+
+
+@pytest.mark.parametrize("to", ["the folder of the cache", "the cache", "a folder in it"])
+def test_a_link_in_the_source_that_leads_to_the_cache_is_refused_until_it_is_gone(tmp_path: Path, to: str) -> None:
+    """Else the cache is made of its own files, and made again at every build."""
+    small = Small(tmp_path / "work")
+    write(small.src / "a.dcm", ct_file(gradient()))
+    write(tmp_path / "more" / "b.dcm", ct_file(gradient(), SOPInstanceUID="1.2.9"))
+    (small.src / "more").symlink_to(tmp_path / "more")  # which is read
+    (small.src / "back").symlink_to(small.src)  # and which leads to what was seen
+    target = {"the folder of the cache": small.folder, "the cache": small.out, "a folder in it": small.out / "tables"}[
+        to
+    ]
+    if to == "a folder in it":
+        small.build()
+    (small.src / "more" / "link").symlink_to(target)
+    [line] = small.build(code=1).stderr.splitlines()
+    assert line.startswith(f"error: {small.src}/more/link: leads to the cache")
+    (small.src / "more" / "link").unlink()
+    small.build()
+    assert "2 slices" in run("info", small.out).stdout
 
 
 def test_another_programs_partial_files_are_left_alone(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def _a_pipe_in_the_folder(world: World) -> Case:
 
 
 @CASES.add
+def _a_text_without_end(world: World) -> Case:
+    os.truncate(world.run / "scores_test.json", 1 << 40)
+    back = by_hand(lambda: world.restore("scores_test.json"))
+    return Case(world.on_run("report"), "bytes, as no file of a run; restore or remove it", back, again=True)
+
+
+@CASES.add
 def _weights_that_are_not_finite(world: World) -> Case:
     (world.run / "digests.json").unlink()
     file = world.run / "weights.safetensors"

@@ -1,6 +1,7 @@
 """Test that a cache is read as docs/cache_format.md says, and that every fault is one line."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from testkit.fake_cache import CLASSES, FakeCache, current, recommit, write_cache
 from training.data.cache import Cache, open_cache
+from training.data.stream import Stream
 from training.errors import CacheError
 
 
@@ -202,6 +204,21 @@ def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: 
     for commit in ("../../x", str(tmp_path / "x"), "", "..", "A" * 16):
         if commit:
             assert "has no commit" in message(lambda: open_cache(broken, commit))  # noqa: B023
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "commits/*", "tables/*", "images/16-*/c/0/0/0/0", "sums/16-*/c/0/0/0"])
+def test_a_file_of_any_size_is_one_line(broken: Path, file: str) -> None:
+    [path] = broken.glob(file)
+    os.truncate(path, 1 << 40)
+
+    def read() -> None:
+        cache = open_cache(broken)
+        cache.mean_std(16, cache.table["row"].to_numpy())
+        list(Stream(cache, 16, np.arange(40), 8).epoch(0, 0))
+
+    text = message(read)
+    assert str(path.relative_to(broken)) in text
+    assert len(text) < 1000
 
 
 @pytest.mark.parametrize(("fault", "words"), FAULTS)

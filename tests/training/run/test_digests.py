@@ -3,10 +3,12 @@
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,14 +16,15 @@ import pytest
 from testkit.fake_cache import write_cache
 from testkit.hostile.edits import flip_bit
 from tests.training.run.test_train_cli import ENVIRONMENT, QUICK, refused, train
-from training.errors import RunError
+from training.errors import NotWrittenError, RunError
 from training.run.digests import FILE, begin, check, write_atomically
+from training.run.log import Log
 from training.run.owner import owned
 
 # What each file's reader is called by, and the words that it must say about the way out.
 READERS = {
     "settings.json": (["evaluate", "--device", "cpu", "--run"], "restore it"),
-    "split.csv": (["evaluate", "--device", "cpu", "--run"], "restore"),
+    "split.csv": (["report", "--run"], "restore it, or start a new run"),
     "linked.csv": (["report", "--run"], "restore"),
     "weights.safetensors": (["evaluate", "--device", "cpu", "--run"], "restore it, or train a new run"),
     "predictions_test.csv": (["report", "--run"], "train evaluate --run .* --split test"),
@@ -119,20 +122,75 @@ def test_a_run_has_one_trainer_and_the_second_learns_who_it_is(finished):
         pass
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only")])
-@pytest.mark.parametrize("name", [".step_", ".weights", ".predictions_test", ".report"])
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(number, words, name, cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        (".step_", errno.ENOSPC),
+        ("log.csv", errno.EROFS),
+        (".digests.json", errno.ENOSPC),
+        (".weights", errno.EROFS),
+        (".predictions_test", errno.EROFS),
+        (".report", errno.ENOSPC),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number, cache, tmp_path, monkeypatch):
     path, fsync = tmp_path / "run", os.fsync
 
     def full(descriptor):
-        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(name):
+        begun = name != ".digests.json" or (path / "settings.json").exists()  # before it, the same command goes on
+        if begun and Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(name):
             raise OSError(number, os.strerror(number))
         return fsync(descriptor)
 
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", full)
         line = refused("run", "--cache", cache, "--out", path, *QUICK)
-    assert words in line
+    assert os.strerror(number) in line
     assert "free space" in line
     assert not list(path.rglob("*.partial"))
-    assert train("run", "--resume", path, "--device", "cpu").exit_code == 0  # the way out
+    way_out = re.search(r"run: train (run --resume \S+)$", line)
+    assert train(*way_out[1].split(), "--device", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["run", "features", "report"])
+def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
+    command, finished, cache, tmp_path, monkeypatch
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    new = ("run", "--cache", cache, "--out", tmp_path / "new", *QUICK)
+    words = {"run": new, "features": ("features", "--run", run, "--device", "cpu"), "report": ("report", "--run", run)}
+
+    def read_only(descriptor):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", read_only)
+        line = refused(*words[command])
+    assert "cannot be written (Read-only file system)" in line
+    assert line.rstrip().endswith("and give the same command again")
+    assert not list(tmp_path.rglob("*.partial"))
+    if command == "run":
+        with patch("training.run.job.complete", side_effect=RunError("begun")):
+            assert "begun" in refused(*new)
+    else:
+        assert train(*words[command]).exit_code == 0
+
+
+@pytest.mark.parametrize(("lines", "act"), [(5000, Log.flush), (50, Log.flush), (50, Log.close)])
+def test_a_log_that_the_disk_does_not_take_names_its_file_wherever_it_is_noticed(lines, act, tmp_path):
+    """When the buffer is full, on flushing, and on closing."""
+    log = Log(tmp_path / "log.csv")
+    log.flush()
+
+    def fill():
+        for _ in range(lines):
+            log.write(loss=0.5)
+        act(log)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, hard))
+    try:
+        with pytest.raises(NotWrittenError, match=r"log\.csv: cannot be written \(File too large\)"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -179,3 +179,21 @@ def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch)
     found = environment(settings(), HERE)
     assert found["ich-cache"] == "not installed"
     assert found["torch"] == "1.0"
+
+
+def test_two_commands_do_not_make_one_run(cache, tmp_path):
+    """The second comes while the first writes, and after it; what a killed one has left is in nobody's way."""
+    path, sides = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
+    path.mkdir()
+    (path / ".owner.lock").touch()  # killed as soon as it held the folder
+    with new_folder(path):
+        with pytest.raises(RunError, match="makes a new run there; wait for it, or end it"), new_folder(path):
+            pass
+        assert (path / ".unfinished").exists()
+        made = create_run(path, settings(), cache, sides, MEAN_STD, environment={})
+    with (
+        pytest.raises(RunError, match="exists and is not empty; to go on with it: train run --resume"),
+        new_folder(path),
+    ):
+        pass
+    assert open_run(path) == made

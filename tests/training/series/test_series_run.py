@@ -111,6 +111,10 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     content["data"]["base"] = "/nowhere"
     (moved / "settings.json").write_text(json.dumps(content))
     (moved / "digests.json").unlink()  # an edit on purpose
+    flip_bit(moved / "slice_weights.safetensors", np.random.default_rng(0))
+    line = refused("evaluate", "--run", moved, "--device", "cpu")
+    assert "slice_weights.safetensors: are not the weights that the head was trained on; restore it" in line
+    shutil.copy(out / "slice_weights.safetensors", moved)
     call("evaluate", "--run", moved, "--device", "cpu")  # without the slice model's run: features come from the images
     again, known = pd.read_csv(moved / "predictions_test.csv"), pd.read_csv(out / "predictions_test.csv")
     pd.testing.assert_frame_equal(again, known, rtol=1e-4)
@@ -202,11 +206,12 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     weights = bytearray((bare / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (bare / "weights.safetensors").write_bytes(weights)
+    assert "weights.safetensors: is damaged" in refused("series", "--run", bare, *out)
+    (bare / "digests.json").unlink()  # nothing is checked any more
     assert "is of other weights" in refused("series", "--run", bare, *out)
     content = json.loads((bare / "settings.json").read_text())
     content["data"]["commit"] = "0" * 16
     (bare / "settings.json").write_text(json.dumps(content))
-    (bare / "digests.json").unlink()
     line = refused("series", "--run", bare, *out)
     assert "a head is trained on the commit of its slice model" in line
     assert "size_px: is decided by the slice model" in refused("series", "--run", base, *out, "--set", "size_px=64")
