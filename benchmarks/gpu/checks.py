@@ -185,7 +185,7 @@ def line_of(check: Check) -> str:
     figure = check.figure if isinstance(check.figure, str) else f"{check.figure:,.4g}"
     if isinstance(check.figure, float) and abs(check.figure) >= 1000:
         figure = f"{check.figure:,.0f}"
-    said = f"{verdict:<5}{check.part:<2}{check.name:<62}{figure} {check.unit}".rstrip()
+    said = f"{verdict:<5}{check.part:<2}{check.name:<62} {figure} {check.unit}".rstrip()
     return f"{said}  ({check.wanted})" if check.wanted else said
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.gpu.checks import Report
 
 STEPS = 7  # before the kill: in the second epoch
-LASTS_S = 90  # a process at most, whatever becomes of the one that started it
+LASTS_S = 240  # a process at most, whatever becomes of the one that started it
 WAYS = ("eager", "compiled")
 
 

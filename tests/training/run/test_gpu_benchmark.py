@@ -52,7 +52,21 @@ def test_every_part_runs_small_and_its_lines_are_kept(tmp_path):
         ("h", "peak GPU memory"),
     ):
         assert name in lines[part]
+    explained = lines_of_the_page()
+    for check in content["checks"]:
+        assert any(part in (check["part"], "any") and said in check["name"] for part, said in explained), check
+    names = [check["name"] for check in content["checks"]]
+    unsaid = {said for _, said in explained if not any(said in name for name in names)}
+    # Those of the parts left out here, and what nvidia-smi says.
+    assert unsaid == {"tests marked gpu", "killed and resumed", "the run to be killed was", "clock, power, temperature"}
     assert sum("FAIL" in line for line in done.output.splitlines()) == 1  # the count, in the last line
+
+
+def lines_of_the_page():
+    """Return part and line of each row of the page's table of lines."""
+    table = (gpu.ROOT / "docs/gpu.md").read_text().split("| part | line | what it says |\n|---|---|---|\n")[1]
+    rows = table.split("\n\n")[0].splitlines()
+    return [tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows]
 
 
 class Started:
