@@ -33,7 +33,7 @@ from PIL import Image  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
 
-from phantom import study as phantom  # noqa: E402
+from phantom import dataset as phantom  # noqa: E402
 from pipeline import kernel  # noqa: E402
 from pipeline.cache import drafts, shards  # noqa: E402
 from pipeline.cache.lock import lock  # noqa: E402

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -13,11 +12,8 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-    "--disable-background-networking", "--disable-sync", "--remote-debugging-port=0", "about:blank",
-)  # fmt: skip
+from testkit.chromium import CHROMIUM, FLAGS
+
 CODES = {"Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
          "ArrowDown": 40, "Tab": 9}  # fmt: skip
 
@@ -81,7 +77,7 @@ class Page:
 
 def browse(profile: Path, visit: Callable[[Page], Awaitable[None]]) -> None:
     """Start Chromium with a fresh profile, visit a page, and end it."""
-    command = [str(CHROMIUM), *FLAGS[:-1], f"--user-data-dir={profile}", FLAGS[-1]]
+    command = [str(CHROMIUM), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         asyncio.run(_visit(_port(profile, process), visit))

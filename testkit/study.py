@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from phantom.study import encode_study, make_study
+from phantom.dataset import encode_study
+from phantom.study import make_study
 from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.data.cache import open_cache

@@ -12,7 +12,8 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from phantom.study import Study, make_study, write
+from phantom.dataset import write
+from phantom.study import Study, make_study
 
 BIN = Path(sys.executable).parent
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pipeline
-from phantom import study
+from phantom import dataset
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -20,7 +20,7 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    study.write(folder, 4, 0, lambda patient: None)
+    dataset.write(folder, 4, 0, lambda patient: None)
     out = folder / "cache.zarr"
     pipeline.build(folder / "dicoms", out, dataset="phantom", labels=folder / "labels.csv", sizes=[32])
     return out

@@ -13,6 +13,7 @@ from pydicom import config
 
 from phantom import study as phantom
 from phantom.bleeds import CLASSES, draw_bleeds
+from phantom.dataset import encode_study, write
 from phantom.errors import PhantomError
 from phantom.scanner import CODINGS, PADDING, draw_geometry, noise_tile
 from phantom.write import SliceAttributes, encode_slice
@@ -35,7 +36,7 @@ def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("phantom")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        summary = phantom.write(out, patients=3, seed=SEED)
+        summary = write(out, patients=3, seed=SEED)
     return out, summary
 
 
@@ -51,7 +52,7 @@ def digests(out):
 def test_fewer_patients_are_a_prefix_of_more(written, tmp_path):
     out, _ = written
     done = []
-    phantom.write(tmp_path, patients=1, seed=SEED, progress=done.append)
+    write(tmp_path, patients=1, seed=SEED, progress=done.append)
     few, many = digests(tmp_path), digests(out)
     assert done == [1]
     assert few.items() < many.items()
@@ -61,7 +62,7 @@ def test_fewer_patients_are_a_prefix_of_more(written, tmp_path):
 def test_workers_write_the_same_files(written, tmp_path):
     out, summary = written
     done = []
-    assert phantom.write(tmp_path, patients=3, seed=SEED, progress=done.append, workers=2) == summary
+    assert write(tmp_path, patients=3, seed=SEED, progress=done.append, workers=2) == summary
     assert done == [1, 2, 3]
     assert digests(tmp_path) == digests(out)
     assert read_labels(tmp_path) == read_labels(out)
@@ -95,7 +96,7 @@ def test_files_are_named_by_uid_and_labels_have_six_rows_an_image(written):
 
 def test_pydicom_reads_what_was_made(studies):
     for study in studies[:3]:
-        for k, (name, data) in enumerate(phantom.encode_study(study)):
+        for k, (name, data) in enumerate(encode_study(study)):
             dataset = pydicom.dcmread(io.BytesIO(data))
             assert name == f"{dataset.SOPInstanceUID}.dcm" == f"{study.uids[k]}.dcm"
             assert dataset.PatientID == study.patient_id
@@ -116,7 +117,7 @@ def test_pydicom_reads_what_was_made(studies):
 
 def test_files_of_a_study_differ_only_in_uid_position_and_pixels(studies):
     for study in studies[:2]:
-        first, *others = (pydicom.dcmread(io.BytesIO(data)) for _, data in phantom.encode_study(study))
+        first, *others = (pydicom.dcmread(io.BytesIO(data)) for _, data in encode_study(study))
         for other in others:
             assert other.file_meta.MediaStorageSOPInstanceUID == other.SOPInstanceUID
             assert [element.tag for element in other] == [element.tag for element in first]
@@ -277,5 +278,5 @@ def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "dicoms").mkdir()
     (tmp_path / "dicoms" / "old.dcm").touch()
     with pytest.raises(PhantomError, match=r"not empty, .* choose another --out"):
-        phantom.write(tmp_path, patients=1, seed=0)
-    assert phantom.write(tmp_path / "other", patients=0, seed=0).slices == 0
+        write(tmp_path, patients=1, seed=0)
+    assert write(tmp_path / "other", patients=0, seed=0).slices == 0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit.browser import CHROMIUM, Page, browse
+from testkit.browser import Page, browse
+from testkit.chromium import CHROMIUM
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium")
 

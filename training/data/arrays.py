@@ -15,7 +15,8 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from training.data.commit import ArrayPath
-from training.data.mirror import REPAIR, REQUESTS, Folder, Mirror
+from training.data.folder import REPAIR, Folder
+from training.data.mirror import REQUESTS, Mirror
 from training.errors import CacheError
 from training.system import open_file, read_whole
 

@@ -23,7 +23,8 @@ from training.data.arrays import (
     read_rows,
 )
 from training.data.commit import FORMAT_VERSION, Commit, Window, read_commit
-from training.data.mirror import REPAIR, Folder, Mirror, open_files
+from training.data.folder import REPAIR, Folder
+from training.data.mirror import Mirror, open_files
 from training.errors import CacheError
 from training.system import read_whole
 from training.words import counted

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.data.mirror import REPAIR, Folder, Mirror
+from training.data.folder import REPAIR, Folder
+from training.data.mirror import Mirror
 from training.errors import CacheError
 
 FORMAT = "ich-slices"

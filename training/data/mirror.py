@@ -1,88 +1,25 @@
-"""Find a cache's files: in a folder, or anywhere else with copies on local disk."""
+"""Find a cache's files anywhere: behind an address or on a slow disk, with copies on local disk."""
 
 import errno
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from training.data.folder import REPAIR, Folder, checked, tail_of
 from training.errors import CacheError
-from training.system import locked, open_file, read_whole
+from training.system import locked
 
-REPAIR = "run: pipeline verify --repair"
 REQUESTS = 16  # under way at once: one to a network disk or a bucket takes milliseconds, and there are thousands
 RETRY_AFTER_S = (1.0, 4.0)
 
-# The files and folders of docs/cache_format.md; "" is the cache itself.
-NAME = re.compile(
-    r"|zarr\.json|\.pipeline|commits|commits/[0-9a-f]{16}\.json|tables/[0-9a-f]{64}\.csv"
-    r"|(images|sums)/[1-9][0-9]{0,4}-[0-9a-f]{8}(/zarr\.json|(/c(/[0-9]+)+))?"
-)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A cache in a folder of this machine, read where it is.
-
-    Attributes:
-        address: the folder, as it was given.
-        way_out: what to do about a damaged file.
-    """
-
-    address: str
-    way_out: str = REPAIR
-
-    def origin(self, name: str) -> str:
-        """Return what to call a file, by its name in docs/cache_format.md, where the cache itself is to blame."""
-        return str(self.where(name))
-
-    def where(self, name: str) -> Path:
-        """Return the file on local disk."""
-        return Path(self.address, checked(name))
-
-    def of_cache(self, cache: str) -> "Folder":
-        """Return the same; a folder needs no copies."""
-        return self
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder; "" is the cache itself."""
-        return self.where(name).exists()
-
-    def names(self, name: str) -> list[str]:
-        """Return the names in a folder, sorted; none where there is no such folder."""
-        folder = self.where(name)
-        return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-    def read(self, name: str) -> bytes:
-        """Return a file's content as it is now.
-
-        Raises:
-            CacheError: it is missing or cannot be read.
-        """
-        return self.tail(name, None)
-
-    def tail(self, name: str, length: int | None) -> bytes:
-        """Return the last bytes of a file, all of a shorter one; raises as `read`."""
-        try:
-            return _tail(self.where(name), length)
-        except OSError as error:
-            raise CacheError(f"{self.where(name)}: cannot be read ({error.strerror}); {REPAIR}") from error
-
-    def fetch(self, name: str, tail_bytes: int) -> Path:
-        """Return the file on local disk; see `Mirror.fetch`."""
-        return self.where(name)
-
-    def fetching(self, names: Iterable[str], tail_bytes: int) -> AbstractContextManager[None]:
-        """See `Mirror.fetching`; here everything is in its place."""
-        return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -233,17 +170,6 @@ def _refuse_pipe(system: Any, path: str) -> None:
         raise ValueError("it is not a file")
 
 
-def checked(name: str) -> str:
-    """Return the name of a file or folder of a cache.
-
-    Raises:
-        CacheError: it is none of docs/cache_format.md, and could lie anywhere.
-    """
-    if not NAME.fullmatch(name):
-        raise CacheError(f"{name[:80]!r}: no file of a cache is called so; {REPAIR}")
-    return name
-
-
 def open_files(address: str, copies: Path | None) -> Folder | Mirror:
     """Return where the files of a cache lie.
 
@@ -266,17 +192,9 @@ def absolute(address: str) -> str:
     return address if "://" in address else os.path.abspath(address)
 
 
-def _tail(file: Path, length: int | None) -> bytes:
-    if length is None:
-        return read_whole(file)
-    with open_file(file) as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
-        return opened.read()
-
-
 def _ends_in(copy: Path, end: bytes) -> bool:
     try:
-        return _tail(copy, len(end)) == end
+        return tail_of(copy, len(end)) == end
     except OSError:
         return False
 

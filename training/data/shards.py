@@ -18,7 +18,8 @@ from numcodecs import blosc, zstd
 from training import system
 from training.data.arrays import CHECKSUM_BYTES
 from training.data.cache import Cache
-from training.data.mirror import REPAIR, REQUESTS
+from training.data.folder import REPAIR
+from training.data.mirror import REQUESTS
 from training.errors import CacheError
 
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF  # Zarr v3, sharding codec: the index entry of an inner chunk that is not stored

@@ -24,36 +24,10 @@ from training.run.documents import read_document
 from training.run.functions import announce
 from training.run.owner import HOLDER, LOCK, owned
 from training.run.tables import write_json, write_table
+from training.run.taken import Data, read_data, windows_of
 from training.system import read_whole
 
 UNFINISHED = ".unfinished"  # in a folder that is not yet a run
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run took from its cache, and must find there again.
-
-    Attributes:
-        windows: name, level and width (HU) in channel order.
-        mean, std: by channel, of grey level / 255 over the training slices.
-        split: SHA-256 of split.csv.
-        label_level: what one label is for: slice, series, study or patient.
-        linked: SHA-256 of linked.csv; empty in a run that was begun before there was one.
-        base, base_weights: of a head over series: the folder of the slice model's run, and the SHA-256 of its weights.
-    """
-
-    cache: str
-    commit: str
-    classes: tuple[str, ...]
-    class_weights: tuple[float, ...]
-    windows: tuple[tuple[str, float, float], ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    split: str
-    linked: str = ""
-    label_level: str = "slice"
-    base: str = ""
-    base_weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,7 +173,7 @@ def create_run(
         commit=cache.commit,
         classes=cache.classes,
         class_weights=tuple(float(weight) for weight in cache.class_weights),
-        windows=_windows(cache),
+        windows=windows_of(cache),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         split=digest(split),
@@ -255,8 +229,7 @@ def open_run(path: Path) -> Run:
     check(file, "restore it, or start a new run")
     try:
         content = read_document(file)
-        data = Data(**{name: _tuples(value) for name, value in content["data"].items()})
-        check_data(data)
+        data = read_data(content["data"])
         run = Run(path, settings.from_mapping(content["config"]), data, dict(content["environment"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError) as error:
         raise RunError(f"{file}: cannot be read ({error}); restore it, or start a new run") from error
@@ -264,25 +237,9 @@ def open_run(path: Path) -> Run:
     return run
 
 
-def check_data(data: Data) -> None:
-    """Raise a ValueError unless what settings.json says of the data is of the types and lengths of `Data`."""
-    texts = (data.cache, data.commit, data.split, data.linked, data.label_level, data.base, data.base_weights)
-    channels, numbers = len(data.windows), (*data.class_weights, *data.mean, *data.std)
-    names = (*data.classes, *(name for name, _, _ in data.windows))
-    right = (
-        all(isinstance(text, str) for text in (*texts, *names))
-        and all(type(number) in (int, float) for number in (*numbers, *(n for _, *of in data.windows for n in of)))
-        and len(data.class_weights) == len(data.classes) == len(set(data.classes))
-        and channels == len(data.mean) == len(data.std) > 0
-        and data.label_level in ("slice", "series", "study", "patient")
-    )
-    if not right:
-        raise ValueError("what it says of the data is not of the form that a run has")
-
-
 def check_same_kind(run: Run, cache: Cache) -> None:
     """Raise a RunError unless the run's model can read the cache: same windows and size, and same classes if any."""
-    if (windows := _windows(cache)) != run.data.windows:
+    if (windows := windows_of(cache)) != run.data.windows:
         raise RunError(
             f"{cache.path}: built for windows {_words(windows)}; the run {run.path} wants {_words(run.data.windows)}; "
             "run: pipeline build with the run's windows in data_catalog.yaml"
@@ -295,10 +252,6 @@ def check_same_kind(run: Run, cache: Cache) -> None:
     cache.array(run.config.size_px)
 
 
-def _windows(cache: Cache) -> tuple[tuple[str, float, float], ...]:
-    return tuple((window.name, float(window.level_hu), float(window.width_hu)) for window in cache.windows)
-
-
 def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
     return ", ".join(f"{name} ({level:g}, {width:g})" for name, level, width in windows)
 
@@ -309,7 +262,3 @@ def digest(path: Path) -> str:
         return hashlib.sha256(read_whole(path)).hexdigest()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or start a new run") from error
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

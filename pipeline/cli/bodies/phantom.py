@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from phantom import study
+from phantom import dataset
 from phantom.errors import PhantomError
 from phantom.planted import make_planted
 from pipeline import system
@@ -30,7 +30,7 @@ def write_phantom(
 
         make = partial(make_planted, edges=faint_edges, shuffled=shuffled, bleeding=bleeding)
         try:
-            summary = study.write(out, patients, seed, patient_done, workers=processes, make=make)
+            summary = dataset.write(out, patients, seed, patient_done, workers=processes, make=make)
         except PhantomError as error:
             raise SourceError(str(error)) from None
     positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())

@@ -8,12 +8,17 @@ import zarr
 from testkit.small import Small, slice_bytes, write, write_slices
 
 
-@pytest.fixture
-def small(tmp_path) -> Small:
-    small = Small(tmp_path)
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Small:
+    small = Small(tmp_path_factory.mktemp("original"))
     write_slices(small.src, range(5))
     small.build()
     return small
+
+
+@pytest.fixture
+def small(original, tmp_path) -> Small:
+    return original.copy(tmp_path)
 
 
 def test_what_zarr_python_writes_anew_is_no_damage(small):

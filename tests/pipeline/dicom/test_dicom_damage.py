@@ -39,10 +39,10 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(monkeypatch: pytest.Mo
 
 
 def test_bombs_take_little_memory_and_time() -> None:
-    """1.5 MB that unpack to 1.5 GB, and 8 KB of RLE that claim 1.8 GB."""
+    """0.4 MB that unpack to 0.4 GB, and 8 KB of RLE that claim 1.8 GB."""
     head = encode(ct_dataset(gradient()), DeflatedExplicitVRLittleEndian)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    zeros = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1500)) + packer.flush()
+    zeros = b"".join(packer.compress(bytes(1 << 20)) for _ in range(400)) + packer.flush()
     dataset = ct_dataset(gradient(), Rows=4096, Columns=4096, NumberOfFrames=54)
     dataset.PixelData = pydicom.encaps.encapsulate(
         [np.array([2, 64, 64] + [0] * 13, "<u4").tobytes() + b"\x81\0" * 40] * 54

@@ -1,6 +1,5 @@
 """The whole way from files to a cache: pixels against Pillow, tables against the files, what a user can get wrong."""
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +12,10 @@ import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from phantom import study as phantom
-from phantom import write as dicom_write
+from phantom import dataset as phantom
 from pipeline.cli import main as cli
 from pipeline.cli.main import main
 from pipeline.dicom.rejects import Rejected
-from testkit.dicom_files import enhanced_file, frame_groups, gradient
 from testkit.small import Small, slice_bytes, write, write_slices
 
 WINDOWS = ((40, 80), (50, 130), (600, 2800))
@@ -216,113 +213,6 @@ def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatc
     assert "1 rejected file is tried again" in done.stderr
     assert len(pd.read_csv(out / "metadata.csv")) == 4
     assert "it was rejected and is tried again" in run("why", out, "3.dcm").stdout
-
-
-@pytest.mark.parametrize("level", ["series", "study", "patient"])
-def test_labels_of_something_larger_hold_for_its_slices(tmp_path, level, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    key = {"series": "series_instance_uid", "study": "study_instance_uid", "patient": "patient_id"}[level]
-    small = Small(tmp_path)
-    for number, series in ((0, 0), (1, 0), (0, 1), (1, 2)):
-        write(small.src / f"{series}{number}.dcm", slice_bytes(number, series=series))
-    small.build()
-    names = sorted(set(pd.read_csv(small.out / "metadata.csv")[key]))
-    values = dict(zip(names, (0.25, 1, 0), strict=False))  # made-up slices may share a study or a patient
-    file = tmp_path / "labels.csv"
-    file.write_text("".join([f"{key},bleed,any\n", *(f"{name},{value},1\n" for name, value in values.items())]))
-    catalog = tmp_path / "catalog.yaml"
-    text = catalog.read_text().replace(
-        "patient_ids: keep", f"patient_ids: hash\n    labels: {{level: {level}, soft: true}}"
-    )
-    catalog.write_text(text)
-    options = ("--src", small.src, "--out", tmp_path / "labelled.zarr", "--catalog", catalog, "--workers", 0)
-    run("build", *options, "--labels", file)
-    kept = pd.read_csv(small.out / "metadata.csv").set_index("sop_instance_uid")
-    table = pd.read_csv(tmp_path / "labelled.zarr" / "metadata.csv").set_index("sop_instance_uid")
-    assert table["bleed"].to_dict() == kept[key].map(values).to_dict()
-    assert json.loads((tmp_path / "labelled.zarr" / "zarr.json").read_bytes())["attributes"]["label_level"] == level
-    if level == "patient":
-        assert not set(table["patient_id"]) & set(names)
-    file.unlink()
-    write(small.src / "new.dcm", slice_bytes(2, series=0))  # its series, study and patient are known from the commit
-    assert run("build", *options).exit_code == 0
-    table = pd.read_csv(tmp_path / "labelled.zarr" / "metadata.csv").set_index("sop_instance_uid")
-    assert len(table) == 5
-    assert table["bleed"].notna().all()
-
-
-def test_labels_may_name_slices_by_their_files(tmp_path):
-    small = Small(tmp_path, labels={"000": 1, "a.b": 0})
-    write_slices(small.src, range(2))
-    (small.src / "001.dcm").rename(small.src / "a.b.dcm")
-    options = small.options()
-    catalog = tmp_path / "catalog.yaml"
-    catalog.write_text(catalog.read_text().replace("image_id: sop_instance_uid", "image_id: file_stem"))
-    assert run("build", *options, "--workers", 0).exit_code == 0
-    table = pd.read_csv(small.out / "metadata.csv", dtype={"image_id": str}).set_index("image_id")
-    assert table["bleed"].to_dict() == {"000": 1, "a.b": 0}
-
-
-def test_a_frame_that_fails_is_named_and_its_file_is_missed_when_it_is_gone(tmp_path):
-    small = Small(tmp_path)
-    write_slices(small.src, range(2))
-    groups = [frame_groups(0, 1, -1024), frame_groups(5, 1, -1024, "US")]
-    write(small.src / "frames.dcm", enhanced_file(np.stack([gradient(), gradient()]), groups))
-    small.build("--max-rejects", 1)
-    assert pd.read_csv(small.out / "rejects.csv")["message"].tolist() == ["frame 2: RescaleType is not HU"]
-    (small.src / "frames.dcm").unlink()
-    assert "frames.dcm for one" in small.build("--retry-rejected", code=1).stderr
-
-
-def multi_frame(frames: int, uid: str) -> bytes:
-    """A legacy-style multi-frame CT file of `frames` different frames of 8 x 8."""
-    attributes = dicom_write.SliceAttributes(
-        sop_instance_uid=uid,
-        patient_id="p",
-        study_instance_uid="1.2",
-        series_instance_uid="1.3",
-        position=(0.0, 0.0, 0.0),
-        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        spacing_mm=(1.0, 1.0),
-        bits_stored=16,
-        intercept=0,
-        windows=(("40", "80"),),
-        implicit_vr=False,
-    )
-    stored = np.arange(frames * 64, dtype=np.int16).reshape(frames * 8, 8)
-    dataset = pydicom.dcmread(io.BytesIO(dicom_write.encode_slice(stored, attributes)))
-    dataset.Rows, dataset.NumberOfFrames = 8, frames
-    file = io.BytesIO()
-    dataset.save_as(file)
-    return file.getvalue()
-
-
-def test_files_of_many_frames_get_shards_of_their_own(tmp_path):
-    src = tmp_path / "dicoms"
-    src.mkdir()
-    for number, frames in enumerate((1, 3, 5, 23)):
-        (src / f"{number}.dcm").write_bytes(multi_frame(frames, f"1.2.{number + 1}"))
-    shipped = Path(cli.__file__).parents[1].joinpath("data_catalog.yaml").read_text()
-    catalog = tmp_path / "catalog.yaml"
-    catalog.write_text(shipped.replace("rows_per_shard: 256", "rows_per_shard: 8"))
-    out = tmp_path / "cache.zarr"
-    done = build(src, out, "--size", 8, "--catalog", catalog)
-    assert done.exit_code == 0, done.output
-    table = pd.read_csv(out / "metadata.csv")
-    frames = table.groupby("sop_instance_uid")["frame"].apply(lambda column: sorted(column))
-    assert frames["1.2.1"] == [0]
-    assert [frames[uid] for uid in ("1.2.2", "1.2.3", "1.2.4")] == [list(range(1, n + 1)) for n in (3, 5, 23)]
-    group = zarr.open_group(out, mode="r")
-    images = group[group.attrs["sizes"]["8"]]
-    for row, uid, frame in table[["row", "sop_instance_uid", "frame"]].itertuples(index=False):
-        stored = pydicom.dcmread(src / f"{int(uid[-1]) - 1}.dcm").pixel_array.reshape(-1, 8, 8)[max(frame - 1, 0)]
-        grey = np.floor(255 * np.clip((stored - 0) / 80, 0, 1) + 0.5)
-        np.testing.assert_array_equal(images[row][0], grey)
-    again = build(src, out, "--size", 8, "--catalog", catalog)
-    assert "nothing to do" in again.stderr
-    added = build(src, out, "--size", 8, "--size", 4, "--catalog", catalog)
-    assert added.exit_code == 0, added.output
-    assert json.loads((out / "zarr.json").read_text())["attributes"]["num_slices"] == 32
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):

@@ -17,14 +17,19 @@ LATER_NS = LONG_AGO_NS + 10**9
 UIDS = {f"1.2.3.0.{number}": number % 2 for number in range(40)}
 
 
-@pytest.fixture
-def built(tmp_path) -> Small:
-    """20 slices and a text file, in 3 shards."""
-    small = Small(tmp_path, labels=dict(UIDS))
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Small:
+    small = Small(tmp_path_factory.mktemp("original"), labels=dict(UIDS))
     write_slices(small.src, range(20))
     write(small.src / "notes.txt", b"not DICOM")
     small.build()
     return small
+
+
+@pytest.fixture
+def built(original, tmp_path) -> Small:
+    """20 slices and a text file, in 3 shards."""
+    return original.copy(tmp_path)
 
 
 def planned_and_built(small: Small, *more: object) -> Work:

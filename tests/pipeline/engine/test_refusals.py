@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,10 +35,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture
 def small(original: Small, tmp_path: Path) -> Small:
-    shutil.copytree(original.folder, tmp_path / "copy")
-    small = Small(tmp_path / "copy", rows=4)
-    small.options()
-    return small
+    return original.copy(tmp_path / "copy")
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None:

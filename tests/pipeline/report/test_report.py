@@ -1,172 +1,25 @@
 """Test the report of a cache: its numbers are those that a count by other means gives, and nothing leaks."""
 
-import base64
 import csv
-import io
 import itertools
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pipeline.report.scans import CODINGS
 from pipeline.tables.tables import REJECTS
-from testkit import dicom_files
+from testkit.report_page import Page, numbers
+from testkit.report_source import EXPLICIT, IMPLICIT, MAKERS, SERIES, dataset_of, encode, tilted, write_source
 from testkit.small import Small, run, write
 
 DOCS = Path(__file__).parents[3] / "docs"
-VOID = {"meta", "link", "img"}
-MAKERS = {"SIEMENS": "Siemens", "GE MEDICAL SYSTEMS": "GE", "markmaker inc": "other"}
-IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-
-
-class Page(HTMLParser):
-    """Reads the report as a strict reader would: every tag that opens must close, in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tables: dict[str, dict[str, list[str]]] = {}
-        self.tiles: dict[str, str] = {}
-        self.pictures: list[np.ndarray] = []
-        self.words: list[str] = []
-        self._rows: list[list[str]] = []
-        self._caption = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        if tag == "img":
-            kind, _, content = attributes["src"].partition(",")
-            assert kind == "data:image/png;base64"
-            assert attributes["alt"]
-            self.pictures.append(np.array(Image.open(io.BytesIO(base64.b64decode(content, validate=True)))))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "figcaption":
-            self._caption = ""
-        if tag == "table":
-            self._rows = []
-        if tag == "tr":
-            self._rows.append([])
-        if tag in ("td", "th"):
-            self._rows[-1].append("")
-        if tag == "small":
-            self._rows[-1][-1] += "\n"
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag == "table":
-            self.tables[self._caption] = {row[0]: row[1:] for row in self._rows[1:]}
-
-    def handle_data(self, data):
-        if "figcaption" in self.open:
-            self._caption += data
-        elif "td" in self.open or "th" in self.open:
-            self._rows[-1][-1] += data
-        elif "div" in self.open and "b" in self.open:
-            self._value = data
-        elif "div" in self.open and "span" in self.open and hasattr(self, "_value"):
-            self.tiles[data] = self._value
-        elif self.open and self.open[-1] == "p":
-            self.words.append(data)
-
-    def table(self, caption: str) -> dict[str, list[str]]:
-        """The one table whose caption begins so: first cell -> the others."""
-        (found,) = (rows for name, rows in self.tables.items() if name.startswith(caption))
-        return found
-
-
-def tilted(degrees: float) -> list[float]:
-    angle = np.radians(degrees)
-    return [1, 0, 0, 0, float(np.round(np.cos(angle), 6)), float(np.round(-np.sin(angle), 6))]
-
-
-def turned(degrees: float) -> list[float]:
-    angle = np.radians(degrees)
-    across, along = float(np.round(np.cos(angle), 6)), float(np.round(np.sin(angle), 6))
-    return [across, along, 0, -along, across, 0]
-
-
-# Series number -> orientation and z of each slice; what else differs stands in `dataset_of`.
-SERIES = {
-    0: [(tilted(0), z) for z in (0, 5, 10, 15, 20, 25)],  # even
-    1: [(tilted(20), z) for z in (0, 4, 8, 12, 24)],  # uneven, with a gap, tilted
-    2: [(tilted(0), z) for z in (0, 5, 5, 10)],  # repeated
-    3: [(tilted(0), 0), (tilted(0), 5), (tilted(15), 10)],  # two tilts
-    4: [(turned(30), z) for z in (0, 5, 10)],  # turned in the plane
-    5: [(tilted(0), 7)],  # one position
-}
-
-
-def dataset_of(series: int, number: int, orientation: list[float], z_mm: float, shape: tuple[int, int]) -> Dataset:
-    stored = np.random.default_rng([series, number]).integers(0, 2000, shape, np.uint16)
-    dataset = dicom_files.ct_dataset(
-        stored,
-        BitsStored=16 if series == 1 else 12,
-        SOPInstanceUID=f"1.2.77.{series}.{number}",
-        SeriesInstanceUID=f"1.2.78.{series}",
-        StudyInstanceUID=f"1.2.79.{series}",
-        PatientID="" if series == 5 else f"MARKID{series // 2}",
-        Manufacturer=list(MAKERS)[series % 3],
-        ImagePositionPatient=[-100, -100, z_mm],
-        ImageOrientationPatient=orientation,
-        RescaleIntercept=-1000 if series == 0 else -1024,
-        PatientName="MARKNAME^JOHN",
-        InstitutionName="MARKHOSPITAL",
-        StudyDescription="MARKSTUDY",
-        SeriesDescription="MARKSERIES",
-        ManufacturerModelName="MARKMODEL",
-        StationName="MARKSTATION",
-        ProtocolName="MARKPROTOCOL",
-        PatientBirthDate="19610412",
-        AccessionNumber="MARKACC",
-        LossyImageCompression="01" if (series, number) == (0, 0) else "00",
-    )
-    return dataset
-
-
-def write_source(src: Path) -> dict[str, int]:
-    """Write slices of every kind and files that give none. Returns the labels: some slices have none."""
-    labels = {}
-    for series, slices in SERIES.items():
-        for number, (orientation, z_mm) in enumerate(slices):
-            shape = (20, 14) if series == 4 else (16, 16)
-            dataset = dataset_of(series, number, orientation, z_mm, shape)
-            coding = (EXPLICIT, IMPLICIT, EXPLICIT, BIG_ENDIAN, EXPLICIT, EXPLICIT)[series]
-            write(src / "good" / f"{series}_{number}", encode(dataset, coding))
-            if series != 2:
-                labels[f"1.2.77.{series}.{number}"] = int((series + number) % 3 == 0)
-    for number in range(2):  # without position: placed by InstanceNumber
-        dataset = dataset_of(6, number, tilted(0), 0, (16, 16))
-        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.SliceLocation
-        dataset.InstanceNumber = number + 1
-        write(src / "good" / f"6_{number}", encode(dataset, EXPLICIT))
-    write(src / "copies" / "0_1", (src / "good" / "0_1").read_bytes())
-    whole = (src / "good" / "0_2").read_bytes()
-    for name in ("a<b>&amp;.dcm", "b\u202e.dcm", "c.dcm", "d.dcm", "e.dcm"):
-        write(src / "cut" / name, whole[:-100])
-    write(src / "notes.txt", b"MARKNOTES nothing of DICOM")
-    localizer = dataset_of(8, 0, tilted(0), 0, (16, 16))
-    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    write(src / "scout", encode(localizer, EXPLICIT))
-    return labels | {"1.2.3.unknown": 1}
-
-
-def encode(dataset: Dataset, coding: str) -> bytes:
-    if coding == BIG_ENDIAN:
-        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
-    return dicom_files.encode(dataset, coding)
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +51,6 @@ def report(cache: Small) -> str:
     out = cache.folder / "report.html"
     run("report", cache.out, "--out", out)
     return out.read_text("utf-8")
-
-
-def numbers(rows: dict[str, list[str]]) -> dict[str, int]:
-    """First cell of a row -> the number beside it."""
-    return {name: int(cells[0].replace(",", "")) for name, cells in rows.items()}
 
 
 def counted(slices: list[Dataset]) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from testkit.commits import error_lines
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
 
@@ -21,14 +22,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture
 def small(original: Small, tmp_path: Path) -> Small:
-    shutil.copytree(original.folder, tmp_path / "copy")
-    small = Small(tmp_path / "copy", rows=4, labels=original.labels)
-    small.options()
-    return small
-
-
-def errors(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("error:")]
+    return original.copy(tmp_path / "copy")
 
 
 def commands(small: Small) -> tuple[tuple[object, ...], ...]:
@@ -58,7 +52,7 @@ def test_a_link_below_a_cache_leads_no_write_outside(small, tmp_path, place):
     link.symlink_to(outside)
     before = sorted(outside.rglob("*"))
     write(small.src / "new.dcm", slice_bytes(7))
-    [line] = errors(small.build(code=1).stderr)
+    [line] = error_lines(small.build(code=1).stderr)
     assert f"{link}: is a link; a cache must lie in one folder: put what it points to here" in line
     small.verify("--repair", "--src", small.src, code=None)
     assert sorted(outside.rglob("*")) == before
@@ -75,7 +69,7 @@ def test_a_link_below_an_address_leads_no_upload_outside(small, tmp_path):
     shutil.rmtree(there / "tables")
     outside.mkdir()
     (there / "tables").symlink_to(outside)
-    [line] = errors(run("publish", small.out, f"file://{there}", code=1).stderr)
+    [line] = error_lines(run("publish", small.out, f"file://{there}", code=1).stderr)
     assert f"{there / 'tables'}: is a link" in line
     assert not list(outside.iterdir())
 
@@ -89,7 +83,7 @@ def test_what_is_no_file_is_waited_for_by_nobody_and_mended(small):
         path.unlink()
         os.symlink("/dev/zero", path) if number % 2 else os.mkfifo(path)
         for command in itertools.islice(looks, 2):
-            assert len(errors(run(*command, code=None).stderr)) <= 1
+            assert len(error_lines(run(*command, code=None).stderr)) <= 1
         if path.is_symlink() or path.name in ("lock", "publishing"):
             path.unlink()
         small.repair()
@@ -101,7 +95,7 @@ def test_a_file_of_any_size_is_read_up_to_what_a_cache_has(small):
     [commit] = (small.out / "commits").iterdir()
     content = commit.read_bytes()
     os.truncate(commit, 1 << 40)
-    [line] = errors(run("info", small.out, code=1).stderr)
+    [line] = error_lines(run("info", small.out, code=1).stderr)
     assert "it has 1,099,511,627,776 bytes" in line
     assert "commits/" in small.verify(code=1).stdout
     small.repair()
@@ -160,7 +154,7 @@ def test_a_cache_without_its_private_folder_is_refused_by_every_command_with_way
     before = sorted(small.folder.rglob("*"))
     repair = ("verify", small.out, "--repair", "--src", small.src)
     for command in (*commands(small), repair, ("build", *small.options(), "--dry-run")):
-        [line] = errors(run(*command, code=1).stderr)
+        [line] = error_lines(run(*command, code=1).stderr)
         assert "copied without its folder .pipeline: it can be trained from, but not built on" in line, command
         assert "copy that folder too, or build into a new --out" in line
     assert sorted(small.folder.rglob("*")) == before, "nothing is half made"

@@ -1,48 +1,23 @@
 """Which commit is the current one is never guessed, nothing whole is lost to a repair, strangers' paths go nowhere."""
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zarr
 
-from pipeline.cache.files import canonical, with_checksum
+from pipeline.cache.files import canonical
 from pipeline.cache.ledger import Entry, Ledger, ledger_of
 from pipeline.upkeep.gc import replaced_at
-from testkit.small import Small, run, slice_bytes, write, write_slices
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A cache of two commits, the second with one slice less."""
-    small = Small(tmp_path_factory.mktemp("original"), rows=4, labels={f"1.2.3.0.{n}": n % 2 for n in range(9)})
-    write_slices(small.src, range(6))
-    write(small.src / "notes.txt", b"not DICOM")
-    small.build()
-    (small.src / "005.dcm").unlink()
-    small.build("--prune")
-    return small
+from testkit.commits import commit_files, error_lines, head_of, identify
+from testkit.small import Small, run, slice_bytes, write
 
 
 @pytest.fixture
-def small(original: Small, tmp_path: Path) -> Small:
-    shutil.copytree(original.folder, tmp_path / "copy")
-    return Small(tmp_path / "copy", rows=4, labels=original.labels)
-
-
-def head_of(small: Small) -> str:
-    return str(zarr.open_group(small.out, mode="r").attrs["commit"])
-
-
-def commit_files(small: Small) -> list[str]:
-    return sorted(path.stem for path in (small.out / "commits").iterdir())
-
-
-def lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("error:")]
+def small(two_commits: Small, tmp_path: Path) -> Small:
+    return two_commits.copy(tmp_path / "copy")
 
 
 # --- which commit is the current one -------------------------------------------------------------------------------
@@ -68,7 +43,7 @@ def test_where_every_record_is_lost_the_user_says_which(small):
     [other] = set(every) - {head}
     for name in ("zarr.json", ".pipeline/head", ".pipeline/copied"):
         (small.out / name).write_bytes(b"")
-    [line] = lines(small.repair(code=1).stderr)
+    [line] = error_lines(small.repair(code=1).stderr)
     assert "which commit is the current one is lost" in line
     assert head in line
     assert other in line
@@ -85,7 +60,7 @@ def test_a_root_that_was_put_back_hides_no_newer_commit(small):
     newest, every = head_of(small), commit_files(small)
     (small.out / "zarr.json").write_bytes(before)
     write(small.src / "newer.dcm", slice_bytes(8))
-    assert "older than the commit recorded last" in lines(small.build(code=1).stderr)[0]
+    assert "older than the commit recorded last" in error_lines(small.build(code=1).stderr)[0]
     small.repair()
     assert (head_of(small), commit_files(small)) == (newest, every)
     assert newest != head
@@ -173,99 +148,11 @@ def test_a_folder_is_one_line_to_other_commands(small, name):
     write(small.src / "new.dcm", slice_bytes(7))
     for command in (("build", *small.options(), "--workers", 0), ("gc", small.out, "--yes"), ("info", small.out)):
         result = run(*command, code=None)
-        assert len(lines(result.stderr)) <= 1
+        assert len(error_lines(result.stderr)) <= 1
         assert result.exit_code in (0, 1)
 
 
 # --- a stranger's cache --------------------------------------------------------------------------------------------
-
-
-def identify(commit: dict) -> str:
-    """Give a commit the id that its content makes, as docs/cache_format.md says."""
-    unnamed = {key: value for key, value in commit["attributes"].items() if key != "commit"}
-    digest = hashlib.sha256(canonical([unnamed, commit["arrays"], commit["private"]])).hexdigest()
-    commit["attributes"]["commit"] = digest[:16]
-    return digest[:16]
-
-
-def set_table(commit: dict, private: dict) -> None:
-    commit["attributes"]["metadata"] = {"file": "../outside.csv", "digest": commit["attributes"]["metadata"]["digest"]}
-
-
-def set_absolute_table(commit: dict, private: dict) -> None:
-    commit["attributes"]["metadata"]["file"] = "/tmp/outside.csv"
-
-
-def set_digest(commit: dict, private: dict) -> None:
-    commit["attributes"]["metadata"] = {"file": "tables/../../outside.csv", "digest": "../../outside"}
-
-
-def set_rejects(commit: dict, private: dict) -> None:
-    private["rejects_digest"] = "../../outside"
-
-
-def set_before(commit: dict, private: dict) -> None:
-    private["before"] = ["../../outside"]
-
-
-def set_array(commit: dict, private: dict) -> None:
-    [path] = [path for path in commit["arrays"] if path.startswith("images/")]
-    commit["arrays"]["../outside"] = commit["arrays"].pop(path)
-    commit["attributes"]["sizes"] = {"8": "../outside"}
-
-
-def set_next_shard(commit: dict, private: dict) -> None:
-    private["next_shard"] = 10**18
-
-
-def set_nesting(commit: dict, private: dict) -> None:
-    nested: list = []
-    for _ in range(500):
-        nested = [nested]
-    commit["attributes"]["windows"] = nested
-
-
-LIES = [set_table, set_absolute_table, set_digest, set_rejects, set_before, set_array, set_next_shard, set_nesting]
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_strangers_commit_reads_and_writes_nothing_outside(small, lie: Callable[[dict, dict], None]):
-    head = head_of(small)
-    commit = json.loads((small.out / "commits" / f"{head}.json").read_bytes())
-    private = json.loads((small.out / ".pipeline" / "private" / f"{head}.json").read_bytes())
-    lie(commit, private)
-    commit["private"] = hashlib.sha256(canonical(private)).hexdigest()
-    name = identify(commit)
-    (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
-    (small.out / ".pipeline" / "private" / f"{name}.json").write_bytes(canonical(private))
-    record = {"cache": commit["attributes"]["cache"], "commit": name, "sequence": 3}
-    (small.out / ".pipeline" / "head").write_bytes(with_checksum(canonical(record)))
-    root = json.loads((small.out / "zarr.json").read_bytes())
-    root["attributes"] = commit["attributes"]
-    (small.out / "zarr.json").write_bytes(canonical(root))
-    around = sorted(path for path in small.folder.parent.rglob("*") if small.out not in path.parents)
-    commands = [("verify", small.out, "--repair", "--src", small.src), ("info", small.out), ("gc", small.out, "--yes")]
-    for command in (*commands, ("publish", small.out, f"file://{small.folder / 'there'}")):
-        assert len(lines(run(*command, code=1).stderr)) == 1
-    assert sorted(path for path in small.folder.parent.rglob("*") if small.out not in path.parents) == around
-
-
-def test_a_folder_that_is_a_link_is_refused(small, tmp_path):
-    outside = tmp_path / "outside"
-    (small.out / "tables").rename(outside)
-    (small.out / "tables").symlink_to(outside)
-    assert "is a link" in lines(small.repair(code=1).stderr)[0]
-
-
-def test_a_backup_of_another_content_is_not_written(small):
-    """A stranger's backup may have the right checksum and hold anything."""
-    head = head_of(small)
-    [other] = set(commit_files(small)) - {head}
-    spares = small.out / ".pipeline" / "spares"
-    shutil.copyfile(spares / f"{other}.zip", spares / f"{head}.zip")
-    (small.out / "commits" / f"{head}.json").unlink()
-    [line] = lines(small.repair(code=1).stderr)
-    assert f"commit {head}, which is the current one, and its backup is lost" in line
 
 
 # --- names, and caches of before -----------------------------------------------------------------------------------

@@ -41,23 +41,23 @@ def test_info_tells_what_is_there(built):
     assert "no such cache" in run("info", built.folder / "absent", code=1).stderr
 
 
-def test_why_tells_how_a_file_came_in(built):
-    table = pd.read_csv(built.out / "metadata.csv").set_index("sop_instance_uid")
-    first = run("why", built.out, built.src / "000.dcm").stdout
+def test_why_tells_how_a_file_came_in(with_history):
+    table = pd.read_csv(with_history.out / "metadata.csv").set_index("sop_instance_uid")
+    first = run("why", with_history.out, with_history.src / "000.dcm").stdout
     assert "the first build" in first
     assert f"row {table.loc['1.2.3.0.0', 'row']}" in first
-    assert "its content changed" in run("why", built.out, "003.dcm").stdout
-    assert "duplicate: the same slice as 005.dcm" in run("why", built.out, "twin.dcm").stdout
-    assert "not_dicom" in run("why", built.out, "notes.txt").stdout
+    assert "its content changed" in run("why", with_history.out, "003.dcm").stdout
+    assert "duplicate: the same slice as 005.dcm" in run("why", with_history.out, "twin.dcm").stdout
+    assert "not_dicom" in run("why", with_history.out, "notes.txt").stdout
     for name, converted in (("000.dcm", True), ("twin.dcm", False), ("notes.txt", False)):
-        said = run("why", built.out, name).stdout
+        said = run("why", with_history.out, name).stdout
         assert all((what in said) == converted for what in ("size 8 ", "size 12 ", "windows")), said
-    frames = run("why", built.out, "frames.dcm").stdout
+    frames = run("why", with_history.out, "frames.dcm").stdout
     assert frames.count("frame ") == frames.count("z_norm 0.5 from none") == 11
     assert "z_norm 0.0 from position" in first
-    assert run("why", built.out, "./000.dcm").stdout == first
+    assert run("why", with_history.out, "./000.dcm").stdout == first
     for unknown in ("004.dcm", "", "."):
-        assert "was not built from such a file" in run("why", built.out, unknown, code=1).stderr
+        assert "was not built from such a file" in run("why", with_history.out, unknown, code=1).stderr
 
 
 @pytest.mark.parametrize("rot", [None, b"rot", b"[]"])

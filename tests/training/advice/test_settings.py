@@ -3,11 +3,9 @@
 import dataclasses
 import errno
 import os
-import re
 import sys
 import urllib.error
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +18,7 @@ import training.model.export as program
 import training.run.loggers as trackers
 from testkit.advice import Case, by_hand
 from testkit.extras import holds
-from testkit.tiny_run import HERE, settings
+from testkit.tiny_run import settings
 from tests.training.advice.world import CPU, Cases, World, call
 from tests.training.run.test_train_cli import train
 from training.errors import ConfigError, RunError
@@ -28,19 +26,7 @@ from training.model.backbones import torchvision_backbone
 from training.model.channels import fit_channels
 from training.model.export import _write_onnx
 from training.model.network import build_model
-from training.run import rehearsal
-from training.run.device import (
-    configure_device,
-    memory_error_explained,
-    missing_determinism_explained,
-    single_values_explained,
-)
-from training.run.distributed import choose_device
 from training.run.functions import find_function, name_of
-from training.run.loop import check_same_count
-from training.run.preview import few_images
-from training.run.runs import open_run
-from training.run.schedule import Schedule
 
 CASES = Cases()
 
@@ -192,81 +178,6 @@ def test_functions_are_named_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="put it into a module of its own, as a function with a name"):
         name_of(lambda *given: given, "loss")
     assert name_of(found, "loss") == "of_mine_7:loss"
-
-
-# --- devices and processes -------------------------------------------------------------------------------------------
-
-
-def _of(count: int) -> Any:
-    return dataclasses.replace(HERE, count=count)
-
-
-def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="use --device cpu"):
-        choose_device("cuda")
-    assert choose_device("cpu").type == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="there are 2; lower --nproc-per-node"):
-        choose_device("cuda", local_rank=2)
-    assert choose_device("cuda", local_rank=1).index == 1
-
-
-def test_a_run_goes_on_with_the_processes_that_it_began_with(world: World) -> None:
-    run = open_run(world.run)
-    with pytest.raises(RunError, match=r"give --nproc-per-node 1 \(1: without torchrun\)"):
-        check_same_count(run, _of(2))
-    check_same_count(run, _of(1))
-
-
-def test_few_images_on_a_gpu_become_enough_by_either_number() -> None:
-    gpus = dataclasses.replace(_of(4), device=torch.device("cuda"))
-    [alone] = few_images(settings(batch_size=32), gpus)
-    assert "--nproc-per-node" not in alone, "not even one GPU would be filled"
-    [line] = few_images(settings(batch_size=128), gpus)
-    found = re.search(r"give --batch-size (\d+) or more.*, or --nproc-per-node (\d+)", line)
-    assert found
-    assert not few_images(settings(batch_size=int(found[1])), gpus)
-    assert not few_images(settings(batch_size=128), dataclasses.replace(gpus, count=int(found[2])))
-
-
-def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(world: World) -> None:
-    run = open_run(world.run)
-    with pytest.raises(RunError) as refused, memory_error_explained(run.config, run.path):
-        raise torch.OutOfMemoryError
-    found = re.search(r"--batch-size (\d+) --set accumulation=(\d+)", str(refused.value))
-    assert found
-    half = dataclasses.replace(run.config, batch_size=int(found[1]), accumulation=int(found[2]))
-    assert half.batch_size * half.accumulation == run.config.batch_size * run.config.accumulation
-    assert Schedule(64, half).steps == Schedule(64, run.config).steps
-
-
-def test_a_checkpoint_that_does_not_come_back_is_the_disks() -> None:
-    net, other = nn.Linear(2, 1), nn.Linear(2, 1)
-    setup: Any = None
-    learner: Any = SimpleNamespace(net=net)
-    with patch.object(rehearsal, "start", lambda _: SimpleNamespace(net=other)), pytest.raises(RunError) as refused:
-        rehearsal._check_reload(setup, learner)
-    assert "check the disk of" in str(refused.value)
-    with patch.object(rehearsal, "start", lambda _: learner):
-        rehearsal._check_reload(setup, learner)
-
-
-def test_what_cannot_be_repeated_is_left_off() -> None:
-    explained = missing_determinism_explained(settings(deterministic=True))
-    with pytest.raises(RunError, match="choose another model, or leave deterministic off"), explained:
-        raise RuntimeError("x does not have a deterministic implementation")  # as on a GPU
-    configure_device(settings(deterministic=False), torch.device("cpu"))
-
-
-def test_a_single_image_is_given_company() -> None:
-    """As batch norm has it: one value a channel is none to take a variance of."""
-    norm = nn.BatchNorm2d(2)
-    with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):
-        norm(torch.zeros(1, 2, 1, 1))
-    norm(torch.zeros(2, 2, 1, 1))
-    norm(torch.zeros(1, 2, 2, 2))
 
 
 # --- packages and trackers -------------------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
 
 from testkit.advice import Case, follow
 from testkit.fake_cache import FakeCache, write_cache
 from tests.training.run.test_train_cli import QUICK as SMALL
 from tests.training.run.test_train_cli import train
+from training.data.cache import Cache, open_cache
+from training.errors import TrainingError
 
 CPU = ["--device", "cpu"]
 QUICK = [*SMALL, "--model", "small_resnet"]
@@ -25,6 +28,21 @@ def call(*words: object) -> Result:
     result = train(*words)
     assert result.exit_code == 0, result.output
     return result
+
+
+@dataclass
+class Told:
+    """A call that is refused, its advice as a pattern, and the call that follows it."""
+
+    refused: Callable[[], object]
+    advice: str
+    right: Callable[[], object]
+
+    def follow(self) -> None:
+        """Be refused, and do as one is told."""
+        with pytest.raises(TrainingError, match=self.advice):
+            self.refused()
+        self.right()
 
 
 @dataclass
@@ -56,6 +74,10 @@ class World:
     def new(self, *more: object, out: str = "new") -> list[Any]:
         """The command for a new run."""
         return ["run", "--cache", self.cache, "--out", self.folder / out, *QUICK, *more]
+
+    def other(self, **changes: Any) -> Cache:
+        """Another cache, as a pipeline with the change that the advice asks for would build it, or without."""
+        return open_cache(write_fake(self.folder / f"c{len(list(self.folder.iterdir()))}.zarr", **changes).path)
 
     def on_run(self, command: str, *more: object) -> list[Any]:
         return [command, "--run", self.run, *more, *([] if command in ("report", "export") else CPU)]

@@ -8,8 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, runtime
 from training.cli.main import main
 from training.errors import ConfigError, RunError
 from training.run.owner import owned
@@ -20,16 +19,6 @@ from training.series.job import begin, complete, features, head_config
 
 OWN_LOSS = "testkit.own_code:focal"
 SMALL = {"head_features": 16, "batch_size": 3, "epochs": 1}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slice model with features."""
-    folder = tmp_path_factory.mktemp("heads")
-    fake = write_cache(folder / "cache.zarr", patients=10, slices=4)
-    run = train(folder / "base", fake.path, settings(epochs=1))
-    features(run.path, None, (), runtime(), HERE)
-    return run.path
 
 
 def test_own_loss_decides_a_heads_weights(base: Path, tmp_path: Path) -> None:

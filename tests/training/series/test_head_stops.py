@@ -6,31 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, spawn_head, train
+from testkit.tiny_run import HERE, spawn_head
 from tests.training.series.test_series_run import refused
 from training.run.owner import owned
-from training.series.job import begin, features
+from training.series.job import begin
 
 VALUES = {"head_features": 16, "batch_size": 2, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stops")
-    fake = write_cache(folder / "cache.zarr", patients=10, slices=3)
-    run = train(folder / "base", fake.path, settings(epochs=1))
-    features(run.path, None, (), runtime(), HERE)
-    return run.path
-
-
-@pytest.fixture(scope="module")
-def whole(base: Path) -> Path:
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that nothing disturbed."""
-    process = spawn_head(base.parent / "whole", base, VALUES, checkpoint_every=1)
+    path = tmp_path_factory.mktemp("undisturbed") / "whole"
+    process = spawn_head(path, base, VALUES, checkpoint_every=1)
     process.join()
     assert process.exitcode == 0
-    return base.parent / "whole"
+    return path
 
 
 # At the making of its folder, in its first checkpoint, in a later one, and at the choice of its shares.

@@ -44,16 +44,6 @@ def refused(*arguments: object) -> str:
     return line
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slice model with features, of a cache beside it."""
-    folder = tmp_path_factory.mktemp("series")
-    fake = write_cache(folder / "cache.zarr", patients=10, slices=4)
-    run = train(folder / "base", fake.path, settings())
-    features(run.path, None, (), runtime(), HERE)
-    return run.path
-
-
 def test_an_untrained_head_is_the_slice_model(base: Path, tmp_path: Path) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
     fit.fit_head(run, of_slices, cache, runtime(), HERE)

@@ -1,0 +1,140 @@
+"""Messages about the sides of a split and about scores that name a way out: called up and followed."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from testkit.tiny_run import HERE, settings
+from tests.training.advice.world import Told, World, advised, call
+from training.data.cache import open_cache
+from training.data.linked import read_linked
+from training.data.split import read_lines
+from training.run.job import begin
+from training.run.runs import open_run
+from training.run.setup import lines_of
+from training.scores.compare import compare, read_contestants
+from training.scores.evaluation import assess
+from training.scores.leakage import check_run
+
+
+def _a_set_without_a_label(world: World) -> Told:
+    """Columns for labels, and all of them empty."""
+    bare, labelled = world.other(unlabelled=40), world.other()
+
+    def begun(cache: Any) -> object:
+        return begin(world.folder / "new", cache.path, settings(), HERE)
+
+    advice = r"no slice with a label would be on the side train; label more .* run: pipeline build \.\.\. --labels FILE"
+    return Told(lambda: begun(bare), advice, lambda: begun(labelled))
+
+
+def _a_side_whose_labels_are_gone(world: World) -> Told:
+    run, bare = open_run(world.run), world.other(unlabelled=40)
+    advice = "no slice with a label on the side train of split.csv; build with more labels and start a new run"
+    return Told(lambda: lines_of(run, bare, "train"), advice, lambda: lines_of(run, open_cache(world.cache), "train"))
+
+
+def _a_split_that_is_no_table(world: World) -> Told:
+    file = world.run / "split.csv"
+    file.write_bytes(b"?")
+
+    def restored() -> object:
+        world.restore("split.csv")
+        return read_lines(file)
+
+    return Told(lambda: read_lines(file), "restore it, or begin a new run", restored)
+
+
+def _a_patient_on_two_sides(world: World) -> Told:
+    file, cache = world.run / "split.csv", open_cache(world.cache)
+    first = file.read_text().splitlines()[1].split(",")
+    file.write_text(file.read_text() + f"{first[0]},{'test' if first[1] != 'test' else 'train'}\n")
+
+    def restored() -> None:
+        world.restore("split.csv")
+        check_run(open_run(world.run), cache)
+
+    return Told(lambda: check_run(open_run(world.run), cache), "on two sides.* restore the file, or start a", restored)
+
+
+def _linked_patients_that_cannot_be_read(world: World) -> Told:
+    file = world.folder / "linked.csv"
+    file.write_bytes(b"?")
+
+    def restored() -> object:
+        file.write_text("group,patient_id,image_id,frame,done\n")
+        return read_linked(file)
+
+    return Told(lambda: read_linked(file), "linked.csv: cannot be read .*; restore it, or start a new run", restored)
+
+
+def _predictions_that_are_not_there(world: World) -> Told:
+    def made() -> object:
+        call(*advised(f"train evaluate --run {world.run} --split validation --tta"))
+        return read_contestants([world.run], "validation_tta")
+
+    advice = "not there; run: train evaluate --run .* --split validation --tta"
+    return Told(lambda: read_contestants([world.run], "validation_tta"), advice, made)
+
+
+def _thresholds_of_other_classes(world: World) -> Told:
+    [of] = read_contestants([world.run], "test")
+    fewer = dataclasses.replace(
+        of.known,
+        classes=of.known.classes[:2],
+        labels=of.known.labels[:, :2],
+        probabilities=of.known.probabilities[:, :2],
+    )
+
+    def chosen_anew() -> None:
+        assess(world.run, "validation", fewer, of.class_weights[:2])
+        assess(world.run, "test", fewer, of.class_weights[:2])
+
+    advice = "is for other classes; run: train evaluate --run .* --split validation"
+    return Told(lambda: assess(world.run, "test", fewer, of.class_weights[:2]), advice, chosen_anew)
+
+
+def _contestants(world: World, change: Callable[[Any], Any], advice: str) -> Told:
+    [of] = read_contestants([world.run], "test")
+    other = dataclasses.replace(of, name="other", known=change(of.known))
+    same = dataclasses.replace(of, name="same")
+    return Told(lambda: compare([of, other], 10), advice, lambda: compare([of, same], 10))
+
+
+def _runs_of_other_classes(world: World) -> Told:
+    advice = "compare runs on the same cache"
+    return _contestants(world, lambda known: dataclasses.replace(known, classes=known.classes[::-1]), advice)
+
+
+def _runs_of_other_slices(world: World) -> Told:
+    def fewer(known: Any) -> Any:
+        few = {name: getattr(known, name)[:-1] for name in ("labels", "probabilities")}
+        return dataclasses.replace(known, slices=known.slices.iloc[:-1], **few)
+
+    return _contestants(world, fewer, "compare runs with the same cache and --seed")
+
+
+def _runs_of_other_labels(world: World) -> Told:
+    flipped = lambda known: dataclasses.replace(known, labels=1 - known.labels)  # noqa: E731
+    return _contestants(world, flipped, "evaluate both again on the same commit")
+
+
+TOLD = (
+    _a_set_without_a_label,
+    _a_side_whose_labels_are_gone,
+    _a_split_that_is_no_table,
+    _a_patient_on_two_sides,
+    _linked_patients_that_cannot_be_read,
+    _predictions_that_are_not_there,
+    _thresholds_of_other_classes,
+    _runs_of_other_classes,
+    _runs_of_other_slices,
+    _runs_of_other_labels,
+)
+
+
+@pytest.mark.parametrize("make", TOLD, ids=lambda make: make.__name__.strip("_"))
+def test_the_advice_of_a_message_is_followed_to_success(make: Callable[[World], Told], world: World) -> None:
+    make(world).follow()
