@@ -10,6 +10,7 @@ from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.data.split import split_patients
 from training.run.log import LOG_COLUMNS
+from training.run.runs import digest
 from training.scores.evaluation import assess
 from training.scores.operating import sigmoid
 from training.scores.predictions import from_table
@@ -29,7 +30,7 @@ def write_run(
     side_of_line = split_patients(cache.table, cache.classes, seed=0, fractions=(0.4, 0.3, 0.3))
     lines = pd.DataFrame({"patient_id": cache.table["patient_id"], "split": side_of_line})
     lines.drop_duplicates().to_csv(path / "split.csv", index=False)
-    (path / "settings.json").write_text(json.dumps(_settings(cache)))
+    (path / "settings.json").write_text(json.dumps(_settings(cache, digest(path / "split.csv"))))
     _log(np.random.default_rng(seed)).to_csv(path / "log.csv", index=False)
     for side in sides:
         rng = np.random.default_rng((seed, len(side)))
@@ -44,7 +45,7 @@ def write_run(
         (path / f"scores_{side}.json").write_text(json.dumps(scores))
 
 
-def _settings(cache: Cache) -> dict[str, object]:
+def _settings(cache: Cache, split: str) -> dict[str, object]:
     return {
         "config": {"model": "resnet50", "size_px": cache.sizes[0], "seed": 0, "epochs": 4},
         "data": {
@@ -55,7 +56,7 @@ def _settings(cache: Cache) -> dict[str, object]:
             "windows": [[w.name, w.level_hu, w.width_hu] for w in cache.windows],
             "mean": [0.1, 0.2, 0.3],
             "std": [0.1, 0.2, 0.3],
-            "split": "",
+            "split": split,
         },
         "environment": {"torch": "2.8"},
     }

@@ -127,7 +127,7 @@ def _check_space(cache: Cache, settings: Settings, made: Plan) -> None:
     need, free = estimate(made.jobs, len(settings.windows)).disk_bytes, shutil.disk_usage(cache.root).free
     if need > free:
         raise CacheError(
-            f"{cache}: {made.slices_expected:,} slices need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
+            f"{cache}: {made.slices_expected:,} slices need about {need / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
             "make room, or give another --out"
         )
 

@@ -1,5 +1,6 @@
 """Write a run's network as one file that needs no code of ours, and check that it gives the same."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.program import Program, slice_program
+from training.run.digests import cannot_write
 from training.run.runs import Run
 from training.series.export import series_program
 
@@ -35,6 +37,7 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
     Raises:
         RunError: the run has no weights, a package is missing, the format has no form for the run's head, or the
             difference is PARITY or more; then no file stays.
+        NotWrittenError: the disk refuses to be written.
     """
     if out.suffix != SUFFIXES[form]:
         raise RunError(f"{out}: the format {form} is written to a file that ends in {SUFFIXES[form]}")
@@ -48,7 +51,9 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
         if form == "onnx":
             _write_onnx(traced, temporary, program)
         else:
-            torch.export.save(traced, temporary, extra_files={"metadata.json": json.dumps(dict(program.about))})
+            content = io.BytesIO()  # of a disk that is full torch says nothing
+            torch.export.save(traced, content, extra_files={"metadata.json": json.dumps(dict(program.about))})
+            temporary.write_bytes(content.getvalue())
         difference = max(_parity(temporary, form, *sample) for sample in program.samples)
         if not difference < PARITY:
             raise RunError(
@@ -56,6 +61,8 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
                 "allowed; try the other format"
             )
         temporary.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     return difference

@@ -28,7 +28,7 @@ def model_card(results: Results) -> str:
     config, data = results.settings.get("config", {}), results.settings.get("data", {})
     windows = ", ".join(f"{name} ({level:g}, {width:g})" for name, level, width in data.get("windows", []))
     rows = "\n".join(f"| {claim} | {tripod} | {what} | {answer} |" for claim, tripod, what, answer in _answers(results))
-    return f"""# Model card: {config.get("model", "model")}, run {results.name}
+    card = f"""# Model card: {config.get("model", "model")}, run {results.name}
 
 Research software, no medical device: it must not be used to diagnose or to treat anybody.
 
@@ -57,6 +57,7 @@ Item numbers of CLAIM (2024 update) and TRIPOD+AI (2024). What the run cannot kn
 |---|---|---|---|
 {rows}
 """
+    return card.replace("<", "&lt;")  # names come from outside, and Markdown takes HTML as it is
 
 
 def _input(results: Results) -> str:

@@ -57,10 +57,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             accept(root, path, (temporary.stat().st_size, _digest(temporary)))
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except Exception as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        if (refusal := _refusal(error)) is None:
+            raise
+        raise cannot_write(path, refusal) from error
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The system's error behind another: torch.save has one of its own once it closes what the disk did not take."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def cannot_write(path: Path, error: OSError) -> NotWrittenError:

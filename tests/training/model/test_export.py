@@ -1,5 +1,7 @@
 """Test that an exported network gives the probabilities of its run, at any batch size."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 
 from testkit.fake_cache import write_cache
 from training.data.cache import Cache, open_cache
-from training.errors import RunError
+from training.errors import NotWrittenError, RunError
 from training.model import export as module
 from training.model.export import export
 from training.model.network import build_model
@@ -59,6 +61,21 @@ def test_a_file_that_differs_is_not_kept(
     real = module._predict
     monkeypatch.setattr(module, "_predict", lambda *values: real(*values) + 2e-4)
     with pytest.raises(RunError, match="not written"):
+        export(*made, "torch", tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
+    made: tuple[Run, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(torch.export, "save", lambda _, file, **__: file.write(b"x"))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(NotWrittenError, match=r"model\.pt2: cannot be written \(No space left on device\)"):
         export(*made, "torch", tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from testkit.fake_cache import write_cache
@@ -63,6 +64,22 @@ def test_asks_nothing_of_a_network(finished: Path) -> None:
     assert "<script" not in text
     assert "@import" not in text
     assert "url(" not in text
+
+
+def test_names_from_outside_are_text_on_the_page_and_on_the_card(run: Path) -> None:
+    (run / "digests.json").unlink(missing_ok=True)
+    evil = "<img src=x onerror=alert(1)>"
+    settings = json.loads((run / "settings.json").read_text())
+    settings["data"]["windows"][0][0] = settings["data"]["commit"] = evil
+    (run / "settings.json").write_text(json.dumps(settings))
+    predictions = run / "predictions_test.csv"
+    known = pd.read_csv(predictions, dtype={"patient_id": str})
+    known.assign(image_id=known["image_id"] + evil).to_csv(predictions, index=False)
+    page = write_report(run, None).read_text()
+    card = (run / "model_card.md").read_text()
+    for text in (page, card):
+        assert "<img src=x" not in text
+        assert "&lt;img src=x" in text
 
 
 def test_confusion_adds_up(finished: Path) -> None:

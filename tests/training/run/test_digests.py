@@ -1,5 +1,6 @@
 """Flip bits in a run's folder, hold it for two trainers, and fill the disk: one line each."""
 
+import contextlib
 import errno
 import os
 import re
@@ -12,6 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 from testkit.fake_cache import write_cache
 from testkit.hostile.edits import flip_bit
@@ -152,6 +154,27 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number
     assert train(*way_out[1].split(), "--device", "cpu").exit_code == 0
 
 
+@pytest.mark.parametrize("bytes_taken", [0, 64, 4096])
+def test_a_checkpoint_that_the_disk_takes_half_of_is_one_line_and_leaves_nothing_partial(bytes_taken, tmp_path):
+    """torch.save then has an error of its own."""
+    begin(tmp_path)
+    content = {"a": torch.zeros(10_000)}
+    with limited(bytes_taken), pytest.raises(NotWrittenError, match=r"a\.pt: cannot be written \(File too large\)"):
+        write_atomically(tmp_path / "a.pt", lambda file: torch.save(content, file))
+    assert {path.name for path in tmp_path.iterdir()} == {FILE}
+
+
+@contextlib.contextmanager
+def limited(most_bytes):
+    """Have the system take so many bytes of each file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("command", ["run", "features", "report"])
 def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
     command, finished, cache, tmp_path, monkeypatch
@@ -187,10 +210,5 @@ def test_a_log_that_the_disk_does_not_take_names_its_file_wherever_it_is_noticed
             log.write(loss=0.5)
         act(log)
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256, hard))
-    try:
-        with pytest.raises(NotWrittenError, match=r"log\.csv: cannot be written \(File too large\)"):
-            fill()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with limited(256), pytest.raises(NotWrittenError, match=r"log\.csv: cannot be written \(File too large\)"):
+        fill()
