@@ -18,14 +18,15 @@ def compiled_or_plain(what: str, load: Callable[[], T], is_right: Callable[[T], 
     """
     try:
         compiled = load()
-        reason = None if is_right(compiled) else "its results differ from the plain form's"
+        reason = None if is_right(compiled) else "its results differ from those of the plain one"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if reason is None:
         return compiled
     warnings.warn(
-        f"the compiled {what} cannot be used here ({reason}); the plain form stands in: slower, the same outcome. "
-        "To mend it: pip install --upgrade numba",
+        f"the compiled {what} cannot be used here ({reason}); using the plain one instead: slower, with the same "
+        f"results. "
+        "To fix this: pip install --upgrade numba",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -107,7 +107,7 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
         if problem := window.problem():
             raise CatalogError(f"window {window.name}: {problem}")
     if size_px < 1 or not 1 <= len(windows) <= MAX_WINDOWS:
-        raise CatalogError(f"render: {len(windows)} windows at {size_px} px make no image; give 1 to {MAX_WINDOWS}")
+        raise CatalogError(f"render: {len(windows)} windows at {size_px} px give no image; give 1 to {MAX_WINDOWS}")
     file = io.BytesIO()
     dataset.save_as(file)
     found = next(iter(read_slices(file.getvalue(), Reading(patient_ids="keep"), None, (frame, frame + 1))), None)

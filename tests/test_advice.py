@@ -12,9 +12,10 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGES = ("phantom", "pipeline", "training")
 VERBS = (
-    "add|allow|bring|build|call|check|choose|chmod|compare runs|correct|delete|end|evaluate|export|fetch|free|give|go|"
-    "install|join|keep|label|leave|load|lower --|make|mend|move|name|pack|pip|predict|publish|put|quote|raise|read|"
-    "remove|rename|restore|run|save|say|send|set|split|start|take|train|try|unpack|unset|update|upgrade|use|wait|write"
+    "add|allow|bring|build|call|check|choose|chmod|compare "
+    "runs|correct|delete|download|end|evaluate|export|fetch|fix|free|give|go|"
+    "install|join|keep|label|leave|load|lower --|make|move|name|pack|pip|predict|publish|put|quote|raise|read|"
+    "remove|rename|repack|replace|restore|run|save|say|send|set|split|start|take|train|try|unpack|unset|update|upgrade|use|wait|write"
 )
 # The imperative stands at the start, after a semicolon, a colon or a bracket, or gives the other way out.
 ADVICE = re.compile(rf"(?:^|[;:(?] |, or |^or |\. )(?:{VERBS})\b(?! of\b)|(?:[;.,/]+ |^)[Rr]un: ")

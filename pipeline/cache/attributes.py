@@ -30,7 +30,7 @@ def matching(pattern: re.Pattern[str], text: str, what: str) -> str:
         ValueError: it is not.
     """
     if not pattern.fullmatch(text):
-        raise ValueError(f"{what} is {text[:80]!r}, which no {what} can be")
+        raise ValueError(f"{text[:80]!r} is not a valid {what}")
     return text
 
 
@@ -166,9 +166,9 @@ def parse_attributes(content: Any) -> Attributes:
         label_counts={kind: stored.label_counts.get(kind, 0) for kind in LABEL_COUNTS},
     )
     if not 1 <= terms.rows_per_shard <= MAX_ROWS_PER_SHARD or min(sequence, stored.num_slices) < 0:
-        raise ValueError("a number of the attributes is out of its range")
+        raise ValueError("an attribute is out of range")
     if found.as_json() != content:
-        raise ValueError("the attributes are not in the form of the cache format")
+        raise ValueError("the attributes do not follow the cache format")
     return found
 
 
@@ -223,9 +223,9 @@ class Private:
     def problem(self) -> str | None:
         """What is wrong with the values."""
         if not all(COMMIT_ID.fullmatch(before) for before in self.before):
-            return "a commit before it has an id that no commit can have"
+            return "the id of an earlier commit is not valid"
         if not DIGEST.fullmatch(self.rejects_digest):
-            return "the digest of the rejects is none"
+            return "the digest of the rejects is not valid"
         return None if 0 <= self.next_shard <= MAX_SHARDS else f"next_shard is {self.next_shard}"
 
     def as_json(self) -> dict[str, Any]:

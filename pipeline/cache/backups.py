@@ -56,5 +56,5 @@ def _decode(content: bytes, commit: str) -> Backup:
     found = parse_commit(parts["commit"], parts.get("private", b""), commit)
     digests = found.attributes.table_digest, found.private.rejects_digest
     if (sha256(parts["table"]), sha256(parts["rejects"])) != digests:
-        raise ValueError("its tables are not those of the commit")
+        raise ValueError("its tables do not match the commit")
     return Backup(found, parts["table"], parts["rejects"], Ledger.decode(parts["ledger"]))

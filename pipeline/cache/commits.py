@@ -136,7 +136,7 @@ def parse_commit(content: bytes, private: bytes, commit: str) -> Commit:
     try:
         stored = json.loads(content)
         if stored.keys() != {"attributes", "arrays", "private"} or canonical(stored) != content:
-            raise ValueError("not in the form of a commit")
+            raise ValueError("it does not have the form of a commit")
         attributes = parse_attributes(stored["attributes"])
         if not attributes.commit == commit == _id_of(**stored):
             raise ValueError("its digest does not match")

@@ -70,9 +70,9 @@ def stored_array(document: Any) -> StoredArray:
             )
         )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"no image array of this format ({error!r})") from error
+        raise ValueError(f"not an image array of this format ({error!r})") from error
     if not right or chunk != shape or type(rows_per_shard) is not int or rows_per_shard < 1 or min(shape) < 1:
-        raise ValueError("no image array of this format")
+        raise ValueError("not an image array of this format")
     return StoredArray(rows, (shape[0], shape[1], shape[2]), rows_per_shard, (name, settings))
 
 
@@ -84,15 +84,15 @@ def parse_arrays(content: Any, terms: Terms) -> Mapping[ArrayPath, Any]:
     """
     paths = {path for spec in terms.arrays for path in (spec.images_path, spec.sums_path)}
     if not isinstance(content, dict) or content.keys() != paths:
-        raise ValueError("the arrays are not those of the sizes")
+        raise ValueError("the arrays do not match the sizes")
     for spec in terms.arrays:
         images, side = stored_array(content[spec.images_path]), spec.size_px
         if images.shape != (len(terms.windows), side, side) or images.rows_per_shard != terms.rows_per_shard:
-            raise ValueError(f"{spec.images_path} has another shape than the commit says")
+            raise ValueError(f"{spec.images_path} does not have the shape that the commit gives")
         sums, channels = content[spec.sums_path], len(terms.windows)
         grid = {"name": "regular", "configuration": {"chunk_shape": [terms.rows_per_shard, channels, 2]}}
         if sums["shape"] != [images.rows, channels, 2] or sums["chunk_grid"] != grid or sums["data_type"] != "uint64":
-            raise ValueError(f"{spec.sums_path} has another shape than the commit says")
+            raise ValueError(f"{spec.sums_path} does not have the shape that the commit gives")
     return {ArrayPath(path): document for path, document in content.items()}
 
 

@@ -39,7 +39,7 @@ def read_record_copy(cache: Cache, shard: int) -> ShardRecord | None:
 def _decode_record(content: bytes, shard: int) -> ShardRecord:
     record = ShardRecord.of(json.loads(content))
     if record.shard != shard:
-        raise ValueError(f"it is of shard {record.shard}")
+        raise ValueError(f"it belongs to shard {record.shard}")
     return record
 
 

@@ -58,7 +58,7 @@ def refuse_links_between(top: Path, path: Path) -> None:
 
 def refuse_link(path: Path) -> NoReturn:
     """Raise a CacheError of a link in the place of a folder or file of a cache."""
-    raise CacheError(f"{path}: is a link; a cache must lie in one folder: put what it points to here")
+    raise CacheError(f"{path}: is a link; a cache must be self-contained: replace the link with what it points to")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -27,7 +27,7 @@ def current_commit(cache: Cache) -> Commit | None:
     commit = read_commit(cache, _named(cache, content))
     wanted = commit.documents()[ROOT_DOCUMENT]
     if content != wanted and not _says_the_same(content, wanted):
-        raise CacheError(f"{file}: damaged, it is not what commit {commit.id} says; {REPAIR}")
+        raise CacheError(f"{file}: damaged, it does not match commit {commit.id}; {REPAIR}")
     return commit
 
 
@@ -49,14 +49,15 @@ def _named(cache: Cache, content: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         hint = REPAIR if cache.private.is_dir() else "give another --out"
         file = cache.root_document
-        raise CacheError(f"{file}: is not the root of a cache of this program, or is damaged; {hint}") from error
+        raise CacheError(f"{file}: is not the root of an ich-cache cache, or is damaged; {hint}") from error
     if version > FORMAT_VERSION:
         raise CacheError(
             f"{cache}: format version {version} is newer than this program's {FORMAT_VERSION}; update ich-cache"
         )
     if not cache.private.is_dir():
         raise CacheError(
-            f"{cache}: was copied without its folder {PRIVATE}: it can be trained from, but not built on; copy that "
+            f"{cache}: was copied without its folder {PRIVATE}: it can be used for training, but not extended; copy "
+            f"that "
             "folder too, or build into a new --out"
         )
     return commit
@@ -66,7 +67,7 @@ def _refuse_foreign(cache: Cache) -> None:
     if not cache.root.is_dir():
         return
     if not cache.private.is_dir() and any(cache.root.iterdir()):
-        raise CacheError(f"{cache}: holds other files than a cache; give an empty or new folder for --out")
+        raise CacheError(f"{cache}: holds files that do not belong to a cache; give an empty or new folder for --out")
     if cache.head_file.exists() or cache.copied_file.exists() or len(cache.commit_ids()) > 1:
         raise CacheError(f"{cache.root_document}: missing; {REPAIR}")
 
@@ -103,5 +104,5 @@ def refuse_other_key(cache: Cache, key_digest: str) -> None:
     commit = current_commit(cache)
     if commit and key_digest and commit.private.patient_key not in ("", key_digest):
         raise CacheError(
-            f"{cache}: was built with another patient key; give that one with --patient-key, or a new --out"
+            f"{cache}: was built with another patient key; give that key with --patient-key, or a new --out"
         )

@@ -99,7 +99,7 @@ class Ledger:
             with np.load(io.BytesIO(content)) as columns:
                 found = Ledger(_names(columns), *(columns[name] for name in COLUMNS))
         except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"no ledger ({error})") from error
+            raise ValueError(f"not a ledger ({error})") from error
         found.check()
         return found
 
@@ -112,11 +112,11 @@ class Ledger:
         columns = [getattr(self, name) for name in COLUMNS]
         right = all(len(column) == len(self) and column.dtype.kind in "iu" for column in columns)
         if not right or self.digests.shape != (len(self), 2) or self.digests.dtype != np.uint64:
-            raise ValueError("its columns do not fit")
+            raise ValueError("its columns do not match each other or the format")
         if len(self) and (min(self.shards.min(), self.slots.min()) < 0 or not self.parts.min() >= 1):
-            raise ValueError("it names shards that cannot be")
+            raise ValueError("it names impossible shards")
         if len(self) and max(self.shards.max(), self.parts.max()) > MAX_SHARDS:
-            raise ValueError("it names shards that cannot be")
+            raise ValueError("it names impossible shards")
 
 
 def _names(columns: Mapping[str, np.ndarray]) -> list[str]:

@@ -52,7 +52,9 @@ def _take(path: Path) -> int:
             take_lock(handle, path)
         except BlockingIOError:
             os.close(handle)
-            raise CacheError(f"{path.parent.parent}: {_holder(path)} is at work on it; wait or end that one") from None
+            raise CacheError(
+                f"{path.parent.parent}: {_holder(path)} is working on it; wait for it, or stop it"
+            ) from None
         # Whoever held it last may have removed the file between the two calls.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
@@ -64,7 +66,7 @@ def _take(path: Path) -> int:
 def _open(path: Path, flags: int) -> int:
     plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        raise CacheError(f"{path}: is no file; remove it and run the command again")
+        raise CacheError(f"{path}: is not a regular file; remove it and run the command again")
     return os.open(path, flags | plain, 0o644)
 
 
@@ -104,7 +106,7 @@ def publisher_lock(cache: Cache) -> Iterator[None]:
         try:
             take_lock(handle, path)
         except BlockingIOError:
-            raise CacheError(f"{cache}: another process publishes it; wait or end that one") from None
+            raise CacheError(f"{cache}: another process is publishing it; wait for it, or stop it") from None
         yield
     finally:
         release_lock(handle)
@@ -137,7 +139,7 @@ def shared_lock(cache: Cache) -> Iterator[None]:
         try:
             take_lock(handle, path, shared=True)
         except BlockingIOError:
-            raise CacheError(f"{cache}: {_holder(path)} is at work on it; wait or end that one") from None
+            raise CacheError(f"{cache}: {_holder(path)} is working on it; wait for it, or stop it") from None
         yield
     finally:
         release_lock(handle)

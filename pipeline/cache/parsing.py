@@ -46,7 +46,7 @@ def _parser(kind: Any) -> Callable[[Any, str], Any]:
 
 def _parse_fields(kind: Any, hints: Mapping[str, Any], content: Any, where: str) -> Any:
     if not isinstance(content, dict) or content.keys() != hints.keys():
-        raise ValueError(f"{where or 'the document'} has other keys than {', '.join(hints)}")
+        raise ValueError(f"{where or 'the document'} has keys other than {', '.join(hints)}")
     made = kind(**{name: _parser(of)(content[name], f"{where}.{name}".lstrip(".")) for name, of in hints.items()})
     problem = made.problem() if hasattr(made, "problem") else None
     if problem:
@@ -79,7 +79,7 @@ def _parse_plain(kind: Any, content: Any, where: str) -> Any:
     else:
         right = kind is Any or type(content) is kind
     if isinstance(content, str) and len(content) > MAX_TEXT:
-        raise ValueError(f"{where} is longer than any text of a cache")
+        raise ValueError(f"{where} is longer than any text in a cache")
     _require(right, f"of type {getattr(kind, '__name__', kind)}", where)
     return content
 

@@ -69,7 +69,7 @@ class _StoredPending:
 
 def _units_of(shard: str, lines: tuple[_UnitLine, ...]) -> tuple[int, tuple[Unit, ...]]:
     if not SHARD.fullmatch(shard) or int(shard) >= MAX_SHARDS:
-        raise ValueError(f"no shard is {shard[:20]!r}")
+        raise ValueError(f"{shard[:20]!r} is not a shard number")
     return int(shard), tuple(Unit(slot, *line) for slot, line in enumerate(lines))
 
 

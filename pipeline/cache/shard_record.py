@@ -137,12 +137,12 @@ class ShardRecord:
         for name, images in found.arrays.items():
             ArraySpec.of_name(name)
             if any(digest and not XXH3.fullmatch(digest) for digest in images.digests):
-                raise ValueError("the record has a digest that is none")
+                raise ValueError("the record has an invalid digest")
             if any(images.digests[len(found.slices) :]):
-                raise ValueError("the record has an image of no slice")
+                raise ValueError("the record has an image without a slice")
         slots = {line.slot for line in found.rejects} | {placed.slot for placed in found.slices if placed}
         if slots and not 0 <= min(slots) <= max(slots) < len(found.files):
-            raise ValueError("the record names a file that it does not have")
+            raise ValueError("the record refers to a file that it does not list")
         return found
 
 

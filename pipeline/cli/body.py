@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.terminal import complain, note
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 an error you can fix, one line on stderr says how; 2 wrong usage, or, for `plan`, work "
+    "Exit codes: 0 done; 1 an error you can fix (one line on stderr says how); 2 wrong usage or, for `plan`, work "
     "pending; 130 interrupted, 143 by SIGTERM, 129 by SIGHUP."
 )
 
@@ -20,7 +20,7 @@ EXIT_CODES = (
 def refused_by_system(error: OSError) -> str:
     """What to say where the system refuses: a full disk, a read-only mount, a folder of somebody else's."""
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; nothing is lost: mend it and run the same command again"
+    return f"{where}{error.strerror or error}; nothing is lost: fix this and run the same command again"
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -41,7 +41,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             code = 1
         except KeyboardInterrupt as interrupt:
             note("")  # the line that has ^C on it
-            note("interrupted; what is finished is kept: run the same command to go on")
+            note("interrupted; finished work is kept: run the same command to continue")
             code = 128 + (interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT)
         sys.exit(code or 0)
 

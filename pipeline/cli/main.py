@@ -26,11 +26,15 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--src", help="Folder, zip or tar archive, or address of the DICOM files."),
         click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache, a folder."),
-        click.option("--labels", help="Label file, CSV. Default: as the cache was built, else the catalog's."),
-        click.option("--no-labels", is_flag=True, help="Remove the labels."),
-        click.option("--dataset", help="Entry of the catalog. Default: as the cache was built, else generic."),
         click.option(
-            "--catalog", type=click.Path(path_type=Path), help="Default: ./data_catalog.yaml, else the built-in."
+            "--labels", help="Label file, CSV. Default: the one the cache was built with, else the catalog's."
+        ),
+        click.option("--no-labels", is_flag=True, help="Remove the labels."),
+        click.option(
+            "--dataset", help="Entry of the catalog. Default: the one the cache was built with, else generic."
+        ),
+        click.option(
+            "--catalog", type=click.Path(path_type=Path), help="Default: ./data_catalog.yaml, else the built-in one."
         ),
         click.option(
             "--size", "sizes", type=int, multiple=True, help="Image side in pixels to build or add; repeatable."
@@ -65,15 +69,17 @@ def _build_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--dashboard", is_flag=True, help="Serve Dask's dashboard of local workers, open to every user of this machine."
 )
-@click.option("--performance-report", type=click.Path(path_type=Path), help="Dask's report of the tasks, HTML.")
 @click.option(
-    "--max-rejects", default="0", show_default=True, help="Failed files, N or P%, past which the exit code is 1."
+    "--performance-report", type=click.Path(path_type=Path), help="Write Dask's report of the tasks, an HTML file."
 )
-@click.option("--prune", is_flag=True, help="Remove the slices of files that are gone.")
+@click.option(
+    "--max-rejects", default="0", show_default=True, help="Exit with 1 if more files fail than N, or than P%."
+)
+@click.option("--prune", is_flag=True, help="Remove the slices of files that no longer exist.")
 @click.option("--dry-run", is_flag=True, help="Same as `pipeline plan`.")
 @command
 def build(**options: Any) -> int:
-    """Build a cache or bring it up to date: only changes are run.
+    """Build a cache or bring it up to date: only what changed is run.
 
     A file that cannot be used becomes a line in rejects.csv and the build goes on.
     """
@@ -87,7 +93,7 @@ def build(**options: Any) -> int:
 def attend() -> int:
     """Build as stdin asks, a line each, until it ends.
 
-    For programs that build often, as `train serve` does.
+    For programs that build often, such as `train serve`.
     A line is a JSON list of options of `pipeline build`; the answer, on stdout, is a line of JSON: exit_code and said.
     """
     from pipeline.cli.bodies.attend import attend
@@ -100,9 +106,9 @@ def attend() -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @command
 def plan(**options: Any) -> int:
-    """Say what `build` would do and why; write nothing.
+    """Say what `build` would do, and why, without writing anything.
 
-    It takes the options of `build`. The exit code is 2 where work is pending.
+    It takes the options of `build`. The exit code is 2 if work is pending.
     """
     from pipeline.cli.bodies.build import plan
 
@@ -110,12 +116,18 @@ def plan(**options: Any) -> int:
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets dicoms/ and labels.csv.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder to write dicoms/ and labels.csv to."
+)
 @click.option("--patients", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 for none. [default: one per core]")
 @click.option(
-    "--bleeding", default=5, show_default=True, type=click.IntRange(0, 10), help="How many of ten patients bleed."
+    "--bleeding",
+    default=5,
+    show_default=True,
+    type=click.IntRange(0, 10),
+    help="Of every ten patients, how many bleed.",
 )
 @click.option(
     "--faint-edges",
@@ -127,8 +139,8 @@ def plan(**options: Any) -> int:
 def phantom(**options: Any) -> None:
     """Write synthetic head CT studies with known bleeds.
 
-    They are DICOM files, with labels in RSNA's long form. A patient takes some 17 MB, and is the same for any number of
-    patients and of workers.
+    They are DICOM files, with labels in the RSNA long format. A patient takes about 17 MB and is the same for any
+    number of patients and workers.
     """
     from pipeline.cli.bodies.phantom import write_phantom
 
@@ -174,7 +186,7 @@ def why(**options: Any) -> None:
     """Say when and how a DICOM file was built, and into which row.
 
     It names the content, the settings and the versions that were used.
-    FILE is its path under the source, or its last parts. For a file that gave no slice it says the reason.
+    FILE is its path under the source, or the end of that path. For a file that gave no slice, the reason is given.
     """
     from pipeline.cli.bodies.info import why
 
@@ -201,15 +213,18 @@ def report(**options: Any) -> None:
 @click.option("--src", help="The DICOM files, for --repair of images.")
 @click.option("--patient-key", type=click.Path(path_type=Path), help="Key file, for --repair of done-records.")
 @click.option(
-    "--head", "chosen", default="", help="For --repair: the commit to continue from, if the record of it is lost."
+    "--head",
+    "chosen",
+    default="",
+    help="For --repair: the commit to continue from, if it is no longer known which is current.",
 )
 @command
 def verify(**options: Any) -> int:
     """Read everything and name what is damaged or missing.
 
     What is read is compared with what was recorded.
-    Exit code 1 where something is. With --repair, 0 where all of it is mended. A slice whose file is gone or has
-    changed is dropped by a new commit and named. Nothing that is whole is removed: what a repair cannot place is moved
+    The exit code is 1 if anything is damaged; with --repair, 0 if all of it was repaired. A slice whose file is gone or
+    has changed is dropped by a new commit and named. Nothing intact is removed: what a repair cannot place is moved
     into .pipeline/aside.
     """
     from pipeline.cli.bodies.verify import verify
@@ -225,13 +240,13 @@ def verify(**options: Any) -> int:
     show_default=True,
     help="Remove commits that were replaced longer ago than this: 12h, 7d, 2w.",
 )
-@click.option("--aside", is_flag=True, help="Also what repairs moved into .pipeline/aside, of whatever age.")
-@click.option("--yes", is_flag=True, help="Remove it; without it nothing is touched.")
+@click.option("--aside", is_flag=True, help="Include what repairs moved into .pipeline/aside, whatever its age.")
+@click.option("--yes", is_flag=True, help="Remove; without this option, only list what is unused.")
 @command
 def gc(**options: Any) -> None:
     """Say what no kept commit uses; remove it with --yes.
 
-    The current commit is always kept. A training run that reads an older one needs it to be kept.
+    The current commit is always kept. A training run that reads an older one needs that one kept, too.
     """
     from pipeline.cli.bodies.gc import gc
 

@@ -89,8 +89,8 @@ def require_decoder(transfer_syntax: str) -> None:
         Rejected: it is retired, private or unknown.
     """
     if transfer_syntax not in CODINGS:
-        name = uid_or_none(transfer_syntax) or "that the file names, which is no UID"
-        raise Rejected("unsupported_coding", f"no decoder is used for the transfer syntax {name}")
+        name = uid_or_none(transfer_syntax) or "that the file gives, which is not a UID"
+        raise Rejected("unsupported_coding", f"there is no decoder for the transfer syntax {name}")
 
 
 def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.ndarray:
@@ -111,12 +111,12 @@ def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.n
         raise Rejected("truncated", "the code stream has no end marker")
     picture, said = read_picture(code), (pixels.height, pixels.width)
     if picture is None:
-        raise Rejected("decoding_failed", "the code stream does not begin with that of a picture of one component")
+        raise Rejected("decoding_failed", "the code stream does not begin as that of a one-component picture does")
     if picture[:2] != said:
         raise Rejected("decoding_failed", f"the code stream says {picture[:2]}, the header {said}")
     cells = _run(decode, code)
     if cells.shape != said or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
-        raise Rejected("decoding_failed", "the decoder returned another picture than the header says")
+        raise Rejected("decoding_failed", "the decoded picture does not match the header")
     return _settle_sign(cells, picture, pixels)
 
 
@@ -187,7 +187,7 @@ def _settle_sign(cells: np.ndarray, picture: Picture, pixels: PixelFormat) -> np
         cells = ((cells << unused).view(np.int16) >> unused).view(np.uint16)
     if picture.precision > pixels.bits_stored and not _fit(cells, pixels):
         bits = f"{picture.precision} bits in the code stream"
-        raise Rejected("pixel_format", f"{bits}, and values that BitsStored ({pixels.bits_stored}) has no room for")
+        raise Rejected("pixel_format", f"{bits}, and values that BitsStored ({pixels.bits_stored}) cannot hold")
     return cells
 
 
@@ -216,7 +216,7 @@ def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFor
     """
     bytes_per_pixel = pixels.bits_allocated // 8
     if len(code) < 64 or struct.unpack_from("<L", code)[0] != bytes_per_pixel:
-        raise Rejected("decoding_failed", "the RLE header has not one segment a byte of a pixel")
+        raise Rejected("decoding_failed", "the RLE header does not have one segment per byte of a pixel")
     # A pair of bytes unpacks to at most 128.
     if len(code) * 64 < pixels.frame_bytes:
         raise Rejected("truncated", "the RLE segments are too short for the picture")
@@ -235,7 +235,7 @@ def _unpack_segments(code: bytes, size: int) -> bytes:
     count, *starts = struct.unpack_from("<16L", code)
     starts = [*starts[:count], len(code)]
     if sorted(starts) != starts or starts[0] < 64:
-        raise Rejected("decoding_failed", "the RLE header says that segments lie where none can be")
+        raise Rejected("decoding_failed", "the RLE header places segments where none can be")
     planes = [_unpack_bits(code[at:end], size) for at, end in itertools.pairwise(starts)]
     return np.stack(planes[::-1], axis=1).tobytes()
 

@@ -138,7 +138,7 @@ def _read_num_frames(values: Values) -> int:
         return 1
     count = count_or_none(raw)
     if count is None or count < 0:
-        raise Rejected("damaged_header", "NumberOfFrames is no positive number")
+        raise Rejected("damaged_header", "NumberOfFrames is not a positive number")
     if count == 0:
         return 1
     if count > MAX_FRAMES:
@@ -154,12 +154,12 @@ def _read_rescale(values: Values, missing: Literal["reject", "identity"]) -> tup
     if re.sub(r"[\s_().-]", "", unit.upper()) not in HOUNSFIELD_WORDS:
         raise Rejected("rescale_type", "RescaleType is not HU")
     if missing == "reject" and not all(stated):
-        raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept, so HU are not known")
+        raise Rejected("no_rescale", "no RescaleSlope or RescaleIntercept, so the HU are unknown")
     slope, intercept = number_or_none(stated[0] or "1"), number_or_none(stated[1] or "0")
     if slope is None or not MIN_SLOPE <= slope <= MAX_SLOPE:
         raise Rejected("bad_rescale", f"RescaleSlope is not a number from {MIN_SLOPE} to {MAX_SLOPE}")
     if intercept is None or abs(intercept) > MAX_INTERCEPT:
-        raise Rejected("bad_rescale", f"RescaleIntercept is not a number up to {MAX_INTERCEPT}")
+        raise Rejected("bad_rescale", f"RescaleIntercept is not a number from {-MAX_INTERCEPT} to {MAX_INTERCEPT}")
     return slope, intercept
 
 
@@ -191,7 +191,7 @@ def _uid(values: Values, tag: int, name: str) -> str:
     """Return a UID. RSNA's `ID_` and hex digits pass as well; a value that could break a table does not."""
     uid = text(values.get(tag, b""))
     if not _UID.fullmatch(uid):
-        raise Rejected("damaged_header", f"{name} is missing or no identifier")
+        raise Rejected("damaged_header", f"{name} is missing or not an identifier")
     return uid
 
 

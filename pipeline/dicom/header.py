@@ -118,7 +118,7 @@ def _next_code(frames: Iterator[bytes]) -> bytes | None:
         try:
             return next(frames, None)
         except Exception as error:
-            raise Rejected("truncated", f"no complete code stream of the frame ({type(error).__name__})") from None
+            raise Rejected("truncated", f"no complete code stream for the frame ({type(error).__name__})") from None
 
 
 @contextmanager

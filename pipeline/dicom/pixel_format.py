@@ -54,11 +54,11 @@ def read_pixel_format(values: Values, order: Literal["little", "big"]) -> PixelF
     allocated, stored = integer(values, BITS_ALLOCATED, order), integer(values, BITS_STORED, order)
     sign = integer(values, PIXEL_REPRESENTATION, order)
     if integer(values, SAMPLES, order) not in (1, None):
-        raise Rejected("colour", "more than one sample a pixel")
+        raise Rejected("colour", "more than one sample per pixel")
     if allocated is None or stored is None:
         raise Rejected("damaged_header", "BitsAllocated or BitsStored is missing")
     if allocated not in (8, 16, 32) or not 8 <= stored <= allocated:
-        raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; known are 8 or more in 8, 16 or 32")
+        raise Rejected("pixel_format", f"{stored} bits stored in {allocated}; supported are 8 or more in 8, 16 or 32")
     if sign not in (0, 1):
         raise Rejected("pixel_format", "PixelRepresentation is neither 0 nor 1")
     if integer(values, HIGH_BIT, order) not in (stored - 1, None):

@@ -13,10 +13,10 @@ REJECT_CODES: dict[str, tuple[str, str]] = {
     "truncated": ("failed", "The pixel data are shorter than the header says."),
     "too_large": ("failed", "Larger than the limits that keep memory and time within bounds."),
     "pixel_format": ("failed", "Stored values of a kind that CT does not have."),
-    "no_rescale": ("failed", "No RescaleSlope or RescaleIntercept, so HU are not known (policy missing_rescale)."),
+    "no_rescale": ("failed", "No RescaleSlope or RescaleIntercept, so the HU are unknown (policy missing_rescale)."),
     "rescale_type": ("failed", "RescaleType says that the values are not HU."),
     "bad_rescale": ("failed", "RescaleSlope or RescaleIntercept that cannot give HU."),
-    "unsupported_coding": ("failed", "A transfer syntax that no decoder is used for."),
+    "unsupported_coding": ("failed", "A transfer syntax for which there is no decoder."),
     "missing_decoder": ("failed", "The decoder for this transfer syntax is not installed."),
     "decoding_failed": ("failed", "The decoder refused the pixel data."),
 }

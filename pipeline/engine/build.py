@@ -118,8 +118,8 @@ def _refuse_vanished(work: Work) -> None:
     vanished = work.found.plan.resolved.vanished
     if vanished and not work.manner.prune:
         raise SourceError(
-            f"{work.cache}: {len(vanished):,} of the files that it was built from are gone, {vanished[0]} for one; "
-            "bring them back, or run with --prune to let their slices leave"
+            f"{work.cache}: {len(vanished):,} of the files it was built from are gone, such as {vanished[0]}; "
+            "restore them, or run with --prune to remove their slices"
         )
 
 
@@ -135,7 +135,7 @@ def _check_space(cache: Cache, settings: Settings, made: Plan) -> None:
 def _target_error(cache: Cache, error: OSError) -> CacheError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else error.strerror or str(error)
-    return CacheError(f"{error.filename or cache}: {what}; nothing is lost: mend it and run the same command again")
+    return CacheError(f"{error.filename or cache}: {what}; nothing is lost: fix this and run the same command again")
 
 
 # --- shards --------------------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
             missed = result.vanished + result.changed
             if missed:
                 raise SourceError(
-                    f"{missed[0]}: vanished or changed while it was to be read, with {len(missed) - 1:,} more files of "
-                    "its shard; the finished work is kept: run the same command again"
+                    f"{missed[0]}: vanished or changed before it was read, as did {len(missed) - 1:,} more files of "
+                    "its shard; finished work is kept: run the same command again"
                 )
             progress.shard_done(of_shard[result.shard], result)
             handed_back += result.handed_back

@@ -77,7 +77,10 @@ def connect(workers: Workers, tasks: int, say: Callable[[str], None]) -> Iterato
         if workers.local == 0 or workers.dashboard:
             say(_describe(found.client))
         if str(found.client.scheduler.address).startswith("tcp://"):
-            say("Dask's connections are open (tcp://): who reaches them can run code as you; docs/cluster.md shows TLS")
+            say(
+                "Dask's connections are open (tcp://): anyone who reaches them can run code as you; see "
+                "docs/cluster.md for TLS"
+            )
         try:
             yield Connection(found.client, _Presence(found.client, say, found.check_workers).check_workers)
         finally:
@@ -107,7 +110,7 @@ class _Presence:
             self._tell_silent(self._client.scheduler_info()["workers"])
 
     def _tell_silent(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
-        """Say once of a worker that it has not been heard of for a while."""
+        """Say once of a worker that it has not been heard from for a while."""
         now = time.monotonic()
         for address, worker in workers.items():
             if self._heard.get(address, (None, 0.0))[0] != worker["last_seen"]:
@@ -116,8 +119,9 @@ class _Presence:
             elif now - self._heard[address][1] > SILENT_AFTER_S and address not in self._silent:
                 self._silent.add(address)
                 self._say(
-                    f"worker {address} has not been heard of for {SILENT_AFTER_S:.0f} s: is it stopped, or its machine "
-                    "gone? Its task waits for it, and goes to another one after the scheduler's worker-ttl"
+                    f"worker {address} has not been heard from for {SILENT_AFTER_S:.0f} s: has it stopped, or its "
+                    f"machine "
+                    "failed? Its task waits for it, and goes to another worker after the scheduler's worker-ttl"
                 )
 
 
@@ -192,7 +196,7 @@ def _refuse_foreign_class(file: Path, name: str, *, any_class: bool) -> None:
     """
     if not any_class and (name.split(".")[0] not in DASK_PACKAGES or not name.endswith("Cluster")):
         raise CacheError(
-            f"--cluster {file}: {name} is no cluster class of {', '.join(DASK_PACKAGES)}, and would run as code; if "
+            f"--cluster {file}: {name} is not a cluster class of {', '.join(DASK_PACKAGES)}, and would run as code; if "
             "you trust it, add --any-cluster-class"
         )
 
@@ -203,9 +207,9 @@ def _read_description(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CacheError(f"--cluster {file}: cannot be read: {error}") from error
     if not isinstance(content, dict) or "class" not in content or content.keys() - CLUSTER_KEYS:
-        raise CacheError(f"--cluster {file}: takes the keys {', '.join(sorted(CLUSTER_KEYS))}; class is needed")
+        raise CacheError(f"--cluster {file}: takes the keys {', '.join(sorted(CLUSTER_KEYS))}; class is required")
     if ("scale" in content) == ("adapt" in content):
-        raise CacheError(f"--cluster {file}: give scale: N, or adapt: {{minimum: N, maximum: N}}, one of them")
+        raise CacheError(f"--cluster {file}: give either scale: N or adapt: {{minimum: N, maximum: N}}")
     return content
 
 

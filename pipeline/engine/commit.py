@@ -50,7 +50,7 @@ def commit_build(work: Work, entries: list[Entry], labels: Any, say: Callable[[s
     _refuse_useless(settings, found, tables, labels)
     if tables.shared_uids:
         shared = counted(tables.shared_uids, "Series Instance UID")
-        say(f"{shared} in several studies; each study's is a series of its own")
+        say(f"{shared} in several studies; each study's is a separate series")
     pending = read_pending(cache)
     next_shard = first_free_shard(cache, found.head, pending)
     arrays = array_documents(work, terms.arrays, rows=next_shard * terms.rows_per_shard)
@@ -97,11 +97,14 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
     if found.head is None and tables.metadata.empty:
         kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in tables.counts.items() if number)
         first = tables.rejects.iloc[0]
-        raise SourceError(f"{settings.src}: no file of it is a CT slice ({kinds}); {first['path']}: {first['message']}")
+        raise SourceError(
+            f"{settings.src}: none of its files is a CT slice ({kinds}); {first['path']}: {first['message']}"
+        )
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
             f"{settings.labels.file.filepath}: none of its {len(labels):,} {_things(settings)} is in the data, "
-            f"{labels.index[0]} for one; are these the labels of this data set, and is {_way(settings)} right in the "
+            f"{labels.index[0]} for example; are these the labels of this data set, and is {_way(settings)} right in "
+            f"the "
             "catalog?"
         )
 

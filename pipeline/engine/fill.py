@@ -73,7 +73,7 @@ def _read(unit: Unit, shard: OpenShard) -> _File | None:
         why = Reject("unreadable", f"the file cannot be read: {error.strerror}")
         return _File(0, UNKNOWN_TIME, UNREAD, why)
     except MemoryError:
-        why = Reject("too_large", "the file is larger than the memory that a file may take")
+        why = Reject("too_large", "the file is larger than the memory limit for one file")
         return _File(0, UNKNOWN_TIME, UNREAD, why)
     return _File(stamp.size, certain(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data), data)
 

@@ -87,7 +87,7 @@ class Jobs:
         if refusal is None:
             return
         if not any(job.status is distributed.Status.running for job in self._cluster.workers.values()):
-            raise CacheError(f"{self._name}: no worker can be had: {refusal}; finished shards are kept")
+            raise CacheError(f"{self._name}: no worker could be started: {refusal}; finished shards are kept")
         self._say(f"{self._name}: {refusal}; going on with fewer workers")
 
     def _ask_again(self) -> None:
@@ -98,7 +98,7 @@ class Jobs:
             return
         for worker in itertools.chain.from_iterable(lost.values()):
             self._last_seen.pop(worker, None)  # names are given again
-        self._say(f"{self._name}: {len(lost)} {'job' if len(lost) == 1 else 'jobs'} lost, asking again")
+        self._say(f"{self._name}: {len(lost)} {'job' if len(lost) == 1 else 'jobs'} lost, submitting again")
         self._cluster.loop.add_callback(self._replace, list(lost))
 
     def _workers(self) -> Iterator[tuple[Any, list[Any]]]:

@@ -24,7 +24,9 @@ def check_versions(versions: dict[str, str]) -> None:
             continue
         found = library_versions().get(name, "none")
         if found != wanted:
-            raise CacheError(f"{_here()}: {name} {found}, the build was started with {wanted}; install the same there")
+            raise CacheError(
+                f"{_here()}: {name} {found}, the build was started with {wanted}; install the same version there"
+            )
 
 
 def check_worker(context: Context, job: ShardJob) -> None:
@@ -61,7 +63,7 @@ def _check_source(context: Context, job: ShardJob) -> None:
             return
     if missing:
         raise CacheError(
-            f"{_here()}: does not see the source, {missing} for one; --src must be readable under the same path by all "
+            f"{_here()}: does not see the source, such as {missing}; --src must be readable under the same path by all "
             "workers"
         )
 

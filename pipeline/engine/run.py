@@ -140,7 +140,7 @@ def _outcome(future: Any) -> ShardResult | None:
             raise
         raise _LostError from None
     except CancelledError:
-        raise CacheError("the Dask scheduler has gone; finished shards are kept: run the same command again") from None
+        raise CacheError("the Dask scheduler is gone; finished shards are kept: run the same command again") from None
     except ImportError as error:
         raise CacheError(f"a worker cannot load its task: {error}; install the same packages there as here") from error
     if isinstance(outcome, MemoryError):

@@ -70,7 +70,7 @@ class OpenShard:
             return self._read(path)
         except OSError as error:
             if error.errno in LOST_SOURCE:
-                lost = f"{path}: the source has gone ({error.strerror}); bring it back and run the command again"
+                lost = f"{path}: the source is gone ({error.strerror}); restore it and run the command again"
                 raise SourceError(lost) from error
             raise
 

@@ -73,7 +73,7 @@ def run_watched(context: Context, job: ShardJob) -> ShardResult:
             "killed_worker", f"the file {why.get(process.exitcode or 0, 'ended the process that decoded it')}"
         )
         job = replace(job, refused=(*job.refused, (slot.value, refused)))
-    raise CacheError(f"{context.cache}: shard {job.shard} ends every process that builds it; is there memory enough?")
+    raise CacheError(f"{context.cache}: shard {job.shard} kills every process that builds it; is there enough memory?")
 
 
 def _receive(receiver: Any) -> ShardResult | BaseException | None:

@@ -7,7 +7,12 @@ from pipeline.planning.jobs import ShardJob
 from pipeline.planning.known import Known
 from pipeline.planning.stages import Fingerprints
 
-FIRST, NEW, CHANGED, OTHERWISE = "the first build", "a new file", "its content changed", "it is read in another way"
+FIRST, NEW, CHANGED, OTHERWISE = (
+    "the first build",
+    "a new file",
+    "its content changed",
+    "the settings or the version of the reading have changed",
+)
 RETRIED = "it was rejected and is tried again"
 
 
@@ -45,9 +50,13 @@ def reasons_of(
         left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left of it"
         reasons.append(f"a build is running ({known.running}): {left}")
     elif known.pending:
-        reasons.append(f"a build was interrupted: it goes on, {_count(resumed, 'shard is', 'shards are')} left of it")
+        reasons.append(
+            f"a build was interrupted and is continued: {_count(resumed, 'shard is', 'shards are')} left of it"
+        )
     if known.reading not in (None, wanted.reading):
-        reasons.append(f"files are read with other settings or by another version: {len(fresh):,} are converted again")
+        reasons.append(
+            f"the settings or the version of the reading have changed: {len(fresh):,} files are converted again"
+        )
     elif known.reading is None and not known.pending:
         reasons.append(f"first build: {_count(len(fresh), 'file', 'files')}")
     else:
@@ -56,7 +65,7 @@ def reasons_of(
         reasons += _counted(len(fresh - retried - changed), "new file is", "new files are", "converted")
         reasons += _counted(len(changed), "changed file is", "changed files are", "converted")
     reasons += _counted(len(resolved.renamed), "file is", "files are", "renamed: the slices stay")
-    reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: with --prune the slices leave")
+    reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: --prune removes the slices")
     for spec in wanted.arrays:
         shards = sum(spec in job.arrays for job in again)
         if shards:
@@ -64,11 +73,11 @@ def reasons_of(
             reasons.append(f"{what}: {_count(shards, 'shard is', 'shards are')} converted for it")
     same_way = known.reading == wanted.reading
     if not again and same_way and {spec.name for spec in wanted.arrays} != known.committed_arrays:
-        reasons.append("the wanted sizes or windows have changed: the commit names others, already converted")
+        reasons.append("the wanted sizes or windows have changed: the commit has others; these are already converted")
     if known.table is not None and known.table != wanted.table:
         reasons.append("labels, classes or other settings of the table have changed: the table is written again")
     if not known.identified and not reasons:
-        reasons.append("the cache is of format version 1: a commit gives it an identity")
+        reasons.append("the cache has format version 1: a commit gives it an identity")
     return reasons
 
 

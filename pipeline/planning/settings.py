@@ -221,7 +221,7 @@ def _choose_sizes(request: Request, entry: Dataset, built: Built | None) -> tupl
 
 def _kept_sizes(request: Request, entry: Dataset, built: Built | None, sizes: tuple[int, ...]) -> list[str]:
     asked = request.sizes or entry.sizes
-    return [f"size {size} (--drop-size {size} takes it away)" for size in sizes if built and size not in asked]
+    return [f"size {size} (--drop-size {size} removes it)" for size in sizes if built and size not in asked]
 
 
 # --- labels --------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def _kept_labels(request: Request, entry: Dataset, built: Built | None, labels: 
         return [f"the commit's labels, though their file {path} is gone (--labels FILE or --no-labels changes that)"]
     if labels.digest != built.labels_digest and _are_same(path, built.label_file):
         return [f"labels of {path}, which has changed"]
-    return [] if path == entry.labels.filepath else [f"labels of {path} (--no-labels takes them away)"]
+    return [] if path == entry.labels.filepath else [f"labels of {path} (--no-labels removes them)"]
 
 
 def _are_same(path: str, other: str) -> bool:

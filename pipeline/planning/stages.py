@@ -30,7 +30,7 @@ class ArrayPath(str):
     def __new__(cls, text: str) -> "ArrayPath":
         folder, _, name = text.partition("/")
         if folder not in ("images", "sums") or not NAME.fullmatch(name):
-            raise ValueError(f"{text[:80]!r} is no path of an array")
+            raise ValueError(f"{text[:80]!r} is not an array's path")
         return super().__new__(cls, text)
 
     @property
@@ -52,7 +52,7 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         if type(self.size_px) is not int or not NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name[:80]!r} is no name of an array")
+            raise ValueError(f"{self.name[:80]!r} is not an array's name")
 
     @staticmethod
     def of_name(name: str) -> "ArraySpec":
@@ -129,7 +129,7 @@ def _plain(content: Any) -> Any:
         return [_plain(item) for item in content]
     if content is None or type(content) in (str, int, float, bool):
         return content
-    raise TypeError(f"a fingerprint cannot be made of {type(content).__name__}")
+    raise TypeError(f"a fingerprint cannot be made from {type(content).__name__}")
 
 
 def _text(key: Any) -> str:

@@ -45,7 +45,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node stands for with its aliases written out; `known` has the nodes that are done."""
     if id(node) in known:
         if known[id(node)] < 0:
-            raise ValueError("an alias that holds itself")
+            raise ValueError("an alias that contains itself")
         return known[id(node)]
     known[id(node)] = -1
     inner = [] if isinstance(node, yaml.ScalarNode) else node.value

@@ -73,10 +73,10 @@ def _parse_plain(kind: type, value: Any, key: str) -> Any:
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """Return `, did you mean X?` or `, known are A, B`."""
+    """Return `, did you mean X?` or `, choose from A, B`."""
     words = list(known)
     near = difflib.get_close_matches(str(word), words, n=1)
-    return f", did you mean {near[0]}?" if near else f", known are {', '.join(words)}"
+    return f", did you mean {near[0]}?" if near else f", choose from {', '.join(words)}"
 
 
 def short(value: Any) -> str:
@@ -87,4 +87,4 @@ def short(value: Any) -> str:
     try:
         return shortened.repr(value)
     except ValueError:  # an integer of more digits than Python turns into text
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"

@@ -38,11 +38,11 @@ from pipeline.upkeep.info import require_head, summary
 from pipeline.words import counted
 
 MOST_COMMITS = 10
-NO_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
+NO_DEVICE = "This is research software, not a medical device: it must not be used to diagnose or treat anyone."
 FILES = {
     "gave_slices": "gave slices",
     "duplicates": "duplicates of a slice",
-    "not_a_slice": "DICOM, but no CT slice",
+    "not_a_slice": "DICOM, but not a CT slice",
     "failed": "failed",
     "not_dicom": "not DICOM",
 }
@@ -61,9 +61,7 @@ def write_report(cache: Cache, out: Path) -> None:
     """
     head = require_head(cache)
     if not head.attributes.num_slices:
-        raise CacheError(
-            f"{cache}: no slice is in it, nothing to report; run: pipeline build --src DICOMS --out {cache}"
-        )
+        raise CacheError(f"{cache}: it has no slices to report on; run: pipeline build --src DICOMS --out {cache}")
     facts, about = count_slices(cache, head), summary(cache)
     sections = [
         _summary(head, facts, about),
@@ -101,7 +99,7 @@ def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
         [words, f"{counts[kind]:,}", Share(counts[kind], counts["files"])] for kind, words in FILES.items()
     ]
     rows.append(["all files", f"{counts['files']:,}", ""])
-    caption = "Every file of the source is in one line. A file that gave any slice counts as that."
+    caption = "Every file of the source is counted once. A file counts as giving slices if it gave any."
     blocks = [tiles(numbers), tables([table(caption, ["files", "number", "share"], rows)])]
     if left := about["unfinished"]:
         done = f"{left['done']:,} of {left['shards']:,} shards"
@@ -127,7 +125,7 @@ def _slices(cache: Cache, head: Commit, facts: Facts) -> Section:
             pictures.append(Picture(png, words, f"{of['z_norm']:.2f} · row {of['row']}", findings))
         items.append(card(pictures, _series_words(series[uid])))
     caption = (
-        "Series chosen by chance, up to three slices of each from foot to head, with position (z_norm), row in the "
+        "Series chosen at random, up to three slices of each from foot to head, with position (z_norm), row in the "
         f"cache, and findings where labels say so. Windows from the top (level/width): {', '.join(windows)}."
     )
     return Section("Slices", [cards(items, caption)])
@@ -159,12 +157,14 @@ def _labels(head: Commit, facts: Facts) -> Section:
         ]
         for name, of in found.items()
     ]
-    caption = "Of the labelled slices and patients, those with the finding. A patient has it if any slice has."
+    caption = (
+        "Of the labelled slices and patients, those with the finding. A patient has it if any of their slices has."
+    )
     head_row = ["class", "slices", "share of slices", "patients", "share of patients"]
     edges = np.linspace(0, 1, len(next(iter(found.values())).by_position) + 1)
     panels = [chart(name, edges, 100 * of.by_position, "z_norm, foot to head", " %") for name, of in found.items()]
     misfits: list[Row] = [[words, f"{left[name]:,}"] for name, words in MISFITS.items()]
-    prevalence, other = table(caption, head_row, rows), table("What did not fit.", ["", "number"], misfits)
+    prevalence, other = table(caption, head_row, rows), table("What did not match.", ["", "number"], misfits)
     by_position = charts(panels, "Share of the labelled slices at each position that have the finding.")
     return Section("Labels", [tables([prevalence]), by_position, tables([other])])
 
@@ -210,14 +210,14 @@ def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
     live = about["rows"]
     words = (
         f"{live['stored']:,} rows are stored, {live['live']:,} of them are in the table: "
-        f"{100 * live['dead_share']:.1f} % are dead, of duplicates and of "
-        f"files that changed or left. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
-        "that this commit does not use; `pipeline gc` says what may go."
+        f"{100 * live['dead_share']:.1f} % are dead: those of duplicates and of "
+        f"files that were changed or removed. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
+        "that this commit does not use; `pipeline gc` lists what can be removed."
     )
     commits: list[Row] = [
         [of["commit"], _shown_time(of["created"]), f"{of['slices']:,}"] for of in about["commits"][:MOST_COMMITS]
     ]
-    caption = "Kept commits, the newest first" + (
+    caption = "Kept commits, newest first" + (
         f", {MOST_COMMITS} of them." if len(about["commits"]) > MOST_COMMITS else "."
     )
     return Section(

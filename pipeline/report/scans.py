@@ -71,7 +71,7 @@ def scanners(facts: Facts) -> Section:
     if alone:
         words = (
             f"Known by their study only: {counted(facts.patients_from_study, 'patient')}. A person with several of "
-            "these studies counts as several patients, and may end up on two sides of a split."
+            "these studies counts as several patients, and may end up in two parts of a split."
         )
         blocks.append(paragraph(words, "notice"))
     return Section("Scanners", blocks)
@@ -140,7 +140,7 @@ def _notes(series: pd.DataFrame) -> str:
     }
     found = [(words, int(has.sum())) for words, has in notes.items()]
     rows: list[Row] = [[words, f"{number:,}", Share(number, len(series))] for words, number in found]
-    return table("Series to know of.", ["series with", "series", "share of series"], rows)
+    return table("Series to be aware of.", ["series with", "series", "share of series"], rows)
 
 
 def _histogram(title: str, values: pd.Series, limit: float, unit: str) -> str:

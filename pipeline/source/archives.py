@@ -96,15 +96,19 @@ def archive_kind(file: str) -> str | None:
         if head[:2] == b"MZ" or head[:4] == b"\x7fELF" or head[:2] == b"#!":
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _END_BYTES))
             if b"PK\5\6" in stream.read():
-                raise SourceError(f"{file}: a self-extracting zip, which is not read; unpack it, or pack it as a zip")
+                raise SourceError(
+                    f"{file}: a self-extracting zip, which is not supported; unpack it, or repack it as a zip"
+                )
     if head[:4] in (b"PK\7\x08", b"PK00"):
-        raise SourceError(f"{file}: a part of a spanned zip, which is not read; join the parts or unpack them")
+        raise SourceError(f"{file}: a part of a spanned zip, which is not supported; join the parts or unpack them")
     if is_old_tar(head):
-        raise SourceError(f"{file}: a tar of the old (v7) kind, which is not read; unpack it, or pack it as a zip")
+        raise SourceError(
+            f"{file}: a tar in the old (v7) format, which is not supported; unpack it, or repack it as a zip"
+        )
     if is_gzipped(file):
         return None
     if head[:2] in _COMPRESSED and file.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
-        raise SourceError(f"{file}: compressed as a whole ({_COMPRESSED[head[:2]]}); unpack it, or pack it as a zip")
+        raise SourceError(f"{file}: compressed as a whole ({_COMPRESSED[head[:2]]}); unpack it, or repack it as a zip")
     return None
 
 
@@ -122,9 +126,11 @@ def list_members(file: str, kind: str) -> Iterator[tuple[str, Member]]:
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror or error}") from None
     except SourceError as error:
-        raise SourceError(f"{file}: a damaged {kind} archive, or not all of one: {error}") from None
+        raise SourceError(f"{file}: a damaged or incomplete {kind} archive: {error}") from None
     except (struct.error, tarfile.TarError, ValueError, EOFError, ArithmeticError, LookupError, RecursionError):
-        raise SourceError(f"{file}: a damaged {kind} archive; fetch it again, or unpack what can be saved") from None
+        raise SourceError(
+            f"{file}: a damaged {kind} archive; download it again, or unpack what can be recovered"
+        ) from None
 
 
 def read_member(file: str, kind: str, name: str) -> tuple[memoryview, Member]:

@@ -6,10 +6,10 @@ STORED, DEFLATED = 0, 8
 # What stands in place of a method where a member cannot be read, and why.
 OTHER_METHOD, BEYOND_END, LEADS_NOWHERE, SPARSE = -1, -2, -3, -4
 REASONS = {
-    OTHER_METHOD: "the member is encrypted, or compressed in another way than deflate",
+    OTHER_METHOD: "the member is encrypted, or compressed by a method other than deflate",
     BEYOND_END: "the member lies beyond the end of the archive",
     LEADS_NOWHERE: "the member is a link to nothing in the archive",
-    SPARSE: "the member is a sparse file, which is not read",
+    SPARSE: "the member is a sparse file, which is not supported",
 }
 
 

@@ -61,13 +61,13 @@ def _headers(file: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
                     archive.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte a member
                 at = archive.offset  # type: ignore[attr-defined]
             if any(_read(stream, at, 2 * _BLOCK)) or at + 2 * _BLOCK > end:
-                raise SourceError(f"no end of a tar after {seen} members: damaged there, or cut off")
+                raise SourceError(f"the tar has no end after {seen} members: damaged there, or cut off")
             at = _first_byte(stream, at)
             if at >= end:
                 return
             at -= at % _BLOCK
             if _read(stream, at, _BLOCK)[257:262] != b"ustar":
-                raise SourceError(f"something else than a tar follows after {seen} members")
+                raise SourceError(f"something other than a tar follows after {seen} members")
 
 
 def _read(stream: BinaryIO, at: int, count: int) -> bytes:

@@ -47,7 +47,7 @@ def zip_members(file: str) -> Iterator[tuple[str, Member]]:
         yield name, placed(Member(offset, held, unpacked, _dos_time_ns(date, time) + crc, method, crc), end)
     # 66,000 members without Zip64 are counted as 464, and some writers of macOS count fewer; none counts more.
     if at != size or seen < count:
-        raise ValueError("the central directory is another than its end says")
+        raise ValueError("the central directory does not match its end record")
 
 
 def _find_directory(descriptor: int, size: int) -> tuple[int, int, int]:
@@ -59,7 +59,7 @@ def _find_directory(descriptor: int, size: int) -> tuple[int, int, int]:
         raise ValueError("no end of central directory")
     _, disk, _, _, count, directory_size, offset, _ = _END.unpack_from(tail, at)
     if disk not in (0, 0xFFFF):
-        raise SourceError("a part of a spanned zip, which is not read; join the parts (zip -s 0) or unpack them")
+        raise SourceError("a part of a spanned zip, which is not supported; join the parts (zip -s 0) or unpack them")
     if at >= _END64_LOCATOR.size:
         signature, _, end64, _ = _END64_LOCATOR.unpack_from(tail, at - _END64_LOCATOR.size)
         if signature == b"PK\6\7":

@@ -53,7 +53,7 @@ def _decode(name: str, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise SourceError(
-            f"{name}: line {line}: not a CSV file with labels: it is not UTF-8; save it as that"
+            f"{name}: line {line}: not a CSV file with labels: it is not UTF-8; save it as UTF-8"
         ) from error
 
 
@@ -68,7 +68,7 @@ def _cells(name: str, reader: Any, width: int) -> Iterator[tuple[int, list[str]]
         if len(cells) != width:
             what = "more" if len(cells) > width else "fewer"
             raise SourceError(
-                f"{name}: line {reader.line_num} has {what} cells than the header, {len(cells)} and not {width}; "
+                f"{name}: line {reader.line_num} has {what} cells than the header, {len(cells)} instead of {width}; "
                 "correct the line, or quote cells that hold the separator"
             )
         yield reader.line_num, cells

@@ -76,8 +76,8 @@ def labels_of_table(labels: LabelFile, table: bytes, classes: Sequence[str]) -> 
     for klass in classes:
         if klass not in frame.columns:
             raise SourceError(
-                f"{labels.filepath}: is gone, and the commit has no labels of the class {klass}; bring the file back, "
-                "give --labels FILE, or take the class out of the catalog"
+                f"{labels.filepath}: is gone, and the commit has no labels for the class {klass}; restore the file, "
+                "give --labels FILE, or remove the class from the catalog"
             )
     known = frame[~frame[list(classes)].isna().all(axis=1)]
     return known.drop_duplicates(key).set_index(key)[list(classes)].astype(np.float32)
@@ -102,7 +102,7 @@ def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, *, is_long: b
     if labels.type == "rsna_long" and not is_long:
         raise SourceError(f"{name}: the header is {header}, the RSNA long format has ID,Label")
     if labels.type == "wide" and is_long:
-        raise SourceError(f"{name}: this is the RSNA long format; take `type: wide` out of the catalog's `labels`")
+        raise SourceError(f"{name}: this is the RSNA long format; remove `type: wide` from the catalog's `labels`")
 
 
 class _Values:
@@ -126,7 +126,7 @@ class _Values:
 
     def _refuse(self, cells: pd.Series, column: str, place: int, between: np.ndarray) -> None:
         allowed = "a number from 0 to 1" if self._soft else "0, 1"
-        hint = "; for probabilities, say labels: {soft: true} in the catalog" if between[place] else ""
+        hint = "; for probabilities, set labels: {soft: true} in the catalog" if between[place] else ""
         raise SourceError(
             f"{self._name}: line {cells.index[place]}: {column} is {cells.iloc[place]!r}, it must be {allowed} or "
             f"empty{hint}"
@@ -184,7 +184,7 @@ def _find_class(name: str, frame: pd.DataFrame, klass: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise SourceError(f"{name}: the columns {' and '.join(fitting)} are both the class {klass}; remove one")
+        raise SourceError(f"{name}: the columns {' and '.join(fitting)} both stand for the class {klass}; remove one")
     near = difflib.get_close_matches(klass, list(frame.columns), n=1)
     hint = f", is it the column {near[0]}?" if near else f"; its columns are {', '.join(frame.columns)}"
     raise SourceError(f"{name}: there is no column for the class {klass}{hint}")
@@ -193,15 +193,16 @@ def _find_class(name: str, frame: pd.DataFrame, klass: str) -> str:
 def _find_key(labels: LabelFile, columns: list[str]) -> str:
     """The column that says what a line is about: by its name, else the first one that is no class."""
     if not columns:
-        raise SourceError(f"{labels.filepath}: every column is a class; one must name the {labels.level}")
+        raise SourceError(f"{labels.filepath}: every column is a class; one must identify the {labels.level}")
     named = {level: [c for c in columns if _plain(c) in names] for level, names in NAMES.items()}
     if named[labels.level]:
         return named[labels.level][0]
     others = [level for level, found in named.items() if columns[0] in found]
     if others:
         raise SourceError(
-            f"{labels.filepath}: its lines are by {others[0]} ({columns[0]}), the catalog has labels by "
-            f"{labels.level}; say labels: {{level: {others[0]}}} in the catalog, or give a file by {labels.level}"
+            f"{labels.filepath}: it labels each {others[0]} ({columns[0]}), but the catalog says labels of each "
+            f"{labels.level}; set labels: {{level: {others[0]}}} in the catalog, or give a file that labels each "
+            f"{labels.level}"
         )
     return columns[0]
 
@@ -209,7 +210,7 @@ def _find_key(labels: LabelFile, columns: list[str]) -> str:
 def _refuse_class(name: str, line: int, label: str, classes: list[str]) -> None:
     klass = label.rpartition("_")[2]
     near = difflib.get_close_matches(klass, classes, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(classes)}"
+    hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(classes)}"
     raise SourceError(f"{name}: line {line}: {label}: unknown class {klass!r}, {hint}")
 
 

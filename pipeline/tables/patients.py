@@ -50,7 +50,7 @@ def _read_again(file: str, digest: str) -> "PatientKey":
             "under the same path"
         ) from error
     if key_digest(key) != digest:
-        raise CacheError(f"{where}: {file}: is another patient key than the build's; put the same file there")
+        raise CacheError(f"{where}: {file}: is not the build's patient key; put the same file there")
     return key
 
 
@@ -81,7 +81,7 @@ def _read(path: Path) -> PatientKey:
     try:
         with path.open("rb") as file:
             if system.lets_others_in(file.fileno()):
-                raise CatalogError(f"{path}: the patient key can be used by others; run: chmod 600 {path}")
+                raise CatalogError(f"{path}: the patient key is open to other users; run: chmod 600 {path}")
             text = file.read(1 << 16).decode("ascii").strip()
     except OSError as error:
         raise CatalogError(f"{path}: the patient key cannot be read ({error.strerror}); {_GIVE}") from error
@@ -92,7 +92,7 @@ def _read(path: Path) -> PatientKey:
     except ValueError:
         key = b""
     if len(key) < KEY_BYTES:
-        raise CatalogError(f"{path}: is no patient key: it must hold {2 * KEY_BYTES} hex digits or more")
+        raise CatalogError(f"{path}: is not a patient key: it must hold {2 * KEY_BYTES} hex digits or more")
     return PatientKey(key, path)
 
 

@@ -26,7 +26,7 @@ REJECTS = REJECT_CODES | {
     ),
     "duplicate": (
         "duplicates",
-        "The same slice of the same series, with equal HU and geometry, was found under a smaller path.",
+        "The same slice of the same series, with equal HU and geometry, was found under a path that sorts before it.",
     ),
     "duplicate_conflict": (
         "failed",

@@ -43,7 +43,7 @@ def require_head(cache: Cache) -> Commit:
     require_cache(cache)
     head = current_commit(cache)
     if head is None:
-        raise CacheError(f"{cache}: nothing was committed yet; run the same `pipeline build` again to finish it")
+        raise CacheError(f"{cache}: nothing has been committed yet; run the same `pipeline build` again to finish it")
     return head
 
 
@@ -197,13 +197,13 @@ def _find(cache: Cache, head: Commit, ledger: Ledger, file: str) -> int:
     if len(ends) == 1:
         return index[ends[0]]
     if ends:
-        raise CacheError(f"{file}: {len(ends):,} files end so, {ends[0]} and {ends[1]} for two; give more of the path")
-    raise CacheError(f"{file}: {cache} was not built from such a file; it was built from {source}; run: pipeline plan")
+        raise CacheError(f"{file}: {len(ends):,} files match, such as {ends[0]} and {ends[1]}; give more of the path")
+    raise CacheError(f"{file}: {cache} was not built from this file; it was built from {source}; run: pipeline plan")
 
 
 def _reading_facts(record: ShardRecord, slot: int, path: str, head: Commit) -> Iterator[tuple[str, str]]:
     file = record.files[slot]
-    yield "read", f"{record.built}, because of {file.why}" if file.why else record.built
+    yield "read", f"{record.built}: {file.why}" if file.why else record.built
     if file.path != path:
         yield "name", f"it was {file.path} then, and has the same content"
     yield "with", ", ".join(f"{name} {version}" for name, version in record.versions.items())

@@ -82,7 +82,7 @@ class Originals:
             NeedsSource: there is none.
         """
         if self.source is None:
-            raise NeedsSource("some of it must be made again from the DICOM files: give --src")
+            raise NeedsSource("some of it must be rebuilt from the DICOM files: give --src")
         return self.source
 
 
@@ -249,7 +249,7 @@ def _row_of(record: SliceRecord, rows_of: Mapping[tuple[str, int], int], free: I
 def _require_key(cache: Cache, commit: Commit, originals: Originals) -> None:
     wanted = commit.private.patient_key
     if wanted and (originals.patient_key is None or key_digest(originals.patient_key) != wanted):
-        raise CacheError(f"{cache}: a done-record must be made again: give the cache's key with --patient-key")
+        raise CacheError(f"{cache}: a done-record must be rebuilt: give the cache's key with --patient-key")
 
 
 def _arrays_with(found: Examination, shard: int) -> list[str]:

@@ -70,7 +70,9 @@ def publish(cache: Cache, address: str, *, take_over: bool = False) -> Published
         except FileNotFoundError as error:
             raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {cache}") from error
         except (OSError, ValueError, ImportError) as error:
-            raise CacheError(f"{address}: {' '.join(str(error).split())}; mend it and run the command again") from error
+            raise CacheError(
+                f"{address}: {' '.join(str(error).split())}; fix this and run the command again"
+            ) from error
 
 
 def _require_commit(cache: Cache) -> Commit:
@@ -78,7 +80,7 @@ def _require_commit(cache: Cache) -> Commit:
     if head is None:
         raise CacheError(f"{cache}: has no commit yet; run: pipeline build --src DICOMS --out {cache}")
     if not head.attributes.cache:
-        raise CacheError(f"{cache}: is of format version 1, which has no identity; run the same pipeline build again")
+        raise CacheError(f"{cache}: has format version 1, which has no identity; run the same pipeline build again")
     return head
 
 
@@ -95,12 +97,12 @@ def _claim(target: Target, address: str, head: Commit) -> None:
     found = target.read(OWNER)
     if found is None:
         if target.sizes():
-            raise CacheError(f"{address}: holds other files than a published cache; give an empty address")
+            raise CacheError(f"{address}: holds files that do not belong to a published cache; give an empty address")
         if target.create(OWNER, owner):
             return
         found = target.read(OWNER)
     if found != owner:
-        raise CacheError(f"{address}: holds another cache than this one; give another address")
+        raise CacheError(f"{address}: holds another cache; give another address")
 
 
 @contextlib.contextmanager
@@ -117,7 +119,8 @@ def _lease(target: Target, address: str, cache: Cache, head: Commit, *, take_ove
         other = _parse(target.read(LEASE) or b"")
         if other.get("from") != place and not take_over:
             raise CacheError(
-                f"{address}: another publisher is at work there, since {str(other.get('since'))[:40]}; wait for it, or "
+                f"{address}: another publisher has been working there since {str(other.get('since'))[:40]}; wait for "
+                f"it, or "
                 "if it was killed run with --take-over"
             )
         target.write(LEASE, lease)
@@ -158,7 +161,7 @@ def _upload(target: Target, address: str, cache: Cache, head: Commit, still_ours
     _check(target, address, {name: of[0] for name, of in wanted.items()} | {n: len(c) for n, c in contents.items()})
     still_ours()
     if _commit_there(target, address, head) != before:
-        raise CacheError(f"{address}: another publisher has been there meanwhile; run the command again")
+        raise CacheError(f"{address}: another publisher has changed it in the meantime; run the command again")
     last = {ROOT_DOCUMENT: head.documents()[ROOT_DOCUMENT], "metadata.csv": commits.read_table(cache, head)}
     for name, content in last.items():
         target.write(name, content)
@@ -180,10 +183,10 @@ def _commit_there(target: Target, address: str, head: Commit) -> str | None:
     found = attributes if isinstance(attributes, dict) else {}
     commit = str(found.get("commit"))[:40]
     if found.get("cache") != head.attributes.cache:
-        raise CacheError(f"{address}: its zarr.json is not that of this cache; give another address")
+        raise CacheError(f"{address}: its zarr.json is not this cache's; give another address")
     if commit not in (head.id, *head.private.before):
         raise CacheError(
-            f"{address}: holds commit {commit}, which this cache does not know, so it went another way since; publish "
+            f"{address}: holds commit {commit}, which this cache does not know, so the two have diverged; publish "
             "from the cache that made it, or give another address"
         )
     return commit
@@ -233,7 +236,7 @@ def _check(target: Target, address: str, sizes: Mapping[str, int]) -> None:
     there = target.sizes()
     for name, size in sizes.items():
         if there.get(name) != size:
-            raise CacheError(f"{address}/{name}: has not arrived whole; run the command again")
+            raise CacheError(f"{address}/{name}: did not arrive complete; run the command again")
 
 
 # --- what was sent before ------------------------------------------------------------------------------------------

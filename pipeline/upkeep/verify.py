@@ -71,7 +71,7 @@ def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
     if file.exists() or (found.head and found.head.attributes.cache):
         found.read("record copy", file, lambda content: "" if copy else "is damaged", shard=shard)
         if record and copy and record != copy:
-            found.damaged("record copy", file, "is not what the record says", shard=shard)
+            found.damaged("record copy", file, "does not match the record", shard=shard)
     return record or copy
 
 
@@ -85,7 +85,7 @@ def _disagreements(found: Examination, commit: Commit, ledger: Ledger) -> Iterat
         for slot, path in slots.items():
             digest = record.files[slot].digest if slot < len(record.files) else None
             if digest != digest_hex(ledger.digests[line_of[path]]):
-                yield shard, f"says another content of {path} than commit {commit.id}"
+                yield shard, f"gives {path} other content than commit {commit.id} does"
         rows = record.rows_of(slots)
         for name in names:
             digests = record.arrays[name].digests if name in record.arrays else ()
@@ -123,4 +123,4 @@ def _is_pending(cache: Cache, content: bytes) -> str:
 
 
 def _copies(digest: str) -> Callable[[bytes], str]:
-    return lambda content: "" if sha256(content) == digest else "is no copy of the current commit's table"
+    return lambda content: "" if sha256(content) == digest else "is not a copy of the current commit's table"

@@ -85,7 +85,8 @@ def _what_is_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) 
         return f"{cache}: {lost} is lost, and no other commit can be read; build it again with a new --out"
     left = ", ".join(f"{commit.id} of {commit.attributes.created}" for commit in newest[:5])
     return (
-        f"{cache}: {lost} is lost; whole are {left}; run: pipeline verify --repair --head COMMIT to go on from one, or "
+        f"{cache}: {lost} is lost; intact are {left}; run: pipeline verify --repair --head COMMIT to continue from "
+        f"one, or "
         "build it again with a new --out"
     )
 
@@ -155,14 +156,14 @@ def _same_but_for_rows(node: Mapping[str, Any], most: int) -> Callable[[bytes], 
             right = right and (content in wanted or any(says_the_same(content, one) for one in wanted))
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             right = False
-        return "" if right else "is not what the commit says"
+        return "" if right else "does not match the commit"
 
     return check
 
 
 def same_as(wanted: bytes) -> Callable[[bytes], str]:
     """Check that a file has just this content."""
-    return lambda content: "" if content == wanted else "is not what the commit says"
+    return lambda content: "" if content == wanted else "does not match the commit"
 
 
 def _says(wanted: bytes) -> Callable[[bytes], str]:

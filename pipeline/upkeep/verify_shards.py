@@ -97,7 +97,7 @@ def row_problems(content: bytes, digests: Sequence[str | None], array: StoredArr
         elif xxhash.xxh3_128_hexdigest(image.data) == digests[row]:
             problems.pop(row, None)
         else:
-            problems[row] = "is another image than the recorded one"
+            problems[row] = "is not the image that was recorded"
     return problems
 
 

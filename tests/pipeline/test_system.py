@@ -94,5 +94,5 @@ with lock(Cache(pathlib.Path({str(small.out)!r}))):
     refused = bare("Windows", ["build", *small.options(), "--workers", "0"])
     holder.communicate("", timeout=60)
     assert refused.returncode == 1
-    assert "at work on it" in refused.stderr
+    assert "is working on it" in refused.stderr
     assert bare("Windows", ["build", *small.options(), "--workers", "0"]).returncode == 0

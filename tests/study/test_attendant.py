@@ -33,7 +33,7 @@ def test_one_process_builds_one_study_after_another_and_a_killed_one_is_replaced
     (tmp_path / "empty" / "note.txt").write_text("no DICOM")
     first = open_cache(attendant.build(order(run, tmp_path, "1", files[0].parent), 100))
     process = attendant.start()
-    with pytest.raises(StudyError, match="no file of it is a CT slice"):
+    with pytest.raises(StudyError, match="none of its files is a CT slice"):
         attendant.build(order(run, tmp_path, "2", tmp_path / "empty"), 100)
     second = open_cache(attendant.build(order(run, tmp_path, "3", files[0].parent), 100))
     assert attendant.start() is process

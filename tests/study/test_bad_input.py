@@ -25,7 +25,7 @@ def test_a_study_in_mr_has_no_slice(run, test_data, tmp_path):
     (tmp_path / "mr").mkdir()
     shutil.copy(test_data / "odd" / "emri_small.dcm", tmp_path / "mr")
     said = predict(run.path, (tmp_path / "mr",), tmp_path / "out")
-    assert "no file of it is a CT slice (1 files, 1 not a slice)" in refused(said, tmp_path / "out")
+    assert "none of its files is a CT slice (1 files, 1 not a slice)" in refused(said, tmp_path / "out")
 
 
 def test_a_folder_without_files_and_one_that_is_not_there(run, tmp_path):

@@ -97,7 +97,7 @@ def test_no_room_for_the_answer_names_it_and_leaves_nothing(tmp_path):
 
 
 def build_on_a_full_disk(self: Attendant, order: building.Order, timeout_s: float) -> None:
-    said = f"error: {order.cache}/images/8-d005a67a: the disk is full; nothing is lost: mend it"
+    said = f"error: {order.cache}/images/8-d005a67a: the disk is full; nothing is lost: fix this"
     building.check_outcome(order, 1, said)
 
 

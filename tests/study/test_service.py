@@ -100,7 +100,7 @@ def test_a_body_that_is_no_study_is_refused_in_one_line(client, files, tmp_path)
         (client.post("/studies", content=b"junk" + body, headers=headers), 400, "is damaged"),
         (client.post("/studies?answer=pdf", content=body, headers=headers), 400, "ask for json, page, sr"),
         (client.post("/studies?identifiers=1", content=body, headers=headers), 403, "--identifiers"),
-        (client.post("/studies", files=[("f", ("a", b"no DICOM", "x/y"))]), 422, "no file of it is a CT slice"),
+        (client.post("/studies", files=[("f", ("a", b"no DICOM", "x/y"))]), 422, "none of its files is a CT slice"),
         (
             client.post("/studies", content=zipped(files)[:400], headers={"content-type": "application/zip"}),
             422,
@@ -148,7 +148,7 @@ def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypa
 
     def build(self, order, timeout_s):
         if any(path.read_bytes()[:4] == b"junk" for path in order.source.iterdir()):
-            raise StudyError(f"{order.source}: no file of it is a CT slice")
+            raise StudyError(f"{order.source}: none of its files is a CT slice")
         return prepared
 
     body, headers = stow(files)

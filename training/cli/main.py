@@ -20,7 +20,7 @@ from training.run.presets import PRESETS
 DEFAULTS = TrainConfig()
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 an error you can fix, said in one line; 2 wrong usage; 143 stopped by SIGTERM or "
+    "Exit codes: 0 done; 1 an error you can fix (one line says how); 2 wrong usage; 143 stopped by SIGTERM or "
     "Ctrl-C after a checkpoint was written, to be resumed with: train run --resume DIR."
 )
 
@@ -50,7 +50,7 @@ class Group(click.Group):
         except OSError as error:  # a full disk, a read-only mount, a folder of somebody else's
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             reason = error.strerror or str(error)
-            click.echo("error: " + in_one_line(f"{where}{reason}; mend it and give the same command again"), err=True)
+            click.echo("error: " + in_one_line(f"{where}{reason}; fix this and run the same command again"), err=True)
             sys.exit(1)
 
 

@@ -184,7 +184,7 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
         raise ValueError(f"no table can be {str(table['file'])[:80]!r}")
     sizes, sums = (_paths(folder, attributes[key]) for folder, key in (("images", "sizes"), ("sums", "sums")))
     if arrays.keys() != {*sizes.values(), *sums.values()}:
-        raise ValueError("the arrays are not those of the sizes")
+        raise ValueError("the arrays do not match the sizes")
     return Commit(
         cache=_matching(CACHE_ID, attributes["cache"]) if attributes["format_version"] > 1 else "",
         id=attributes["commit"],

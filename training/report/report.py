@@ -38,7 +38,7 @@ from training.scores.pooling import PLURAL
 from training.scores.results import Results, read_results
 from training.words import counted
 
-NOT_A_DEVICE = "This is research software and no medical device: it must not be used to diagnose or to treat anybody."
+NOT_A_DEVICE = "This is research software, not a medical device: it must not be used to diagnose or treat anyone."
 SHORT_RUN_STEPS = 20
 
 

@@ -132,7 +132,7 @@ def finish_build(build: Build, timeout_s: float | None = None) -> Path:
     death leaves a line among the rejects.
 
     Raises:
-        StudyError: no file of it is a CT slice, the build failed, or it took too long; in the pipeline's own words.
+        StudyError: none of its files is a CT slice, the build failed, or it took too long; in the pipeline's own words.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:

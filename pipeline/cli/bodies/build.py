@@ -90,7 +90,7 @@ def _workers(
     if len(given) > 1:
         raise click.UsageError(f"{given[0]} and {given[1]} both say where tasks run: give one of them.")
     if report and local == 0:
-        raise click.UsageError("--performance-report is Dask's: give --workers 1 or more.")
+        raise click.UsageError("--performance-report needs Dask: give --workers 1 or more.")
     if not given:
         local = system.cores()
     return Workers(local or 0, scheduler, scheduler_file, cluster, report)
@@ -101,7 +101,7 @@ def _reject_limit(text: str) -> Callable[[int, int], bool]:
     try:
         share = float(text.removesuffix("%"))
     except ValueError:
-        raise click.UsageError(f"--max-rejects {text}: give a number, 10, or a share, 0.5%.") from None
+        raise click.UsageError(f"--max-rejects {text}: give a count such as 10, or a share such as 0.5%.") from None
     if text.endswith("%"):
         return lambda failed, files: 100 * failed > share * files
     return lambda failed, files: failed > share

@@ -10,4 +10,4 @@ from pipeline.terminal import say
 def report(*, folder: Path, out: Path) -> None:
     """Write a page that shows a cache: counts, labels, scanners, geometry, rejects, and slices to look at."""
     write_report(Cache(folder), out)
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -39,9 +39,9 @@ def verify(*, folder: Path, repair: bool, src: str | None, patient_key: Path | N
 
 def _say_verified(cache: Cache, damages: int, shards: int) -> int:
     if damages:
-        complain(f"{_count(damages, 'damage')}; run: pipeline verify {cache} --repair --src DICOMS")
+        complain(f"{_count(damages, 'damaged part')}; run: pipeline verify {cache} --repair --src DICOMS")
         return 1
-    say(f"{cache}: {_count(shards, 'shard')} read, nothing damaged")
+    say(f"{cache}: {_count(shards, 'shard')} read, no damage found")
     return 0
 
 
@@ -54,15 +54,15 @@ def _repair(found: Examination, src: str | None, patient_key: Path | None, token
     key = patients.read_key(patient_key) if has_key else None
     done = mend(found, Originals(open_source(src) if src else None, key, token))
     for damage in done.mended:
-        say(f"mended: {damage.path}")
+        say(f"repaired: {damage.path}")
     for path, uid, frame in done.lost:
-        say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: it left by a new commit")
+        say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: a new commit leaves it out")
     for commit in done.dropped:
-        say(f"dropped: commit {commit}, which named a lost slice")
+        say(f"dropped: commit {commit}, which referred to a lost slice")
     for found_at, place in done.aside:
         say(f"moved aside: {found_at} -> {place}")
     for damage in done.left:
         say(f"still damaged: {damage}")
     if done.left:
-        complain(f"{_count(len(done.left), 'damage')} left; {done.why_left or 'run the same command again'}")
+        complain(f"{_count(len(done.left), 'damaged part')} left; {done.why_left or 'run the same command again'}")
     return 1 if done.left else 0

@@ -136,7 +136,7 @@ def _a_name_of_two_files(small: Small) -> Case:
     for folder in "ab":
         write(small.src / folder / "s.dcm", slice_bytes(5 + ord(folder)))
     built(small)
-    return Case(["why", small.out, "s.dcm"], r"end so, (\S+) and", lambda m: [["why", small.out, m[1]]])
+    return Case(["why", small.out, "s.dcm"], r"files match, such as (\S+) and", lambda m: [["why", small.out, m[1]]])
 
 
 @CASES.add

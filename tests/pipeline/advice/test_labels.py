@@ -51,19 +51,19 @@ def _catalog_mended(small: Small, right: str, wrong: str, advice: str) -> Case:
 @CASES.add
 def _labels_by_another_level(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _said_in_the_catalog(small, by_series, r"its lines are by series .* say (labels: \{level: series\}) in")
+    return _said_in_the_catalog(small, by_series, r"it labels each series .* set (labels: \{level: series\}) in")
 
 
 @CASES.add
 def _labels_by_another_level_and_a_file_by_slices(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _mended(small, by_series, "or give a file by slice", HEAD + LINE)
+    return _mended(small, by_series, "or give a file that labels each slice", HEAD + LINE)
 
 
 @CASES.add
 def _probabilities(small: Small) -> Case:
     between = HEAD + b"1.2.3.0.0,0.5,0.5\n"
-    return _said_in_the_catalog(small, between, r"for probabilities, say (labels: \{soft: true\}) in the catalog")
+    return _said_in_the_catalog(small, between, r"for probabilities, set (labels: \{soft: true\}) in the catalog")
 
 
 @CASES.add
@@ -83,7 +83,7 @@ def _long_labels_that_contradict_each_other(small: Small) -> Case:
 @CASES.add
 def _two_columns_of_a_class(small: Small) -> Case:
     wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
-    return _mended(small, wrong, "are both the class bleed; remove one", HEAD + LINE)
+    return _mended(small, wrong, "both stand for the class bleed; remove one", HEAD + LINE)
 
 
 @CASES.add
@@ -105,7 +105,7 @@ def _a_line_that_is_cut_off(small: Small) -> Case:
 
 @CASES.add
 def _labels_that_do_not_say_of_what(small: Small) -> Case:
-    return _mended(small, b"bleed,any\n1,1\n", "every column is a class; one must name the slice", HEAD + LINE)
+    return _mended(small, b"bleed,any\n1,1\n", "every column is a class; one must identify the slice", HEAD + LINE)
 
 
 @CASES.add
@@ -117,7 +117,7 @@ def _labels_in_utf_16(small: Small) -> Case:
 @CASES.add
 def _labels_in_no_utf_8(small: Small) -> Case:
     text = "image_id,bleed,any,Größe\n1.2.3.0.0,1,1,3\n"
-    return _mended(small, text.encode("latin-1"), "it is not UTF-8; save it as that", text.encode())
+    return _mended(small, text.encode("latin-1"), "it is not UTF-8; save it as UTF-8", text.encode())
 
 
 @CASES.add
@@ -126,7 +126,7 @@ def _long_labels_where_the_catalog_says_wide(small: Small) -> Case:
     write(labels, b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n")
     other.write_text(_catalog(small) + "    labels: {type: wide}\n", "utf-8")
     taken_out = by_hand(lambda: other.write_text(_catalog(small), "utf-8"))
-    return Case(build(small, labels=labels, catalog=other), "take `type: wide` out of", taken_out, again=True)
+    return Case(build(small, labels=labels, catalog=other), "remove `type: wide` from", taken_out, again=True)
 
 
 def _a_class_that_lost_labels_do_not_have(small: Small) -> tuple[Case, Path]:
@@ -138,7 +138,7 @@ def _a_class_that_lost_labels_do_not_have(small: Small) -> tuple[Case, Path]:
     small.labels = None
     other.write_text(_catalog(small).replace("{name: any,", "{name: new}, {name: any,"), "utf-8")
     wanted = build(small, catalog=other)
-    return Case(wanted, "is gone, and .* bring the file back, give (--labels) FILE, or take the class out"), labels
+    return Case(wanted, "is gone, and .* restore the file, give (--labels) FILE, or remove the class"), labels
 
 
 @CASES.add

@@ -31,7 +31,7 @@ def _address(small: Small, name: str = "there") -> str:
 def _another_publisher_of_this_folder(small: Small) -> Case:
     built(small)
     publish = ["publish", small.out, _address(small)]
-    advice = "another process publishes it; wait or end that one"
+    advice = "another process is publishing it; wait for it, or stop it"
     return Case(publish, advice, again=True, state=lambda: publisher_lock(small.cache))
 
 
@@ -79,7 +79,7 @@ def _a_publisher_that_was_overtaken(small: Small) -> Case:
     publish = ["publish", small.out, _address(small)]
     write(small.src / "new.dcm", slice_bytes(7))
     small.build()
-    advice = "another publisher has been there meanwhile; run the command again"
+    advice = "another publisher has changed it in the meantime; run the command again"
     return Case(publish, advice, again=True, state=lambda: _overtaken(small, "zarr.json", older))
 
 
@@ -90,7 +90,7 @@ def _a_root_of_another_cache_at_the_address(small: Small) -> Case:
     run("publish", small.out, address)
     write(small.folder / "there" / "zarr.json", b"{}")
     follow = lambda _: [["publish", small.out, other]]  # noqa: E731
-    return Case(["publish", small.out, address], "is not that of this cache; give another address", follow)
+    return Case(["publish", small.out, address], "is not this cache's; give another address", follow)
 
 
 @CASES.add
@@ -141,7 +141,7 @@ def _an_address_that_fails(small: Small) -> Case:
 
     refused = lambda: patch.object(FolderTarget, "send", refusing)  # noqa: E731
     publish = ["publish", small.out, _address(small)]
-    return Case(publish, "Permission denied; mend it and run the command again", again=True, state=refused)
+    return Case(publish, "Permission denied; fix this and run the command again", again=True, state=refused)
 
 
 @pytest.mark.parametrize("name", CASES)

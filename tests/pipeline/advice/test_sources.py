@@ -62,10 +62,14 @@ def _damaged(file: Path, members: dict[str, bytes]) -> None:
 
 
 KINDS: dict[str, tuple[Callable[[Path, dict[str, bytes]], None], str, str]] = {
-    "old tar": (_old_tar, "x.tar", "of the old .* kind, which is not read; unpack it, or pack it as a zip"),
-    "gzipped tar": (_gzipped_tar, "x.tar.gz", r"compressed as a whole \(.*\); unpack it, or pack it as a zip"),
-    "self-extracting": (_self_extracting, "x.exe", "self-extracting zip, which is not read; unpack it, or pack it as"),
-    "spanned": (_spanned, "x.zip", "spanned zip, which is not read; join the parts or unpack them"),
+    "old tar": (_old_tar, "x.tar", "in the old .* format, which is not supported; unpack it, or repack it as a zip"),
+    "gzipped tar": (_gzipped_tar, "x.tar.gz", r"compressed as a whole \(.*\); unpack it, or repack it as a zip"),
+    "self-extracting": (
+        _self_extracting,
+        "x.exe",
+        "self-extracting zip, which is not supported; unpack it, or repack it as",
+    ),
+    "spanned": (_spanned, "x.zip", "spanned zip, which is not supported; join the parts or unpack them"),
     "damaged": (_damaged, "x.zip", "a damaged zip archive"),
     "empty": (lambda file, _: Path(write_zip(file, {})), "x.zip", "no files in it; give an archive of DICOM files"),
 }
@@ -108,14 +112,14 @@ def _files_that_are_gone_brought_back(small: Small) -> Case:
     built(small)
     shutil.move(small.src / "001.dcm", small.folder)
     back = by_hand(lambda: shutil.move(small.folder / "001.dcm", small.src))
-    return Case(build(small), "are gone, .* bring them back, or run with", back, again=True)
+    return Case(build(small), "are gone, .* restore them, or run with", back, again=True)
 
 
 @CASES.add
 def _files_that_are_gone_leave(small: Small) -> Case:
     built(small)
     (small.src / "001.dcm").unlink()
-    return Case(build(small), "or run with (--prune) to let", lambda m: [build(small, m[1])])
+    return Case(build(small), "or run with (--prune) to remove", lambda m: [build(small, m[1])])
 
 
 @CASES.add
@@ -147,13 +151,13 @@ def _failing(number: int, message: str) -> Callable[[], Any]:
 @CASES.add
 def _a_source_that_goes_during_the_build(small: Small) -> Case:
     gone = _failing(errno.ESTALE, "Stale file handle")
-    return Case(build(small), "has gone .*; bring it back and run the command again", again=True, state=gone)
+    return Case(build(small), "is gone .*; restore it and run the command again", again=True, state=gone)
 
 
 @CASES.add
 def _files_that_vanish_during_the_build(small: Small) -> Case:
     gone = _failing(errno.ENOENT, "No such file")
-    return Case(build(small), "the finished work is kept: run the same command again", again=True, state=gone)
+    return Case(build(small), "finished work is kept: run the same command again", again=True, state=gone)
 
 
 @CASES.add

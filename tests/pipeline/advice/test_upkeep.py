@@ -25,27 +25,29 @@ CASES = Cases()
 @CASES.add
 def _a_cache_at_work(small: Small) -> Case:
     built(small)
-    return Case(build(small), "is at work on it; wait or end that one", again=True, state=lambda: lock(small.cache))
+    return Case(build(small), "is working on it; wait for it, or stop it", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add
 def _a_cache_at_work_that_is_to_be_verified(small: Small) -> Case:
     built(small)
     verify = ["verify", small.out]
-    return Case(verify, "is at work on it; wait or end that one", again=True, state=lambda: lock(small.cache))
+    return Case(verify, "is working on it; wait for it, or stop it", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add
 def _a_lock_that_is_no_file(small: Small) -> Case:
     place = small.out / ".pipeline" / "lock"
     place.mkdir(parents=True)
-    return Case(build(small), "is no file; remove it and run the command again", by_hand(place.rmdir), again=True)
+    return Case(
+        build(small), "is not a regular file; remove it and run the command again", by_hand(place.rmdir), again=True
+    )
 
 
 @CASES.add
 def _another_programs_store(small: Small) -> Case:
     write(small.out / "zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    advice = "not the root of a cache of this program, or is damaged; give another (--out)"
+    advice = "not the root of an ich-cache cache, or is damaged; give another (--out)"
     return Case(build(small), advice, lambda m: [[*build(small), m[1], small.folder / "other"]])
 
 
@@ -70,7 +72,7 @@ def _with_key(small: Small) -> tuple[list[Any], Path, Path]:
 def _another_patient_key(small: Small) -> Case:
     command, right, other = _with_key(small)
     run(*command, "--patient-key", right)
-    advice = "another patient key; give that one with (--patient-key)"
+    advice = "another patient key; give that key with (--patient-key)"
     return Case([*command, "--patient-key", other], advice, lambda m: [[*command, m[1], right]])
 
 
@@ -108,7 +110,7 @@ def _a_repair_of_images(small: Small) -> Case:
     built(small)
     next(small.out.glob("images/*/c/0/0/0/0")).unlink()
     repair = ["verify", small.out, "--repair"]
-    return Case(repair, "must be made again from the DICOM files: give (--src)", lambda m: [[*repair, m[1], small.src]])
+    return Case(repair, "must be rebuilt from the DICOM files: give (--src)", lambda m: [[*repair, m[1], small.src]])
 
 
 def _two_commits(small: Small) -> list[Path]:
@@ -125,7 +127,7 @@ def _a_current_commit_that_is_lost(small: Small) -> Case:
     for path in _two_commits(small):
         path.unlink()
     repair = ["verify", small.out, "--repair", "--src", small.src]
-    advice = r"whole are (\w+) of .*; run: pipeline verify --repair (--head) COMMIT"
+    advice = r"intact are (\w+) of .*; run: pipeline verify --repair (--head) COMMIT"
     return Case(repair, advice, lambda m: [[*repair, m[2], m[1]], ["info", small.out], build(small)])
 
 
@@ -155,13 +157,13 @@ def _interrupt(*_: Any, **__: Any) -> Any:
 def _interrupted(small: Small) -> None:
     with patch.object(Drafts, "publish", _interrupt):
         said = small.build(code=130)
-    assert "interrupted; what is finished is kept: run the same command to go on" in said.stderr
+    assert "interrupted; finished work is kept: run the same command to continue" in said.stderr
 
 
 @CASES.add
 def _a_build_that_was_interrupted(small: Small) -> Case:
     _interrupted(small)
-    advice = "nothing was committed yet; run the same `pipeline build` again to finish it"
+    advice = "nothing has been committed yet; run the same `pipeline build` again to finish it"
     return Case(["info", small.out], advice, again(small), again=True)
 
 
@@ -220,8 +222,8 @@ class Wrong(NamedTuple):
 WRONG = (
     Wrong(("--labels", "l.csv", "--no-labels"), "contradict each other: give one of them", ("--labels", "l.csv")),
     Wrong(("--scheduler", "x"), "--workers and --scheduler both say where tasks run: give one of them", ()),
-    Wrong(("--max-rejects", "few"), r"give a number, (10), or", ("--max-rejects", "10")),
-    Wrong(("--max-rejects", "few%"), r"or a share, (0\.5%)", ("--max-rejects", "0.5%")),
+    Wrong(("--max-rejects", "few"), r"give a count such as (10), or", ("--max-rejects", "10")),
+    Wrong(("--max-rejects", "few%"), r"or a share such as (0\.5%)", ("--max-rejects", "0.5%")),
 )
 
 

@@ -89,8 +89,8 @@ def test_workers_of_one_thread() -> None:
 @pytest.mark.parametrize(
     ("wrong", "advice", "right"),
     [
-        ("{}", "takes the keys adapt, class, scale, settings; class is needed", "class: X.Cluster\nscale: 1"),
-        ("class: X.Cluster", "give scale: N, or adapt:", "class: X.Cluster\nscale: 1"),
+        ("{}", "takes the keys adapt, class, scale, settings; class is required", "class: X.Cluster\nscale: 1"),
+        ("class: X.Cluster", "give either scale: N or adapt:", "class: X.Cluster\nscale: 1"),
         ("class: X.Cluster", "or adapt: {minimum: N, maximum: N}", "class: X.Cluster\nadapt: {minimum: 0, maximum: 2}"),
     ],
 )
@@ -128,7 +128,7 @@ def _another_numpy(small: Small, patched: pytest.MonkeyPatch) -> Checked:
     wanted = versions.library_versions()
     patched.setattr(preflight, "library_versions", lambda: wanted | {"numpy": "1.0"})
     install = lambda: patched.setattr(preflight, "library_versions", versions.library_versions)  # noqa: E731
-    return Checked(lambda: preflight.check_versions(wanted), "numpy 1.0, .* install the same there", install)
+    return Checked(lambda: preflight.check_versions(wanted), "numpy 1.0, .* install the same version there", install)
 
 
 def _a_target_that_is_not_mounted(small: Small, patched: pytest.MonkeyPatch) -> Checked:

@@ -21,11 +21,11 @@ WRONG = (
 
 @pytest.mark.parametrize("text", WRONG)
 def test_a_path_of_another_form_is_neither_read_nor_joined(text, tmp_path):
-    with pytest.raises(ValueError, match="is no path of an array"):
+    with pytest.raises(ValueError, match="is not an array's path"):
         ArraySpec.of_path(text)
-    with pytest.raises(ValueError, match="is no path of an array"):
+    with pytest.raises(ValueError, match="is not an array's path"):
         Cache(tmp_path).document(text)
-    with pytest.raises(ValueError, match="is no path of an array"):
+    with pytest.raises(ValueError, match="is not an array's path"):
         zarr_documents({}, {text: {}})
 
 
@@ -41,5 +41,5 @@ def test_a_compressor_of_other_types_is_no_array_of_the_format(settings):
     document = new_array_metadata(spec, 3, 8, 8, Codec("lz4", 5))[spec.images_path]
     assert stored_array(document).shape == (3, 8, 8)
     document["codecs"][0]["configuration"]["codecs"][1]["configuration"] |= settings
-    with pytest.raises(ValueError, match="no image array of this format"):
+    with pytest.raises(ValueError, match="not an image array of this format"):
         stored_array(document)

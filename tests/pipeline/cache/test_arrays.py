@@ -57,5 +57,5 @@ def test_metadata_that_say_something_else_are_damage(small, before, after):
         content = path.read_text()
         path.write_text(content.replace(before, after))
         assert path.read_text() != content
-        assert f"{path.relative_to(small.out)}: is not what the commit says" in small.verify(code=1).stdout
+        assert f"{path.relative_to(small.out)}: does not match the commit" in small.verify(code=1).stdout
         path.write_text(content)

@@ -133,7 +133,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
     assert time.monotonic() - started < 10
     assert process.returncode == code
     assert not list((small.folder / "tmp").glob("pipeline-*"))
-    assert said.splitlines()[-1] == "interrupted; what is finished is kept: run the same command to go on"
+    assert said.splitlines()[-1] == "interrupted; finished work is kept: run the same command to continue"
     assert "Traceback" not in said
     finished = len(small.cache.recorded_shards())
     assert finished < 3 + 10

@@ -76,7 +76,7 @@ def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch
 
     monkeypatch.setattr(drafts.Drafts, "publish", publish_and_lose_the_source)
     said = small.build(code=1).stderr
-    assert "vanished or changed while it was to be read" in said
+    assert "vanished or changed before it was read" in said
     assert zarr.open_group(small.out, mode="r").attrs["commit"] == before
     assert "No such file or directory" in small.build(code=1).stderr
     monkeypatch.undo()
@@ -96,7 +96,7 @@ def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small,
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(Folder, "read", no_answer)
-    assert "the source has gone (Stale file handle)" in small.build(code=1).stderr
+    assert "the source is gone (Stale file handle)" in small.build(code=1).stderr
     monkeypatch.undo()
     small.build()
     check_clean(small)

@@ -227,9 +227,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
     cases = [
         ((tmp_path / "absent",), "absent"),
         ((empty,), "empty"),
-        ((text,), "no file of it is a CT slice"),
+        ((text,), "none of its files is a CT slice"),
         ((studies / "dicoms", "--labels", tmp_path / "absent.csv"), "absent.csv: cannot be read"),
-        ((studies / "dicoms", "--labels", labels), "none of its 1 images is in the data, x for one"),
+        ((studies / "dicoms", "--labels", labels), "none of its 1 images is in the data, x for example"),
         ((studies / "dicoms", "--size", 0), "--size: 0 pixels is not possible"),
         ((studies / "dicoms", "--dataset", "rsnaa"), "did you mean rsna?"),
         ((studies / "dicoms", "--catalog", tmp_path / "absent.yaml"), "cannot be read"),
@@ -245,7 +245,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
     (foreign / "thesis.txt").write_text("mine")
     done = build(studies / "dicoms", foreign)
     assert done.exit_code == 1
-    assert "holds other files than a cache" in done.stderr
+    assert "holds files that do not belong to a cache" in done.stderr
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
 
 

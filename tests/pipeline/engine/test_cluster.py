@@ -145,7 +145,7 @@ def test_a_killed_scheduler_is_one_line_and_finished_shards_are_kept(small, clus
     cluster.add_worker()
     after_shards(monkeypatch, 3, cluster.scheduler.kill)
     outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
-    assert "error: the Dask scheduler has gone; finished shards are kept" in outcome.stderr
+    assert "error: the Dask scheduler is gone; finished shards are kept" in outcome.stderr
     done = records(small)
     assert 3 <= len(done) < 10
     monkeypatch.undo()
@@ -199,13 +199,13 @@ def test_a_file_describes_a_cluster_to_start(small):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("settings: {}", "takes the keys adapt, class, scale, settings; class is needed"),
+        ("settings: {}", "takes the keys adapt, class, scale, settings; class is required"),
         ("class: distributed.LocalCluster\nworkers: 3", "takes the keys"),
-        ("class: distributed.LocalCluster", "give scale: N, or adapt:"),
+        ("class: distributed.LocalCluster", "give either scale: N or adapt:"),
         ("class: dask_yarn.SLURMCluster\nscale: 2", "ModuleNotFoundError: No module named 'dask_yarn'"),
         ("class: distributed.LocalKCluster\nscale: 2", "AttributeError: "),
-        ("class: os.system\nscale: 2", "os.system is no cluster class of distributed, dask_jobqueue, "),
-        ("class: distributed.Client\nscale: 2", "distributed.Client is no cluster class of"),
+        ("class: os.system\nscale: 2", "os.system is not a cluster class of distributed, dask_jobqueue, "),
+        ("class: distributed.Client\nscale: 2", "distributed.Client is not a cluster class of"),
         ("class: evil.DaskCluster\nscale: 2", "would run as code; if you trust it, add --any-cluster-class"),
         ("class: distributed.LocalCluster\nsettings: {wrong: 1}\nscale: 2", "local.yaml: distributed.LocalCluster: "),
         ("class: [", "cannot be read"),

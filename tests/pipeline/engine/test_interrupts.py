@@ -61,7 +61,7 @@ def test_each_ends_a_command_in_the_same_way(number, code, capsys):
         work()
     assert end.value.code == code
     assert reached == ["end of the block"]
-    assert capsys.readouterr().err.endswith("interrupted; what is finished is kept: run the same command to go on\n")
+    assert capsys.readouterr().err.endswith("interrupted; finished work is kept: run the same command to continue\n")
     assert signal.getsignal(number) is before
 
 

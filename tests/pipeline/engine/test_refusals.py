@@ -64,7 +64,7 @@ def test_a_build_that_cannot_write_is_one_line_leaves_nothing_partial_and_goes_o
         refuse(context, place, number)
         [line] = errors(small.build(code=1).stderr)
     assert WORDS[number] in line
-    assert "nothing is lost: mend it and run the same command again" in line
+    assert "nothing is lost: fix this and run the same command again" in line
     assert not list(small.out.rglob("*.partial"))
     if place != "head":  # which is written once the commit has landed
         assert small.digest() == before

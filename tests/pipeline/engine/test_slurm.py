@@ -92,7 +92,7 @@ def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, 
 
     after_shards(monkeypatch, 2, cancel)
     outcome = run("build", *options(small, workers=2))
-    assert "1 job lost, asking again" in outcome.stderr
+    assert "1 job lost, submitting again" in outcome.stderr
     assert len(seen) >= 2
     assert seen.items() <= records(small).items()
     assert small.digest() == small.clean_digest(small.folder / "clean")
@@ -138,7 +138,7 @@ def test_ctrl_c_ends_the_jobs_too(small):
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert "interrupted; what is finished is kept" in said
+    assert "interrupted; finished work is kept" in said
     assert "Traceback" not in said
     assert no_job_is_left()
 
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_the_jobs_too(small):
 def test_a_job_that_is_refused_is_one_line(small):
     outcome = run("build", *options(small, memory="900TB"), code=1)
     (line,) = [line for line in outcome.stderr.splitlines() if "error" in line]
-    assert "slurm.yaml: no worker can be had: sbatch: error: Memory" in line
+    assert "slurm.yaml: no worker could be started: sbatch: error: Memory" in line
     assert no_job_is_left()
 
 

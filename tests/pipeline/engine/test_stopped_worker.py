@@ -38,5 +38,5 @@ def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_p
     after_shards(monkeypatch, 1, stop_one)
     monkeypatch.setattr(cluster._Presence, "_tell_silent", go_on_when_told)
     said = run("build", *small.options(), "--workers", 2).stderr
-    assert "has not been heard of for 2 s: is it stopped, or its machine gone?" in said
+    assert "has not been heard from for 2 s: has it stopped, or its machine failed?" in said
     assert small.digest() == small.clean_digest(tmp_path / "clean")

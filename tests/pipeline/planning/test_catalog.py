@@ -114,7 +114,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         ("[" * 5000, "nested more than 40 deep"),
         ("{a: " * 5000, "nested more than 40 deep"),
         ("".join(f"{' ' * depth}a:\n" for depth in range(500)), "nested more than 40 deep"),
-        ("a: &a [*a]", "an alias that holds itself"),
+        ("a: &a [*a]", "an alias that contains itself"),
         ("windows: 1" + "0" * 5000, "integer string conversion"),
         ("windows: [{name: a, level_hu: 0x" + "f" * 999 + ", width_hu: 1}]\ndatasets: {a: 1}", "must be at most"),
         ("windows: " + "x" * 5000 + "\ndatasets: {a: 1}", "windows: must be a list"),

@@ -37,8 +37,8 @@ def test_the_same_command_without_options_keeps_sizes_and_labels(small):
     before = small.digest()
     said = run("plan", *without_options(small)).stdout
     assert "nothing to do" in said
-    assert "kept: size 12 (--drop-size 12 takes it away)" in said
-    assert f"kept: labels of {small.folder / 'labels.csv'} (--no-labels takes them away)" in said
+    assert "kept: size 12 (--drop-size 12 removes it)" in said
+    assert f"kept: labels of {small.folder / 'labels.csv'} (--no-labels removes them)" in said
     with counted() as work:
         run("build", *without_options(small), "--workers", 0)
     assert (work.read, work.shards) == ([], [])
@@ -115,7 +115,7 @@ def test_a_vanished_label_file_has_no_new_class(small):
     catalog = small.folder / "catalog.yaml"
     catalog.write_text(catalog.read_text().replace("name: bleed", "name: clot"))
     said = run("build", *without_options(small), "--workers", 0, code=1).stderr
-    assert "has no labels of the class clot; bring the file back" in said
+    assert "has no labels for the class clot; restore the file" in said
 
 
 def test_the_data_set_is_kept_too(tmp_path):

@@ -161,7 +161,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
     made = make(there, resolve(there, left, {}), what)
     assert [(job.shard, job.paths()) for job in made.jobs] == [(4, ["c"]), (5, ["d"])]
     assert set(made.pending) == {3, 4, 5}, "what is done stays in the plan, in case this one is interrupted too"
-    assert made.reasons[0] == "a build was interrupted: it goes on, 1 shard is left of it"
+    assert made.reasons[0] == "a build was interrupted and is continued: 1 shard is left of it"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_plan_writes_nothing_and_says_why(tmp_path):
         said = small.plan().stdout
     assert said.splitlines()[:-1] == [
         "1 new file is converted",
-        "1 file is gone: with --prune the slices leave",
+        "1 file is gone: --prune removes the slices",
         "size 8 is new or its windows have changed: 1 shard is converted for it",
     ]
     assert not work.read

@@ -96,14 +96,14 @@ def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -
     assert files == {
         "gave slices": len(slices),
         "duplicates of a slice": 1,
-        "DICOM, but no CT slice": 1,
+        "DICOM, but not a CT slice": 1,
         "failed": 5,
         "not DICOM": 1,
     }
 
 
 def test_geometry_is_that_of_the_series(page: Page) -> None:
-    notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Series to know of")).items()}
+    notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Series to be aware of")).items()}
     assert notes == {
         "uneven spacing": 1,
         "gaps": 1,
@@ -130,7 +130,7 @@ def test_label_prevalence_by_slice_and_patient(page: Page, cache: Small, slices:
         cells = page.table("Of the labelled slices")[klass]
         assert (cells[0], cells[2]) == (by_slice, by_patient)
         assert float(cells[1].removesuffix(" %")) == pytest.approx(100 * len(positive) / len(known), abs=0.051)
-    assert [*numbers(page.table("What did not fit")).values()] == [len(slices) - len(known), 1, 0]
+    assert [*numbers(page.table("What did not match")).values()] == [len(slices) - len(known), 1, 0]
 
 
 def test_rejects_by_code_with_examples(page: Page, cache: Small) -> None:

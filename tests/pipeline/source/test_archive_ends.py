@@ -31,7 +31,7 @@ def reasons(src: str) -> dict[str, str]:
 def test_the_reported_archives(test_data: Path) -> None:
     assert len(read_all(str(test_data / "reported/mac.zip"))) == 6
     assert len(set(read_all(str(test_data / "reported/hard.tar")).values())) == 5 + 1
-    with pytest.raises(SourceError, match=r"damaged tar .* after 3 members"):
+    with pytest.raises(SourceError, match=r"damaged or incomplete tar .* after 3 members"):
         open_source(str(test_data / "reported/bad.tar")).scan()
 
 
@@ -126,7 +126,7 @@ END = bytes(1024)
 def test_a_tar_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
     src = tmp_path / "x.tar"
     src.write_bytes((packed(MEMBERS) + END)[: max(cut, 512)])
-    with pytest.raises(SourceError, match="damaged tar"):
+    with pytest.raises(SourceError, match=r"damaged (or incomplete )?tar"):
         open_source(str(src)).scan()
 
 
@@ -135,7 +135,7 @@ def test_a_broken_header_is_told_with_how_many_were_read(tmp_path: Path, number:
     data = bytearray(packed(MEMBERS) + END)
     data[1536 * number + 150] ^= 1
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(SourceError, match=f"damaged tar .* after {number} members"):
+    with pytest.raises(SourceError, match=f"damaged or incomplete tar .* after {number} members"):
         open_source(str(tmp_path / "x.tar")).scan()
 
 
@@ -145,7 +145,7 @@ def test_concatenated_tars_are_read_on(tmp_path: Path) -> None:
         (tmp_path / "x.tar").write_bytes(packed(first) + between + packed(second) + END)
         assert read_all(str(tmp_path / "x.tar")) == MEMBERS
     (tmp_path / "x.tar").write_bytes(packed(first) + END + b"something else" * 100)
-    with pytest.raises(SourceError, match="something else than a tar follows after 2 members"):
+    with pytest.raises(SourceError, match="something other than a tar follows after 2 members"):
         open_source(str(tmp_path / "x.tar")).scan()
 
 
@@ -200,7 +200,7 @@ def test_a_tar_of_the_old_kind_is_called_that(tmp_path: Path) -> None:
     data[148:156] = b" " * 8
     data[148:155] = b"%06o\0" % sum(data[:512])
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(SourceError, match=r"old \(v7\) kind"):
+    with pytest.raises(SourceError, match=r"old \(v7\) format"):
         open_source(str(tmp_path / "x.tar"))
 
 

@@ -154,8 +154,8 @@ def test_labels_of_something_larger_need_the_catalogs_word():
     content = b"series_instance_uid,epidural,subdural,any\nx,1,0,1\n"
     with pytest.raises(SourceError) as error:
         read_labels(WIDE, content, CLASSES)
-    assert "its lines are by series (series_instance_uid), the catalog has labels by slice" in str(error.value)
-    assert "say labels: {level: series} in the catalog" in str(error.value)
+    assert "it labels each series (series_instance_uid), but the catalog says labels of each slice" in str(error.value)
+    assert "set labels: {level: series} in the catalog" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -167,21 +167,25 @@ def test_labels_of_something_larger_need_the_catalogs_word():
         (LONG, long_csv([("ID_a_any", 2)]), "line 2: Label is '2', it must be 0, 1 or empty"),
         (WIDE, b"image_id,epidural,subdural,any\na,1,0,yes\n", "line 2: any is 'yes'"),
         (LONG, b"image,any\na,1\n", "the RSNA long format has ID,Label"),
-        (WIDE, b"ID,Label\nID_a_any,1\n", "this is the RSNA long format; take `type: wide` out"),
+        (WIDE, b"ID,Label\nID_a_any,1\n", "this is the RSNA long format; remove `type: wide` from"),
         (WIDE, b"image_id,epidural,subdural,anny\na,1,0,1\n", "no column for the class any, is it the column anny?"),
         (WIDE, b"image_id,epidural,subdural,any,Any\na,1,0,1,1\n", None),
-        (WIDE, b"image_id,epidural,subdural,ANY,Any\na,1,0,1,1\n", "the columns ANY and Any are both the class any"),
+        (
+            WIDE,
+            b"image_id,epidural,subdural,ANY,Any\na,1,0,1,1\n",
+            "the columns ANY and Any both stand for the class any",
+        ),
         (WIDE, b"image_id,any,any,epidural,subdural\na,1,0,1,1\n", "two columns are called 'any'"),
-        (WIDE, b"image_id,epidural,subdural,any\na,1,0,1,x\n", "line 2 has more cells than the header, 5 and not 4"),
+        (WIDE, b"image_id,epidural,subdural,any\na,1,0,1,x\n", "line 2 has more cells than the header, 5 instead of 4"),
         (WIDE, b"image_id,epidural,subdural,any\na,1,0,1\nb,1\n", "line 3 has fewer cells than the header"),
         (
             WIDE,
             b"image_id,epidural,subdural,any\na,1,0,1,2,3,4\n",
-            "line 2 has more cells than the header, 7 and not 4",
+            "line 2 has more cells than the header, 7 instead of 4",
         ),
         (WIDE, b'image_id,epidural,subdural,any\n"a,1,0,1\n', "line 2: not a CSV file with labels (unexpected end of"),
         (WIDE, b"image_id,epidural,subdural,any\n\xfc,1,0,1\n", "line 2: not a CSV file with labels: it is not UTF-8"),
-        (WIDE, b"epidural,subdural,any\n1,0,1\n", "every column is a class; one must name the slice"),
+        (WIDE, b"epidural,subdural,any\n1,0,1\n", "every column is a class; one must identify the slice"),
         (WIDE, "image_id,any\na,1\n".encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8"),
         (LONG, b"", "not a CSV file with labels"),
         (LONG, b"\xff\xfe\x00", "not a CSV file with labels"),

@@ -60,7 +60,7 @@ def test_first_commands_at_once_agree_on_one_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o622])
 def test_a_key_that_others_can_use_is_refused_until_the_advice_is_followed(tmp_path, mode):
     file = key_file(tmp_path, mode=mode)
-    with pytest.raises(CatalogError, match=f"the patient key can be used by others; run: chmod 600 {file}"):
+    with pytest.raises(CatalogError, match=f"the patient key is open to other users; run: chmod 600 {file}"):
         read_key(file)
     file.chmod(0o600)
     assert read_key(file) == b"\x0f" * 32
@@ -70,7 +70,7 @@ def test_a_key_that_others_can_use_is_refused_until_the_advice_is_followed(tmp_p
 def test_what_is_no_key_is_one_line(tmp_path, content):
     file = key_file(tmp_path)
     file.write_bytes(content)
-    with pytest.raises(CatalogError, match="is no patient key"):
+    with pytest.raises(CatalogError, match="is not a patient key"):
         read_key(file)
 
 
@@ -94,7 +94,7 @@ def test_a_key_is_sent_as_its_file_and_read_where_it_arrives(tmp_path):
 def test_another_key_or_none_where_it_arrives_is_one_line(tmp_path):
     sent = pickle.dumps(read_key(key_file(tmp_path)))
     key_file(tmp_path, "ab" * 32)
-    with pytest.raises(CacheError, match=r"worker on .*: is another patient key than the build's"):
+    with pytest.raises(CacheError, match=r"worker on .*: is not the build's patient key"):
         pickle.loads(sent)
     (tmp_path / "patient.key").unlink()
     with pytest.raises(CacheError, match=r"worker on .* under the same path"):

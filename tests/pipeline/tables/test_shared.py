@@ -47,7 +47,7 @@ def test_a_build_says_how_many_series_uids_several_studies_share(small: Small) -
     put(small, "b0", 10, StudyInstanceUID="1.9.1")
     put(small, "b1", 11, StudyInstanceUID="1.9.1")
     said = small.build()
-    assert "1 Series Instance UID in several studies; each study's is a series of its own" in said.output + said.stderr
+    assert "1 Series Instance UID in several studies; each study's is a separate series" in said.output + said.stderr
     assert sorted(pd.read_csv(small.out / "metadata.csv")["z_norm"]) == [0, 0, 1, 1]
 
 

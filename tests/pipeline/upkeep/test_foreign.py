@@ -53,7 +53,7 @@ def test_a_link_below_a_cache_leads_no_write_outside(small, tmp_path, place):
     before = sorted(outside.rglob("*"))
     write(small.src / "new.dcm", slice_bytes(7))
     [line] = error_lines(small.build(code=1).stderr)
-    assert f"{link}: is a link; a cache must lie in one folder: put what it points to here" in line
+    assert f"{link}: is a link; a cache must be self-contained: replace the link with what it points to" in line
     small.verify("--repair", "--src", small.src, code=None)
     assert sorted(outside.rglob("*")) == before
     link.unlink()
@@ -123,7 +123,7 @@ def test_other_programs_files_survive_a_repair(small):
 def test_an_address_that_holds_another_programs_files_loses_none_of_them(small, tmp_path):
     other = tmp_path / "there" / ".big.iso.partial"
     write(other, b"half")
-    assert "holds other files" in run("publish", small.out, f"file://{other.parent}", code=1).stderr
+    assert "holds files that do not belong" in run("publish", small.out, f"file://{other.parent}", code=1).stderr
     assert other.exists()
 
 
@@ -135,7 +135,7 @@ def test_what_was_moved_aside_is_offered_and_goes_when_asked_for(small):
     assert aside.read_bytes() == b"mine"
     small.build()
     told = run("gc", small.out, "--older-than", "0s", "--yes").stdout
-    assert "kept: files that repairs moved into .pipeline/aside, 1 of them; --aside removes them too" in told
+    assert "kept: 1 file that repairs moved into .pipeline/aside; --aside removes them too" in told
     assert aside.exists()
     assert "unused: 1 files that repairs moved aside" in run("gc", small.out, "--aside").stdout
     assert aside.exists()
@@ -155,7 +155,7 @@ def test_a_cache_without_its_private_folder_is_refused_by_every_command_with_way
     repair = ("verify", small.out, "--repair", "--src", small.src)
     for command in (*commands(small), repair, ("build", *small.options(), "--dry-run")):
         [line] = error_lines(run(*command, code=1).stderr)
-        assert "copied without its folder .pipeline: it can be trained from, but not built on" in line, command
+        assert "copied without its folder .pipeline: it can be used for training, but not extended" in line, command
         assert "copy that folder too, or build into a new --out" in line
     assert sorted(small.folder.rglob("*")) == before, "nothing is half made"
     digest = small.clean_digest(tmp_path / "new")  # one way out

@@ -57,7 +57,7 @@ def test_why_tells_how_a_file_came_in(with_history):
     assert "z_norm 0.0 from position" in first
     assert run("why", with_history.out, "./000.dcm").stdout == first
     for unknown in ("004.dcm", "", "."):
-        assert "was not built from such a file" in run("why", with_history.out, unknown, code=1).stderr
+        assert "was not built from this file" in run("why", with_history.out, unknown, code=1).stderr
 
 
 @pytest.mark.parametrize("rot", [None, b"rot", b"[]"])

@@ -87,7 +87,7 @@ def test_a_broken_upload_leaves_the_old_commit_and_is_gone_on_with(small, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(FolderTarget, "send", lambda *arguments: None)
         outcome = run("publish", small.out, f"file://{there}", code=1)
-    assert "has not arrived whole; run the command again" in outcome.stderr
+    assert "did not arrive complete; run the command again" in outcome.stderr
     assert (there / "zarr.json").read_bytes() == before
     run("publish", small.out, f"file://{there}")
     same_content(small.out, there)
@@ -119,7 +119,7 @@ def test_another_cache_at_the_address_is_refused_and_stays(small, tmp_path, kind
 def test_an_address_with_other_files_is_refused(small, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
-    assert "holds other files" in run("publish", small.out, f"file://{tmp_path / 'there'}", code=1).stderr
+    assert "holds files that do not belong" in run("publish", small.out, f"file://{tmp_path / 'there'}", code=1).stderr
     assert tree(tmp_path / "there") == {"notes.txt": b"mine"}
 
 
@@ -155,7 +155,7 @@ def test_the_commit_that_was_set_out_with_is_the_one_that_is_published(small, tm
     def send_while_it_is_built(self, root, names):
         send(self, root, names)
         write(small.src / "new.dcm", slice_bytes(77))
-        assert "is at work on it" in small.build(code=1).stderr
+        assert "is working on it" in small.build(code=1).stderr
         (small.out / "zarr.json").write_bytes(b"of another")
 
     monkeypatch.setattr(FolderTarget, "send", send_while_it_is_built)
@@ -167,9 +167,9 @@ def test_a_second_publisher_is_told(small, tmp_path):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     with publisher_lock(small.cache):
-        assert "another process publishes it" in run("publish", small.out, f"file://{there}", code=1).stderr
+        assert "another process is publishing it" in run("publish", small.out, f"file://{there}", code=1).stderr
     (there / "publishing.json").write_text('{"from": "elsewhere", "since": "yesterday"}')
-    assert "another publisher is at work there, since yesterday" in run(
+    assert "another publisher has been working there since yesterday" in run(
         "publish", small.out, f"file://{there}", code=1
     ).stderr  # fmt: skip
     run("publish", small.out, f"file://{there}", "--take-over")

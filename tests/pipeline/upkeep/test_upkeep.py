@@ -76,7 +76,7 @@ def test_damaged_rows_are_named_and_only_images_need_the_source(built):
     assert re.search(r"images/12-\w+/c/0/0/0/0: row \d+: checksum does not match", found.stdout)
     flip(built.out / "metadata.csv", 100)
     left = built.verify("--repair", code=1)
-    assert "mended: metadata.csv" in left.stdout
+    assert "repaired: metadata.csv" in left.stdout
     assert "give --src" in left.stderr
     built.repair()
 
@@ -92,7 +92,7 @@ def test_a_slice_whose_source_is_lost_leaves_by_a_new_commit(built, fate):
     if fate == "changed":
         write(built.src / "000.dcm", slice_bytes(0, content=7), LONG_AGO_NS + 10**9)
     done = built.repair()
-    assert "lost: 000.dcm: slice 1.2.3.0.0: it left by a new commit" in done.stdout
+    assert "lost: 000.dcm: slice 1.2.3.0.0: a new commit leaves it out" in done.stdout
     assert f"dropped: commit {commit}" in done.stdout
     built.verify()
     assert set(table["sop_instance_uid"]) - set(pd.read_csv(built.out / "metadata.csv")["sop_instance_uid"]) == {
@@ -187,4 +187,4 @@ def test_gc_keeps_the_commit_that_a_run_reads(built):
 
 
 def test_gc_refuses_a_bad_age(built):
-    assert "give a number and s, m, h, d or w" in run("gc", built.out, "--older-than", "week", code=2).stderr
+    assert "give a number and a unit (s, m, h, d or w)" in run("gc", built.out, "--older-than", "week", code=2).stderr

@@ -73,7 +73,7 @@ def _a_disk_that_refuses(world: World) -> Case:
 
     predict = world.on_run("predict", "--cache", world.cache, "--out", out)
     state = lambda: patch("training.cli.bodies.predict.write_predictions", full)  # noqa: E731
-    return Case(predict, "No space left on device; mend it and give the same command again", again=True, state=state)
+    return Case(predict, "No space left on device; fix this and run the same command again", again=True, state=state)
 
 
 @CASES.add

@@ -196,7 +196,7 @@ def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, befo
 
 def test_a_commit_names_the_arrays_of_its_sizes_and_no_others(broken: Path) -> None:
     recommit(broken, lambda commit: commit["arrays"].update({"images/../x": {}}))
-    with pytest.raises(CacheError, match="the arrays are not those of the sizes"):
+    with pytest.raises(CacheError, match="the arrays do not match the sizes"):
         open_cache(broken)
 
 
