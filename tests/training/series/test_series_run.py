@@ -16,6 +16,7 @@ from testkit.hostile.edits import flip_bit
 from testkit.tiny_run import HERE, runtime, settings, train
 from training.cli.main import main
 from training.data.cache import open_cache
+from training.errors import ConfigError
 from training.report import strips
 from training.run.inference import Stopped
 from training.run.job import evaluate
@@ -114,6 +115,19 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "s_wide.csv")) == 6
     call("evaluate", "--run", base, "--device", "cpu")
     assert "head minus base" in call("compare", base, out)
+    line = refused("features", "--run", out, "--device", "cpu")
+    assert line.endswith(f"is a head over series; features are those of its slice model: {base}")
+
+
+def test_one_process_reads_series(base: Path, tmp_path: Path) -> None:
+    two = replace(HERE, count=2)
+    for asked in (
+        lambda: features(base, None, (), runtime(), two),
+        lambda: begin(tmp_path / "head", base, None, SMALL, two),
+    ):
+        with pytest.raises(ConfigError, match=r"are computed by one process; start it without torchrun$"):
+            asked()
+    assert not (tmp_path / "head").exists()
 
 
 def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def write_features(
         runtime = Runtime(device)
         written = job.features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
         store = store_path(open_run(run_path), tta=tta)
-        click.echo(f"{store}: {counted(written, 'slice')} written, the others were there")
+        click.echo(f"{store}: {counted(written, 'slice')} written; all others asked for were there")
 
 
 def train_head(
