@@ -117,12 +117,12 @@ def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, m
 def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, cluster, monkeypatch):
     """Nobody would ask for another worker, or tell that there is none, while a lost result is waited for."""
     cluster.add_worker("--no-nanny")
-    check_workers, others = engine_cluster._Presence.check_workers, []
+    check_workers, killed, others = engine_cluster._Presence.check_workers, threading.Event(), []
     too_late = threading.Timer(20, lambda: others.append("too late") or cluster.add_worker())
 
     def ask_for_another(self) -> None:
         check_workers(self)
-        if not self._client.nthreads() and not others:
+        if killed.is_set() and self._told and not others:
             others.append("in time")
             cluster.add_worker()
 
@@ -130,6 +130,7 @@ def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, 
         while len(records(small)) < 4:
             time.sleep(0.02)
         cluster.workers[0].kill()
+        killed.set()
         too_late.start()
 
     monkeypatch.setattr(engine_cluster._Presence, "check_workers", ask_for_another)
