@@ -1,12 +1,12 @@
 """Write a run's model card in Markdown, with what CLAIM and TRIPOD+AI ask for where the run knows it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from training.data.linked import describe
 from training.run.digests import write_atomically
 from training.scores.results import Results
+from training.series.mix import read_shares
 
 AUTHORS = "*to be filled in by the authors*"
 
@@ -79,8 +79,9 @@ def has_head(config: dict[str, Any]) -> bool:
 
 
 def _shares(results: Results) -> dict[str, float]:
-    path = results.path / "mix.json"
-    return json.loads(path.read_bytes())["shares"] if path.exists() else {}
+    if not (results.path / "mix.json").exists():
+        return {}
+    return read_shares(results.path, results.settings["data"]["classes"])
 
 
 def _position(config: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Choose on validation, by class, how much of a head's correction counts, and keep it in the run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,13 +89,24 @@ def read_mix(run: Run) -> np.ndarray:
     Raises:
         RunError: `mix.json` is not there yet, or damaged.
     """
-    path = run.path / "mix.json"
+    return np.array(list(read_shares(run.path, run.data.classes).values()))
+
+
+def read_shares(run: Path, classes: Sequence[str]) -> dict[str, float]:
+    """Return the share of the head by class, in [0, 1]; raises as `read_mix`.
+
+    Args:
+        run: its folder.
+    """
+    path = run / "mix.json"
     try:
-        check(path, f"run: train series --resume {run.path}")
-        shares = read_document(path)["shares"]
-        return np.array([shares[name] for name in run.data.classes], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run.path}") from error
+        check(path, f"run: train series --resume {run}")
+        shares = {name: read_document(path)["shares"][name] for name in classes}
+        if not all(type(share) in (int, float) and 0 <= share <= 1 for share in shares.values()):
+            raise ValueError("a share is no number from 0 to 1")
+        return shares
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}); run: train series --resume {run}") from error
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

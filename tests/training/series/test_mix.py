@@ -10,6 +10,7 @@ import pytest
 
 from testkit.fake_cache import CLASSES, write_cache
 from testkit.tiny_run import HERE, settings
+from training.errors import RunError
 from training.run.job import begin
 from training.run.runs import Run
 from training.scores.pooling import at_level
@@ -109,3 +110,15 @@ def test_without_a_validation_side_all_of_it_counts(run: Run) -> None:
     none = Predictions(known.slices[:0], known.classes, known.labels[:0], known.probabilities[:0])
     assert choose_mix(run, none, logits[:0], logits[:0]).tolist() == [1.0] * len(CLASSES)
     assert set(json.loads((Path(run.path) / "mix.json").read_text())["shares"]) == set(CLASSES)
+
+
+@pytest.mark.parametrize("share", [None, "0.5", "\x1b]0;x\x07", -0.05, 1.05, True, [1], {}])
+def test_a_share_of_a_stranger_is_a_number_from_0_to_1(run: Run, tmp_path: Path, share: object) -> None:
+    strangers = replace(run, path=tmp_path)
+    file = tmp_path / "mix.json"
+    file.write_text(json.dumps({"shares": dict.fromkeys(CLASSES, 1)}))
+    assert read_mix(strangers).tolist() == [1] * len(CLASSES)
+    for shares in (dict.fromkeys(CLASSES, 1) | {CLASSES[0]: share}, dict.fromkeys(CLASSES[1:], 1), share):
+        file.write_text(json.dumps({"shares": shares}))
+        with pytest.raises(RunError, match=r"mix\.json: cannot be read .* run: train series --resume"):
+            read_mix(strangers)
