@@ -134,7 +134,7 @@ def first_images(setup: Setup, progress: Progress) -> np.ndarray:
     Of more than three channels the first three are shown. The batch is read once more when it is trained on, and its
     random numbers are drawn again.
     """
-    seed_dropout(setup.config.seed, 0, setup.processes.rank)
+    seed_dropout(setup.config.seed, 0, setup.processes.rank, setup.device)
     with closing(epoch_batches(setup, progress)) as batches:
         batch, keys = next(batches)
         images = setup.augment(batch.images, keys, progress.epoch, batch.drawn[:, :DRAWN])[:SHOWN].float()

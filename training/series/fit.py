@@ -145,7 +145,7 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
     known = np.flatnonzero(~np.isnan(job.labels[lines]).all(axis=1))
     labels = torch.from_numpy(job.labels[lines[known]]).to(job.device)
     watch.saw_batch(torch.from_numpy(lines), len(lines))
-    seed_dropout(job.config.seed, progress.step, 0)
+    seed_dropout(job.config.seed, progress.step, 0, job.device)
     corrected = (batch.logits + learner.net(batch))[batch.real][torch.from_numpy(known).to(job.device)]
     loss = job.loss(corrected, labels, job.class_weights).sum() / max(1, len(known))
     loss.backward()

@@ -11,7 +11,7 @@ from training.run.job import begin
 from training.run.loop import epoch_batches
 from training.run.schedule import Schedule
 from training.run.setup import make_optimizer, prepare, set_up, start
-from training.run.step import average, backward, update
+from training.run.step import average, backward, seed_dropout, update
 
 
 def test_norms_and_biases_are_not_decayed(tmp_path):
@@ -93,3 +93,16 @@ def test_averaging_is_one_call_a_type(monkeypatch):
     assert all(len({tensor.dtype for tensor in call}) == 1 for call in calls)
     for averaged, buffer in zip(ema.buffers(), net.buffers(), strict=True):
         assert torch.equal(averaged, buffer)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_the_generators_of_a_step_are_those_of_manual_seed(monkeypatch, device):
+    of_gpus, seeded = [torch.Generator() for _ in range(2)], torch.Generator()
+    monkeypatch.setattr(torch.cuda, "default_generators", of_gpus)
+    before = [generator.get_state() for generator in of_gpus]
+    seed_dropout(5, 7, 1, torch.device(device))
+    value = torch.default_generator.initial_seed()
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=seeded.manual_seed(value)))
+    changed = [not torch.equal(one.get_state(), was) for one, was in zip(of_gpus, before, strict=True)]
+    assert changed == [False, device == "cuda:1"]
+    assert device == "cpu" or of_gpus[1].initial_seed() == value
