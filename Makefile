@@ -8,17 +8,24 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS ?= 1
 FILES = --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick lint types docs dist clean constraints
+.PHONY: demo test test-pipeline test-others quick lint types docs dist clean constraints
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-# Each package is tested in an environment that holds only its own extra; what joins them in one that holds all. Files
-# go to the next free worker in the order of tests/conftest.py; tests of clusters and kills wait a third of their time.
-test: lint types .venv-pipeline/ready .venv-training/ready
+# Each package is tested in an environment that holds only its own extra; what joins them in one that holds all. Two of
+# these jobs at once: tests of clusters and kills wait a third of their time, and have their processes come first.
+test: lint .venv-pipeline/ready .venv-training/ready
+	$(MAKE) --no-print-directory --jobs 2 types test-pipeline test-others
+
+# Files go to the next free worker in the order of tests/conftest.py. What is compiled is compiled before, once for all.
+test-pipeline: .venv-pipeline/ready
+	.venv-pipeline/bin/python -c "import pipeline.kernel.render, pipeline.cache.lz4, pipeline.dicom.elements"
 	.venv-pipeline/bin/python -m pytest tests/pipeline -n 3 $(FILES) $(PYTEST)
-	OMP_NUM_THREADS=1 .venv-training/bin/python -m pytest tests/training -n 2 $(FILES) $(PYTEST)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(FILES) $(PYTEST)
+
+test-others: .venv/ready .venv-training/ready
+	OMP_NUM_THREADS=1 nice .venv-training/bin/python -m pytest tests/training -n 2 $(FILES) $(PYTEST)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(FILES) $(PYTEST)
 
 # While you work, under a minute: the rules of the house, and what needs neither processes nor a trained run.
 QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \

@@ -93,19 +93,21 @@ def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tupl
     """Watch each command twice; what differs between the two times (the time of day) is not compared."""
     scene = Scene(folder, parts, commands)
     folder.rename(scene.pristine)
+    first: dict[str, Done] = {}
     for name in commands:
         scene.renew()
         with_files: set[str] = set()
-        once = scene.do(name, with_files)
-        assert not once.error, f"{name}: {once.error}"
-        scene.renew()
-        time.sleep(1.1)  # what says the time says another one
-        again = scene.do(name)
-        lines = tuple(line for line in once.said if line in again.said)
-        scene.done[name] = Done(once.code, lines, dict(once.files.items() & again.files.items()))
+        first[name] = scene.do(name, with_files)
+        assert not first[name].error, f"{name}: {first[name].error}"
         for file in scene.files:
             if file in with_files:
                 scene.readers.setdefault(file, []).append(name)
+    time.sleep(1.1)  # what says the time says another one
+    for name, once in first.items():
+        scene.renew()
+        again = scene.do(name)
+        lines = tuple(line for line in once.said if line in again.said)
+        scene.done[name] = Done(once.code, lines, dict(once.files.items() & again.files.items()))
     return scene
 
 

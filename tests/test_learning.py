@@ -1,21 +1,21 @@
 """What `make demo` trains learns: it finds blood in heads that it has not seen, and not by where a slice lies."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
+import torch
+from click.testing import CliRunner
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from phantom.dataset import write
 from phantom.study import Study, make_study
-
-BIN = Path(sys.executable).parent
+from pipeline.cli.main import main as pipeline
+from training.cli.main import main as train
 
 
 def twins(seed: int, patient: int, number: int) -> Study:
@@ -33,30 +33,19 @@ def twins(seed: int, patient: int, number: int) -> Study:
     )
 
 
-def run(*arguments: object) -> None:
-    command = [str(BIN / str(arguments[0])), *map(str, arguments[1:])]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def call(command: click.Command, *arguments: object) -> None:
+    torch.set_num_threads(1)
+    done = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path) -> None:
     write(tmp_path, 40, 3, make=twins)
     options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 48, "--workers", 0)
-    run("pipeline", "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
-    training = (
-        "--preset",
-        "demo",
-        "--size",
-        48,
-        "--epochs",
-        12,
-        "--batch-size",
-        16,
-        "--set",
-        "split_fractions=[0.75,0.1,0.15]",
-        "--device",
-        "cpu",
-    )
-    run("train", "run", "--cache", tmp_path / "c.zarr", "--out", tmp_path / "run", *training)
+    call(pipeline, "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
+    options = ("--preset", "demo", "--size", 48, "--epochs", 12, "--batch-size", 16, "--device", "cpu")
+    shares = ("--set", "split_fractions=[0.75,0.1,0.15]")
+    call(train, "run", "--cache", tmp_path / "c.zarr", "--out", tmp_path / "run", *options, *shares)
     of_any = json.loads((tmp_path / "run" / "scores_test.json").read_text())["classes"]["any"]
     assert of_any["roc_auc"] > 0.85
     assert by_position(tmp_path) < 0.75

@@ -1,5 +1,6 @@
 """Hold the kernel to Pillow and float64 NumPy: the two are its specification."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -180,29 +181,23 @@ def test_threads_do_not_share_working_memory():
             assert all(np.array_equal(image, want) for image in got)
 
 
-WITHOUT_VECTORS = """
-import hashlib, sys
-import numpy as np
-from tests.pipeline.kernel.test_kernel import WINDOWS, head, rendered
-digest = hashlib.sha256()
-for shape in [(512, 512), (512, 490), (90, 700), (16, 17), (1, 1)]:
-    for slope in (1.0, 0.7):
-        images, sums = rendered(head(*shape), slope, -1024.0, (1000, 1003), WINDOWS, (224, 380, 20))
-        for numbers in (*images, *sums):
-            digest.update(numbers.tobytes())
-print(digest.hexdigest())
-"""
+def digest() -> str:
+    """The SHA-256 of images and sums of several shapes."""
+    found = hashlib.sha256()
+    for shape in [(512, 512), (512, 490), (90, 700), (16, 17), (1, 1)]:
+        for slope in (1.0, 0.7):
+            images, sums = rendered(head(*shape), slope, -1024.0, (1000, 1003), WINDOWS, (224, 380, 20))
+            for numbers in (*images, *sums):
+                found.update(numbers.tobytes())
+    return found.hexdigest()
 
 
 def test_a_cpu_without_wide_vectors_gives_the_same_pixels():
-    def digest(**environment):
-        command = [sys.executable, "-c", WITHOUT_VECTORS]
-        folder = Path(__file__).parents[3]
-        return subprocess.run(
-            command, env={**os.environ, **environment}, cwd=folder, capture_output=True, text=True, check=True
-        ).stdout
-
-    assert digest(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == digest() != ""
+    command = [sys.executable, "-c", f"from {__name__} import digest; print(digest())"]
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    folder = Path(__file__).parents[3]
+    said = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == digest()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from testkit.bare_figures import bare_figures
 from testkit.fake_cache import write_cache
 from testkit.fake_run import write_run
 from training.data.cache import Cache, open_cache
@@ -117,7 +118,8 @@ def items(text: str) -> set[int]:
 def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
     for file in ("split.csv", "log.csv", "thresholds.json", "predictions_test.csv"):
         (run / file).unlink()
-    text = write_report(run, None).read_text()
+    with bare_figures():
+        text = write_report(run, None).read_text()
     assert "Scores on validation" in text
     assert "The run has no log yet." in text
     assert "The cache was not given." in text
@@ -196,7 +198,8 @@ def test_tta_and_an_external_set_stand_beside_the_others_with_what_they_change(r
     scores = json.loads((run / "scores_external.json").read_text())
     source = {"dataset": "elsewhere", "commit": "c0ffee"}
     (run / "scores_external.json").write_text(json.dumps(scores | {"source": source}))
-    text = write_report(run, cache).read_text()
+    with bare_figures():
+        text = write_report(run, cache).read_text()
     assert "<td>external, from elsewhere</td>" in text
     assert "commit c0ffee" in text
     changed = text[text.index("Table 8.") : text.index('id="training"')]
