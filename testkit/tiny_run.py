@@ -18,7 +18,7 @@ from training.series import job as series
 from training.series.fit import fit_head
 
 SETTINGS: dict[str, Any] = {
-    "model": "shufflenet_v2_x0_5",
+    "model": "small_resnet",
     "weights": "none",
     "size_px": 32,
     "batch_size": 8,

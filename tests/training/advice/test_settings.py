@@ -151,7 +151,7 @@ def test_a_backbone_of_ones_own_gets_the_size_that_it_takes() -> None:
 
 def test_a_model_that_cannot_be_built_has_another_in_its_place() -> None:
     with patch("torchvision.models.get_model", side_effect=ValueError("no")), pytest.raises(ConfigError) as refused:
-        build_model(settings(), 6)
+        build_model(settings(model="resnet18"), 6)
     assert "choose another model, or another --size" in str(refused.value)
     build_model(settings(model="small_resnet"), 6)
 

@@ -16,7 +16,7 @@ from training.data.cache import open_cache
 from training.data.neighbours import Context
 from training.report.pictures import read_images
 
-SMALL = ["--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
+SMALL = ["--model", "small_resnet", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
 QUICK = [*SMALL, *EXPORTS_QUICKLY, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
 
 

@@ -17,7 +17,7 @@ from testkit import commands
 from testkit.fake_cache import CLASSES, write_cache
 from training.cli.main import main
 
-SMALL = ["--model", "shufflenet_v2_x0_5", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
+SMALL = ["--model", "small_resnet", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
 QUICK = [*SMALL, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
 # Few layers: exporting takes a third of the time.
 EXPORTS_QUICKLY = ["--model", "squeezenet1_1"]
