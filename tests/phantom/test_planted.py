@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from phantom import study
+from phantom import dataset
+from phantom.dataset import Summary
 from phantom.planted import FAINT, make_planted, visibility
-from phantom.study import Study, Summary, make_study
+from phantom.study import Study, make_study
 from pipeline.cli.main import main
 
 SEED = 7
@@ -77,7 +78,7 @@ def test_the_command_plants_what_its_options_ask_for(
         asked.append(make)
         return Summary(1, 1, 0, {})
 
-    monkeypatch.setattr(study, "write", keeps_what_makes)
+    monkeypatch.setattr(dataset, "write", keeps_what_makes)
     for options in ([], ["--faint-edges"], ["--shuffled"]):
         result = CliRunner().invoke(main, ["phantom", "--out", str(tmp_path), "--patients", "1", *options])
         assert result.exit_code == 0, result.output
