@@ -207,9 +207,14 @@ def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("file", ["zarr.json", "commits/*", "tables/*", "images/16-*/c/0/0/0/0", "sums/16-*/c/0/0/0"])
-def test_a_file_of_any_size_is_one_line(broken: Path, file: str) -> None:
+@pytest.mark.parametrize("what", ["a terabyte", "a pipe", "a folder"])
+def test_what_is_no_file_of_a_cache_is_one_line(broken: Path, file: str, what: str) -> None:
     [path] = broken.glob(file)
-    os.truncate(path, 1 << 40)
+    if what == "a terabyte":
+        os.truncate(path, 1 << 40)
+    else:
+        path.unlink()
+        path.mkdir() if what == "a folder" else os.mkfifo(path)
 
     def read() -> None:
         cache = open_cache(broken)
