@@ -113,12 +113,21 @@ class Run:
         Raises:
             RunError: linked.csv is not the one that the run began with.
         """
+        linked = self.linked()
+        return np.zeros(cache.num_slices, bool) if linked is None else left_out_lines(linked, cache)
+
+    def linked(self) -> pd.DataFrame | None:
+        """Return the patients who share slices, as `linked.table_of` gives them; None in a run that did not look.
+
+        Raises:
+            RunError: linked.csv is not the one that the run began with.
+        """
         if not self.data.linked:
-            return np.zeros(cache.num_slices, bool)
+            return None
         file = self.path / LINKED
         if digest(file) != self.data.linked:
             raise RunError(f"{file}: is not the one that the run began with; restore it, or start a new run")
-        return left_out_lines(read_linked(file), cache)
+        return read_linked(file)
 
 
 @contextmanager

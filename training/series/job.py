@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from training.data.cache import Cache, open_cache
-from training.data.linked import FILE as LINKED
-from training.data.linked import read_linked
 from training.data.mirror import absolute
 from training.data.neighbours import order_series
 from training.errors import CacheError, RunError
@@ -110,13 +108,12 @@ def begin(
     order_series(cache)
     check(base.weights, "restore it, or train a new run")
     open_store(base, cache, tta=False)
-    sides = base.sides(cache)
+    sides, linked = base.sides(cache), base.linked()
     with new_folder(path):
         write_content(path, read_content(base.path))
         shutil.copyfile(base.weights, path / "slice_weights.safetensors")
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
-        linked = read_linked(base.path / LINKED) if (base.path / LINKED).exists() else None
         about = environment(config, processes) | {"weights": base.environment.get("weights", "no record")}
         create_run(path, config, cache, sides, mean_std, environment=about, linked=linked, base=known)
     return open_run(path), base, cache

@@ -212,6 +212,10 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     (bare / "weights.safetensors").write_bytes(weights)
     assert "weights.safetensors: is damaged" in refused("series", "--run", bare, *out)
     (bare / "digests.json").unlink()  # nothing is checked any more
+    (bare / "weights.safetensors").write_bytes((base / "weights.safetensors").read_bytes())
+    (bare / "linked.csv").write_text((base / "linked.csv").read_text().replace("done", "dome"))
+    assert "linked.csv: is not the one that the run began with" in refused("series", "--run", bare, *out)
+    (bare / "weights.safetensors").write_bytes(weights)
     assert "is of other weights" in refused("series", "--run", bare, *out)
     content = json.loads((bare / "settings.json").read_text())
     content["data"]["commit"] = "0" * 16
