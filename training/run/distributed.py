@@ -99,17 +99,18 @@ class Processes:
             np.bincount(owners, minlength=self.count).tolist(),
         )
 
-    def exchange(self, rows: Tensor, plan: Exchange, order: Tensor, places: Tensor) -> Tensor:
+    def exchange(self, rows: Tensor, plan: Exchange | None, order: Tensor, places: Tensor) -> Tensor:
         """Return the rows that this process wants, (B, ...) contiguous, of the global batch that all have a part of.
 
         Only they travel, each once.
 
         Args:
             rows: (B, ...) this process's own.
+            plan: not needed by a process that is alone.
             order, places: of the plan, on the device.
         """
         sent = rows[order]
-        if self.control is None:
+        if self.control is None or plan is None:
             return sent
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, plan.receives, plan.sends)

@@ -27,14 +27,16 @@ def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> In
     images = setup.augment(batch.images, keys, number // setup.schedule.batches, values[:, :DRAWN])
     if not setup.config.mixup_alpha:
         return images, batch.z_norm, batch.labels
-    _, plan = mixing(setup.config, setup.schedule, setup.processes, number)
+    alone = setup.processes.control is None  # what it wants of its own came with the batch
+    plan = None if alone else mixing(setup.config, setup.schedule, setup.processes, number)[1]
     return mix_with_partners(setup.processes, plan, (images, batch.z_norm, batch.labels), values[:, DRAWN:])
 
 
-def mix_with_partners(processes: Processes, plan: Exchange, own: Inputs, values: Tensor) -> Inputs:
+def mix_with_partners(processes: Processes, plan: Exchange | None, own: Inputs, values: Tensor) -> Inputs:
     """Mix each image, position and labels with those of its partner, which may be another process's.
 
     Args:
+        plan: of the exchange with others, if there are any.
         values: (B, 3) float32 on the device: share, and the plan's order and places.
     """
     images, z_norm, labels = own

@@ -196,6 +196,8 @@ def test_bfloat16_is_written_where_the_network_computes_in_it():
     out = augment(pixels, keys, 0)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected.bfloat16())
+    for of in (expected, out):  # as convolutions on a GPU want it
+        assert of.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_noise_is_normal_and_each_image_has_its_own():
