@@ -17,7 +17,7 @@ class RunError(TrainingError):
     """A run's folder cannot be read, written or resumed."""
 
 
-AGAIN = "give the same command again"
+AGAIN = "run the same command again"
 
 
 class NotWrittenError(RunError):
@@ -30,7 +30,7 @@ class NotWrittenError(RunError):
     def __init__(self, what: str, again: str = AGAIN) -> None:
         """Say it with the way out; `again` is what goes on once there is room."""
         super().__init__(
-            f"{what}; what was there before is whole: free space, or make the folder writable, and {again}"
+            f"{what}; what was there before is intact: free up space, or make the folder writable, and {again}"
         )
         self.what = what
 

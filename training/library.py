@@ -64,7 +64,7 @@ def load_model(run: str | Path) -> Exported:
     opened = open_run(Path(run))
     if opened.config.head != "none":
         raise RunError(
-            f"{run}: a head over series judges no single slice; load its slice model's run, or: train predict"
+            f"{run}: a head over series does not judge single slices; load its slice model's run, or: train predict"
         )
     net = load_run_weights(opened.config, len(opened.data.classes), opened.weights, opened.channels)
     return Exported(net, *opened.mean_std).eval()

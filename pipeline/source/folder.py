@@ -144,7 +144,7 @@ def _require_apart(link: str, apart: str) -> None:
     led_to, cache = Path(link).resolve(), Path(apart)
     if apart and (led_to == cache or led_to in cache.parents or cache in led_to.parents):
         raise SourceError(
-            f"{link[:-1]}: leads to the cache that is built of it; remove the link, or give another --out"
+            f"{link[:-1]}: leads to the cache that is built from it; remove the link, or give another --out"
         )
 
 

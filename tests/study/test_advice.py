@@ -48,7 +48,7 @@ def _gathered(given: Path, folder: Path, files: int = 100) -> Path:
 
 
 def test_what_is_given_is_mended_as_told(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="is not there; give a folder, a zip archive or a DICOM file"):
+    with pytest.raises(StudyError, match="does not exist; give a folder, a zip archive or a DICOM file"):
         _gathered(tmp_path / "none", tmp_path / "a")
     whole, cut = _zip(tmp_path / "whole.zip"), tmp_path / "cut.zip"
     cut.write_bytes(whole.read_bytes()[:-9])
@@ -85,7 +85,7 @@ def test_extras_that_messages_name_bring_what_is_missing(run: Run, tmp_path: Pat
     holds("codecs", "imagecodecs")
     assert building.INSTALL in building._last_words("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
     away = patch.multiple(building, _is_installed=lambda: False), patch("shutil.which", lambda _: None)
-    with pytest.raises(StudyError, match="is not installed, it reads the DICOM files; run: "), away[0], away[1]:
+    with pytest.raises(StudyError, match="is not installed, and it reads the DICOM files; run: "), away[0], away[1]:
         building.find_pipeline()
     assert building.find_pipeline()
     lacking = patch.object(command, "find_spec", lambda _: None)
@@ -163,7 +163,7 @@ def test_a_series_of_some_of_a_files_frames_has_no_map() -> None:
 
 def test_dicom_answers_are_of_one_study_whose_files_stay() -> None:
     two = SimpleNamespace(studies=[1, 2])
-    with pytest.raises(StudyError, match="an SR is of one; send one study at a time"):
+    with pytest.raises(StudyError, match="an SR is about one; send one study at a time"):
         dicom_out.report_bytes(Path("x"), two, {})  # type: ignore[arg-type]
     answer, _, headers = _series([1], of=1)
     with pytest.raises(StudyError, match="keep the files, and run it again"):

@@ -30,7 +30,7 @@ def test_a_study_in_mr_has_no_slice(run, test_data, tmp_path):
 
 def test_a_folder_without_files_and_one_that_is_not_there(run, tmp_path):
     said = predict(run.path, (tmp_path / "none",), tmp_path / "out")
-    assert "none: is not there; give a folder" in refused(said, tmp_path / "out")
+    assert "none: does not exist; give a folder" in refused(said, tmp_path / "out")
 
 
 def test_an_answer_is_never_mixed_with_another(run, tmp_path):

@@ -91,7 +91,7 @@ def test_no_room_for_the_answer_names_it_and_leaves_nothing(tmp_path):
             (folder / "slices.csv").touch()
             full()
 
-    with pytest.raises(NotWrittenError, match=r"out: cannot be written \(No space left on device\).* free space"):
+    with pytest.raises(NotWrittenError, match=r"out: cannot be written \(No space left on device\).* free up space"):
         write()
     assert not list((tmp_path / "deep").iterdir())
 

@@ -40,7 +40,7 @@ def of_study(answered: Answered, built, name: str) -> pd.DataFrame:
 def test_it_says_what_it_answered_and_where(answered):
     assert answered.said.exit_code == 0, answered.said.output + answered.said.stderr
     assert answered.said.stdout.count("slices; epidural") == 5
-    assert "the files are of 4 patients" in answered.said.stderr
+    assert "the files belong to 4 patients" in answered.said.stderr
     assert "does not look like a head" in answered.said.stderr
     assert str(answered.out / "report.html") in answered.said.stdout
 

@@ -97,5 +97,5 @@ def test_model_of_a_run_gives_its_probabilities(fake: FakeCache, cache: training
 
     _, expected = run_predictions(run, cache, lines, tiny_run.runtime(), tiny_run.HERE, tta=False)
     assert got == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(training.RunError, match="no run here"):
+    with pytest.raises(training.RunError, match="not a run, it has no settings"):
         training.load_model(tmp_path)

@@ -57,7 +57,7 @@ class Group(click.Group):
 @click.group(cls=Group, epilog=EXIT_CODES)
 @click.version_option(package_name="ich-cache", prog_name="train")
 def main() -> None:
-    """Train, evaluate and use a classifier of head-CT slices, from a cache that `pipeline build` made."""
+    """Train, evaluate and use a classifier of head-CT slices, from a cache made by `pipeline build`."""
 
 
 @main.command("run", epilog=EXIT_CODES)
@@ -68,30 +68,32 @@ def main() -> None:
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help="Settings that go together, which the other options override: finetune has the defaults, scratch needs no "
+    help="A group of settings, which the other options override: finetune has the defaults, scratch needs no "
     "ImageNet weights, demo (small_resnet) learns in minutes on two cores; see docs/presets.md.",
 )
 @click.option(
     "--model",
-    help="A classification model of torchvision, timm:NAME, or module:function of your own that takes the number of "
+    help="A torchvision classification model, timm:NAME, or your own module:function that takes the number of "
     f"channels and returns a torch module from images to features (B, D). [default: {DEFAULTS.model}]",
 )
 @click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
 @click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
-@click.option("--augment", metavar="MODULE:FUNCTION", help="Augmentation of your own; see docs/library.md.")
-@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own instead of the weighted cross-entropy.")
+@click.option("--augment", metavar="MODULE:FUNCTION", help="Your own augmentation; see docs/library.md.")
+@click.option("--loss", metavar="MODULE:FUNCTION", help="Your own loss instead of the weighted cross-entropy.")
 @click.option("--epochs", type=int, help=f"[default: {DEFAULTS.epochs}]")
 @click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
 @click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
 @click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
-@click.option("--context", type=int, metavar="N", help="Slices on each side that the network sees too. [default: 0]")
+@click.option(
+    "--context", type=int, metavar="N", help="Neighbouring slices on each side that the network also sees. [default: 0]"
+)
 @click.option(
     "--context-windows",
     metavar="NAMES",
-    help="Windows of those slices: all, or names such as brain,bone. [default: all]",
+    help="Windows of the neighbouring slices: all, or names such as brain,bone. [default: all]",
 )
 @click.option("--no-position", "position", flag_value=False, default=None, help="Train without the position branch.")
-@click.option("--deterministic", flag_value=True, default=None, help="Repeat to the bit on a GPU too; slower.")
+@click.option("--deterministic", flag_value=True, default=None, help="Bit-identical repeats on a GPU, too; slower.")
 @click.option("--compile", flag_value=True, default=None, help="torch.compile: a slow start, faster steps on a GPU.")
 @click.option(
     "--set",
@@ -105,14 +107,14 @@ def main() -> None:
     type=click.IntRange(0),
     default=Runtime.checkpoint_every,
     metavar="STEPS",
-    help="Steps between checkpoints; 0: at the ends of epochs only.",
+    help="Steps between checkpoints; 0: only at the end of each epoch.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(1),
     default=Runtime.keep_checkpoints,
     show_default=True,
-    help="Checkpoints to keep, the newest.",
+    help="How many of the newest checkpoints to keep.",
 )
 @click.option(
     "--log-every",
@@ -128,8 +130,8 @@ def main() -> None:
 def run_command(**options: Any) -> None:
     """Train a model, or resume a run that was stopped.
 
-    When it ends, the run's folder holds the best weights, predictions and scores on validation and test, and
-    report.html. Under torchrun it uses one GPU per process.
+    At the end, the run's folder holds the best weights, predictions and scores on validation and test, and report.html.
+    Under torchrun it uses one GPU per process.
     """
     from training.cli.bodies.run import train
 
@@ -142,15 +144,15 @@ def run_command(**options: Any) -> None:
     "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
-@click.option("--cache", type=CACHE, help="Where the run's cache has moved to; for --split external, the other cache.")
+@click.option("--cache", type=CACHE, help="The run's cache, if it has moved; for --split external, the other cache.")
 @local_copy_option
 @runtime_options
 def evaluate_command(**options: Any) -> None:
     """Score a run's best weights on validation or test slices.
 
-    With --split external, on all labelled slices of another cache. Validation also chooses the
-    thresholds and the calibration that the others are scored with. Under torchrun write `-m -- training evaluate`, or
-    it takes --run as its own option.
+    With --split external, score all labelled slices of another cache. Scoring validation also chooses the thresholds
+    and the calibration that the others are scored with. Under torchrun write `-m -- training evaluate`, or torchrun
+    takes --run as its own option.
     """
     from training.cli.bodies.evaluate import evaluate
 
@@ -165,17 +167,17 @@ def evaluate_command(**options: Any) -> None:
     "given",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Instead of a cache: a study's folder, zip archive or file of DICOM. Repeatable.",
+    help="Instead of a cache: a study, as a folder, zip archive or DICOM file; repeatable.",
 )
 @local_copy_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="The submission, CSV; OUT_wide.csv and OUT_series.csv go beside it. With --dicom the folder of the answer.",
+    help="The submission, CSV, with OUT_wide.csv and OUT_series.csv beside it. With --dicom, the folder of the answer.",
 )
 @click.option(
-    "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission whose order is kept."
+    "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission, whose order is followed."
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
 @click.option("--sr", is_flag=True, help="With --dicom: also a DICOM structured report per study.")

@@ -33,7 +33,7 @@ def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
         "--local-copy",
         type=FOLDER,
         metavar="DIR",
-        help="Copy what is read of the cache to this local folder, and read it there: for a cache on a network disk or "
+        help="Copy what is read of the cache to this local folder and read it there: for a cache on a network disk or "
         "at an address such as s3://bucket/cache.zarr. Runs may share DIR.",
     )(command)
 

@@ -12,8 +12,8 @@ PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--on", type=PREDICTIONS, default="test", show_default=True, help="Which predictions to compare.")
-@click.option("--tta", is_flag=True, help="Compare each run with itself with TTA, too.")
-@click.option("--every-score", is_flag=True, help="Print also the scores at a threshold of 0.5 and of calibration.")
+@click.option("--tta", is_flag=True, help="Also compare each run with itself with TTA.")
+@click.option("--every-score", is_flag=True, help="Also print the scores at a threshold of 0.5 and of calibration.")
 @click.option("--out", type=FILE, help="The whole table, CSV.")
 def compare_command(**options: Any) -> None:
     """Compare runs on the same slices.
@@ -28,7 +28,9 @@ def compare_command(**options: Any) -> None:
 @click.command("ablate")
 @click.option("--cache", type=CACHE, required=True, help="The cache to train from.")
 @local_copy_option
-@click.option("--out", type=FOLDER, required=True, help="Folder of the runs and of the table; finished runs are kept.")
+@click.option(
+    "--out", type=FOLDER, required=True, help="Folder of the runs and of the table; finished runs are reused."
+)
 @click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="Repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Repeatable.")
 @click.option("--on", type=click.Choice(["test", "validation"]), default="test", show_default=True)
@@ -61,7 +63,7 @@ def ablate_command(**options: Any) -> None:
 
 @click.command("report")
 @run_option
-@click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
+@click.option("--cache", type=CACHE, help="The run's cache, if it has moved.")
 @local_copy_option
 def report_command(**options: Any) -> None:
     """Write report.html and model_card.md of a run again."""
@@ -74,7 +76,9 @@ def report_command(**options: Any) -> None:
 @run_option
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
 @click.option("--out", type=FILE, help="The file. [default: model.onnx or model.pt2 in the run's folder]")
-@click.option("--cache", type=CACHE, help="Where the run's cache has moved to; its first slices are the check.")
+@click.option(
+    "--cache", type=CACHE, help="The run's cache, if it has moved; the exported model is checked on its first slices."
+)
 @local_copy_option
 def export_command(**options: Any) -> None:
     """Write the run's network as one file, ONNX or torch.export.

@@ -11,9 +11,13 @@ SIDES = click.Choice(["train", "validation", "test"])
 
 @click.command("features")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the slice model's run.")
-@click.option("--split", "sides", type=SIDES, multiple=True, help="Only this side; repeatable. [default: all]")
-@click.option("--tta", is_flag=True, help="Averaged over mirror images and small rotations, in a store of their own.")
-@click.option("--cache", type=CACHE, help="Where the run's cache has moved to.")
+@click.option(
+    "--split", "sides", type=SIDES, multiple=True, help="Only this part of the split; repeatable. [default: all]"
+)
+@click.option(
+    "--tta", is_flag=True, help="Features averaged over mirror images and small rotations, in a separate store."
+)
+@click.option("--cache", type=CACHE, help="The run's cache, if it has moved.")
 @local_copy_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def features_command(**options: Any) -> None:
@@ -32,11 +36,11 @@ def features_command(**options: Any) -> None:
 @click.option("--out", type=FOLDER, help="Folder of the new run; must not exist, or be empty.")
 @click.option("--resume", type=FOLDER, help="Resume this run from its last checkpoint; it ends with the same weights.")
 @click.option("--head", type=click.Choice(["gru", "transformer"]), help="[default: gru]")
-@click.option("--loss", metavar="MODULE:FUNCTION", help="A loss of your own. [default: the slice model's]")
+@click.option("--loss", metavar="MODULE:FUNCTION", help="Your own loss. [default: the slice model's]")
 @click.option("--epochs", type=int, help="[default: 20]")
 @click.option("--batch-size", type=int, help="Series in a batch. [default: 16]")
 @click.option("--lr", "learning_rate", type=float, help="Largest learning rate. [default: 0.001]")
-@click.option("--seed", type=int, help="Of the head; the split is the slice model's. [default: the slice model's]")
+@click.option("--seed", type=int, help="Seed of the head; the split is the slice model's. [default: the slice model's]")
 @click.option(
     "--set",
     "others",
@@ -44,7 +48,7 @@ def features_command(**options: Any) -> None:
     metavar="NAME=VALUE",
     help="Any other setting of training/run/config.py, such as head_features=256; repeatable.",
 )
-@click.option("--cache", type=CACHE, help="Where the slice model's cache has moved to.")
+@click.option("--cache", type=CACHE, help="The slice model's cache, if it has moved.")
 @local_copy_option
 @logger_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)

@@ -18,12 +18,16 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Studies in progress or waiting; more get 503.",
+    help="Most studies in progress or waiting; any more get 503.",
 )
-@click.option("--builds", type=click.IntRange(1), default=2, show_default=True, help="Studies read at once.")
-@click.option("--seconds", type=click.FloatRange(1), default=120.0, show_default=True, help="For one study.")
-@click.option("--megabytes", type=click.IntRange(1), default=2048, show_default=True, help="Of one body.")
-@click.option("--identifiers", is_flag=True, help="Let requests ask for UIDs, by ?identifiers=true.")
+@click.option(
+    "--builds", type=click.IntRange(1), default=2, show_default=True, help="Studies to read at the same time."
+)
+@click.option("--seconds", type=click.FloatRange(1), default=120.0, show_default=True, help="Time limit for one study.")
+@click.option(
+    "--megabytes", type=click.IntRange(1), default=2048, show_default=True, help="Size limit for one request body."
+)
+@click.option("--identifiers", is_flag=True, help="Let requests ask for UIDs with ?identifiers=true.")
 def serve_command(**options: Any) -> None:
     """Answer studies over HTTP with one model in memory.
 

@@ -118,10 +118,10 @@ class CommitStore(Store):
         return f"CommitStore({self._files.address!r})"
 
     async def set(self, key: str, value: Any) -> None:
-        raise PermissionError("a cache is read-only here; pipeline build writes it")
+        raise PermissionError("a cache is read-only here; only pipeline build writes it")
 
     async def delete(self, key: str) -> None:
-        raise PermissionError("a cache is read-only here; pipeline build writes it")
+        raise PermissionError("a cache is read-only here; only pipeline build writes it")
 
     async def list(self) -> AsyncIterator[str]:  # type: ignore[override]
         for name in self._documents:

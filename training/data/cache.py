@@ -111,12 +111,12 @@ class Cache:
         lines = self.table[self.table["series_instance_uid"] == uid]
         if (studies := len(lines[["patient_id", "study_instance_uid"]].drop_duplicates())) > 1:
             raise CacheError(
-                f"{self.path}: {studies} studies have a series {uid}; choose the lines of one in the cache's table, by "
+                f"{self.path}: {studies} studies have a series {uid}; choose the rows of one in the cache's table, by "
                 "patient_id, study_instance_uid and series_instance_uid"
             )
         if lines.empty:
             near = difflib.get_close_matches(uid, self.table["series_instance_uid"].unique(), n=1)
-            hint = f"did you mean {near[0]}?" if near else "the column series_instance_uid of its table has them all"
+            hint = f"did you mean {near[0]}?" if near else "the column series_instance_uid of its table lists them all"
             raise CacheError(f"{self.path}: has no series {uid}; {hint}")
         return lines.sort_values(["z_norm", "sop_instance_uid", "frame"], kind="stable")
 
@@ -160,7 +160,7 @@ class Cache:
         if size not in names:
             built = ", ".join(str(side) for side in self.sizes)
             raise CacheError(
-                f"{self.path}: built at {built} px; this run wants {size}; run: pipeline build ... --size {size}"
+                f"{self.path}: built at {built} px; this run needs {size}; run: pipeline build ... --size {size}"
             )
         return names[size]
 
@@ -221,7 +221,7 @@ def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
     except OSError as error:
         raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
     if hashlib.sha256(content).hexdigest() != commit.table_digest:
-        raise CacheError(f"{file}: the table is damaged: it does not have the commit's digest; {files.way_out}")
+        raise CacheError(f"{file}: the table is damaged: its digest is not the commit's; {files.way_out}")
     table = pd.read_csv(
         io.BytesIO(content),
         dtype=dict.fromkeys(TEXT_COLUMNS, str)

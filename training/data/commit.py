@@ -110,10 +110,10 @@ def read_commit(files: Folder | Mirror, commit: str | None) -> Commit:
         whole = False
     if not whole:
         name = f"commits/{wanted}.json"
-        raise CacheError(f"{files.origin(name)}: the commit is damaged: its digest is not its id; {REPAIR}")
+        raise CacheError(f"{files.origin(name)}: the commit is damaged: its digest does not match its id; {REPAIR}")
     if root is not None and _canonical(_attributes(root)) != _canonical(attributes):
         raise CacheError(
-            f"{files.origin('zarr.json')}: the root is damaged: it is not what commit {wanted} says; {REPAIR}"
+            f"{files.origin('zarr.json')}: the root is damaged: it does not match commit {wanted}; {REPAIR}"
         )
     _check_format(files.address, attributes)
     try:
@@ -171,17 +171,17 @@ def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
         raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
     version = attributes.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise CacheError(f"{path}: its format_version {version!r} is no version; {REPAIR}")
+        raise CacheError(f"{path}: its format_version {version!r} is not a version; {REPAIR}")
     if version > FORMAT_VERSION:
         raise CacheError(
-            f"{path}: has format version {version}, this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
+            f"{path}: has format version {version}, but this program reads up to {FORMAT_VERSION}; upgrade ich-cache"
         )
 
 
 def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
     splits, table = attributes["splits"], attributes["metadata"]
     if table["file"] != f"tables/{_matching(DIGEST, table['digest'])}.csv":
-        raise ValueError(f"no table can be {str(table['file'])[:80]!r}")
+        raise ValueError(f"{str(table['file'])[:80]!r} is not the name of a table")
     sizes, sums = (_paths(folder, attributes[key]) for folder, key in (("images", "sizes"), ("sums", "sums")))
     if arrays.keys() != {*sizes.values(), *sums.values()}:
         raise ValueError("the arrays do not match the sizes")
@@ -210,14 +210,14 @@ def _paths(folder: str, content: Mapping[str, Any]) -> dict[int, ArrayPath]:
     found = {size: ArrayPath(path) for size, path in content.items()}
     for size, path in found.items():
         if path != f"{folder}/{path.partition('/')[2]}" or path.size != size:
-            raise ValueError(f"no array of size {size[:20]} in {folder} can be {path}")
+            raise ValueError(f"{path} is not an array of size {size[:20]} in {folder}")
     return {int(size): path for size, path in found.items()}
 
 
 def _name(text: Any) -> str:
     """A name that may be printed: of a class, a window, a data set."""
     if not isinstance(text, str) or not 0 < len(text) <= MOST_NAME or not text.isprintable():
-        raise ValueError(f"{str(text)[:80]!r} is no name")
+        raise ValueError(f"{str(text)[:80]!r} is not a name")
     return text
 
 
@@ -229,13 +229,13 @@ def _matching(pattern: re.Pattern[str], text: Any) -> str:
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:80]!r} is no number")
+        raise ValueError(f"{str(value)[:80]!r} is not a number")
     return value
 
 
 def _count(value: Any, least: int) -> int:
     if type(value) is not int or value < least:
-        raise ValueError(f"{str(value)[:80]!r} is no count")
+        raise ValueError(f"{str(value)[:80]!r} is not a count")
     return value
 
 

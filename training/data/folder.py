@@ -84,7 +84,7 @@ def checked(name: str) -> str:
         CacheError: it is none of docs/cache_format.md, and could lie anywhere.
     """
     if not NAME.fullmatch(name):
-        raise CacheError(f"{name[:80]!r}: no file of a cache is called so; {REPAIR}")
+        raise CacheError(f"{name[:80]!r}: not the name of a file in a cache; {REPAIR}")
     return name
 
 

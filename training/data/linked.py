@@ -117,12 +117,12 @@ def describe(linked: pd.DataFrame, num_patients: int) -> list[str]:
     gone = linked[linked["done"] == LEFT_OUT]
     said = [
         f"groups of equal slices under several patients: {linked['group'].nunique():,} ({FILE}); {units.sum():,} "
-        f"patients are joined to {len(units):,} for the split, so that no group is on two sides"
+        f"patients are joined into {len(units):,} units for the split, so that no group is in two parts"
     ]
     if len(gone):
         said.append(
             f"groups whose labels contradict each other: {gone['group'].nunique():,}, with "
-            f"{counted(len(gone), 'slice')}, which neither train nor are scored"
+            f"{counted(len(gone), 'slice')}, which are neither trained on nor scored"
         )
     return said + [
         _large(linked[linked["unit"] == unit], count, num_patients) for unit, count in units.items()
@@ -136,6 +136,7 @@ def _large(members: pd.DataFrame, count: int, num_patients: int) -> str:
     named = ", ".join(f"{image} under {n:,} patients" for n, image in most.itertuples(index=False))
     more = len(groups) - len(most)
     return (
-        f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined to one, which lies on "
-        f"the training side; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
+        f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined into one unit, "
+        f"which is in "
+        f"the training part; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
     )

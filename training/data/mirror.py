@@ -107,8 +107,9 @@ class Mirror:
                     os.replace(partial.name, copy)
         except OSError as error:
             raise CacheError(
-                f"{copy}: the copy cannot be written ({error.strerror}); make room or choose another --local-copy, and "
-                "start the same command again: it goes on with the copies that are there"
+                f"{copy}: the copy cannot be written ({error.strerror}); free up space or choose another "
+                f"--local-copy, and "
+                "run the same command again: it reuses the copies that are there"
             ) from error
         return copy
 
@@ -133,7 +134,7 @@ class Mirror:
     def _fetch(self, name: str, end: bytes, partial: BinaryIO) -> None:
         content = self.read(name)
         if not content.endswith(end):
-            raise CacheError(f"{self.origin(name)}: has changed since this command began; start it again")
+            raise CacheError(f"{self.origin(name)}: has changed since this command began; run it again")
         partial.write(content)
         partial.flush()
         os.fsync(partial.fileno())
@@ -157,7 +158,7 @@ class Mirror:
         raise AssertionError("the last try returns or raises")
 
     def _unreachable(self, name: str, error: Exception) -> CacheError:
-        way_out = "check the address, the network and your access, and start the same command again"
+        way_out = "check the address, the network and your access, and run the same command again"
         if isinstance(error, ImportError):
             way_out = "for s3:// run: pip install 'ich-cache[s3]'"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -183,7 +184,7 @@ def open_files(address: str, copies: Path | None) -> Folder | Mirror:
     if copies is not None:
         return Mirror(address.rstrip("/"), copies)
     if "://" in address:
-        raise CacheError(f"{address}: is read by way of copies on local disk; say where they may lie: --local-copy DIR")
+        raise CacheError(f"{address}: is read through copies on a local disk; say where to keep them: --local-copy DIR")
     return Folder(address)
 
 

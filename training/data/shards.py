@@ -192,7 +192,7 @@ def _decompress_blosc(stored: np.ndarray, image: np.ndarray) -> None:
         raise ValueError("it is cut off")
     size, _, stored_size = BLOSC_SIZES.unpack_from(stored.data)
     if size != len(image) or stored_size != len(stored):
-        raise ValueError("it does not begin as it should")
+        raise ValueError("its beginning is not valid")
     blosc.decompress(stored, image)
 
 

@@ -50,7 +50,7 @@ def split_patients(
         whole = counted(patients.sum(), "patient")
         raise ConfigError(
             f"split: {whole}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
-            "patients, or do with fewer sides: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
+            "patients, or do with fewer parts: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
             "split_fractions=[1,0,0] trains only, to over-fit on purpose"
         )
     sides = np.full(len(names), SIDES[0], dtype=object)
@@ -78,7 +78,7 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     found = sides.reindex(table["patient_id"])
     if found.isna().any():
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
-        raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, {missing[0]} for one")
+        raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}")
     return found.to_numpy(dtype=str)
 
 
@@ -92,7 +92,9 @@ def read_lines(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)[["patient_id", "split"]]
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{path}: no table of patient_id, split ({reason}); restore it, or begin a new run") from error
+        raise RunError(
+            f"{path}: not a table of patient_id and split ({reason}); restore it, or start a new run"
+        ) from error
 
 
 def _divide(

@@ -110,12 +110,12 @@ class Stream(IterableDataset[Batch]):
             ConfigError: in a worker of a DataLoader, or where the last batch does not reach every process.
         """
         if get_worker_info() is not None:
-            raise ConfigError("Stream reads with threads of its own; give the DataLoader num_workers=0")
+            raise ConfigError("Stream reads with its own threads; give the DataLoader num_workers=0")
         rank, world = _place()
         rest = len(self._keys) % (self._batch_size * world)
         if 0 < rest < world and not self._drop_last:
             raise ConfigError(
-                f"Stream: the epoch's last {rest} slices do not reach all {world} processes; give drop_last=True"
+                f"Stream: the epoch's last {rest} slices are too few for all {world} processes; give drop_last=True"
             )
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
         return self.epoch(self._seed, epoch, rank=rank, world=world, shuffle=self._shuffle, drop_last=self._drop_last)

@@ -60,7 +60,7 @@ def is_torchvision(config: TrainConfig) -> bool:
 def describe_pretrained(model: str) -> str:
     """Say whose pretrained weights `imagenet` are for a model, and under which licence."""
     if is_own(model):
-        return "as the function of the user's own has them"
+        return "as the user's own function loads them"
     if not model.startswith(TIMM):
         return f"torchvision, {model}, DEFAULT (ImageNet-1k); torchvision is BSD-3-Clause, ImageNet has its own terms"
     found = _timm_package().get_pretrained_cfg(model.removeprefix(TIMM))
@@ -80,8 +80,8 @@ def torchvision_backbone(name: str, *, imagenet: bool) -> tuple[nn.Module, int]:
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "resnet50, efficientnet_b3"
         raise ConfigError(
-            f"--model {name}: torchvision has no such classification model; nearest: {near}; timm's are timm:NAME, one "
-            "of your own is module:function"
+            f"--model {name}: torchvision has no such classification model; nearest: {near}; for a timm model give "
+            "timm:NAME, for your own module:function"
         )
     try:
         backbone = models.get_model(name, weights="DEFAULT" if imagenet else None)
@@ -114,7 +114,9 @@ def _timm(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]
 def _own(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
     backbone = find_function(config.model, "model")(len(channels))
     if not isinstance(backbone, nn.Module):
-        raise ConfigError(f"--model {config.model}: gave a {type(backbone).__name__}; it must return a torch nn.Module")
+        raise ConfigError(
+            f"--model {config.model}: returned a {type(backbone).__name__}; it must return a torch nn.Module"
+        )
     return backbone, _count_features(backbone, config, channels)
 
 
@@ -126,19 +128,22 @@ def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence
         features = backbone.eval()(image)
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise ConfigError(
-            f"--model {config.model}: takes no image of {tuple(image.shape)} ({_line(error)}); give another --size"
+            f"--model {config.model}: does not take an image of {tuple(image.shape)} ({_line(error)}); give another "
+            f"--size"
         ) from error
     finally:
         backbone.train(was_training)
     state = backbone.state_dict().items()
     if other := [name for name, value in state if not isinstance(value, torch.Tensor)]:
         raise ConfigError(
-            f"--model {config.model}: its state dict has {other[0]}, which is no tensor, and a run keeps tensors "
-            "alone; keep it in a buffer, or leave get_extra_state out"
+            f"--model {config.model}: its state dict has {other[0]}, which is not a tensor, and a run keeps only "
+            "tensors; keep it in a buffer, or leave get_extra_state out"
         )
     shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != 1:
-        raise ConfigError(f"--model {config.model}: gives {shape} for one image; it must give features of shape (1, D)")
+        raise ConfigError(
+            f"--model {config.model}: returns {shape} for one image; it must return features of shape (1, D)"
+        )
     return shape[1]
 
 

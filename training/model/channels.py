@@ -48,7 +48,7 @@ def fit_channels(backbone: nn.Module, channels: Sequence[int]) -> None:
         return
     if getattr(backbone, "transform_input", False):
         raise ConfigError(
-            f"--model: the ImageNet weights of this {type(backbone).__name__} want three channels and rescale each; "
+            f"--model: the ImageNet weights of this {type(backbone).__name__} need three channels and rescale each; "
             "choose another model, or --weights none"
         )
     name, old = first_convolution(backbone)

@@ -40,7 +40,7 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
         NotWrittenError: the disk refuses to be written.
     """
     if out.suffix != SUFFIXES[form]:
-        raise RunError(f"{out}: the format {form} is written to a file that ends in {SUFFIXES[form]}")
+        raise RunError(f"{out}: the format {form} needs a file name that ends in {SUFFIXES[form]}")
     program = series_program(run, cache, form) if run.has_head else slice_program(run, cache)
     length = torch.export.Dim(program.axis, min=1)
     shapes = tuple({0: length} for _ in program.inputs)
@@ -57,7 +57,8 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
         difference = max(_parity(temporary, form, *sample) for sample in program.samples)
         if not difference < PARITY:
             raise RunError(
-                f"{out}: not written: a probability would differ from the run's by {difference:.1e}, {PARITY:.0e} is "
+                f"{out}: not written: a probability would differ from the run's by {difference:.1e}, and "
+                f"{PARITY:.0e} is "
                 "allowed; try the other format"
             )
         temporary.replace(out)

@@ -105,7 +105,7 @@ def check_size(net: FusionNet, config: TrainConfig) -> None:
     except (RuntimeError, AssertionError) as error:  # the layers have RuntimeError, the transformers assert
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"--model {config.model}: takes no images of {size} px ({reason}); give another --size"
+            f"--model {config.model}: does not take images of {size} px ({reason}); give another --size"
         ) from error
 
 
@@ -118,7 +118,7 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
     if not path.is_file():
         raise RunError(
             f"{path}: no weights yet; train an epoch first: train run --resume {path.parent}; "
-            "of a run that has trained one, restore the file, or train a new run"
+            "if the run has trained one, restore the file, or train a new run"
         )
     check(path, "restore it, or train a new run")
     net = build_model(dataclasses.replace(config, weights="none"), num_classes, channels)

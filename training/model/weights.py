@@ -72,8 +72,8 @@ def load_foreign(net: nn.Module, path: Path, channels: Sequence[int] = RGB) -> M
     total = sum(not name.endswith(COUNTER) for name in _backbone(net).state_dict())
     if len(backbone.missing) > (1 - LEAST_SHARE) * total:
         raise ConfigError(
-            f"{path}: holds weights of another network than this one: {len(backbone.missing)} of the backbone's "
-            f"{total} tensors are missing, {backbone.missing[0]} for one; it has {', '.join(list(state)[:3])}"
+            f"{path}: holds the weights of another network: {len(backbone.missing)} of the backbone's "
+            f"{total} tensors are missing, such as {backbone.missing[0]}; it has {', '.join(list(state)[:3])}"
         )
     load_own(target, match.used, strict=False)
     return match
@@ -87,7 +87,7 @@ def load_exactly(net: nn.Module, path: Path) -> None:
     """
     state, wanted = read_state(path), net.state_dict()
     if problem := _misfit(wanted, state):
-        raise ConfigError(f"{path}: holds weights of another network than this one: {problem}")
+        raise ConfigError(f"{path}: holds the weights of another network: {problem}")
     load_own(net, state)
 
 
@@ -145,7 +145,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{path}: cannot be read as weights ({reason}); only tensors are read: save the state dict alone"
+            f"{path}: cannot be read as weights ({reason}); only tensors are read: save just the state dict"
         ) from error
     while isinstance(state, dict) and (
         inner := next((name for name in CONTAINERS if isinstance(state.get(name), dict)), "")
@@ -224,9 +224,9 @@ def _first_kernel(module: nn.Module) -> str:
 def _misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
     if missing:
-        return f"{len(missing)} of {len(wanted)} tensors are missing, {min(missing)} for one"
+        return f"{len(missing)} of {len(wanted)} tensors are missing, such as {min(missing)}"
     if extra:
-        return f"{len(extra)} tensors are unknown, {min(extra)} for one"
+        return f"{len(extra)} tensors are unknown, such as {min(extra)}"
     for name, tensor in wanted.items():
         if found[name].shape != tensor.shape:
             return f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"

@@ -220,4 +220,4 @@ def check_progress(progress: Progress, config: settings.TrainConfig) -> None:
     if not all(type(count) is int and 0 <= count < 1 << 60 for count in counts) or progress.epoch > config.epochs:
         raise ValueError("it has come further than its run can")
     if type(progress.best_loss) is not float or math.isnan(progress.best_loss):
-        raise ValueError("its best loss is no number")
+        raise ValueError("its best loss is not a number")

@@ -105,7 +105,7 @@ def check(path: Path, way_out: str) -> None:
             return
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
-    raise RunError(f"{path}: is damaged: it does not have the SHA-256 that {FILE} has for it; {way_out}")
+    raise RunError(f"{path}: is damaged: its SHA-256 is not the one in {FILE}; {way_out}")
 
 
 def refuse_strange(run: Path) -> None:
@@ -117,9 +117,11 @@ def refuse_strange(run: Path) -> None:
             except OSError:  # a link to nothing is missed where it is read
                 continue
             if not stat.S_ISREG(found.st_mode):
-                raise RunError(f"{path}: is a pipe, socket or device, which no run has; remove it")
+                raise RunError(f"{path}: is a pipe, socket or device, which does not belong in a run; remove it")
             if found.st_size > MOST_BYTES and path.suffix in TEXTS:
-                raise RunError(f"{path}: has {found.st_size:,} bytes, as no file of a run; restore or remove it")
+                raise RunError(
+                    f"{path}: has {found.st_size:,} bytes, more than any file of a run; restore or remove it"
+                )
 
 
 def root_of(path: Path) -> Path | None:
@@ -162,7 +164,7 @@ def _digest(path: Path, length: int | None = None) -> str:
 
 def _read(root: Path) -> dict[str, list[Accepted]]:
     file = root / FILE
-    way_out = "restore it; or remove it, and nothing of this run is checked any more"
+    way_out = "restore it; or remove it, after which nothing of this run is checked"
     try:
         content = read_document(file)
         files = content["files"]

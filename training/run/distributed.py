@@ -157,8 +157,9 @@ def join_processes(device: str) -> Iterator[Processes]:
         if not any(word in str(error) for word in LOST):
             raise
         raise RunError(
-            f"process {dist.get_rank()} of {count}: another process has ended, and this one cannot go on without it; "
-            "what it said comes before this; a run goes on with: torchrun ... train run --resume DIR"
+            f"process {dist.get_rank()} of {count}: another process has ended, and this one cannot continue without "
+            f"it; "
+            "its own message is above; to continue a run: torchrun ... train run --resume DIR"
         ) from error
     finally:
         dist.destroy_process_group()
@@ -175,10 +176,10 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if not available:
         raise ConfigError(
-            "--device cuda: torch finds no GPU here; use --device cpu, or check nvidia-smi and the torch build"
+            "--device cuda: torch does not find a GPU here; use --device cpu, or check nvidia-smi and the torch build"
         )
     if local_rank >= available:
         raise ConfigError(
-            f"process {local_rank} of this machine has no GPU, there are {available}; lower --nproc-per-node"
+            f"process {local_rank} of this machine has no GPU, as there are {available}; lower --nproc-per-node"
         )
     return torch.device("cuda", local_rank)

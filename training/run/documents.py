@@ -30,4 +30,4 @@ def _finite(text: str) -> float:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of a run")
+    raise ValueError(f"{text} is not a number of a run")

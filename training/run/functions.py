@@ -37,7 +37,7 @@ def find_function(name: str, setting: str) -> Callable[..., Any]:
     except Exception as error:  # whatever the module raises when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"--{setting} {name}: cannot be imported ({reason}); start the command in the module's folder, or set "
+            f"--{setting} {name}: cannot be imported ({reason}); run the command in the module's folder, or set "
             "PYTHONPATH to it"
         ) from error
     if not callable(found):
@@ -96,8 +96,9 @@ def name_of(value: str | Callable[..., Any], setting: str) -> str:
     module, path = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
     if module in ("", "__main__") or not path or "<" in path:
         raise ConfigError(
-            f"{setting}: {value!r} cannot be imported again when the run goes on or is evaluated; put it into a module "
-            "of its own, as a function with a name"
+            f"{setting}: {value!r} could not be imported again to resume or evaluate the run; put it into its own "
+            f"module, "
+            "as a named function"
         )
     return f"{module}:{path}"
 

@@ -97,7 +97,7 @@ def _refuse_unlabelled(cache: Cache, labelled_sides: np.ndarray, shares: Sequenc
     for side, share in zip(SIDES, shares, strict=True):
         if share > 0 and not (labelled_sides == side).any():
             raise CacheError(
-                f"{cache.path}: no slice with a label would be on the side {side}; label more of its patients, and "
+                f"{cache.path}: no slice with a label would be in the {side} part; label more of its patients, and "
                 "run: pipeline build ... --labels FILE"
             )
 
@@ -116,11 +116,11 @@ def resume(
     """
     run = open_run(path)
     if run.has_head:
-        raise RunError(f"{path}: is a head over series; go on with: train series --resume {path}")
+        raise RunError(f"{path}: is a head over series; to continue: train series --resume {path}")
     wanted = settings.from_mapping(settings.to_mapping(run.config) | dict(overrides))
     if changes := settings.differences(run.config, wanted):
         raise RunError(
-            f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start a new run"
+            f"{path}: was started with other settings: {'; '.join(changes)}; leave them out, or start a new run"
         )
     return run, open_cache(cache_path or run.data.cache, run.data.commit, local_copy)
 
@@ -195,7 +195,7 @@ def open_to_evaluate(
     if side != "external":
         return run, open_own_cache(run, cache_path, local_copy)
     if cache_path is None:
-        raise RunError(f"{path}: which external set? give it by --cache")
+        raise RunError(f"{path}: --split external needs the other cache; give --cache OTHER")
     return run, open_cache(cache_path, local_copy=local_copy)
 
 
@@ -220,8 +220,8 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
         lines, left_out = external_lines(run, cache)
     elif not run.has(side):
         raise RunError(
-            f"{run.path}: has no {side} side, for its split_fractions are {run.config.split_fractions}; score another "
-            "cache by --split external --cache OTHER, or start a new run with a share for it"
+            f"{run.path}: has no {side} part, as its split_fractions are {run.config.split_fractions}; score another "
+            "cache with --split external --cache OTHER, or start a new run with a share for it"
         )
     else:
         check_run(run, cache)

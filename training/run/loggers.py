@@ -200,7 +200,10 @@ class Loggers:
             except Exception as error:  # each tracker, and the network below it, has its own
                 del self._open[name]
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                tqdm.write(f"{name}: no more is sent ({reason}); the run goes on, log.csv has everything", sys.stderr)
+                tqdm.write(
+                    f"{name}: nothing more is sent ({reason}); the run continues, and log.csv has everything",
+                    sys.stderr,
+                )
 
 
 def parse_loggers(text: str) -> tuple[str, ...]:
@@ -220,7 +223,7 @@ def check_loggers(names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"the trackers are {', '.join(known)}"
             raise ConfigError(f"--logger {name}: no such tracker; {hint}")
 
 

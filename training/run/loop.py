@@ -57,8 +57,8 @@ def check_same_count(run: Run, processes: Processes) -> None:
     begun = run.environment.get("processes", processes.count)
     if begun != processes.count and list_checkpoints(run):
         raise RunError(
-            f"{run.path}: has trained with {begun} processes, and here are {processes.count}, with which it would end "
-            f"otherwise; give --nproc-per-node {begun} (1: without torchrun), or start a new run"
+            f"{run.path}: was trained with {begun} processes, and the result would differ with {processes.count}; "
+            f"give --nproc-per-node {begun} (1: without torchrun), or start a new run"
         )
 
 

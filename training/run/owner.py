@@ -36,7 +36,7 @@ def owned(run: Path, what: str = TRAINS, *, again: str = AGAIN) -> Iterator[None
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "what": what}
         (run / HOLDER).write_text(json.dumps(holder))
     except Timeout:
-        raise RunError(f"{run}: {_holder(run)}; wait for it, or end it") from None
+        raise RunError(f"{run}: {_holder(run)}; wait for it, or stop it") from None
     except OSError as error:
         lock.release()
         raise NotWrittenError(cannot_write(run / LOCK, error).what, again) from error

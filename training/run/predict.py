@@ -43,8 +43,8 @@ def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
     if (missing := ordered["Label"].isna()).any():
         first = ordered.index[missing][0]
         raise ConfigError(
-            f"--sample {sample}: {missing.sum()} of its lines are of slices that the cache does not have, {first} for "
-            "one; predict on the cache of the sample's slices, or leave --sample out"
+            f"--sample {sample}: {missing.sum()} of its lines are for slices that the cache does not have, such as "
+            f"{first}; predict on the cache with the sample's slices, or leave --sample out"
         )
     return ordered.reset_index()
 

@@ -49,10 +49,11 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
     if count > 1:
         if fewer := config.batch_size // IMAGES_A_GPU:
             more += f", or --nproc-per-node {fewer}"
-        more += "; --set sync_batch_norm=true takes the statistics over all GPUs"
+        more += "; --set sync_batch_norm=true computes the statistics over all GPUs"
     return [
-        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each, too few to fill one, "
-        f"and few for the statistics of batch norm: {more}"
+        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each: too few to keep "
+        f"one busy, "
+        f"and few for batch-norm statistics: {more}"
     ]
 
 
@@ -74,7 +75,7 @@ def warnings(cache: Cache, sides: dict[str, np.ndarray]) -> list[str]:
     """Say which side lacks positives of which class, and what that means."""
     meaning = {
         "train": "the network cannot learn it",
-        "validation": "no threshold and no calibration can be chosen for it",
+        "validation": "no threshold or calibration can be chosen for it",
         "test": "its recall and ROC AUC will be undefined",
     }
     lines = []

@@ -105,7 +105,7 @@ class Run:
     def check_split(self) -> None:
         """Raise a RunError unless split.csv is the one that the run began with."""
         if digest(self.split) != self.data.split:
-            raise RunError(f"{self.split}: is not the split that the run began with; restore it, or start a new run")
+            raise RunError(f"{self.split}: is not the split that the run started with; restore it, or start a new run")
 
     def left_out(self, cache: Cache) -> np.ndarray:
         """Return (N,) bool: the lines of the cache that the run neither trains on nor scores, as linked.csv says.
@@ -126,7 +126,7 @@ class Run:
             return None
         file = self.path / LINKED
         if digest(file) != self.data.linked:
-            raise RunError(f"{file}: is not the one that the run began with; restore it, or start a new run")
+            raise RunError(f"{file}: is not the one that the run started with; restore it, or start a new run")
         return read_linked(file)
 
 
@@ -211,7 +211,7 @@ def check_free(path: Path) -> None:
     """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
     is_run = (path / "settings.json").exists()
     if is_run or (path.exists() and (not path.is_dir() or _is_anothers(path))):
-        way_out = f"to go on with it: train run --resume {path}" if is_run else "choose another"
+        way_out = f"to continue it: train run --resume {path}" if is_run else "choose another"
         raise RunError(f"{path}: exists and is not empty; {way_out}")
 
 
@@ -231,9 +231,7 @@ def open_run(path: Path) -> Run:
     """
     file = path / "settings.json"
     if not file.exists():
-        raise RunError(
-            f"{path}: no run here, it has no settings.json; runs are made by: train run --cache C --out {path}"
-        )
+        raise RunError(f"{path}: not a run, it has no settings.json; to make one: train run --cache C --out {path}")
     refuse_strange(path)
     check(file, "restore it, or start a new run")
     try:
@@ -250,7 +248,7 @@ def check_same_kind(run: Run, cache: Cache) -> None:
     """Raise a RunError unless the run's model can read the cache: same windows and size, and same classes if any."""
     if (windows := windows_of(cache)) != run.data.windows:
         raise RunError(
-            f"{cache.path}: built for windows {_words(windows)}; the run {run.path} wants {_words(run.data.windows)}; "
+            f"{cache.path}: built for windows {_words(windows)}; the run {run.path} needs {_words(run.data.windows)}; "
             "run: pipeline build with the run's windows in data_catalog.yaml"
         )
     if cache.classes and cache.classes != run.data.classes:

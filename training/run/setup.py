@@ -94,7 +94,7 @@ def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Se
     """Open the streams of a run's slices and bring to the device what training needs there."""
     config = run.config
     if config.sync_batch_norm and processes.device.type == "cpu":
-        raise ConfigError("sync_batch_norm: works on GPUs only; leave it off")
+        raise ConfigError("sync_batch_norm: works only on GPUs; leave it off")
     configure_device(config, processes.device)
     train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
     schedule = Schedule(len(train), config)
@@ -152,7 +152,9 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
                 load_own(ema, checkpoint.ema)
         except Exception as error:  # every part of a state dict has an error of its own
             reason = " ".join(str(error).split())[:200]
-            raise RunError(f"the newest checkpoint is not of this network ({reason}); remove it to go on") from error
+            raise RunError(
+                f"the newest checkpoint does not fit this network ({reason}); remove it to continue"
+            ) from error
         learner.progress = checkpoint.progress
     return learner
 
@@ -229,6 +231,6 @@ def load_slice_network(run: Run, processes: Processes) -> FusionNet:
     """
     configure_device(run.config, processes.device)
     if run.has_head and digest(run.slice_weights) != run.data.base_weights:
-        raise RunError(f"{run.slice_weights}: are not the weights that the head was trained on; restore it")
+        raise RunError(f"{run.slice_weights}: not the weights that the head was trained on; restore the file")
     net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels)
     return net.to(processes.device).to(memory_format=torch.channels_last).eval()

@@ -21,7 +21,7 @@ def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
     labelled = ~np.isnan(cache.labels()).all(axis=1)
     lines = np.flatnonzero(labelled & (run.sides(cache) == side) & ~run.left_out(cache))
     if not len(lines) and run.has(side):
-        where = f"{run.path}: no slice with a label on the side {side} of split.csv"
+        where = f"{run.path}: no slice with a label in the {side} part of split.csv"
         raise RunError(f"{where}; build with more labels and start a new run")
     return lines
 

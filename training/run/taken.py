@@ -57,7 +57,7 @@ def _check(data: Data) -> None:
         and data.label_level in ("slice", "series", "study", "patient")
     )
     if not right:
-        raise ValueError("what it says of the data is not of the form that a run has")
+        raise ValueError("its part about the data does not have the form of a run's")
 
 
 def windows_of(cache: Cache) -> tuple[tuple[str, float, float], ...]:

@@ -182,7 +182,7 @@ class Watch:
         in_a_step = config.batch_size * config.accumulation
         evaluated = len(costs) * self._num_validation / in_a_step * EVALUATED_SHARE
         left = step_s / costs[0] * (costs.sum() * in_an_epoch - done * costs[0] + evaluated)
-        _say(f"{step_s:.3g} s a step: about {duration(left)} left, if all epochs are needed")
+        _say(f"{step_s:.3g} s per step: about {duration(left)} left, if all epochs are needed")
 
     def say_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
         """Print a line on the epoch that ends: its losses, and how long the rest will take.
@@ -212,7 +212,7 @@ class Watch:
             write_table(path, table[["row", "image_id", *SERIES, "frame"]])
         raise RunError(
             f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
-            f"the weights were not touched; its slices are in {path}; look at them, or start anew with a lower --lr"
+            f"the weights were not changed; its slices are in {path}; look at them, or start again with a lower --lr"
         )
 
 

@@ -97,11 +97,11 @@ def ablate(of: Ablation, models: Sequence[str], seeds: Sequence[int], vary: Sequ
 def _check(of: Ablation, vary: Sequence[str]) -> None:
     for name in vary:
         if name not in VARIED:
-            raise ConfigError(f"--vary {name}: is none of {', '.join(VARIED)}")
+            raise ConfigError(f"--vary {name}: is not one of {', '.join(VARIED)}")
     own = {"model", "seed", *(setting for name in vary for setting in VARIED[name][1])}
     if wrong := sorted(own & of.settings.keys()):
         raise ConfigError(
-            f"--set {wrong[0]}: the runs differ in it; leave it out, and choose by --model, --seed and --vary"
+            f"--set {wrong[0]}: it is what the runs differ in; leave it out, and choose with --model, --seed and --vary"
         )
 
 

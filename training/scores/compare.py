@@ -65,7 +65,9 @@ def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
     file = run / f"predictions_{predictions}.csv"
     side, _, tta = predictions.partition("_")
     if not file.exists():
-        raise RunError(f"{file}: not there; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}")
+        raise RunError(
+            f"{file}: does not exist; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}"
+        )
     level = opened.data.label_level
     known = at_level(read_predictions(file), level)
     names = LEVELS.get(level, ["image_id", "z_norm"])
@@ -111,12 +113,15 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
     places = _identities(of).get_indexer(_identities(first))
     if (places < 0).any() or len(of.known) != len(first.known):
         raise RunError(
-            f"{of.name}: was scored on other slices than {first.name}: {len(of.known)} there, {len(first.known)} here, "
+            f"{of.name}: was not scored on the same slices as {first.name}: {len(of.known)} there, "
+            f"{len(first.known)} here, "
             f"{int((places >= 0).sum())} in both; compare runs with the same cache and --seed"
         )
     labels = of.known.labels[places]
     if not np.array_equal(labels, first.known.labels, equal_nan=True):
-        raise RunError(f"{of.name}: has other labels than {first.name}; evaluate both again on the same commit")
+        raise RunError(
+            f"{of.name}: has labels that differ from those of {first.name}; evaluate both again on the same commit"
+        )
     known = replace(first.known, probabilities=of.known.probabilities[places])
     return replace(of, known=known)
 
@@ -206,7 +211,7 @@ def to_text(table: pd.DataFrame, *, every_score: bool = False) -> str:
         lines += ["", f"{b} minus {a}, 95 % interval by bootstrap over patients", ""]
         lines.append(f"{'score':<20}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
         lines += [_text_line(of) for of in pair.to_dict("records")]
-    lines += ["", "* the interval leaves out 0; of twenty scores that do not differ one has a star by chance"]
+    lines += ["", "* the interval excludes 0; by chance, so does that of one in twenty scores that do not differ"]
     return "\n".join(lines[1:])
 
 

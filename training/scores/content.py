@@ -69,8 +69,8 @@ def differences(before: Content, after: Content) -> list[str]:
     counts = {
         "gone": len(before.keys) - len(old),
         "added": len(after.keys) - len(new),
-        "with another patient, series, position or label": int((before.facts[old] != after.facts[new]).sum()),
-        "with other pixels": int((before.pixels[old] != after.pixels[new]).sum()),
+        "with a different patient, series, position or label": int((before.facts[old] != after.facts[new]).sum()),
+        "with different pixels": int((before.pixels[old] != after.pixels[new]).sum()),
     }
     return [f"{count} {'slice' if count == 1 else 'slices'} {what}" for what, count in counts.items() if count]
 
@@ -94,11 +94,12 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
         except CacheError as error:
             if path is not None:
                 raise
-            raise RunError(f"{error}; where the run's cache has moved, give its new place by --cache") from error
+            raise RunError(f"{error}; if the run's cache has moved, give its new place with --cache") from error
     changes = differences(read_content(run.path), content_of(cache, run.config.size_px))
     if changes:
         raise RunError(
             f"{where}: its commit {cache.commit} differs from {run.data.commit}, which the run {run.path} was trained "
-            f"on: {', '.join(changes)}; give the run's own cache, or score this one by: train evaluate --split external"
+            f"on: {', '.join(changes)}; give the run's own cache, or score this one with: train evaluate --split "
+            f"external"
         )
     return cache

@@ -94,7 +94,7 @@ def log_look(run: Path, what: str, commit: str, slices: int, now: datetime) -> N
         now: with its time zone.
     """
     file = run / "looks.csv"
-    check(file, "restore it; it says how often test was looked at")
+    check(file, "restore it; it records how often test was looked at")
     before = file.read_text(encoding="utf-8") if file.exists() else ",".join(LOOK_COLUMNS) + "\n"
     line = ",".join((now.isoformat(timespec="seconds"), what, commit, str(slices)))
     write_atomically(file, lambda opened: opened.write(f"{before}{line}\n".encode()))
@@ -190,7 +190,7 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
     patients = content["bootstrap"]["patients"]
     how = f"95 % intervals by bootstrap over {counted(patients, 'patient')}"
     if patients < LEAST_PATIENTS:
-        how = f"no intervals, which need {LEAST_PATIENTS} patients or more: {patients} here"
+        how = f"no intervals: they need {LEAST_PATIENTS} patients or more, and there are {patients}"
     level = content.get("level", "slice")
     lines = [f"{what}, {level} by {level}; {how}", ""]
     lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())

@@ -23,22 +23,22 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
     if doubled := patients_on_two_sides(split):
         slices = table.loc[table["patient_id"].isin(doubled), "image_id"].tolist()
         raise RunError(
-            f"split.csv: patient {listed(doubled)} is on two sides, with slices {listed(slices)}; "
+            f"split.csv: patient {listed(doubled)} is in two parts, with slices {listed(slices)}; "
             "restore the file, or start a new run"
         )
     side_of = split.set_index("patient_id")["split"].to_dict()
     broken = []
     for lines in same_pixels(cache, size_px):
         pairs = table.loc[lines, ["image_id", "patient_id"]].to_numpy().tolist()
-        sides = [side_of.get(patient, "no side") for _, patient in pairs]
+        sides = [side_of.get(patient, "no part") for _, patient in pairs]
         if len(set(sides)) > 1:
             broken.append(
                 " = ".join(f"{image} ({patient}, {side})" for (image, patient), side in zip(pairs, sides, strict=True))
             )
     if broken:
         raise RunError(
-            f"split.csv: the same pixels lie under patients on different sides: {listed(broken, '; ')}; patients who "
-            "share slices belong on one side, as the run had them: restore the file, or start a new run"
+            f"split.csv: patients in different parts share the same pixels: {listed(broken, '; ')}; patients who "
+            "share slices belong in one part, as they were in the run: restore the file, or start a new run"
         )
 
 

@@ -195,7 +195,7 @@ def from_json(thresholds: Mapping[str, Any], calibration: Mapping[str, Any]) -> 
         classes = tuple(of["classes"])
         fitted = calibration["levels"][level].keys()
         if fitted != {*classes} or any(classes != other.classes for other in levels.values()):
-            raise ValueError(f"level {str(level)[:20]} has other classes than the rest")
+            raise ValueError(f"level {str(level)[:20]} does not have the classes of the rest")
         fits = [calibration["levels"][level][name] for name in classes]
         levels[level] = Operating(
             classes=classes,

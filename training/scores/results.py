@@ -63,9 +63,7 @@ def read_results(run: Path) -> Results:
         RunError: there is no run, or one of its files is damaged.
     """
     if not (run / "settings.json").exists():
-        raise RunError(
-            f"{run}: no run here, it has no settings.json; runs are made by: train run --cache C --out {run}"
-        )
+        raise RunError(f"{run}: not a run, it has no settings.json; to make one: train run --cache C --out {run}")
     names = [f"{name}{kind}" for name in NAMES for kind in ("", "_tta")]
     predictions = {name: run / f"predictions_{name}.csv" for name in names}
     scores = {name: run / f"scores_{name}.json" for name in names}

@@ -37,7 +37,7 @@ def series_program(run: Run, cache: Cache, form: str) -> Program:
     head, shares = load_head(run, HERE), read_mix(run)
     if run.config.head == "gru" and form == "torch":
         raise RunError(
-            f"{run.path}: a torch program holds a GRU for one number of slices only; write --format onnx, or export "
+            f"{run.path}: a torch program holds a GRU only for one number of slices; write --format onnx, or export "
             f"its slice model: train export --run {run.data.base} --format torch"
         )
     some = torch.full((3,), 0.5)

@@ -155,7 +155,9 @@ def extract(
 def check_alone(processes: Processes) -> None:
     """Raise a ConfigError unless there is one process: series are read by one."""
     if processes.count > 1:
-        raise ConfigError("features and heads over series are computed by one process; start it without torchrun")
+        raise ConfigError(
+            "features and heads over series are computed by one process; run the command without torchrun"
+        )
 
 
 def _extract_batch(

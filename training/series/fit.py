@@ -90,7 +90,7 @@ def _one_thread() -> Iterator[None]:
 def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> SeriesJob:
     check_alone(processes)
     if run.config.accumulation != 1:
-        raise ConfigError("accumulation: a head is trained without; set --batch-size to the series of a step")
+        raise ConfigError("accumulation: is not used for a head; set --batch-size to the number of series per step")
     sides = [lines_of(run, cache, side) for side in ("train", "validation")]
     labels = np.full(cache.labels().shape, np.nan, np.float32)
     for counting in sides:

@@ -128,9 +128,9 @@ def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
     given = settings.from_mapping(settings.to_mapping(base.config) | dict(values))
     for name in sorted(OF_SLICES & values.keys()):
         if getattr(given, name) != getattr(base.config, name):
-            raise RunError(f"--set {name}: is decided by the slice model, {base.path}; leave it out")
+            raise RunError(f"--set {name}: is taken from the slice model, {base.path}; leave it out")
     for name in sorted(settings.OF_IMAGES & values.keys()):
-        raise RunError(f"--set {name}: means nothing to a head, which reads features and no images; leave it out")
+        raise RunError(f"--set {name}: does not apply to a head, which reads features, not images; leave it out")
     return settings.from_mapping(settings.to_mapping(base.config) | DEFAULTS | dict(values))
 
 
@@ -144,14 +144,16 @@ def resume(
     """
     run = open_run(path)
     if not run.has_head:
-        raise RunError(f"{path}: is not a head over series; go on with: train run --resume {path}")
+        raise RunError(f"{path}: is not a head over series; to continue: train run --resume {path}")
     wanted = settings.from_mapping(settings.to_mapping(run.config) | dict(values))
     if changes := settings.differences(run.config, wanted):
-        raise RunError(f"{path}: was begun with other settings: {'; '.join(changes)}; leave them out, or start anew")
+        raise RunError(
+            f"{path}: was started with other settings: {'; '.join(changes)}; leave them out, or start a new run"
+        )
     base = open_run(Path(run.data.base))
     check(base.weights, "restore it, or train a new run")
     if digest(base.weights) != run.data.base_weights:
-        raise RunError(f"{base.path}: has other weights than when {path} was begun; start a new head on it")
+        raise RunError(f"{base.path}: its weights have changed since {path} was started; start a new head on it")
     return run, base, _own_cache(base, cache_path, local_copy)
 
 
@@ -169,6 +171,6 @@ def _own_cache(base: Run, cache_path: str | Path | None, local_copy: Path | None
         return open_cache(where, base.data.commit, local_copy)
     except CacheError as error:
         raise RunError(
-            f"{error}; a head is trained on the commit of its slice model, {base.path}: give the cache that has it by "
-            "--cache, or train a slice model on the new commit: train run"
+            f"{error}; a head is trained on the commit of its slice model, {base.path}: give the cache that has it "
+            "with --cache, or train a slice model on the new commit: train run"
         ) from error

@@ -125,7 +125,7 @@ def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:
 
 
 def _say_damaged(error: RunError) -> None:
-    tqdm.write(f"{error}; the images are read meanwhile", sys.stderr)
+    tqdm.write(f"{error}; reading the images instead", sys.stderr)
 
 
 def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.ndarray:
@@ -148,7 +148,7 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
     if not run.weights.is_file():
         raise RunError(
             f"{run.weights}: no weights yet; train an epoch first: train series --resume {run.path}; "
-            "of a run that has trained one, restore the file, or train a new run"
+            "if the run has trained one, restore the file, or train a new run"
         )
     check(run.weights, "restore it, or train a new run")
     try:
@@ -156,5 +156,5 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
         head = SeriesHead(len(state["norm.weight"]), len(run.data.classes), run.config)
         load_own(head, state)
     except Exception as error:  # safetensors and torch each have their own
-        raise RunError(f"{run.weights}: are no weights of this run's head ({str(error).splitlines()[0]})") from error
+        raise RunError(f"{run.weights}: not the weights of this run's head ({str(error).splitlines()[0]})") from error
     return head.to(processes.device).eval()

@@ -157,7 +157,7 @@ def open_store(run: Run, cache: Cache, *, tta: bool) -> Store:
     """
     path, again = store_path(run, tta=tta), way_out(run, tta=tta)
     if not path.exists():
-        raise MissingFeatures(f"{path}: there are no features yet; {again}")
+        raise MissingFeatures(f"{path}: has no features yet; {again}")
     again = f"remove {path}, then {again}"
     documents, digests = _read_digests(path, again)
     for name in DOCUMENTS:
@@ -168,7 +168,7 @@ def open_store(run: Run, cache: Cache, *, tta: bool) -> Store:
         for name, wanted in _attributes(run, cache, tta=tta).items():
             if (there := group.attrs.get(name)) != wanted:
                 different = f"{str(there)[:16]} there, {str(wanted)[:16]} wanted"
-                raise RunError(f"{path}: is of other {name} ({different}); {again}")
+                raise RunError(f"{path}: is for other {name} ({different}); {again}")
         arrays = {name: group[name] for name in ARRAYS}
         width = arrays["features"].shape[-1]
         for name, (shape, dtype) in _layout(run, cache, width).items():

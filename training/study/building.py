@@ -62,7 +62,7 @@ def find_pipeline() -> str:
         return str(here)
     found = shutil.which(COMMAND)
     if found is None:
-        raise StudyError(f"the command {COMMAND} is not installed, it reads the DICOM files; run: {INSTALL}")
+        raise StudyError(f"the command {COMMAND} is not installed, and it reads the DICOM files; run: {INSTALL}")
     return found
 
 
@@ -177,8 +177,10 @@ def _last_words(said: str, code: int, source: Path) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     if "ModuleNotFoundError" in last:
-        return f"{last.removeprefix('ModuleNotFoundError: ')}: the pipeline is not whole; run: {INSTALL}"
+        return f"{last.removeprefix('ModuleNotFoundError: ')}: the pipeline is not fully installed; run: {INSTALL}"
     if last.startswith("error: "):
         return last.removeprefix("error: ")
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{source}: pipeline build ended with {how} ({last or 'without a word'}); try: pipeline build --src {source}"
+    return (
+        f"{source}: pipeline build ended with {how} ({last or 'without a message'}); try: pipeline build --src {source}"
+    )

@@ -62,7 +62,7 @@ def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> byte
         StudyError: there are several, or as `write_dicom`.
     """
     if len(answer.studies) != 1:
-        raise StudyError(f"{len(answer.studies)} studies, and an SR is of one; send one study at a time")
+        raise StudyError(f"{len(answer.studies)} studies, and an SR is about one; send one study at a time")
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         sources = read_sources(source, set(answer.slices["sop_instance_uid"]))
@@ -150,7 +150,7 @@ def study_sources(answer: Answer, study: int, sources: Mapping[str, pydicom.Data
     uids = list(dict.fromkeys(lines["sop_instance_uid"]))
     if any(uid not in sources for uid in uids):
         raise StudyError(
-            f"study {study}: a file of it was removed meanwhile, which a DICOM answer must refer to; "
+            f"study {study}: one of its files, to which a DICOM answer must refer, was removed in the meantime; "
             "keep the files, and run it again"
         )
     return [sources[uid] for uid in uids]

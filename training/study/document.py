@@ -11,7 +11,7 @@ from training.study.answer import KINDS, LEVELS, NUMBERS, Answer
 FORMAT, FORMAT_VERSION = "ich-answer", 1
 NOTICE = "Not a medical device: research software, not made, tested or approved for the care of patients."
 NO_THRESHOLDS = (
-    "none: the run has not been scored on validation, so nothing is decided and nothing calibrated; "
+    "none: the run has not been scored on validation, so nothing is decided or calibrated; "
     "run: train evaluate --run RUN --split validation"
 )
 # Whether a value is of the patient or only of the picture.
@@ -20,7 +20,7 @@ PLACE = ("frame", "z_mm", "z_norm")
 # The pipeline's messages quote nothing of a file, but these name another file's path.
 WITHOUT_PATHS = {
     "duplicate": "the same slice as in another file",
-    "duplicate_conflict": "the same SOP Instance UID as another file, with other content; none of them is used",
+    "duplicate_conflict": "the same SOP Instance UID as another file, but different content; none of them is used",
 }
 
 

@@ -46,7 +46,7 @@ def make_app(desk: Desk, host: str = "127.0.0.1") -> FastAPI:
     @app.post("/studies")
     async def studies(request: Request) -> Response:
         if not desk.counts.enter(desk.rules.waiting):
-            busy = f"{desk.rules.waiting} studies are in hand; send this one again later"
+            busy = f"{desk.rules.waiting} studies are in progress; send this one again later"
             return JSONResponse({"error": busy}, 503, headers={"Retry-After": "5"})
         return await _answer_counted(desk, request)
 
@@ -78,7 +78,7 @@ async def _answer_counted(desk: Desk, request: Request) -> Response:
         return JSONResponse({"error": "the service's disk is full; send the study again later"}, 507)
     except Exception:
         LOG.exception("a study was not answered")  # a fault of this program; it quotes no value of a file
-        return JSONResponse({"error": "a fault of the service; its log says more"}, 500)
+        return JSONResponse({"error": "an internal error of the service; see its log"}, 500)
     finally:
         seconds = time.monotonic() - begun
         desk.counts.leave(outcome, seconds, slices)
@@ -98,7 +98,7 @@ def _kind(request: Request) -> str:
 async def _answer(desk: Desk, request: Request, kind: str, deadline: float) -> tuple[bytes, int]:
     identifiers = _flag(request, "identifiers")
     if identifiers and not desk.rules.identifiers:
-        raise Refused(403, "the service gives no identifiers; start it with --identifiers")
+        raise Refused(403, "the service does not give identifiers; start it with --identifiers")
     with temporary_folder() as work, needs_room():
         (source := Path(work) / "source").mkdir()
         try:
@@ -106,7 +106,9 @@ async def _answer(desk: Desk, request: Request, kind: str, deadline: float) -> t
                 type_of = request.headers.get("content-type", "")
                 await receive(type_of, body, source, desk.rules.megabytes * 10**6)
         except TimeoutError as error:
-            raise Refused(408, "the body did not come in time; send it faster, or allow more with --seconds") from error
+            raise Refused(
+                408, "the body did not arrive in time; send it faster, or allow more with --seconds"
+            ) from error
         heatmap = _flag(request, "heatmap")
         return await asyncio.to_thread(
             desk.serve, source, Path(work), kind, deadline, heatmap=heatmap, identifiers=identifiers
@@ -125,7 +127,7 @@ async def _body(request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
     try:
         yield request.stream()
     except ClientDisconnect as error:
-        raise Refused(400, "the client went away before the body's end") from error
+        raise Refused(400, "the client disconnected before the end of the body") from error
 
 
 def run_service(desk: Desk, host: str, port: int) -> None:

@@ -39,7 +39,7 @@ def gather(given: Sequence[Path], work: Path, limits: Limits, *, keep_names: boo
     """
     for path in given:
         if not path.exists():
-            raise StudyError(f"{path}: is not there; give a folder, a zip archive or a DICOM file")
+            raise StudyError(f"{path}: does not exist; give a folder, a zip archive or a DICOM file")
     if len(given) == 1 and given[0].is_dir():
         return given[0]
     left = limits

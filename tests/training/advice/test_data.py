@@ -49,7 +49,7 @@ def _no_label_of_a_slice(world: World) -> Told:
 
 def _another_size(world: World) -> Told:
     small, both = world.other(), world.other(sizes=(32, 48))
-    advice = r"this run wants 48; run: pipeline build \.\.\. --size 48"
+    advice = r"this run needs 48; run: pipeline build \.\.\. --size 48"
     return Told(lambda: small.array(48), advice, lambda: both.array(48))
 
 
@@ -98,7 +98,7 @@ def _no_such_commit(world: World) -> Told:
 
 def _an_address_without_copies(world: World) -> Told:
     address = world.cache.as_uri()
-    advice = "say where they may lie: --local-copy DIR"
+    advice = "say where to keep them: --local-copy DIR"
     return Told(lambda: open_cache(address), advice, lambda: open_cache(address, local_copy=world.folder / "copies"))
 
 
@@ -111,7 +111,7 @@ def _a_series_of_two_studies(world: World) -> Told:
     def chosen() -> None:
         assert {len(lines) for _, lines in cache.table.groupby(keys) if (lines[keys[-1]] == uid).any()} == {2}
 
-    return Told(lambda: cache.series(uid), "choose the lines of one .* by patient_id, study_instance_uid and", chosen)
+    return Told(lambda: cache.series(uid), "choose the rows of one .* by patient_id, study_instance_uid and", chosen)
 
 
 def _no_positions(world: World) -> Told:
@@ -193,14 +193,16 @@ def test_the_advice_of_a_message_is_followed_to_success(make: Callable[[World], 
 def test_another_cache_than_the_runs_is_scored_as_an_external_set(world: World) -> None:
     other = write_fake(world.folder / "other.zarr", seed=5).path
     evaluate = world.on_run("evaluate", "--cache", other)
-    assert "give the run's own cache, or score this one by: train evaluate --split external" in train(*evaluate).stderr
+    assert (
+        "give the run's own cache, or score this one with: train evaluate --split external" in train(*evaluate).stderr
+    )
     call(*world.on_run("evaluate", "--cache", world.cache))
     call(*evaluate, "--split", "external")
 
 
 def test_a_loss_that_is_not_finite_ends_with_slices_to_look_at_and_a_lower_rate(world: World) -> None:
     refused = train(*world.new("--lr", "100", "--set", "warmup_fraction=0", "--loss", f"{__name__}:overflowing"))
-    assert "look at them, or start anew with a lower --lr" in refused.stderr
+    assert "look at them, or start again with a lower --lr" in refused.stderr
     assert len(pd.read_csv(world.folder / "new" / "nonfinite.csv"))
     with patch("training.run.job.finish", lambda *_: {}), patch("training.cli.bodies.run._say_end"):
         call(*world.new("--lr", "1e-4", out="lower"))

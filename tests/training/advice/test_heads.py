@@ -42,7 +42,7 @@ def _a_head_without_a_place(world: World) -> Case:
 @CASES.add
 def _a_head_that_was_stopped(world: World) -> Case:
     state = lambda: patch("training.series.fit.to_the_end", _stop)  # noqa: E731
-    advice = "stopped; to go on: (train series --resume .*)"
+    advice = "stopped; to continue: (train series --resume .*)"
     return Case(_series(world), advice, lambda m: [advised(m[1])], state=state)
 
 
@@ -77,19 +77,19 @@ def _a_head_on_a_head(world: World) -> Case:
 
 @CASES.add
 def _a_setting_of_the_slice_model(world: World) -> Case:
-    advice = "is decided by the slice model, .*; leave it out"
+    advice = "is taken from the slice model, .*; leave it out"
     return Case(_series(world, "--set", "size_px=64"), advice, lambda _: [_series(world)])
 
 
 @CASES.add
 def _a_setting_for_images(world: World) -> Case:
-    advice = "means nothing to a head, which reads features and no images; leave it out"
+    advice = "does not apply to a head, which reads features, not images; leave it out"
     return Case(_series(world, "--set", "mixup_alpha=0.1"), advice, lambda _: [_series(world)])
 
 
 @CASES.add
 def _accumulation(world: World) -> Case:
-    advice = "a head is trained without; set (--batch-size) to the series of a step"
+    advice = "is not used for a head; set (--batch-size) to the number of series per step"
     return Case(_series(world, "--set", "accumulation=2"), advice, lambda m: [_another(world, m[1], 6)])
 
 
@@ -101,20 +101,20 @@ def _another(world: World, *more: object) -> list[Any]:
 
 @CASES.add
 def _a_head_that_is_resumed_as_a_run(world: World) -> Case:
-    advice = "is a head over series; go on with: (train series --resume .*)"
+    advice = "is a head over series; to continue: (train series --resume .*)"
     return Case(["run", "--resume", world.whole / "heads" / "head", *CPU], advice, lambda m: [advised(m[1])])
 
 
 @CASES.add
 def _a_run_that_is_resumed_as_a_head(world: World) -> Case:
-    advice = "is not a head over series; go on with: (train run --resume .*)"
+    advice = "is not a head over series; to continue: (train run --resume .*)"
     return Case(["series", "--resume", world.run, *CPU], advice, lambda m: [advised(m[1])])
 
 
 @CASES.add
 def _other_settings(world: World) -> Case:
     resume = ["series", "--resume", world.whole / "heads" / "head", *CPU]
-    advice = "was begun with other settings: .*; leave them out, or start anew"
+    advice = "was started with other settings: .*; leave them out, or start a new run"
     return Case([*resume, "--lr", 0.3], advice, lambda _: [resume])
 
 
@@ -129,7 +129,7 @@ def _a_slice_model_that_was_trained_on(world: World) -> Case:
     other = lambda: patch("training.series.job.digest", lambda _: "0" * 64)  # noqa: E731
     resume = ["series", "--resume", head, *CPU]
     return Case(
-        resume, "has other weights than when .*; start a new head on it", lambda _: [_series(world)], state=other
+        resume, "its weights have changed since .*; start a new head on it", lambda _: [_series(world)], state=other
     )
 
 
@@ -171,7 +171,7 @@ def _a_torch_program_of_a_gru(world: World) -> Case:
 @CASES.add
 def _a_commit_that_the_slice_model_was_not_trained_on(world: World) -> Case:
     other = write_fake(world.folder / "other.zarr", seed=8).path
-    advice = "give the cache that has it by (--cache), or train a slice model on the new commit"
+    advice = "give the cache that has it with (--cache), or train a slice model on the new commit"
     series = _series(world, "--cache")
     return Case([*series, other], advice, lambda _: [[*series, world.cache]])
 
@@ -184,7 +184,7 @@ def test_a_head_judges_by_its_slice_model_or_by_predict(world: World, heads: Pat
 
 
 def test_a_head_is_computed_without_torchrun() -> None:
-    with pytest.raises(ConfigError, match="start it without torchrun"):
+    with pytest.raises(ConfigError, match="run the command without torchrun"):
         check_alone(dataclasses.replace(HERE, count=2))
     check_alone(HERE)
 

@@ -19,12 +19,12 @@ def test_evaluate_names_what_lacks_and_what_shows_it(world: World) -> None:
     for name in ("thresholds.json", "calibration.json"):
         (world.run / name).unlink()
     said = call(*world.on_run("evaluate")).output
-    found = re.search("they come from: (train evaluate .*)", said)
+    found = re.search("to choose them: (train evaluate .*)", said)
     assert found
     call(*advised(found[1]))
     said = call(*world.on_run("evaluate")).output
-    assert "they come from" not in said
-    found = re.search("report.html shows them after: (train report .*)", said)
+    assert "to choose them" not in said
+    found = re.search("to show them in report.html: (train report .*)", said)
     assert found
     call(*advised(found[1]))
 
@@ -78,7 +78,7 @@ def test_a_cache_that_has_moved_is_given_by_its_new_place(world: World) -> None:
         follow(
             Case(
                 world.on_run("evaluate"),
-                "give its new place by (--cache)",
+                "give its new place with (--cache)",
                 lambda m: [world.on_run("evaluate", m[1], moved)],
             ),
             train,

@@ -85,7 +85,7 @@ def test_a_damaged_content_asks_for_the_runs_own_commit(world: World) -> None:
 def _digests_that_are_damaged(world: World) -> Case:
     file = world.run / "digests.json"
     file.write_bytes(b"?")
-    advice = "restore it; or remove it, and nothing of this run is checked any more"
+    advice = "restore it; or remove it, after which nothing of this run is checked"
     return Case(world.on_run("report"), advice, by_hand(file.unlink), again=True)
 
 
@@ -93,14 +93,14 @@ def _digests_that_are_damaged(world: World) -> Case:
 def _a_pipe_in_the_folder(world: World) -> Case:
     pipe = world.run / "pipe"
     os.mkfifo(pipe)
-    return Case(world.on_run("report"), "which no run has; remove it", by_hand(pipe.unlink), again=True)
+    return Case(world.on_run("report"), "which does not belong in a run; remove it", by_hand(pipe.unlink), again=True)
 
 
 @CASES.add
 def _a_text_without_end(world: World) -> Case:
     os.truncate(world.run / "scores_test.json", 1 << 40)
     back = by_hand(lambda: world.restore("scores_test.json"))
-    return Case(world.on_run("report"), "bytes, as no file of a run; restore or remove it", back, again=True)
+    return Case(world.on_run("report"), "bytes, more than any file of a run; restore or remove it", back, again=True)
 
 
 @CASES.add
@@ -130,7 +130,7 @@ def _stop(*_: Any, **__: Any) -> None:
 @CASES.add
 def _a_run_that_was_stopped(world: World) -> Case:
     state = lambda: patch("training.run.loop.to_the_end", _stop)  # noqa: E731
-    advice = "stopped; to go on: (train run --resume .*)"
+    advice = "stopped; to continue: (train run --resume .*)"
     return Case(world.new(), advice, lambda m: [advised(m[1])], state=state)
 
 
@@ -172,7 +172,9 @@ def _edited_checkpoint(world: World, edit: Any) -> Path:
 @CASES.add
 def _a_checkpoint_of_another_network(world: World) -> Case:
     newest = _edited_checkpoint(world, lambda content: content["model"].popitem())
-    return Case(world.resume(), "not of this network .*; remove it to go on", by_hand(newest.unlink), again=True)
+    return Case(
+        world.resume(), "does not fit this network .*; remove it to continue", by_hand(newest.unlink), again=True
+    )
 
 
 @CASES.add
@@ -203,7 +205,7 @@ def _no_run_there(world: World) -> Case:
     def follow(found: re.Match[str]) -> list[list[Any]]:
         return [advised(found[1].replace("--cache C", f"--cache {world.cache}")) + QUICK]
 
-    advice = "runs are made by: (train run .*)"
+    advice = "to make one: (train run .*)"
     return Case(["evaluate", "--run", none, *CPU], advice, follow, again=True)
 
 
@@ -216,13 +218,13 @@ def _a_folder_that_is_not_free(world: World) -> Case:
 
 @CASES.add
 def _other_settings(world: World) -> Case:
-    advice = "begun with other settings: .*; leave them out, or start a new run"
+    advice = "started with other settings: .*; leave them out, or start a new run"
     return Case(world.resume("--lr", 0.5), advice, lambda _: [world.resume()])
 
 
 @CASES.add
 def _a_run_in_hand(world: World) -> Case:
-    return Case(world.resume(), "wait for it, or end it", again=True, state=lambda: owned(world.run))
+    return Case(world.resume(), "wait for it, or stop it", again=True, state=lambda: owned(world.run))
 
 
 def _strangers(world: World) -> Path:
@@ -242,20 +244,24 @@ def _no_test_side(world: World) -> Case:
     def follow(found: re.Match[str]) -> list[list[Any]]:
         return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_strangers(world))).split(), *CPU]]
 
-    advice = "score another cache by (--split external --cache OTHER), or"
+    advice = "score another cache with (--split external --cache OTHER), or"
     return Case(["evaluate", "--run", two, *CPU], advice, follow)
 
 
 @CASES.add
 def _an_external_set_that_is_not_named(world: World) -> Case:
     external = world.on_run("evaluate", "--split", "external")
-    return Case(external, "which external set.* give it by (--cache)", lambda m: [[*external, m[1], _strangers(world)]])
+    return Case(
+        external,
+        "--split external needs the other cache; give (--cache) OTHER",
+        lambda m: [[*external, m[1], _strangers(world)]],
+    )
 
 
 @CASES.add
 def _an_external_set_of_known_patients(world: World) -> Case:
     external = ["evaluate", "--run", world.whole / "two", *CPU, "--split", "external", "--cache"]
-    advice = "nothing is left to score: .*; give a cache of other patients"
+    advice = "nothing is left to score: .*; give a cache with other patients"
     return Case([*external, world.cache], advice, lambda _: [[*external, _strangers(world)]])
 
 

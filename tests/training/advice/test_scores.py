@@ -26,13 +26,13 @@ def _a_set_without_a_label(world: World) -> Told:
     def begun(cache: Any) -> object:
         return begin(world.folder / "new", cache.path, settings(), HERE)
 
-    advice = r"no slice with a label would be on the side train; label more .* run: pipeline build \.\.\. --labels FILE"
+    advice = r"no slice with a label would be in the train part; label more .* run: pipeline build \.\.\. --labels FILE"
     return Told(lambda: begun(bare), advice, lambda: begun(labelled))
 
 
 def _a_side_whose_labels_are_gone(world: World) -> Told:
     run, bare = open_run(world.run), world.other(unlabelled=40)
-    advice = "no slice with a label on the side train of split.csv; build with more labels and start a new run"
+    advice = "no slice with a label in the train part of split.csv; build with more labels and start a new run"
     return Told(lambda: lines_of(run, bare, "train"), advice, lambda: lines_of(run, open_cache(world.cache), "train"))
 
 
@@ -44,7 +44,7 @@ def _a_split_that_is_no_table(world: World) -> Told:
         world.restore("split.csv")
         return read_lines(file)
 
-    return Told(lambda: read_lines(file), "restore it, or begin a new run", restored)
+    return Told(lambda: read_lines(file), "restore it, or start a new run", restored)
 
 
 def _a_patient_on_two_sides(world: World) -> Told:
@@ -56,7 +56,7 @@ def _a_patient_on_two_sides(world: World) -> Told:
         world.restore("split.csv")
         check_run(open_run(world.run), cache)
 
-    return Told(lambda: check_run(open_run(world.run), cache), "on two sides.* restore the file, or start a", restored)
+    return Told(lambda: check_run(open_run(world.run), cache), "in two parts.* restore the file, or start a", restored)
 
 
 def _linked_patients_that_cannot_be_read(world: World) -> Told:
@@ -75,7 +75,7 @@ def _predictions_that_are_not_there(world: World) -> Told:
         call(*advised(f"train evaluate --run {world.run} --split validation --tta"))
         return read_contestants([world.run], "validation_tta")
 
-    advice = "not there; run: train evaluate --run .* --split validation --tta"
+    advice = "does not exist; run: train evaluate --run .* --split validation --tta"
     return Told(lambda: read_contestants([world.run], "validation_tta"), advice, made)
 
 

@@ -22,7 +22,7 @@ from testkit.tiny_run import settings
 from tests.training.advice.world import CPU, Cases, World, call
 from tests.training.run.test_train_cli import train
 from training.errors import ConfigError, RunError
-from training.model.backbones import torchvision_backbone
+from training.model.backbones import _count_features, torchvision_backbone
 from training.model.channels import fit_channels
 from training.model.export import _write_onnx
 from training.model.network import build_model
@@ -37,7 +37,7 @@ CASES = Cases()
 @CASES.add
 def _neither_cache_nor_study(world: World) -> Case:
     out = world.folder / "s.csv"
-    advice = "give --cache CACHE or --dicom STUDY, one of them"
+    advice = "give either --cache CACHE or --dicom STUDY"
     predict = world.on_run("predict", "--out", out)
     return Case(predict, advice, lambda _: [[*predict, "--cache", world.cache]])
 
@@ -86,7 +86,9 @@ def _runs_to_compare(world: World) -> Case:
 def _a_setting_that_ablation_varies(world: World) -> Case:
     ablate = ["ablate", "--cache", world.cache, "--out", world.folder / "a", "--set", "seed=3"]
     follow = by_hand(lambda: _reaches(world, [word for word in ablate if word not in ("--set", "seed=3")]))
-    return Case(ablate, "the runs differ in it; leave it out, and choose by --model, --seed and --vary", follow)
+    return Case(
+        ablate, "it is what the runs differ in; leave it out, and choose with --model, --seed and --vary", follow
+    )
 
 
 def _reaches(world: World, ablate: list[Any]) -> None:
@@ -98,7 +100,7 @@ def _reaches(world: World, ablate: list[Any]) -> None:
 
 @CASES.add
 def _batch_norm_over_gpus(world: World) -> Case:
-    advice = "sync_batch_norm: works on GPUs only; leave it off"
+    advice = "sync_batch_norm: works only on GPUs; leave it off"
     return Case(world.new("--set", "sync_batch_norm=true"), advice, lambda _: [world.new(out="off")])
 
 
@@ -128,7 +130,7 @@ def _a_whole_module_for_weights(world: World) -> Case:
     file, net = world.folder / "w.pt", build_model(settings(model="small_resnet"), 6)
     torch.save(net, file)
     save = by_hand(lambda: torch.save(net.state_dict(), file))
-    return Case(world.new("--weights", file), "only tensors are read: save the state dict alone", save, again=True)
+    return Case(world.new("--weights", file), "only tensors are read: save just the state dict", save, again=True)
 
 
 def picky(channels: int) -> nn.Module:
@@ -147,6 +149,30 @@ def test_a_backbone_of_ones_own_gets_the_size_that_it_takes() -> None:
     with pytest.raises(ConfigError, match=r"wants 32 px.*give another --size"):
         build_model(config, 6)
     build_model(dataclasses.replace(config, size_px=32), 6)
+
+
+class InBuffer(nn.Module):
+    """A backbone that keeps what it has seen in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+class InExtraState(InBuffer):
+    """One that keeps it as extra state, which need not be a tensor."""
+
+    def get_extra_state(self) -> int:
+        return 0
+
+
+def test_a_backbone_keeps_its_state_in_buffers() -> None:
+    with pytest.raises(ConfigError, match="keep it in a buffer, or leave get_extra_state out"):
+        _count_features(InExtraState(), settings(size_px=32), (0, 1, 2))
+    assert _count_features(InBuffer(), settings(size_px=32), (0, 1, 2)) == 3
 
 
 def test_a_model_that_cannot_be_built_has_another_in_its_place() -> None:
@@ -169,13 +195,13 @@ def test_weights_that_rescale_three_channels_are_left_out() -> None:
 
 def test_functions_are_named_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "of_mine_7.py").write_text("number = 3\n\n\ndef loss(*given):\n    return given\n")
-    with pytest.raises(ConfigError, match="start the command in the module's folder, or set PYTHONPATH to it"):
+    with pytest.raises(ConfigError, match="run the command in the module's folder, or set PYTHONPATH to it"):
         find_function("of_mine_7:loss", "loss")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="is a int; name a function"):
         find_function("of_mine_7:number", "loss")
     found = find_function("of_mine_7:loss", "loss")
-    with pytest.raises(ConfigError, match="put it into a module of its own, as a function with a name"):
+    with pytest.raises(ConfigError, match="put it into its own module, as a named function"):
         name_of(lambda *given: given, "loss")
     assert name_of(found, "loss") == "of_mine_7:loss"
 

@@ -175,7 +175,7 @@ FAULTS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
     (set_attribute(sizes={"16": "../16-0badcafe"}), ("damaged", "../16-0badcafe")),
     (set_attribute(sums={"16": "sums/16-0badcafe/.."}), ("damaged", "sums/16-0badcafe/..")),
     (set_attribute(cache="../x"), ("damaged", "../x")),
-    (set_attribute(rows_per_shard=0), ("damaged", "no count")),
+    (set_attribute(rows_per_shard=0), ("damaged", "not a count")),
     (set_attribute(num_slices=41), ("40 lines", "41")),
     (flip_table_bit, ("tables/", "digest", "verify --repair")),
     (remove_table, ("tables/", "verify --repair")),

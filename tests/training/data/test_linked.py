@@ -111,7 +111,7 @@ def test_a_run_joins_leaves_out_and_lists(fake: FakeCache, tmp_path: Path) -> No
     assert sorted(set(range(60)) - set(kept.tolist())) == [3, 12]
     again = open_run(run.path)
     (run.path / "linked.csv").write_text((run.path / "linked.csv").read_text().replace("left out", "left in"))
-    with pytest.raises(RunError, match=r"linked.csv: is not the one that the run began with"):
+    with pytest.raises(RunError, match=r"linked.csv: is not the one that the run started with"):
         lines_of(again, cache, "test")
 
 
@@ -123,7 +123,7 @@ def test_a_split_edited_so_that_it_breaks_a_group_is_refused(fake: FakeCache, tm
     split.loc[split["patient_id"] == "ID_00000002", "split"] = "test"
     original = run.split.read_bytes()
     split.to_csv(run.split, index=False)
-    with pytest.raises(RunError, match="the same pixels lie under patients on different sides"):
+    with pytest.raises(RunError, match="patients in different parts share the same pixels"):
         evaluate(run, cache, "test", runtime(), HERE, tta=False)
     run.split.write_bytes(original)  # the advice
     with pytest.raises(RunError, match="no weights yet"):
@@ -140,7 +140,9 @@ def test_a_large_unit_trains_and_is_told_with_what_joins_it(fake: FakeCache, tmp
     assert set(sides) == {"train", "validation", "test"}
     words = describe(table_of(links, cache), 12)
     image = fake.table["image_id"].iloc[3]
-    assert any("9 of 12 patients (75 %) are joined to one" in line and f"{image} under 9" in line for line in words)
+    assert any(
+        "9 of 12 patients (75 %) are joined into one unit" in line and f"{image} under 9" in line for line in words
+    )
 
 
 def test_the_model_card_and_report_count_them(fake: FakeCache, tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def test_file_gives_the_split_back(tmp_path: Path) -> None:
         ("patient_id,split\nP0000,train\n", "lacks 2 patients"),
         ("patient_id,split\nP0000,train\nP0000,test\n", "more than once"),
         ("patient_id,split\nP0000,trian\n", "'trian'"),
-        ("who,where\n", "patient_id, split"),
-        ("", "patient_id, split"),
+        ("who,where\n", "patient_id and split"),
+        ("", "patient_id and split"),
     ],
 )
 def test_wrong_file_is_one_line(tmp_path: Path, text: str, word: str) -> None:

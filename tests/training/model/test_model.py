@@ -98,7 +98,9 @@ def test_a_size_that_a_model_does_not_take_is_named(name, size_px, fits):
     if fits:
         check_size(net, config)
     else:
-        with pytest.raises(ConfigError, match=f"--model {name}: takes no images of {size_px} px .*give another --size"):
+        with pytest.raises(
+            ConfigError, match=f"--model {name}: does not take images of {size_px} px .*give another --size"
+        ):
             check_size(net, config)
 
 

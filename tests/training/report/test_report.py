@@ -135,7 +135,7 @@ def test_bare_run_and_no_cache(run: Path) -> None:
 
 
 def test_no_run_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run here"):
+    with pytest.raises(RunError, match="not a run, it has no settings"):
         write_report(tmp_path, None)
 
 

@@ -148,7 +148,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number
         context.setattr(os, "fsync", full)
         line = refused("run", "--cache", cache, "--out", path, *QUICK)
     assert os.strerror(number) in line
-    assert "free space" in line
+    assert "free up space" in line
     assert not list(path.rglob("*.partial"))
     way_out = re.search(r"run: train (run --resume \S+)$", line)
     assert train(*way_out[1].split(), "--device", "cpu").exit_code == 0
@@ -190,7 +190,7 @@ def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
         context.setattr(os, "fsync", read_only)
         line = refused(*words[command])
     assert "cannot be written (Read-only file system)" in line
-    assert line.rstrip().endswith("and give the same command again")
+    assert line.rstrip().endswith("and run the same command again")
     assert not list(tmp_path.rglob("*.partial"))
     if command == "run":
         with patch("training.run.job.complete", side_effect=RunError("begun")):

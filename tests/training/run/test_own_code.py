@@ -81,7 +81,7 @@ def test_a_module_in_the_folder_of_the_command_is_found(
         ({"model": "nowhere:f"}, ["--model nowhere:f", "No module named", "PYTHONPATH"]),
         ({"loss": "testkit.own_code:nothing"}, ["--loss testkit.own_code:nothing", "no attribute"]),
         ({"augment": "testkit.own_code:SEEN"}, ["--augment testkit.own_code:SEEN", "is a list"]),
-        ({"model": "testkit.own_code:maps"}, ["gives (1, 5, 30, 30)", "must give features of shape (1, D)"]),
+        ({"model": "testkit.own_code:maps"}, ["returns (1, 5, 30, 30)", "must return features of shape (1, D)"]),
     ],
 )
 def test_what_cannot_be_used_is_one_line_before_a_folder_is_made(
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_one_line_before_a_folder_is_made(
 
 
 def test_a_function_that_cannot_be_imported_again_is_refused(fake: FakeCache, tmp_path: Path) -> None:
-    with pytest.raises(training.ConfigError, match="put it into a module"):
+    with pytest.raises(training.ConfigError, match="put it into its own module"):
         training.fit(fake.path, tmp_path / "run", model=lambda channels: torch.nn.Identity())
 
 

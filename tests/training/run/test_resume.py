@@ -133,7 +133,7 @@ def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cach
         load_checkpoint(other)
     text = run.split.read_text()
     run.split.write_text(text.replace("validation", "test", 1))
-    with pytest.raises(RunError, match=r"split\.csv: is not the split that the run began with"):
+    with pytest.raises(RunError, match=r"split\.csv: is not the split that the run started with"):
         fit(run, open_cache(cache_path), runtime(), HERE)
 
 

@@ -61,14 +61,14 @@ def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path
         "settings.json",
         "split.csv",
     ]
-    with pytest.raises(RunError, match=f"go on with it: train run --resume {path}"), new_folder(path):
+    with pytest.raises(RunError, match=f"continue it: train run --resume {path}"), new_folder(path):
         pass
 
 
 def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
     before = sorted(path.name for path in run.path.iterdir())
     sides = split_patients(cache.table, cache.classes, seed=0)
-    with pytest.raises(RunError, match=f"is not empty; to go on with it: train run --resume {run.path}"):
+    with pytest.raises(RunError, match=f"is not empty; to continue it: train run --resume {run.path}"):
         create_run(run.path, settings(), cache, sides, MEAN_STD, environment={})
     assert sorted(path.name for path in run.path.iterdir()) == before
     (tmp_path / "other").mkdir()
@@ -80,13 +80,13 @@ def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
 
 
 def test_no_run_and_damaged_settings_are_named(tmp_path, run):
-    with pytest.raises(RunError, match="no run here"):
+    with pytest.raises(RunError, match="not a run, it has no settings"):
         open_run(tmp_path / "nowhere")
     file = run.path / "settings.json"
     content = json.loads(file.read_text())
     content["config"]["batchsize"] = 3
     file.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=r"settings\.json: is damaged: it does not have the SHA-256"):
+    with pytest.raises(RunError, match=r"settings\.json: is damaged: its SHA-256 is not the one in"):
         open_run(run.path)
     (run.path / "digests.json").unlink()  # nothing is checked any more
     with pytest.raises(RunError, match="did you mean batch_size"):
@@ -105,11 +105,11 @@ def test_another_cache_is_checked_for_windows_size_and_classes(tmp_path, run):
     check_same_kind(run, changed())
     check_same_kind(run, changed(classes=()))
     windows = changed().windows
-    with pytest.raises(RunError, match=r"built for windows subdural \(50, 130\), brain .* wants brain \(40, 80\)"):
+    with pytest.raises(RunError, match=r"built for windows subdural \(50, 130\), brain .* needs brain \(40, 80\)"):
         check_same_kind(run, changed(windows=(windows[1], windows[0], windows[2])))
     with pytest.raises(RunError, match="has classes any, "):
         check_same_kind(run, changed(classes=tuple(reversed(CLASSES))))
-    with pytest.raises(CacheError, match="built at 16 px; this run wants 32"):
+    with pytest.raises(CacheError, match="built at 16 px; this run needs 32"):
         check_same_kind(run, changed(sizes=(16,)))
 
 
@@ -138,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         file.write(b"ne")
         raise OSError("No space left on device")
 
-    with pytest.raises(RunError, match=r"file: cannot be written \(No space left on device\).*: free space"):
+    with pytest.raises(RunError, match=r"file: cannot be written \(No space left on device\).*: free up space"):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     write_atomically(path, lambda file: file.write(b"new"))
@@ -187,12 +187,12 @@ def test_two_commands_do_not_make_one_run(cache, tmp_path):
     path.mkdir()
     (path / ".owner.lock").touch()  # killed as soon as it held the folder
     with new_folder(path):
-        with pytest.raises(RunError, match="makes a new run there; wait for it, or end it"), new_folder(path):
+        with pytest.raises(RunError, match="makes a new run there; wait for it, or stop it"), new_folder(path):
             pass
         assert (path / ".unfinished").exists()
         made = create_run(path, settings(), cache, sides, MEAN_STD, environment={})
     with (
-        pytest.raises(RunError, match="exists and is not empty; to go on with it: train run --resume"),
+        pytest.raises(RunError, match="exists and is not empty; to continue it: train run --resume"),
         new_folder(path),
     ):
         pass

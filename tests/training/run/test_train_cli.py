@@ -83,7 +83,7 @@ def test_evaluate_repeats_the_run_and_tta_stands_beside_it(run, cache, tmp_path)
     try:
         line = refused("evaluate", "--run", run, "--split", "validation", "--device", "cpu")
         assert "no cache here" in line
-        assert "give its new place by --cache" in line
+        assert "give its new place with --cache" in line
         options = ["--run", run, "--split", "validation", "--cache", moved, "--device", "cpu"]
         assert train("evaluate", *options).exit_code == 0
         assert (run / "scores_validation.json").read_bytes() == before
@@ -134,7 +134,7 @@ def test_predict_refuses_a_cache_of_another_size(run, tmp_path):
     other = write_cache(tmp_path / "other.zarr", sizes=(48,)).path
     out = tmp_path / "s.csv"
     line = refused("predict", "--run", run, "--cache", other, "--out", out, "--device", "cpu")
-    assert "built at 48 px; this run wants 32" in line
+    assert "built at 48 px; this run needs 32" in line
     assert not out.exists()
 
 
@@ -143,8 +143,8 @@ def test_bad_input_is_one_line_and_writes_nothing(cache, tmp_path):
     unlabelled = write_cache(tmp_path / "u.zarr", classes=()).path
     assert "no cache here" in refused("run", "--cache", tmp_path / "nowhere", "--out", out, *QUICK)
     assert "has no labels" in refused("run", "--cache", unlabelled, "--out", out, *QUICK)
-    assert "this run wants 224" in refused("run", "--cache", cache, "--out", out, "--device", "cpu")
-    assert "this run wants 380" in refused("run", "--cache", cache, "--out", out, "--model", "efficientnet_b3")
+    assert "this run needs 224" in refused("run", "--cache", cache, "--out", out, "--device", "cpu")
+    assert "this run needs 380" in refused("run", "--cache", cache, "--out", out, "--model", "efficientnet_b3")
     assert "did you mean ema_decay" in refused("run", "--cache", cache, "--out", out, *QUICK, "--set", "ema_dekay=1")
     assert "epochs: 0 is outside" in refused("run", "--cache", cache, "--out", out, *SMALL, "--epochs", 0)
     assert not out.exists()
@@ -152,7 +152,9 @@ def test_bad_input_is_one_line_and_writes_nothing(cache, tmp_path):
 
 def test_an_unknown_model_or_missing_weights_leave_no_folder(cache, tmp_path):
     out = tmp_path / "run"
-    assert "takes no images of 32 px" in refused("run", "--cache", cache, "--out", out, *QUICK, "--model", "alexnet")
+    assert "does not take images of 32 px" in refused(
+        "run", "--cache", cache, "--out", out, *QUICK, "--model", "alexnet"
+    )
     assert "nearest: resnet18" in refused("run", "--cache", cache, "--out", out, *QUICK, "--model", "resnet_18")
     assert "no such file" in refused("run", "--cache", cache, "--out", out, *QUICK, "--weights", tmp_path / "w.pth")
     assert not out.exists()
@@ -219,7 +221,7 @@ def test_sigterm_ends_with_its_code_after_a_checkpoint(cache, tmp_path):
     os.kill(command.process.pid, signal.SIGTERM)
     code, _, errors = command.end()
     assert code == 143
-    assert f"stopped; to go on: train run --resume {path}" in errors
+    assert f"stopped; to continue: train run --resume {path}" in errors
     assert "epochs: 500 there, 1 here" in refused("run", "--resume", path, "--epochs", 1)
 
 

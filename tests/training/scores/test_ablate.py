@@ -66,6 +66,6 @@ def check_context_and_series(of, written):
 
 @pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])
 def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
-    with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in it"):
+    with pytest.raises(ConfigError, match=f"--set {name}: it is what the runs differ in"):
         ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, runtime(), HERE), ["resnet18"], [0], VARY)
     assert not (tmp_path / "out").exists()

@@ -127,14 +127,14 @@ def test_frames_of_one_file_are_told_apart() -> None:
 
 
 def test_other_slices_are_refused() -> None:
-    with pytest.raises(RunError, match="other slices"):
+    with pytest.raises(RunError, match="the same slices"):
         compare([contestant("a", predictions(0)), contestant("b", predictions(1))])
 
 
 def test_other_labels_are_refused() -> None:
     known = predictions(0)
     flipped = Predictions(known.slices, CLASSES, 1 - known.labels, known.probabilities)
-    with pytest.raises(RunError, match="other labels"):
+    with pytest.raises(RunError, match="labels that differ"):
         compare([contestant("a", known), contestant("b", flipped)])
 
 

@@ -39,7 +39,7 @@ def test_same_pixels_on_two_sides_are_named(fake: FakeCache) -> None:
     plant(fake, 12, fake.images[SIZE][3])
     cache = open_cache(fake.path)
     first, second = fake.table["image_id"].iloc[[3, 12]]
-    with pytest.raises(RunError, match=r"split.csv: the same pixels lie under patients on different sides") as error:
+    with pytest.raises(RunError, match=r"split.csv: patients in different parts share the same pixels") as error:
         check_leakage(split_of(cache), cache, SIZE)
     assert first in str(error.value)
     assert second in str(error.value)
@@ -57,7 +57,7 @@ def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     planted = {"patient_id": [cache.table["patient_id"].iloc[0]], "split": ["test"]}
     split = pd.concat([split_of(cache), pd.DataFrame(planted)])
-    with pytest.raises(RunError, match="on two sides") as error:
+    with pytest.raises(RunError, match="in two parts") as error:
         check_leakage(split, cache, SIZE)
     for name in cache.table["image_id"].iloc[:5]:
         assert name in str(error.value)
@@ -90,13 +90,13 @@ def test_each_difference_is_named(fake: FakeCache) -> None:
     table = cache.table.copy()
     table.loc[3, "any"] = 1 - table.loc[3, "any"]
     assert differences(before, content_of(dataclasses.replace(cache, table=table), SIZE)) == [
-        "1 slice with another patient, series, position or label"
+        "1 slice with a different patient, series, position or label"
     ]
     fewer = dataclasses.replace(cache, table=cache.table.iloc[:-2], keys=cache.keys[:-2])
     assert differences(before, content_of(fewer, SIZE)) == ["2 slices gone"]
     assert differences(content_of(fewer, SIZE), before) == ["2 slices added"]
     plant(fake, 7, fake.images[SIZE][8])
-    assert differences(before, content_of(cache, SIZE)) == ["1 slice with other pixels"]
+    assert differences(before, content_of(cache, SIZE)) == ["1 slice with different pixels"]
 
 
 def commit_again(path: Path) -> str:
@@ -119,7 +119,7 @@ def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeC
     other = write_cache(tmp_path / "other.zarr", patients=6, slices=5)
     plant(other, 7, fake.images[SIZE][8])
     commit_again(other.path)
-    with pytest.raises(RunError, match="1 slice with other pixels"):
+    with pytest.raises(RunError, match="1 slice with different pixels"):
         open_own_cache(run, other.path)
 
 
@@ -146,7 +146,7 @@ def test_external_set_is_all_that_has_a_label(fake: FakeCache, tmp_path: Path) -
 
 def test_external_set_leaves_out_the_runs_patients_under_another_name(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
-    with pytest.raises(RunError, match=r"nothing is left to score: of all its 6 .*; give a cache of other patients"):
+    with pytest.raises(RunError, match=r"nothing is left to score: each of its 6 .*; give a cache with other patients"):
         external_lines(run, renamed(open_cache(fake.path)))
     other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, seed=5)
     plant(other, 4, fake.images[SIZE][8])

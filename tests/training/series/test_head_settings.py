@@ -53,9 +53,9 @@ def test_own_loss_sees_labelled_slices_only(base: Path, tmp_path: Path, monkeypa
 
 def test_what_is_for_images_is_refused(base: Path) -> None:
     for name, value in (("augment", "testkit.own_code:dim"), ("mixup_alpha", 0.4), ("rotation_degrees", 5.0)):
-        with pytest.raises(RunError, match=f"--set {name}: means nothing to a head"):
+        with pytest.raises(RunError, match=f"--set {name}: does not apply to a head"):
             head_config(open_run(base), {name: value})
-    with pytest.raises(RunError, match="--set size_px: is decided by the slice model"):
+    with pytest.raises(RunError, match="--set size_px: is taken from the slice model"):
         head_config(open_run(base), {"size_px": 64})
 
 
@@ -75,7 +75,7 @@ def test_features_have_one_writer_and_the_second_learns_who_it_is(base: Path) ->
         result = CliRunner().invoke(main, command)
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
         assert f"process {os.getpid()} on" in result.stderr
-        assert "writes its features; wait for it, or end it" in result.stderr
+        assert "writes its features; wait for it, or stop it" in result.stderr
     with owned(base):
         assert "trains this run; wait for it" in CliRunner().invoke(main, command).stderr
     assert CliRunner().invoke(main, command).exit_code == 0

@@ -104,7 +104,7 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     (moved / "digests.json").unlink()  # an edit on purpose
     flip_bit(moved / "slice_weights.safetensors", np.random.default_rng(0))
     line = refused("evaluate", "--run", moved, "--device", "cpu")
-    assert "slice_weights.safetensors: are not the weights that the head was trained on; restore it" in line
+    assert "slice_weights.safetensors: not the weights that the head was trained on; restore the file" in line
     shutil.copy(out / "slice_weights.safetensors", moved)
     call("evaluate", "--run", moved, "--device", "cpu")  # without the slice model's run: features come from the images
     again, known = pd.read_csv(moved / "predictions_test.csv"), pd.read_csv(out / "predictions_test.csv")
@@ -125,7 +125,7 @@ def test_one_process_reads_series(base: Path, tmp_path: Path) -> None:
         lambda: features(base, None, (), runtime(), two),
         lambda: begin(tmp_path / "head", base, None, SMALL, two),
     ):
-        with pytest.raises(ConfigError, match=r"are computed by one process; start it without torchrun$"):
+        with pytest.raises(ConfigError, match=r"are computed by one process; run the command without torchrun$"):
             asked()
     assert not (tmp_path / "head").exists()
 
@@ -189,7 +189,7 @@ def test_a_store_of_features_that_is_damaged_is_said_and_not_needed_to_predict(
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
     computed = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "features.zarr" in line)
-    assert line.endswith(f"; run: train features --run {moved}; the images are read meanwhile")
+    assert line.endswith(f"; run: train features --run {moved}; reading the images instead")
     np.testing.assert_allclose(computed.probabilities, stored.probabilities, atol=1e-4)
     flip_bit(moved / "digests.json", np.random.default_rng(0))
     predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
@@ -205,7 +205,7 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     shutil.rmtree(bare / "features.zarr")
     out = ["--out", tmp_path / "head", "--device", "cpu"]
     line = refused("series", "--run", bare, *out)
-    assert line.endswith(f"there are no features yet; run: train features --run {bare}")
+    assert line.endswith(f"has no features yet; run: train features --run {bare}")
     shutil.copytree(base / "features.zarr", bare / "features.zarr")
     weights = bytearray((bare / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -214,14 +214,14 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     (bare / "digests.json").unlink()  # nothing is checked any more
     (bare / "weights.safetensors").write_bytes((base / "weights.safetensors").read_bytes())
     (bare / "linked.csv").write_text((base / "linked.csv").read_text().replace("done", "dome"))
-    assert "linked.csv: is not the one that the run began with" in refused("series", "--run", bare, *out)
+    assert "linked.csv: is not the one that the run started with" in refused("series", "--run", bare, *out)
     (bare / "weights.safetensors").write_bytes(weights)
-    assert "is of other weights" in refused("series", "--run", bare, *out)
+    assert "is for other weights" in refused("series", "--run", bare, *out)
     content = json.loads((bare / "settings.json").read_text())
     content["data"]["commit"] = "0" * 16
     (bare / "settings.json").write_text(json.dumps(content))
     line = refused("series", "--run", bare, *out)
     assert "a head is trained on the commit of its slice model" in line
-    assert "size_px: is decided by the slice model" in refused("series", "--run", base, *out, "--set", "size_px=64")
-    assert "go on with: train run --resume" in refused("series", "--resume", base)
+    assert "size_px: is taken from the slice model" in refused("series", "--run", base, *out, "--set", "size_px=64")
+    assert "to continue: train run --resume" in refused("series", "--resume", base)
     assert not (tmp_path / "head").exists()

@@ -36,7 +36,7 @@ def run_ablation(
             table = ablate(of, models, seeds, [name.strip() for name in vary.split(",")])
         except Stopped:
             if processes.writes:
-                click.echo("stopped; the same command goes on", err=True)
+                click.echo("stopped; to continue, run the same command again", err=True)
             sys.exit(STOPPED)
         if processes.writes:
             click.echo(to_text(table))

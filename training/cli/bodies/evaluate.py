@@ -23,11 +23,12 @@ def evaluate(
             if (gone := scores["source"].get("left_out", {})).get("patients"):
                 listed = run_path / f"{job.predictions_name(side, tta=tta)}_left_out.csv"
                 click.echo(
-                    f"left out, for the run may have learned from them: {counted(gone['patients'], 'patient')} with "
+                    f"left out, because the run may have learned from them: {counted(gone['patients'], 'patient')} "
+                    f"with "
                     f"{counted(gone['slices'], 'slice')}; {listed}"
                 )
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
-                click.echo(f"no thresholds and no calibration yet; they come from: {wanted}")
+                click.echo(f"no thresholds or calibration yet; to choose them: {wanted}")
             click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta=tta)}.json'}")
-            click.echo(f"report.html shows them after: train report --run {run_path}")
+            click.echo(f"to show them in report.html: train report --run {run_path}")

@@ -29,10 +29,10 @@ def predict(
 ) -> None:
     """Predict every slice of a cache with a run's best weights, or answer a study of DICOM files."""
     if (cache is None) == (not given):
-        raise click.UsageError("give --cache CACHE or --dicom STUDY, one of them")
+        raise click.UsageError("give either --cache CACHE or --dicom STUDY")
     if given:
         if sample is not None or local_copy is not None:
-            raise click.UsageError("--dicom takes neither --sample nor --local-copy")
+            raise click.UsageError("--sample and --local-copy do not go with --dicom")
         return predict_dicom(run_path, given, out, device, tta=tta, **answer)
     if any(answer.values()):
         raise click.UsageError("--sr, --heatmap and --identifiers go with --dicom")

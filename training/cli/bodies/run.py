@@ -42,7 +42,7 @@ def train(
     if resume is None and (cache is None or (out is None and not dry_run)):
         raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
     if resume is not None and (out is not None or dry_run or preset is not None):
-        raise click.UsageError("--resume takes neither --out nor --preset nor --dry-run")
+        raise click.UsageError("--out, --preset and --dry-run do not go with --resume")
     overrides = _overrides(preset, options, others)
     trackers = parse_loggers(loggers)
     runtime = Runtime(device, input_threads, Runtime.batches_ahead, checkpoint_every, keep, log_every, trackers)
@@ -55,7 +55,7 @@ def train(
         if resume is not None:
             run, opened = job.resume(resume, cache, overrides, local_copy)
             if changes := job.changed_environment(run, processes):
-                click.echo(f"the last bits may differ from an undisturbed run: {'; '.join(changes)}", err=True)
+                click.echo(f"the last bits may differ from an uninterrupted run: {'; '.join(changes)}", err=True)
         else:
             assert cache is not None
             assert out is not None
@@ -65,7 +65,7 @@ def train(
         try:
             job.complete(run, opened, runtime, processes)
         except Stopped:
-            _say(processes, f"stopped; to go on: train run --resume {run.path}", err=True)
+            _say(processes, f"stopped; to continue: train run --resume {run.path}", err=True)
             # The other processes have stopped too; nothing is left that would need an orderly exit.
             sys.exit(STOPPED)
         if processes.writes:

@@ -26,7 +26,7 @@ def write_features(
         runtime = Runtime(device)
         written = job.features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
         store = store_path(open_run(run_path), tta=tta)
-        click.echo(f"{store}: {counted(written, 'slice')} written; all others asked for were there")
+        click.echo(f"{store}: {counted(written, 'slice')} written; all others asked for existed")
 
 
 def train_head(
@@ -57,7 +57,7 @@ def train_head(
         try:
             scores = job.complete(run, of_slices, opened, runtime, processes)
         except Stopped:
-            click.echo(f"stopped; to go on: train series --resume {run.path}", err=True)
+            click.echo(f"stopped; to continue: train series --resume {run.path}", err=True)
             sys.exit(STOPPED)
         click.echo(f"{run.path}: weighted log loss on test {scores['weighted_log_loss']:.4f}")
         click.echo(f"{run.path / 'report.html'}")

@@ -36,7 +36,7 @@ def serve(
         from training.study.service import run_service
     except ImportError as error:
         raise ConfigError(
-            f"{error.name} is not installed, train serve needs it; run: pip install 'ich-cache[serve]'"
+            f"{error.name} is not installed, and train serve needs it; run: pip install 'ich-cache[serve]'"
         ) from error
 
     find_pipeline()

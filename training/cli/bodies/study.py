@@ -21,7 +21,7 @@ def predict_dicom(
         if record["warning"]:
             click.echo(f"study {record['study']}, series {record['series']}: {record['warning']}", err=True)
     if found.patients > 1:
-        click.echo(f"the files are of {found.patients} patients, or of studies without a PatientID", err=True)
+        click.echo(f"the files belong to {found.patients} patients, or to studies without a PatientID", err=True)
     if len(found.left_out):
         click.echo(f"left out: {counted(len(found.left_out), 'file')}; see {out / 'rejects.csv'}")
     click.echo(str(out / "report.html"))

@@ -31,7 +31,7 @@ def test_a_lost_network_is_one_line_and_the_next_run_goes_on(
     stream = stream_of(cache, threads)
     store.fault = fail(1000, error)
     text = message(lambda: check_epoch(fake, stream))
-    assert [word for word in (address, "network", "start the same command again") if word not in text] == []
+    assert [word for word in (address, "network", "run the same command again") if word not in text] == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("mirror", "stream"))]
     store.reset()
     check_epoch(fake, stream_of(open_cache(address, local_copy=copies), threads))

@@ -24,7 +24,7 @@ def test_a_link_in_the_place_of_a_copy_that_is_being_written_is_not_followed(tmp
     victim.write_text("mine")
     table.unlink()
     (tables / f".{table.name}.partial").symlink_to(victim)
-    with pytest.raises(CacheError, match=r"cannot be written .*; make room or choose another --local-copy"):
+    with pytest.raises(CacheError, match=r"cannot be written .*; free up space or choose another --local-copy"):
         open_cache(cache, local_copy=copies)
     assert victim.read_text() == "mine"
 
