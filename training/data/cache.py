@@ -91,7 +91,7 @@ class Cache:
         """
         return image_array(self._store, self._files, self._array_name(self._commit.sizes, size))
 
-    def images(self, size: int) -> zarr.Array[Any]:
+    def images(self, size: int) -> "zarr.Array[Any]":
         """Return the images of one size as zarr-python has them, (rows, C, S, S) uint8, to be read.
 
         The table's column `row` says which row is which slice; the others mean nothing. A shard that the table names
