@@ -1,4 +1,4 @@
-"""The error that a user of the phantom can cause and can mend."""
+"""The error that a user of the phantom can cause and can fix."""
 
 
 class PhantomError(Exception):

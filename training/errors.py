@@ -1,4 +1,4 @@
-"""The errors that a user can cause and can mend: one line each, exit code 1."""
+"""The errors that a user can cause and can fix: one line each, exit code 1."""
 
 
 class TrainingError(Exception):

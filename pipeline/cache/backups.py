@@ -1,4 +1,4 @@
-"""Keep a second copy of what a commit is, from which `verify --repair` mends the first."""
+"""Keep a second copy of what a commit is, from which `verify --repair` restores the first."""
 
 import io
 import zipfile

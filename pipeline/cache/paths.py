@@ -132,7 +132,7 @@ class Cache:
         return self.records_folder / f"{shard}.json"
 
     def record_copy_file(self, shard: int) -> Path:
-        """The second copy of a done-record, from which `verify --repair` mends the first."""
+        """The second copy of a done-record, from which `verify --repair` restores the first."""
         return self.private / "records" / f"{shard}.z"
 
     def private_file(self, commit: str) -> Path:

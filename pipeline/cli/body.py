@@ -1,4 +1,4 @@
-"""Run a command's body: errors that the user can mend become one line and an exit code."""
+"""Run a command's body: errors that the user can fix become one line and an exit code."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ def refused_by_system(error: OSError) -> str:
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """What the user can mend becomes one line and exit code 1; all other errors keep their traceback."""
+    """What the user can fix becomes one line and exit code 1; all other errors keep their traceback."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:

@@ -55,7 +55,7 @@ def _fill_from(unit: Unit, shard: OpenShard, log: "_Log", result: ShardResult) -
 
 
 class _File(NamedTuple):
-    """A file that is there: its stamp as the ledger has it, and its content or why it cannot be had."""
+    """A file that is there: its stamp as the ledger has it, and its content or why it cannot be read."""
 
     size: int
     mtime_ns: int

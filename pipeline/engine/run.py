@@ -47,7 +47,7 @@ def run_jobs(
         begun: told every now and then how many files of an unfinished shard have been begun.
 
     Raises:
-        PipelineError: workers cannot be had, cannot do the work, or are gone; finished shards are kept.
+        PipelineError: workers cannot be started, cannot do the work, or are gone; finished shards are kept.
         OSError: the target cannot be written.
     """
     if workers.in_process:

@@ -61,7 +61,7 @@ def mend(found: Examination, originals: Originals) -> Mended:
         found: all that `examine` found; its records are brought up to date.
 
     Raises:
-        CacheError: a commit, or the patient key, cannot be had from anywhere.
+        CacheError: a commit, or the patient key, cannot be recovered from anywhere.
     """
     cache, done = found.cache, Mended()
     _clear_folders(found, done)

@@ -1,4 +1,4 @@
-"""The body of `verify`: name what is damaged, and with --repair mend it."""
+"""The body of `verify`: name what is damaged, and with --repair repair it."""
 
 from pathlib import Path
 
