@@ -70,7 +70,7 @@ def test_whole_network_of_other_classes_leaves_the_last_layer_fresh(tmp_path: Pa
 
 def test_file_of_another_network_says_what_it_has(tmp_path: Path) -> None:
     torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match=r"another network .* tensors are missing, .* it has conv1.weight"):
+    with pytest.raises(ConfigError, match=r"another network: .* tensors are missing, .* it has conv1.weight"):
         build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6)
 
 
