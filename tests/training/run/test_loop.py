@@ -56,7 +56,8 @@ def test_the_named_models_train_a_step(tmp_path, cache_path, model, size_px):
 
 
 def test_the_log_has_every_step_and_epoch(undisturbed):
-    log = pd.read_csv(undisturbed.log)
+    # The parser of pandas 2 is off by a bit in some numbers; Python's is exact.
+    log = pd.read_csv(undisturbed.log, converters={"learning_rate": lambda text: float(text or "nan")})
     assert tuple(log.columns) == LOG_COLUMNS
     train_lines, validation = (log[log["split"] == side] for side in ("train", "validation"))
     assert train_lines["step"].tolist() == list(range(1, 11))
