@@ -63,8 +63,8 @@ def _check_source(context: Context, job: ShardJob) -> None:
             return
     if missing:
         raise CacheError(
-            f"{_here()}: does not see the source, such as {missing}; --src must be readable under the same path by all "
-            "workers"
+            f"{_here()}: does not see the source ({missing}, for example); --src must be readable under the same path "
+            "by all workers"
         )
 
 

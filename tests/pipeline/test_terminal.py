@@ -66,7 +66,7 @@ def test_a_file_name_reaches_the_terminal_as_escapes(tmp_path):
     small.build()
     evil.unlink()
     said = small.build(code=1).output
-    assert r"a\x1b[31m\x0aerror: forged.dcm for one" in said
+    assert r"such as a\x1b[31m\x0aerror: forged.dcm;" in said
     assert "\x1b" not in said
     assert [line for line in said.splitlines() if line.startswith("error: ")] == [said.splitlines()[-1]]
     assert Path(small.out / "zarr.json").exists()

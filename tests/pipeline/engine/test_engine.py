@@ -159,7 +159,7 @@ def test_a_worker_on_another_file_system_is_refused(job, tmp_path):
 
 def test_a_worker_without_the_source_is_refused(job, tmp_path):
     context, task = job
-    with pytest.raises(CacheError, match=r"does not see the source, 001\.dcm for one"):
+    with pytest.raises(CacheError, match=r"does not see the source \(001\.dcm, for example\)"):
         preflight.check_worker(replace(context, source=Folder(str(tmp_path))), task)
 
 
