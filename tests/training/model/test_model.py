@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ConfigError, match="is not a state dict"):
         build_model(small(weights=str(path)), 6)
     torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
-    with pytest.raises(ConfigError, match=r"of another network .* tensors are missing"):
+    with pytest.raises(ConfigError, match=r"of another network: .* tensors are missing"):
         build_model(small(weights=str(path)), 6)
 
 

@@ -27,7 +27,7 @@ def test_the_message_about_too_few_patients_names_ways_out_that_work(two, tmp_pa
         assert (path / "weights.safetensors").exists()
         assert (path / "scores_validation.json").exists() == ("validation" in sides)
         assert "report.html" in result.output
-        assert "no test side" in refused("evaluate", "--run", path, "--device", "cpu")
+        assert "has no test part" in refused("evaluate", "--run", path, "--device", "cpu")
         assert train("report", "--run", path).exit_code == 0
         assert train("run", "--resume", path, "--device", "cpu").exit_code == 0
 
@@ -45,7 +45,7 @@ def test_a_test_side_without_validation_is_scored_without_chosen_thresholds(two,
     result = train("run", "--cache", two, "--out", path, *QUICK, "--set", "split_fractions=[0.5,0,0.5]")
     assert result.exit_code == 0, result.output
     assert "at_threshold" not in json.loads((path / "scores_test.json").read_text())
-    assert "no validation side" in refused("evaluate", "--run", path, "--split", "validation", "--device", "cpu")
+    assert "has no validation part" in refused("evaluate", "--run", path, "--split", "validation", "--device", "cpu")
 
 
 def test_shares_that_are_none_are_named(two, tmp_path):
