@@ -357,6 +357,8 @@ def bytes_in(folder: Path) -> int:
 
 
 FLOOR = memory_map
+# A fork leaves the memory of this process, rings and all, to be copied page by page when it is next written.
+FORKS = (dataset_in_worker,)
 WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,
     this_stream,
