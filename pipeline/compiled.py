@@ -25,8 +25,7 @@ def compiled_or_plain(what: str, load: Callable[[], T], is_right: Callable[[T], 
         return compiled
     warnings.warn(
         f"the compiled {what} cannot be used here ({reason}); using the plain one instead: slower, with the same "
-        f"results. "
-        "To fix this: pip install --upgrade numba",
+        "results. To fix this: pip install --upgrade numba",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -57,8 +57,7 @@ def _named(cache: Cache, content: bytes) -> str:
     if not cache.private.is_dir():
         raise CacheError(
             f"{cache}: was copied without its folder {PRIVATE}: it can be used for training, but not extended; copy "
-            f"that "
-            "folder too, or build into a new --out"
+            "that folder too, or build into a new --out"
         )
     return commit
 

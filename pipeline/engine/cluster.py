@@ -120,8 +120,8 @@ class _Presence:
                 self._silent.add(address)
                 self._say(
                     f"worker {address} has not been heard from for {SILENT_AFTER_S:.0f} s: has it stopped, or its "
-                    f"machine "
-                    "failed? Its task waits for it, and goes to another worker after the scheduler's worker-ttl"
+                    "machine failed? Its task waits for it, and goes to another worker after the scheduler's "
+                    "worker-ttl"
                 )
 
 

@@ -104,8 +104,7 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         raise SourceError(
             f"{settings.labels.file.filepath}: none of its {len(labels):,} {_things(settings)} is in the data, "
             f"{labels.index[0]} for example; are these the labels of this data set, and is {_way(settings)} right in "
-            f"the "
-            "catalog?"
+            "the catalog?"
         )
 
 

@@ -120,8 +120,7 @@ def _lease(target: Target, address: str, cache: Cache, head: Commit, *, take_ove
         if other.get("from") != place and not take_over:
             raise CacheError(
                 f"{address}: another publisher has been working there since {str(other.get('since'))[:40]}; wait for "
-                f"it, or "
-                "if it was killed run with --take-over"
+                "it, or if it was killed run with --take-over"
             )
         target.write(LEASE, lease)
 

@@ -86,8 +86,7 @@ def _what_is_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) 
     left = ", ".join(f"{commit.id} of {commit.attributes.created}" for commit in newest[:5])
     return (
         f"{cache}: {lost} is lost; intact are {left}; run: pipeline verify --repair --head COMMIT to continue from "
-        f"one, or "
-        "build it again with a new --out"
+        "one, or build it again with a new --out"
     )
 
 

@@ -136,7 +136,6 @@ def _large(members: pd.DataFrame, count: int, num_patients: int) -> str:
     named = ", ".join(f"{image} under {n:,} patients" for n, image in most.itertuples(index=False))
     more = len(groups) - len(most)
     return (
-        f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined into one unit, "
-        f"which is in "
-        f"the training part; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
+        f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined into one unit, which "
+        f"is in the training part; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
     )

@@ -107,9 +107,8 @@ class Mirror:
                     os.replace(partial.name, copy)
         except OSError as error:
             raise CacheError(
-                f"{copy}: the copy cannot be written ({error.strerror}); free up space or choose another "
-                f"--local-copy, and "
-                "run the same command again: it reuses the copies that are there"
+                f"{copy}: the copy cannot be written ({error.strerror}); free up space or choose another --local-copy, "
+                "and run the same command again: it reuses the copies that are there"
             ) from error
         return copy
 

@@ -129,7 +129,7 @@ def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise ConfigError(
             f"--model {config.model}: does not take an image of {tuple(image.shape)} ({_line(error)}); give another "
-            f"--size"
+            "--size"
         ) from error
     finally:
         backbone.train(was_training)

@@ -158,8 +158,7 @@ def join_processes(device: str) -> Iterator[Processes]:
             raise
         raise RunError(
             f"process {dist.get_rank()} of {count}: another process has ended, and this one cannot continue without "
-            f"it; "
-            "its own message is above; to continue a run: torchrun ... train run --resume DIR"
+            "it; its own message is above; to continue a run: torchrun ... train run --resume DIR"
         ) from error
     finally:
         dist.destroy_process_group()

@@ -97,8 +97,7 @@ def name_of(value: str | Callable[..., Any], setting: str) -> str:
     if module in ("", "__main__") or not path or "<" in path:
         raise ConfigError(
             f"{setting}: {value!r} could not be imported again to resume or evaluate the run; put it into its own "
-            f"module, "
-            "as a named function"
+            "module, as a named function"
         )
     return f"{module}:{path}"
 

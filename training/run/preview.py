@@ -51,9 +51,8 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
             more += f", or --nproc-per-node {fewer}"
         more += "; --set sync_batch_norm=true computes the statistics over all GPUs"
     return [
-        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each: too few to keep "
-        f"one busy, "
-        f"and few for batch-norm statistics: {more}"
+        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each: too few to keep one "
+        f"busy, and few for batch-norm statistics: {more}"
     ]
 
 

@@ -40,8 +40,8 @@ def open_stream(
     batch_size, count = run.config.batch_size, processes.count
     if batch_size % count:
         raise ConfigError(
-            f"batch_size: {batch_size} does not divide over {count} processes; "
-            f"set --batch-size to a multiple, or --nproc-per-node to a divisor"
+            f"batch_size: {batch_size} does not divide over {count} processes; set --batch-size to a multiple, or "
+            "--nproc-per-node to a divisor"
         )
     # Every batch has more than half of its size, so two for each process leave none of them without.
     if count > 1 and (batch_size < 2 * count or len(lines) < count):

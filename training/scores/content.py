@@ -100,6 +100,6 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
         raise RunError(
             f"{where}: its commit {cache.commit} differs from {run.data.commit}, which the run {run.path} was trained "
             f"on: {', '.join(changes)}; give the run's own cache, or score this one with: train evaluate --split "
-            f"external"
+            "external"
         )
     return cache

@@ -46,8 +46,8 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
     left_out.insert(1, "slices", counts.astype(np.int64))  # where nobody is left out, pandas takes it for text
     if gone.all():
         raise RunError(
-            f"{cache.path}: nothing is left to score: each of its {len(left_out)} labelled patients was in the "
-            f"run's training or validation, or shares a slice with the run's cache: "
+            f"{cache.path}: nothing is left to score: each of its {len(left_out)} labelled patients was in the run's "
+            "training or validation, or shares a slice with the run's cache: "
             f"{listed(left_out['patient_id'].tolist())}; give a cache with other patients"
         )
     return labelled[~gone], left_out.reset_index(drop=True)

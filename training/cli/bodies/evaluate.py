@@ -24,8 +24,7 @@ def evaluate(
                 listed = run_path / f"{job.predictions_name(side, tta=tta)}_left_out.csv"
                 click.echo(
                     f"left out, because the run may have learned from them: {counted(gone['patients'], 'patient')} "
-                    f"with "
-                    f"{counted(gone['slices'], 'slice')}; {listed}"
+                    f"with {counted(gone['slices'], 'slice')}; {listed}"
                 )
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
