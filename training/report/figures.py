@@ -123,14 +123,15 @@ def draw_band(
 
     Args:
         labels: of x, of y, and the title.
-        note: at the right of the title, the area say.
+        note: below the title, such as the area.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(3.5, 3.5)
         _unit_square(axes, *labels, diagonal=diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
-        axes.set_title(note, loc="right", color=SOFT, fontsize=7.5, fontweight="normal")
+        axes.set_title(labels[2], pad=17)  # points, which leave a line below it
+        axes.annotate(note, (0, 1), (0, 4), "axes fraction", textcoords="offset points", color=SOFT, fontsize=7.5)
         return svg(figure)
 
 
