@@ -91,7 +91,7 @@ def build(**options: Any) -> int:
 @main.command(epilog=EXIT_CODES)
 @command
 def attend() -> int:
-    """Build as stdin asks, a line each, until it ends.
+    """Build what another program asks for on stdin, line by line.
 
     For programs that build often, such as `train serve`.
     A line is a JSON list of options of `pipeline build`; the answer, on stdout, is a line of JSON: exit_code and said.
