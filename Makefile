@@ -30,8 +30,9 @@ test-others: .venv/ready .venv-training/ready
 # While you work, under a minute: the rules of the house, and what needs neither processes nor a trained run.
 QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \
 	tests/training/data tests/training/scores tests/training/model/test_augment.py tests/training/model/test_loss.py
+SLOW = $(addprefix --ignore tests/training/,scores/test_ablate.py scores/test_bootstrap.py data/test_dataset.py)
 quick: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) --ignore tests/training/scores/test_ablate.py -n 2 $(FILES) $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) $(SLOW) -n 2 $(FILES) $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
