@@ -79,7 +79,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--src", type=Path, help="Uncompressed slices, 7 at least.")
     given = options.parse_args()
-    rng, kinds, idle, missed, unmended = np.random.default_rng(given.seed), Counter[str](), 0, 0, 0
+    rng, kinds, idle, missed, unrepaired = np.random.default_rng(given.seed), Counter[str](), 0, 0, 0
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         small = make_cache(Path(folder), Deck.of(given.src) if given.src else MADE_UP)
@@ -96,12 +96,12 @@ def main() -> None:
             not_found = [path for path in unnamed if tells(small, path, originals, before)]
             missed, idle = missed + len(not_found), idle + len(unnamed) - len(not_found)
             small.verify("--repair", "--src", small.src, code=None)
-            unmended += small.digest() != digest or "damaged:" in small.verify(code=None).stdout
+            unrepaired += small.digest() != digest or "damaged:" in small.verify(code=None).stdout
     print(
         f"{sum(kinds.values())} flips, {given.flips} alone and the others {given.together} at a time, in {dict(kinds)}"
     )
-    print(f"{idle} change nothing, {missed} not found, {unmended} not mended; {time.perf_counter() - started:.0f} s")
-    sys.exit(bool(missed or unmended))
+    print(f"{idle} change nothing, {missed} not found, {unrepaired} left; {time.perf_counter() - started:.0f} s")
+    sys.exit(bool(missed or unrepaired))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ learns to see in minutes.
 
 A network learns what blood looks like, from nothing; the slice model and the one with a slice on each side then begin
 with its weights and learn on, alike. They and the heads over the series are compared on held-out patients by log loss,
-as the runs score it and once more with each run's logits calibrated on validation: a second training may mend a model
-that is too sure, which would be no context. A second table says on which slices. Settings were chosen by validation,
-with other patients: --seed 1. It takes eight minutes of CPU time. Stopped anywhere, the same command with the same DIR
-goes on.
+as the runs score it and once more with each run's logits calibrated on validation: a second training may correct one
+that is overconfident, which would be no context. A second table says on which slices. Settings were chosen on
+validation, with other patients: --seed 1. It takes eight minutes of CPU time. Stopped anywhere, the same command with
+the same DIR goes on.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SIZE = 64
 BLEEDING = 10  # patients of each ten
 ORDERS = ("in order", "in random order")
 SHARES = (0.45, 0.15, 0.4)
-# From weights that know blood already; averaged, for a model that is too sure would be mended by any second training.
+# From weights that know blood already; averaged, for a model that is too sure would be corrected by any further one.
 SECOND = {"learning_rate": 1e-3, "warmup_fraction": 0.1, "ema_decay": 0.95}
 # The demo's: a batch of 16 series would be six steps an epoch.
 OF_HEADS = {"epochs": 15, "batch_size": 4, "learning_rate": 2e-3}

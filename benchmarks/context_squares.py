@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "size_px": SIZE,
     "batch_size": 32,
     "learning_rate": 1e-3,
-    "ema_decay": 0.98,  # a slice model that is too sure would be mended by any second training, context or not
+    "ema_decay": 0.98,  # a slice model that is too sure would be corrected by any further one, context or not
     "mixup_alpha": 0.0,
     "dropout": 0.1,
     "fusion_features": 32,

@@ -13,9 +13,9 @@ import training
 
 def main(path: str, size: int = 224) -> float:
     cache = training.open_cache(path)
-    labelled, side = ~np.isnan(cache.labels()).any(axis=1), cache.split(seed=0)
+    labelled, subset = ~np.isnan(cache.labels()).any(axis=1), cache.split(seed=0)
     datasets = {
-        name: training.SliceDataset(cache, size, np.flatnonzero(labelled & (side == name)))
+        name: training.SliceDataset(cache, size, np.flatnonzero(labelled & (subset == name)))
         for name in ("train", "validation")
     }
     model = resnet18(num_classes=len(cache.classes))

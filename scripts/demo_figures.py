@@ -34,11 +34,11 @@ def main(out: Path) -> None:
 def constant(out: Path) -> tuple[int, float]:
     """Return the number of test patients, and the weighted log loss there of the shares of the training slices."""
     cache = open_cache(out / "cache.zarr")
-    sides, labels = read_split(out / "run" / "split.csv", cache.table), cache.labels()
-    shares = labels[sides == "train"].mean(axis=0, dtype=np.float64)
-    tested = labels[sides == "test"]
+    subsets, labels = read_split(out / "run" / "split.csv", cache.table), cache.labels()
+    shares = labels[subsets == "train"].mean(axis=0, dtype=np.float64)
+    tested = labels[subsets == "test"]
     found = score(tested, np.tile(shares, (len(tested), 1)), cache.classes, cache.class_weights)
-    return cache.table["patient_id"][sides == "test"].nunique(), found["weighted_log_loss"]
+    return cache.table["patient_id"][subsets == "test"].nunique(), found["weighted_log_loss"]
 
 
 main(Path(sys.argv[1]))

@@ -23,26 +23,26 @@ def write_run(
     seed: int = 0,
     skill: float = 3.0,
     noise: float = 1.2,
-    sides: tuple[str, ...] = ("validation", "test"),
+    subsets: tuple[str, ...] = ("validation", "test"),
 ) -> None:
     """Write a run on `cache`, whose logits are `skill` apart between negatives and positives on average."""
     path.mkdir(parents=True)
-    side_of_line = split_patients(cache.table, cache.classes, seed=0, fractions=(0.4, 0.3, 0.3))
-    lines = pd.DataFrame({"patient_id": cache.table["patient_id"], "split": side_of_line})
+    subset_of_line = split_patients(cache.table, cache.classes, seed=0, fractions=(0.4, 0.3, 0.3))
+    lines = pd.DataFrame({"patient_id": cache.table["patient_id"], "split": subset_of_line})
     lines.drop_duplicates().to_csv(path / "split.csv", index=False)
     (path / "settings.json").write_text(json.dumps(_settings(cache, digest(path / "split.csv"))))
     _log(np.random.default_rng(seed)).to_csv(path / "log.csv", index=False)
-    for side in sides:
-        rng = np.random.default_rng((seed, len(side)))
-        table = cache.table[side_of_line == side].reset_index(drop=True)
+    for subset in subsets:
+        rng = np.random.default_rng((seed, len(subset)))
+        table = cache.table[subset_of_line == subset].reset_index(drop=True)
         labels = table[list(cache.classes)].to_numpy(float)
         logits = skill * (np.nan_to_num(labels) - 0.7) + rng.normal(0, noise, labels.shape)
         columns = ["row", "image_id", *SERIES, "z_norm", *cache.classes]
         named = pd.DataFrame(sigmoid(logits), columns=[f"p_{name}" for name in cache.classes])
         predictions = table[columns].join(named)
-        predictions.to_csv(path / f"predictions_{side}.csv", index=False)
-        scores = assess(path, side, from_table(predictions), cache.class_weights)
-        (path / f"scores_{side}.json").write_text(json.dumps(scores))
+        predictions.to_csv(path / f"predictions_{subset}.csv", index=False)
+        scores = assess(path, subset, from_table(predictions), cache.class_weights)
+        (path / f"scores_{subset}.json").write_text(json.dumps(scores))
 
 
 def _settings(cache: Cache, split: str) -> dict[str, object]:

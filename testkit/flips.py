@@ -1,4 +1,4 @@
-"""Flip one bit of a cache or a run, and have a command that reads the file say so, mend it, or do as if it were whole.
+"""Flip one bit of a cache or a run: a command that reads the file says so, repairs it, or acts as if it were whole.
 
 Which commands read a file is no list: each is watched once as it opens files. What a command does is all that it says
 and all that lies in the folder afterwards, the flipped file and the digests of a run left out.

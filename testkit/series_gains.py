@@ -68,9 +68,9 @@ def train_heads(folder: Path, base: Path, values: Mapping[str, Any]) -> None:
 
 def score(run: Run, cache: Cache) -> None:
     """Score a run on validation, which fits its calibration, and then on test; only what is not scored yet."""
-    for side in ("validation", "test"):
-        if not (run.path / f"scores_{side}.json").exists():
-            job.evaluate(run, cache, side, RUNTIME, HERE, tta=False)
+    for subset in ("validation", "test"):
+        if not (run.path / f"scores_{subset}.json").exists():
+            job.evaluate(run, cache, subset, RUNTIME, HERE, tta=False)
 
 
 def print_head() -> None:

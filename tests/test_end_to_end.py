@@ -104,13 +104,13 @@ def test_the_run_folder_holds_what_others_rely_on(trained, home):
     assert set(split["split"]) == {"train", "validation", "test"}
     assert split["patient_id"].is_unique
     table = pd.read_csv(home / "cache.zarr" / "metadata.csv")
-    for side in ("validation", "test"):
-        predictions = pd.read_csv(trained / f"predictions_{side}.csv")
+    for subset in ("validation", "test"):
+        predictions = pd.read_csv(trained / f"predictions_{subset}.csv")
         fixed = ["row", "image_id", "patient_id", "study_instance_uid", "series_instance_uid", "z_norm"]
         assert list(predictions.columns) == [*fixed, *CLASSES, *(f"p_{name}" for name in CLASSES)]
-        patients = set(split.loc[split["split"] == side, "patient_id"])
+        patients = set(split.loc[split["split"] == subset, "patient_id"])
         assert set(predictions["image_id"]) == set(table.loc[table["patient_id"].isin(patients), "image_id"])
-        scores = json.loads((trained / f"scores_{side}.json").read_text())
+        scores = json.loads((trained / f"scores_{subset}.json").read_text())
         expected = competition_loss(predictions)
         assert scores["weighted_log_loss"] == pytest.approx(expected, abs=1e-12)
         wanted = {"log_loss", "precision", "recall", "f1", "roc_auc", "average_precision"}

@@ -54,6 +54,6 @@ def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path
 def by_position(folder: Path) -> float:
     """ROC AUC of `any` on the run's test patients, from the position alone."""
     table = pd.read_csv(folder / "c.zarr" / "metadata.csv").merge(pd.read_csv(folder / "run" / "split.csv"))
-    train, test = (table[table["split"] == side] for side in ("train", "test"))
+    train, test = (table[table["split"] == subset] for subset in ("train", "test"))
     model = HistGradientBoostingClassifier(random_state=0).fit(train[["z_norm"]], train["any"])
     return float(roc_auc_score(test["any"], model.predict_proba(test[["z_norm"]])[:, 1]))

@@ -27,13 +27,13 @@ class Cache(cache.Cache):
     """One commit of a cache, opened by `training.open_cache`."""
 
     def split(self, seed: int) -> np.ndarray:
-        """Return the side of each line of the table, (N,) str: train, validation or test, as `train run` has it.
+        """Return the subset of each line of the table, (N,) str: train, validation or test, as `train run` has it.
 
-        All slices of a patient, and of patients who share slices, are on one side. The shares of the patients are
+        All slices of a patient, and of patients who share slices, are in one subset. The shares of the patients are
         those in the catalog of the build.
 
         Raises:
-            ConfigError: there are fewer patients than sides.
+            ConfigError: there are fewer patients than subsets.
         """
         return split_patients(self.table, self.classes, self.splits, seed=seed, units=link(self, self.sizes[0]).units)
 
@@ -88,7 +88,7 @@ def fit(
             module of your own; docs/library.md says what each is given and gives.
 
     Raises:
-        TrainingError: the settings, the cache or the folder do not fit; the message says how to mend it.
+        TrainingError: the settings, the cache or the folder do not fit; the message says what to do.
     """
     check_loggers(runtime.loggers)
     path, wanted = Path(out), dict(settings)

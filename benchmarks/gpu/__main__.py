@@ -63,7 +63,7 @@ class Model:
 
 
 def shares(train: float) -> Shares:
-    """Return the shares of a split of which the training side has `train`, and the two others as much as each other."""
+    """Return the shares of a split of which training has `train`, and the two others equal parts of the rest."""
     return train, (1 - train) / 2, (1 - train) / 2
 
 

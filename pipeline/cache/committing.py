@@ -96,7 +96,7 @@ def publish_commit(cache: Cache, parts: Backup) -> None:
             write_atomic(cache.root / path, content)
     write_parts(cache, parts)
     write_atomic(cache.root_document, documents[ROOT_DOCUMENT])
-    copies.mend_copies(cache, commit)
+    copies.update_copies(cache, commit)
 
 
 def write_parts(cache: Cache, parts: Backup) -> None:

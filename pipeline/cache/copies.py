@@ -7,7 +7,7 @@ from pipeline.cache.head import record_head
 from pipeline.cache.paths import Cache
 
 
-def mend_copies(cache: Cache, commit: Commit) -> bool:
+def update_copies(cache: Cache, commit: Commit) -> bool:
     """Record the current commit beside the root, and copy its tables; says whether that was to be done.
 
     A marker names the commit that was copied last, so that an unchanged build reads neither.

@@ -117,7 +117,7 @@ def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.n
     cells = _run(decode, code)
     if cells.shape != said or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
         raise Rejected("decoding_failed", "the decoded picture does not match the header")
-    return _settle_sign(cells, picture, pixels)
+    return _decide_sign(cells, picture, pixels)
 
 
 def read_picture(code: bytes) -> Picture | None:
@@ -169,7 +169,7 @@ def _code_stream(code: bytes) -> bytes:
     return code.rstrip(_PADDING)
 
 
-def _settle_sign(cells: np.ndarray, picture: Picture, pixels: PixelFormat) -> np.ndarray:
+def _decide_sign(cells: np.ndarray, picture: Picture, pixels: PixelFormat) -> np.ndarray:
     """Make cells of decoded values: their width and sign are what the code stream says, not what the header does.
 
     A signed value that was coded without a sign, as JPEG always does, is in two's complement of the coded width.

@@ -11,8 +11,8 @@ from pipeline.dicom.pixel_format import PixelFormat
 from pipeline.dicom.pixels import digest_pixels, read_stored
 from pipeline.dicom.records import Reject, Slice, SliceRecord
 from pipeline.dicom.rejects import Rejected
-from pipeline.dicom.repair import unwrap_12_bits
 from pipeline.dicom.tags import POSITION
+from pipeline.dicom.unwrap import unwrap_12_bits
 from pipeline.planning.catalog import Reading
 
 

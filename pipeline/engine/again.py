@@ -13,7 +13,7 @@ from pipeline.errors import CacheError
 def render_again(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
     """Read the shard's live files again and render their slices into the job's arrays, at the rows they have.
 
-    An array that the record knows is mended: what is made again must be what it was.
+    An array that the record knows is repaired: what is made again must be what it was.
     """
     job, result = shard.job, ShardResult(shard.job.shard)
     record = read_record(shard.context.cache, job.shard)

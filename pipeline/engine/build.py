@@ -87,11 +87,11 @@ def _build(work: Work, workers: Workers, progress: Progress) -> Outcome:
 def _note_touched(cache: Cache, found: Survey) -> None:
     """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
     assert found.head
-    from pipeline.cache.copies import mend_copies
+    from pipeline.cache.copies import update_copies
 
     if found.plan.resolved.touched:
         commits.write_ledger(cache, found.head.id, found.plan.resolved.kept)
-    if mend_copies(cache, found.head):
+    if update_copies(cache, found.head):
         _collect_leftovers(cache, found.head)
     pending = read_pending(cache)
     if pending and is_committed(pending, found.head):

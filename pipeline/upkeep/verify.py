@@ -46,7 +46,7 @@ def examine_records(found: Examination) -> None:
         record = _examine_record(found, shard)
         if record:
             found.records[shard] = record
-        else:  # what it vouched for can be mended, and is no leftover
+        else:  # what it vouched for can be repaired, and is no leftover
             found.files |= {path for folder in ARRAYS for path in cache.root.glob(f"{folder}/*/c/{shard}/**/*")}
     for commit_id, ledger in found.ledgers.items():
         for shard, problem in _disagreements(found, found.commits[commit_id], ledger):

@@ -60,7 +60,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     }
     found = {name: Kind(main, folder, _honest(make, right)) for name, make in makers.items()}
     found["cache: a stranger's commit"] = Kind(main, folder, _signed(_sign_commit))
-    found["cache: a stranger's done-record"] = Kind(main, folder, _signed(_seal_record))
+    found["cache: a stranger's done-record"] = Kind(main, folder, _signed(_checksum_record))
     return found
 
 
@@ -173,7 +173,7 @@ def _sign_commit(small: Small, rng: np.random.Generator) -> str:
     return f"a commit with {what}"
 
 
-def _seal_record(small: Small, rng: np.random.Generator) -> str:
+def _checksum_record(small: Small, rng: np.random.Generator) -> str:
     """A done-record, or its copy's twin, with a checksum that is right, and lies in it."""
     files = sorted(small.out.glob(".pipeline/shards/*.json"))
     file = files[rng.integers(len(files))]

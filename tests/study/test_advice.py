@@ -47,7 +47,7 @@ def _gathered(given: Path, folder: Path, files: int = 100) -> Path:
     return sources.gather([given], folder, sources.Limits(files=files))
 
 
-def test_what_is_given_is_mended_as_told(tmp_path: Path) -> None:
+def test_what_is_given_is_corrected_as_told(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="does not exist; give a folder, a zip archive or a DICOM file"):
         _gathered(tmp_path / "none", tmp_path / "a")
     whole, cut = _zip(tmp_path / "whole.zip"), tmp_path / "cut.zip"

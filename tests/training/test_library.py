@@ -66,11 +66,11 @@ def test_a_pinned_commit_keeps_its_arrays(fake: FakeCache, tmp_path: Path) -> No
 
 
 def test_split_is_by_patient_and_by_seed(cache: training.Cache) -> None:
-    sides = cache.split(0)
-    assert set(sides) == {"train", "validation", "test"}
-    assert (cache.table.assign(side=sides).groupby("patient_id")["side"].nunique() == 1).all()
-    assert np.array_equal(sides, cache.split(0))
-    assert not np.array_equal(sides, cache.split(1))
+    subsets = cache.split(0)
+    assert set(subsets) == {"train", "validation", "test"}
+    assert (cache.table.assign(subset=subsets).groupby("patient_id")["subset"].nunique() == 1).all()
+    assert np.array_equal(subsets, cache.split(0))
+    assert not np.array_equal(subsets, cache.split(1))
 
 
 def test_series_goes_from_foot_to_head(cache: training.Cache) -> None:

@@ -141,7 +141,7 @@ def run_command(**options: Any) -> None:
 @main.command("evaluate", epilog=EXIT_CODES)
 @run_option
 @click.option(
-    "--split", "side", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
+    "--split", "subset", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
 @click.option("--cache", type=CACHE, help="The run's cache, if it has moved; for --split external, the other cache.")

@@ -6,13 +6,13 @@ import click
 
 from training.cli.options import CACHE, DEVICE, FOLDER, local_copy_option, logger_option
 
-SIDES = click.Choice(["train", "validation", "test"])
+SUBSETS = click.Choice(["train", "validation", "test"])
 
 
 @click.command("features")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the slice model's run.")
 @click.option(
-    "--split", "sides", type=SIDES, multiple=True, help="Only this part of the split; repeatable. [default: all]"
+    "--split", "subsets", type=SUBSETS, multiple=True, help="Only this subset of the split; repeatable. [default: all]"
 )
 @click.option(
     "--tta", is_flag=True, help="Features averaged over mirror images and small rotations, in a separate store."

@@ -97,7 +97,7 @@ def find_neighbours(cache: Cache, slices: int) -> np.ndarray:
 
     Neighbours lie at the next positions below and above; of several slices at one position that with the smallest key
     stands for it. Past the ends the outermost slice stands in, and a slice without z_mm for all its neighbours.
-    Whether a slice has labels, and on which side of a split it is, does not matter.
+    Whether a slice has labels, and in which subset of a split it is, does not matter.
 
     Args:
         slices: on each side, N.

@@ -10,7 +10,7 @@ from training.errors import ConfigError, RunError
 from training.run.config import check_fractions
 from training.words import counted
 
-SIDES = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")
 
 
 def split_patients(
@@ -27,15 +27,15 @@ def split_patients(
 
     Args:
         table: N lines with `patient_id` and one column a class.
-        fractions: wished shares of the patients on the three sides, adding up to 1.
+        fractions: wanted shares of the patients in the three subsets, which add up to 1.
         units: (N,) str, what is divided as a whole where some patients are joined (`linked.Links.units`); one that
-            joins more than MOST_JOINED of all patients is on the training side, for no other side has room for it.
+            joins more than MOST_JOINED of all patients is in the training set, since no other subset has room for it.
 
     Returns:
-        (N,) str: one of `SIDES` a line. All lines of a patient, and of a unit, have the same.
+        (N,) str: one of `SUBSETS` for each line, the same for all lines of a patient and of a unit.
 
     Raises:
-        ConfigError: the fractions are not shares, or there are too few patients for the sides wished.
+        ConfigError: the fractions are not shares, or there are too few patients for the wanted subsets.
     """
     check_fractions(fractions)
     named = table["patient_id"].to_numpy() if units is None else units
@@ -44,38 +44,38 @@ def split_patients(
     patients = by_unit["patient_id"].nunique().to_numpy()
     names = findings.index.to_numpy()
     free = (patients == 1) | (patients <= MOST_JOINED * patients.sum())
-    wanted = [side for side, fraction in zip(SIDES, fractions, strict=True) if fraction > 0]
+    wanted = [subset for subset, fraction in zip(SUBSETS, fractions, strict=True) if fraction > 0]
     if free.sum() + (not free.all()) < len(wanted):
         joined = f", {len(names)} after those who share slices are joined," if len(names) < patients.sum() else ""
         whole = counted(patients.sum(), "patient")
         raise ConfigError(
             f"split: {whole}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
-            "patients, or do with fewer parts: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
+            "patients, or do with fewer subsets: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
             "split_fractions=[1,0,0] trains only, to over-fit on purpose"
         )
-    sides = np.full(len(names), SIDES[0], dtype=object)
-    sides[free] = _divide(findings.to_numpy()[free], fractions, seed, keep_one=bool(free.all()))
-    return pd.Series(sides, index=names).loc[named].to_numpy(dtype=str)
+    subsets = np.full(len(names), SUBSETS[0], dtype=object)
+    subsets[free] = _divide(findings.to_numpy()[free], fractions, seed, keep_one=bool(free.all()))
+    return pd.Series(subsets, index=names).loc[named].to_numpy(dtype=str)
 
 
-def write_split(path: Path, table: pd.DataFrame, sides: np.ndarray) -> None:
+def write_split(path: Path, table: pd.DataFrame, subsets: np.ndarray) -> None:
     """Write `split.csv`: patient_id, split; one line a patient, sorted by patient."""
-    lines = pd.DataFrame({"patient_id": table["patient_id"].to_numpy(), "split": sides})
+    lines = pd.DataFrame({"patient_id": table["patient_id"].to_numpy(), "split": subsets})
     lines.drop_duplicates().sort_values("patient_id").to_csv(path, index=False, lineterminator="\n")
 
 
 def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
-    """Return the side of each line of `table`, (N,) str, as `split.csv` has it for the line's patient.
+    """Return the subset of each line of `table`, (N,) str, as `split.csv` has it for the line's patient.
 
     Raises:
-        RunError: the file cannot be read, has a patient twice, an unknown side, or lacks a patient of the table.
+        RunError: the file cannot be read, has a patient twice, an unknown subset, or lacks a patient of the table.
     """
-    sides = read_lines(path).set_index("patient_id")["split"]
-    if not sides.index.is_unique:
-        raise RunError(f"{path}: has patient {sides.index[sides.index.duplicated()][0]} more than once")
-    if unknown := set(sides) - set(SIDES):
-        raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SIDES)}")
-    found = sides.reindex(table["patient_id"])
+    subsets = read_lines(path).set_index("patient_id")["split"]
+    if not subsets.index.is_unique:
+        raise RunError(f"{path}: has patient {subsets.index[subsets.index.duplicated()][0]} more than once")
+    if unknown := set(subsets) - set(SUBSETS):
+        raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SUBSETS)}")
+    found = subsets.reindex(table["patient_id"])
     if found.isna().any():
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
         raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}")
@@ -100,7 +100,7 @@ def read_lines(path: Path) -> pd.DataFrame:
 def _divide(
     findings: np.ndarray, fractions: tuple[float, float, float], seed: int, *, keep_one: bool = True
 ) -> np.ndarray:
-    """Divide P patients, given (P, K) bool findings; returns (P,) sides.
+    """Divide P patients, given (P, K) bool findings; returns (P,) subsets.
 
     First the held-out patients are taken from all, then they are divided into validation and test.
 
@@ -108,18 +108,18 @@ def _divide(
         keep_one: at least one patient stays in training; not needed where others are there already.
     """
     _, validation, test = fractions
-    sides = np.full(len(findings), SIDES[0], dtype=object)
+    subsets = np.full(len(findings), SUBSETS[0], dtype=object)
     everybody = np.arange(len(findings))
-    held_sides = [share > 0 for share in (validation, test)]
-    if not any(held_sides):
-        return sides
-    held_out = _count(len(findings), validation + test, sum(held_sides), spare=int(keep_one))
+    held_subsets = [share > 0 for share in (validation, test)]
+    if not any(held_subsets):
+        return subsets
+    held_out = _count(len(findings), validation + test, sum(held_subsets), spare=int(keep_one))
     held = everybody if held_out == len(everybody) else _choose(everybody, findings, held_out, seed)
-    sides[held] = SIDES[1] if validation else SIDES[2]
-    if all(held_sides):
+    subsets[held] = SUBSETS[1] if validation else SUBSETS[2]
+    if all(held_subsets):
         tested = _count(len(held), test / (validation + test), 1, spare=1)
-        sides[_choose(held, findings[held], tested, seed + 1)] = SIDES[2]
-    return sides
+        subsets[_choose(held, findings[held], tested, seed + 1)] = SUBSETS[2]
+    return subsets
 
 
 def _count(patients: int, share: float, at_least: int, spare: int) -> int:

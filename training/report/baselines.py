@@ -49,8 +49,8 @@ def _row(words: str, content: dict[str, Any]) -> list[str]:
     ]
 
 
-def _patients(results: Results, side: str) -> set[str]:
-    return set(results.split.loc[results.split["split"] == side, "patient_id"])
+def _patients(results: Results, subset: str) -> set[str]:
+    return set(results.split.loc[results.split["split"] == subset, "patient_id"])
 
 
 def _shares(train: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:

@@ -142,10 +142,10 @@ def _judged(config: dict[str, Any]) -> str:
 def _answers(results: Results) -> list[tuple[str, str, str, str]]:
     config, data = results.settings.get("config", {}), results.settings.get("data", {})
     environment = results.settings.get("environment", {})
-    sides = results.split["split"].value_counts().to_dict()
+    subsets = results.split["split"].value_counts().to_dict()
     commit = data.get("commit", "?")
     start, judged = _start(results), _judged(config)
-    patients = ", ".join(f"{count:,} {side}" for side, count in sides.items()) or AUTHORS
+    patients = ", ".join(f"{count:,} {subset}" for subset, count in subsets.items()) or AUTHORS
     external = "scored, see report" if "external" in results.scores else "none"
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name in ("python", "torch"))
     looks = len(results.looks)

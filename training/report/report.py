@@ -10,7 +10,7 @@ import pandas as pd
 from training.data.cache import Cache
 from training.data.linked import describe
 from training.data.neighbours import SERIES
-from training.data.split import SIDES
+from training.data.split import SUBSETS
 from training.report import figures, page
 from training.report.baselines import baselines
 from training.report.heatmap import HeatMaps, open_heat_maps
@@ -153,10 +153,10 @@ def _tiles(results: Results) -> list[str]:
 def _split_table(results: Results, cache: Cache | None) -> str:
     classes = next((known.classes for known in results.predictions.values()), ())
     rows = []
-    for side in SIDES:
-        patients = set(results.split.loc[results.split["split"] == side, "patient_id"])
-        table = _slices_of(results, cache, side, patients)
-        row = [side, f"{len(patients):,}"]
+    for subset in SUBSETS:
+        patients = set(results.split.loc[results.split["split"] == subset, "patient_id"])
+        table = _slices_of(results, cache, subset, patients)
+        row = [subset, f"{len(patients):,}"]
         if table is None:
             row += [UNDEFINED] * (2 + len(classes))
         else:
@@ -165,9 +165,9 @@ def _split_table(results: Results, cache: Cache | None) -> str:
             row += [UNDEFINED if np.isnan(part) else f"{100 * part:.1f} %" for part in share]
         rows.append(row)
     caption = (
-        "Table 1. The data. No patient is on two sides. By class: the share of labelled slices that have the finding."
+        "Table 1. The data. No patient is in two subsets. By class: the share of labelled slices that have the finding."
     )
-    return page.table(caption, ["side", "patients", "series", "slices", *classes], rows)
+    return page.table(caption, ["subset", "patients", "series", "slices", *classes], rows)
 
 
 def _share_of_positives(labels: pd.Series) -> float:
@@ -175,9 +175,9 @@ def _share_of_positives(labels: pd.Series) -> float:
     return float((known >= SOFT_THRESHOLD).mean()) if len(known) else np.nan
 
 
-def _slices_of(results: Results, cache: Cache | None, side: str, patients: set[str]) -> pd.DataFrame | None:
-    if side in results.predictions and results.level == "slice":
-        known = results.predictions[side]
+def _slices_of(results: Results, cache: Cache | None, subset: str, patients: set[str]) -> pd.DataFrame | None:
+    if subset in results.predictions and results.level == "slice":
+        known = results.predictions[subset]
         return known.slices.join(pd.DataFrame(known.labels, columns=list(known.classes)))
     return None if cache is None else cache.table[cache.table["patient_id"].isin(patients)]
 

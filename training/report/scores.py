@@ -58,7 +58,7 @@ def not_there(results: Results, title: str) -> Section:
     """Return the section that stands where the run has no predictions or scores yet."""
     words = f"The run has no scores yet. Run: train evaluate --run {results.name} --split validation"
     if len(results.split) and set(results.split["split"]) == {"train"}:
-        words = "The run has no scores: all its patients are on the training side, so that it has nothing to score."
+        words = "The run has no scores: all its patients are on the training set, so that it has nothing to score."
     return Section(title, [page.paragraph(words, "notice")])
 
 
@@ -233,7 +233,7 @@ def decisions(results: Results) -> Section:
         then = f", then: {command}" if name == "test" else ""  # which is scored with what validation chose
         words = f"No thresholds were chosen. Run: {command} --split validation{then}"
         if not (results.split["split"] == "validation").any():
-            words = "No thresholds were chosen: the run has no validation side, which would choose them."
+            words = "No thresholds were chosen: the run has no validation set, which would choose them."
         return Section(title, [page.paragraph(words, "notice")])
     known = results.predictions[name]
     by_rule = [_confusion(known, content[key], rule) for key, rule in RULES.items() if key in content]

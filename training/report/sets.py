@@ -51,8 +51,8 @@ def _notes(results: Results) -> list[str]:
     both = [name for name in ("test", "validation") if {name, f"{name}_tta"} <= results.predictions.keys()]
     if both:
         return [*notes, _tta_table(results, both[0]), *_views(results, f"{both[0]}_tta")]
-    side = " --split validation" if results.shown == "validation" else ""
-    words = f"TTA was not scored. Run: train evaluate --run {results.name}{side} --tta"
+    subset = " --split validation" if results.shown == "validation" else ""
+    words = f"TTA was not scored. Run: train evaluate --run {results.name}{subset} --tta"
     return [*notes, page.paragraph(words, "lead")]
 
 

@@ -192,7 +192,7 @@ def check_fractions(fractions: tuple[float, float, float]) -> None:
     if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9 and fractions[0] > 0):  # NaN is no share
         raise ConfigError(
             f"split_fractions: {tuple(fractions)} are not shares for train, validation and test that add up to 1, "
-            "the first above 0; [0.7,0.15,0.15], or [0.8,0.2,0] without a test side"
+            "the first above 0; [0.7,0.15,0.15], or [0.8,0.2,0] without a test set"
         )
 
 

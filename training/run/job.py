@@ -15,7 +15,7 @@ import torch
 
 from training.data.cache import Cache, open_cache
 from training.data.linked import link, table_of
-from training.data.split import SIDES, split_patients
+from training.data.split import SUBSETS, split_patients
 from training.errors import CacheError, RunError
 from training.model.backbones import TIMM
 from training.model.network import build_model, check_size
@@ -65,11 +65,11 @@ def begin(
         shares = config.split_fractions or cache.splits
         config = dataclasses.replace(config, split_fractions=shares)
         links = link(cache, config.size_px)
-        sides = split_patients(cache.table, cache.classes, shares, seed=config.seed, units=links.units)
+        subsets = split_patients(cache.table, cache.classes, shares, seed=config.seed, units=links.units)
         usable = labelled & ~links.left_out
-        _refuse_unlabelled(cache, sides[usable], shares)
-        rows = cache.table["row"].to_numpy()[usable & (sides == "train")]
-        # Only to learn before a folder is made that the model is to be had, with these weights and at this size.
+        _refuse_unlabelled(cache, subsets[usable], shares)
+        rows = cache.table["row"].to_numpy()[usable & (subsets == "train")]
+        # Fail before creating the folder if the model, its weights or its size are unusable.
         net = build_model(config, len(cache.classes), channels)
         check_size(net, config)
         for name in ("augment", "loss"):
@@ -82,7 +82,7 @@ def begin(
                 path,
                 config,
                 cache,
-                sides,
+                subsets,
                 mean_std,
                 environment=environment(config, processes) | {"weights": net.origin},
                 linked=table_of(links, cache),
@@ -92,12 +92,12 @@ def begin(
     return run, open_cache(cache_path, run.data.commit, local_copy)
 
 
-def _refuse_unlabelled(cache: Cache, labelled_sides: np.ndarray, shares: Sequence[float]) -> None:
-    """Raise a CacheError where a side that is to have patients would have no slice with a label."""
-    for side, share in zip(SIDES, shares, strict=True):
-        if share > 0 and not (labelled_sides == side).any():
+def _refuse_unlabelled(cache: Cache, labelled_subsets: np.ndarray, shares: Sequence[float]) -> None:
+    """Raise a CacheError where a subset that is to have patients would have no slice with a label."""
+    for subset, share in zip(SUBSETS, shares, strict=True):
+        if share > 0 and not (labelled_subsets == subset).any():
             raise CacheError(
-                f"{cache.path}: no slice with a label would be in the {side} part; label more of its patients, and "
+                f"{cache.path}: no slice with a label would be in the {subset} set; label more of its patients, and "
                 "run: pipeline build ... --labels FILE"
             )
 
@@ -163,7 +163,7 @@ def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> 
     """Train a run to its end, score its best weights on validation and test, and write its report.
 
     Returns:
-        the scores on test; on validation where the run has no test side, nothing where it has neither.
+        the scores on test; on validation where the run has no test set, nothing where it has neither.
     """
     with owned(run.path, again=f"run: train run --resume {run.path}") if processes.writes else nullcontext():
         fit(run, cache, runtime, processes)
@@ -173,8 +173,8 @@ def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> 
 def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
     """Score a trained run's best weights on validation and test, and write its report; returns the scores on test."""
     scores: dict[str, dict[str, Any]] = {}
-    for side in filter(run.has, SIDES[1:]):
-        scores[side] = evaluate(run, cache, side, runtime, processes, tta=False)
+    for subset in filter(run.has, SUBSETS[1:]):
+        scores[subset] = evaluate(run, cache, subset, runtime, processes, tta=False)
     if processes.writes:
         write_report(run.path, cache)
         loggers = Loggers(run, runtime.loggers, step=0)
@@ -184,7 +184,7 @@ def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> di
 
 
 def open_to_evaluate(
-    path: Path, cache_path: str | Path | None, side: str, local_copy: Path | None = None
+    path: Path, cache_path: str | Path | None, subset: str, local_copy: Path | None = None
 ) -> tuple[Run, Cache]:
     """Open a run and the cache to score it on: its own or an equal one, or for "external" any other.
 
@@ -192,22 +192,24 @@ def open_to_evaluate(
         RunError: the cache's content is not the run's; it names the difference.
     """
     run = open_run(path)
-    if side != "external":
+    if subset != "external":
         return run, open_own_cache(run, cache_path, local_copy)
     if cache_path is None:
         raise RunError(f"{path}: --split external needs the other cache; give --cache OTHER")
     return run, open_cache(cache_path, local_copy=local_copy)
 
 
-def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Processes, *, tta: bool) -> dict[str, Any]:
-    """Score a run's best weights on a side of its split, or on all labelled slices of another cache.
+def evaluate(
+    run: Run, cache: Cache, subset: str, runtime: Runtime, processes: Processes, *, tta: bool
+) -> dict[str, Any]:
+    """Score a run's best weights on a subset of its split, or on all labelled slices of another cache.
 
-    Writes `predictions_<side>.csv` and `scores_<side>.json`, and with a head over series also what the slice model says
-    alone, `slice_predictions_<side>.csv`; with TTA `_tta` follows the side's name. Validation
-    chooses thresholds and calibration, looks at anything else are logged.
+    Writes `predictions_<subset>.csv` and `scores_<subset>.json`, and for a head over series also the predictions of the
+    slice model alone, `slice_predictions_<subset>.csv`; with TTA, `_tta` follows the subset's name. Thresholds and
+    calibration are chosen on validation; every look at anything else is logged.
 
     Args:
-        side: validation, test, or "external" where the cache is not the run's.
+        subset: validation, test, or "external" where the cache is not the run's.
 
     Returns:
         the scores, as in the JSON, in the process that writes.
@@ -216,17 +218,17 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
         RunError: leakage, which it names.
     """
     left_out = None
-    if side == "external":
+    if subset == "external":
         lines, left_out = external_lines(run, cache)
-    elif not run.has(side):
+    elif not run.has(subset):
         raise RunError(
-            f"{run.path}: has no {side} part, as its split_fractions are {run.config.split_fractions}; score another "
+            f"{run.path}: has no {subset} set, as its split_fractions are {run.config.split_fractions}; score another "
             "cache with --split external --cache OTHER, or start a new run with a share for it"
         )
     else:
         check_run(run, cache)
-        lines = lines_of(run, cache, side)
-    name = predictions_name(side, tta=tta)
+        lines = lines_of(run, cache, subset)
+    name = predictions_name(subset, tta=tta)
     if run.has_head:
         predicted = predict_series(run, cache, lines, runtime, processes, tta=tta)
         lines, probabilities = predicted.lines, predicted.probabilities
@@ -249,7 +251,7 @@ def evaluate(run: Run, cache: Cache, side: str, runtime: Runtime, processes: Pro
         scores["views"] = {view: view_loss(run, cache, lines, by_view[:, v]) for v, view in enumerate(VIEWS)}
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
-    if side != "validation":
+    if subset != "validation":
         log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
     return scores
 
@@ -262,9 +264,9 @@ def view_loss(run: Run, cache: Cache, lines: np.ndarray, probabilities: np.ndarr
     return loss
 
 
-def predictions_name(side: str, *, tta: bool) -> str:
+def predictions_name(subset: str, *, tta: bool) -> str:
     """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
-    return f"{side}_tta" if tta else side
+    return f"{subset}_tta" if tta else subset
 
 
 def absolute_weights(weights: str) -> str:

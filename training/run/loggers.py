@@ -184,9 +184,9 @@ class Loggers:
         self._each(lambda logger: logger.show(name, images) if isinstance(logger, TensorBoard) else None)
 
     def finish(self, run: Run, scores: Mapping[str, Any]) -> None:
-        """Note the scores of the run's sides, by side, and keep its report."""
+        """Note the scores of the run's subsets, by subset, and keep its report."""
         files = [file for name in FILES if (file := run.path / name).exists()]
-        flat = {name: value for side, of in scores.items() for name, value in _flat(of, side)}
+        flat = {name: value for subset, of in scores.items() for name, value in _flat(of, subset)}
         self._each(lambda logger: logger.finish(flat, files))
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ def _measured(line: Line) -> list[tuple[str, float]]:
 
 
 def _flat(scores: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, float]]:
-    """Yield a side's scores by name: test/weighted_log_loss, test/classes/any/roc_auc."""
+    """Yield a subset's scores by name: test/weighted_log_loss, test/classes/any/roc_auc."""
     for name, value in scores.items():
         if isinstance(value, Mapping) and name not in ("source", "intervals"):
             yield from _flat(value, f"{prefix}/{name}")

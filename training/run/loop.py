@@ -181,7 +181,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def errors_explained(setup: Setup) -> Iterator[None]:
-    """Say in one line what a user can mend, of what comes up in a step only."""
+    """Say in one line what a user can do about an error that comes up only within a step."""
     config = setup.config
     with ExitStack() as explained:
         explained.enter_context(memory_error_explained(config, setup.run.path))

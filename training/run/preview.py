@@ -6,7 +6,7 @@ from training.data.cache import Cache
 from training.data.linked import FILE as LINKED
 from training.data.linked import describe, read_linked
 from training.data.neighbours import SERIES
-from training.data.split import SIDES
+from training.data.split import SUBSETS
 from training.run.config import TrainConfig
 from training.run.distributed import Processes
 from training.run.runs import Run
@@ -20,24 +20,24 @@ IMAGES_A_GPU = 64  # fewer leave a GPU waiting for its host, and make batch norm
 
 
 def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
-    """Return lines to print before training: device, network, sides with positives by class, steps, and warnings."""
+    """Return lines to print before training: device, network, subsets with positives by class, steps, and warnings."""
     config = run.config
-    sides = {side: lines_of(run, cache, side) for side in SIDES if run.has(side)}
-    schedule = Schedule(len(sides["train"]), config)
+    subsets = {subset: lines_of(run, cache, subset) for subset in SUBSETS if run.has(subset)}
+    schedule = Schedule(len(subsets["train"]), config)
     device = str(run.environment.get("device", processes.device.type))
     together = f"{processes.count} processes on {device}" if processes.count > 1 else device
     step = config.batch_size * config.accumulation
     lines = [
         f"{run.path}: {config.model} at {config.size_px} px, {config.weights} weights, on {together}",
         f"cache {cache.path}, commit {cache.commit}",
-        *(_side_line(cache, side, lines) for side, lines in sides.items()),
+        *(_subset_line(cache, subset, lines) for subset, lines in subsets.items()),
         f"{counted(config.epochs, 'epoch')} of {counted(schedule.steps, 'step')} of {counted(step, 'slice')}, "
         f"{counted(schedule.total_steps, 'step')} in "
         f"all; an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps, or beforehand with --dry-run",
     ]
     if (run.path / LINKED).exists():
         lines += describe(read_linked(run.path / LINKED), cache.table["patient_id"].nunique())
-    return lines + few_images(config, processes) + warnings(cache, sides)
+    return lines + few_images(config, processes) + warnings(cache, subsets)
 
 
 def few_images(config: TrainConfig, processes: Processes) -> list[str]:
@@ -56,12 +56,12 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
     ]
 
 
-def _side_line(cache: Cache, side: str, lines: np.ndarray) -> str:
+def _subset_line(cache: Cache, subset: str, lines: np.ndarray) -> str:
     table, positive = cache.table.iloc[lines], positives(cache, lines)
     found = ", ".join(f"{name} {count:,}" for name, count in positive.items())
     patients, series = table["patient_id"].nunique(), len(table[SERIES].drop_duplicates())
     counts = f"{counted(patients, 'patient')}, {counted(series, 'series')}, {counted(len(lines), 'slice')}"
-    return f"{side:<10} {counts}; positive: {found}"
+    return f"{subset:<10} {counts}; positive: {found}"
 
 
 def positives(cache: Cache, lines: np.ndarray) -> dict[str, int]:
@@ -70,15 +70,15 @@ def positives(cache: Cache, lines: np.ndarray) -> dict[str, int]:
     return dict(zip(cache.classes, counts.tolist(), strict=True))
 
 
-def warnings(cache: Cache, sides: dict[str, np.ndarray]) -> list[str]:
-    """Say which side lacks positives of which class, and what that means."""
+def warnings(cache: Cache, subsets: dict[str, np.ndarray]) -> list[str]:
+    """Say which subset lacks positives of which class, and what that means."""
     meaning = {
         "train": "the network cannot learn it",
         "validation": "no threshold or calibration can be chosen for it",
         "test": "its recall and ROC AUC will be undefined",
     }
     lines = []
-    for side, found in sides.items():
+    for subset, found in subsets.items():
         if missing := [name for name, count in positives(cache, found).items() if not count]:
-            lines.append(f"warning: {side} has no positive slice of {', '.join(missing)}: {meaning[side]}")
+            lines.append(f"warning: {subset} has no positive slice of {', '.join(missing)}: {meaning[subset]}")
     return lines

@@ -15,7 +15,7 @@ from training.data.linked import FILE as LINKED
 from training.data.linked import IDENTITY, left_out_lines, read_linked
 from training.data.mirror import absolute
 from training.data.neighbours import Context, choose_context
-from training.data.split import SIDES, read_split, write_split
+from training.data.split import SUBSETS, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
@@ -88,13 +88,13 @@ class Run:
     def split(self) -> Path:
         return self.path / "split.csv"
 
-    def has(self, side: str) -> bool:
-        """Whether the run's settings give a share of the patients to this side."""
+    def has(self, subset: str) -> bool:
+        """Whether the run's settings give a share of the patients to this subset."""
         shares = self.config.split_fractions
-        return shares is None or shares[SIDES.index(side)] > 0
+        return shares is None or shares[SUBSETS.index(subset)] > 0
 
-    def sides(self, cache: Cache) -> np.ndarray:
-        """Return (N,) the side of each line of the cache: train, validation or test.
+    def subsets(self, cache: Cache) -> np.ndarray:
+        """Return (N,) the subset of each line of the cache: train, validation or test.
 
         Raises:
             RunError: split.csv is not the one that the run began with, or does not fit the cache.
@@ -151,7 +151,7 @@ def create_run(
     path: Path,
     config: TrainConfig,
     cache: Cache,
-    sides: np.ndarray,
+    subsets: np.ndarray,
     mean_std: tuple[np.ndarray, np.ndarray],
     *,
     environment: Mapping[str, Any],
@@ -173,7 +173,7 @@ def create_run(
     make_folder(path)
     begin(path)
     split = path / "split.csv"
-    write_split(split, cache.table, sides)
+    write_split(split, cache.table, subsets)
     nothing = pd.DataFrame(columns=["group", "unit", *IDENTITY, *cache.classes, "done"])
     write_table(path / LINKED, nothing if linked is None else linked)
     mean, std = mean_std

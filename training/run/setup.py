@@ -96,7 +96,7 @@ def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Se
     if config.sync_batch_norm and processes.device.type == "cpu":
         raise ConfigError("sync_batch_norm: works only on GPUs; leave it off")
     configure_device(config, processes.device)
-    train, validation = (lines_of(run, cache, side) for side in ("train", "validation"))
+    train, validation = (lines_of(run, cache, subset) for subset in ("train", "validation"))
     schedule = Schedule(len(train), config)
     draw = drawing(config, schedule, processes, (len(run.channels), config.size_px, config.size_px))
     return Setup(
@@ -185,11 +185,11 @@ def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
     if setup.processes.count == 1 and setup.processes.control is None:
         return ready
     joined = DistributedDataParallel(ready, device_ids=[setup.device] if setup.device.type == "cuda" else None)
-    settle_buckets(joined, net, setup)
+    fix_buckets(joined, net, setup)
     return joined
 
 
-def settle_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
+def fix_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
     """Take one backward pass over blank images, which changes nothing but the layout of the exchange of gradients.
 
     DistributedDataParallel lays its buckets out anew after its first backward pass, and the layout decides in which

@@ -12,16 +12,16 @@ from training.run.runs import Run
 EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
 
 
-def lines_of(run: Run, cache: Cache, side: str) -> np.ndarray:
-    """Return the lines of a side of the run's split, (n,) int64, that have a label at all and are not left out.
+def lines_of(run: Run, cache: Cache, subset: str) -> np.ndarray:
+    """Return the lines of a subset of the run's split, (n,) int64, that have a label at all and are not left out.
 
     Raises:
-        RunError: there are none, although the run has this side.
+        RunError: there are none, although the run has this subset.
     """
     labelled = ~np.isnan(cache.labels()).all(axis=1)
-    lines = np.flatnonzero(labelled & (run.sides(cache) == side) & ~run.left_out(cache))
-    if not len(lines) and run.has(side):
-        where = f"{run.path}: no slice with a label in the {side} part of split.csv"
+    lines = np.flatnonzero(labelled & (run.subsets(cache) == subset) & ~run.left_out(cache))
+    if not len(lines) and run.has(subset):
+        where = f"{run.path}: no slice with a label in the {subset} set of split.csv"
         raise RunError(f"{where}; build with more labels and start a new run")
     return lines
 

@@ -18,7 +18,7 @@ from training.scores.predictions import from_table
 def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
     """Score the epoch on validation, log it, and keep the weights if none were better.
 
-    Without a validation side nothing can be better or worse: the weights kept are the last epoch's.
+    Without a validation set nothing can be better or worse: the weights kept are the last epoch's.
     """
     share_statistics(setup, learner)
     if not setup.num_validation:

@@ -188,7 +188,7 @@ class Watch:
         """Print a line on the epoch that ends: its losses, and how long the rest will take.
 
         Args:
-            weighted_log_loss: on validation; None where there is no validation side.
+            weighted_log_loss: on validation; None where there is no validation set.
         """
         trained, self._epoch_losses = self._epoch_losses, []
         if not self._processes.writes:

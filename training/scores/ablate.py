@@ -113,7 +113,7 @@ def _train_head(of: Ablation, path: Path, base: Path) -> None:
     if (path / "settings.json").exists():
         opened = series.resume(path, values={}, **lent)  # type: ignore[arg-type]
     else:
-        series.features(base, sides=(), runtime=of.runtime, processes=of.processes, **lent)  # type: ignore[arg-type]
+        series.features(base, subsets=(), runtime=of.runtime, processes=of.processes, **lent)  # type: ignore[arg-type]
         opened = series.begin(path, base, values={}, processes=of.processes, **lent)  # type: ignore[arg-type]
     series.complete(*opened, of.runtime, of.processes)
 

@@ -63,10 +63,10 @@ def read_contestants(runs: Sequence[Path], predictions: str) -> list[Contestant]
 def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
     opened = open_run(run)
     file = run / f"predictions_{predictions}.csv"
-    side, _, tta = predictions.partition("_")
+    subset, _, tta = predictions.partition("_")
     if not file.exists():
         raise RunError(
-            f"{file}: does not exist; run: train evaluate --run {run} --split {side}{' --tta' if tta else ''}"
+            f"{file}: does not exist; run: train evaluate --run {run} --split {subset}{' --tta' if tta else ''}"
         )
     level = opened.data.label_level
     known = at_level(read_predictions(file), level)

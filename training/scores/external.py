@@ -21,7 +21,7 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
 
     Scored is every slice with a label, but of no patient who was in the run's training or validation, nor of one whom
     the run's cache does not know by name but by a slice: all slices of such a patient are left out, for those that
-    the run has not seen are of a head that it has. A patient of the run's test side taught it nothing.
+    the run has not seen are of a head that it has. A patient of the run's test set taught it nothing.
 
     Returns:
         (n,) int64 lines; and a table of patient_id, slices, reason, and image_id, one such slice.
@@ -36,9 +36,9 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
         raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")
     split = read_lines(run.split)
     slices = cache.table.iloc[labelled]
-    side = slices["patient_id"].map(split.set_index("patient_id")["split"])
-    learned = side.isin(["train", "validation"]).to_numpy()
-    seen = side.isna().to_numpy() & _seen(run, cache, labelled)
+    subset = slices["patient_id"].map(split.set_index("patient_id")["split"])
+    learned = subset.isin(["train", "validation"]).to_numpy()
+    seen = subset.isna().to_numpy() & _seen(run, cache, labelled)
     found = slices[["patient_id", "image_id"]].assign(reason=np.where(learned, BY_NAME, BY_SLICE))[learned | seen]
     left_out = found.drop_duplicates("patient_id").sort_values("patient_id")
     gone = slices["patient_id"].isin(left_out["patient_id"]).to_numpy()

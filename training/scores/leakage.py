@@ -1,4 +1,4 @@
-"""Find what would make test scores too good: a patient, or the same slice, on two sides."""
+"""Find what would make test scores too good: a patient, or the same slice, in two subsets."""
 
 import pandas as pd
 
@@ -20,25 +20,25 @@ def check_leakage(split: pd.DataFrame, cache: Cache, size_px: int) -> None:
         size_px: which images to compare.
     """
     table = cache.table
-    if doubled := patients_on_two_sides(split):
+    if doubled := patients_in_two_subsets(split):
         slices = table.loc[table["patient_id"].isin(doubled), "image_id"].tolist()
         raise RunError(
-            f"split.csv: patient {listed(doubled)} is in two parts, with slices {listed(slices)}; "
+            f"split.csv: patient {listed(doubled)} is in two subsets, with slices {listed(slices)}; "
             "restore the file, or start a new run"
         )
-    side_of = split.set_index("patient_id")["split"].to_dict()
+    subset_of = split.set_index("patient_id")["split"].to_dict()
     broken = []
     for lines in same_pixels(cache, size_px):
         pairs = table.loc[lines, ["image_id", "patient_id"]].to_numpy().tolist()
-        sides = [side_of.get(patient, "no part") for _, patient in pairs]
-        if len(set(sides)) > 1:
+        subsets = [subset_of.get(patient, "no subset") for _, patient in pairs]
+        if len(set(subsets)) > 1:
             broken.append(
-                " = ".join(f"{image} ({patient}, {side})" for (image, patient), side in zip(pairs, sides, strict=True))
+                " = ".join(f"{image} ({patient}, {of})" for (image, patient), of in zip(pairs, subsets, strict=True))
             )
     if broken:
         raise RunError(
-            f"split.csv: patients in different parts share the same pixels: {listed(broken, '; ')}; patients who "
-            "share slices belong in one part, as they were in the run: restore the file, or start a new run"
+            f"split.csv: patients in different subsets share the same pixels: {listed(broken, '; ')}; patients who "
+            "share slices belong in one subset, as they were in the run: restore the file, or start a new run"
         )
 
 
@@ -47,10 +47,10 @@ def check_run(run: Run, cache: Cache) -> None:
     check_leakage(read_lines(run.split), cache, run.config.size_px)
 
 
-def patients_on_two_sides(split: pd.DataFrame) -> list[str]:
-    """Return the patients that the lines of split.csv put on more than one side."""
-    sides = split.groupby("patient_id")["split"].nunique()
-    return sides.index[sides > 1].tolist()
+def patients_in_two_subsets(split: pd.DataFrame) -> list[str]:
+    """Return the patients that the lines of split.csv put in more than one subset."""
+    subsets = split.groupby("patient_id")["split"].nunique()
+    return subsets.index[subsets > 1].tolist()
 
 
 def listed(names: list[str], separator: str = ", ") -> str:

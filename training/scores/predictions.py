@@ -1,4 +1,4 @@
-"""Read a run's predictions on one side of its split back from CSV."""
+"""Read a run's predictions on one subset of its split back from CSV."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -38,7 +38,7 @@ class SeriesJob(Job):
     """What the training of a head works with besides.
 
     Attributes:
-        train, validation: the series of a side, whole. Slices that count for nothing are read all the same.
+        train, validation: the whole series of a subset; slices without weight are read too.
         labels: (N, K) float32, of all lines of the cache; NaN where there is none, or the run leaves the slice out.
     """
 
@@ -91,11 +91,11 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
     check_alone(processes)
     if run.config.accumulation != 1:
         raise ConfigError("accumulation: is not used for a head; set --batch-size to the number of series per step")
-    sides = [lines_of(run, cache, side) for side in ("train", "validation")]
+    subsets = [lines_of(run, cache, subset) for subset in ("train", "validation")]
     labels = np.full(cache.labels().shape, np.nan, np.float32)
-    for counting in sides:
+    for counting in subsets:
         labels[counting] = cache.labels()[counting]
-    orders = [series_of(cache, counting) for counting in sides]
+    orders = [series_of(cache, counting) for counting in subsets]
     lines = np.concatenate([order.lines for order in orders])
     found = read_features(base, cache, lines, tta=False, hold=on_disk(run.path))
     train, validation = (gather(cache, order, found) for order in orders)

@@ -50,7 +50,7 @@ OF_SLICES |= {"position", "position_features", "fusion_features"}
 def features(
     path: Path,
     cache_path: str | Path | None,
-    sides: Sequence[str],
+    subsets: Sequence[str],
     runtime: Runtime,
     processes: Processes,
     *,
@@ -60,7 +60,7 @@ def features(
     """Write the features of a run's slices on the commit that it was trained on; returns how many were missing.
 
     Args:
-        sides: of the run's split; none for every slice of the cache.
+        subsets: of the run's split; none for every slice of the cache.
 
     Raises:
         RunError: no weights, a store of other weights or of another commit, or another process is at the run's folder.
@@ -70,7 +70,7 @@ def features(
     if run.has_head:
         raise RunError(f"{path}: is a head over series; features are those of its slice model: {run.data.base}")
     cache = open_own_cache(run, cache_path, local_copy)
-    lines = np.flatnonzero(np.isin(run.sides(cache), sides)) if sides else np.arange(cache.num_slices)
+    lines = np.flatnonzero(np.isin(run.subsets(cache), subsets)) if subsets else np.arange(cache.num_slices)
     check_alone(processes)
     with owned(run.path, "writes its features"):
         return write_features(run, cache, lines, runtime, processes, tta=tta)
@@ -108,14 +108,14 @@ def begin(
     order_series(cache)
     check(base.weights, "restore it, or train a new run")
     open_store(base, cache, tta=False)
-    sides, linked = base.sides(cache), base.linked()
+    subsets, linked = base.subsets(cache), base.linked()
     with new_folder(path):
         write_content(path, read_content(base.path))
         shutil.copyfile(base.weights, path / "slice_weights.safetensors")
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
         about = environment(config, processes) | {"weights": base.environment.get("weights", "no record")}
-        create_run(path, config, cache, sides, mean_std, environment=about, linked=linked, base=known)
+        create_run(path, config, cache, subsets, mean_std, environment=about, linked=linked, base=known)
     return open_run(path), base, cache
 
 

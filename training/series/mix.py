@@ -26,9 +26,9 @@ def choose_mix(run: Run, known: Predictions, logits: np.ndarray, correction: np.
 
     Taken is the smallest share whose loss is within one standard error, over patients, of the least one; and none where
     that holds of the slice model alone once each share has slope and offset of its own logits fitted on validation. For
-    a second training may mend how sure the slice model is, which a calibration does without any series. So where the
+    a second training may correct overconfidence of the slice model, which calibration does without series. So where the
     head tells no more than by chance, or fewer than two patients have a label, the class keeps the slice model. Without
-    a validation side, or where the run's `head_share` says so, all of the correction counts.
+    a validation set, or where the run's `head_share` says so, all of the correction counts.
 
     Args:
         known: the validation slices with their labels; its probabilities are not looked at.

@@ -153,5 +153,5 @@ def describe(model: StudyModel) -> dict[str, Any]:
 def _patients(split: Path) -> dict[str, int]:
     if not split.exists():
         return {}
-    sides = pd.read_csv(split, dtype=str, keep_default_na=False)["split"].value_counts()
-    return {str(side): int(count) for side, count in sides.items()}
+    subsets = pd.read_csv(split, dtype=str, keep_default_na=False)["split"].value_counts()
+    return {str(subset): int(count) for subset, count in subsets.items()}

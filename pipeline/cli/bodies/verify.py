@@ -11,8 +11,8 @@ from pipeline.tables import patients
 from pipeline.terminal import complain, say
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.info import require_cache
-from pipeline.upkeep.mend import mend
-from pipeline.upkeep.mend_shards import Originals
+from pipeline.upkeep.repair import repair
+from pipeline.upkeep.repair_shards import Originals
 from pipeline.upkeep.verify import examine
 
 
@@ -52,8 +52,8 @@ def _count(number: int, what: str) -> str:
 def _repair(found: Examination, src: str | None, patient_key: Path | None, token: str) -> int:
     has_key = patient_key or patients.default_key_file().exists()
     key = patients.read_key(patient_key) if has_key else None
-    done = mend(found, Originals(open_source(src) if src else None, key, token))
-    for damage in done.mended:
+    done = repair(found, Originals(open_source(src) if src else None, key, token))
+    for damage in done.repaired:
         say(f"repaired: {damage.path}")
     for path, uid, frame in done.lost:
         say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: a new commit leaves it out")

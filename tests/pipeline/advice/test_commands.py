@@ -171,7 +171,7 @@ def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", ["report", "info"])
-def test_the_repair_that_a_message_of_damage_names_mends_it(command: str, tmp_path: Path) -> None:
+def test_the_command_that_a_message_of_damage_names_repairs_it(command: str, tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     small.build()

@@ -17,7 +17,7 @@ def _catalog(small: Small) -> str:
     return Path(small.options()[5]).read_text("utf-8")
 
 
-def _mended(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
+def _corrected(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
     """A label file that must be edited."""
     file = small.folder / "l.csv"
     write(file, wrong)
@@ -36,7 +36,7 @@ def _said_in_the_catalog(small: Small, content: bytes, advice: str) -> Case:
     return Case(build(small, labels=labels), advice, follow)
 
 
-def _catalog_mended(small: Small, right: str, wrong: str, advice: str) -> Case:
+def _catalog_corrected(small: Small, right: str, wrong: str, advice: str) -> Case:
     """A catalog that is wrong in one word."""
     other = small.folder / "other.yaml"
     text = _catalog(small)
@@ -57,7 +57,7 @@ def _labels_by_another_level(small: Small) -> Case:
 @CASES.add
 def _labels_by_another_level_and_a_file_by_slices(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _mended(small, by_series, "or give a file that labels each slice", HEAD + LINE)
+    return _corrected(small, by_series, "or give a file that labels each slice", HEAD + LINE)
 
 
 @CASES.add
@@ -68,7 +68,7 @@ def _probabilities(small: Small) -> Case:
 
 @CASES.add
 def _labels_that_contradict_each_other(small: Small) -> Case:
-    return _mended(
+    return _corrected(
         small, HEAD + LINE + b"1.2.3.0.0,0,0\n", "twice with different labels; correct the file", HEAD + LINE
     )
 
@@ -77,47 +77,47 @@ def _labels_that_contradict_each_other(small: Small) -> Case:
 def _long_labels_that_contradict_each_other(small: Small) -> Case:
     long = b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n"
     wrong = long + b"1.2.3.0.0_bleed,0\n"
-    return _mended(small, wrong, "_bleed is given twice with different labels; correct the file", long)
+    return _corrected(small, wrong, "_bleed is given twice with different labels; correct the file", long)
 
 
 @CASES.add
 def _two_columns_of_a_class(small: Small) -> Case:
     wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
-    return _mended(small, wrong, "both stand for the class bleed; remove one", HEAD + LINE)
+    return _corrected(small, wrong, "both stand for the class bleed; remove one", HEAD + LINE)
 
 
 @CASES.add
 def _two_columns_of_a_name(small: Small) -> Case:
     wrong = b"image_id,bleed,any,any\n1.2.3.0.0,1,0,1\n"
-    return _mended(small, wrong, "two columns are called 'any'; rename or remove one", HEAD + LINE)
+    return _corrected(small, wrong, "two columns are called 'any'; rename or remove one", HEAD + LINE)
 
 
 @CASES.add
 def _a_cell_that_holds_the_separator(small: Small) -> Case:
     wrong, right = (b"image_id,bleed,any,note\n1.2.3.0.0,1,1," + note for note in (b"a, b\n", b'"a, b"\n'))
-    return _mended(small, wrong, "or quote cells that hold the separator", right)
+    return _corrected(small, wrong, "or quote cells that hold the separator", right)
 
 
 @CASES.add
 def _a_line_that_is_cut_off(small: Small) -> Case:
-    return _mended(small, HEAD + b"1.2.3.0.0,1\n", "line 2 has fewer cells .* correct the line", HEAD + LINE)
+    return _corrected(small, HEAD + b"1.2.3.0.0,1\n", "line 2 has fewer cells .* correct the line", HEAD + LINE)
 
 
 @CASES.add
 def _labels_that_do_not_say_of_what(small: Small) -> Case:
-    return _mended(small, b"bleed,any\n1,1\n", "every column is a class; one must identify the slice", HEAD + LINE)
+    return _corrected(small, b"bleed,any\n1,1\n", "every column is a class; one must identify the slice", HEAD + LINE)
 
 
 @CASES.add
 def _labels_in_utf_16(small: Small) -> Case:
     text = HEAD + LINE
-    return _mended(small, text.decode().encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8", text)
+    return _corrected(small, text.decode().encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8", text)
 
 
 @CASES.add
 def _labels_in_no_utf_8(small: Small) -> Case:
     text = "image_id,bleed,any,Größe\n1.2.3.0.0,1,1,3\n"
-    return _mended(small, text.encode("latin-1"), "it is not UTF-8; save it as UTF-8", text.encode())
+    return _corrected(small, text.encode("latin-1"), "it is not UTF-8; save it as UTF-8", text.encode())
 
 
 @CASES.add
@@ -185,13 +185,13 @@ def test_a_plan_says_how_labels_that_are_kept_go_or_change(words: tuple[str, ...
 
 @CASES.add
 def _a_window_that_cannot_be_named_so(small: Small) -> Case:
-    return _catalog_mended(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
+    return _catalog_corrected(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
 
 
 @CASES.add
 def _a_class_that_cannot_be_a_column(small: Small) -> Case:
     wrong = "cannot be a column of the table, choose another class name"
-    return _catalog_mended(small, "name: bleed", "name: row", wrong)
+    return _catalog_corrected(small, "name: bleed", "name: row", wrong)
 
 
 @CASES.add
@@ -201,7 +201,7 @@ def _a_size_that_cannot_be_built(small: Small) -> Case:
 
 @CASES.add
 def _a_key_that_is_misspelt(small: Small) -> Case:
-    return _catalog_mended(small, "width_hu: 80", "widht_hu: 80", "did you mean width_hu")
+    return _catalog_corrected(small, "width_hu: 80", "widht_hu: 80", "did you mean width_hu")
 
 
 @CASES.add

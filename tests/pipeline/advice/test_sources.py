@@ -81,8 +81,8 @@ def test_an_archive_that_is_not_read_is_unpacked_or_packed_anew(kind: str, way: 
     pack, name, advice = KINDS[kind]
     archive, unpacked = small.folder / name, small.src
     pack(archive, _members(small))
-    mended = unpacked if way == "unpacked" else write_zip(small.folder / "new.zip", _members(small))
-    follow_build(Case(build(small, src=archive), advice, again(small, src=mended)))
+    corrected = unpacked if way == "unpacked" else write_zip(small.folder / "new.zip", _members(small))
+    follow_build(Case(build(small, src=archive), advice, again(small, src=corrected)))
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_workers_of_one_thread() -> None:
         ("class: X.Cluster", "or adapt: {minimum: N, maximum: N}", "class: X.Cluster\nadapt: {minimum: 0, maximum: 2}"),
     ],
 )
-def test_the_description_of_a_cluster_is_mended_as_told(wrong: str, advice: str, right: str, tmp_path: Path) -> None:
+def test_the_description_of_a_cluster_is_corrected_as_told(wrong: str, advice: str, right: str, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(wrong, "utf-8")
     with pytest.raises(CacheError) as refused:
@@ -113,7 +113,7 @@ class Checked:
 
     check: Callable[[], object]
     advice: str
-    mend: Callable[[], object]
+    correct: Callable[[], object]
 
 
 def _of_context(small: Small, **changes: Any) -> Callable[[], object]:
@@ -209,7 +209,7 @@ def test_a_worker_that_lacks_something_works_when_it_has_it(
     checked = make(small, monkeypatch)
     with pytest.raises(CacheError, match=checked.advice):
         checked.check()
-    checked.mend()
+    checked.correct()
     checked.check()
 
 

@@ -88,7 +88,7 @@ def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
     check_clean(small)
 
 
-def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
+def test_a_kill_between_the_commit_and_its_copies_is_repaired(small):
     small.build()
     (small.src / "000.dcm").unlink()
     run_without_copies(small)
@@ -100,12 +100,12 @@ def test_a_kill_between_the_commit_and_its_copies_is_mended(small):
 def run_without_copies(small: Small) -> None:
     from pipeline.cache import copies
 
-    mend = copies.mend_copies
-    copies.mend_copies = lambda root, commit: False
+    update = copies.update_copies
+    copies.update_copies = lambda root, commit: False
     try:
         small.build("--prune")
     finally:
-        copies.mend_copies = mend
+        copies.update_copies = update
 
 
 @pytest.mark.parametrize(

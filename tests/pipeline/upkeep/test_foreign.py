@@ -77,7 +77,7 @@ def test_a_link_below_an_address_leads_no_upload_outside(small, tmp_path):
 # --- pipes ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_waited_for_by_nobody_and_mended(small):
+def test_what_is_no_file_is_waited_for_by_nobody_and_repaired(small):
     digest, looks = small.digest(), itertools.cycle(commands(small)[:-1])
     for number, path in enumerate(sorted(path for path in small.out.rglob("*") if path.is_file())):
         path.unlink()

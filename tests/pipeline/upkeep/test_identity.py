@@ -128,7 +128,7 @@ def test_a_private_document_comes_back(small, fate, root_too):
     small.verify()
 
 
-def test_a_folder_in_the_place_of_any_file_is_mended(small):
+def test_a_folder_in_the_place_of_any_file_is_repaired(small):
     digest = small.digest()
     files = sorted(path for path in small.out.rglob("*") if path.is_file() and path.name not in ("lock", "publishing"))
     for path in files:

@@ -1,4 +1,4 @@
-"""verify finds and mends, gc removes only what is unused, info and why tell the truth."""
+"""verify finds and repairs, gc removes only what is unused, info and why tell the truth."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def files_of(small: Small) -> list:
 # --- verify --------------------------------------------------------------------------------------------------------
 
 
-def test_a_flipped_bit_in_any_file_is_found_and_mended(built):
+def test_a_flipped_bit_in_any_file_is_found_and_repaired(built):
     digest, rng = built.digest(), np.random.default_rng(0)
     for path in files_of(built):
         if not path.exists():  # the first commit has gone with a slice of it whose file is gone
@@ -48,7 +48,7 @@ def test_a_flipped_bit_costs_no_old_commit(built):
 
 @pytest.mark.parametrize("kind", ["images/*/c/*/0/0/0", "sums/*/c/*/0/0", ".pipeline/shards/*", "tables/*", "commits/*",
                                   "**/zarr.json", ".pipeline/ledgers/*", ".pipeline/spares/*", "*.csv"])  # fmt: skip
-def test_a_missing_file_is_found_and_mended(built, kind):
+def test_a_missing_file_is_found_and_repaired(built, kind):
     digest = built.digest()
     for path in built.out.glob(kind):
         path.unlink()

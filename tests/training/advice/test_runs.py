@@ -33,15 +33,15 @@ CASES = Cases()
 # --- damaged and lost files ------------------------------------------------------------------------------------------
 
 
-def _sides(run: Path) -> object:
+def _subsets(run: Path) -> object:
     opened = open_run(run)
-    return opened.sides(open_cache(opened.data.cache))
+    return opened.subsets(open_cache(opened.data.cache))
 
 
 # What is read of each file, by what each command calls.
 READERS: dict[str, Callable[[Path], object]] = {
     "settings.json": open_run,
-    "split.csv": _sides,
+    "split.csv": _subsets,
     "weights.safetensors": load_model,
     "predictions_test.csv": read_results,
     "scores_test.json": read_results,
@@ -238,8 +238,8 @@ def _strangers(world: World) -> Path:
 
 
 @CASES.add
-def _no_test_side(world: World) -> Case:
-    two = world.whole / "two"  # sides
+def _no_test_set(world: World) -> Case:
+    two = world.whole / "two"  # subsets
 
     def follow(found: re.Match[str]) -> list[list[Any]]:
         return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_strangers(world))).split(), *CPU]]

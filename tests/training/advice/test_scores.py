@@ -1,4 +1,4 @@
-"""Messages about the sides of a split and about scores that name a way out: called up and followed."""
+"""Messages about the subsets of a split and about scores that name a way out: called up and followed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def _a_set_without_a_label(world: World) -> Told:
     def begun(cache: Any) -> object:
         return begin(world.folder / "new", cache.path, settings(), HERE)
 
-    advice = r"no slice with a label would be in the train part; label more .* run: pipeline build \.\.\. --labels FILE"
+    advice = r"no slice with a label would be in the train set; label more .* run: pipeline build \.\.\. --labels FILE"
     return Told(lambda: begun(bare), advice, lambda: begun(labelled))
 
 
-def _a_side_whose_labels_are_gone(world: World) -> Told:
+def _a_subset_whose_labels_are_gone(world: World) -> Told:
     run, bare = open_run(world.run), world.other(unlabelled=40)
-    advice = "no slice with a label in the train part of split.csv; build with more labels and start a new run"
+    advice = "no slice with a label in the train set of split.csv; build with more labels and start a new run"
     return Told(lambda: lines_of(run, bare, "train"), advice, lambda: lines_of(run, open_cache(world.cache), "train"))
 
 
@@ -47,7 +47,7 @@ def _a_split_that_is_no_table(world: World) -> Told:
     return Told(lambda: read_lines(file), "restore it, or start a new run", restored)
 
 
-def _a_patient_on_two_sides(world: World) -> Told:
+def _a_patient_in_two_subsets(world: World) -> Told:
     file, cache = world.run / "split.csv", open_cache(world.cache)
     first = file.read_text().splitlines()[1].split(",")
     file.write_text(file.read_text() + f"{first[0]},{'test' if first[1] != 'test' else 'train'}\n")
@@ -56,7 +56,7 @@ def _a_patient_on_two_sides(world: World) -> Told:
         world.restore("split.csv")
         check_run(open_run(world.run), cache)
 
-    return Told(lambda: check_run(open_run(world.run), cache), "in two parts.* restore the file, or start a", restored)
+    return Told(lambda: check_run(open_run(world.run), cache), "in two subsets.* restore the file, or start", restored)
 
 
 def _linked_patients_that_cannot_be_read(world: World) -> Told:
@@ -123,9 +123,9 @@ def _runs_of_other_labels(world: World) -> Told:
 
 TOLD = (
     _a_set_without_a_label,
-    _a_side_whose_labels_are_gone,
+    _a_subset_whose_labels_are_gone,
     _a_split_that_is_no_table,
-    _a_patient_on_two_sides,
+    _a_patient_in_two_subsets,
     _linked_patients_that_cannot_be_read,
     _predictions_that_are_not_there,
     _thresholds_of_other_classes,

@@ -50,7 +50,7 @@ class World:
     """What a case is made from.
 
     Attributes:
-        whole: a folder with `cache.zarr`, a run on it, and `two`, one without a test side.
+        whole: a folder with `cache.zarr`, a run on it, and `two`, one without a test set.
         folder: of the test alone.
     """
 

@@ -74,15 +74,15 @@ def test_units_are_the_connected_components(groups: list[list[int]]) -> None:
 
 
 @given(st.integers(0, 1000), st.integers(0, 3), st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.5, 0.0)]))
-def test_no_unit_is_on_two_sides(seed: int, pairs: int, fractions: tuple[float, float, float]) -> None:
+def test_no_unit_is_in_two_subsets(seed: int, pairs: int, fractions: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"patient_id": np.repeat([f"P{n:02d}" for n in range(50)], 2), "any": rng.random(100) < 0.3})
     units = join(table["patient_id"], [rng.integers(0, 100, 2) for _ in range(8 * pairs)])
-    sides = pd.Series(split_patients(table, ("any",), fractions, seed=seed, units=units))
-    assert (sides.groupby(units).nunique() == 1).all()
-    assert (sides.groupby(table["patient_id"]).nunique() == 1).all()
+    subsets = pd.Series(split_patients(table, ("any",), fractions, seed=seed, units=units))
+    assert (subsets.groupby(units).nunique() == 1).all()
+    assert (subsets.groupby(table["patient_id"]).nunique() == 1).all()
     if not pairs:
-        assert (sides == split_patients(table, ("any",), fractions, seed=seed)).all()
+        assert (subsets == split_patients(table, ("any",), fractions, seed=seed)).all()
 
 
 def test_labels_contradict_on_two_sides_of_a_half() -> None:
@@ -104,10 +104,10 @@ def test_a_run_joins_leaves_out_and_lists(fake: FakeCache, tmp_path: Path) -> No
     assert linked["group"].tolist() == [1, 1, 2, 2]
     assert (linked["done"] == LEFT_OUT).tolist() == [True, True, False, False]
     assert linked["any"].tolist() == [0, 1, 1, 1]
-    sides = run.sides(cache)
-    assert sides[3] == sides[12]
-    assert sides[22] == sides[33]
-    kept = np.concatenate([lines_of(run, cache, side) for side in ("train", "validation", "test")])
+    subsets = run.subsets(cache)
+    assert subsets[3] == subsets[12]
+    assert subsets[22] == subsets[33]
+    kept = np.concatenate([lines_of(run, cache, subset) for subset in ("train", "validation", "test")])
     assert sorted(set(range(60)) - set(kept.tolist())) == [3, 12]
     again = open_run(run.path)
     (run.path / "linked.csv").write_text((run.path / "linked.csv").read_text().replace("left out", "left in"))
@@ -135,9 +135,9 @@ def test_a_large_unit_trains_and_is_told_with_what_joins_it(fake: FakeCache, tmp
         plant(fake, line, fake.images[SIZE][3])
     cache = open_cache(fake.path)
     links = link(cache, SIZE)
-    sides = split_patients(cache.table, cache.classes, seed=0, units=links.units)
-    assert set(sides[links.units == "ID_00000000"]) == {"train"}
-    assert set(sides) == {"train", "validation", "test"}
+    subsets = split_patients(cache.table, cache.classes, seed=0, units=links.units)
+    assert set(subsets[links.units == "ID_00000000"]) == {"train"}
+    assert set(subsets) == {"train", "validation", "test"}
     words = describe(table_of(links, cache), 12)
     image = fake.table["image_id"].iloc[3]
     assert any(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.split import SIDES, read_split, split_patients, write_split
+from training.data.split import SUBSETS, read_split, split_patients, write_split
 from training.errors import ConfigError, RunError
 
 CLASSES = ("rare", "common", "any")
@@ -34,21 +34,21 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return table_of(np.column_stack([findings, findings.any(axis=1)]), slices=draw(st.integers(1, 4)))
 
 
-def by_patient(table: pd.DataFrame, sides: np.ndarray) -> dict[str, str]:
-    return dict(zip(table["patient_id"], sides, strict=True))
+def by_patient(table: pd.DataFrame, subsets: np.ndarray) -> dict[str, str]:
+    return dict(zip(table["patient_id"], subsets, strict=True))
 
 
 @given(tables(), st.integers(0, 2**63), st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.5, 0.0), (0.34, 0.33, 0.33)]))
 @settings(max_examples=150, deadline=None)
-def test_patients_are_whole_and_every_wished_side_has_some(
+def test_patients_are_whole_and_every_wished_subset_has_some(
     table: pd.DataFrame, seed: int, fractions: tuple[float, float, float]
 ) -> None:
-    sides = split_patients(table, CLASSES, fractions, seed=seed)
-    seen = pd.DataFrame({"patient": table["patient_id"], "side": sides}).drop_duplicates()
+    subsets = split_patients(table, CLASSES, fractions, seed=seed)
+    seen = pd.DataFrame({"patient": table["patient_id"], "subset": subsets}).drop_duplicates()
     assert seen["patient"].is_unique
-    assert set(seen["side"]) == {side for side, fraction in zip(SIDES, fractions, strict=True) if fraction}
-    for side, fraction in zip(SIDES, fractions, strict=True):
-        assert abs((seen["side"] == side).sum() - fraction * len(seen)) <= 1.5
+    assert set(seen["subset"]) == {subset for subset, fraction in zip(SUBSETS, fractions, strict=True) if fraction}
+    for subset, fraction in zip(SUBSETS, fractions, strict=True):
+        assert abs((seen["subset"] == subset).sum() - fraction * len(seen)) <= 1.5
 
 
 @given(tables(), st.integers(0, 1000))
@@ -62,8 +62,8 @@ def test_order_of_lines_and_rows_do_not_matter(table: pd.DataFrame, seed: int) -
 
 def test_seed_decides() -> None:
     table = table_of(np.zeros((40, 3), bool))
-    sides = {tuple(split_patients(table, CLASSES, seed=seed)) for seed in (0, 0, 1, 2)}
-    assert len(sides) == 3
+    subsets = {tuple(split_patients(table, CLASSES, seed=seed)) for seed in (0, 0, 1, 2)}
+    assert len(subsets) == 3
 
 
 def test_each_class_is_spread_in_proportion() -> None:
@@ -72,8 +72,8 @@ def test_each_class_is_spread_in_proportion() -> None:
     table = table_of(np.column_stack([findings, findings.any(axis=1)]))
     worst = 0.0
     for seed in range(10):
-        sides = by_patient(table, split_patients(table, CLASSES, seed=seed))
-        held = np.array([sides[f"P{patient:04d}"] == "test" for patient in range(400)])
+        subsets = by_patient(table, split_patients(table, CLASSES, seed=seed))
+        held = np.array([subsets[f"P{patient:04d}"] == "test" for patient in range(400)])
         worst = max(worst, np.abs(findings[held].mean(axis=0) - findings.mean(axis=0)).max())
     assert worst < 0.02  # by chance alone the common class would be off by 0.06 in one seed of ten
 
@@ -81,7 +81,7 @@ def test_each_class_is_spread_in_proportion() -> None:
 def test_unlabelled_slices_count_as_no_finding() -> None:
     table = table_of(np.eye(30, 3, dtype=bool))
     table.loc[::2, list(CLASSES)] = np.nan
-    assert set(split_patients(table, CLASSES, seed=0)) == set(SIDES)
+    assert set(split_patients(table, CLASSES, seed=0)) == set(SUBSETS)
 
 
 def test_too_few_patients_is_one_line() -> None:
@@ -97,12 +97,12 @@ def test_fractions_must_be_shares(fractions: tuple[float, float, float]) -> None
 
 def test_file_gives_the_split_back(tmp_path: Path) -> None:
     table = table_of(np.zeros((12, 3), bool))
-    sides = split_patients(table, CLASSES, seed=0)
-    write_split(tmp_path / "split.csv", table, sides)
+    subsets = split_patients(table, CLASSES, seed=0)
+    write_split(tmp_path / "split.csv", table, subsets)
     assert (tmp_path / "split.csv").read_text().splitlines()[0] == "patient_id,split"
     assert len((tmp_path / "split.csv").read_text().splitlines()) == 13
     shuffled = table.sample(frac=1, random_state=1)
-    assert by_patient(shuffled, read_split(tmp_path / "split.csv", shuffled)) == by_patient(table, sides)
+    assert by_patient(shuffled, read_split(tmp_path / "split.csv", shuffled)) == by_patient(table, subsets)
 
 
 @pytest.mark.parametrize(

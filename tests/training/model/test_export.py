@@ -27,8 +27,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Cache]:
     folder = tmp_path_factory.mktemp("export")
     cache = open_cache(write_cache(folder / "cache.zarr", patients=4, slices=3, sizes=(SIZE,)).path)
     config = TrainConfig(model="mobilenet_v3_small", weights="none", size_px=SIZE)
-    sides = np.repeat(["train", "train", "validation", "test"], 3)
-    run = create_run(folder / "run", config, cache, sides, (np.full(3, 0.2), np.full(3, 0.1)), environment={})
+    subsets = np.repeat(["train", "train", "validation", "test"], 3)
+    run = create_run(folder / "run", config, cache, subsets, (np.full(3, 0.2), np.full(3, 0.1)), environment={})
     save_file(build_model(config, len(cache.classes)).state_dict(), run.weights)
     return run, cache
 

@@ -128,8 +128,8 @@ def test_what_is_compiled_has_batches_of_one_size(model):
     table = make_bench_table(model.distinct, model.copies)
     for compiled in (False, True):
         config = model.config(compiled=compiled)
-        sides = split_patients(table, CLASSES, config.split_fractions, seed=config.seed)
-        schedule = Schedule(int((sides == "train").sum()), config)
+        subsets = split_patients(table, CLASSES, config.split_fractions, seed=config.seed)
+        schedule = Schedule(int((subsets == "train").sum()), config)
         sizes = {schedule.images_in_batch(batch) for batch in range(schedule.batches)}
         assert len(sizes) == 1 or not compiled
         taken = model.load.rounds * (model.load.warm + model.load.steps) + 16  # and those under the profiler

@@ -59,7 +59,7 @@ def test_the_log_has_every_step_and_epoch(undisturbed):
     # The parser of pandas 2 is off by a bit in some numbers; Python's is exact.
     log = pd.read_csv(undisturbed.log, converters={"learning_rate": lambda text: float(text or "nan")})
     assert tuple(log.columns) == LOG_COLUMNS
-    train_lines, validation = (log[log["split"] == side] for side in ("train", "validation"))
+    train_lines, validation = (log[log["split"] == subset] for subset in ("train", "validation"))
     assert train_lines["step"].tolist() == list(range(1, 11))
     assert train_lines["loss"].notna().all()
     assert validation["step"].tolist() == [5, 10]

@@ -45,9 +45,9 @@ def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
     before = text[: text.index("epoch 1 of 2")]
     assert "squeezenet1_1 at 32 px, none weights, on cpu" in before
     assert "2 epochs of 4 steps of 8 slices, 8 steps in all" in before
-    sides = re.findall(r"^(train|validation|test) +(\d+) patients?, (\d+) series, (\d+) slices", before, re.MULTILINE)
-    assert sum(int(patients) for _, patients, _, _ in sides) == 10
-    assert sum(int(slices) for *_, slices in sides) == 40
+    subsets = re.findall(r"^(train|validation|test) +(\d+) patients?, (\d+) series, (\d+) slices", before, re.MULTILINE)
+    assert sum(int(patients) for _, patients, _, _ in subsets) == 10
+    assert sum(int(slices) for *_, slices in subsets) == 40
     any_of = [int(count) for count in re.findall(r"any (\d+)$", before, re.MULTILINE)]
     assert sum(any_of) == fake.table["any"].sum()
     assert re.search(r"warning: train has no positive slice of epidural.*: the network cannot learn it", before)
@@ -58,9 +58,9 @@ def test_each_epoch_is_a_line_and_the_end_has_both_scores(said):
     run, text = said
     lines = re.findall(r"^epoch (\d) of 2: training loss (\d\.\d+), validation log loss (\d\.\d+)", text, re.MULTILINE)
     assert [number for number, *_ in lines] == ["1", "2"]
-    for side in ("validation", "test"):
-        scores = json.loads((run / f"scores_{side}.json").read_text())
-        assert f"weighted log loss on {side} {scores['weighted_log_loss']:.4f}" in text
+    for subset in ("validation", "test"):
+        scores = json.loads((run / f"scores_{subset}.json").read_text())
+        assert f"weighted log loss on {subset} {scores['weighted_log_loss']:.4f}" in text
 
 
 def test_version_and_the_names_that_people_use_for_settings(fake, tmp_path):

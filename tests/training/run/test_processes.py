@@ -28,8 +28,8 @@ def in_process(rank: int, count: int, port: int, run: Path, cache: Path) -> None
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     with join_processes("cpu") as processes:
-        for side, tta in (("validation", True), ("test", True)):
-            evaluate(open_run(run), open_cache(cache), side, runtime(), processes, tta=tta)
+        for subset, tta in (("validation", True), ("test", True)):
+            evaluate(open_run(run), open_cache(cache), subset, runtime(), processes, tta=tta)
 
 
 def files_of(count: int, run: Path, cache: Path) -> dict[str, bytes]:
@@ -55,7 +55,7 @@ def test_every_file_is_the_same_at_1_2_and_4_processes(tmp_path: Path) -> None:
     config = settings(epochs=1, batch_size=6, split_fractions=(0.35, 0.4, 0.25))
     run = train(tmp_path / "run", cache, config).path
     alone = files_of(1, run, cache)
-    slices = [len(alone[f"predictions_{side}_tta.csv"].splitlines()) - 1 for side in ("validation", "test")]
+    slices = [len(alone[f"predictions_{subset}_tta.csv"].splitlines()) - 1 for subset in ("validation", "test")]
     assert slices == [25, 15]  # 5 batches and 3, the last ones short
     scores = json.loads(alone["scores_test_tta.json"])
     assert {"classes", "intervals", "at_threshold", "calibrated"} <= scores.keys()

@@ -32,8 +32,8 @@ def cache(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, cache):
-    sides = split_patients(cache.table, cache.classes, seed=0)
-    return create_run(tmp_path / "run", settings(), cache, sides, MEAN_STD, environment={"torch": "x"})
+    subsets = split_patients(cache.table, cache.classes, seed=0)
+    return create_run(tmp_path / "run", settings(), cache, subsets, MEAN_STD, environment={"torch": "x"})
 
 
 def test_a_run_reads_back_exactly(run, cache):
@@ -42,18 +42,18 @@ def test_a_run_reads_back_exactly(run, cache):
     assert again.data.mean == tuple(MEAN_STD[0])
     assert again.data.std == tuple(MEAN_STD[1])
     assert again.data.class_weights == (1, 1, 1, 1, 1, 2)
-    np.testing.assert_array_equal(again.sides(cache), split_patients(cache.table, cache.classes, seed=0))
+    np.testing.assert_array_equal(again.subsets(cache), split_patients(cache.table, cache.classes, seed=0))
 
 
 def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path):
-    path, sides = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
+    path, subsets = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
     with contextlib.suppress(KeyboardInterrupt), new_folder(path):
         (path / "split.csv").write_text("half")
         (path / "checkpoints").mkdir()
         raise KeyboardInterrupt
     with new_folder(path):
-        create_run(path, settings(), cache, sides, MEAN_STD, environment={})
-    assert open_run(path).sides(cache).tolist() == sides.tolist()
+        create_run(path, settings(), cache, subsets, MEAN_STD, environment={})
+    assert open_run(path).subsets(cache).tolist() == subsets.tolist()
     assert sorted(file.name for file in path.iterdir() if file.suffix != ".lock") == [
         "checkpoints",
         "digests.json",
@@ -67,16 +67,16 @@ def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path
 
 def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
     before = sorted(path.name for path in run.path.iterdir())
-    sides = split_patients(cache.table, cache.classes, seed=0)
+    subsets = split_patients(cache.table, cache.classes, seed=0)
     with pytest.raises(RunError, match=f"is not empty; to continue it: train run --resume {run.path}"):
-        create_run(run.path, settings(), cache, sides, MEAN_STD, environment={})
+        create_run(run.path, settings(), cache, subsets, MEAN_STD, environment={})
     assert sorted(path.name for path in run.path.iterdir()) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty; choose another"):
-        create_run(tmp_path / "other", settings(), cache, sides, MEAN_STD, environment={})
+        create_run(tmp_path / "other", settings(), cache, subsets, MEAN_STD, environment={})
     (tmp_path / "empty").mkdir()
-    create_run(tmp_path / "empty", settings(), cache, sides, MEAN_STD, environment={})
+    create_run(tmp_path / "empty", settings(), cache, subsets, MEAN_STD, environment={})
 
 
 def test_no_run_and_damaged_settings_are_named(tmp_path, run):
@@ -183,14 +183,14 @@ def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch)
 
 def test_two_commands_do_not_make_one_run(cache, tmp_path):
     """The second comes while the first writes, and after it; what a killed one has left is in nobody's way."""
-    path, sides = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
+    path, subsets = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
     path.mkdir()
     (path / ".owner.lock").touch()  # killed as soon as it held the folder
     with new_folder(path):
         with pytest.raises(RunError, match="makes a new run there; wait for it, or stop it"), new_folder(path):
             pass
         assert (path / ".unfinished").exists()
-        made = create_run(path, settings(), cache, sides, MEAN_STD, environment={})
+        made = create_run(path, settings(), cache, subsets, MEAN_STD, environment={})
     with (
         pytest.raises(RunError, match="exists and is not empty; to continue it: train run --resume"),
         new_folder(path),

@@ -126,8 +126,8 @@ def test_processes_score_validation_with_the_same_statistics_of_norms(two, cache
     """Each process has its own after a step, and a slice's score must not depend on who looks at it."""
     lines, probabilities = two[0][2:4]
     run, cache = open_run(two[1]), open_cache(cache_path)
-    side = lines_of(run, cache, "validation")
-    labels, p = cache.labels()[side], probabilities[np.isin(lines, side)]
+    subset = lines_of(run, cache, "validation")
+    labels, p = cache.labels()[subset], probabilities[np.isin(lines, subset)]
     each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]
     logged = pd.read_csv(run.log)["weighted_log_loss"].dropna().item()
     assert logged == pytest.approx(np.average(each, weights=WEIGHTS), rel=1e-6)

@@ -110,7 +110,7 @@ def test_platt_stays_finite_where_a_threshold_separates() -> None:
     assert slope > 0
 
 
-def test_calibration_mends_probabilities_that_are_too_sure() -> None:
+def test_calibration_corrects_probabilities_that_are_too_sure() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(-1, 1.5, (4000, 2))
     labels = (rng.random(truth.shape) < sigmoid(truth)).astype(float)

@@ -26,8 +26,8 @@ def fake(tmp_path: Path) -> FakeCache:
 
 def split_of(cache: Cache) -> pd.DataFrame:
     patients = sorted(set(cache.table["patient_id"]))
-    sides = ["train", "validation", "test"] * 2
-    return pd.DataFrame({"patient_id": patients, "split": sides})
+    subsets = ["train", "validation", "test"] * 2
+    return pd.DataFrame({"patient_id": patients, "split": subsets})
 
 
 def test_clean_data_pass(fake: FakeCache) -> None:
@@ -35,11 +35,11 @@ def test_clean_data_pass(fake: FakeCache) -> None:
     check_leakage(split_of(cache), cache, SIZE)
 
 
-def test_same_pixels_on_two_sides_are_named(fake: FakeCache) -> None:
+def test_same_pixels_in_two_subsets_are_named(fake: FakeCache) -> None:
     plant(fake, 12, fake.images[SIZE][3])
     cache = open_cache(fake.path)
     first, second = fake.table["image_id"].iloc[[3, 12]]
-    with pytest.raises(RunError, match=r"split.csv: patients in different parts share the same pixels") as error:
+    with pytest.raises(RunError, match=r"split.csv: patients in different subsets share the same pixels") as error:
         check_leakage(split_of(cache), cache, SIZE)
     assert first in str(error.value)
     assert second in str(error.value)
@@ -47,26 +47,26 @@ def test_same_pixels_on_two_sides_are_named(fake: FakeCache) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_same_pixels_on_one_side_are_no_leak(fake: FakeCache) -> None:
+def test_same_pixels_in_one_subset_are_no_leak(fake: FakeCache) -> None:
     plant(fake, 17, fake.images[SIZE][3])  # patients 0 and 3 are both in training
     cache = open_cache(fake.path)
     check_leakage(split_of(cache), cache, SIZE)
 
 
-def test_patient_on_two_sides_is_named_with_slices(fake: FakeCache) -> None:
+def test_patient_in_two_subsets_is_named_with_slices(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     planted = {"patient_id": [cache.table["patient_id"].iloc[0]], "split": ["test"]}
     split = pd.concat([split_of(cache), pd.DataFrame(planted)])
-    with pytest.raises(RunError, match="in two parts") as error:
+    with pytest.raises(RunError, match="in two subsets") as error:
         check_leakage(split, cache, SIZE)
     for name in cache.table["image_id"].iloc[:5]:
         assert name in str(error.value)
 
 
 def make_run(path: Path, cache: Cache) -> Run:
-    sides = np.repeat(["train", "validation", "test", "train", "validation", "test"], 5)
+    subsets = np.repeat(["train", "validation", "test", "train", "validation", "test"], 5)
     mean_std = np.full(3, 0.2), np.full(3, 0.1)
-    run = create_run(path, TrainConfig(size_px=SIZE), cache, sides, mean_std, environment={})
+    run = create_run(path, TrainConfig(size_px=SIZE), cache, subsets, mean_std, environment={})
     write_content(run.path, content_of(cache, SIZE))
     return run
 

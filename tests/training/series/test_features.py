@@ -90,13 +90,13 @@ def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.Mo
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
 
 
-def test_sides_of_the_split_are_written_alone(made: tuple[Run, Cache]) -> None:
+def test_subsets_of_the_split_are_written_alone(made: tuple[Run, Cache]) -> None:
     run, cache = made
-    sides = run.sides(cache)
-    held_out = np.isin(sides, ("validation", "test"))
+    subsets = run.subsets(cache)
+    held_out = np.isin(subsets, ("validation", "test"))
     assert features(run.path, None, ("validation", "test"), runtime(), HERE) == held_out.sum() > 0
     assert np.array_equal(open_store(run, cache, tta=False).done(), held_out)
-    line = f"lacks the features of {(sides == 'train').sum()} slices; run: train features --run"
+    line = f"lacks the features of {(subsets == 'train').sum()} slices; run: train features --run"
     with pytest.raises(RunError, match=line):
         read_features(run, cache, np.arange(24), tta=False)
     assert features(run.path, None, (), runtime(), HERE) == (~held_out).sum()

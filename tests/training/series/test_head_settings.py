@@ -43,7 +43,7 @@ def test_own_loss_sees_labelled_slices_only(base: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("testkit.own_code.focal", looking)
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"loss": OWN_LOSS}, HERE)
-    train_lines = np.flatnonzero(run.sides(cache) == "train")
+    train_lines = np.flatnonzero(run.subsets(cache) == "train")
     monkeypatch.setattr(type(run), "left_out", lambda self, cache: np.isin(np.arange(40), train_lines[:2]))
     fit.fit_head(run, of_slices, cache, runtime(), HERE)
     labels = torch.cat(seen)

@@ -52,7 +52,7 @@ def test_a_head_of_chance_is_left_out_and_one_that_knows_counts(run: Run) -> Non
 
 
 def test_a_head_that_only_calibrates_is_left_out(run: Run) -> None:
-    """The slice model is three times too sure; the head mends that, and knows nothing besides."""
+    """The slice model is three times too sure; the head corrects that, and knows nothing besides."""
     for seed in range(3):
         known, logits = drawn(seed)
         assert choose_mix(run, known, 3 * logits, -2 * logits + 0.5).tolist() == [0.0] * len(CLASSES)
@@ -105,7 +105,7 @@ def test_all_of_it_counts_where_the_settings_say_so(run: Run) -> None:
     assert read_mix(asked).tolist() == [1.0] * len(CLASSES)
 
 
-def test_without_a_validation_side_all_of_it_counts(run: Run) -> None:
+def test_without_a_validation_set_all_of_it_counts(run: Run) -> None:
     known, logits = drawn(0)
     none = Predictions(known.slices[:0], known.classes, known.labels[:0], known.probabilities[:0])
     assert choose_mix(run, none, logits[:0], logits[:0]).tolist() == [1.0] * len(CLASSES)

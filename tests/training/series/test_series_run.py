@@ -167,7 +167,7 @@ def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
-    (first,) = {tuple(cache.table.index[run.sides(cache) == "train"][:2])}
+    (first,) = {tuple(cache.table.index[run.subsets(cache) == "train"][:2])}
     left_out = np.isin(np.arange(cache.num_slices), first)
     monkeypatch.setattr(type(run), "left_out", lambda self, cache: left_out)
     made = fit._set_up(run, of_slices, cache, runtime(), HERE)

@@ -1,4 +1,4 @@
-"""The body of `train evaluate`: scores of one side, and what they lack."""
+"""The body of `train evaluate`: scores of one subset, and what they lack."""
 
 from pathlib import Path
 
@@ -12,16 +12,23 @@ from training.words import counted
 
 
 def evaluate(
-    *, run_path: Path, side: str, tta: bool, cache: str | None, local_copy: Path | None, device: str, input_threads: int
+    *,
+    run_path: Path,
+    subset: str,
+    tta: bool,
+    cache: str | None,
+    local_copy: Path | None,
+    device: str,
+    input_threads: int,
 ) -> None:
     """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache."""
     with join_processes(device) as processes:
-        run, opened = job.open_to_evaluate(run_path, cache, side, local_copy)
-        scores = job.evaluate(run, opened, side, Runtime(device, input_threads), processes, tta=tta)
+        run, opened = job.open_to_evaluate(run_path, cache, subset, local_copy)
+        scores = job.evaluate(run, opened, subset, Runtime(device, input_threads), processes, tta=tta)
         if processes.writes:
-            click.echo(to_text(scores, f"{side}{' with TTA' if tta else ''}"))
+            click.echo(to_text(scores, f"{subset}{' with TTA' if tta else ''}"))
             if (gone := scores["source"].get("left_out", {})).get("patients"):
-                listed = run_path / f"{job.predictions_name(side, tta=tta)}_left_out.csv"
+                listed = run_path / f"{job.predictions_name(subset, tta=tta)}_left_out.csv"
                 click.echo(
                     f"left out, because the run may have learned from them: {counted(gone['patients'], 'patient')} "
                     f"with {counted(gone['slices'], 'slice')}; {listed}"
@@ -29,5 +36,5 @@ def evaluate(
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
                 click.echo(f"no thresholds or calibration yet; to choose them: {wanted}")
-            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(side, tta=tta)}.json'}")
+            click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(subset, tta=tta)}.json'}")
             click.echo(f"to show them in report.html: train report --run {run_path}")

@@ -73,8 +73,8 @@ def train(
 
 
 def _say_end(run: Run) -> None:
-    for side in filter(run.has, ("validation", "test")):
-        click.echo(in_a_line(read_json(run.path / f"scores_{side}.json"), side))
+    for subset in filter(run.has, ("validation", "test")):
+        click.echo(in_a_line(read_json(run.path / f"scores_{subset}.json"), subset))
     click.echo(str(run.path / "report.html"))
 
 

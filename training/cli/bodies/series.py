@@ -19,12 +19,12 @@ from training.words import counted
 
 
 def write_features(
-    *, run_path: Path, sides: tuple[str, ...], tta: bool, cache: str | None, local_copy: Path | None, device: str
+    *, run_path: Path, subsets: tuple[str, ...], tta: bool, cache: str | None, local_copy: Path | None, device: str
 ) -> None:
     """Write the pooled features and the logits of every slice to RUN/features.zarr, once."""
     with join_processes(device) as processes:
         runtime = Runtime(device)
-        written = job.features(run_path, cache, sides, runtime, processes, tta=tta, local_copy=local_copy)
+        written = job.features(run_path, cache, subsets, runtime, processes, tta=tta, local_copy=local_copy)
         store = store_path(open_run(run_path), tta=tta)
         click.echo(f"{store}: {counted(written, 'slice')} written; all others asked for existed")
 

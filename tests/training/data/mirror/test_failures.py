@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_litter(
     check_epoch(fake, stream)
 
 
-def test_a_damaged_copy_is_found_and_its_removal_mends_it(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_found_and_its_removal_restores_it(fake: FakeCache, address: str, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     stream = stream_of(open_cache(address, local_copy=copies))
     check_epoch(fake, stream)

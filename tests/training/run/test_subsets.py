@@ -1,4 +1,4 @@
-"""Train with one, two and three sides, as the message about too few patients advises."""
+"""Train with one, two and three subsets, as the message about too few patients advises."""
 
 import json
 
@@ -19,15 +19,15 @@ def test_the_message_about_too_few_patients_names_ways_out_that_work(two, tmp_pa
     assert "2 patients are too few for train, validation, test" in line
     advice = [word for word in line.split() if word.startswith("split_fractions=")]
     assert advice == ["split_fractions=[0.5,0.5,0]", "split_fractions=[1,0,0]"]
-    for number, (setting, sides) in enumerate(zip(advice, ({"train", "validation"}, {"train"}), strict=True)):
+    for number, (setting, subsets) in enumerate(zip(advice, ({"train", "validation"}, {"train"}), strict=True)):
         path = tmp_path / f"run{number}"
         result = train("run", "--cache", two, "--out", path, *QUICK, "--set", setting)
         assert result.exit_code == 0, result.output
-        assert set(pd.read_csv(path / "split.csv")["split"]) == sides
+        assert set(pd.read_csv(path / "split.csv")["split"]) == subsets
         assert (path / "weights.safetensors").exists()
-        assert (path / "scores_validation.json").exists() == ("validation" in sides)
+        assert (path / "scores_validation.json").exists() == ("validation" in subsets)
         assert "report.html" in result.output
-        assert "has no test part" in refused("evaluate", "--run", path, "--device", "cpu")
+        assert "has no test set" in refused("evaluate", "--run", path, "--device", "cpu")
         assert train("report", "--run", path).exit_code == 0
         assert train("run", "--resume", path, "--device", "cpu").exit_code == 0
 
@@ -40,12 +40,12 @@ def test_without_validation_the_last_weights_are_kept_and_all_epochs_run(two, tm
     assert json.loads((path / "settings.json").read_text())["config"]["split_fractions"] == [1, 0, 0]
 
 
-def test_a_test_side_without_validation_is_scored_without_chosen_thresholds(two, tmp_path):
+def test_a_test_set_without_validation_is_scored_without_chosen_thresholds(two, tmp_path):
     path = tmp_path / "run"
     result = train("run", "--cache", two, "--out", path, *QUICK, "--set", "split_fractions=[0.5,0,0.5]")
     assert result.exit_code == 0, result.output
     assert "at_threshold" not in json.loads((path / "scores_test.json").read_text())
-    assert "has no validation part" in refused("evaluate", "--run", path, "--split", "validation", "--device", "cpu")
+    assert "has no validation set" in refused("evaluate", "--run", path, "--split", "validation", "--device", "cpu")
 
 
 def test_shares_that_are_none_are_named(two, tmp_path):

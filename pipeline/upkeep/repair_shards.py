@@ -1,4 +1,4 @@
-"""Mend a shard by running its task again into its place, and a lost record from tables and source."""
+"""Repair a shard by running its task again into its place, and a lost record from tables and source."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ class Lost:
 
 
 class NeedsSource(Exception):
-    """Something can only be mended from the DICOM files, which were not given."""
+    """Something can only be repaired from the DICOM files, which were not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Originals:
 # --- images --------------------------------------------------------------------------------------------------------
 
 
-def mend_array(found: Examination, shard: int, name: str, originals: Originals, lost: Lost) -> None:
+def rebuild_array(found: Examination, shard: int, name: str, originals: Originals, lost: Lost) -> None:
     """Make one array's part of a shard, and its sums, again: rows that are whole stay, the others come from the source.
 
     Args:
@@ -128,7 +128,7 @@ def mend_array(found: Examination, shard: int, name: str, originals: Originals, 
 
 
 def _write_whole(found: Examination, record: ShardRecord) -> None:
-    """Write a record whose file is lost: the task that mends an array reads it."""
+    """Write a record whose file is lost: the task that rebuilds an array reads it."""
     wanted = encode_record(record)
     file = found.cache.record_file(record.shard)
     if not file.is_file() or file.read_bytes() != wanted:
@@ -196,7 +196,7 @@ def rebuild_record(
 ) -> list[str]:
     """Make a done-record that is lost with its copy again, from the ledgers, the tables and the source.
 
-    Its arrays are not known then; `mend_array` makes each of them again.
+    Its arrays are not known then; `rebuild_array` makes each of them again.
 
     Args:
         rows_of: (SOP Instance UID, frame) -> row within the shard, as the tables say.

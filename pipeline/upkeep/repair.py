@@ -1,4 +1,4 @@
-"""Mend what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
+"""Repair what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.cache.backups import Backup, read_backup
 from pipeline.cache.commits import Commit
 from pipeline.cache.committing import write_parts
-from pipeline.cache.copies import mend_copies
+from pipeline.cache.copies import update_copies
 from pipeline.cache.done_records import remove_record, write_record
 from pipeline.cache.files import make_folder, sha256, write_atomic
 from pipeline.cache.head import current_commit
@@ -21,7 +21,7 @@ from pipeline.cache.pending import Pending, clear_pending, write_pending
 from pipeline.errors import CacheError
 from pipeline.system import sync_folder
 from pipeline.upkeep.examination import Damage, Examination
-from pipeline.upkeep.mend_shards import Lost, NeedsSource, Originals, mend_array, rebuild_record
+from pipeline.upkeep.repair_shards import Lost, NeedsSource, Originals, rebuild_array, rebuild_record
 from pipeline.upkeep.verify import examine_records, examine_rest
 from pipeline.upkeep.verify_commits import examine_commits
 from pipeline.upkeep.verify_shards import examine_shards
@@ -30,20 +30,20 @@ COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "bac
 
 
 @dataclass(slots=True)
-class Mended:
+class Repairs:
     """What a repair came to.
 
     Attributes:
-        mended: the damages that are gone.
+        repaired: the damages that are gone.
         left: the damages that are still there.
         lost: path, SOP Instance UID and frame of every slice that left the current commit.
         dropped: older commits that named a lost slice and were moved aside.
         collected: leftovers without content of their own that were removed.
         aside: what could not be placed -> where it lies now.
-        why_left: what is needed to mend the rest, "" where nothing is left.
+        why_left: what is needed to repair the rest, "" where nothing is left.
     """
 
-    mended: list[Damage] = field(default_factory=list)
+    repaired: list[Damage] = field(default_factory=list)
     left: list[Damage] = field(default_factory=list)
     lost: list[tuple[str, str, int]] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -52,8 +52,8 @@ class Mended:
     why_left: str = ""
 
 
-def mend(found: Examination, originals: Originals) -> Mended:
-    """Mend everything that can be mended. Only the holder of the lock may call it.
+def repair(found: Examination, originals: Originals) -> Repairs:
+    """Repair everything that can be repaired. Only the holder of the lock may call it.
 
     Nothing that is whole is removed: a commit, table or ledger that cannot be placed is moved aside.
 
@@ -63,30 +63,30 @@ def mend(found: Examination, originals: Originals) -> Mended:
     Raises:
         CacheError: a commit, or the patient key, cannot be recovered from anywhere.
     """
-    cache, done = found.cache, Mended()
+    cache, done = found.cache, Repairs()
     _clear_folders(found, done)
-    _mend_commits(found)
+    _restore_commits(found)
     lost = Lost()
     touched = {damage.shard for damage in found.damages if damage.shard >= 0}
     for shard in sorted(touched):
         try:
-            _mend_shard(found, shard, originals, lost)
+            _rebuild_shard(found, shard, originals, lost)
         except NeedsSource as needed:
             done.why_left = str(needed)
-    _mend_pending(found)
+    _restore_pending(found)
     if lost.slots and found.head:
-        done.lost = _let_leave(found, lost)
+        done.lost = _commit_without(found, lost)
         _drop_commits(found, lost, done)
     _clear_unknown(found, done)
     head = current_commit(cache)
     if head:
         cache.copied_file.unlink(missing_ok=True)
-        mend_copies(cache, head)
-    _look_again(cache, touched, found, done)
+        update_copies(cache, head)
+    _examine_again(cache, touched, found, done)
     return done
 
 
-def _look_again(cache: Cache, touched: Iterable[int], found: Examination, done: Mended) -> None:
+def _examine_again(cache: Cache, touched: Iterable[int], found: Examination, done: Repairs) -> None:
     after = Examination(cache)
     examine_commits(after)
     examine_records(after)
@@ -94,13 +94,13 @@ def _look_again(cache: Cache, touched: Iterable[int], found: Examination, done: 
     examine_rest(after)
     done.left = after.damages
     left = {damage.path for damage in after.damages}
-    done.mended = [damage for damage in found.damages if damage.path not in left]
+    done.repaired = [damage for damage in found.damages if damage.path not in left]
 
 
 # --- what lies in the way ------------------------------------------------------------------------------------------
 
 
-def _clear_folders(found: Examination, done: Mended) -> None:
+def _clear_folders(found: Examination, done: Repairs) -> None:
     """Move folders that lie in the places of files aside, and files in the places of folders."""
     cache = found.cache
     for damage in found.damages:
@@ -112,7 +112,7 @@ def _clear_folders(found: Examination, done: Mended) -> None:
                 _put_aside(cache, cache.root / above, done)
 
 
-def _clear_unknown(found: Examination, done: Mended) -> None:
+def _clear_unknown(found: Examination, done: Repairs) -> None:
     """Remove temporary files and shards that no record vouches for; move everything else of ours aside."""
     cache = found.cache
     for path in found.unknown:
@@ -125,7 +125,7 @@ def _clear_unknown(found: Examination, done: Mended) -> None:
             _put_aside(cache, path, done)
 
 
-def _put_aside(cache: Cache, path: Path, done: Mended) -> None:
+def _put_aside(cache: Cache, path: Path, done: Repairs) -> None:
     """Rename a file or folder into the private folder `aside`, under the path that it had."""
     folder = cache.aside
     numbers = (f".{number}" if number else "" for number in range(1_000_000))
@@ -140,7 +140,7 @@ def _put_aside(cache: Cache, path: Path, done: Mended) -> None:
 # --- commits -------------------------------------------------------------------------------------------------------
 
 
-def _mend_commits(found: Examination) -> None:
+def _restore_commits(found: Examination) -> None:
     """Write again what commits, backups and zarr.json should say; the root last."""
     cache, head = found.cache, found.head
     broken = {damage.commit for damage in found.damages if damage.part in COMMIT_PARTS and damage.commit}
@@ -186,8 +186,8 @@ def _with_digest(paths: Iterable[Path], digest: str) -> bytes | None:
 # --- shards --------------------------------------------------------------------------------------------------------
 
 
-def _mend_shard(found: Examination, shard: int, originals: Originals, lost: Lost) -> None:
-    """Mend a shard's record and arrays."""
+def _rebuild_shard(found: Examination, shard: int, originals: Originals, lost: Lost) -> None:
+    """Repair a shard's record and arrays."""
     damages = [damage for damage in found.damages if damage.shard == shard]
     if not any(shard in ledger.live_slots() for ledger in found.ledgers.values()):
         found.records.pop(shard, None)  # the next build converts what it may have been for
@@ -200,7 +200,7 @@ def _mend_shard(found: Examination, shard: int, originals: Originals, lost: Lost
     elif any(damage.part in ("record", "record copy") for damage in damages):
         write_record(found.cache, found.records[shard])
     for name in sorted(names):
-        mend_array(found, shard, name, originals, lost)
+        rebuild_array(found, shard, name, originals, lost)
 
 
 def _rows_of_slices(found: Examination, shard: int) -> dict[tuple[str, int], int]:
@@ -218,7 +218,7 @@ def _table(cache: Cache, commit: Commit) -> Iterator[dict[str, str]]:
     yield from csv.DictReader(io.StringIO(cache.table_file(commit.attributes.table_digest).read_text("utf-8")))
 
 
-def _mend_pending(found: Examination) -> None:
+def _restore_pending(found: Examination) -> None:
     """Put a damaged plan together again from the records of the shards that it has finished."""
     if not any(damage.part == "pending" for damage in found.damages):
         return
@@ -233,7 +233,7 @@ def _mend_pending(found: Examination) -> None:
 # --- what is lost --------------------------------------------------------------------------------------------------
 
 
-def _let_leave(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
+def _commit_without(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
     """Write a commit without the files of which a slice is lost. Returns the slices that left."""
     from pipeline.cache.committing import tables_of, write_commit
     from pipeline.planning.catalog import LabelFile
@@ -268,7 +268,7 @@ def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str
     }
 
 
-def _drop_commits(found: Examination, lost: Lost, done: Mended) -> None:
+def _drop_commits(found: Examination, lost: Lost, done: Repairs) -> None:
     """Move the commits that name a lost row aside: a run that reopens one is told so, and reads no damage."""
     for commit in found.commits.values():
         if any(int(line["row"]) in lost.rows for line in _table(found.cache, commit)):
