@@ -1,1 +1,1 @@
-"""The cache on disk: its layout, its commits, and the order of writes that keeps it safe."""
+"""The on-disk cache: its layout, its commits, and the order of writes that keeps it consistent."""

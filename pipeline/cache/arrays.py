@@ -1,4 +1,4 @@
-"""Declare arrays through zarr-python, and recognise metadata that another version of it has written."""
+"""Declare arrays through zarr-python, and recognise equivalent metadata written by another version of it."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from pipeline.planning.stages import ArrayPath, ArraySpec
 def new_array_metadata(
     spec: ArraySpec, channels: int, rows: int, rows_per_shard: int, codec: Codec
 ) -> dict[ArrayPath, Any]:
-    """The zarr.json of an image array and of its sums array, by path, as this version of zarr-python has them.
+    """Return the zarr.json of an image array and of its sums array, by path, as this version of zarr-python writes it.
 
-    They are declared in memory: on disk a commit is written in an order of its own.
+    The arrays are created in memory, because a commit must be written to disk in a particular order.
     """
     side, written = spec.size_px, dict[str, Any]()
     store = MemoryStore(store_dict=written)
@@ -53,14 +53,15 @@ def _compressor(codec: Codec) -> BloscCodec | ZstdCodec:
     return BloscCodec(cname=cname, clevel=codec.level, shuffle="noshuffle", typesize=1)
 
 
-def says_the_same(content: bytes, wanted: bytes) -> bool:
-    """Whether a zarr.json, of a group with consolidated metadata or of an array, says what another one says.
+def is_equivalent(content: bytes, wanted: bytes) -> bool:
+    """Return whether two zarr.json files, of an array or of a group with consolidated metadata, mean the same.
 
-    Every version of zarr-python writes the same metadata in its own way: keys in another order, defaults said or not.
+    Versions of zarr-python serialise the same metadata differently: key order varies, and so do the defaults that are
+    written out.
     """
     try:
         return _normal(json.loads(content)) == _normal(json.loads(wanted))
-    except Exception:  # zarr-python has many errors for what is no metadata
+    except Exception:  # zarr-python raises many kinds of errors for invalid metadata
         return False
 
 

@@ -1,4 +1,4 @@
-"""The contents of a commit as types: the root attributes that readers see, and the part for builds."""
+"""Types for the contents of a commit: the public root attributes, and the private part that only builds use."""
 
 import dataclasses
 import re
@@ -24,10 +24,10 @@ MAX_SHARDS = 10_000_000
 
 
 def matching(pattern: re.Pattern[str], text: str, what: str) -> str:
-    """The text, where it is wholly of the pattern.
+    """Return the text unchanged if the whole of it matches the pattern.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not match; `what` names the kind of text in the message.
     """
     if not pattern.fullmatch(text):
         raise ValueError(f"{text[:80]!r} is not a valid {what}")
@@ -36,15 +36,15 @@ def matching(pattern: re.Pattern[str], text: str, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The root attributes that do not depend on the slices: what a build was asked for.
+    """The root attributes that do not depend on the slices: the settings that a build was given.
 
     Attributes:
         dataset: name of the catalog entry.
         windows: in channel order.
-        arrays: one a size, ascending; each stands for the images and the sums of that size.
-        classes: in column order, empty where there are no labels.
-        label_level: what one label is for: slice, series, study or patient.
-        splits: shares of the patients.
+        arrays: one per size, ascending; each describes both the images and the sums of that size.
+        classes: in column order, empty if there are no labels.
+        label_level: what one label applies to: slice, series, study or patient.
+        splits: each subset's share of the patients.
     """
 
     dataset: str
@@ -65,11 +65,11 @@ class Attributes:
     """The attributes of the root group, as in docs/cache_format.md.
 
     Attributes:
-        cache: the cache's identity, 32 hex digits made at random; "" in format version 1, which had none.
-        sequence: number of the commit, higher than that of every commit before it; 0 in format version 1.
-        commit: the commit's id, "" before it has one.
+        cache: the cache's identity, 32 random hex digits; "" in format version 1, which had none.
+        sequence: number of the commit, higher than that of every earlier commit; 0 in format version 1.
+        commit: the commit's id, "" before one is assigned.
         created: UTC, ISO 8601, seconds.
-        table_digest: SHA-256 of the table, which names its file.
+        table_digest: SHA-256 of the table, from which its file is named.
         counts, label_counts: in the order of `COUNTS` and `LABEL_COUNTS`.
     """
 
@@ -88,7 +88,7 @@ class Attributes:
         return 2 if self.cache else 1
 
     def as_json(self) -> dict[str, Any]:
-        """The attributes as the root holds them."""
+        """Return the attributes as they are stored in the root."""
         terms = self.terms
         newer = {"cache": self.cache, "sequence": self.sequence, "label_level": terms.label_level}
         return (newer if self.cache else {}) | {
@@ -118,7 +118,7 @@ class _Table:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The attributes' own form; nothing beside `parse_attributes` sees it."""
+    """The stored form of the attributes, used only by `parse_attributes`."""
 
     format: str
     format_version: int
@@ -138,10 +138,10 @@ class _Stored:
 
 
 def parse_attributes(content: Any) -> Attributes:
-    """Check and parse the root attributes; their paths are of the one form that docs/cache_format.md gives.
+    """Parse the root attributes, and check that their paths have the form that docs/cache_format.md prescribes.
 
     Raises:
-        ValueError: they are not of a version that this program knows, or not whole.
+        ValueError: their version is unknown to this program, or they are incomplete or invalid.
     """
     if not isinstance(content, dict):
         raise ValueError("the attributes are not a mapping")
@@ -181,7 +181,7 @@ def _spec_of_size(size: str, path: str) -> ArraySpec:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the options of a build chose, and not the catalog; `planning.built` knows the meaning."""
+    """The settings of a build that came from its options rather than from the catalog; see `planning.built`."""
 
     sizes_chosen: bool
     label_file: str
@@ -191,20 +191,20 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """What only builds use of a commit; it never leaves the cache's own folder.
+    """The part of a commit that only builds use; it is never published.
 
     Attributes:
-        before: ids of the commits before it, the newest first.
-        next_shard: the first shard number that was not given out.
-        reading: fingerprint of how its files were read; `reading_settings` are the settings in it.
+        before: ids of the earlier commits, newest first.
+        next_shard: the first shard number that has not been assigned yet.
+        reading: fingerprint of how the files were read; `reading_settings` are the settings that went into it.
         image_id: as in the catalog.
-        table: fingerprint of its table.
-        patient_key: fingerprint of the key that patient ids were hashed with, "" where they are kept.
-        source: where the files were, as it was given.
-        choices: None in format version 1, which did not keep them.
-        versions: library -> version, where the commit was made.
-        rejects_digest: SHA-256 of its list of rejects.
-        z_from: what placed slices that were not placed by their position -> ranges of rows, the end excluded.
+        table: fingerprint of the table.
+        patient_key: fingerprint of the key that patient ids were hashed with, "" if they are kept unhashed.
+        source: location of the source files, as it was given.
+        choices: None in format version 1, which did not record them.
+        versions: library -> version, in the environment that made the commit.
+        rejects_digest: SHA-256 of the list of rejects.
+        z_from: for slices that were not placed by their position, what placed them instead -> half-open ranges of rows.
     """
 
     before: tuple[str, ...]
@@ -221,7 +221,7 @@ class Private:
     z_from: Mapping[str, tuple[tuple[int, int], ...]]
 
     def problem(self) -> str | None:
-        """What is wrong with the values."""
+        """Return what is wrong with the values, None if nothing is."""
         if not all(COMMIT_ID.fullmatch(before) for before in self.before):
             return "the id of an earlier commit is not valid"
         if not DIGEST.fullmatch(self.rejects_digest):

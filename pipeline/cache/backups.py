@@ -1,4 +1,4 @@
-"""Keep a second copy of what a commit is, from which `verify --repair` restores the first."""
+"""Keep a second copy of everything that makes up a commit, from which `verify --repair` restores the first."""
 
 import io
 import zipfile
@@ -25,7 +25,7 @@ class Backup:
 
 
 def encode_backup(backup: Backup) -> bytes:
-    """A zip of the parts, with its checksum; a few dozen bytes a slice."""
+    """Return a checksummed zip of the parts; it takes a few dozen bytes per slice."""
     parts = {
         "commit": backup.commit.content(),
         "private": backup.commit.private_content(),
@@ -41,7 +41,7 @@ def encode_backup(backup: Backup) -> bytes:
 
 
 def read_backup(cache: Cache, commit: str) -> Backup | None:
-    """The backup of a commit, None where it is missing, damaged, or of anything else."""
+    """Read the backup of a commit; return None if it is missing, damaged, or not a backup of that commit."""
     try:
         return _decode(read_checked(cache.backup_file(commit)), commit)
     except (OSError, CacheError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):

@@ -1,4 +1,4 @@
-"""The commits of a cache: what one is, where its parts lie, and how they are read and checked."""
+"""The commits of a cache: what a commit consists of, and how its parts are read and checked."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ REPAIR = "run: pipeline verify --repair"
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One state of the cache that readers may see.
+    """One published state of the cache.
 
     Attributes:
         attributes: of the root group, as in docs/cache_format.md.
         arrays: path -> the array's zarr.json.
-        private: what only builds use: the commits before it, fingerprints, settings, counters.
+        private: what only builds use: earlier commits, fingerprints, settings, counters.
     """
 
     attributes: Attributes
@@ -43,7 +43,7 @@ class Commit:
         return self.attributes.terms
 
     def content(self) -> bytes:
-        """The content of `commits/<id>.json`."""
+        """Return the content of `commits/<id>.json`."""
         document = {
             "attributes": self.attributes.as_json(),
             "arrays": self.arrays,
@@ -52,15 +52,15 @@ class Commit:
         return canonical(document)
 
     def private_content(self) -> bytes:
-        """The content of the private part's own file, which format version 1 did not have."""
+        """Return the content of the private part's file, which format version 1 did not have."""
         return canonical(self.private.as_json())
 
     def documents(self) -> dict[str, bytes]:
-        """Every zarr.json of the commit by its path; the root's is the commit itself."""
+        """Return every zarr.json of the commit, by path; that of the root is the commit itself."""
         return zarr_documents(self.attributes.as_json(), self.arrays)
 
     def _private_of_record(self) -> Any:
-        """What the public part says of the private one: its digest; in format version 1 all of it."""
+        """Return how the public part records the private one: by its digest, or in full in format version 1."""
         return sha256(self.private_content()) if self.attributes.cache else self.private.as_json()
 
 
@@ -68,19 +68,19 @@ class Commit:
 
 
 def read_table(cache: Cache, commit: Commit) -> bytes:
-    """The table of a commit.
+    """Read the metadata table of a commit.
 
     Raises:
-        CacheError: missing or damaged.
+        CacheError: it is missing or damaged.
     """
     return _read_digested(cache.table_file(commit.attributes.table_digest), commit.attributes.table_digest)
 
 
 def read_rejects(cache: Cache, commit: Commit) -> bytes:
-    """The list of rejects of a commit.
+    """Read the list of rejects of a commit.
 
     Raises:
-        CacheError: missing or damaged.
+        CacheError: it is missing or damaged.
     """
     return _read_digested(cache.rejects_file(commit.private.rejects_digest), commit.private.rejects_digest)
 
@@ -96,10 +96,10 @@ def _read_digested(path: Path, digest: str) -> bytes:
 
 
 def read_commit(cache: Cache, commit: str) -> Commit:
-    """Read one commit and check that its content makes its id.
+    """Read one commit and check that its content matches its id.
 
     Raises:
-        CacheError: missing or damaged.
+        CacheError: it is missing or damaged.
     """
     file = cache.commit_file(commit)
     try:
@@ -120,18 +120,20 @@ def read_commit(cache: Cache, commit: str) -> Commit:
 
 
 class LostPrivateError(ValueError):
-    """The private part is not the one that the commit names."""
+    """The private part does not match the digest in the commit."""
 
 
 def parse_commit(content: bytes, private: bytes, commit: str) -> Commit:
-    """The commit that a file's content and its private part are, every path and type in it checked.
+    """Parse a commit from the contents of its public and private files, and check every path and type in it.
 
     Args:
-        private: of a commit of format version 1 not looked at.
+        content: of the commit's public file.
+        private: content of its private file; ignored for a commit of format version 1.
+        commit: the expected id.
 
     Raises:
-        LostPrivateError: only the private part is not.
-        ValueError: they are not, bit for bit, the content of the commit of this id.
+        LostPrivateError: the public part is valid, but the private part does not match it.
+        ValueError: the content is not, bit for bit, that of the commit with this id.
     """
     try:
         stored = json.loads(content)
@@ -158,20 +160,20 @@ def _parse_private(recorded: Any, content: bytes | None) -> Private:
 
 
 def make_commit(attributes: Attributes, arrays: Mapping[ArrayPath, Any], private: Private) -> Commit:
-    """Put a commit together and give it the id that its content makes."""
+    """Assemble a commit and give it the id that follows from its content."""
     unnamed = Commit(attributes, arrays, private)
     stored = json.loads(unnamed.content())
     return Commit(dataclasses.replace(attributes, commit=_id_of(**stored)), arrays, private)
 
 
 def _id_of(attributes: Mapping[str, Any], arrays: Any, private: Any) -> str:
-    """16 hex digits of the SHA-256 of all but the id itself."""
+    """Return the first 16 hex digits of the SHA-256 of everything but the id itself."""
     unnamed = {key: value for key, value in attributes.items() if key != "commit"}
     return sha256(canonical([unnamed, arrays, private]))[:16]
 
 
 def chain(cache: Cache, head: Commit | None) -> list[Commit]:
-    """The kept commits, from the current one back.
+    """Return the kept commits, newest first, starting with `head`.
 
     Raises:
         CacheError: one of them is damaged.
@@ -182,26 +184,26 @@ def chain(cache: Cache, head: Commit | None) -> list[Commit]:
 
 
 def kept_before(cache: Cache, commit: Commit) -> list[str]:
-    """Ids of the commits before this one that are still there, the newest first."""
+    """Return the ids of the earlier commits that still exist, newest first."""
     return [before for before in commit.private.before if cache.commit_file(before).exists()]
 
 
 def remove_commit(cache: Cache, commit: str) -> None:
-    """Take a commit away, durably, and then what only it has; tables may serve others and stay."""
+    """Durably remove a commit, and then the files that belong to it alone; tables stay, as others may share them."""
     for path in cache.own_files(commit):
         if path.exists():
             path.unlink()
             sync_folder(path.parent)
 
 
-# --- its ledger ----------------------------------------------------------------------------------------------------
+# --- ledgers -------------------------------------------------------------------------------------------------------
 
 
 def read_ledger(cache: Cache, commit: str | None) -> Ledger:
-    """The ledger of a commit, empty before the first.
+    """Read the ledger of a commit; return an empty one if there is no commit yet.
 
     Raises:
-        CacheError: missing or damaged.
+        CacheError: it is missing or damaged.
     """
     if commit is None:
         return empty_ledger()
@@ -215,5 +217,5 @@ def read_ledger(cache: Cache, commit: str | None) -> Ledger:
 
 
 def write_ledger(cache: Cache, commit: str, ledger: Ledger) -> None:
-    """Write a commit's ledger, with its checksum."""
+    """Write a commit's ledger, with a checksum."""
     write_atomic(cache.ledger_file(commit), with_checksum(ledger.encode()))

@@ -1,4 +1,4 @@
-"""Write a commit: the tables, what they came from, and the commit that names them, the root last."""
+"""Write a commit: the tables, the records behind them, and the commit that refers to them, with the root last."""
 
 import dataclasses
 import secrets
@@ -21,7 +21,7 @@ from pipeline.tables.tables import Tables, make_tables, to_csv
 
 
 def tables_of(cache: Cache, ledger: Ledger, terms: Terms, image_id: str, labels: Any) -> Tables:
-    """Make the tables of a ledger's files from their done-records.
+    """Build the tables of a ledger's files from their done-records.
 
     Args:
         image_id, labels: as for `tables.make_tables`.
@@ -34,7 +34,7 @@ def tables_of(cache: Cache, ledger: Ledger, terms: Terms, image_id: str, labels:
 
 
 def require_record(cache: Cache, shard: int) -> ShardRecord:
-    """The done-record of a shard that must have one.
+    """Read the done-record of a shard that must have one.
 
     Raises:
         CacheError: it is missing or damaged.
@@ -50,11 +50,12 @@ def write_commit(
     arrays: Mapping[ArrayPath, Any],
     private: Private,
 ) -> Commit:  # fmt: skip
-    """Publish the commit that follows `before`; the first one gives the cache its identity.
+    """Publish the commit that follows `before`; the first commit gives the cache its identity.
 
     Args:
         arrays: path -> zarr.json of the array.
-        private: of the commit, except for what this finds: `before`, `rejects_digest` and `z_from`.
+        private: the commit's private part, except for the fields that are filled in here: `before`, `rejects_digest`
+            and `z_from`.
     """
     table, rejects = to_csv(tables.metadata), to_csv(tables.rejects)
     identity = before.attributes.cache if before else ""
@@ -81,14 +82,14 @@ def write_commit(
 
 
 def _copy_records(cache: Cache) -> None:
-    """Give the records of a cache of format version 1 their second copies."""
+    """Write the missing second copies of the done-records of a cache in format version 1."""
     for shard in cache.recorded_shards():
         if not cache.record_copy_file(shard).exists():
             write_record(cache, require_record(cache, shard))
 
 
 def publish_commit(cache: Cache, parts: Backup) -> None:
-    """Make a commit the one that readers see, in the order of docs/cache_format.md; the last write is the root."""
+    """Make a commit the current one, in the order of docs/cache_format.md; the root is replaced last."""
     commit = parts.commit
     documents = commit.documents()
     for path, content in documents.items():
@@ -100,7 +101,7 @@ def publish_commit(cache: Cache, parts: Backup) -> None:
 
 
 def write_parts(cache: Cache, parts: Backup) -> None:
-    """Write all that a commit names beside the arrays, its backup, and then its own file."""
+    """Write everything that a commit refers to except the arrays, then its backup, then the commit file itself."""
     commit = parts.commit
     write_atomic(cache.table_file(commit.attributes.table_digest), parts.table)
     write_atomic(cache.rejects_file(commit.private.rejects_digest), parts.rejects)

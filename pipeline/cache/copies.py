@@ -1,4 +1,4 @@
-"""Keep the plain copies of the current commit's tables: metadata.csv and rejects.csv beside the root."""
+"""Keep plain copies of the current commit's tables next to the root: metadata.csv and rejects.csv."""
 
 from pipeline.cache import commits
 from pipeline.cache.commits import Commit
@@ -8,9 +8,9 @@ from pipeline.cache.paths import Cache
 
 
 def update_copies(cache: Cache, commit: Commit) -> bool:
-    """Record the current commit beside the root, and copy its tables; says whether that was to be done.
+    """Record the current commit next to the root and copy its tables; return whether that was necessary.
 
-    A marker names the commit that was copied last, so that an unchanged build reads neither.
+    A marker names the commit that was copied last, so that a build without changes does not read the tables.
     """
     marker = cache.copied_file
     if marker.exists() and read_file(marker) == commit.id.encode():

@@ -1,4 +1,4 @@
-"""Write and read the zarr.json of arrays, groups and root, the metadata that any Zarr reader knows."""
+"""Write and read the zarr.json of arrays, groups and the root: the metadata that every Zarr reader understands."""
 
 import json
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from pipeline.planning.stages import ArrayPath
 
 
 def zarr_documents(attributes: Mapping[str, Any], arrays: Mapping[ArrayPath, Any]) -> dict[str, bytes]:
-    """Every zarr.json of a commit by its path; the root carries all of them as consolidated metadata.
+    """Return every zarr.json of a commit, by path; the root contains all of them as consolidated metadata.
 
-    The arrays' are as zarr-python has declared them. They are put together here so that the same commit gives the
-    same bytes under every version of it; tests open the result with zarr-python and tensorstore.
+    Those of the arrays are as zarr-python declared them. They are assembled here so that a commit gives the same bytes
+    under every version of zarr-python; tests open the result with zarr-python and tensorstore.
     """
     nodes = {path.split("/")[0]: {"zarr_format": 3, "node_type": "group", "attributes": {}} for path in arrays}
     nodes |= {ArrayPath(path): node for path, node in arrays.items()}
@@ -32,10 +32,10 @@ class StoredArray:
     """What is needed to read the shards of an image array.
 
     Attributes:
-        rows: of the array.
+        rows: number of rows of the array.
         shape: of one image, (C, S, S).
         rows_per_shard: images in one shard.
-        compressor: name of the inner chunks' codec and its settings, as the zarr.json has them.
+        compressor: name and settings of the inner chunks' codec, as in the zarr.json.
     """
 
     rows: int
@@ -45,10 +45,10 @@ class StoredArray:
 
 
 def stored_array(document: Any) -> StoredArray:
-    """Read the zarr.json of an image array.
+    """Parse the zarr.json of an image array.
 
     Raises:
-        ValueError: it is not one of this format.
+        ValueError: it does not describe an image array of this format.
     """
     try:
         [sharding] = document["codecs"]
@@ -77,10 +77,10 @@ def stored_array(document: Any) -> StoredArray:
 
 
 def parse_arrays(content: Any, terms: Terms) -> Mapping[ArrayPath, Any]:
-    """Check the arrays that a commit names: the images and sums of its sizes, and nothing else.
+    """Check that a commit lists exactly the image and sums arrays of its sizes; return their zarr.json by path.
 
     Raises:
-        ValueError: a path is not of that form, or an array is stored in another way than the format's.
+        ValueError: a path is missing or unexpected, or an array is not stored as the format prescribes.
     """
     paths = {path for spec in terms.arrays for path in (spec.images_path, spec.sums_path)}
     if not isinstance(content, dict) or content.keys() != paths:
@@ -97,10 +97,10 @@ def parse_arrays(content: Any, terms: Terms) -> Mapping[ArrayPath, Any]:
 
 
 def array_metadata(cache: Cache, path: ArrayPath) -> Any | None:
-    """The zarr.json that lies at an image array's path, None where there is none.
+    """Read the zarr.json of an image array; return None if there is none on disk.
 
     Raises:
-        CacheError: damaged.
+        CacheError: it is damaged.
     """
     file = cache.document(path)
     try:

@@ -1,4 +1,4 @@
-"""Read and write the done-record of a shard, and its second copy: what makes a shard count as built."""
+"""Read and write the done-record of a shard, which marks the shard as built, and the record's second copy."""
 
 import json
 import zlib
@@ -12,10 +12,10 @@ MAX_RECORD_BYTES = 1 << 30
 
 
 def read_record(cache: Cache, shard: int) -> ShardRecord | None:
-    """The done-record of a shard, None where it was never finished.
+    """Read the done-record of a shard; return None if the shard was never finished.
 
     Raises:
-        CacheError: damaged.
+        CacheError: it is damaged.
     """
     file = cache.record_file(shard)
     try:
@@ -27,7 +27,7 @@ def read_record(cache: Cache, shard: int) -> ShardRecord | None:
 
 
 def read_record_copy(cache: Cache, shard: int) -> ShardRecord | None:
-    """The second copy of a done-record, None where it is missing or damaged."""
+    """Read the second copy of a done-record; return None if it is missing or damaged."""
     try:
         inflate = zlib.decompressobj()
         content = inflate.decompress(read_checked(cache.record_copy_file(shard)), MAX_RECORD_BYTES)
@@ -44,22 +44,22 @@ def _decode_record(content: bytes, shard: int) -> ShardRecord:
 
 
 def encode_record(record: ShardRecord) -> bytes:
-    """The content of a shard's done-record: what was read for it and what every array holds of it."""
+    """Return the content of a done-record: what was read for the shard, and what every array stores of it."""
     return with_checksum(canonical(record.as_json()))
 
 
 def encode_record_copy(record: ShardRecord) -> bytes:
-    """The content of the record's second copy, a quarter of its size."""
+    """Return the content of the record's second copy, which is compressed to a quarter of its size."""
     return with_checksum(zlib.compress(canonical(record.as_json()), 1))
 
 
 def write_record(cache: Cache, record: ShardRecord) -> None:
-    """Write a record that is to be changed, its copy first: the record itself vouches for what the arrays hold."""
+    """Write a record, its copy first, because it is the record that vouches for the contents of the arrays."""
     write_atomic(cache.record_copy_file(record.shard), encode_record_copy(record))
     write_atomic(cache.record_file(record.shard), encode_record(record))
 
 
 def remove_record(cache: Cache, shard: int) -> None:
-    """Take a record away, and then its copy."""
+    """Remove a record, and then its copy."""
     cache.record_file(shard).unlink(missing_ok=True)
     cache.record_copy_file(shard).unlink(missing_ok=True)

@@ -13,25 +13,25 @@ MAX_THREADS = 16
 
 
 class Drafts:
-    """Files under temporary names; those that were not published are gone at the end."""
+    """Files under temporary names; those that have not been published are removed on exit."""
 
     def __init__(self, top: Path) -> None:
-        """`top`: the folder above all of them, whose own name is durable."""
+        """Draft files below the folder `top`, whose own directory entry is already durable."""
         self._top = top
         self._partials: dict[Path, Path] = {}
 
     def begin(self, path: Path) -> Path:
-        """Make the folder of a file that is to be, and give the temporary name to write to."""
+        """Create the folder of a file that is to be written, and return the temporary name to write to."""
         refuse_links_between(self._top, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._partials[path] = partial_name(path)
         return self._partials[path]
 
     def publish(self, paths: Sequence[Path], last: Path) -> None:
-        """Give these files their names, and `last` its name once all of them are durable.
+        """Rename these files to their final names, and then `last`, once all the others are durable.
 
-        The system merges fsyncs that wait at one time: the 12 of a shard take 70 ms one after another, 10 to 25 ms
-        in this way. Folders up to the top are synced even if they were there, since a killed task may have made them.
+        The system merges concurrent fsyncs: the 12 of a shard take 70 ms one after another, 10 to 25 ms this way. All
+        folders up to the top are synced, even existing ones, since a task that was killed may have created them.
         """
         _sync([self._partials[path] for path in (*paths, last)])
         for path in paths:
@@ -49,7 +49,7 @@ class Drafts:
 
 
 def _sync(paths: Iterable[Path]) -> None:
-    """Make files and folders durable, all at one time."""
+    """Fsync files and folders concurrently."""
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         for _ in pool.map(_sync_one, paths):
             pass

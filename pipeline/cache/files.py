@@ -1,4 +1,4 @@
-"""Write files that are whole or not there, with a checksum that reveals a flipped bit."""
+"""Write files atomically, so that each is complete or absent, with checksums that reveal flipped bits."""
 
 import errno
 import hashlib
@@ -18,23 +18,23 @@ MAX_FILE_BYTES = 1 << 32  # a table of 750,000 slices has 200 MB, a shard of 256
 
 
 def partial_name(path: Path) -> Path:
-    """A fresh temporary name beside `path`; leftovers are known by their ending."""
+    """Return a fresh temporary name in the folder of `path`; leftovers are recognised by its suffix."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 def is_partial_name(name: str) -> bool:
-    """Whether `partial_name` makes such names; other programs have temporary files too."""
+    """Return whether `partial_name` could have made this name; other programs write temporary files too."""
     return bool(re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}", name, re.DOTALL))
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename a complete, fsynced temporary file to its name and make the name durable."""
+    """Rename a complete, fsynced temporary file to its final name, durably."""
     os.replace(partial, path)
     sync_folder(path.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each name durable."""
+    """Create a folder and its missing parents, durably."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -42,14 +42,14 @@ def make_folder(folder: Path) -> None:
 
 
 def refuse_links_between(top: Path, path: Path) -> None:
-    """Refuse to write below a folder that is a link: it may be a stranger's, and lead anywhere.
+    """Refuse to write below a folder that is a symbolic link: an untrusted cache could point it anywhere.
 
     Args:
-        top: the folder that was given for writing; may be a link itself.
-        path: of the file that is to be written somewhere below it.
+        top: the output folder; it may be a link itself.
+        path: of the file to be written, somewhere below `top`.
 
     Raises:
-        CacheError: there is one between the two.
+        CacheError: one of the folders between the two is a link.
     """
     for folder in path.relative_to(top).parents:
         if folder != Path() and (top / folder).is_symlink():
@@ -57,12 +57,12 @@ def refuse_links_between(top: Path, path: Path) -> None:
 
 
 def refuse_link(path: Path) -> NoReturn:
-    """Raise a CacheError of a link in the place of a folder or file of a cache."""
+    """Raise a CacheError for a symbolic link in place of a folder or file of a cache."""
     raise CacheError(f"{path}: is a link; a cache must be self-contained: replace the link with what it points to")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace or create a file: temporary file, fsync, rename, fsync of the folder."""
+    """Replace or create a file: write a temporary file, fsync it, rename it, fsync the folder."""
     make_folder(path.parent)
     partial = partial_name(path)
     try:
@@ -76,17 +76,17 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def canonical(content: Any) -> bytes:
-    """JSON text that is the same for the same content, with a line end."""
+    """Return canonical JSON: the same content always gives the same bytes, with a final newline."""
     return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n").encode()
 
 
 def sha256(content: bytes) -> str:
-    """Return the digest of a content in hex."""
+    """Return the SHA-256 digest of the content, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def with_checksum(content: bytes) -> bytes:
-    """Put the content's digest, as one line of text, before it."""
+    """Prefix the content with its digest, as one line of text."""
     return sha256(content).encode() + b"\n" + content
 
 
@@ -94,8 +94,8 @@ def read_file(path: Path) -> bytes:
     """Read a file of the cache.
 
     Raises:
-        CacheError: it is a folder, a pipe or a device, is larger than a file of a cache can be, or cannot be read.
-        FileNotFoundError, NotADirectoryError: there is none.
+        CacheError: it is a folder, a pipe or a device, is larger than any file of a cache, or cannot be read.
+        FileNotFoundError, NotADirectoryError: there is no such file.
     """
     try:
         return read_regular(path)
@@ -106,7 +106,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a file and wait for nobody: a stranger's cache may have a pipe in its place.
+    """Read a regular file without ever blocking: an untrusted cache may have a pipe in its place.
 
     Raises:
         OSError: it is missing, is not a file, is larger than MAX_FILE_BYTES, or cannot be read.
@@ -119,7 +119,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to be read.
+    """Open a regular file for reading.
 
     Raises:
         OSError: it is missing, is not a file, or cannot be read.
@@ -135,11 +135,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_checked(path: Path) -> bytes:
-    """Read a file that `with_checksum` made, and check it.
+    """Read a file that begins with the checksum of `with_checksum`, and return the content after checking it.
 
     Raises:
         CacheError: the content does not match its digest.
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     content = read_file(path)
     if not checksum_matches(content):
@@ -148,6 +148,6 @@ def read_checked(path: Path) -> bytes:
 
 
 def checksum_matches(content: bytes) -> bool:
-    """Whether the content of a file that `with_checksum` made matches its digest."""
+    """Return whether the content of a file written with `with_checksum` matches its digest."""
     digest, _, rest = content.partition(b"\n")
     return sha256(rest).encode() == digest

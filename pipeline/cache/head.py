@@ -1,4 +1,4 @@
-"""Find the current commit: the root names it, and so does a record of its own, each with a checksum."""
+"""Find the current commit, which the root and a separate record both name, each protected by a checksum."""
 
 import json
 from typing import Any
@@ -11,10 +11,10 @@ from pipeline.errors import CacheError
 
 
 def current_commit(cache: Cache) -> Commit | None:
-    """The current commit, None before the first.
+    """Return the current commit, None before the first one.
 
     Raises:
-        CacheError: the folder is no cache of ours, or its root or commit is damaged.
+        CacheError: the folder is not a cache of this program, or its root or commit is damaged.
     """
     file = cache.root_document
     try:
@@ -26,19 +26,19 @@ def current_commit(cache: Cache) -> Commit | None:
         raise CacheError(f"{cache}: is a file, not a cache folder; give another --out") from None
     commit = read_commit(cache, _named(cache, content))
     wanted = commit.documents()[ROOT_DOCUMENT]
-    if content != wanted and not _says_the_same(content, wanted):
+    if content != wanted and not _is_equivalent(content, wanted):
         raise CacheError(f"{file}: damaged, it does not match commit {commit.id}; {REPAIR}")
     return commit
 
 
-def _says_the_same(content: bytes, wanted: bytes) -> bool:
-    from pipeline.cache.arrays import says_the_same  # zarr-python takes half a second, which a plan need not wait for
+def _is_equivalent(content: bytes, wanted: bytes) -> bool:
+    from pipeline.cache.arrays import is_equivalent  # importing zarr-python takes half a second that a plan can save
 
-    return says_the_same(content, wanted)
+    return is_equivalent(content, wanted)
 
 
 def _named(cache: Cache, content: bytes) -> str:
-    """The commit that the root names, before it is compared with that."""
+    """Return the id of the commit that the root names, before the two are compared."""
     try:
         attributes = json.loads(content)["attributes"]
         if attributes["format"] != FORMAT:
@@ -72,18 +72,18 @@ def _refuse_foreign(cache: Cache) -> None:
 
 
 def record_head(cache: Cache, commit: Commit) -> None:
-    """Write the second record, once the root names the commit."""
+    """Write the second record of the current commit, after the root has been replaced."""
     write_atomic(cache.head_file, head_record(commit))
 
 
 def head_record(commit: Commit) -> bytes:
-    """The content of the second record."""
+    """Return the content of the second record."""
     attributes = commit.attributes
     return with_checksum(canonical({"cache": attributes.cache, "commit": commit.id, "sequence": attributes.sequence}))
 
 
 def recorded_head(cache: Cache) -> str | None:
-    """The commit that was recorded beside the root, or else the one whose tables were copied last; None without."""
+    """Return the commit in the second record, else the one whose tables were copied last, None if neither is known."""
     try:
         found: Any = json.loads(read_checked(cache.head_file))["commit"]
     except (OSError, CacheError, ValueError, KeyError, TypeError):
@@ -95,10 +95,10 @@ def recorded_head(cache: Cache) -> str | None:
 
 
 def refuse_other_key(cache: Cache, key_digest: str) -> None:
-    """Refuse a patient key other than the one the cache was begun with.
+    """Refuse a patient key other than the one that the cache was first built with.
 
     Raises:
-        CacheError: the ids would no longer be those of the slices that are there.
+        CacheError: the key differs, so new patient ids would not match those of the slices already in the cache.
     """
     commit = current_commit(cache)
     if commit and key_digest and commit.private.patient_key not in ("", key_digest):

@@ -1,4 +1,4 @@
-"""The ledger of a commit: of every source file its stamp, its content, and where its slices lie."""
+"""The ledger of a commit: the size, time and content digest of every source file, and where its slices are stored."""
 
 import io
 import zipfile
@@ -12,23 +12,23 @@ from pipeline.cache.attributes import MAX_SHARDS
 
 COLUMNS = ("sizes", "mtimes_ns", "digests", "shards", "slots", "parts")
 UNKNOWN_TIME = -1
-# Stands for the content of a file that could not be read: it is tried again by every build, and kept as it is if that
-# fails again.
+# The digest of a file that could not be read. Every build tries to read it again; if that fails again, the entry is
+# kept unchanged.
 UNREAD = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """One line a source file, sorted by path; columns of equal length n.
+    """One entry per source file, sorted by path, as columns of equal length n.
 
     Attributes:
         paths: relative to the source.
         sizes: int64, bytes.
-        mtimes_ns: int64; UNKNOWN_TIME where the file was so new that a later change could carry the same stamp.
+        mtimes_ns: int64; UNKNOWN_TIME if the file was so new that a later change could have the same timestamp.
         digests: (n, 2) uint64, xxh3-128 of the content, high and low half.
-        shards: int32, the shard that holds the file's slices, or the first one.
+        shards: int32, the shard that holds the file's slices, or the first of several.
         slots: int32, the file's place in that shard's plan.
-        parts: int32, over how many consecutive shards its frames run, usually 1.
+        parts: int32, the number of consecutive shards that its frames span, usually 1.
     """
 
     paths: list[str]
@@ -43,15 +43,15 @@ class Ledger:
         return len(self.paths)
 
     def index(self) -> dict[str, int]:
-        """Path -> line."""
+        """Return path -> index of its entry."""
         return {path: line for line, path in enumerate(self.paths)}
 
     def unread(self) -> np.ndarray:
-        """(n,) bool: files that are there but could not be read."""
+        """Return (n,) bool: files that exist but could not be read."""
         return (self.digests == 0).all(1)
 
     def live_slots(self) -> dict[int, dict[int, str]]:
-        """Shard -> slot -> path of today, of every file."""
+        """Return shard -> slot -> current path, for every file."""
         live: dict[int, dict[int, str]] = {}
         columns = zip(self.paths, self.shards.tolist(), self.slots.tolist(), self.parts.tolist(), strict=True)
         for path, shard, slot, parts in columns:
@@ -60,7 +60,7 @@ class Ledger:
         return live
 
     def take(self, lines: np.ndarray) -> "Ledger":
-        """The ledger of these lines, in this order."""
+        """Return a ledger with the entries at these indices, in this order."""
         return Ledger(
             [self.paths[line] for line in lines.tolist()],
             self.sizes[lines],
@@ -72,7 +72,7 @@ class Ledger:
         )
 
     def encode(self) -> bytes:
-        """As a NumPy .npz; paths are laid end to end, of whatever characters they are."""
+        """Encode as a NumPy .npz; the paths are concatenated, so that they may contain any character."""
         names = [path.encode("utf-8", "surrogatepass") for path in self.paths]
         file = io.BytesIO()
         np.savez(
@@ -90,10 +90,10 @@ class Ledger:
 
     @staticmethod
     def decode(content: bytes) -> "Ledger":
-        """Decode what `encode` has made, or a ledger of format version 1, whose paths a NUL divides.
+        """Decode the result of `encode`, or a ledger of format version 1, whose paths are separated by NUL.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: the content is neither.
         """
         try:
             with np.load(io.BytesIO(content)) as columns:
@@ -104,10 +104,10 @@ class Ledger:
         return found
 
     def check(self) -> None:
-        """Refuse columns that do not fit.
+        """Check that the columns are consistent.
 
         Raises:
-            ValueError: they are of other lengths or kinds, or name shards that cannot be.
+            ValueError: their lengths or dtypes are wrong, or a shard number is out of range.
         """
         columns = [getattr(self, name) for name in COLUMNS]
         right = all(len(column) == len(self) and column.dtype.kind in "iu" for column in columns)
@@ -130,7 +130,7 @@ def _names(columns: Mapping[str, np.ndarray]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a ledger, while it is being put together."""
+    """One entry of a ledger that is being assembled."""
 
     path: str
     size: int
@@ -142,7 +142,7 @@ class Entry:
 
 
 def ledger_of(entries: list[Entry]) -> Ledger:
-    """The ledger of these entries, sorted by path."""
+    """Return the ledger of these entries, sorted by path."""
     entries = sorted(entries, key=lambda entry: entry.path)
     halves = [(int(entry.digest[:16], 16), int(entry.digest[16:], 16)) for entry in entries]
     return Ledger(
@@ -157,7 +157,7 @@ def ledger_of(entries: list[Entry]) -> Ledger:
 
 
 def merge(old: Ledger, new: Ledger) -> Ledger:
-    """All of `new`, and of `old` the lines with other paths; sorted by path."""
+    """Merge two ledgers, sorted by path; an entry of `new` replaces the entry of `old` with the same path."""
     if not len(new):
         return old
     paths = set(new.paths)
@@ -181,5 +181,5 @@ def empty_ledger() -> Ledger:
 
 
 def digest_hex(halves: np.ndarray) -> str:
-    """A (2,) uint64 line of `Ledger.digests` as 32 hex digits."""
+    """Return one (2,) uint64 entry of `Ledger.digests` as 32 hex digits."""
     return f"{int(halves[0]):016x}{int(halves[1]):016x}"

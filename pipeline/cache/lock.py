@@ -1,4 +1,4 @@
-"""Keep a cache to one builder at a time, by an OS lock that dies with its process."""
+"""Limit a cache to one builder at a time, by an OS lock that is released when its process dies."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ from pipeline.system import release_lock, take_lock
 
 @contextlib.contextmanager
 def lock(cache: Cache) -> Iterator[str]:
-    """Hold the cache for one builder; gives the lock's token.
+    """Lock the cache for one builder, and yield the token of the lock.
 
-    The token is gone from the file at the end, and another builder's replaces it, so that a worker which outlives its
-    builder can tell. A folder that was made for the lock alone does not stay.
+    On exit the token is erased from the lock file, and the next builder writes its own there: this is how a worker
+    that outlives its builder notices. A folder that was created only for the lock is removed.
 
     Raises:
-        CacheError: another process holds it; says which and since when.
+        CacheError: another process holds the lock; the message names it, and since when it has held the lock.
     """
     refuse_links(cache)
     path = cache.lock_file
@@ -55,7 +55,7 @@ def _take(path: Path) -> int:
             raise CacheError(
                 f"{path.parent.parent}: {_holder(path)} is working on it; wait for it, or stop it"
             ) from None
-        # Whoever held it last may have removed the file between the two calls.
+        # The previous holder may have removed the file between the two calls.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
                 return handle
@@ -64,41 +64,41 @@ def _take(path: Path) -> int:
 
 
 def _open(path: Path, flags: int) -> int:
-    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # never block on a pipe
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise CacheError(f"{path}: is not a regular file; remove it and run the command again")
     return os.open(path, flags | plain, 0o644)
 
 
 def refuse_links(cache: Cache) -> None:
-    """Refuse to write below folders that are links to another place: they may be a stranger's.
+    """Refuse to write below folders that are symbolic links: an untrusted cache could point them anywhere.
 
     Raises:
-        CacheError: there is one among the folders of a cache.
+        CacheError: a folder of the cache is a link.
     """
     _refuse_links_in(cache.root, lambda folder: folder.name in OWN_FOLDERS)
 
 
-def _refuse_links_in(folder: Path, goes_on: Callable[[Path], bool]) -> None:
+def _refuse_links_in(folder: Path, descend: Callable[[Path], bool]) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink():
                 refuse_link(Path(entry.path))
-            if entry.is_dir() and goes_on(Path(entry.path)):
-                _refuse_links_in(Path(entry.path), _is_no_shard)
+            if entry.is_dir() and descend(Path(entry.path)):
+                _refuse_links_in(Path(entry.path), _is_not_shard)
 
 
-def _is_no_shard(folder: Path) -> bool:
-    """Shards are many, and whoever writes one looks at the folders above it then."""
+def _is_not_shard(folder: Path) -> bool:
+    """Return whether a folder is not that of a shard; there are many, and each is checked when it is written."""
     return folder.parent.name != "c"
 
 
 @contextlib.contextmanager
 def publisher_lock(cache: Cache) -> Iterator[None]:
-    """Be the only process that publishes from this folder.
+    """Hold the lock of the only process that may publish from this folder.
 
     Raises:
-        CacheError: another one does.
+        CacheError: another process is publishing it.
     """
     path = cache.publisher_file
     handle = _open(path, os.O_RDWR | os.O_CREAT)
@@ -124,10 +124,10 @@ def _remove_empty(path: Path) -> None:
 
 @contextlib.contextmanager
 def shared_lock(cache: Cache) -> Iterator[None]:
-    """Keep builders out while the cache is examined; writes nothing.
+    """Keep builders out while the cache is examined, without writing anything.
 
     Raises:
-        CacheError: a builder is at work; says which and since when.
+        CacheError: a builder is at work; the message names it, and since when it has been at work.
     """
     path = cache.lock_file
     try:
@@ -147,7 +147,7 @@ def shared_lock(cache: Cache) -> Iterator[None]:
 
 
 def builder_at_work(cache: Cache) -> str:
-    """Who is building the cache at this moment, in words; "" where nobody is."""
+    """Describe the process that is building the cache right now; return "" if there is none."""
     try:
         with shared_lock(cache):
             return ""
@@ -163,7 +163,7 @@ def _holder(path: Path) -> str:
 
 
 def holds_lock(cache: Cache, token: str) -> bool:
-    """Whether the builder with this token is still the cache's builder, as far as the lock's file tells."""
+    """Return whether the lock file still names the builder with this token."""
     try:
         return bool(json.loads(read_regular(cache.lock_file))["token"] == token)
     except (OSError, ValueError, KeyError):

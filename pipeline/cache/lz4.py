@@ -1,12 +1,14 @@
-"""Compress images into LZ4 that is fast to decode: fewer and longer matches than the usual encoders take.
+"""Compress images into LZ4 that is fast to decode, with fewer and longer matches than the usual encoders choose.
 
-Decoding LZ4 is waiting for mispredicted branches, one or two a match, so a match of four bytes costs a reader as much
-as one of four hundred. In the noise of CT the short ones are many, and each saves a byte. Here a match has seven bytes
-or more and gives way to a longer one that begins within the next two: on phantom slices 6 % smaller than blosc's LZ4 at
-level 5 and decoded in three quarters of the time, for as long to encode, as `benchmarks/compression.py` shows.
+The time to decode LZ4 is dominated by mispredicted branches, one or two per match, so a match of four bytes costs a
+reader as much as one of four hundred. CT noise has many short matches, each of which saves only a byte. Here a match
+has at least seven bytes, and gives way to a longer one that begins within the next two bytes. On phantom slices the
+result is 6 % smaller than that of blosc's LZ4 at level 5 and decodes in three quarters of the time, for the same
+encoding time; `benchmarks/compression.py` measures this.
 
-Encoding waits for the same, so it has few branches: the bytes in common are counted 64 at once, lengths are written
-without asking how many bytes they take, and the image is only read again where sixteen more bits of a hash agree.
+Encoding is limited by mispredicted branches too, so the encoder has few branches: common bytes are counted 64 at a
+time, lengths are written without branching on how many bytes they take, and the image is read at an earlier place only
+if sixteen more bits of the hash agree.
 
 Source: lz4, doc/lz4_Block_format.md; c-blosc, README_CHUNK_FORMAT.rst.
 """
@@ -20,17 +22,17 @@ from numba import int64, njit, types, uint8, uint32, uint64
 from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
-MIN_MATCH = 7  # bytes; 8 decodes and encodes 4 to 7 % faster and takes 1.5 % more bytes, 6 the other way round
-LATER = 2  # a match that begins up to so many bytes later is taken instead
-LONGER = 2  # if it is so many bytes longer: for one byte the misprediction is not worth it
-WIDE = 64  # bytes compared or copied at once, a bit of 64 each; 32 decode and encode 4 % slower, also without AVX-512
-HASH_BITS = 13  # of entries of four bytes, 32 KB; half as many take 0.8 % more bytes and 4 % less time
-SKIP_BITS = 5  # after 2**5 misses in a row the search takes two bytes a step, after as many again three
+MIN_MATCH = 7  # bytes; 8 decodes and encodes 4 to 7 % faster but takes 1.5 % more bytes; 6 has the opposite effect
+LATER = 2  # a match that begins up to this many bytes later is preferred
+LONGER = 2  # if it is at least this many bytes longer: one byte is not worth the misprediction
+WIDE = 64  # bytes compared or copied at once, one bit each of a 64-bit mask; 32 is 4 % slower, even without AVX-512
+HASH_BITS = 13  # entries of four bytes, 32 KB in all; half as many take 0.8 % more bytes and 4 % less time
+SKIP_BITS = 5  # after 2**5 misses in a row the search advances two bytes per step, after another 2**5 three
 
 WINDOW = 1 << 16  # an offset has 16 bits
 LAST_LITERALS = 5  # bytes at the end that no match may cover
-LAST_BEGIN = LATER + WIDE + LAST_LITERALS  # bytes before the end where the search ends; the format asks for 12
-# Two versions, flags, size of an item; size, size of a block, stored size; where the one block begins.
+LAST_BEGIN = LATER + WIDE + LAST_LITERALS  # the search ends this many bytes before the end; the format requires 12
+# Two versions, flags, item size; size, block size, stored size; offset of the only block.
 CHUNK_HEADER = struct.Struct("<4B4I")
 BLOCK_LENGTH = struct.Struct("<I")
 BLOCK_BEGINS = CHUNK_HEADER.size + BLOCK_LENGTH.size
@@ -40,20 +42,20 @@ _U1, _U64, _WIDE = ir.IntType(1), ir.IntType(64), ir.VectorType(ir.IntType(8), W
 
 
 def compress_into(image: np.ndarray, out: np.ndarray, at: int) -> int:
-    """Compress an image into one chunk of blosc: LZ4, one block, no shuffle.
+    """Compress an image into one blosc chunk: LZ4, one block, no shuffle.
 
     Args:
         image: N uint8, C order, any shape, not empty.
-        out: uint8, written from `at` on; N + N / 255 + 128 bytes at most, though the chunk may be shorter.
+        out: uint8, written from `at` on, up to N + N / 255 + 128 bytes, even if the chunk turns out shorter.
 
     Returns:
-        Where the chunk ends.
+        Offset in `out` of the end of the chunk.
     """
     source = image.reshape(-1)
     size = len(source)
     length = _encode(source, out, at + BLOCK_BEGINS) - at
     stored_length = size + CHUNK_HEADER.size - 4
-    if length >= stored_length:  # noise: the pixels as they are
+    if length >= stored_length:  # noise: store the pixels uncompressed
         CHUNK_HEADER.pack_into(out.data, at, 2, 1, FLAG_LZ4 | FLAG_STORED, 1, size, size, stored_length, 0)
         out[at + CHUNK_HEADER.size - 4 : at + stored_length] = source
         return at + stored_length
@@ -63,7 +65,7 @@ def compress_into(image: np.ndarray, out: np.ndarray, at: int) -> int:
 
 
 def _load(context: Any, array: Any, index: Any) -> Any:
-    """Read eight bytes of a uint8 array at any place, as a little-endian number."""
+    """Read eight bytes of a uint8 array at any offset, as a little-endian number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _read(context, builder, signature.args[0], arguments[0], arguments[1], _U64)
@@ -72,7 +74,7 @@ def _load(context: Any, array: Any, index: Any) -> Any:
 
 
 def _compare(context: Any, array: Any, index: Any, other: Any) -> Any:
-    """Count the bytes, at most WIDE, that a uint8 array has in common from two places on."""
+    """Count the bytes, up to WIDE, that two offsets of a uint8 array have in common."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, *places = arguments
@@ -96,7 +98,7 @@ def _copy(context: Any, source: Any, index: Any, out: Any, at: Any) -> Any:
 
 
 def _expect_not(context: Any, condition: Any) -> Any:
-    """Pass a condition on that seldom holds: LLVM then jumps where it would else wait for both outcomes."""
+    """Mark a condition as unlikely: LLVM then branches, instead of computing both outcomes and selecting one."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         expect = builder.module.declare_intrinsic("llvm.expect", (_U1,), ir.FunctionType(_U1, (_U1, _U1)))
@@ -112,9 +114,10 @@ _seldom: Any = intrinsic(_expect_not)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any, unit: Any) -> Any:
-    """LLVM's pointer to a unit of several bytes that begins at an element of a uint8 array.
+    """Return an LLVM pointer to a unit of several bytes that begins at an element of a uint8 array.
 
-    It is made from a number: of two loads that overlap LLVM would else cut one out of the other, which takes longer.
+    It is converted from an integer: otherwise LLVM would derive one of two overlapping loads from the other, which is
+    slower.
     """
     data = create_struct_proxy(kind)(context, builder, array).data
     return builder.inttoptr(builder.add(builder.ptrtoint(data, _U64), index), unit.as_pointer())
@@ -126,11 +129,15 @@ def _read(context: Any, builder: Any, kind: Any, array: Any, index: Any, unit: A
 
 @njit(inline="always")
 def _look_up(source: np.ndarray, entries: np.ndarray, at: int, likely: bool) -> Any:
-    """Find the last place with the hash of this one, and enter this one; returns offset and bytes in common or 0.
+    """Find the latest position with the hash of this one, and record this one in the table.
 
-    An entry is 16 more bits of the hash and the last 16 of the place. Where no match is likely they spare reading the
-    image at random; where one is, that question would cost a misprediction. What else an entry may hold, nothing or a
-    place that left the window, also gives an offset inside the image: bytes in common are a match, wherever from.
+    An entry consists of 16 more bits of the hash and the low 16 bits of the position. If a match is unlikely, comparing
+    the hash bits avoids a random read of the image; if one is likely, the comparison would only cost a misprediction.
+    An empty entry, or one whose position has left the window, still gives an offset inside the image, and bytes in
+    common are a match wherever they come from.
+
+    Returns:
+        The offset back to that position, and the number of bytes in common, or 0.
     """
     first = _eight(source, at) << uint64(64 - 8 * MIN_MATCH)
     hashed = first * uint64(0x9E3779B185EBCA87) >> uint64(64 - HASH_BITS - 16)
@@ -144,7 +151,7 @@ def _look_up(source: np.ndarray, entries: np.ndarray, at: int, likely: bool) -> 
 
 @njit(inline="always")
 def _end_of_match(source: np.ndarray, at: int, offset: int, stop: int) -> int:
-    """Where a match that reaches `at` ends, at most `stop`."""
+    """Return where a match that reaches `at` ends, at most `stop`."""
     while at <= stop - WIDE:
         length = _in_common(source, at, at - offset)
         at += length
@@ -157,7 +164,7 @@ def _end_of_match(source: np.ndarray, at: int, offset: int, stop: int) -> int:
 
 @njit(inline="always")
 def _begin_of_match(source: np.ndarray, at: int, offset: int, start: int) -> int:
-    """Where a match that contains `at` begins, at least `start`."""
+    """Return where a match that contains `at` begins, at least `start`."""
     while at > start and at > offset and source[uint64(at - 1)] == source[uint64(at - 1 - offset)]:
         at -= 1
     return at
@@ -165,12 +172,12 @@ def _begin_of_match(source: np.ndarray, at: int, offset: int, start: int) -> int
 
 @njit(inline="always")
 def _write_rest(out: np.ndarray, at: int, rest: int) -> int:
-    """Write what of a length does not fit into the token's four bits, nothing if negative; returns where to go on."""
+    """Write the part of a length that exceeds the token's four bits, nothing if negative; return the next offset."""
     while rest >= 255:
         out[uint64(at)] = 255
         at += 1
         rest -= 255
-    out[uint64(at)] = rest  # if negative, what follows is written over it: no branch
+    out[uint64(at)] = rest  # if negative, the next write overwrites it, which saves a branch
     return at + (rest >= 0)
 
 
@@ -178,22 +185,22 @@ def _write_rest(out: np.ndarray, at: int, rest: int) -> int:
 def _write_match(
     source: np.ndarray, written: int, begin: int, offset: int, length: int, out: np.ndarray, at: int
 ) -> int:
-    """Write the literals from `written` to `begin` and a match; returns where to go on."""
+    """Write the literals from `written` to `begin`, then a match; return the next offset."""
     literals = begin - written
     out[uint64(at)] = min(literals, 15) << 4 | min(length - 4, 15)
     at = _write_rest(out, at + 1, literals - 15)
     _copy_wide(source, written, out, at)
-    for i in range(WIDE, literals, WIDE):  # up to 63 too many, which are written over
+    for i in range(WIDE, literals, WIDE):  # up to 63 bytes too many, which are overwritten later
         _copy_wide(source, written + i, out, at + i)
     at += literals
     out[uint64(at)], out[uint64(at + 1)] = offset & 255, offset >> 8
     return _write_rest(out, at + 2, length - 19)
 
 
-# Indices are unsigned where numba would else ask whether they are negative.
+# Indices are cast to unsigned where numba would otherwise check whether they are negative.
 @njit(int64(types.Array(uint8, 1, "C", readonly=True), uint8[::1], int64), cache=True, nogil=True)
 def _encode(source: np.ndarray, out: np.ndarray, at: int) -> int:
-    """Write the LZ4 block of `source` to `out` from `at` on; returns where it ends."""
+    """Write the LZ4 block of `source` to `out` from `at` on; return where it ends."""
     entries = np.zeros(1 << HASH_BITS, np.uint32)
     written, here, tries = 0, 1, 1 << SKIP_BITS
     stop, last = len(source) - LAST_LITERALS, len(source) - LAST_BEGIN

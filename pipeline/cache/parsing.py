@@ -1,4 +1,4 @@
-"""Turn stored JSON into typed values, and refuse whatever is of another type, unknown or missing."""
+"""Parse stored JSON into typed values, and refuse values of the wrong type and unknown or missing keys."""
 
 import dataclasses
 import functools
@@ -13,15 +13,15 @@ MAX_TEXT = 1 << 16
 
 
 def parse(kind: type[T], content: Any, where: str = "") -> T:
-    """Make a `kind` of plain JSON data, checked through and through.
+    """Build a `kind` from plain JSON data, checking every value in it.
 
     Args:
         kind: a dataclass, named tuple, `tuple`, `Mapping` with text keys, union with None, or plain type. A dataclass
-            may have a method `problem`, which says what is wrong with its values, or None.
-        where: of the content in its document, for messages.
+            may have a method `problem` that returns what is wrong with its values, or None.
+        where: place of the content in its document, for messages.
 
     Raises:
-        ValueError: it is none; names the place.
+        ValueError: the content does not match `kind`; the message names the place.
     """
     return typing.cast(T, _parser(typing.cast(Any, kind))(content, where))
 

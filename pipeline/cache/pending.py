@@ -1,4 +1,4 @@
-"""Keep the plan of rows of a build that has not committed yet, and give out shard numbers once."""
+"""Store the row plan of a build that has not committed yet, and hand out each shard number only once."""
 
 import json
 import re
@@ -19,12 +19,12 @@ SHARD = re.compile(r"0|[1-9][0-9]{0,7}")
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A plan of rows that was kept before its first shard was written.
+    """A row plan, stored before its first shard is written.
 
     Attributes:
         head: id of the commit that it builds on, "" for the first build.
-        reading: the fingerprint of reading that it was made for.
-        shards: shard -> its units; a shard is done when its record is there.
+        reading: fingerprint of the reading settings that it was made for.
+        shards: shard -> its units; a shard is done once its done-record exists.
     """
 
     head: str
@@ -33,10 +33,10 @@ class Pending:
 
 
 def read_pending(cache: Cache) -> Pending | None:
-    """The plan of rows that a build has not committed, None where there is none.
+    """Read the row plan of a build that has not committed; return None if there is none.
 
     Raises:
-        CacheError: damaged.
+        CacheError: it is damaged.
     """
     file = cache.pending_file
     try:
@@ -60,7 +60,7 @@ class _UnitLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _StoredPending:
-    """The plan's own form on disk."""
+    """The on-disk form of the plan."""
 
     head: str
     reading: str
@@ -74,7 +74,7 @@ def _units_of(shard: str, lines: tuple[_UnitLine, ...]) -> tuple[int, tuple[Unit
 
 
 def write_pending(cache: Cache, pending: Pending) -> None:
-    """Write the pending plan, with its checksum."""
+    """Write the pending plan, with a checksum."""
     shards = {
         str(shard): [[unit.path, unit.why, unit.first, unit.stop, unit.digest] for unit in units]
         for shard, units in pending.shards.items()
@@ -89,11 +89,11 @@ def clear_pending(cache: Cache) -> None:
 
 
 def is_committed(pending: Pending, head: Commit | None) -> bool:
-    """Whether a commit holds the work of this plan: its builder was killed before it could remove the plan."""
+    """Return whether the plan was committed after all: its builder was killed before it could remove the plan."""
     return head is not None and head.id != pending.head and head.private.reading == pending.reading
 
 
 def first_free_shard(cache: Cache, head: Commit | None, pending: Pending | None) -> int:
-    """The first shard number that was never given out: not in a commit, a record or a pending plan."""
+    """Return the first shard number that was never assigned in a commit, a done-record or a pending plan."""
     committed = head.private.next_shard if head else 0
     return max([committed - 1, *cache.recorded_shards()[-1:], *(pending.shards if pending else ())]) + 1

@@ -1,4 +1,4 @@
-"""A shard's done-record as types: what was read for it, and what every array holds of it."""
+"""Types for a shard's done-record: what was read for the shard, and what every array stores of it."""
 
 import dataclasses
 import re
@@ -15,15 +15,15 @@ FILE_FIELDS = ("path", "why", "size", "mtime_ns", "digest", "first", "stop")
 XXH3 = re.compile(r"[0-9a-f]{32}")
 SLICE_FIELDS = ("slot", *SliceRecord._fields)
 REJECT_FIELDS = ("slot", "frame", "code", "message")
-# Stands for image_kind in the records of READ_VERSION 2 and before, which have no such column.
+# The image_kind of slices in records of READ_VERSION 2 and earlier, which have no such column.
 KIND_NOT_KEPT = "not kept"
 
 
 class FileLine(NamedTuple):
-    """A file that was planned into the shard, by slot. Size, time and digest are None where it gave no entry.
+    """The file in one slot of the shard's plan. Size, time and digest are None if it gave no entry.
 
     Attributes:
-        why: why it was read.
+        why: reason why it was read.
         digest: xxh3-128 hex of its content.
         first, stop: its frames, as in `Unit`.
     """
@@ -38,14 +38,14 @@ class FileLine(NamedTuple):
 
 
 class PlacedSlice(NamedTuple):
-    """A slice in its row, and the slot of the file that it came from."""
+    """The slice in one row, and the slot of the file that it came from."""
 
     slot: int
     record: SliceRecord
 
 
 class RejectLine(NamedTuple):
-    """A file, or frame of it, that gave no slice."""
+    """A file, or one frame of it, that gave no slice."""
 
     slot: int
     frame: int
@@ -55,7 +55,7 @@ class RejectLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredImages:
-    """What one array holds of the shard.
+    """What one array stores of the shard.
 
     Attributes:
         bytes: size of the shard's file, 0 where there is none.
@@ -77,8 +77,8 @@ class ShardRecord:
         reading: fingerprint of how its files were read.
         built, versions: when they were read, and with which libraries.
         files: by slot.
-        slices: by row; None in a row that nothing is known of any more.
-        arrays: name of the array -> what it holds.
+        slices: by row; None in a row whose record has been lost.
+        arrays: name of the array -> what it stores.
     """
 
     shard: int
@@ -91,19 +91,19 @@ class ShardRecord:
     arrays: Mapping[str, StoredImages]
 
     def rows_of(self, slots: Iterable[int]) -> list[int]:
-        """Rows within the shard of the slices that came from these slots."""
+        """Return the rows within the shard of the slices that came from these slots."""
         wanted = set(slots)
         return [row for row, placed in enumerate(self.slices) if placed and placed.slot in wanted]
 
     def units(self) -> tuple[Unit, ...]:
-        """The units that the shard was filled from."""
+        """Return the units that the shard was filled from."""
         return tuple(
             Unit(slot, file.path, file.why, file.first, file.stop, (file.digest or "") if file.stop else "")
             for slot, file in enumerate(self.files)
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The record's document: columns rather than lines, which takes a third of the room."""
+        """Return the record as a JSON document; columns take a third of the space of rows."""
         nothing = (-1, *[None] * len(SliceRecord._fields))
         slices = [(placed.slot, *placed.record) if placed else nothing for placed in self.slices]
         return {
@@ -119,10 +119,10 @@ class ShardRecord:
 
     @staticmethod
     def of(content: Any) -> "ShardRecord":
-        """Parse a record's document.
+        """Parse a record's JSON document.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a valid record.
         """
         if not isinstance(content, dict):
             raise ValueError("the record is not a mapping")
@@ -162,7 +162,7 @@ def _lines(names: Sequence[str], columns: Any) -> list[list[Any]]:
 
 
 def _with_kinds(columns: Any) -> Any:
-    """The columns of slices, with that of their kinds where an older version left it out."""
+    """Return the columns of slices, adding the image kinds that older versions did not record."""
     if not isinstance(columns, dict) or "image_kind" in columns or not _is_list(columns.get("slot")):
         return columns
     return columns | {"image_kind": [KIND_NOT_KEPT] * len(columns["slot"])}

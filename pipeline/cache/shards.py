@@ -1,4 +1,4 @@
-"""Encode and decode shard files of Zarr v3's sharding codec, and write them as a stream."""
+"""Encode and decode shard files of the Zarr v3 sharding codec, and write them as a stream."""
 
 import contextlib
 import functools
@@ -21,11 +21,11 @@ from pipeline.cache.documents import StoredArray
 from pipeline.compiled import compiled_or_plain
 from pipeline.system import sync_data
 
-# numcodecs starts threads of its own for large buffers; every core already has its worker.
+# numcodecs starts its own threads for large buffers, but every core already has a worker.
 numcodecs.blosc.use_threads = False
 
 MISSING = 2**64 - 1
-# Chunks are compressed into one piece of memory and written together.
+# Chunks are compressed into one buffer and written to the file in batches of about this size.
 WRITE_BYTES = 1 << 20
 
 
@@ -35,17 +35,17 @@ _Encoder = Callable[[np.ndarray, np.ndarray, int], int]
 @functools.cache
 def _lz4_encoder() -> _Encoder:
     plain: _Encoder = _blosc_lz4
-    return compiled_or_plain("LZ4 encoder", _compiled_lz4, _gives_the_image_back, plain)
+    return compiled_or_plain("LZ4 encoder", _compiled_lz4, _round_trips, plain)
 
 
 def _compiled_lz4() -> _Encoder:
-    from pipeline.cache.lz4 import compress_into  # numba takes a second, which a plan need not wait for
+    from pipeline.cache.lz4 import compress_into  # importing numba takes a second that a plan can save
 
     return compress_into
 
 
-def _gives_the_image_back(compress_into: _Encoder) -> bool:
-    """Compress an image that is flat in places and noise in others, and have blosc decompress it."""
+def _round_trips(compress_into: _Encoder) -> bool:
+    """Return whether blosc decompresses a test image correctly; it is partly flat and partly noise."""
     image = np.random.default_rng(0).integers(0, 256, (3, 24, 24), np.uint8)
     image[:, 8:] = 7
     memory = np.empty(room_for(image), np.uint8)
@@ -67,7 +67,7 @@ def _append(packed: bytes, memory: np.ndarray, at: int) -> int:
 class Codec:
     """The compressor of the inner chunks: lz4 or lz4hc inside blosc without shuffle, or zstd.
 
-    The level is for lz4hc and zstd; lz4 has one way, `pipeline.cache.lz4`.
+    The level applies to lz4hc and zstd; lz4 is always encoded by `pipeline.cache.lz4`.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Codec:
         """Compress one (C, S, S) uint8 image and append its crc32c (4 bytes, little-endian).
 
         Args:
-            memory: uint8, written from `at` on; it has `room_for(image)` there.
+            memory: uint8, written from `at` on, with at least `room_for(image)` bytes left there.
 
         Returns:
-            Where the chunk ends.
+            Offset in `memory` of the end of the chunk.
         """
         own = self.name == "lz4"
         end = _lz4_encoder()(image, memory, at) if own else _append(self._compress(image), memory, at)
@@ -112,7 +112,7 @@ class Codec:
 
     @staticmethod
     def of(stored: StoredArray) -> "Codec":
-        """The compressor that an image array states."""
+        """Return the compressor that an image array declares."""
         name, settings = stored.compressor
         if name == "zstd":
             return Codec("zstd", int(settings.get("level", 0)))
@@ -120,19 +120,19 @@ class Codec:
 
 
 def room_for(image: np.ndarray) -> int:
-    """Bytes that compressing an image may need: what cannot be compressed grows by a 255th."""
+    """Return the maximum number of bytes of a compressed image: incompressible data grows by 1/255."""
     return image.size + image.size // 255 + 128
 
 
 class ShardWriter:
-    """Writes one shard file as its images come, and has the disk take it meanwhile.
+    """Writes one shard file image by image, flushing it to disk in the background.
 
     Source: Zarr v3 sharding codec: inner chunks one after another, then the index of (offset, length) pairs,
     uint64 little-endian, 2^64 - 1 twice for a missing chunk, then the crc32c of the index.
     """
 
     def __init__(self, path: Path, rows: int, codec: Codec) -> None:
-        """Create the file of a shard of `rows` inner chunks."""
+        """Create the file of a shard with `rows` inner chunks."""
         self.digests: list[str | None] = [None] * rows
         self._codec = codec
         self._index = [(MISSING, MISSING)] * rows
@@ -144,7 +144,7 @@ class ShardWriter:
         self._flushed: Future[None] | None = None
 
     def add(self, position: int, image: np.ndarray) -> None:
-        """Store one (C, S, S) uint8 image, all zeros or not, at a row of the shard; keeps its xxh3-128 digest."""
+        """Store one (C, S, S) uint8 image at a row of the shard, even if it is all zeros; keep its xxh3-128 digest."""
         if not self._memory.size:
             self._memory = np.empty(WRITE_BYTES + room_for(image), np.uint8)
         begin, self._filled = self._filled, self._codec.encode_into(image, self._memory, self._filled)
@@ -157,7 +157,7 @@ class ShardWriter:
             self._flush()
 
     def finish(self) -> int:
-        """Write the index and close the file; its end is not yet durable. Returns its size in bytes."""
+        """Write the index and close the file, without making its end durable; return its size in bytes."""
         index = np.array(self._index, "<u8").tobytes()
         self._write_chunks()
         self._write(memoryview(index + struct.pack("<I", google_crc32c.value(index))))
@@ -169,11 +169,11 @@ class ShardWriter:
         self._filled = 0
 
     def _write(self, content: memoryview) -> None:
-        while content:  # a disk that is nearly full takes a part, then says so
+        while content:  # a disk that is nearly full accepts a part before it reports an error
             content = content[os.write(self._file.fileno(), content) :]
 
     def _flush(self) -> None:
-        """Have what is written go to the disk while the next images are made, unless it is still at it."""
+        """Start flushing the data written so far to disk in the background, unless a flush is still running."""
         if self._flushed is None or self._flushed.done():
             if self._flushed is not None:
                 self._flushed.result()
@@ -190,21 +190,21 @@ class ShardWriter:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._file.closed:
-            with contextlib.suppress(OSError):  # the shard is given up for another reason
+            with contextlib.suppress(OSError):  # the shard is already being abandoned because of another error
                 self._close()
 
 
 def read_shard(
     content: bytes, shape: tuple[int, ...], rows: int, codec: Codec
 ) -> Iterator[tuple[int, np.ndarray | None, str]]:
-    """Decode every stored inner chunk of a shard file, checksums verified.
+    """Decode every stored inner chunk of a shard file, verifying its checksum.
 
     Yields:
-        (row within the shard, image of `shape` uint8, ""); the array is reused. For a chunk that is damaged, None
-        and what is wrong with it.
+        (row within the shard, image of `shape` uint8, ""); the array is reused. For a damaged chunk the image is None,
+        and the text describes the damage.
 
     Raises:
-        ValueError: the index is damaged, so no row can be found.
+        ValueError: the index is damaged, so no row can be located.
     """
     image = np.empty(shape, np.uint8)
     for position, (offset, length) in enumerate(_read_index(content, rows)):
@@ -221,13 +221,13 @@ def read_shard(
 def read_image(
     content: bytes | mmap.mmap, shape: tuple[int, ...], rows: int, codec: Codec, position: int
 ) -> np.ndarray:
-    """Decode the image at one row of a shard file, (C, S, S) uint8, checksums verified.
+    """Decode the (C, S, S) uint8 image at one row of a shard file, verifying the checksums.
 
     Args:
-        content: of the file, in memory or mapped.
+        content: of the file, in memory or memory-mapped.
 
     Raises:
-        ValueError: the index or the chunk is damaged, or the row has none.
+        ValueError: the index or the chunk is damaged, or the row has no chunk.
     """
     offset, length = _read_index(content, rows)[position]
     image = np.empty(shape, np.uint8)
@@ -236,7 +236,7 @@ def read_image(
 
 
 def _read_index(content: bytes | mmap.mmap, rows: int) -> list[tuple[int, int]]:
-    """Offset and length of every inner chunk; MISSING twice for a row without one."""
+    """Return the offset and length of every inner chunk; MISSING twice for a row without one."""
     index = content[-(rows * 16 + 4) :]
     if len(index) != rows * 16 + 4 or struct.unpack("<I", index[-4:])[0] != google_crc32c.value(index[:-4]):
         raise ValueError("the checksum of the index does not match")
@@ -244,19 +244,19 @@ def _read_index(content: bytes | mmap.mmap, rows: int) -> list[tuple[int, int]]:
 
 
 def encode_sums(sums: np.ndarray) -> bytes:
-    """Encode a (rows, C, 2) uint64 chunk of a sums array: little-endian bytes and their crc32c."""
+    """Encode a (rows, C, 2) uint64 chunk of a sums array: little-endian bytes, then their crc32c."""
     content = sums.astype("<u8").tobytes()
     return content + struct.pack("<I", google_crc32c.value(content))
 
 
 def sums_of(image: np.ndarray) -> np.ndarray:
-    """Sum and sum of squares of the grey levels of a (C, S, S) uint8 image by channel: (C, 2) uint64."""
+    """Return the sum and sum of squares of the grey levels of a (C, S, S) uint8 image per channel: (C, 2) uint64."""
     flat = image.reshape(len(image), -1).astype(np.uint64)
     return np.stack([flat.sum(1), (flat * flat).sum(1)], 1)
 
 
 def check_sums(content: bytes, rows: int, channels: int) -> str:
-    """What is wrong with a stored chunk of a sums array, "" where nothing is."""
+    """Return what is wrong with a stored chunk of a sums array, "" if nothing is."""
     if len(content) != rows * channels * 16 + 4:
         return f"{len(content)} bytes instead of {rows * channels * 16 + 4}"
     right = struct.unpack("<I", content[-4:])[0] == google_crc32c.value(content[:-4])

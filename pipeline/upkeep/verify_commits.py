@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.cache import commits
-from pipeline.cache.arrays import says_the_same
+from pipeline.cache.arrays import is_equivalent
 from pipeline.cache.attributes import COMMIT_ID
 from pipeline.cache.backups import read_backup
 from pipeline.cache.commits import Commit
@@ -75,7 +75,7 @@ def find_head(cache: Cache, every: Mapping[str, Commit], chosen: str) -> Commit 
 
 def _is_root(content: bytes, commit: Commit) -> bool:
     wanted = commit.documents()[ROOT_DOCUMENT]
-    return content == wanted or (commit.id.encode() in content and says_the_same(content, wanted))
+    return content == wanted or (commit.id.encode() in content and is_equivalent(content, wanted))
 
 
 def _what_is_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) -> str:
@@ -152,7 +152,7 @@ def _same_but_for_rows(node: Mapping[str, Any], most: int) -> Callable[[bytes], 
             right = type(grown) is int and rows <= grown <= max(most, rows)
             identities: tuple[Any, ...] = (node["attributes"], {})  # one that a build has declared has none yet
             wanted = [canonical({**node, "shape": [grown, *others], "attributes": own}) for own in identities]
-            right = right and (content in wanted or any(says_the_same(content, one) for one in wanted))
+            right = right and (content in wanted or any(is_equivalent(content, one) for one in wanted))
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             right = False
         return "" if right else "does not match the commit"
@@ -168,7 +168,7 @@ def same_as(wanted: bytes) -> Callable[[bytes], str]:
 def _says(wanted: bytes) -> Callable[[bytes], str]:
     """The same metadata; another version of zarr-python may have written it otherwise."""
     same = same_as(wanted)
-    return lambda content: same(content) and ("" if says_the_same(content, wanted) else same(content))
+    return lambda content: same(content) and ("" if is_equivalent(content, wanted) else same(content))
 
 
 def _has_digest(digest: str) -> Callable[[bytes], str]:
