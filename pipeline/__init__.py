@@ -1,6 +1,6 @@
-"""Turn head-CT DICOM files into a training cache, by commands or from a program.
+"""Turn head-CT DICOM files into a training cache, from the command line or from Python.
 
-What `__all__` names is the public interface; a name is imported when it is first used.
+The public interface is the names in `__all__`; each is imported when it is first used.
 """
 
 from importlib import import_module

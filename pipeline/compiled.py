@@ -1,4 +1,4 @@
-"""Choose between the compiled form of a hot path and its plain one, which is its specification too."""
+"""Choose between the compiled form of a hot path and the plain one, which is also its specification."""
 
 import warnings
 from collections.abc import Callable
@@ -8,13 +8,13 @@ T = TypeVar("T")
 
 
 def compiled_or_plain(what: str, load: Callable[[], T], is_right: Callable[[T], bool], plain: T) -> T:
-    """Return the compiled form if it loads and passes its test here, else the plain one, with one line of warning.
+    """Return the compiled form if it loads and passes its self-test, else the plain one with a one-line warning.
 
     Args:
-        what: the name of the path, for the warning.
-        load: imports the compiled form; another numba, LLVM or processor may make it raise anything.
-        is_right: tries it on a small input.
-        plain: the form that needs nothing but NumPy and gives the same outcome.
+        what: name of the hot path, for the warning.
+        load: imports the compiled form; with another numba, LLVM or processor it may raise anything.
+        is_right: tests the compiled form on a small input.
+        plain: the form that needs only NumPy and gives the same results.
     """
     try:
         compiled = load()

@@ -1,8 +1,8 @@
-"""The errors that a user can cause and can fix: one line each, exit code 1."""
+"""Errors that the user can cause and fix: each is a one-line message and exit code 1."""
 
 
 class PipelineError(Exception):
-    """The user can act on it: the message says where, what is wrong, and the way out."""
+    """Base class of errors that the user can fix; the message says where, what is wrong, and what to do."""
 
 
 class CatalogError(PipelineError):

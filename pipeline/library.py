@@ -1,4 +1,4 @@
-"""The pipeline for a program or a notebook: build, plan, and render one DICOM file."""
+"""The Python interface of the pipeline: build, plan, and render a single DICOM file."""
 
 import io
 from collections.abc import Sequence
@@ -34,26 +34,27 @@ def build(
     workers: int = 0,
     prune: bool = False,
 ) -> Commit:
-    """Build a cache, or bring it up to date, as `pipeline build` with the same options; nothing is printed.
+    """Build or update a cache, as `pipeline build` does with the same options, without printing anything.
 
     Args:
-        src: folder, archive or address of the DICOM files.
+        src: folder, archive or URL of the DICOM files.
         out: folder of the cache.
-        dataset: entry of the catalog; None for the one that the cache was built with, or `generic`.
-        labels: label file; None for that of the cache, or of the catalog.
-        sizes: image sides in pixels to add; none for those of the cache, or of the catalog.
-        catalog: a data_catalog.yaml; None for the one that comes with the package.
-        patient_key: file with the key that patient ids are hashed with; None for the user's own.
-        workers: local processes; 0 runs in this one. A script that gives more keeps its calls under
-            `if __name__ == "__main__"`, for they import it.
-        prune: whether slices of files that are gone may leave.
+        dataset: catalog entry; None for the one that the cache was built with, or `generic` for a new cache.
+        labels: label file (CSV); None for the cache's own, or the catalog's.
+        sizes: image sizes to add, in pixels; if empty, those of the cache, or the catalog's for a new cache.
+        catalog: path of a data_catalog.yaml; None for ./data_catalog.yaml, or the one in the package.
+        patient_key: file with the key for hashing patient ids; None for the user's default key.
+        workers: number of local processes; 0 runs in this one. With more than 0, a script must guard its calls with
+            `if __name__ == "__main__":`, because the worker processes import it.
+        prune: whether to remove the slices of files that no longer exist.
 
     Returns:
-        the current commit, a new one or, where nothing has changed, the one before. What gave no slice is counted in
-        its `attributes.counts` and named in rejects.csv.
+        The current commit: a new one, or the previous one if nothing has changed. Files that gave no slice are counted
+        in its `attributes.counts` and listed in rejects.csv.
 
     Raises:
-        CatalogError, SourceError, CacheError: with the old commit intact and the work resumable.
+        CatalogError, SourceError, CacheError: the build failed; the previous commit is intact and finished work is
+            kept.
     """
     cache = Cache(Path(out))
     settings, key = find_settings(cache, _request(src, dataset, labels, sizes), catalog, patient_key)
@@ -71,12 +72,14 @@ def plan(
     catalog: Path | None = None,
     patient_key: Path | None = None,
 ) -> Plan:
-    """Return what `build` with the same arguments would do and why; write nothing.
+    """Return what `build` would do with the same arguments, and why, without writing anything.
 
-    `commit` says whether anything is to be done, `slices_expected` how many slices, `as_lines()` all of it in words.
+    Returns:
+        The plan. `commit` is whether there is anything to do, `slices_expected` the number of slices to convert, and
+        `as_lines()` a description for people.
 
     Raises:
-        CatalogError, SourceError, CacheError: as `build`.
+        CatalogError, SourceError, CacheError: as for `build`.
     """
     cache = Cache(Path(out))
     settings, _ = find_settings(cache, _request(src, dataset, labels, sizes), catalog, patient_key)
@@ -84,20 +87,20 @@ def plan(
 
 
 def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0) -> np.ndarray:
-    """Render one frame of a DICOM dataset as a build would: to the pixels of a cache.
+    """Render one frame of a DICOM dataset to the same pixels that a build would store.
 
     Args:
-        dataset: a pydicom.Dataset, as dcmread gives it; it is not changed.
-        windows: C of them, 1 to 8, the channels.
-        size_px: image side S.
-        frame: counted from 0.
+        dataset: a pydicom.Dataset, as returned by dcmread; it is not changed.
+        windows: the C windows, one per channel, 1 to 8.
+        size_px: image size S in pixels.
+        frame: index of the frame, counted from 0.
 
     Returns:
-        (C, S, S) uint8; 0 is a window's lower edge or below, 255 its upper edge or above.
+        (C, S, S) uint8 array; 0 is at or below a window's lower edge, 255 at or above its upper edge.
 
     Raises:
-        SourceError: it is not a CT slice, or cannot be decoded; the reason is that of rejects.csv.
-        CatalogError: a window or the size is impossible.
+        SourceError: the frame is not a CT slice or cannot be decoded; the message has the same reason as rejects.csv.
+        CatalogError: a window or the size is not possible.
     """
     from pipeline import kernel
     from pipeline.dicom.read import read_slices
@@ -107,7 +110,9 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
         if problem := window.problem():
             raise CatalogError(f"window {window.name}: {problem}")
     if size_px < 1 or not 1 <= len(windows) <= MAX_WINDOWS:
-        raise CatalogError(f"render: {len(windows)} windows at {size_px} px give no image; give 1 to {MAX_WINDOWS}")
+        raise CatalogError(
+            f"render: {len(windows)} windows at {size_px} px: give 1 to {MAX_WINDOWS} windows and at least 1 px"
+        )
     file = io.BytesIO()
     dataset.save_as(file)
     found = next(iter(read_slices(file.getvalue(), Reading(patient_ids="keep"), None, (frame, frame + 1))), None)
@@ -126,10 +131,13 @@ def render(dataset: Any, windows: Sequence[Window], size_px: int, frame: int = 0
 def find_settings(
     cache: Cache, request: Request, catalog: Path | None, patient_key: Path | None
 ) -> tuple[Settings, bytes | None]:
-    """Put together what is asked for, the catalog, and what the cache was built with; read the patient key if needed.
+    """Merge the request, the catalog and the settings that the cache was built with; read the patient key if needed.
+
+    Returns:
+        The settings of the build, and the patient key, or None if patient ids are not hashed.
 
     Raises:
-        CatalogError, SourceError, CacheError: they do not fit together, or a file cannot be read.
+        CatalogError, SourceError, CacheError: the settings contradict each other, or a file cannot be read.
     """
     found, built = load(catalog), built_with(current_commit(cache))
     _, entry = find_dataset(found, request, built)

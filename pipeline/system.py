@@ -1,7 +1,7 @@
-"""Ask the operating system for what Linux, macOS and Windows give in different ways, or not at all.
+"""Wrap the operating-system calls that differ between Linux, macOS and Windows, or that some of them lack.
 
-Where a call is missing, the plain way stands in: slower or a little less exact, with the same outcome. Nothing else in
-the package uses such a call without asking here.
+If a call is missing, a portable one replaces it: slower or a little less exact, with the same result. The rest of the
+package makes such calls only through this module.
 """
 
 import os
@@ -21,29 +21,29 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# A named pipe must not be waited for; Windows would otherwise translate line ends.
+# O_NONBLOCK: opening a named pipe must not block. O_BINARY: Windows would otherwise translate line endings.
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# Without fcntl a lock is a file of its own, held by the filelock package: descriptor -> that lock.
+# Without fcntl, a lock is a separate file managed by the filelock package: descriptor -> that lock.
 _held: dict[int, Any] = {}
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def sync_data(descriptor: int) -> None:
-    """Wait until a file's content is on the disk."""
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the content in the drive's own memory
+    """Flush a file's content to the disk."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the content in the drive's write cache
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; Windows does so by itself and opens no folders."""
+    """Flush a folder's entries to the disk; a no-op on Windows, which does so itself and cannot open folders."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -54,14 +54,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def take_lock(descriptor: int, path: Path, *, shared: bool = False) -> None:
-    """Lock an open file without waiting, until `release_lock` or the end of the process.
+    """Lock an open file without blocking, until `release_lock` is called or the process ends.
 
     Args:
-        descriptor: of the file, opened for this lock alone.
-        path: its name; without fcntl the lock is a file beside it, and a shared one excludes others too.
+        descriptor: the file's descriptor, opened only for this lock.
+        path: the file's path; without fcntl, the lock is a file next to it, and a shared lock is exclusive too.
+        shared: whether other shared locks are allowed at the same time.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
     """
     if fcntl is not None:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -77,24 +78,24 @@ def take_lock(descriptor: int, path: Path, *, shared: bool = False) -> None:
 
 
 def release_lock(descriptor: int) -> None:
-    """Give a lock back. Where fcntl is there, the lock ends with its last open descriptor, so nothing is to be done."""
+    """Release a lock. With fcntl this does nothing: the lock ends when its last descriptor is closed."""
     if descriptor in _held:
         _held.pop(descriptor).release()
 
 
 def lets_others_in(descriptor: int) -> bool:
-    """Return whether other users may read or write an open file; Windows keeps a user's files by other means."""
+    """Return whether other users may read or write an open file; False on Windows, which has no such mode bits."""
     mode = os.fstat(descriptor).st_mode
     return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file or folder is this user's and no link to something else."""
+    """Return whether a file or folder belongs to this user and is not a symbolic link."""
     return not path.is_symlink() and (not hasattr(os, "getuid") or path.stat().st_uid == os.getuid())
 
 
 def read_at(descriptor: int, memory: memoryview, offset: int) -> int:
-    """Read into memory from an offset; return how many bytes came, 0 at the end of the file."""
+    """Read into a buffer from an offset; return the number of bytes read, 0 at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [memory], offset)
     os.lseek(descriptor, offset, os.SEEK_SET)
@@ -104,7 +105,7 @@ def read_at(descriptor: int, memory: memoryview, offset: int) -> int:
 
 
 def read_from_memory(descriptor: int, memory: memoryview) -> int:
-    """Read what the system has in memory, and have it begin to read the rest; 0 where it cannot tell."""
+    """Read what is in the page cache and start reading the rest; return the bytes read, 0 if unsupported."""
     try:
         return os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
     except (AttributeError, OSError, NotImplementedError):
@@ -112,10 +113,10 @@ def read_from_memory(descriptor: int, memory: memoryview) -> int:
 
 
 def read_past_cache(descriptor: int, pages: memoryview) -> int:
-    """Have the disk write into our memory, which pushes no files out of the system's; 0 where that cannot be done.
+    """Read with direct I/O, which does not displace files from the page cache; return 0 if unsupported.
 
     Args:
-        pages: memory that begins at a page's start and is whole pages long.
+        pages: buffer that is aligned to a page and whose length is a multiple of the page size.
     """
     if fcntl is None or not hasattr(os, "O_DIRECT") or not hasattr(os, "preadv"):
         return 0
@@ -124,14 +125,14 @@ def read_past_cache(descriptor: int, pages: memoryview) -> int:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
         return os.preadv(descriptor, [pages], 0)
     except OSError:
-        return 0  # if it is not the file system's way, the usual read will say what is wrong
+        return 0  # either direct I/O is unsupported here, or the ordinary read that follows reports the error
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 @contextmanager
 def memory_limited(limit_bytes: int) -> Iterator[None]:
-    """Have allocations past the limit fail in this process; without the resource module there is no limit."""
+    """Make allocations beyond the limit fail in this process; has no effect without the resource module."""
     if resource is None:
         yield
         return
@@ -144,25 +145,25 @@ def memory_limited(limit_bytes: int) -> Iterator[None]:
 
 
 def end_process_after(seconds: float) -> None:
-    """End this process in so many seconds unless called again; 0 calls it off.
+    """End this process after the given number of seconds unless called again; 0 cancels.
 
-    SIGALRM's default action ends the process even where a decoder holds the interpreter's lock. Windows has no such
-    signal, so a file that hangs there waits for its build to be interrupted.
+    SIGALRM's default action ends the process even while a decoder holds the GIL. Windows lacks the signal, so there a
+    file that hangs the decoder blocks the build until it is interrupted.
     """
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def ending_signals() -> tuple[int, ...]:
-    """Return the signals that end a command: Ctrl-C; what `kill` and a cluster send; what a closed terminal sends."""
+    """Return the signals that end a command: those sent by Ctrl-C, by `kill` or a cluster, and by a closed terminal."""
     return (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Have this thread, and what it starts, not receive what a terminal sends; Windows cannot do that.
+    """Block the terminal's signals in this thread and the processes it starts; has no effect on Windows.
 
-    SIGTERM must reach a child, for that is how its parent ends it.
+    SIGTERM is not blocked, because that is how a parent ends its child processes.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -1,4 +1,4 @@
-"""Print: the only module that does, so that no name from outside reaches a terminal as it is."""
+"""Print to the terminal; only this module does, so that no external name is printed without being escaped."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from pipeline.source.names import escaped
 
-# An error is one line that a person reads; names in it may be of any length.
+# An error is one line for a person to read, but the names in it may be of any length.
 MAX_ERROR_CHARACTERS = 1000
 
 
@@ -17,23 +17,23 @@ def say(line: str) -> None:
 
 
 def say_json(content: Any) -> None:
-    """Print plain data for scripts; JSON has escapes of its own for all that is not ASCII."""
+    """Print plain data as JSON for scripts; JSON itself escapes everything that is not ASCII."""
     print(json.dumps(content, indent=2))
 
 
 def say_json_line(content: Any, stream: TextIO) -> None:
-    """Print plain data on one line, for a program that reads it as it comes."""
+    """Print plain data as one line of JSON, for a program that reads line by line."""
     print(json.dumps(content), file=stream, flush=True)
 
 
 def note(line: str) -> None:
-    """Print one line about the work, not its result, to stderr; a terminal that is gone ends nothing."""
+    """Print one line about progress to stderr; a closed terminal does not stop the work."""
     with contextlib.suppress(OSError):
         _print(line, sys.stderr)
 
 
 def complain(message: str) -> None:
-    """Print an error as one line of bounded length to stderr; a terminal that is gone does not hide the exit code."""
+    """Print an error as one line of bounded length to stderr; a closed terminal does not affect the exit code."""
     if len(message) > MAX_ERROR_CHARACTERS:
         message = message[: MAX_ERROR_CHARACTERS - 1] + "…"
     with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def _print(line: str, stream: TextIO) -> None:
 
 
 def in_bytes(size: int) -> str:
-    """A size as people read it: 512 bytes, 1.5 GB."""
+    """Format a size for people: 512 bytes, 1.5 GB."""
     value, unit = float(size), "bytes"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":

@@ -1,1 +1,1 @@
-"""The `pipeline` command: each module holds commands, and their bodies call one function."""
+"""The `pipeline` command line; each command's body calls one function of the package."""

@@ -1,4 +1,4 @@
-"""Run a command's body: errors that the user can fix become one line and an exit code."""
+"""Run a command's body, turning errors that the user can fix into a one-line message and an exit code."""
 
 import functools
 import os
@@ -18,13 +18,13 @@ EXIT_CODES = (
 
 
 def refused_by_system(error: OSError) -> str:
-    """What to say where the system refuses: a full disk, a read-only mount, a folder of somebody else's."""
+    """Return the message for an error of the operating system: a full disk, a read-only mount, no permission."""
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return f"{where}{error.strerror or error}; nothing is lost: fix this and run the same command again"
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """What the user can fix becomes one line and exit code 1; all other errors keep their traceback."""
+    """Print errors that the user can fix as one line and exit with code 1; all others keep their traceback."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
@@ -35,12 +35,12 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             complain(str(error))
             code = 1
         except BrokenPipeError:
-            raise  # whoever read the output has gone, and click ends without a word
+            raise  # the reader of the output has closed it, and click exits silently
         except OSError as error:
             complain(refused_by_system(error))
             code = 1
         except KeyboardInterrupt as interrupt:
-            note("")  # the line that has ^C on it
+            note("")  # end the line on which the terminal printed ^C
             note("interrupted; finished work is kept: run the same command to continue")
             code = 128 + (interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT)
         sys.exit(code or 0)
