@@ -1,6 +1,6 @@
-"""Train on a cache that `pipeline` built, by commands or piece by piece from a program.
+"""Train on a cache built by `pipeline`, from the command line or from Python.
 
-What `__all__` names is the public interface; a name is imported when it is first used.
+The names in `__all__` are the public interface; each is imported on first use.
 """
 
 from importlib import import_module

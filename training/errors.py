@@ -1,12 +1,12 @@
-"""The errors that a user can cause and can fix: one line each, exit code 1."""
+"""Errors that the user can fix: each is reported in one line, with exit code 1."""
 
 
 class TrainingError(Exception):
-    """The user can act on it: the message says where, what is wrong, and the way out."""
+    """Base class of errors that the user can fix: the message says where, what is wrong and what to do."""
 
 
 class CacheError(TrainingError):
-    """The cache is missing, unfinished, damaged, or not the one that the run wants."""
+    """The cache is missing, unfinished, damaged, or not the one that the run needs."""
 
 
 class ConfigError(TrainingError):
@@ -21,14 +21,14 @@ AGAIN = "run the same command again"
 
 
 class NotWrittenError(RunError):
-    """A file cannot be written: a full disk, a read-only mount. What was there before is whole.
+    """A file cannot be written, because of a full disk or a read-only mount. Existing files are intact.
 
     Attributes:
-        what: names the file and the reason.
+        what: the file and the reason.
     """
 
     def __init__(self, what: str, again: str = AGAIN) -> None:
-        """Say it with the way out; `again` is what goes on once there is room."""
+        """Build the message; `again` says how to continue once the file can be written."""
         super().__init__(
             f"{what}; what was there before is intact: free up space, or make the folder writable, and {again}"
         )
@@ -36,8 +36,8 @@ class NotWrittenError(RunError):
 
 
 class NoRoomError(TrainingError):
-    """The temporary files of a study cannot be written: a full disk, a read-only mount."""
+    """The temporary files of a study cannot be written, because of a full disk or a read-only mount."""
 
 
 class StudyError(TrainingError):
-    """A study cannot be answered: nothing in it is a head-CT slice, it is too large, or the pipeline is missing."""
+    """A study cannot be answered: it contains no head-CT slice, it is too large, or the pipeline is not installed."""

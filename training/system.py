@@ -1,6 +1,6 @@
-"""Ask the operating system for what Linux, macOS and Windows give in different ways, or not at all.
+"""System calls that differ between Linux, macOS and Windows, or are missing on some of them.
 
-Where a call is missing, the plain way stands in. Nothing else in the package uses such a call without asking here.
+If a call is missing, a portable fallback is used. The rest of the package makes such calls only through this module.
 """
 
 import errno
@@ -22,21 +22,21 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# Of a file that is read whole: a table of 750,000 slices has 200 MB, predictions of them 150 MB.
+# Size limit of a file that is read into memory: the table of 750,000 slices takes 200 MB, their predictions 150 MB.
 MOST_BYTES = 1 << 32
-# How a disk refuses to be written.
+# The error numbers of a full or read-only disk.
 REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
-# What Windows lets a process hold of open files through Python's C library, unless it asks for more.
+# The number of files that Python's C library on Windows can have open by default.
 _DESCRIPTORS_WITHOUT_LIMITS = 512
 
 
 @contextmanager
 def locked(file: BinaryIO, path: Path) -> Iterator[None]:
-    """Hold an open file alone among all threads and processes; wait for whoever holds it.
+    """Lock an open file against all other threads and processes, waiting until it is free.
 
     Args:
-        file: opened for this block alone.
-        path: its name; without fcntl the lock is a file beside it.
+        file: must have been opened for this block.
+        path: the file's path; without fcntl, a lock file is created next to it.
     """
     if fcntl is None:
         import filelock
@@ -48,14 +48,14 @@ def locked(file: BinaryIO, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing does not do where the process has forked meanwhile
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing does not unlock it if the process has forked in the meantime
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file to be read, and wait for nobody: a stranger's cache or run may have a pipe in its place.
+    """Open a file for reading without ever blocking: an untrusted cache or run may contain a pipe in its place.
 
     Raises:
-        OSError: it is missing, is not a file, or cannot be read.
+        OSError: if it is missing, is not a regular file, or cannot be read.
     """
     plain = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, plain)
@@ -66,10 +66,10 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return what is in a file.
+    """Return the content of a file.
 
     Raises:
-        OSError: as `open_file`, or it is larger than any that is read whole.
+        OSError: as `open_file`, or if the file is larger than MOST_BYTES.
     """
     with open_file(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
@@ -78,12 +78,12 @@ def read_whole(path: Path) -> bytes:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file or folder is this user's and no link to something else."""
+    """Return whether a file or folder is owned by this user and is not a symbolic link."""
     return not path.is_symlink() and (not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid())
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's entries to the disk; else a rename may be lost with the power. Windows opens no folders."""
+    """Flush a folder's entries to disk, without which a power cut may undo a rename; no-op on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -94,17 +94,17 @@ def sync_folder(path: Path) -> None:
 
 
 def reserve(file: IO[bytes], length: int) -> None:
-    """Have the disk keep room for an open file, so that writing to a map of it does not fail; macOS and Windows cannot.
+    """Reserve disk space for an open file, so that writes to a memory map of it cannot fail; Linux only.
 
     Raises:
-        OSError: there is no room.
+        OSError: if there is not enough space.
     """
     if hasattr(os, "posix_fallocate") and length:
         os.posix_fallocate(file.fileno(), 0, length)
 
 
 def disk_reads() -> int:
-    """Return how often this thread (this process, on macOS) had to wait for a page from the disk; 0 on Windows."""
+    """Return the number of major page faults of this thread (of the process, on macOS); 0 on Windows."""
     if resource is None:
         return 0
     usage = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
@@ -112,7 +112,7 @@ def disk_reads() -> int:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has held at once; None on Windows."""
+    """Return the peak resident memory of this process; None on Windows."""
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
@@ -120,9 +120,9 @@ def peak_memory_bytes() -> int | None:
 
 
 def allow_descriptors(more: int) -> int:
-    """Let the process open `more` files than it may now, as far as the system permits; return how many it may open.
+    """Raise the limit on open files by `more`, as far as the system permits, and return the new limit.
 
-    The usual soft limit of 1,024 is there for programs that use select(); the hard one is the administrator's.
+    The usual soft limit of 1,024 exists for programs that use select(); the administrator sets the hard limit.
     """
     if resource is None:
         return _DESCRIPTORS_WITHOUT_LIMITS
@@ -132,12 +132,12 @@ def allow_descriptors(more: int) -> int:
         wanted = min(wanted, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    except (OSError, ValueError):  # macOS calls its limit infinite and refuses more than it has
+    except (OSError, ValueError):  # macOS reports an infinite limit but refuses values above its real one
         return soft
     return wanted
 
 
 def will_need(mapped: mmap.mmap, start: int, length: int) -> None:
-    """Ask the system to bring a part of a mapped file into memory, and do not wait for it."""
+    """Ask the system to load part of a mapped file into memory, without waiting for it."""
     if hasattr(mmap, "MADV_WILLNEED"):
         mapped.madvise(mmap.MADV_WILLNEED, start, length)

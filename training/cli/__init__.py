@@ -1,1 +1,1 @@
-"""The `train` command: each module holds commands, and their bodies call one function."""
+"""The `train` command: its subcommands and their options; `bodies` has the code that they run."""

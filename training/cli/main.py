@@ -1,6 +1,6 @@
-"""The `train` command: what each command is called with.
+"""The `train` command and the options of its subcommands.
 
-A command's body is imported when it runs, so that help answers at once: nothing here imports torch, pandas or zarr.
+A command's body is imported only when it runs, so that --help is fast: nothing here imports torch, pandas or zarr.
 """
 
 import os
@@ -25,19 +25,19 @@ EXIT_CODES = (
 )
 
 
-# An error is one line that a person reads; names in it may be of any length.
+# An error must stay readable, but the names in it may be of any length.
 MOST_CHARACTERS = 1000
 
 
 def in_one_line(text: str) -> str:
-    """Return a message as one line of bounded length in which no name from outside speaks to the terminal."""
+    """Return a message as one line of bounded length, with control characters escaped: it may quote untrusted names."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…"
 
 
 class Group(click.Group):
-    """Commands whose known errors are one line and exit code 1."""
+    """A command group that reports known errors in one line, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,8 +46,8 @@ class Group(click.Group):
             click.echo(f"error: {in_one_line(str(error))}", err=True)
             sys.exit(1)
         except BrokenPipeError:
-            raise  # whoever read the output has gone, and click ends without a word
-        except OSError as error:  # a full disk, a read-only mount, a folder of somebody else's
+            raise  # the reader of our output is gone; click exits silently
+        except OSError as error:  # a full disk, a read-only mount, a folder of another user
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             reason = error.strerror or str(error)
             click.echo("error: " + in_one_line(f"{where}{reason}; fix this and run the same command again"), err=True)
@@ -57,7 +57,7 @@ class Group(click.Group):
 @click.group(cls=Group, epilog=EXIT_CODES)
 @click.version_option(package_name="ich-cache", prog_name="train")
 def main() -> None:
-    """Train, evaluate and use a classifier of head-CT slices, from a cache made by `pipeline build`."""
+    """Train, evaluate and use a classifier of head-CT slices, on a cache built by `pipeline build`."""
 
 
 @main.command("run", epilog=EXIT_CODES)
@@ -68,13 +68,13 @@ def main() -> None:
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help="A group of settings, which the other options override: finetune has the defaults, scratch needs no "
-    "ImageNet weights, demo (small_resnet) learns in minutes on two cores; see docs/presets.md.",
+    help="A group of settings, overridden by other options: finetune (the defaults), scratch (no ImageNet weights), "
+    "demo (small_resnet, trains in minutes on two cores); see docs/presets.md.",
 )
 @click.option(
     "--model",
-    help="A torchvision classification model, timm:NAME, or your own module:function that takes the number of "
-    f"channels and returns a torch module from images to features (B, D). [default: {DEFAULTS.model}]",
+    help="A torchvision classification model, timm:NAME, or your own module:function, which takes the number of "
+    f"channels and returns a torch module that maps images to features (B, D). [default: {DEFAULTS.model}]",
 )
 @click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
 @click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
@@ -93,28 +93,28 @@ def main() -> None:
     help="Windows of the neighbouring slices: all, or names such as brain,bone. [default: all]",
 )
 @click.option("--no-position", "position", flag_value=False, default=None, help="Train without the position branch.")
-@click.option("--deterministic", flag_value=True, default=None, help="Bit-identical repeats on a GPU, too; slower.")
-@click.option("--compile", flag_value=True, default=None, help="torch.compile: a slow start, faster steps on a GPU.")
+@click.option("--deterministic", flag_value=True, default=None, help="Bit-identical results on GPUs too; slower.")
+@click.option("--compile", flag_value=True, default=None, help="Use torch.compile: slow to start, faster GPU steps.")
 @click.option(
     "--set",
     "others",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any other setting of training/run/config.py, such as ema_decay=0.999; repeatable.",
+    help="Any other setting in training/run/config.py, such as ema_decay=0.999; repeatable.",
 )
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(0),
     default=Runtime.checkpoint_every,
     metavar="STEPS",
-    help="Steps between checkpoints; 0: only at the end of each epoch.",
+    help="Steps between checkpoints; 0 for the end of each epoch only.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(1),
     default=Runtime.keep_checkpoints,
     show_default=True,
-    help="How many of the newest checkpoints to keep.",
+    help="Number of most recent checkpoints to keep.",
 )
 @click.option(
     "--log-every",
@@ -122,16 +122,16 @@ def main() -> None:
     default=Runtime.log_every,
     show_default=True,
     metavar="STEPS",
-    help="Steps between two log lines.",
+    help="Steps between log lines.",
 )
 @logger_option
-@click.option("--dry-run", is_flag=True, help="Two steps, an evaluation, a save and a reload; nothing is kept.")
+@click.option("--dry-run", is_flag=True, help="Try two steps, an evaluation, a save and a reload; keep nothing.")
 @runtime_options
 def run_command(**options: Any) -> None:
     """Train a model, or resume a run that was stopped.
 
-    At the end, the run's folder holds the best weights, predictions and scores on validation and test, and report.html.
-    Under torchrun it uses one GPU per process.
+    When it finishes, the run's folder holds the best weights, predictions and scores for the validation and test sets,
+    and report.html. Under torchrun it uses one GPU per process.
     """
     from training.cli.bodies.run import train
 
@@ -143,16 +143,16 @@ def run_command(**options: Any) -> None:
 @click.option(
     "--split", "subset", type=click.Choice(["validation", "test", "external"]), default="test", show_default=True
 )
-@click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; files are then named _tta.")
+@click.option("--tta", is_flag=True, help="Average over mirror images and small rotations; adds _tta to file names.")
 @click.option("--cache", type=CACHE, help="The run's cache, if it has moved; for --split external, the other cache.")
 @local_copy_option
 @runtime_options
 def evaluate_command(**options: Any) -> None:
     """Score a run's best weights on validation or test slices.
 
-    With --split external, score all labelled slices of another cache. Scoring validation also chooses the thresholds
-    and the calibration that the others are scored with. Under torchrun write `-m -- training evaluate`, or torchrun
-    takes --run as its own option.
+    With --split external, score all labelled slices of another cache. Scoring the validation set also fits the
+    thresholds and the calibration used on the other sets. With torchrun, write `-m -- training evaluate`; otherwise
+    torchrun takes --run as its own option.
     """
     from training.cli.bodies.evaluate import evaluate
 
@@ -167,28 +167,29 @@ def evaluate_command(**options: Any) -> None:
     "given",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Instead of a cache: a study, as a folder, zip archive or DICOM file; repeatable.",
+    help="Predict a study instead of a cache: a folder, a zip archive or a DICOM file; repeatable.",
 )
 @local_copy_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="The submission, CSV, with OUT_wide.csv and OUT_series.csv beside it. With --dicom, the folder of the answer.",
+    help="The submission (CSV); OUT_wide.csv and OUT_series.csv are written next to it. With --dicom, the folder for "
+    "the results.",
 )
 @click.option(
-    "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission, whose order is followed."
+    "--sample", type=click.Path(path_type=Path, dir_okay=False), help="A sample submission whose row order to follow."
 )
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
-@click.option("--sr", is_flag=True, help="With --dicom: also a DICOM structured report per study.")
-@click.option("--heatmap", is_flag=True, help="With --dicom: heat maps on the page, and as DICOM parametric maps.")
-@click.option("--identifiers", is_flag=True, help="With --dicom: UIDs and file names also on the page and in the JSON.")
+@click.option("--sr", is_flag=True, help="With --dicom: also write a DICOM structured report per study.")
+@click.option("--heatmap", is_flag=True, help="With --dicom: add heat maps to the page and as DICOM parametric maps.")
+@click.option("--identifiers", is_flag=True, help="With --dicom: include UIDs and file names in the page and the JSON.")
 @runtime_options
 def predict_command(**options: Any) -> None:
-    """Predict every slice of a cache, or answer a DICOM study.
+    """Predict every slice of a cache or of a DICOM study.
 
-    The run's best weights are used.
-    An answer is a folder: slices.csv, series.csv, studies.csv, rejects.csv, answer.json, and report.html to look at.
+    The run's best weights are used. The results for a study are a folder: slices.csv, series.csv, studies.csv,
+    rejects.csv, answer.json and report.html.
     """
     from training.cli.bodies.predict import predict
 

@@ -1,4 +1,4 @@
-"""The options and types that several commands share."""
+"""Options and parameter types shared by several commands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,14 @@ from training.run.config import Runtime
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-CACHE = click.Path(file_okay=False)  # stays as it was typed: a Path would spoil an address
+CACHE = click.Path(file_okay=False)  # a string as typed: a Path would corrupt an address
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 STOPPED = 143
 TOKEN_VARIABLE = "TRAIN_SERVE_TOKEN"
 
 
 def logger_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the option of trackers."""
+    """Add --logger."""
     return click.option(
         "--logger",
         "loggers",
@@ -28,37 +28,37 @@ def logger_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def local_copy_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the option of local copies of a cache."""
+    """Add --local-copy."""
     return click.option(
         "--local-copy",
         type=FOLDER,
         metavar="DIR",
-        help="Copy what is read of the cache to this local folder and read it there: for a cache on a network disk or "
-        "at an address such as s3://bucket/cache.zarr. Runs may share DIR.",
+        help="Copy the parts of the cache that are read to this local folder and read them there: for a cache on a "
+        "network disk or at an address such as s3://bucket/cache.zarr. Runs may share DIR.",
     )(command)
 
 
 def run_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the option of a run's folder."""
+    """Add --run."""
     return click.option("--run", "run_path", type=FOLDER, required=True, help="Folder of the run.")(command)
 
 
 def runtime_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that every command has which computes."""
+    """Add --device and --input-threads, which all commands that run a model take."""
     for option in (
         click.option(
             "--input-threads",
             type=click.IntRange(0),
             default=Runtime.input_threads,
             show_default=True,
-            help="Threads that read and decode.",
+            help="Threads that read and decode slices.",
         ),
         click.option(
             "--device",
             type=DEVICE,
             default="auto",
             show_default=True,
-            help="auto takes a GPU if there is one.",
+            help="auto uses a GPU if there is one.",
         ),
     ):
         command = option(command)

@@ -1,4 +1,4 @@
-"""The commands that look at runs: compare, ablate, report, export."""
+"""The commands that work on finished runs: compare, ablate, report, export."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ PREDICTIONS = click.Choice(["test", "validation", "test_tta", "validation_tta"])
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--on", type=PREDICTIONS, default="test", show_default=True, help="Which predictions to compare.")
 @click.option("--tta", is_flag=True, help="Also compare each run with itself with TTA.")
-@click.option("--every-score", is_flag=True, help="Also print the scores at a threshold of 0.5 and of calibration.")
-@click.option("--out", type=FILE, help="The whole table, CSV.")
+@click.option("--every-score", is_flag=True, help="Also print calibration scores and scores at a threshold of 0.5.")
+@click.option("--out", type=FILE, help="Write the full table to this CSV file.")
 def compare_command(**options: Any) -> None:
     """Compare runs on the same slices.
 
-    Differences of scores are given with 95 % intervals.
+    Score differences are given with 95 % confidence intervals.
     """
     from training.cli.bodies.compare import compare_runs
 
@@ -28,9 +28,7 @@ def compare_command(**options: Any) -> None:
 @click.command("ablate")
 @click.option("--cache", type=CACHE, required=True, help="The cache to train from.")
 @local_copy_option
-@click.option(
-    "--out", type=FOLDER, required=True, help="Folder of the runs and of the table; finished runs are reused."
-)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the runs and the table; finished runs are reused.")
 @click.option("--model", "models", multiple=True, default=("resnet50",), show_default=True, help="Repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Repeatable.")
 @click.option("--on", type=click.Choice(["test", "validation"]), default="test", show_default=True)
@@ -39,7 +37,7 @@ def compare_command(**options: Any) -> None:
     default="position",
     show_default=True,
     metavar="NAMES",
-    help="What to measure, comma-separated: position, context (one slice on each side), series (a GRU over the "
+    help="Parts to measure, comma-separated: position, context (one slice on each side), series (a GRU over the "
     "series).",
 )
 @click.option(
@@ -47,14 +45,14 @@ def compare_command(**options: Any) -> None:
     "others",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A setting of every run on images, such as epochs=2; repeatable.",
+    help="A setting for every run on images, such as epochs=2; repeatable.",
 )
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def ablate_command(**options: Any) -> None:
-    """Train with and without a part, and say what it adds.
+    """Train with and without a part, and measure what it adds.
 
-    The parts are the position, the neighbours and a head over the series. All are trained for
-    each model and seed, and compared in ablation.csv and ablation.html.
+    The parts are the slice position, the neighbouring slices and a head over the series. Runs with and without each
+    are trained for every model and seed, and compared in ablation.csv and ablation.html.
     """
     from training.cli.bodies.ablate import run_ablation
 
@@ -66,26 +64,25 @@ def ablate_command(**options: Any) -> None:
 @click.option("--cache", type=CACHE, help="The run's cache, if it has moved.")
 @local_copy_option
 def report_command(**options: Any) -> None:
-    """Write report.html and model_card.md of a run again."""
-    from training.cli.bodies.report import write_anew
+    """Rewrite a run's report.html and model_card.md."""
+    from training.cli.bodies.report import rewrite_report
 
-    write_anew(**options)
+    rewrite_report(**options)
 
 
 @click.command("export")
 @run_option
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
-@click.option("--out", type=FILE, help="The file. [default: model.onnx or model.pt2 in the run's folder]")
+@click.option("--out", type=FILE, help="File to write. [default: model.onnx or model.pt2 in the run's folder]")
 @click.option(
     "--cache", type=CACHE, help="The run's cache, if it has moved; the exported model is checked on its first slices."
 )
 @local_copy_option
 def export_command(**options: Any) -> None:
-    """Write the run's network as one file, ONNX or torch.export.
+    """Export a run's network to one file, ONNX or torch.export.
 
-    Uint8 images and slice positions go in, probabilities come out. Of a head over series it is one
-    file over the slices of a series, from foot to head, with the slice model in it; it takes the distances to the next
-    slice too.
+    The exported model maps uint8 images and slice positions to probabilities. A head over series is exported together
+    with its slice model: it takes all slices of a series, from foot to head, and the distances between them.
     """
     from training.cli.bodies.report import export_run
 

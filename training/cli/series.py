@@ -1,4 +1,4 @@
-"""The commands that look at slices in their series: features, series."""
+"""The commands for models over whole series: features, series."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ SUBSETS = click.Choice(["train", "validation", "test"])
     "--split", "subsets", type=SUBSETS, multiple=True, help="Only this subset of the split; repeatable. [default: all]"
 )
 @click.option(
-    "--tta", is_flag=True, help="Features averaged over mirror images and small rotations, in a separate store."
+    "--tta", is_flag=True, help="Average features over mirror images and small rotations, in a separate store."
 )
 @click.option("--cache", type=CACHE, help="The run's cache, if it has moved.")
 @local_copy_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def features_command(**options: Any) -> None:
-    """Write the features and logits of every slice, once.
+    """Write the pooled features and logits of every slice.
 
-    They go to RUN/features.zarr, the features pooled. If it is stopped, the same command resumes it. `train
-    series` reads them.
+    They are written to RUN/features.zarr, for `train series` to read. Slices that already have theirs are skipped, so
+    running the command again resumes it.
     """
     from training.cli.bodies.series import write_features
 
@@ -40,23 +40,24 @@ def features_command(**options: Any) -> None:
 @click.option("--epochs", type=int, help="[default: 20]")
 @click.option("--batch-size", type=int, help="Series in a batch. [default: 16]")
 @click.option("--lr", "learning_rate", type=float, help="Largest learning rate. [default: 0.001]")
-@click.option("--seed", type=int, help="Seed of the head; the split is the slice model's. [default: the slice model's]")
+@click.option("--seed", type=int, help="Seed of the head; the split does not change. [default: the slice model's]")
 @click.option(
     "--set",
     "others",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any other setting of training/run/config.py, such as head_features=256; repeatable.",
+    help="Any other setting in training/run/config.py, such as head_features=256; repeatable.",
 )
 @click.option("--cache", type=CACHE, help="The slice model's cache, if it has moved.")
 @local_copy_option
 @logger_option
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 def series_command(**options: Any) -> None:
-    """Train a head over series on a run's features, or resume.
+    """Train a head over series on a run's features, or resume one.
 
-    The head reads a series' slices in order of z and corrects the slice model's logits; by class, validation decides
-    how much of the correction counts. The folder is a run like any other: evaluate, predict, compare, report, export.
+    The head reads the slices of a series in order of z and corrects the slice model's logits; the weight of its
+    correction is fitted on the validation set, per class. The folder is a run like any other: evaluate, predict,
+    compare, report and export work on it.
     """
     from training.cli.bodies.series import train_head
 

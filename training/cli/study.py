@@ -9,7 +9,7 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
 
 @click.command("serve")
 @run_option
-@click.option("--host", default="127.0.0.1", show_default=True, help=f"Beyond loopback, {TOKEN_VARIABLE} must be set.")
+@click.option("--host", default="127.0.0.1", show_default=True, help=f"Other than loopback, needs {TOKEN_VARIABLE}.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
 @click.option("--tta", is_flag=True, help="Average over mirror images and small rotations.")
@@ -18,7 +18,7 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Most studies in progress or waiting; any more get 503.",
+    help="Most studies in progress or queued; further requests get 503.",
 )
 @click.option(
     "--builds", type=click.IntRange(1), default=2, show_default=True, help="Studies to read at the same time."
@@ -29,11 +29,10 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
 )
 @click.option("--identifiers", is_flag=True, help="Let requests ask for UIDs with ?identifiers=true.")
 def serve_command(**options: Any) -> None:
-    """Answer studies over HTTP with one model in memory.
+    """Serve predictions for studies over HTTP, with one model in memory.
 
-    POST DICOM files to /studies.
-    A form of files, a STOW-RS body, a zip or one file; ?answer=json, page or sr; GET /health and /metrics.
-    Requests bear the token of TRAIN_SERVE_TOKEN, if it is set: Authorization: Bearer TOKEN.
+    POST DICOM files to /studies as a form, a STOW-RS body, a zip archive or a single file; choose ?answer=json, page
+    or sr. GET /health and /metrics. If TRAIN_SERVE_TOKEN is set, requests must carry it: Authorization: Bearer TOKEN.
     """
     from training.cli.bodies.serve import serve
 

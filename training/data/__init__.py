@@ -1,1 +1,1 @@
-"""Read a cache: one commit, its table and split, and its images as a stream of batches."""
+"""Read a cache: one commit with its table, the split, and the images as a stream of batches."""

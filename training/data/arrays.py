@@ -1,4 +1,4 @@
-"""Read a commit's arrays through zarr-python, and say where the slices of an image array lie."""
+"""Open a commit's arrays with zarr-python, and describe how an image array is stored."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ COMPRESSORS = {"BloscCodec": "blosc", "ZstdCodec": "zstd"}
 
 @dataclass(frozen=True, slots=True)
 class ImageArray:
-    """One image array: all that is needed to find and to decode a slice in it.
+    """One image array: everything needed to find and decode a slice in it.
 
     Attributes:
         files: of the cache.
         name: of the array, which is its folder in the cache.
         shape: (rows, C, S, S), uint8.
         rows_per_shard: slices in one shard, which is one file.
-        compressor: Zarr v3 name of the inner chunks' compressor; a crc32c follows it.
+        compressor: Zarr v3 name of the inner chunks' compressor, which is followed by a crc32c.
     """
 
     files: Folder | Mirror
@@ -45,27 +45,28 @@ class ImageArray:
 
     @property
     def shards(self) -> int:
-        """Number of shards, those that no longer exist among them."""
+        """Number of shards, including those that no longer exist."""
         return -(-self.shape[0] // self.rows_per_shard)
 
     @property
     def index_bytes(self) -> int:
-        """Length of a shard's index, which ends the shard."""
+        """Length of the index at the end of a shard."""
         return index_bytes(self.rows_per_shard)
 
     def shard_name(self, shard: int) -> str:
-        """Return the file of one shard, under the default chunk key encoding of Zarr v3."""
+        """Return the file name of a shard, in the default chunk key encoding of Zarr v3."""
         return f"{self.name}/c/{shard}/0/0/0"
 
 
 class CommitStore(Store):
-    """A commit as a read-only Zarr store: metadata as the commit has them, shards from wherever the cache lies.
+    """A commit as a read-only Zarr store: metadata from the commit, shards from the cache's folder or its copies.
 
     Args:
         documents: an array's name -> its zarr.json.
-        tail_bytes: an array's name -> how many bytes at the end of its files tell their content; see `Mirror.fetch`.
-        live: shards that the commit's table names. One that is not there is an error: zarr would read it as 0, which
-            is a black image.
+        tail_bytes: an array's name -> number of bytes at the end of its files that identify their content; see
+            `Mirror.fetch`.
+        live: shards that the commit's table refers to. If one is missing, that is an error: zarr would fill it with
+            zeros, which are black images.
     """
 
     supports_writes = False
@@ -141,27 +142,27 @@ class CommitStore(Store):
 
 
 def index_bytes(rows_per_shard: int) -> int:
-    """Return the length of the index that ends a shard of so many slices."""
+    """Return the length of the index at the end of a shard of `rows_per_shard` slices."""
     return rows_per_shard * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
 
 
 def open_array(store: CommitStore, files: Folder | Mirror, name: str) -> Any:
-    """Open one array of a commit with zarr-python, to be read.
+    """Open one array of a commit with zarr-python, read-only.
 
     Raises:
-        CacheError: the commit's metadata of it are missing or make no array.
+        CacheError: if its metadata in the commit are missing or invalid.
     """
     try:
         return zarr.open_array(store, path=name, mode="r", zarr_format=3)
-    except Exception as error:  # zarr has an error of its own for each field of an array's metadata
+    except Exception as error:  # zarr raises a different error for each field of an array's metadata
         raise _not_of_the_format(files, name) from error
 
 
 def image_array(store: CommitStore, files: Folder | Mirror, name: str) -> ImageArray:
-    """Open an image array and check that it is stored in the one way that the format allows.
+    """Open an image array and check that it is stored as the format requires.
 
     Raises:
-        CacheError: it is not.
+        CacheError: if it is not.
     """
     array = open_array(store, files, name)
     shape, codecs = array.shape, array.metadata.codecs
@@ -188,10 +189,10 @@ def image_array(store: CommitStore, files: Folder | Mirror, name: str) -> ImageA
 
 
 def read_rows(array: Any, files: Folder | Mirror, rows: np.ndarray) -> np.ndarray:
-    """Read rows (n,) of an array whose chunks are whole shards, in any order, checksums compared; (n, ...).
+    """Read rows (n,), in any order, of an array whose chunks are single files, and check them; return (n, ...).
 
     Raises:
-        CacheError: a chunk is damaged or missing; it names the file.
+        CacheError: if a chunk is damaged or missing; the message names its file.
     """
     per_chunk = array.chunks[0]
     chunks, position = np.unique(rows // per_chunk, return_inverse=True)
@@ -231,4 +232,4 @@ def _is_little(codec: Any) -> bool:
 
 
 def _not_of_the_format(files: Folder | Mirror, name: str) -> CacheError:
-    return CacheError(f"{files.origin(name)}: the array is not stored as the cache format says; {REPAIR}")
+    return CacheError(f"{files.origin(name)}: the array is not stored as the cache format requires; {REPAIR}")

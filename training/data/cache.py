@@ -1,4 +1,4 @@
-"""Open a cache: one commit's settings, its table, its sums, and where its image arrays lie."""
+"""Open a cache: one commit with its settings, table, image arrays and sums of grey levels."""
 
 import difflib
 import hashlib
@@ -41,15 +41,16 @@ class Cache:
         path: the cache's folder or address, as it was given.
         commit: the commit's id, 16 hex digits.
         windows: in channel order.
-        classes: names, in column order; empty where the cache has no labels.
+        classes: names, in column order; empty if the cache has no labels.
         class_weights: (K,) float32, in the order of `classes`.
-        splits: shares of the patients for train, validation and test, as the catalog states them.
-        label_level: what one label is for: slice, series, study or patient; a slice has that of what it is part of.
+        splits: proportions of patients for train, validation and test, as set in the catalog.
+        label_level: what a label describes: slice, series, study or patient; each slice carries the label of the
+            series, study or patient that it belongs to.
         sizes: image sides S in pixels, ascending.
         rows_per_shard: slices in one shard.
         num_slices: lines of the table, N.
-        table: N lines in the format's order and columns; texts as str, z and labels float64, NaN where absent.
-        keys: (N,) uint64, one a line: what order, split and random numbers are keyed by. 8-byte BLAKE2b,
+        table: N lines, with the order and columns of the format; text as str, z and labels as float64, NaN if absent.
+        keys: (N,) uint64, one per line, on which order, split and random numbers are based: 8-byte BLAKE2b,
             little-endian, of the UTF-8 text "<sop_instance_uid>\x1f<frame>".
     """
 
@@ -74,10 +75,10 @@ class Cache:
         return self._commit.dataset
 
     def labels(self) -> np.ndarray:
-        """Return the labels, (N, K) float32: 0 or 1, NaN where a slice has none.
+        """Return the labels, (N, K) float32: 0 or 1, NaN for a slice without a label.
 
         Raises:
-            CacheError: the cache was built without labels.
+            CacheError: if the cache was built without labels.
         """
         if not self.classes:
             raise CacheError(f"{self.path}: has no labels; run: pipeline build ... --labels FILE")
@@ -87,26 +88,27 @@ class Cache:
         """Return the image array of one size.
 
         Raises:
-            CacheError: the size was not built, or its array is stored in another way than the format's.
+            CacheError: if the size was not built, or its array is not stored as the format requires.
         """
         return image_array(self._store, self._files, self._array_name(self._commit.sizes, size))
 
     def images(self, size: int) -> "zarr.Array[Any]":
-        """Return the images of one size as zarr-python has them, (rows, C, S, S) uint8, to be read.
+        """Return the images of one size as a read-only zarr-python array, (rows, C, S, S) uint8.
 
-        The table's column `row` says which row is which slice; the others mean nothing. A shard that the table names
-        and that is missing is an error; for the check of every single slice use `Stream` or `SliceDataset`.
+        The column `row` of the table gives the row of each slice; all other rows are meaningless. Reading a shard that
+        the table refers to but that is missing is an error. To check each slice as well, use `Stream` or
+        `SliceDataset`.
 
         Raises:
-            CacheError: the size was not built.
+            CacheError: if the size was not built.
         """
         return open_array(self._store, self._files, self._array_name(self._commit.sizes, size))
 
     def series(self, uid: str) -> pd.DataFrame:
-        """Return the table's lines of one series, from foot to head; the index holds their positions in `table`.
+        """Return the table's lines for one series, from foot to head; the index holds their positions in `table`.
 
         Raises:
-            CacheError: the cache has no such series.
+            CacheError: if the cache has no such series, or has one in several studies.
         """
         lines = self.table[self.table["series_instance_uid"] == uid]
         if (studies := len(lines[["patient_id", "study_instance_uid"]].drop_duplicates())) > 1:
@@ -116,29 +118,29 @@ class Cache:
             )
         if lines.empty:
             near = difflib.get_close_matches(uid, self.table["series_instance_uid"].unique(), n=1)
-            hint = f"did you mean {near[0]}?" if near else "the column series_instance_uid of its table lists them all"
+            hint = f"did you mean {near[0]}?" if near else "its table lists them all in the column series_instance_uid"
             raise CacheError(f"{self.path}: has no series {uid}; {hint}")
         return lines.sort_values(["z_norm", "sop_instance_uid", "frame"], kind="stable")
 
     def sums(self, size: int, rows: np.ndarray) -> np.ndarray:
-        """Return sum and sum of squares of the grey levels by slice and channel.
+        """Return the sum and the sum of squares of the grey levels, for each slice and channel.
 
         Args:
-            rows: (n,) rows of the arrays, any order.
+            rows: (n,) rows of the arrays, in any order.
 
         Returns:
             (n, C, 2) uint64.
 
         Raises:
-            CacheError: the size was not built, or the sums are damaged or missing.
+            CacheError: if the size was not built, or the sums are damaged or missing.
         """
         array = open_array(self._store, self._files, self._array_name(self._commit.sums, size))
         return read_rows(array, self._files, np.asarray(rows))
 
     def mean_std(self, size: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and population standard deviation by channel of grey level / 255 over all pixels of `rows`.
+        """Return the mean and population standard deviation of grey level / 255 per channel, over all pixels of `rows`.
 
-        Exact: the sums are added as integers, and only their quotients are rounded, to float64.
+        The result is exact up to the final rounding to float64, because the sums are added as integers.
 
         Returns:
             (C,) float64 mean and (C,) float64 standard deviation, in [0, 1].
@@ -169,11 +171,14 @@ def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | N
     """Open the current commit of a cache, or the one with the given id.
 
     Args:
-        path: its folder, or its address, s3://bucket/cache.zarr say.
-        local_copy: a folder on local disk where what is read of the cache is copied to; an address needs one.
+        path: the cache's folder, or its address, such as s3://bucket/cache.zarr.
+        commit: the commit's id, 16 hex digits; None for the current commit.
+        local_copy: a folder on a local disk in which to keep copies of the files that are read; required for an
+            address.
 
     Raises:
-        CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
+        CacheError: if there is no cache, it is unfinished or damaged, its format or version is not supported, or it
+            has no such commit.
     """
     files = open_files(str(path), local_copy)
     found = read_commit(files, commit)
@@ -193,7 +198,7 @@ def _cache(files: Folder | Mirror, commit: Commit) -> Cache:
     table = _read_table(files, commit)
     if len(table) != commit.num_slices:
         raise CacheError(
-            f"{files.address}: the table has {counted(len(table), 'line')}, the commit "
+            f"{files.address}: the table has {counted(len(table), 'line')}, but the commit has "
             f"{counted(commit.num_slices, 'slice')}; {REPAIR}"
         )
     return Cache(
@@ -221,15 +226,15 @@ def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
     except OSError as error:
         raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
     if hashlib.sha256(content).hexdigest() != commit.table_digest:
-        raise CacheError(f"{file}: the table is damaged: its digest is not the commit's; {files.way_out}")
+        raise CacheError(f"{file}: the table is damaged: its digest does not match the commit; {files.way_out}")
     table = pd.read_csv(
         io.BytesIO(content),
         dtype=dict.fromkeys(TEXT_COLUMNS, str)
         | dict.fromkeys(("row", "frame"), np.int64)
         | dict.fromkeys(classes, float),
-        # The parser of pandas 2 is off by a bit in some numbers; Python's is exact.
+        # The parser of pandas 2 gets the last bit of some numbers wrong; Python's is exact.
         converters=dict.fromkeys(("z_mm", "z_norm"), lambda text: float(text or "nan")),
-        # An identifier may be the text "NA" or "null"; only an empty number is absent.
+        # "NA" and "null" are valid identifiers; only an empty label is missing.
         keep_default_na=False,
         na_values=dict.fromkeys(classes, ""),
     )

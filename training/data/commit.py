@@ -1,4 +1,4 @@
-"""Read a commit of a cache: compare root, commit and id, and check every path and type once."""
+"""Read a commit of a cache: check its id, compare it with the root, and validate every path and type."""
 
 import difflib
 import hashlib
@@ -28,7 +28,7 @@ class ArrayPath(str):
     """The path of an array inside a cache: `images/<size>-<8 hex digits>` or `sums/<size>-<8 hex digits>`.
 
     Raises:
-        ValueError: the text is of no such form.
+        ValueError: if the text does not have this form.
     """
 
     __slots__ = ()
@@ -53,17 +53,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a commit says, as docs/cache_format.md describes it.
+    """The content of a commit, as docs/cache_format.md describes it.
 
     Attributes:
         cache: the cache's identity, 32 hex digits; "" in format version 1, which had none.
-        id: 16 hex digits of the digest of all that follows, and more.
+        id: the first 16 hex digits of the SHA-256 of the commit's content.
         windows: in channel order.
         class_weights: of the classes, in column order.
-        splits: shares of the patients for train, validation and test.
-        label_level: what one label is for: slice, series, study or patient.
+        splits: proportions of patients for train, validation and test.
+        label_level: what a label describes: slice, series, study or patient.
         sizes, sums: image side in pixels -> path of its image array, of its sums array.
-        table_digest: SHA-256 of the table, which is its file's name.
+        table_digest: SHA-256 of the table, from which its file is named.
         arrays: path -> the array's zarr.json.
     """
 
@@ -84,20 +84,21 @@ class Commit:
 
     @property
     def table_name(self) -> str:
-        """The table's file."""
+        """Name of the table's file."""
         return f"tables/{self.table_digest}.csv"
 
 
 def read_commit(files: Folder | Mirror, commit: str | None) -> Commit:
-    """Read one commit, or the current one, whose attributes the root must repeat.
+    """Read one commit, or the current one, whose attributes must equal those of the root.
 
-    Nothing else of the root is believed: how arrays are stored is read from the commit.
+    Nothing else in the root is used: how the arrays are stored is read from the commit.
 
     Args:
-        commit: its id, None for the current one.
+        commit: its id; None for the current one.
 
     Raises:
-        CacheError: no cache, an unfinished or damaged one, another format or version, or no such commit.
+        CacheError: if there is no cache, it is unfinished or damaged, its format or version is not supported, or it
+            has no such commit.
     """
     root = None if commit else _read_root(files)
     wanted = commit or str(_attributes(root)["commit"])
@@ -130,11 +131,11 @@ def _read_root(files: Folder | Mirror) -> dict[str, Any]:
             raise CacheError(f"{path}: no cache here; {remedy}")
         if files.exists(".pipeline"):
             raise CacheError(f"{path}: its first build has not finished; run the same pipeline build again")
-        raise CacheError(f"{path}: not a cache: it holds no zarr.json")
+        raise CacheError(f"{path}: not a cache: it has no zarr.json")
     root = _read_json(files, "zarr.json")
     _check_format(path, _attributes(root))
     if not COMMIT_ID.fullmatch(str(_attributes(root).get("commit"))):
-        raise CacheError(f"{files.origin('zarr.json')}: the root is damaged: it names no commit; {REPAIR}")
+        raise CacheError(f"{files.origin('zarr.json')}: the root is damaged: it does not name a commit; {REPAIR}")
     return root
 
 
@@ -152,7 +153,11 @@ def _commit_name(files: Folder | Mirror, commit: str, *, chosen: bool) -> str:
     current = _attributes(_read_root(files)).get("commit")
     kept = [entry.removesuffix(".json") for entry in files.names("commits") if entry.endswith(".json")]
     near = difflib.get_close_matches(commit, kept, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the current one is {current}; all: pipeline info {files.address}"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"the current one is {current}; to list all: pipeline info {files.address}"
+    )
     raise CacheError(f"{files.address}: has no commit {commit[:80]!r}; {hint}")
 
 
@@ -168,7 +173,7 @@ def _read_json(files: Folder | Mirror, name: str) -> dict[str, Any]:
 
 def _check_format(path: str, attributes: Mapping[str, Any]) -> None:
     if attributes.get("format") != FORMAT:
-        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute format is not {FORMAT}")
+        raise CacheError(f"{path}: a Zarr store, but not a cache of slices: its attribute `format` is not {FORMAT}")
     version = attributes.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise CacheError(f"{path}: its format_version {version!r} is not a version; {REPAIR}")
@@ -206,7 +211,7 @@ def _parse(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> Commit:
 
 
 def _paths(folder: str, content: Mapping[str, Any]) -> dict[int, ArrayPath]:
-    """The array of each size, in a folder."""
+    """Return the array of each size in a folder, checked against its key."""
     found = {size: ArrayPath(path) for size, path in content.items()}
     for size, path in found.items():
         if path != f"{folder}/{path.partition('/')[2]}" or path.size != size:
@@ -215,7 +220,7 @@ def _paths(folder: str, content: Mapping[str, Any]) -> dict[int, ArrayPath]:
 
 
 def _name(text: Any) -> str:
-    """A name that may be printed: of a class, a window, a data set."""
+    """Return a name of a class, window or data set, checked to be printable."""
     if not isinstance(text, str) or not 0 < len(text) <= MOST_NAME or not text.isprintable():
         raise ValueError(f"{str(text)[:80]!r} is not a name")
     return text
@@ -240,7 +245,7 @@ def _count(value: Any, least: int) -> int:
 
 
 def _canonical(content: Any) -> bytes:
-    """The JSON text that a commit's id is the digest of: docs/cache_format.md, "Identity"."""
+    """Return the canonical JSON whose digest is the commit's id: docs/cache_format.md, "Identity"."""
     return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n").encode()
 
 

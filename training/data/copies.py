@@ -1,4 +1,4 @@
-"""Bring batches to a device: a GPU gets each one while it works on the one before."""
+"""Copy batches to a device, on a GPU while it computes on the previous one."""
 
 from collections.abc import Generator, Iterable
 from functools import cache as cached
@@ -9,7 +9,7 @@ from training.data.batches import Batch
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield batches on a device; a GPU gets each one while it works on the one before."""
+    """Yield batches on a device; on a GPU, each is copied while the previous one is in use."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
@@ -27,12 +27,12 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch
 
 @cached
 def _copying(device: torch.device) -> torch.cuda.Stream:
-    """Return the one stream of a device for copies: the allocator keeps blocks of its own for every stream."""
+    """Return the device's stream for copies, the same each time: the allocator keeps separate blocks per stream."""
     return torch.cuda.Stream(device)
 
 
 def _hand_over(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
-    """Make the current CUDA stream wait for a copy, and keep the copy's memory until that stream has used it."""
+    """Make the current CUDA stream wait for the copy, and keep its memory until that stream has used it."""
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)
     batch.record_stream(current)

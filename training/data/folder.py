@@ -1,4 +1,4 @@
-"""Read a cache's files in a folder of this machine, by the names that they may have."""
+"""Read the files of a cache in a local folder, by names that the format allows."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from training.system import open_file, read_whole
 REPAIR = "run: pipeline verify --repair"
 
 
-# The files and folders of docs/cache_format.md; "" is the cache itself.
+# The files and folders in docs/cache_format.md; "" is the cache itself.
 NAME = re.compile(
     r"|zarr\.json|\.pipeline|commits|commits/[0-9a-f]{16}\.json|tables/[0-9a-f]{64}\.csv"
     r"|(images|sums)/[1-9][0-9]{0,4}-[0-9a-f]{8}(/zarr\.json|(/c(/[0-9]+)+))?"
@@ -22,7 +22,7 @@ NAME = re.compile(
 
 @dataclass(frozen=True)
 class Folder:
-    """A cache in a folder of this machine, read where it is.
+    """A cache in a local folder, read in place.
 
     Attributes:
         address: the folder, as it was given.
@@ -33,55 +33,55 @@ class Folder:
     way_out: str = REPAIR
 
     def origin(self, name: str) -> str:
-        """Return what to call a file, by its name in docs/cache_format.md, where the cache itself is to blame."""
+        """Return how to name a file in an error about the cache itself, given its name in docs/cache_format.md."""
         return str(self.where(name))
 
     def where(self, name: str) -> Path:
-        """Return the file on local disk."""
+        """Return the path of a file."""
         return Path(self.address, checked(name))
 
     def of_cache(self, cache: str) -> "Folder":
-        """Return the same; a folder needs no copies."""
+        """Return this folder itself; see `Mirror.of_cache`."""
         return self
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder; "" is the cache itself."""
+        """Return whether a file or folder exists; "" is the cache itself."""
         return self.where(name).exists()
 
     def names(self, name: str) -> list[str]:
-        """Return the names in a folder, sorted; none where there is no such folder."""
+        """Return the sorted names in a folder; an empty list if it does not exist."""
         folder = self.where(name)
         return sorted(os.listdir(folder)) if folder.is_dir() else []
 
     def read(self, name: str) -> bytes:
-        """Return a file's content as it is now.
+        """Return the current content of a file.
 
         Raises:
-            CacheError: it is missing or cannot be read.
+            CacheError: if it is missing or cannot be read.
         """
         return self.tail(name, None)
 
     def tail(self, name: str, length: int | None) -> bytes:
-        """Return the last bytes of a file, all of a shorter one; raises as `read`."""
+        """Return the last `length` bytes of a file, or all if it is shorter; raises as `read`."""
         try:
             return tail_of(self.where(name), length)
         except OSError as error:
             raise CacheError(f"{self.where(name)}: cannot be read ({error.strerror}); {REPAIR}") from error
 
     def fetch(self, name: str, tail_bytes: int) -> Path:
-        """Return the file on local disk; see `Mirror.fetch`."""
+        """Return the path of a file; see `Mirror.fetch`."""
         return self.where(name)
 
     def fetching(self, names: Iterable[str], tail_bytes: int) -> AbstractContextManager[None]:
-        """See `Mirror.fetching`; here everything is in its place."""
+        """Do nothing, as the files are already local; see `Mirror.fetching`."""
         return nullcontext()
 
 
 def checked(name: str) -> str:
-    """Return the name of a file or folder of a cache.
+    """Return `name` after checking that it is a file or folder of the cache format, so that it cannot point elsewhere.
 
     Raises:
-        CacheError: it is none of docs/cache_format.md, and could lie anywhere.
+        CacheError: if it is not in docs/cache_format.md.
     """
     if not NAME.fullmatch(name):
         raise CacheError(f"{name[:80]!r}: not the name of a file in a cache; {REPAIR}")
@@ -89,7 +89,7 @@ def checked(name: str) -> str:
 
 
 def tail_of(file: Path, length: int | None) -> bytes:
-    """Return the last bytes of a file, all of it for None."""
+    """Return the last `length` bytes of a file, or all of it for None."""
     if length is None:
         return read_whole(file)
     with open_file(file) as opened:

@@ -1,7 +1,8 @@
-"""This file hands images from a DataLoader's worker to the process it works for, in memory mapped once in both.
+"""Pass images from a DataLoader worker to its parent process in reused shared memory.
 
-torch gives each tensor that a worker sends shared memory of its own. To get its pages from the system, to map them in
-two processes and to give them back costs several times what it takes to decode into them, so here they are used again.
+torch allocates new shared memory for each tensor that a worker sends. Allocating its pages, mapping them in two
+processes and releasing them takes several times as long as decoding the images, so here the memory is mapped once and
+reused.
 """
 
 import weakref
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-MOST_SLOTS = 8  # of a worker: two ahead and two with the consumer as a rule; past that torch's own way is taken
+MOST_SLOTS = 8  # per worker: usually two are prefetched and two held by the consumer; beyond that torch's way is used
 
 _receivers: weakref.WeakValueDictionary[str, "Receiver"] = weakref.WeakValueDictionary()
 
 
 class Receiver:
-    """Keeps what workers have sent mapped, for as long as the dataset that they read lives here."""
+    """Keeps the slots that workers have sent mapped, for the lifetime of the dataset in this process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -27,7 +28,7 @@ class Receiver:
         _receivers[name] = self
 
     def keep(self, worker: int, sender: str, number: int, slot: Tensor) -> None:
-        """Keep a slot; those of a worker that this one has taken the place of are let go."""
+        """Keep a slot, and release those of the worker that this one has replaced."""
         if self._slots.get(worker, ("",))[0] != sender:
             self._slots[worker] = sender, {}
         self._slots[worker][1][number] = slot
@@ -37,10 +38,10 @@ class Receiver:
 
 
 class Sender:
-    """The memory of one worker: slots of shared memory, and for each a byte that says whether it is taken.
+    """The memory of one worker: slots of shared memory, each with a byte that marks it as taken.
 
-    Only the sender takes a slot, only the receiver lets it go. Nothing but `send` writes to a slot, so what a worker
-    does with its own tensors is of no account.
+    Only the sender takes a slot and only the receiver releases it. Only `send` writes to a slot, so a worker may do
+    anything with its own tensors.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class Sender:
         self._slots: list[Tensor] = []
 
     def send(self, images: Tensor) -> tuple[int, Tensor] | None:
-        """Copy (B, C, S, S) uint8 into a free slot; return its number and memory, or None where none is free."""
+        """Copy (B, C, S, S) uint8 into a free slot; return its number and memory, or None if none is free."""
         needed = images.numel()
         for number, slot in enumerate(self._slots):
             if not self.taken[number] and len(slot) >= needed:
@@ -66,7 +67,7 @@ class Sender:
 
 
 class Batch(dict[str, Any]):
-    """A batch in a worker, on its way: a plain dict when it arrives.
+    """A batch that a worker is about to send; it arrives as a plain dict.
 
     Attributes:
         receiver: name of the dataset's `Receiver`.
@@ -78,7 +79,7 @@ class Batch(dict[str, Any]):
 
 
 def to_be_sent(batch: dict[str, Any], receiver: str, sender: Sender) -> Batch:
-    """Return a batch whose `image`, (B, C, S, S) uint8, goes to the other process in a slot of the sender."""
+    """Return a batch whose `image`, (B, C, S, S) uint8, is passed to the other process in a slot of the sender."""
     sent = Batch(batch)
     sent.receiver, sent.sender = receiver, sender
     return sent
@@ -106,7 +107,7 @@ def _receive(  # noqa: PLR0917  # pickle calls it with a tuple
     if (keeper := _receivers.get(receiver)) is not None:
         keeper.keep(worker, sender, number, slot)
     array = slot.numpy()[: torch.Size(shape).numel()].reshape(shape)
-    # A tensor made of this array, and each view of it, keeps the array: once all are gone, so is it.
+    # A tensor made from this array, and every view of it, keeps the array alive; once all are gone, it is freed.
     weakref.finalize(array, taken.__setitem__, number, 0).atexit = False
     return batch | {"image": torch.from_numpy(array)}
 

@@ -1,4 +1,4 @@
-"""Mix 64-bit numbers: the hash behind orders, augmentations and dropout."""
+"""The 64-bit hash from which shuffling, augmentation and dropout are derived."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Return the SplitMix64 output for each uint64 state, a bijection whose outputs pass as random.
+    """Return the SplitMix64 output for each uint64 state, a bijection whose outputs pass tests of randomness.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 16.
     """

@@ -92,7 +92,7 @@ def _a_newer_format(world: World) -> Told:
 
 def _no_such_commit(world: World) -> Told:
     current = open_cache(world.cache).commit
-    advice = f"the current one is {current}; all: pipeline info"
+    advice = f"the current one is {current}; to list all: pipeline info"
     return Told(lambda: open_cache(world.cache, "x"), advice, lambda: open_cache(world.cache, current))
 
 

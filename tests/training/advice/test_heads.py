@@ -177,7 +177,7 @@ def _a_commit_that_the_slice_model_was_not_trained_on(world: World) -> Case:
 
 
 def test_a_head_judges_by_its_slice_model_or_by_predict(world: World, heads: Path) -> None:
-    with pytest.raises(RunError, match="load its slice model's run, or: train predict"):
+    with pytest.raises(RunError, match="load its slice model's run, or run: train predict"):
         load_model(heads / "head")
     load_model(heads / "base")
     call("predict", "--run", heads / "head", "--cache", world.cache, "--out", world.folder / "p.csv", *CPU)

@@ -19,11 +19,11 @@ def test_evaluate_names_what_lacks_and_what_shows_it(world: World) -> None:
     for name in ("thresholds.json", "calibration.json"):
         (world.run / name).unlink()
     said = call(*world.on_run("evaluate")).output
-    found = re.search("to choose them: (train evaluate .*)", said)
+    found = re.search("to fit them: (train evaluate .*)", said)
     assert found
     call(*advised(found[1]))
     said = call(*world.on_run("evaluate")).output
-    assert "to choose them" not in said
+    assert "to fit them" not in said
     found = re.search("to show them in report.html: (train report .*)", said)
     assert found
     call(*advised(found[1]))

@@ -46,7 +46,7 @@ def _neither_cache_nor_study(world: World) -> Case:
 def _a_folder_for_the_csv_file(world: World) -> Case:
     predict = ["predict", "--run", world.run, *CPU, "--cache", world.cache, "--out"]
     (world.folder / "there").mkdir()
-    advice = "is a folder; with --cache give the CSV file"
+    advice = "is a folder; with --cache, give the CSV file"
     return Case([*predict, world.folder / "there"], advice, lambda _: [[*predict, world.folder / "there" / "s.csv"]])
 
 

@@ -278,4 +278,4 @@ def change_array(cache: Path, change: Callable[[dict], object]) -> Cache:
 )
 def test_array_of_another_kind_is_refused(broken: Path, change: Callable[[dict], object]) -> None:
     cache = change_array(broken, change)
-    assert "not stored as the cache format says" in message(lambda: cache.array(16))
+    assert "not stored as the cache format requires" in message(lambda: cache.array(16))

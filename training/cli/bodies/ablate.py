@@ -1,4 +1,4 @@
-"""The body of `train ablate`: runs with and without, and what each part adds."""
+"""The body of `train ablate`: train runs with and without each part, and measure what it adds."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def run_ablation(
     others: tuple[str, ...],
     device: str,
 ) -> None:
-    """Train with and without position, neighbours or a head over the series, and say what each adds."""
+    """Train with and without position, neighbours or a head over the series, and measure what each adds."""
     settings = dict(parse_setting(text) for text in others)
     if "weights" in settings:
         settings["weights"] = absolute_weights(settings["weights"])

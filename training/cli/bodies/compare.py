@@ -1,4 +1,4 @@
-"""The body of `train compare`: differences between runs, with intervals."""
+"""The body of `train compare`: score differences between runs, with confidence intervals."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from training.scores.compare import compare, read_contestants, to_text
 
 
 def compare_runs(*, runs: tuple[Path, ...], on: str, tta: bool, every_score: bool, out: Path | None) -> None:
-    """Compare runs on the same slices: score differences with 95 % intervals."""
+    """Compare runs on the same slices: score differences with 95 % confidence intervals."""
     contestants = read_contestants(runs, on)
     if tta:
         contestants += read_contestants(runs, f"{on.removesuffix('_tta')}_tta")

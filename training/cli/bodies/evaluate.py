@@ -1,4 +1,4 @@
-"""The body of `train evaluate`: scores of one subset, and what they lack."""
+"""The body of `train evaluate`: score one subset and suggest what to run next."""
 
 from pathlib import Path
 
@@ -35,6 +35,6 @@ def evaluate(
                 )
             if "at_threshold" not in scores and run.has("validation"):
                 wanted = f"train evaluate --run {run_path} --split validation{' --tta' if tta else ''}"
-                click.echo(f"no thresholds or calibration yet; to choose them: {wanted}")
+                click.echo(f"no thresholds or calibration yet; to fit them: {wanted}")
             click.echo(f"all scores: {run_path / f'scores_{job.predictions_name(subset, tta=tta)}.json'}")
             click.echo(f"to show them in report.html: train report --run {run_path}")

@@ -1,4 +1,4 @@
-"""The body of `train predict`: the slices of a cache, or a study of DICOM files."""
+"""The body of `train predict`: predict the slices of a cache, or a study of DICOM files."""
 
 from pathlib import Path
 
@@ -27,18 +27,18 @@ def predict(
     tta: bool,
     **answer: bool,
 ) -> None:
-    """Predict every slice of a cache with a run's best weights, or answer a study of DICOM files."""
+    """Predict every slice of a cache, or of a study of DICOM files, with a run's best weights."""
     if (cache is None) == (not given):
         raise click.UsageError("give either --cache CACHE or --dicom STUDY")
     if given:
         if sample is not None or local_copy is not None:
-            raise click.UsageError("--sample and --local-copy do not go with --dicom")
+            raise click.UsageError("--sample and --local-copy cannot be used with --dicom")
         return predict_dicom(run_path, given, out, device, tta=tta, **answer)
     if any(answer.values()):
-        raise click.UsageError("--sr, --heatmap and --identifiers go with --dicom")
+        raise click.UsageError("--sr, --heatmap and --identifiers need --dicom")
     assert cache is not None
     if out.is_dir():
-        raise click.UsageError(f"--out {out}: is a folder; with --cache give the CSV file")
+        raise click.UsageError(f"--out {out}: is a folder; with --cache, give the CSV file to write")
     _predict_cache(run_path, cache, local_copy, out, sample, runtime=Runtime(device, input_threads), tta=tta)
 
 

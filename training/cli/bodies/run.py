@@ -1,4 +1,4 @@
-"""The body of `train run`: a new run or a stopped one, to its report."""
+"""The body of `train run`: train a new run, or resume a stopped one, through to its report."""
 
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def train(
     if resume is None and (cache is None or (out is None and not dry_run)):
         raise click.UsageError("give --cache and --out for a new run, or --resume DIR")
     if resume is not None and (out is not None or dry_run or preset is not None):
-        raise click.UsageError("--out, --preset and --dry-run do not go with --resume")
+        raise click.UsageError("--out, --preset and --dry-run cannot be used with --resume")
     overrides = _overrides(preset, options, others)
     trackers = parse_loggers(loggers)
     runtime = Runtime(device, input_threads, Runtime.batches_ahead, checkpoint_every, keep, log_every, trackers)
@@ -66,7 +66,7 @@ def train(
             job.complete(run, opened, runtime, processes)
         except Stopped:
             _say(processes, f"stopped; to continue: train run --resume {run.path}", err=True)
-            # The other processes have stopped too; nothing is left that would need an orderly exit.
+            # The other processes have stopped too, so there is nothing left to shut down in order.
             sys.exit(STOPPED)
         if processes.writes:
             _say_end(run)
@@ -79,18 +79,18 @@ def _say_end(run: Run) -> None:
 
 
 def _say(processes: Processes, *lines: str, err: bool = False) -> None:
-    """Print lines, once however many processes there are."""
+    """Print lines from one process only."""
     if processes.writes:
         click.echo("\n".join(lines), err=err)
 
 
 def _overrides(preset: str | None, options: dict[str, Any], others: tuple[str, ...]) -> dict[str, Any]:
-    """What a command sets: its preset, then its options, then its --set."""
+    """Return the settings given on the command line: the preset, overridden by options, overridden by --set."""
     given = {name: value for name, value in options.items() if value is not None}
     return (PRESETS[preset] if preset else {}) | given | dict(settings.parse_setting(text) for text in others)
 
 
 def _rehearse(cache: str, config: TrainConfig, runtime: Runtime, processes: Processes, local_copy: Path | None) -> None:
-    said = rehearse(cache, config, runtime, processes, local_copy)
+    summary = rehearse(cache, config, runtime, processes, local_copy)
     if processes.writes:
-        click.echo(said)
+        click.echo(summary)

@@ -1,4 +1,4 @@
-"""The bodies of `train features` and `train series`: a store of features, and a head over it."""
+"""The bodies of `train features` and `train series`: store features, and train a head on them."""
 
 import sys
 from pathlib import Path
@@ -21,12 +21,12 @@ from training.words import counted
 def write_features(
     *, run_path: Path, subsets: tuple[str, ...], tta: bool, cache: str | None, local_copy: Path | None, device: str
 ) -> None:
-    """Write the pooled features and the logits of every slice to RUN/features.zarr, once."""
+    """Write the pooled features and the logits of every slice to RUN/features.zarr, skipping those already there."""
     with join_processes(device) as processes:
         runtime = Runtime(device)
         written = job.features(run_path, cache, subsets, runtime, processes, tta=tta, local_copy=local_copy)
         store = store_path(open_run(run_path), tta=tta)
-        click.echo(f"{store}: {counted(written, 'slice')} written; all others asked for existed")
+        click.echo(f"{store}: {counted(written, 'slice')} written; the rest were already there")
 
 
 def train_head(
@@ -41,7 +41,7 @@ def train_head(
     device: str,
     **options: Any,
 ) -> None:
-    """Train a head over each series on the features of a run, or resume one that was stopped."""
+    """Train a head over series on the features of a run, or resume one that was stopped."""
     if (resume is None) == (base is None or out is None):
         raise click.UsageError("give --run and --out for a new head, or --resume DIR")
     values = {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The body of `train serve`: one model in memory, asked over HTTP."""
+"""The body of `train serve`: predictions over HTTP from one model in memory."""
 
 import os
 from pathlib import Path
@@ -25,11 +25,11 @@ def serve(
     megabytes: int,
     identifiers: bool,
 ) -> None:
-    """Answer studies over HTTP with one model in memory: POST DICOM files to /studies."""
+    """Serve predictions for DICOM files that are posted to /studies, with one model in memory."""
     token = os.environ.get(TOKEN_VARIABLE) or None
     if host not in LOOPBACK and token is None:
         raise ConfigError(
-            f"--host {host}: others could reach it; set a token in {TOKEN_VARIABLE}, or serve on 127.0.0.1"
+            f"--host {host}: other machines could reach it; set a token in {TOKEN_VARIABLE}, or serve on 127.0.0.1"
         )
     try:
         from training.study.desk import Desk, Rules

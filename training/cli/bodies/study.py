@@ -1,4 +1,4 @@
-"""The part of `train predict` that answers DICOM files."""
+"""The part of `train predict` that predicts DICOM files."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ def predict_dicom(
     run_path: Path, given: tuple[Path, ...], out: Path, device: str, *, sr: bool, heatmap: bool, identifiers: bool,
     tta: bool,
 ) -> None:  # fmt: skip
-    """Answer DICOM files, print one line a study and where the page is."""
+    """Predict DICOM files; print one line per study and the path of the report."""
     found = predict_study(run_path, given, out, Wanted(sr, heatmap, identifiers, tta), device)
     for record in found.studies.to_dict("records"):
-        said = [f"{name} {record[f'{name}_probability']:.3f}" for name in found.classes]
-        click.echo(f"study {record['study']}: {counted(record['slices'], 'slice')}; {', '.join(said)}")
+        scores = [f"{name} {record[f'{name}_probability']:.3f}" for name in found.classes]
+        click.echo(f"study {record['study']}: {counted(record['slices'], 'slice')}; {', '.join(scores)}")
     for record in found.series.to_dict("records"):
         if record["warning"]:
             click.echo(f"study {record['study']}, series {record['series']}: {record['warning']}", err=True)
