@@ -1,4 +1,4 @@
-"""One batch in memory: all that belongs to it in one stretch of bytes, which goes to a device in one copy."""
+"""One batch in memory: all of its parts in one contiguous buffer, which goes to a device in one copy."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from training.data.memory import Memory
 
-ALIGNED = 256  # bytes: each part begins where the widest loads of a GPU may begin
+ALIGNED = 256  # bytes: the alignment of each part, as the widest loads of a GPU require
 
 
 class Guard:
-    """Keeps memory from being filled again while a GPU still copies from it."""
+    """Keeps memory from being overwritten while a GPU is still copying from it."""
 
     def __init__(self) -> None:
         self.copied: torch.cuda.Event | None = None
@@ -25,15 +25,15 @@ class Guard:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a batch lie in its bytes: the small ones first, each with room for a full batch.
+    """Where the parts of a batch are in its buffer: the small ones first, each with room for a full batch.
 
-    The images are last, so that a batch of fewer slices is one stretch too.
+    The images are last, so that a smaller batch is contiguous too.
 
     Attributes:
-        batch_size: slices at most.
+        batch_size: maximum number of slices.
         image_shape: (C, S, S).
-        classes: K, labels of a slice.
-        drawn: D, numbers of a slice that its stream's `Draw` gives.
+        classes: K, labels per slice.
+        drawn: D, numbers per slice from the stream's `Draw`.
     """
 
     batch_size: int
@@ -42,7 +42,7 @@ class Layout:
     drawn: int
 
     def parts(self) -> tuple[tuple[torch.dtype, tuple[int, ...]], ...]:
-        """Return type and shape of what a slice has, in the order in memory: as `Batch.of` names them."""
+        """Return the dtype and shape per slice of each part, in memory order, which is that of `Batch.of`."""
         return (
             (torch.int64, ()),
             (torch.int64, ()),
@@ -53,7 +53,7 @@ class Layout:
         )
 
     def offsets(self) -> list[int]:
-        """Return where each part begins, in bytes."""
+        """Return the offset of each part, in bytes."""
         begins = [0]
         for dtype, shape in self.parts()[:-1]:
             size = dtype.itemsize * math.prod(shape) * self.batch_size
@@ -61,11 +61,11 @@ class Layout:
         return begins
 
     def size(self, count: int) -> int:
-        """Return the bytes from the first part to the end of the images of `count` slices."""
+        """Return the number of bytes from the first part to the end of the images of `count` slices."""
         return self.offsets()[-1] + count * math.prod(self.image_shape)
 
     def unpack(self, packed: Tensor, count: int) -> list[Tensor]:
-        """Return each part of the first `count` slices as a view of the bytes, (size(count),) uint8."""
+        """Return each part of the first `count` slices as a view of the buffer, (size(count),) uint8."""
         views = []
         for begin, (dtype, shape) in zip(self.offsets(), self.parts(), strict=True):
             part = packed[begin : begin + dtype.itemsize * math.prod(shape) * count]
@@ -80,10 +80,10 @@ class Batch:
     Attributes:
         images: (B, C, S, S) uint8 grey levels; with context, C channels of the whole stack.
         z_norm: (B,) float32 in [0, 1].
-        labels: (B, K) float32, 0 or 1, NaN where a slice has no label.
+        labels: (B, K) float32, 0 or 1, NaN for a slice without a label.
         keys: (B,) int64, the bits of the uint64 `Cache.keys`.
         lines: (B,) int64 positions in `Cache.table`.
-        drawn: (B, D) float32, what the stream's `Draw` gave; D is 0 without one.
+        drawn: (B, D) float32, the numbers from the stream's `Draw`; D is 0 without one.
     """
 
     images: Tensor
@@ -98,12 +98,12 @@ class Batch:
 
     @classmethod
     def of(cls, packed: Tensor, layout: Layout, count: int, guard: Guard) -> "Batch":
-        """Return the batch of `count` slices that some bytes hold, (layout.size(count),) uint8."""
+        """Return the batch of `count` slices in a buffer, (layout.size(count),) uint8."""
         keys, lines, z_norm, labels, drawn, images = layout.unpack(packed, count)
         return cls(images, z_norm, labels, keys, lines, drawn, packed, layout, guard)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device, in one copy. The host does not wait for one from pinned memory to a GPU."""
+        """Return the batch on a device, in one copy; from pinned memory to a GPU it is asynchronous."""
         on_gpu = device.type == "cuda"
         packed = self._packed.to(device, non_blocking=on_gpu)
         if on_gpu:
@@ -116,7 +116,7 @@ class Batch:
 
 
 class Slot:
-    """Memory of one batch, filled again and again, but never while somebody holds what it was filled with."""
+    """Reusable memory for one batch, which is not refilled while its content is in use."""
 
     def __init__(self, layout: Layout, *, pin: bool) -> None:
         size = layout.size(layout.batch_size)
@@ -125,7 +125,7 @@ class Slot:
         self.guard = Guard()
 
     def images(self) -> np.ndarray:
-        """Return the memory of the images, (B, C x S x S) uint8, to fill it."""
+        """Return the memory of the images, (B, C x S x S) uint8, to be filled."""
         layout = self._layout
         return self._memory.array()[layout.offsets()[-1] :].reshape(layout.batch_size, -1)
 
@@ -134,5 +134,5 @@ class Slot:
         return Batch.of(self._memory.tensor()[: self._layout.size(count)], self._layout, count, self.guard)
 
     def is_held(self) -> bool:
-        """Whether somebody still has a batch of this memory, or a view of a part of one."""
+        """Return whether a batch in this memory, or a view of one, is still referenced."""
         return self._memory.is_held()

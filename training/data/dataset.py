@@ -1,4 +1,4 @@
-"""Give the slices of a cache one by one, in any order, to whoever has a DataLoader of their own."""
+"""A map-style dataset of the slices of a cache, for use with any DataLoader."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
@@ -19,15 +19,15 @@ from training.data.stacks import StackReader
 
 
 class Item(dict[str, Any]):
-    """One slice with its facts; a type of its own, by which `default_collate` knows a batch of them."""
+    """One slice with its values; a separate type, so that `default_collate` recognises a batch of them."""
 
 
 class Items(Sequence[Item]):
-    """The items of a batch, which torch's `default_collate` takes as they lie in memory, without a copy.
+    """The items of a batch, which torch's `default_collate` collates without copying them.
 
     Args:
-        columns: name -> B values, a tensor where they lie together.
-        wrap: of the whole batch as a dict, before it leaves a worker.
+        columns: name -> B values, a tensor if they are contiguous.
+        wrap: applied to the batch, as a dict, before it leaves a worker.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Items(Sequence[Item]):
 
 
 def collate_items(batch: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, Any]:
-    """Make one dict of B items, as `default_collate` does of any dicts; what lies together already is not copied."""
+    """Collate B items to one dict, as `default_collate` does with other dicts, but do not copy contiguous values."""
     if isinstance(batch, Items):
         return batch.wrap(
             {
@@ -64,27 +64,29 @@ def collate_items(batch: Sequence[Item], *, collate_fn_map: Any = None) -> dict[
     return {name: collate([item[name] for item in batch], collate_fn_map=collate_fn_map) for name in batch[0]}
 
 
-# The extension point that the documentation of torch's `collate` gives.
+# The extension point in the documentation of torch's `collate`.
 default_collate_fn_map[Item] = collate_items
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
-    """Slices of a cache as a map-style dataset. It may be pickled, forked and spawned, and read by threads.
+    """Slices of a cache as a map-style dataset. It can be pickled, forked and spawned, and read by several threads.
 
-    An item is a dict: `image` (C, S, S) uint8 grey levels, or what `transform` makes of it; `z_norm` () float32 in
-    [0, 1]; `label` (K,) float32, 0 or 1, NaN where the slice has none; `line` () int64, its position in `cache.table`.
-    A DataLoader with a batch size asks for all items of a batch at once, so the whole batch is decoded in one go, and
-    its own `collate_fn` hands it on without a copy; the checksum of each slice is compared.
+    An item is a dict: `image` (C, S, S) uint8 grey levels, or the result of `transform`; `z_norm` () float32 in
+    [0, 1]; `label` (K,) float32, 0 or 1, NaN if the slice has none; `line` () int64, its position in `cache.table`.
+    A DataLoader with a batch size requests all items of a batch together, so they are decoded in one call, and its
+    default `collate_fn` passes them on without copying. The checksum of each slice is verified.
 
     Args:
+        cache: as returned by `open_cache`.
+        size: image side S in pixels, one of `cache.sizes`.
         lines: (n,) positions in `cache.table`; item i is the slice lines[i].
-        context: N slices on each side to show with it, from foot to head, all windows of one after those of another:
-            an image has (2 N + 1) C channels then.
-        transform: from one (C, S, S) uint8 image to anything that the DataLoader can collate.
+        context: N, the number of neighbouring slices to include on each side, from foot to head, with all windows of
+            one slice before those of the next: an image then has (2 N + 1) C channels.
+        transform: a function from one (C, S, S) uint8 image to anything that the DataLoader can collate.
 
     Raises:
-        CacheError: the size is not built, a slice or its shard is missing, or neighbours are wanted and unknown; on
-            reading, a slice is damaged.
+        CacheError: if the size was not built, a slice or its shard is missing, or neighbours are requested but
+            unknown; on reading, if a slice is damaged.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
-        """Return the items of a batch, decoded together. Their memory is filled again once all of them are dropped."""
+        """Return the items of a batch, decoded together; their memory is reused once they are all released."""
         which = np.asarray(indices, np.int64)
         if len(which) and not -len(self) <= which.min() <= which.max() < len(self):
             raise IndexError(f"the dataset has {len(self)} slices")

@@ -1,4 +1,4 @@
-"""Join patients who share slices, so that a split by patient holds, and list them in linked.csv."""
+"""Join patients who share slices, so that a split by patient does not leak, and list them in linked.csv."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,19 +22,20 @@ IDENTITY = (
     "series_instance_uid",
 )
 JOINED, LEFT_OUT = "joined", "left out: its labels contradict those of the same pixels"
-MOST_JOINED = 0.05  # of all patients in one unit; more is told, with what joins them
+MOST_JOINED = 0.05  # of all patients in one unit; a larger unit is reported, with the slices that join it
 MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Links:
-    """Which patients share slices.
+    """The patients who share slices.
 
     Attributes:
-        groups: (n,) lines of each group of equal slices that lie under several patients.
-        units: (N,) object, for each line what is divided as a whole: the least id of the patients that are joined,
-            directly or through others; a patient's own where nothing is shared.
-        left_out: (N,) bool, lines that neither train nor are scored, for their group's labels contradict each other.
+        groups: (n,) lines of each group of identical slices that belong to several patients.
+        units: (N,) object, for each line the unit that is kept in one subset: the smallest id among the patients who
+            are joined, directly or through others; the patient's own id if nothing is shared.
+        left_out: (N,) bool, lines that are neither trained on nor scored, because the labels of their group contradict
+            each other.
     """
 
     groups: tuple[np.ndarray, ...] = field(repr=False)
@@ -43,18 +44,18 @@ class Links:
 
 
 def link(cache: Cache, size_px: int) -> Links:
-    """Find the patients of a cache who share slices of equal pixels at one size."""
+    """Find the patients of a cache who share slices, which are those with identical pixels at one size."""
     groups = tuple(same_pixels(cache, size_px))
     left_out = np.zeros(cache.num_slices, bool)
     labels = cache.labels() if cache.classes else np.empty((cache.num_slices, 0), np.float32)
-    if cache.label_level == "slice":  # two series may share a slice and differ in a finding that it does not show
+    if cache.label_level == "slice":  # two series may share a slice but differ in a finding that is not on it
         for lines in groups:
             left_out[lines] = contradict(labels[lines])
     return Links(groups, join(cache.table["patient_id"], groups), left_out)
 
 
 def join(patient_ids: pd.Series, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the unit of each line, (N,) object: the connected components over all pairs that share a group.
+    """Return the unit of each line, (N,) object: the connected components of patients who share a group.
 
     Args:
         patient_ids: (N,) str.
@@ -63,7 +64,7 @@ def join(patient_ids: pd.Series, groups: Sequence[np.ndarray]) -> np.ndarray:
     codes, names = pd.factorize(patient_ids, sort=True)
     if not groups:
         return names.to_numpy(object)[codes]
-    from scipy.sparse import coo_array  # type: ignore[import-untyped]  # 0.2 s, and most caches share nothing
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]  # takes 0.2 s; most caches share nothing
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
     first = np.concatenate([np.full(len(lines), codes[lines[0]]) for lines in groups])
@@ -76,12 +77,12 @@ def join(patient_ids: pd.Series, groups: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def contradict(labels: np.ndarray) -> bool:
-    """Whether two of the labels of equal slices, (n, K) float with NaN for none, lie on two sides of a half."""
+    """Return whether labels of identical slices, (n, K) float, NaN if absent, are on both sides of 0.5 in any class."""
     return bool(((labels >= 0.5).any(axis=0) & (labels < 0.5).any(axis=0)).any())
 
 
 def table_of(links: Links, cache: Cache) -> pd.DataFrame:
-    """Return the lines of linked.csv: group (from 1), unit, what tells the slice, its labels, and what was done."""
+    """Return the rows of linked.csv: group (from 1), unit, the slice's identifiers, its labels, and what was done."""
     lines = np.concatenate([np.empty(0, np.int64), *links.groups])
     table = cache.table[[*IDENTITY, *cache.classes]].iloc[lines].reset_index(drop=True)
     table.insert(0, "group", np.repeat(np.arange(1, len(links.groups) + 1), [len(of) for of in links.groups]))
@@ -90,10 +91,10 @@ def table_of(links: Links, cache: Cache) -> pd.DataFrame:
 
 
 def read_linked(path: Path) -> pd.DataFrame:
-    """Read linked.csv back.
+    """Read linked.csv.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: if it is missing or damaged.
     """
     try:
         texts = {name: str for name in ("unit", *IDENTITY, "done") if name != "frame"}
@@ -104,27 +105,27 @@ def read_linked(path: Path) -> pd.DataFrame:
 
 
 def left_out_lines(linked: pd.DataFrame, cache: Cache) -> np.ndarray:
-    """Return (N,) bool: the lines of a cache that linked.csv says are left out, in whatever rows they lie."""
+    """Return (N,) bool: the lines of a cache that linked.csv lists as left out, identified by slice, not by row."""
     gone = linked[linked["done"] == LEFT_OUT]
     return np.isin(cache.keys, slice_keys(gone["sop_instance_uid"], gone["frame"]))
 
 
 def describe(linked: pd.DataFrame, num_patients: int) -> list[str]:
-    """Say in sentences what linked.csv holds; nothing where nothing is shared."""
+    """Summarise linked.csv in sentences; an empty list if nothing is shared."""
     if not len(linked):
         return []
     units = linked.groupby("unit")["patient_id"].nunique()
     gone = linked[linked["done"] == LEFT_OUT]
-    said = [
-        f"groups of equal slices under several patients: {linked['group'].nunique():,} ({FILE}); {units.sum():,} "
-        f"patients are joined into {len(units):,} units for the split, so that no group is in two parts"
+    summary = [
+        f"groups of identical slices under several patients: {linked['group'].nunique():,} ({FILE}); {units.sum():,} "
+        f"patients are joined into {len(units):,} units for the split, so that no group is in two subsets"
     ]
     if len(gone):
-        said.append(
+        summary.append(
             f"groups whose labels contradict each other: {gone['group'].nunique():,}, with "
             f"{counted(len(gone), 'slice')}, which are neither trained on nor scored"
         )
-    return said + [
+    return summary + [
         _large(linked[linked["unit"] == unit], count, num_patients) for unit, count in units.items()
         if count > MOST_JOINED * num_patients and count > 1
     ]  # fmt: skip
@@ -137,5 +138,5 @@ def _large(members: pd.DataFrame, count: int, num_patients: int) -> str:
     more = len(groups) - len(most)
     return (
         f"{count:,} of {num_patients:,} patients ({100 * count / num_patients:.0f} %) are joined into one unit, which "
-        f"is in the training part; what joins them: {named}" + (f" and {more:,} more groups" if more else "")
+        f"is in the training set; they are joined by {named}" + (f" and {more:,} more groups" if more else "")
     )

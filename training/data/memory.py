@@ -1,4 +1,4 @@
-"""This file keeps memory that is filled again and again, but never while somebody holds what it was filled with."""
+"""Reusable memory that is not refilled while its content is in use."""
 
 import sys
 from collections import deque
@@ -7,17 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-KEPT = 4  # arrays that a ring keeps: one being filled, one with the consumer, and two that it has yet to drop
+KEPT = 4  # arrays that a ring keeps: one being filled, one with the consumer, and two that it has yet to release
 
 
 class Memory:
-    """An array that knows whether somebody holds a part of it.
+    """An array that can tell whether any part of it is still referenced.
 
-    A tensor made by torch.from_numpy keeps a reference to the array, and so does each view of that tensor and each
-    array made of one: once all are gone, the array has as many references as in the beginning.
+    A tensor made by torch.from_numpy keeps a reference to the array, as do all views of that tensor and all arrays made
+    from them: once they are all gone, the array is back at its initial reference count.
 
     Args:
-        make: gives the array, to which nobody else has a reference.
+        make: returns the array, without keeping a reference to it.
     """
 
     def __init__(self, make: Callable[[], np.ndarray]) -> None:
@@ -25,15 +25,15 @@ class Memory:
         self._references = self._count()
 
     def array(self) -> np.ndarray:
-        """Return the array, to fill it."""
+        """Return the array, to be filled."""
         return self._array
 
     def tensor(self) -> torch.Tensor:
-        """Return the array as a tensor, to hand it on."""
+        """Return the array as a tensor, to be passed on."""
         return torch.from_numpy(self._array)
 
     def is_held(self) -> bool:
-        """Whether somebody has the array, a tensor of it, or a view of a part of one."""
+        """Return whether the array, a tensor made from it, or a view of one is still referenced."""
         return self._count() > self._references
 
     def _count(self) -> int:
@@ -41,9 +41,9 @@ class Memory:
 
 
 class Ring:
-    """Memory for batches of (C, S, S) uint8 images. Fresh memory costs more in page faults than to decode into it.
+    """Memory for batches of (C, S, S) uint8 images, since the page faults of new memory cost more than decoding.
 
-    Threads may share it: memory that one of them looks at is out of the ring meanwhile.
+    Threads may share it: memory that one of them is examining is not in the ring.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -51,7 +51,7 @@ class Ring:
         self._kept: deque[Memory] = deque(maxlen=KEPT)
 
     def take(self, count: int) -> Memory:
-        """Return memory that nobody holds, for `count` images or more; `give_back` it once it is filled."""
+        """Return unused memory for at least `count` images; `give_back` it once it is filled."""
         for _ in range(KEPT):
             try:
                 memory = self._kept.popleft()
@@ -64,5 +64,5 @@ class Ring:
         return Memory(lambda: np.empty((count, *self._shape), np.uint8))
 
     def give_back(self, memory: Memory) -> None:
-        """Keep memory for the next time; the one that was kept longest makes room."""
+        """Return memory to the ring; the oldest is dropped to make room."""
         self._kept.append(memory)

@@ -1,4 +1,4 @@
-"""Find the slices next to a slice in its series, and say how they are stacked as channels."""
+"""Find the neighbours of each slice in its series, and define how they are stacked as channels."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from training.data.cache import Cache
 from training.errors import CacheError, ConfigError
 
-# Slices nearer than this lie at one position: scanners write positions to 0.001 mm or better.
+# Slices closer than this are at the same position: scanners write positions to 0.001 mm or better.
 SAME_POSITION_MM = 0.001
 SERIES = ["patient_id", "study_instance_uid", "series_instance_uid"]
 ALL_WINDOWS = "all"
@@ -17,32 +17,32 @@ ALL_WINDOWS = "all"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """How many slices a network sees beside the one that it judges, and what of them.
+    """How many neighbouring slices a network sees in addition to the one it classifies, and in which windows.
 
     Attributes:
-        slices: on each side, N.
-        windows: (W,) numbers of the windows that it sees of each of the 2N neighbours; of the slice itself it sees all.
+        slices: N, neighbours on each side.
+        windows: (W,) indices of the windows shown of each of the 2N neighbours; all are shown of the slice itself.
     """
 
     slices: int
     windows: tuple[int, ...]
 
     def channels(self, num_windows: int) -> tuple[int, ...]:
-        """Return which window each channel of a stack shows: slices from foot to head, windows in the cache's order."""
+        """Return the window of each channel of a stack: slices from foot to head, windows in the cache's order."""
         own = tuple(range(num_windows))
         return self.windows * self.slices + own + self.windows * self.slices
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesOrder:
-    """The placed slices of a cache, series by series from foot to head.
+    """The slices of a cache that have a z_mm, ordered by series and from foot to head.
 
-    A series is one of a patient, in a study, under a Series Instance UID. Slices without z_mm are not placed. Slices
-    at one position follow each other by key, so the order depends on the content alone.
+    A series is identified by patient, study and Series Instance UID. Slices at the same position are ordered by key,
+    so that the order depends only on the content.
 
     Attributes:
         lines: (M,) int64 lines of the table.
-        starts: (T + 1,) int64: series t has the lines starts[t]:starts[t + 1].
+        starts: (T + 1,) int64: the lines of series t are lines[starts[t]:starts[t + 1]].
         z_mm: (M,) float64.
     """
 
@@ -52,14 +52,15 @@ class SeriesOrder:
 
 
 def choose_context(slices: int, windows: str, names: Sequence[str]) -> Context | None:
-    """Return what the settings `context` and `context_windows` ask for; None where it is the slice alone.
+    """Return the context for the settings `context` and `context_windows`; None for single slices.
 
     Args:
-        windows: names with commas between them, or "all".
+        slices: neighbours on each side.
+        windows: comma-separated names, or "all".
         names: the cache's windows, in channel order.
 
     Raises:
-        ConfigError: a window that the cache does not have.
+        ConfigError: if the cache does not have one of the windows.
     """
     if not slices:
         return None
@@ -73,16 +74,16 @@ def choose_context(slices: int, windows: str, names: Sequence[str]) -> Context |
 
 
 def order_series(cache: Cache) -> SeriesOrder:
-    """Put the slices of every series in order.
+    """Order the slices of every series by position.
 
     Raises:
-        CacheError: no slice of the cache has a z_mm.
+        CacheError: if no slice of the cache has a z_mm.
     """
     z_mm = cache.table["z_mm"].to_numpy(np.float64)
     placed = np.flatnonzero(~np.isnan(z_mm))
     if not len(placed):
         raise CacheError(
-            f"{cache.path}: no slice has a z_mm, so no slice has known neighbours; use a run without --context and "
+            f"{cache.path}: no slice has a z_mm, so their neighbours are unknown; use a run without --context and "
             "without a head over the series, or build from files with ImagePositionPatient"
         )
     series = cache.table.groupby(SERIES, sort=True).ngroup().to_numpy()
@@ -93,27 +94,27 @@ def order_series(cache: Cache) -> SeriesOrder:
 
 
 def find_neighbours(cache: Cache, slices: int) -> np.ndarray:
-    """Find the slices around each slice of a cache, by position within its series.
+    """Find the neighbours of each slice of a cache, by position within its series.
 
-    Neighbours lie at the next positions below and above; of several slices at one position that with the smallest key
-    stands for it. Past the ends the outermost slice stands in, and a slice without z_mm for all its neighbours.
-    Whether a slice has labels, and in which subset of a split it is, does not matter.
+    Neighbours are the slices at the next positions below and above; if there are several at one position, the one with
+    the smallest key is used. Past either end the outermost slice is repeated, and a slice without z_mm is used as all
+    of its own neighbours. Labels and subsets of the split are ignored.
 
     Args:
-        slices: on each side, N.
+        slices: N, neighbours on each side.
 
     Returns:
-        (lines, 2N + 1) int64 lines of `cache.table`, from foot to head, each slice itself in the middle.
+        (lines, 2N + 1) int64 lines of `cache.table`, from foot to head, with the slice itself in the middle.
 
     Raises:
-        CacheError: no slice of the cache has a z_mm.
+        CacheError: if no slice of the cache has a z_mm.
     """
     order = order_series(cache)
     first = np.zeros(len(order.lines), bool)
     first[order.starts[:-1]] = True
     new_place = first | (np.diff(order.z_mm, prepend=-np.inf) > SAME_POSITION_MM)
     place = np.cumsum(new_place) - 1  # (M,) number of each slice's position
-    standing = order.lines[new_place]  # the slice that stands for each position
+    standing = order.lines[new_place]  # the slice that represents each position
     lowest = np.repeat(place[order.starts[:-1]], np.diff(order.starts))
     highest = np.repeat(place[order.starts[1:] - 1], np.diff(order.starts))
     found = np.repeat(np.arange(cache.num_slices)[:, None], 2 * slices + 1, axis=1)

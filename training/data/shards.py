@@ -1,4 +1,4 @@
-"""Read single slices out of shards: find them, check them, and decode them into given memory."""
+"""Read single slices from shards: find them, check them, and decode them into existing arrays."""
 
 import math
 import mmap
@@ -23,26 +23,27 @@ from training.data.mirror import REQUESTS
 from training.errors import CacheError
 
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF  # Zarr v3, sharding codec: the index entry of an inner chunk that is not stored
-# CRC-32C over bytes followed by their own CRC-32C, little-endian, is this number whatever the bytes.
+# The CRC-32C of any bytes followed by their own CRC-32C, little-endian.
 # Source: RFC 9260, appendix A, gives the polynomial and the inversions from which it follows.
 CRC32C_OF_INTACT = 0x48674BC7
-DESCRIPTORS_LEFT = 256  # to everybody else in the process
-# Of the 16 bytes that begin a chunk of blosc: its decompressed size, the size of its blocks, its stored size.
+DESCRIPTORS_LEFT = 256  # for the rest of the process
+# In the 16-byte header of a blosc chunk: decompressed size, block size, stored size.
 # Source: c-blosc, README_CHUNK_FORMAT.rst.
 BLOSC_SIZES = struct.Struct("<4xIII")
 
 
 class SliceReader:
-    """Decodes slices of one image array, in any order; threads may share it, and it may be pickled and forked.
+    """Decodes slices of one image array, in any order; threads may share it, and it can be pickled and forked.
 
-    The shards' indices are read once, here. After that a slice costs no look-up in Zarr: its stored bytes are a
-    range of a memory-mapped shard, decompressed in place, and their CRC-32C is compared before `read` returns.
+    The shard indices are read once, on construction. Reading a slice then does not go through Zarr: its stored bytes
+    are a range of a memory-mapped shard, which is decompressed straight into the output, and their CRC-32C is verified
+    before `read` returns.
 
     Args:
-        lines: (n,) positions in `cache.table`; a slice is named by its position in `lines` from here on.
+        lines: (n,) positions in `cache.table`; the methods identify a slice by its position in `lines`.
 
     Raises:
-        CacheError: the size is not built, a shard is missing or its index damaged, or a slice is not in its shard.
+        CacheError: if the size was not built, a shard is missing or its index damaged, or a slice is not in its shard.
     """
 
     def __init__(self, cache: Cache, size: int, lines: np.ndarray) -> None:
@@ -50,7 +51,7 @@ class SliceReader:
         self._names = cache.table[["sop_instance_uid", "frame"]].iloc[lines]
         rows = cache.table["row"].to_numpy()[lines]
         if len(rows) and not 0 <= rows.min() <= rows.max() < self._array.shape[0]:
-            raise CacheError(f"{cache.path}: the table names rows that {self._array.name} does not have; {REPAIR}")
+            raise CacheError(f"{cache.path}: the table refers to rows that {self._array.name} does not have; {REPAIR}")
         self._shards = rows // self._array.rows_per_shard
         self._starts, self._stops = self._find(rows % self._array.rows_per_shard)
         self._begin()
@@ -62,54 +63,55 @@ class SliceReader:
 
     @property
     def stored_bytes(self) -> np.ndarray:
-        """Stored size of each slice, its checksum included, (n,) int64."""
+        """Stored size of each slice in bytes, including its checksum, (n,) int64."""
         return self._stops - self._starts
 
     def read(self, which: np.ndarray, out: Iterable[np.ndarray]) -> None:
         """Decode slices `which`, (m,), into m or more writable (C x S x S,) uint8 arrays.
 
         Raises:
-            ValueError: an array is not of that size.
-            CacheError: a slice is damaged; it names the slice and its shard. What `out` then holds means nothing.
+            ValueError: if an array does not have this size.
+            CacheError: if a slice is damaged; the message names the slice and its shard. The content of `out` is then
+                undefined.
         """
         checksum, decompress = google_crc32c.value, DECOMPRESS[self._array.compressor]
         opened, done = self._opened, 0
         try:
-            # A microsecond in this loop is 2 % of the throughput.
+            # Each microsecond in this loop costs 2 % of the throughput.
             for (shard, start, stop), destination in zip(self._places(which), out, strict=False):
                 _, content = opened[shard] or self._open(shard)
                 stored = content[start:stop]
-                # First, for it hides the way from memory: a tenth faster than to wait for the bytes in a checksum.
+                # Decompress first, which hides the memory latency: a tenth faster than waiting for it in the checksum.
                 decompress(stored[:-CHECKSUM_BYTES], destination)
                 if checksum(stored) != CRC32C_OF_INTACT:
-                    raise ValueError("its checksum differs")
+                    raise ValueError("its checksum does not match")
                 done += 1
         except (ValueError, RuntimeError, OSError) as error:
             if destination.nbytes != (wanted := math.prod(self.shape)):
                 raise ValueError(
-                    f"out: arrays of {destination.nbytes} bytes; a slice {self.shape} has {wanted}"
+                    f"out: arrays of {destination.nbytes} bytes, but a slice {self.shape} has {wanted}"
                 ) from error
             files = self._array.files
             raise self._damage(which[done], error, files.where, files.way_out) from error
 
     def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
-        """Have the shards of slices that are due, (m,) one part after another, copied to local disk in the background.
+        """Copy the shards of the next slices, given in (m,) parts, to local disk in the background.
 
-        Only where the cache has local copies; `read` waits for a shard that is not there yet.
+        This does nothing unless the cache has local copies. `read` waits for a shard that has not been copied yet.
         """
         return self._array.files.fetching(self._shards_due(parts), self._array.index_bytes)
 
     def will_read(self, which: np.ndarray) -> None:
-        """Ask the system to bring slices into memory, and do not wait for it."""
+        """Ask the system to load slices into memory, without waiting for it."""
         for shard, start, stop in self._places(which):
             mapped, _ = self._open(shard)
             first = start - start % mmap.PAGESIZE
             system.will_need(mapped, first, stop - first)
 
     def wait_for(self, which: np.ndarray) -> None:
-        """Wait until slices are in memory, without the GIL.
+        """Wait until slices are in memory, with the GIL released.
 
-        `read` would wait as well, but in the middle of a checksum, which holds the GIL and so stops all threads.
+        `read` would wait as well, but in the middle of a checksum, which holds the GIL and so blocks all threads.
         """
         page = np.empty(mmap.PAGESIZE, np.uint8)
         for shard, start, stop in self._places(which):
@@ -125,19 +127,19 @@ class SliceReader:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin in this process, with no shard open."""
+        """Set up this process, with no shard open."""
         self._opened: list[tuple[mmap.mmap, np.ndarray] | None] = [None] * self._array.shards
         self._oldest: deque[int] = deque()
         self._opening = threading.Lock()
         self._most_open = _allow_descriptors(self._array.shards)
-        # Otherwise numcodecs lets calls from the main thread run on a pool of threads of its own.
+        # Otherwise numcodecs runs calls from the main thread on its own thread pool.
         blosc.use_threads = False
 
     def _places(self, which: np.ndarray) -> Iterable[tuple[int, int, int]]:
         return zip(*(part[which].tolist() for part in (self._shards, self._starts, self._stops)), strict=True)
 
     def _open(self, shard: int) -> tuple[mmap.mmap, np.ndarray]:
-        """Return a shard's bytes, mapped now if they are not yet; the one mapped first makes room where needed."""
+        """Return a shard's bytes, mapping it if necessary; the one mapped first is evicted to make room."""
         if (opened := self._opened[shard]) is not None:
             return opened
         file = self._array.files.fetch(self._array.shard_name(shard), self._array.index_bytes)
@@ -147,18 +149,18 @@ class SliceReader:
                 opened = self._opened[shard] = _map(file, self._array.files.way_out)
                 self._oldest.append(shard)
                 if len(self._oldest) > self._most_open:
-                    # What another thread still reads of it stays mapped until that thread drops it.
+                    # It stays mapped until all threads that are still reading it have released it.
                     self._opened[self._oldest.popleft()] = None
         return opened
 
     def _shards_due(self, parts: list[np.ndarray]) -> Iterator[str]:
-        """Yield the shards of slices in the order in which they are due."""
+        """Yield the shards of slices in the order in which they are needed."""
         if parts:
             shards, first = np.unique(self._shards[np.concatenate(parts)], return_index=True)
             yield from (self._array.shard_name(shard) for shard in shards[np.argsort(first)])
 
     def _find(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where in its shard each slice's stored bytes begin and end, both (n,) int64.
+        """Return the start and end offsets of each slice's stored bytes in its shard, both (n,) int64.
 
         Args:
             inside: (n,) position of each slice in its shard.
@@ -173,11 +175,11 @@ class SliceReader:
         return starts, starts + sizes
 
     def _read_index(self, shard: int) -> np.ndarray:
-        """Return a shard's index, (rows_per_shard, 2) uint64: offset and number of bytes of each inner chunk."""
+        """Return a shard's index, (rows_per_shard, 2) uint64: offset and size in bytes of each inner chunk."""
         files, name = self._array.files, self._array.shard_name(shard)
         stored = files.tail(name, self._array.index_bytes)
         if google_crc32c.value(stored) != CRC32C_OF_INTACT:
-            raise CacheError(f"{files.origin(name)}: the shard's index is damaged or cut off; {REPAIR}")
+            raise CacheError(f"{files.origin(name)}: the shard's index is damaged or truncated; {REPAIR}")
         return np.frombuffer(stored[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
 
     def _damage(self, which: int, reason: object, where: Callable[[str], object], way_out: str) -> CacheError:
@@ -187,12 +189,12 @@ class SliceReader:
 
 
 def _decompress_blosc(stored: np.ndarray, image: np.ndarray) -> None:
-    """Decompress what may be damaged: blosc looks at every length in a chunk, but believes what the chunk's own is."""
+    """Decompress a chunk that may be damaged: blosc checks all lengths in a chunk except the chunk's own sizes."""
     if len(stored) <= BLOSC_SIZES.size:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     size, _, stored_size = BLOSC_SIZES.unpack_from(stored.data)
     if size != len(image) or stored_size != len(stored):
-        raise ValueError("its beginning is not valid")
+        raise ValueError("its header is invalid")
     blosc.decompress(stored, image)
 
 
@@ -212,5 +214,5 @@ def _map(file: Path, way_out: str) -> tuple[mmap.mmap, np.ndarray]:
 
 
 def _allow_descriptors(shards: int) -> int:
-    """Let the process hold a mapping, and so a descriptor, of every shard if the system permits; return how many."""
+    """Raise the limit on descriptors, one for each mapped shard, and return how many shards may be open."""
     return max(1, min(shards, system.allow_descriptors(shards) - DESCRIPTORS_LEFT))

@@ -1,4 +1,4 @@
-"""Divide patients into training, validation and test, and keep the division as split.csv."""
+"""Split patients into training, validation and test sets, and store the split in split.csv."""
 
 from pathlib import Path
 
@@ -21,21 +21,24 @@ def split_patients(
     seed: int,
     units: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Divide the slices by patient, stratified on the findings that each patient has in any slice.
+    """Split the slices by patient, stratified on the findings that each patient has in any slice.
 
-    The outcome depends on the patients, their findings and the seed alone: not on rows, nor on the order of lines.
+    The result depends only on the patients, their findings and the seed, not on rows or the order of lines.
 
     Args:
-        table: N lines with `patient_id` and one column a class.
-        fractions: wanted shares of the patients in the three subsets, which add up to 1.
-        units: (N,) str, what is divided as a whole where some patients are joined (`linked.Links.units`); one that
-            joins more than MOST_JOINED of all patients is in the training set, since no other subset has room for it.
+        table: N lines with `patient_id` and one column per class.
+        classes: names of the class columns.
+        fractions: proportions of patients in the three subsets, which add up to 1.
+        seed: seed of the split.
+        units: (N,) str, the units to split if some patients are joined (`linked.Links.units`), each of which stays in
+            one subset; one with more than MOST_JOINED of all patients goes to the training set, since no other subset
+            has room for it.
 
     Returns:
         (N,) str: one of `SUBSETS` for each line, the same for all lines of a patient and of a unit.
 
     Raises:
-        ConfigError: the fractions are not shares, or there are too few patients for the wanted subsets.
+        ConfigError: if the fractions are invalid, or there are too few patients for the requested subsets.
     """
     check_fractions(fractions)
     named = table["patient_id"].to_numpy() if units is None else units
@@ -59,20 +62,21 @@ def split_patients(
 
 
 def write_split(path: Path, table: pd.DataFrame, subsets: np.ndarray) -> None:
-    """Write `split.csv`: patient_id, split; one line a patient, sorted by patient."""
+    """Write `split.csv`: patient_id, split; one row per patient, sorted by patient."""
     lines = pd.DataFrame({"patient_id": table["patient_id"].to_numpy(), "split": subsets})
     lines.drop_duplicates().sort_values("patient_id").to_csv(path, index=False, lineterminator="\n")
 
 
 def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
-    """Return the subset of each line of `table`, (N,) str, as `split.csv` has it for the line's patient.
+    """Return the subset of each line of `table`, (N,) str, as listed in `split.csv` for the line's patient.
 
     Raises:
-        RunError: the file cannot be read, has a patient twice, an unknown subset, or lacks a patient of the table.
+        RunError: if the file cannot be read, lists a patient twice, has an unknown subset, or lacks a patient of the
+            table.
     """
     subsets = read_lines(path).set_index("patient_id")["split"]
     if not subsets.index.is_unique:
-        raise RunError(f"{path}: has patient {subsets.index[subsets.index.duplicated()][0]} more than once")
+        raise RunError(f"{path}: lists patient {subsets.index[subsets.index.duplicated()][0]} more than once")
     if unknown := set(subsets) - set(SUBSETS):
         raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SUBSETS)}")
     found = subsets.reindex(table["patient_id"])
@@ -83,10 +87,10 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
 
 
 def read_lines(path: Path) -> pd.DataFrame:
-    """Return the lines of `split.csv` as they are: patient_id and split, texts.
+    """Return the rows of `split.csv` unchanged: patient_id and split, as str.
 
     Raises:
-        RunError: the file cannot be read, or is no such table.
+        RunError: if the file cannot be read, or is not such a table.
     """
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)[["patient_id", "split"]]
@@ -100,12 +104,12 @@ def read_lines(path: Path) -> pd.DataFrame:
 def _divide(
     findings: np.ndarray, fractions: tuple[float, float, float], seed: int, *, keep_one: bool = True
 ) -> np.ndarray:
-    """Divide P patients, given (P, K) bool findings; returns (P,) subsets.
+    """Split P patients with (P, K) bool findings; return their (P,) subsets.
 
-    First the held-out patients are taken from all, then they are divided into validation and test.
+    The held-out patients are chosen first, and then split into validation and test.
 
     Args:
-        keep_one: at least one patient stays in training; not needed where others are there already.
+        keep_one: keep at least one patient in the training set; not needed if it already has others.
     """
     _, validation, test = fractions
     subsets = np.full(len(findings), SUBSETS[0], dtype=object)
@@ -127,8 +131,8 @@ def _count(patients: int, share: float, at_least: int, spare: int) -> int:
 
 
 def _choose(patients: np.ndarray, findings: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose `count` of the patients, stratified with scikit-learn as finely as the strata's sizes allow."""
-    from sklearn.model_selection import train_test_split  # 0.7 s, not to be paid by `train --help`
+    """Choose `count` of the patients, stratified by scikit-learn as finely as the sizes of the strata allow."""
+    from sklearn.model_selection import train_test_split  # takes 0.7 s, which would slow down `train --help`
 
     strata = _strata(findings, smallest=max(2, -(-len(patients) // max(1, min(count, len(patients) - count)))))
     enough = len(np.unique(strata)) <= min(count, len(patients) - count)
@@ -141,9 +145,9 @@ def _choose(patients: np.ndarray, findings: np.ndarray, count: int, seed: int) -
 def _strata(findings: np.ndarray, smallest: int) -> np.ndarray:
     """Condense multi-label findings (P, K) to (P,) strata of at least `smallest` patients each.
 
-    A combination of findings that enough patients share is a stratum of its own. Patients of a rarer combination go
-    by their rarest finding that enough of them share, for it is the one that chance would spread worst; the rest
-    is one stratum.
+    A combination of findings that enough patients share is a stratum. Patients with a rarer combination are grouped by
+    their rarest finding that enough of them share, since chance would spread that one least evenly; the rest form one
+    stratum.
     """
     _, strata, sizes = np.unique(findings, axis=0, return_inverse=True, return_counts=True)
     strata = strata.reshape(-1)

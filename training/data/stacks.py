@@ -1,4 +1,4 @@
-"""Read slices together with their neighbours, as one image of more channels."""
+"""Read slices together with their neighbours, as one image with more channels."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -11,15 +11,15 @@ from training.data.shards import SliceReader
 
 
 class StackReader:
-    """Reads as `SliceReader` does, but of each slice a stack: the slice and its neighbours, from foot to head.
+    """A `SliceReader` that returns a stack for each slice: the slice and its neighbours, from foot to head.
 
-    However many stacks of one `read` need a slice, it is decoded once.
+    A slice is decoded once per `read`, even if several stacks include it.
 
     Args:
-        lines: (n,) positions in `cache.table`; a stack is named by its position in `lines` from here on.
+        lines: (n,) positions in `cache.table`; the methods identify a stack by its position in `lines`.
 
     Raises:
-        CacheError: as of `SliceReader` and `find_neighbours`.
+        CacheError: as for `SliceReader` and `find_neighbours`.
     """
 
     def __init__(self, cache: Cache, size: int, lines: np.ndarray, context: Context) -> None:
@@ -37,21 +37,22 @@ class StackReader:
 
     @property
     def stored_bytes(self) -> np.ndarray:
-        """Stored size of each slice itself, its checksum included, (n,) int64."""
+        """Stored size in bytes of each slice without its neighbours, including its checksum, (n,) int64."""
         return self._reader.stored_bytes[self._stacks[:, self._middle]]
 
     def read(self, which: np.ndarray, out: Iterable[np.ndarray]) -> None:
         """Read stacks `which`, (m,), into m or more writable (channels x S x S,) uint8 arrays.
 
         Raises:
-            CacheError: a slice is damaged; it names the slice and its shard. What `out` then holds means nothing.
+            CacheError: if a slice is damaged; the message names the slice and its shard. The content of `out` is then
+                undefined.
         """
         images = [image for _, image in zip(which, out, strict=False)]
         needed, places = np.unique(self._stacks[which], return_inverse=True)
         places = places.reshape(len(which), -1)
         decoded: list[np.ndarray | None] = [None] * len(needed)
         whole = [column for column, windows in enumerate(self._shown) if len(windows) == self._whole]
-        for column in whole:  # straight to a place in the batch, where one holds all windows
+        for column in whole:  # decode directly into the batch where a stack shows all windows of the slice
             for image, place in zip(images, places[:, column].tolist(), strict=True):
                 if decoded[place] is None:
                     decoded[place] = self._part(image, column)
@@ -62,11 +63,11 @@ class StackReader:
             self._copy(image, [slices[place] for place in stack])
 
     def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
-        """As `SliceReader.fetching`, for the slices of all stacks."""
+        """Copy the shards of stacks in the background; see `SliceReader.fetching`."""
         return self._reader.fetching([self._stacks[part].ravel() for part in parts])
 
     def will_read(self, which: np.ndarray) -> None:
-        """Ask the system to bring stacks into memory, and do not wait for it."""
+        """Ask the system to load stacks into memory, without waiting for it."""
         self._reader.will_read(np.unique(self._stacks[which]))
 
     def wait_for(self, which: np.ndarray) -> None:
@@ -78,11 +79,11 @@ class StackReader:
         return self._reader.shape[0]
 
     def _part(self, image: np.ndarray, column: int) -> np.ndarray:
-        """The part of a stack's memory that shows one of its slices."""
+        """Return the part of a stack's memory that holds one of its slices."""
         return image[self._begins[column] : self._begins[column + 1]]
 
     def _copy(self, image: np.ndarray, slices: list[np.ndarray]) -> None:
-        """Copy slices to their parts of a stack, but for those that were decoded there."""
+        """Copy slices to their parts of a stack, except those that were decoded in place."""
         for column, (windows, pixels) in enumerate(zip(self._shown, slices, strict=True)):
             part = self._part(image, column)
             if len(windows) == self._whole:

@@ -1,4 +1,4 @@
-"""Turn shards into shuffled batches: their order, memory and threads."""
+"""A stream of shuffled batches from shards: their order, memory and threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -22,18 +22,18 @@ from training.data.shards import SliceReader
 from training.data.stacks import StackReader
 from training.errors import ConfigError
 
-HINTS_AHEAD = 3  # batches between the request to the disk and the read
-COLD_BATCHES = 32  # batches that are requested ahead after one that had to wait for the disk
+HINTS_AHEAD = 3  # batches between the prefetch request and the read
+COLD_BATCHES = 32  # batches that are prefetched after one that had to wait for the disk
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Numbers that go to the device with each slice of a batch, in the same copy.
+    """Random numbers that go to the device with each slice of a batch, in the same copy.
 
     Attributes:
-        columns: how many a slice has, D.
-        of_batch: gives them, (B, D) float32, from the epoch, the number of the batch in it and the slices' keys
-            (B,) uint64; threads call it.
+        columns: D, how many each slice has.
+        of_batch: a function from the epoch, the number of the batch in it and the slices' keys, (B,) uint64, to the
+            numbers, (B, D) float32; it is called from threads.
     """
 
     columns: int
@@ -41,27 +41,31 @@ class Draw:
 
 
 class Stream(IterableDataset[Batch]):
-    """Batches of some slices of a cache, filled by threads ahead of the consumer, epoch after epoch.
+    """Batches of selected slices of a cache, prefetched by threads, epoch after epoch.
 
-    Iterated, it gives one epoch after the other, of this process's part where torch.distributed is in use; `epoch`
-    gives any. It is the loader itself: in a DataLoader it goes with batch_size=None and num_workers=0.
+    Each iteration yields the next epoch, or this process's part of it under torch.distributed; `epoch` yields any
+    epoch. A stream replaces a DataLoader; to pass it to one, use batch_size=None and num_workers=0.
 
-    Batches lie in a ring of memory that is filled again once they are dropped. One that is kept, or a view of it,
-    keeps its memory, and the ring gets new.
+    Batches are in a ring of memory that is reused once they are released. A batch that is kept, or a view of it, keeps
+    its memory, and the ring allocates more.
 
     Args:
+        cache: as returned by `open_cache`.
+        size: image side S in pixels, one of `cache.sizes`.
         lines: (n,) positions in `cache.table`.
-        batch_size: slices in a batch of one process.
-        threads: that read and decode; 0 fills a batch when it is asked for. The batches do not depend on it.
-        ahead: batches to be filled before they are asked for.
-        pin: use page-locked memory, from which a GPU copies by itself.
-        context: read each slice with its neighbours, as one image of more channels.
-        draw: what else goes to the device with each batch of `epoch`.
-        seed: of the order, where the stream is iterated.
-        shuffle, drop_last: as `epoch` takes them, where the stream is iterated.
+        batch_size: slices per batch in one process.
+        threads: number of threads that read and decode; with 0, each batch is filled on request. The batches do not
+            depend on it.
+        ahead: batches to prefetch.
+        pin: use page-locked memory, from which copies to a GPU are asynchronous.
+        context: read each slice together with its neighbours, as one image with more channels.
+        draw: further numbers to send to the device with each batch.
+        seed: seed of the order, when the stream is iterated.
+        shuffle, drop_last: as for `epoch`, when the stream is iterated.
 
     Raises:
-        CacheError: the size is not built, a slice or its shard is missing, or neighbours are wanted and unknown.
+        CacheError: if the size was not built, a slice or its shard is missing, or neighbours are requested but
+            unknown.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class Stream(IterableDataset[Batch]):
         self._facts = (z_norm[lines], labels[lines], self._keys.view(np.int64), lines)
         self._batch_size, self._threads, self._pin, self._draw = batch_size, threads, pin, draw
         self._layout = Layout(batch_size, self._reader.shape, labels.shape[1], draw.columns if draw else 0)
-        # Threads begin on GPU 0, where page-locked memory would open a context of its own in every process.
+        # New threads use GPU 0, on which page-locked memory would create another context for every process.
         self._device = torch.cuda.current_device() if pin else None
         self._ahead = ahead if threads else 0
         self._free: deque[Slot] = deque()
@@ -99,15 +103,15 @@ class Stream(IterableDataset[Batch]):
         self._next_epoch = 0
 
     def __len__(self) -> int:
-        """Return the number of batches that one iteration gives, the same in each process of torch.distributed."""
+        """Return the number of batches in one iteration, which is the same in each process of torch.distributed."""
         _, world = _place()
         return self.num_batches(world, drop_last=self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this process's batches of the next epoch: 0 at first, or what `set_epoch` said.
+        """Yield this process's batches of the next epoch: 0 at first, or the one given to `set_epoch`.
 
         Raises:
-            ConfigError: in a worker of a DataLoader, or where the last batch does not reach every process.
+            ConfigError: in a DataLoader worker, or if the last batch has too few slices for all processes.
         """
         if get_worker_info() is not None:
             raise ConfigError("Stream reads with its own threads; give the DataLoader num_workers=0")
@@ -121,12 +125,12 @@ class Stream(IterableDataset[Batch]):
         return self.epoch(self._seed, epoch, rank=rank, world=world, shuffle=self._shuffle, drop_last=self._drop_last)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration gives; the ones after it follow."""
+        """Set the epoch of the next iteration; later iterations count on from it."""
         self._next_epoch = epoch
 
     @property
     def stored_bytes(self) -> np.ndarray:
-        """Bytes that each slice takes on disk, (n,) int64."""
+        """Size of each slice on disk in bytes, (n,) int64."""
         return self._reader.stored_bytes
 
     def num_batches(self, world: int = 1, *, drop_last: bool = False) -> int:
@@ -148,17 +152,22 @@ class Stream(IterableDataset[Batch]):
     ) -> Generator[Batch, None, None]:
         """Yield the batches of one epoch.
 
-        The order is the `permutation` of the slices' keys, or the table's without `shuffle`. It is cut into global
-        batches of world x batch_size slices and each of these into one part a process, so the global batches depend
-        on their size alone. In the last one, if not dropped, parts are shorter and may be empty.
+        The order is the `permutation` of the slices' keys, or that of the table without `shuffle`. It is divided into
+        global batches of world x batch_size slices, and each of these into one part per process, so that the global
+        batches depend only on their size. In the last one, unless it is dropped, parts are shorter and may be empty.
 
         Args:
-            skip_batches: begin after so many, at once: to resume within an epoch.
-            batches: cut the epoch evenly into so many global batches instead, whose sizes differ by one at most; not
-                fewer than `num_batches` gives.
+            seed: seed of the order.
+            epoch: number of the epoch, from 0.
+            skip_batches: number of batches to skip without reading them, to resume within an epoch.
+            rank, world: number of this process, and of all processes.
+            shuffle: whether to shuffle the slices.
+            drop_last: whether to drop a last batch that is not full.
+            batches: divide the epoch evenly into this many global batches instead, whose sizes differ by at most one;
+                at least `num_batches`.
 
         Raises:
-            CacheError: a slice is damaged; it names the slice and its shard.
+            CacheError: if a slice is damaged; the message names the slice and its shard.
         """
         order = permutation(self._keys, seed, epoch) if shuffle else np.arange(len(self._keys))
         if batches is None:
@@ -190,12 +199,12 @@ class Stream(IterableDataset[Batch]):
                     yield filling[0][1]()
                     self._free.append(filling.popleft()[0])
         finally:
-            pool.shutdown(cancel_futures=True)  # waits for the fills that run, for they write into slots
+            pool.shutdown(cancel_futures=True)  # waits for running fills, since they write into slots
             self._free.extend(slot for slot, _ in filling)
 
     def _take_slot(self) -> Slot:
-        # The slot that came back last may still be on its way to the GPU, so one more stays in the ring. Those that
-        # somebody holds are his now.
+        # The slot returned last may still be in use by a copy to the GPU, so one more stays in the ring. Slots that are
+        # still referenced now belong to their holder.
         while len(self._free) > 1:
             slot = self._free.popleft()
             if not slot.is_held():
@@ -226,10 +235,10 @@ class Stream(IterableDataset[Batch]):
         return batch
 
     def _begin_requests(self, parts: list[np.ndarray], number: int) -> None:
-        """Have the system read ahead from batch `number` on.
+        """Start asking the system to read ahead, from batch `number`.
 
-        The requests would cost a tenth of the throughput where everything is in memory, so they begin when a batch
-        without them had to wait for the disk, and stop after `COLD_BATCHES` batches.
+        If everything is in memory, the requests would cost a tenth of the throughput, so they start only once a batch
+        has had to wait for the disk, and stop after `COLD_BATCHES` batches.
         """
         self._cold_until = number + COLD_BATCHES
         self._request(parts[number : number + HINTS_AHEAD])
@@ -248,16 +257,16 @@ def _use_device(number: int | None) -> None:
 
 
 def _place() -> tuple[int, int]:
-    """Return this process's rank and the number of processes, as torch.distributed has them."""
+    """Return this process's rank and the number of processes in torch.distributed; 0 and 1 without it."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def permutation(keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of slices in an epoch, (n,) int64 positions in `keys`: by a hash of key, seed and epoch.
+    """Return the order of the slices in an epoch, (n,) int64 positions in `keys`, sorted by a hash of key, seed, epoch.
 
-    The sequence of keys that it gives does not depend on the order of `keys`, (n,) uint64, given all differ.
+    The resulting sequence of keys does not depend on the order of `keys`, (n,) uint64, if all are different.
     """
     salt = splitmix64(splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
     return np.argsort(splitmix64(keys ^ salt), kind="stable")

@@ -123,7 +123,7 @@ def test_a_split_edited_so_that_it_breaks_a_group_is_refused(fake: FakeCache, tm
     split.loc[split["patient_id"] == "ID_00000002", "split"] = "test"
     original = run.split.read_bytes()
     split.to_csv(run.split, index=False)
-    with pytest.raises(RunError, match="patients in different parts share the same pixels"):
+    with pytest.raises(RunError, match="patients in different subsets share the same pixels"):
         evaluate(run, cache, "test", runtime(), HERE, tta=False)
     run.split.write_bytes(original)  # the advice
     with pytest.raises(RunError, match="no weights yet"):
@@ -152,5 +152,5 @@ def test_the_model_card_and_report_count_them(fake: FakeCache, tmp_path: Path) -
     run, cache = begin(tmp_path / "run", fake.path, settings(), HERE)
     write_report(run.path, cache)
     for name in ("report.html", "model_card.md"):
-        assert "groups of equal slices under several patients: 1 (linked.csv)" in (run.path / name).read_text()
+        assert "groups of identical slices under several patients: 1 (linked.csv)" in (run.path / name).read_text()
     assert json.loads((run.path / "settings.json").read_text())["data"]["linked"]

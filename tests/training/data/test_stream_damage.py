@@ -84,7 +84,7 @@ def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> Non
     content = bytearray(file.read_bytes())
     struct.pack_into("<4B4I", content, stored.start, 2, 1, 0x20, 1, size, size, 0x7FFFFFFF, 0x70000000)
     file.write_bytes(content)
-    with pytest.raises(CacheError, match=f"{uid} frame 0 .*its beginning is not valid.*verify --repair"):
+    with pytest.raises(CacheError, match=f"{uid} frame 0 .*its header is invalid.*verify --repair"):
         lines_of(stream_of(broken))
 
 

@@ -87,7 +87,7 @@ def test_exported_files_say_what_goes_in_and_out(said):
 
 def test_memory_of_a_wrong_size_is_not_called_damage(fake):
     reader = SliceReader(open_cache(fake.path), 32, np.arange(4))
-    with pytest.raises(ValueError, match=r"arrays of 1024 bytes; a slice \(3, 32, 32\) has 3072"):
+    with pytest.raises(ValueError, match=r"arrays of 1024 bytes, but a slice \(3, 32, 32\) has 3072"):
         reader.read(np.arange(2), np.empty((2, 1024), np.uint8))
 
 
