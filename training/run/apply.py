@@ -1,4 +1,4 @@
-"""Apply a run's best weights to slices of any cache that its model can read."""
+"""Predict slices of any compatible cache with a run's best weights."""
 
 from collections.abc import Callable
 
@@ -27,17 +27,20 @@ def run_predictions(
     net: FusionNet | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict slices of a cache with a run's best weights, normalised as in the run's training.
+    """Predict slices of a cache with a run's best weights, normalised as in its training.
 
     Args:
-        net: the network that looks at slices, as `load_slice_network` gives it, where it is in memory already.
+        lines: (n,) lines of the cache's table.
+        tta: average over mirror images and small rotations.
+        net: the slice network from `load_slice_network`, if it is already in memory.
+        asked_to_stop: called after each batch; return True to stop. Ignored for a head over series.
 
     Returns:
         lines (n,) ascending and probabilities (n, K) float64.
 
     Raises:
-        RunError: the cache has other windows or classes, or the run has no weights yet.
-        Stopped: asked to; a head over series does not ask.
+        RunError: if the cache has different windows or classes, or the run has no weights yet.
+        Stopped: if `asked_to_stop` returned True.
     """
     if run.has_head:
         check_same_kind(run, cache)
@@ -58,7 +61,7 @@ def run_views(
     net: FusionNet | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `run_predictions` of a run without a head, by view: probabilities (n, V, K) float64."""
+    """Return the predictions of a run without a head for each view, (n, V, K) float64; else as `run_predictions`."""
     check_same_kind(run, cache)
     return predict_views(
         net or load_slice_network(run, processes),

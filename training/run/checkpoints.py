@@ -1,4 +1,4 @@
-"""Write and read checkpoints: all that a killed run needs to go on to the bit."""
+"""Write and read checkpoints, which hold everything that a killed run needs to resume bit by bit."""
 
 import dataclasses
 import json
@@ -23,13 +23,14 @@ from training.run.runs import Run
 
 @dataclass
 class Progress:
-    """How far a run has come. It is the random state too: every draw is a hash of the seed and of these counts.
+    """The progress of a run. It is also its random state: every random number is a hash of the seed and these counts.
 
     Attributes:
         step: updates of the weights so far.
-        epoch: epochs finished, evaluation and all.
-        batches: batches done in the epoch under way.
-        best_loss: least weighted log loss on validation so far; `best_epoch` the epoch that reached it, -1 for none.
+        epoch: finished epochs, including their evaluation.
+        batches: finished batches in the current epoch.
+        best_loss: lowest weighted log loss on validation so far.
+        best_epoch: the epoch that reached it; -1 for none.
         log_bytes: length of log.csv.
     """
 
@@ -43,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds: state dicts, and how far the run had come."""
+    """The content of a checkpoint file: state dicts, and the progress of the run."""
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
@@ -52,10 +53,10 @@ class Checkpoint:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one after the other, from copies, so that training goes on meanwhile.
+    """Writes checkpoints in a thread, one after the other, from copies, while training continues.
 
-    What a checkpoint counts on is on the disk before it: the log's lines, and the best weights where they are its own.
-    The copies take as much of the host's memory again as a checkpoint has.
+    Anything that a checkpoint depends on is on disk before it: the lines of the log, and the weights if they are the
+    best so far. The copies need as much host memory as a checkpoint has bytes.
     """
 
     def __init__(self) -> None:
@@ -63,14 +64,17 @@ class CheckpointWriter:
         self._writing: Future[Path] | None = None
 
     def save(self, run: Run, checkpoint: Checkpoint, keep: int, *, log: Log | None = None, best: bool = False) -> None:
-        """Copy a checkpoint as it is now, and have `save_checkpoint` write it, once the one before is written.
+        """Copy a checkpoint in its current state and write it in the background, after the previous one is written.
 
         Args:
-            log: of which the checkpoint's `log_bytes` are written already, and go to the disk first.
-            best: whether its weights are the best so far, which go to `weights.safetensors` first.
+            run: whose checkpoint it is.
+            checkpoint: to copy and write.
+            keep: number of most recent checkpoints to keep.
+            log: the log, whose first `log_bytes` are flushed to disk before the checkpoint.
+            best: whether its weights are the best so far, and are saved to `weights.safetensors` before it.
 
         Raises:
-            RunError: the one before could not be written.
+            RunError: if the previous checkpoint could not be written.
         """
         self.wait()
         copied, ready = snapshot(checkpoint)
@@ -86,13 +90,13 @@ class CheckpointWriter:
         self._writing = self._pool.submit(write)
 
     def wait(self) -> None:
-        """Wait until all is written; raises a RunError where it could not be."""
+        """Wait until everything is written; raise a RunError if it could not be."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """As `wait`; nothing can be saved afterwards."""
+        """Wait until everything is written, as `wait` does, and shut down."""
         try:
             self.wait()
         finally:
@@ -100,9 +104,9 @@ class CheckpointWriter:
 
 
 def snapshot(checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
-    """Copy a checkpoint to the host's memory, and return what waits until it is there.
+    """Copy a checkpoint to host memory, and return the copy and a function that waits until it is complete.
 
-    From a GPU the copies are made in the order of its work, before whatever is asked of it next; the host goes on.
+    Copies from a GPU are queued in its stream, before any later work, and the host does not wait for them.
     """
     copied = Checkpoint(
         _copy_state(checkpoint.model),
@@ -121,12 +125,12 @@ def snapshot(checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
 
 
 def _copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy a module's state dict, with the versions of its modules."""
+    """Copy a module's state dict, including the versions of its modules."""
     return with_versions(_copy(state), getattr(state, "_metadata", None))
 
 
 def _copy(value: Any) -> Any:
-    """Copy the tensors within mappings and lists, as they are laid out; all else is numbers and texts."""
+    """Copy the tensors in nested mappings and lists, keeping their memory layout; all other values are immutable."""
     if isinstance(value, Tensor):
         if not value.is_cuda:
             return value.detach().clone()
@@ -139,7 +143,7 @@ def _copy(value: Any) -> Any:
 
 
 def save_weights(run: Run, checkpoint: Checkpoint) -> None:
-    """Write the weights that are evaluated to `weights.safetensors`, with where they come from in its metadata."""
+    """Write the evaluated weights to `weights.safetensors`, with their origin in its metadata."""
     evaluated = checkpoint.model if checkpoint.ema is None else checkpoint.ema
     tensors = {name: tensor.contiguous() for name, tensor in evaluated.items()}
     progress = checkpoint.progress
@@ -151,7 +155,7 @@ def save_weights(run: Run, checkpoint: Checkpoint) -> None:
         "epoch": progress.best_epoch,
         "versions": versions,
     }
-    # One entry: safetensors writes several in an order of chance, and the same run is to give the same bytes.
+    # A single entry, since safetensors writes several in random order, and the same run should give the same bytes.
     content = save(tensors, metadata={ORIGIN: json.dumps(origin)})
     write_atomically(run.weights, lambda file: file.write(content))
 
@@ -176,28 +180,28 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def list_checkpoints(run: Run) -> list[Path]:
-    """Return the run's checkpoints, the newest last."""
+    """Return the run's checkpoints, from oldest to newest."""
     return sorted(run.checkpoints.glob("step_*.pt"))
 
 
 def load_checkpoint(run: Run) -> Checkpoint | None:
-    """Read the newest checkpoint; None where the run was stopped before its first.
+    """Read the newest checkpoint; return None if there is none yet.
 
     Raises:
-        RunError: it cannot be read, or is one of other settings, another commit or another split.
+        RunError: if it cannot be read, or has different settings, or another commit or split.
     """
     paths = list_checkpoints(run)
     if not paths:
         return None
     path = paths[-1]
-    way_out = "remove it to go on from the one before" if len(paths) > 1 else "remove it to begin again from the start"
+    way_out = "remove it to resume from the previous one" if len(paths) > 1 else "remove it to start from the beginning"
     check(path, way_out)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**content["progress"])
         check_progress(progress, run.config)
         config = settings.from_mapping(content["config"])
-    except Exception as error:  # torch, pickle and zipfile each have their own
+    except Exception as error:  # torch, pickle and zipfile each have their own errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path}: cannot be read ({reason}); {way_out}") from error
     changes = settings.differences(config, run.config)
@@ -207,17 +211,19 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
         if content.get(name) != getattr(run.data, name)
     ]
     if changes:
-        raise RunError(f"{path}: is not of this run: {'; '.join(changes)}; restore settings.json, or start a new run")
+        raise RunError(
+            f"{path}: belongs to another run: {'; '.join(changes)}; restore settings.json, or start a new run"
+        )
     parts: list[Any] = [content.get(name) for name in ("model", "optimizer", "ema")]
     if not all(isinstance(part, dict) for part in parts[:2]) or not isinstance(parts[2], dict | None):
-        raise RunError(f"{path}: holds no state of a network and its optimizer; {way_out}")
+        raise RunError(f"{path}: does not hold the state of a network and its optimizer; {way_out}")
     return Checkpoint(content["model"], content["optimizer"], content["ema"], progress)
 
 
 def check_progress(progress: Progress, config: settings.TrainConfig) -> None:
-    """Raise a ValueError unless a run of these settings can have come so far."""
+    """Raise a ValueError unless a run with these settings can have made this progress."""
     counts = (progress.step, progress.epoch, progress.batches, progress.log_bytes, progress.best_epoch + 1)
     if not all(type(count) is int and 0 <= count < 1 << 60 for count in counts) or progress.epoch > config.epochs:
-        raise ValueError("it has come further than its run can")
+        raise ValueError("its progress is impossible for this run")
     if type(progress.best_loss) is not float or math.isnan(progress.best_loss):
         raise ValueError("its best loss is not a number")

@@ -1,4 +1,4 @@
-"""Every number that a run depends on, and how it is written down and read back."""
+"""The settings of a run: every number that it depends on, with its checks and its JSON form."""
 
 import dataclasses
 import difflib
@@ -18,17 +18,17 @@ PREFERRED_SIZES = {"efficientnet_b3": 380}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What decides a run's outcome. The defaults fine-tune ImageNet weights on some 600,000 slices.
+    """The settings that determine a run's outcome. The defaults fine-tune ImageNet weights on about 600,000 slices.
 
-    A batch is what one forward pass takes, over all processes together; a step is one update of the weights, after
-    `accumulation` batches. Epochs may be fractions only in the warm-up.
+    A batch is the input of one forward pass, over all processes together; a step is one update of the weights, after
+    `accumulation` batches.
     """
 
     # The model.
-    model: str = "resnet50"  # torchvision's name, timm:NAME, or module:function of the user's own
+    model: str = "resnet50"  # a torchvision name, timm:NAME, or the user's own module:function
     weights: str = "imagenet"  # imagenet, none, or a file
     size_px: int = 224
-    # Slices on each side that the network sees too, and of which windows: all, or names with commas between.
+    # Neighbouring slices on each side that the network also sees, and their windows: all, or comma-separated names.
     context: int = 0
     context_windows: str = "all"
     position: bool = True
@@ -36,69 +36,69 @@ class TrainConfig:
     fusion_features: int = 512
     dropout: float = 0.3
 
-    # A head over the slices of a series, on the slice model's frozen features; see docs/series.md. With one, what
-    # follows is how the head is trained, and batches are of series.
+    # A head over the slices of a series, on the slice model's frozen features; see docs/series.md. With a head, the
+    # settings below are those of its training, and batches consist of series.
     head: str = "none"  # none, gru, transformer
     head_features: int = 128  # rounded up to a multiple of 8
     head_layers: int = 2
-    # How much of the head's correction counts: validation says it for each class, or all does; with few patients in
-    # validation, thirty say, what they tell is mostly chance.
+    # The weight of the head's correction: "validation" fits it per class, "all" always uses it in full. With few
+    # validation patients, such as thirty, the fit is mostly noise.
     head_share: str = "validation"
 
-    # The order of things. Everything random is a hash of this, the epoch and the slice.
+    # Everything random is a hash of the seed, the epoch and the slice.
     seed: int = 0
-    # Train, validation, test; as the cache states them, unless given.
+    # Train, validation, test; None for those of the cache.
     split_fractions: tuple[float, float, float] | None = None
 
-    # Four passes over 420,000 training slices are 13,000 steps: neighbouring slices are near copies, so more passes
-    # over-fit before they help.
+    # Four passes over 420,000 training slices are 13,000 steps: neighbouring slices are nearly identical, so more
+    # passes over-fit before they help.
     epochs: int = 4
     # Fits ResNet-50 at 224 px in bf16 on a 16 GB GPU, and is large enough for the statistics of batch norm.
     batch_size: int = 128
     accumulation: int = 1
-    # AdamW moves every weight by about the rate itself: 2e-4 is a tenth of what training from nothing takes, so that
-    # the ImageNet features are bent and not broken.
+    # AdamW moves every weight by about the rate itself: 2e-4 is a tenth of the usual rate for training from scratch, so
+    # that the ImageNet features are adapted, not destroyed.
     learning_rate: float = 2e-4
-    # Until AdamW's second moments have seen a few hundred batches its steps are too long.
+    # AdamW's steps are too large until its second moments have seen a few hundred batches.
     warmup_fraction: float = 0.05
-    # The cosine ends at a hundredth: the last steps average noise out, a rate of 0 would waste them.
+    # The cosine ends at 1 % of the rate: the last steps average out noise; a rate of 0 would waste them.
     final_rate_fraction: float = 0.01
-    # Decoupled decay pulls by rate x decay a step: over the run, 13,000 x 1e-4 x 0.05 = 6 % of each weight.
+    # Decoupled decay shrinks weights by rate x decay per step: over the run, by 13,000 x 1e-4 x 0.05 = 6 %.
     weight_decay: float = 0.05
-    # 0.999 remembers 1,000 steps, shorter than an epoch; the usual pair.
+    # The usual pair; 0.999 averages over 1,000 steps, less than an epoch.
     beta1: float = 0.9
     beta2: float = 0.999
-    # AdamW forgives a constant factor, so clipping costs little; a batch of outliers must not undo an epoch.
+    # AdamW is insensitive to a constant factor, so clipping costs little, and a batch of outliers cannot undo an epoch.
     gradient_clip: float = 1.0
-    # 0 turns it off. 0.999 averages the last 1,000 steps; with the cosine's slow end there is little left to average.
+    # 0 turns it off. 0.999 averages the last 1,000 steps; since the cosine ends slowly, there is little to average.
     ema_decay: float = 0.0
-    # Epochs with the backbone held, while the new head finds its feet. AdamW's warm-up does the same more cheaply.
+    # Epochs with a frozen backbone, while the new head adapts. AdamW's warm-up has the same effect at a lower cost.
     frozen_epochs: int = 0
-    # Epochs without a better validation log loss before the run stops; a cosine needs its end, so not at the first.
+    # Epochs without a better validation log loss before the run stops; more than one, as a cosine improves at its end.
     patience_epochs: int = 3
 
-    # Augmentation, by image. A head lies in the scanner as it happens to lie.
+    # Augmentation, per image. How a head lies in the scanner carries no information.
     flip_probability: float = 0.5
-    # Heads are rarely turned by more; beyond it the corners' fill becomes a feature.
+    # Heads are rarely turned by more; beyond this the fill in the corners becomes a feature.
     rotation_degrees: float = 15.0
-    # A factor within 1 +- this: HU are calibrated, so only scanner and partial-volume differences are to be covered.
+    # A factor within 1 +- this: HU are calibrated, so it only needs to cover scanner and partial-volume differences.
     brightness: float = 0.1
     contrast: float = 0.1
     # Largest standard deviation, in units of [0, 1]: 0.02 of the brain window is 1.6 HU, below a real slice's noise.
     noise_sigma: float = 0.02
-    # Beta(0.2, 0.2), the mixup paper's choice for ImageNet: 79 images in 100 keep 0.8 or more of one of their parents.
+    # Beta(0.2, 0.2), the mixup paper's choice for ImageNet: 79 % of images keep at least 0.8 of one of their parents.
     mixup_alpha: float = 0.2
-    # The settings above but mixup_alpha are those of `default`; module:function of the user's own takes its place.
+    # `default` uses the settings above except mixup_alpha; the user's own module:function replaces it.
     augment: str = "default"
 
-    # What is minimised: `default` is the weighted binary cross-entropy, else module:function of the user's own.
+    # The loss: `default` is the weighted binary cross-entropy; otherwise the user's own module:function.
     loss: str = "default"
 
-    # How it is computed. All of these change the last bits.
+    # How to compute. All of these change the last bits of the result.
     bf16: bool = True  # on a GPU only; a CPU computes in float32
-    compile: bool = False  # some minutes before the first step
-    deterministic: bool = False  # on a GPU: repeat to the bit, at a price
-    sync_batch_norm: bool = False  # with several GPUs and small batches on each
+    compile: bool = False  # takes minutes before the first step
+    deterministic: bool = False  # bit-identical repeats on a GPU, at some cost in speed
+    sync_batch_norm: bool = False  # for several GPUs with small batches on each
 
     def __post_init__(self) -> None:
         check(self)
@@ -106,16 +106,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a run may change from one start to the next without another outcome.
+    """Options that do not affect a run's outcome, and may change when it is resumed.
 
     Attributes:
         device: "auto", "cpu" or "cuda".
-        input_threads: threads that read and decode, 0 for none beside the main one.
-        batches_ahead: batches read before they are asked for.
-        checkpoint_every: steps; 0 leaves checkpoints to the ends of epochs and to SIGTERM.
-        keep_checkpoints: so many of the newest stay.
-        log_every: steps between two looks at the loss, each of which waits for the GPU.
-        loggers: trackers that are told: tensorboard, wandb, mlflow; csv, which is log.csv, is always there.
+        input_threads: threads that read and decode slices; 0 to use only the main thread.
+        batches_ahead: batches to prefetch.
+        checkpoint_every: steps between checkpoints; 0 for only at the end of each epoch and on SIGTERM.
+        keep_checkpoints: number of most recent checkpoints to keep.
+        log_every: steps between reads of the loss, each of which waits for the GPU.
+        loggers: trackers to log to: tensorboard, wandb, mlflow; csv, which is log.csv, is always written.
     """
 
     device: str = "auto"
@@ -127,10 +127,10 @@ class Runtime:
     loggers: tuple[str, ...] = ("tensorboard", "csv")
 
 
-# Settings of what is done to images, which a head over series does not see.
+# Settings that apply to images, which a head over series does not see.
 OF_IMAGES = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
 OF_IMAGES |= {"noise_sigma", "compile", "sync_batch_norm"}
-# What people call some settings.
+# Common names for some settings.
 SHORT = {
     "lr": "learning_rate",
     "size": "size_px",
@@ -177,7 +177,7 @@ def check(config: TrainConfig) -> None:
     """Raise a ConfigError that names the first setting outside its range."""
     for name, (low, high) in RANGES.items():
         value = getattr(config, name)
-        if not low <= value <= high:  # NaN is never within
+        if not low <= value <= high:  # false for NaN
             raise ConfigError(f"{name}: {value} is outside [{low:g}, {high:g}]")
     if config.head not in HEADS:
         raise ConfigError(f"head: {config.head!r} is not one of {', '.join(HEADS)}")
@@ -188,19 +188,19 @@ def check(config: TrainConfig) -> None:
 
 
 def check_fractions(fractions: tuple[float, float, float]) -> None:
-    """Raise a ConfigError unless these are shares for train, validation and test; all but train's may be 0."""
-    if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9 and fractions[0] > 0):  # NaN is no share
+    """Raise a ConfigError unless these are fractions for train, validation and test; all but the first may be 0."""
+    if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9 and fractions[0] > 0):  # false for NaN
         raise ConfigError(
-            f"split_fractions: {tuple(fractions)} are not shares for train, validation and test that add up to 1, "
-            "the first above 0; [0.7,0.15,0.15], or [0.8,0.2,0] without a test set"
+            f"split_fractions: {tuple(fractions)} are not fractions for train, validation and test that add up to 1, "
+            "the first above 0; examples: [0.7,0.15,0.15], or [0.8,0.2,0] without a test set"
         )
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
-    """Make the settings of a run from names and values; what is not named keeps its default.
+    """Build the settings of a run from names and values; settings not given keep their defaults.
 
     Raises:
-        ConfigError: an unknown name (the nearest is suggested), a value of another type, or out of range.
+        ConfigError: if a name is unknown (the nearest is suggested), or a value has the wrong type or is out of range.
     """
     types = get_type_hints(TrainConfig)
     for name in values:
@@ -212,16 +212,16 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def new_settings(values: Mapping[str, Any]) -> TrainConfig:
-    """As `from_mapping`; the size follows the model where none is given."""
+    """Build the settings of a new run: as `from_mapping`, with the default image size of the model."""
     size_px = PREFERRED_SIZES.get(values.get("model", TrainConfig.model), TrainConfig.size_px)
     return from_mapping({"size_px": size_px} | dict(values))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Read `name=value` as the command line has it; the value as JSON, or as text where it is none."""
+    """Parse `name=value` from the command line; the value is read as JSON, or else as text."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text}: a setting is given as name=value")
+        raise ConfigError(f"{text}: not a setting of the form name=value")
     try:
         return name.strip(), json.loads(value)
     except ValueError:
@@ -229,12 +229,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def to_mapping(config: TrainConfig | Runtime) -> dict[str, Any]:
-    """Return names and values, fit for JSON; `from_mapping` gives an equal TrainConfig back."""
+    """Return names and values that JSON can store; `from_mapping` turns them back into an equal TrainConfig."""
     return dataclasses.asdict(config)
 
 
 def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
-    """Say in which settings two differ, as `name: value of a, value of b`."""
+    """List the settings in which two configurations differ, as `name: value of a there, value of b here`."""
     old, new = to_mapping(a), to_mapping(b)
     return [f"{name}: {old[name]} there, {new[name]} here" for name in old if old[name] != new[name]]
 

@@ -1,4 +1,4 @@
-"""Set PyTorch up on a device, the same for training, evaluation and prediction."""
+"""Configure PyTorch for a device, in the same way for training, evaluation and prediction."""
 
 import os
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ import torch
 from training.errors import ConfigError, RunError
 from training.run.config import TrainConfig
 
-# In what CUDA, cuBLAS and cuDNN say of memory that they ask for themselves.
+# Parts of the messages of CUDA, cuBLAS and cuDNN when their own allocations fail.
 NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def configure_device(config: TrainConfig, device: torch.device) -> None:
-    """Set PyTorch's flags for a run's settings; on a CPU they change nothing.
+    """Set PyTorch's flags according to a run's settings; they have no effect on a CPU.
 
-    TF32 stays as PyTorch has it: on for cudnn's convolutions, off for matrix products. With bf16 neither is used.
+    TF32 keeps PyTorch's defaults: on for cuDNN convolutions, off for matrix products. With bf16 neither is used.
 
     Raises:
-        ConfigError: `compile` and `deterministic` together, where this PyTorch cannot compile deterministic code.
+        ConfigError: if `compile` and `deterministic` are both set, but this PyTorch cannot compile deterministic code.
     """
     deterministic = config.deterministic and device.type == "cuda"
     if deterministic:
@@ -28,7 +28,7 @@ def configure_device(config: TrainConfig, device: torch.device) -> None:
         if config.compile:
             _compile_deterministic_code()
     torch.use_deterministic_algorithms(deterministic)
-    # Filling memory that is written anyway costs a tenth of a step and decides nothing.
+    # Filling memory that is overwritten anyway costs a tenth of a step and does not affect the result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
@@ -47,7 +47,7 @@ def _compile_deterministic_code() -> None:
 
 @contextmanager
 def missing_determinism_explained(config: TrainConfig) -> Iterator[None]:
-    """Say which model has an operation without a deterministic form, and what to do, in one line."""
+    """Turn the error of an operation without a deterministic form into a one-line error that says what to do."""
     try:
         yield
     except RuntimeError as error:
@@ -55,35 +55,39 @@ def missing_determinism_explained(config: TrainConfig) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0].split(". ")[0]
         raise RunError(
-            f"deterministic: --model {config.model} cannot be trained so ({reason}); choose another model, or leave "
-            "deterministic off"
+            f"deterministic: --model {config.model} has an operation that is not deterministic ({reason}); choose "
+            "another model, or leave deterministic off"
         ) from error
 
 
 @contextmanager
 def single_values_explained(config: TrainConfig) -> Iterator[None]:
-    """Say in one line that batch norm had one value a channel: one image in a process, of which one pixel is left."""
+    """Turn the error of batch norm on a single value per channel into a one-line error that says what to do.
+
+    It occurs when a process has one image, which the network reduces to one pixel.
+    """
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise RunError(
-            f"--model {config.model}: at {config.size_px} px a single image leaves batch norm one value a channel, and "
-            f"a batch of {config.batch_size} gives some process a single image; set a larger --batch-size, or --size"
+            f"--model {config.model}: at {config.size_px} px a single image leaves batch norm one value per channel, "
+            f"and a batch of {config.batch_size} gives some process a single image; set a larger --batch-size, or "
+            "--size"
         ) from error
 
 
 @contextmanager
 def memory_error_explained(config: TrainConfig, run: Path) -> Iterator[None]:
-    """Say which batch size the GPU's memory did not suffice for, and what to set."""
+    """Turn an out-of-memory error into a one-line error that gives the batch size and says what to set."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY):
             raise
         smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
-        way_out = f"start anew with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
+        way_out = f"start again with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
         raise RunError(
             f"{run}: out of GPU memory at a batch size of {config.batch_size} with {config.model} at "
             f"{config.size_px} px; {way_out}"

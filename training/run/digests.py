@@ -1,8 +1,8 @@
-"""Remember the digests of a run's files, so that a bit that rots on disk is found on reading.
+"""Record the digests of a run's files, so that corruption on disk is detected when they are read.
 
-`digests.json` of the run's folder has the SHA-256 of each file. It names the new digest beside the old one before the
-file is replaced, so that a kill in between leaves a file that one of the two fits. log.csv, which grows, has that of
-its beginning. A folder without `digests.json` (what somebody else put together) is not checked.
+`digests.json` in the run's folder has the SHA-256 of each file. Before a file is replaced, its new digest is added next
+to the old one, so that after a kill in between the file matches one of the two. For log.csv, which grows, it is the
+digest of a prefix. A folder without `digests.json`, such as one that was put together by hand, is not checked.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ FILE = "digests.json"
 LOCK = ".digests.lock"
 PIECE = 1 << 22
 TEXTS = (".json", ".csv")
-Accepted = tuple[int, str]  # length in bytes, SHA-256 of so many
+Accepted = tuple[int, str]  # length in bytes, and SHA-256 of that many bytes
 
 
 def begin(root: Path) -> None:
-    """Have the digests of everything that is written below a run's folder from here on kept in it.
+    """Start recording the digests of all files that are written to a run's folder.
 
     Raises:
-        NotWrittenError: a full disk, a read-only mount.
+        NotWrittenError: if the disk is full or read-only.
     """
     if not (root / FILE).exists():
         try:
@@ -41,12 +41,12 @@ def begin(root: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace a file so that after a kill or a power cut it is the old one or the new one, whole; nothing else stays.
+    """Replace a file atomically: after a kill or a power cut, either the old or the new file is there, complete.
 
     Raises:
-        NotWrittenError: it cannot be written: a full disk, a read-only mount.
+        NotWrittenError: if it cannot be written, because the disk is full or read-only.
     """
-    # One process writes a run, so one name will do, and a killed writer's leftover is overwritten.
+    # A run has a single writer, so a fixed name is enough, and leftovers of a killed writer are overwritten.
     temporary = _partial(path)
     try:
         with open(temporary, "wb") as file:
@@ -66,21 +66,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
-    """The system's error behind another: torch.save has one of its own once it closes what the disk did not take."""
+    """Return the OSError behind an error, if any: torch.save raises its own when it closes a file on a full disk."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
 
 
 def cannot_write(path: Path, error: OSError) -> NotWrittenError:
-    """Return the error for a file that cannot be written, with the way out."""
+    """Return the error for a file that cannot be written, including what to do."""
     return NotWrittenError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def accept(root: Path, path: Path, new: Accepted) -> None:
-    """Let a file below the run's folder be what has this length and digest, or what it is now.
+    """Accept a new length and digest for a file in the run's folder, in addition to its current ones.
 
-    A log is to have its new beginning only, which it has already when this is called.
+    For a log only the new prefix is accepted, which must already be on disk when this is called.
     """
     name = path.relative_to(root).as_posix()
     with FileLock(root / LOCK):
@@ -92,10 +92,11 @@ def accept(root: Path, path: Path, new: Accepted) -> None:
 
 
 def check(path: Path, way_out: str) -> None:
-    """Raise a RunError unless a file of a run is one that the run wrote.
+    """Raise a RunError if a file of a run is not as the run wrote it.
 
     Args:
-        way_out: what to do then.
+        path: the file.
+        way_out: what to do about a damaged file, for the message.
     """
     if (root := root_of(path)) is None:
         return
@@ -108,13 +109,13 @@ def check(path: Path, way_out: str) -> None:
     raise RunError(f"{path}: is damaged: its SHA-256 is not the one in {FILE}; {way_out}")
 
 
-def refuse_strange(run: Path) -> None:
-    """Raise a RunError where a pipe, a device or an endless text lies in a run's folder: reading would never end."""
+def refuse_special_files(run: Path) -> None:
+    """Raise a RunError if a run's folder has a pipe, a device or an oversized text file: reading it might never end."""
     for folder, _, names in os.walk(run):
         for path in (Path(folder, name) for name in names):
             try:
                 found = path.stat()
-            except OSError:  # a link to nothing is missed where it is read
+            except OSError:  # a broken link is reported when it is read
                 continue
             if not stat.S_ISREG(found.st_mode):
                 raise RunError(f"{path}: is a pipe, socket or device, which does not belong in a run; remove it")
@@ -125,7 +126,7 @@ def refuse_strange(run: Path) -> None:
 
 
 def root_of(path: Path) -> Path | None:
-    """Return the run's folder that a file lies in, or None where nobody keeps digests."""
+    """Return the run's folder that a file is in, or None if it does not record digests."""
     return next((folder for folder in (path.parent, path.parent.parent) if (folder / FILE).exists()), None)
 
 
@@ -145,8 +146,8 @@ def _partial(path: Path) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file is there, or about to be, which another thread may see to."""
-    return _partial(path).exists() or path.exists()  # in this order, for one becomes the other
+    """Return whether a file exists or is about to, as another thread may be writing it."""
+    return _partial(path).exists() or path.exists()  # in this order, since the partial file is renamed to the other
 
 
 def _grows(path: Path) -> bool:
@@ -169,7 +170,7 @@ def _read(root: Path) -> dict[str, list[Accepted]]:
         content = read_document(file)
         files = content["files"]
         if hashlib.sha256(_canonical(files)).hexdigest() != content["sha256"]:
-            raise ValueError("its own digest differs")
+            raise ValueError("its own digest does not match")
         return {name: [(int(length), str(digest)) for length, digest in of] for name, of in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RunError(f"{file}: is damaged ({error}); {way_out}") from error

@@ -1,4 +1,4 @@
-"""Join the processes that torchrun started: who is who, on which device, and what they tell each other."""
+"""The processes of a run under torchrun: their ranks and devices, and communication between them."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,18 @@ from torch import Tensor
 from training.errors import ConfigError, RunError
 
 T = TypeVar("T")
-# In what gloo and NCCL say where a process is gone.
+# Parts of the messages of gloo and NCCL after a process is lost.
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "connection was closed")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one process sends and receives so that each has the rows that it wants.
+    """The rows that one process sends and receives in an exchange of rows of a global batch.
 
     Attributes:
-        order: (B,) int64 its own rows, by who wants them: each is wanted once.
-        places: (B,) int64 where among the rows received those lie that it wants.
-        sends, receives: how many rows go to, and come from, each process.
+        order: (B,) int64 its own rows, grouped by the process that they are sent to, each once.
+        places: (B,) int64 the positions of the requested rows among those received.
+        sends, receives: number of rows sent to, and received from, each process.
     """
 
     order: np.ndarray
@@ -36,13 +36,14 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run as one of them sees it; a run without torchrun is one of one.
+    """The processes of a run, from the point of view of one of them; without torchrun there is only one.
 
     Attributes:
-        rank: this process's number, from 0.
-        count: how many there are.
-        device: what this process computes on.
-        control: where flags and small results travel on the CPU, so that asking does not wait for the GPU.
+        rank: number of this process, from 0.
+        count: number of processes.
+        device: device of this process.
+        control: group for flags and small results on the CPU, so that exchanging them does not wait for the GPU; None
+            for a single process.
     """
 
     rank: int
@@ -56,7 +57,7 @@ class Processes:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001  # as the built-in one
-        """Whether the flag is set in any process; all must ask together."""
+        """Return whether the flag is set in any process; all processes must call this."""
         if self.control is None:
             return flag
         flags = torch.tensor([flag], dtype=torch.int32)
@@ -64,19 +65,19 @@ class Processes:
         return bool(flags.item())
 
     def add_up(self, values: Tensor) -> Tensor:
-        """Add a tensor on the device over the processes, in place, without waiting for the device."""
+        """Sum a tensor on the device over all processes, in place, without waiting for the device."""
         if self.control is not None:
             dist.all_reduce(values)
         return values
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the values that the first one's tensors on the device have, in place."""
+        """Copy the values of the first process's tensors on the device to all other processes, in place."""
         if self.control is not None:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def part(self, values: np.ndarray) -> np.ndarray:
-        """Return this process's part of what belongs to a global batch, (n, ...), as the stream divides it."""
+        """Return this process's part of the values for a global batch, (n, ...), as `Stream.epoch` divides it."""
         return np.array_split(values, self.count)[self.rank]
 
     def plan(self, wanted: np.ndarray) -> Exchange:
@@ -100,13 +101,13 @@ class Processes:
         )
 
     def exchange(self, rows: Tensor, plan: Exchange | None, order: Tensor, places: Tensor) -> Tensor:
-        """Return the rows that this process wants, (B, ...) contiguous, of the global batch that all have a part of.
+        """Return the rows of the global batch that this process requested, (B, ...) contiguous.
 
-        Only they travel, each once.
+        Only these rows are sent, each once.
 
         Args:
             rows: (B, ...) this process's own.
-            plan: not needed by a process that is alone.
+            plan: from `plan`; not needed for a single process.
             order, places: of the plan, on the device.
         """
         sent = rows[order]
@@ -117,7 +118,7 @@ class Processes:
         return received[places]
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of every process, in the order of ranks, on every process."""
+        """Return the values of all processes, ordered by rank, in every process."""
         if self.control is None:
             return [value]
         values: list[T] = [value] * self.count
@@ -125,21 +126,21 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until all processes have called this."""
         if self.control is not None:
             dist.barrier(group=self.control)
 
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Find this process's place and device; under torchrun, connect to the others and part from them at the end.
+    """Find the rank and device of this process and, under torchrun, connect to the others until the context ends.
 
     Args:
-        device: "cpu", "cuda", or "auto", which is a GPU where there is one.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
 
     Raises:
-        ConfigError: a GPU was asked for where there is none, or none is left for this process.
-        RunError: another process ended.
+        ConfigError: if a GPU is requested but there is none, or none is left for this process.
+        RunError: if another process has ended.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -165,10 +166,10 @@ def join_processes(device: str) -> Iterator[Processes]:
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """Return the device of the machine's process of that number.
+    """Return the device for the process of this local rank.
 
     Raises:
-        ConfigError: no GPU for it.
+        ConfigError: if there is no GPU for it.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not available):
@@ -179,6 +180,6 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         )
     if local_rank >= available:
         raise ConfigError(
-            f"process {local_rank} of this machine has no GPU, as there are {available}; lower --nproc-per-node"
+            f"process {local_rank} of this machine has no GPU, as there are only {available}; lower --nproc-per-node"
         )
     return torch.device("cuda", local_rank)

@@ -1,4 +1,4 @@
-"""Read the JSON of a run, whoever has written it: numbers that are numbers, and nesting that ends."""
+"""Read the JSON files of a run, which may be untrusted: finite numbers and limited nesting only."""
 
 import json
 import math
@@ -12,14 +12,14 @@ def read_document(file: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        OSError: it cannot be read, is a pipe or a device, or is larger than any of a run.
-        ValueError: it is not JSON, has a NaN or an infinite number, or is nested too deep.
+        OSError: if it cannot be read, is a pipe or a device, or is larger than any file of a run.
+        ValueError: if it is not JSON, has a NaN or an infinite number, or is nested too deeply.
     """
     content = read_whole(file)
     try:
         return json.loads(content, parse_float=_finite, parse_constant=_refuse)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def _finite(text: str) -> float:
@@ -30,4 +30,4 @@ def _finite(text: str) -> float:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of a run")
+    raise ValueError(f"{text} is not a finite number")

@@ -1,4 +1,4 @@
-"""Draw all that is random of a training batch on the host, to go to the device with its images."""
+"""Draw the random numbers of a training batch on the host, to be sent to the device with its images."""
 
 import math
 
@@ -10,14 +10,14 @@ from training.run.config import TrainConfig
 from training.run.distributed import Exchange, Processes
 from training.run.schedule import Schedule
 
-MIXED = 3  # numbers for each image where batches are mixed: share, and the plan's order and places
+MIXED = 3  # numbers per image for mixup: its share, and its order and place in the exchange
 
 
 def drawing(config: TrainConfig, schedule: Schedule, processes: Processes, shape: tuple[int, int, int]) -> Draw:
-    """Return what a stream draws for each image of shape (C, S, S): the columns of `augmentation_values`, and of mixup.
+    """Return the `Draw` for images of shape (C, S, S): the columns of `augmentation_values`, and those of mixup.
 
-    The columns of mixup are the share of this process's image, and order and places of its exchange with others; rows
-    are counted exactly in float32 up to 2**24.
+    The columns of mixup are the share of this process's image, and the order and places of its exchange with other
+    processes; float32 represents these row numbers exactly up to 2**24.
     """
     length = math.prod(shape)
 
@@ -32,7 +32,7 @@ def drawing(config: TrainConfig, schedule: Schedule, processes: Processes, shape
 
 
 def mixing(config: TrainConfig, schedule: Schedule, processes: Processes, number: int) -> tuple[np.ndarray, Exchange]:
-    """Return the shares of a global batch's images, (n,) float32, and how their partners travel.
+    """Return the mixup shares of a global batch's images, (n,) float32, and the exchange of their partners.
 
     Args:
         number: of the batch in the run, from 0.

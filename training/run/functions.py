@@ -1,4 +1,4 @@
-"""Find functions of the user's own, which the settings name as module:function."""
+"""Import the user's own functions, which settings refer to as module:function."""
 
 import hashlib
 import importlib
@@ -18,15 +18,15 @@ _ANNOUNCED: set[tuple[Path, str]] = set()
 
 
 def is_own(name: str) -> bool:
-    """Whether a setting names a function of the user's own."""
+    """Return whether a setting refers to the user's own function."""
     return ":" in name and not name.startswith("timm:")
 
 
 def find_function(name: str, setting: str) -> Callable[..., Any]:
-    """Import module:function; a module may lie in the folder that the command was started in.
+    """Import module:function; the module may be in the current folder.
 
     Raises:
-        ConfigError: there is no such module or function, or the module fails.
+        ConfigError: if there is no such module or function, or importing the module fails.
     """
     module, _, path = name.partition(":")
     _search_here()
@@ -34,7 +34,7 @@ def find_function(name: str, setting: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever the module raises when it is imported
+    except Exception as error:  # importing the module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"--{setting} {name}: cannot be imported ({reason}); run the command in the module's folder, or set "
@@ -46,14 +46,14 @@ def find_function(name: str, setting: str) -> Callable[..., Any]:
 
 
 def announce(run: Path, names: Iterable[str]) -> None:
-    """Say on stderr which files the settings of a run will have imported, once in a process and before they are.
+    """Print to stderr which files the settings of a run will import, before they are imported and once per process.
 
     Args:
         run: its folder.
-        names: of models, losses and augmentations; those that are no functions of the user's own are passed over.
+        names: of models, losses and augmentations; those that are not the user's own functions are ignored.
 
     Raises:
-        RunError: the code came with the run: it lies in its folder.
+        RunError: if the code is in the run's folder, and so came with the run.
     """
     for name in filter(is_own, names):
         file = _file_of(name.partition(":")[0])
@@ -67,7 +67,7 @@ def announce(run: Path, names: Iterable[str]) -> None:
 
 
 def _file_of(module: str) -> Path | None:
-    """Where a module, or the package that it is in, will be imported from; nothing is imported."""
+    """Return the file that a module, or the package that it is in, would be imported from, without importing it."""
     _search_here()
     try:
         found = importlib.util.find_spec(module.partition(".")[0])
@@ -79,17 +79,17 @@ def _file_of(module: str) -> Path | None:
 
 
 def _search_here() -> None:
-    """Have modules found in the folder that the command was started in."""
+    """Add the current folder to the module search path."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
 
 
 def name_of(value: str | Callable[..., Any], setting: str) -> str:
-    """Return what a setting is written as: text as it is, a function as module:function.
+    """Return the text form of a setting: text as it is, a function as module:function.
 
     Raises:
-        ConfigError: another process could not import the function.
+        ConfigError: if another process could not import the function.
     """
     if isinstance(value, str):
         return value
@@ -103,6 +103,6 @@ def name_of(value: str | Callable[..., Any], setting: str) -> str:
 
 
 def code_digest(name: str, setting: str) -> str:
-    """Return the SHA-256 of the file that a function of the user's own is in, its first 12 hex digits."""
+    """Return the first 12 hex digits of the SHA-256 of the file that the user's own function is in."""
     file = inspect.getsourcefile(inspect.unwrap(find_function(name, setting)))
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else "unknown"

@@ -1,4 +1,4 @@
-"""Ask a network for probabilities, of slices that it is not trained on."""
+"""Predict probabilities with a network in evaluation mode."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,21 +15,21 @@ from training.data.stream import Stream
 from training.model.augment import Normalise, sample
 from training.run.distributed import Processes
 
-# Within the rotations of training, far enough apart to be another look.
+# Within the rotations used in training, and large enough to make a different view.
 TTA_DEGREES = (-10.0, 10.0)
-# What TTA averages over, in its order.
+# The views that TTA averages over, in order.
 VIEWS = ("as it is", "left to right", "top to bottom", *(f"turned {degrees:+.0f}°" for degrees in TTA_DEGREES))
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGTERM, or Ctrl-C); it has kept what it had."""
+    """The run was asked to stop, by SIGTERM or Ctrl-C; its progress is saved."""
 
 
 def views(grey: Tensor, *, tta: bool) -> Iterator[Tensor]:
-    """Yield what the network is to look at: the images, and with TTA both mirror images and small rotations.
+    """Yield the views for the network: the images, and with TTA also both mirror images and small rotations.
 
     Args:
-        grey: (B, C, S, S) float32 grey levels in [0, 1], not yet normalised: a rotation's fill is air, which is 0.
+        grey: (B, C, S, S) float32 grey levels in [0, 1], before normalisation, as rotations fill with air, which is 0.
     """
     yield grey
     if not tta:
@@ -56,15 +56,22 @@ def predict_views(
     """Predict every slice of the processes' streams exactly once.
 
     Args:
-        stream: of this process's own slices, as `streams.open_evaluation` opens it.
-        num_slices: in the streams of all processes, n.
+        net: the network, which is put in evaluation mode.
+        stream: this process's share of the slices, from `streams.open_evaluation`.
+        num_slices: n, in the streams of all processes.
+        normalise: normalisation of the run.
+        processes: the processes that share the slices.
+        bf16: compute in bf16 on a GPU.
+        tta: predict all VIEWS.
+        title: of the progress bar.
+        asked_to_stop: called after each batch; return True to stop.
 
     Returns:
-        (n,) int64 lines of the cache's table, ascending, and (n, V, K) float64 probabilities, by view: VIEWS
-        with TTA, else the first of them; the same in every process.
+        (n,) int64 lines of the cache's table, ascending, and (n, V, K) float64 probabilities for each view: VIEWS
+        with TTA, otherwise only the first; the same in every process.
 
     Raises:
-        Stopped: some process was asked to stop.
+        Stopped: if any process was asked to stop.
     """
     net.eval()
     lines: list[Tensor] = []
@@ -75,7 +82,7 @@ def predict_views(
         for _ in range(max(processes.gather(stream.num_batches()))):
             if (batch := next(batches, None)) is not None:  # a process may have no batch in the last round
                 results.append(predict_batch(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
-                lines.append(batch.lines.clone())  # the ring takes its memory back
+                lines.append(batch.lines.clone())  # the ring reuses its memory
                 bar.update(min(len(batch.lines) * processes.count, num_slices - bar.n))
             if processes.any(asked_to_stop()):
                 raise Stopped
@@ -89,7 +96,7 @@ def predict_views(
 def predict_slices(
     net: nn.Module, stream: Stream, num_slices: int, normalise: Normalise, processes: Processes, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `predict_views`, with its options; the probabilities are the mean over the views, (n, K) float64."""
+    """As `predict_views`, with the same options, but return the mean over the views, (n, K) float64."""
     lines, by_view = predict_views(net, stream, num_slices, normalise, processes, **options)
     return lines, by_view.mean(axis=1)
 
@@ -97,9 +104,10 @@ def predict_slices(
 def predict_batch(
     net: nn.Module, images: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> Tensor:
-    """Return probabilities by view, (B, V, K) float64, from (B, C, S, S) uint8 and (B,) float32.
+    """Return probabilities for each view, (B, V, K) float64, from (B, C, S, S) uint8 and (B,) float32.
 
-    The sigmoid is taken in float64: in float32 it is exactly 1 from a logit of 17 on, and log loss would see 1e-15.
+    The sigmoid is computed in float64: in float32 it is exactly 1 for logits from 17, which the log loss would clip at
+    1e-15.
     """
     grey = images.float().div_(255)
     each = []

@@ -1,4 +1,4 @@
-"""Make of a batch what the network sees: augmented, and mixed with its partners."""
+"""Prepare a batch for the network: augment it, and mix it with its partners."""
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> Inputs:
-    """Return what the network sees of a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
+    """Return the network's inputs for a batch: images (B, C, S, S) channels_last, z_norm (B,), labels (B, K).
 
-    All that is drawn on the host came to the device with the batch.
+    The random numbers drawn on the host are already on the device, as part of the batch.
 
     Args:
         keys: (B,) uint64 on the host.
@@ -27,21 +27,21 @@ def make_inputs(setup: Setup, batch: Batch, keys: np.ndarray, number: int) -> In
     images = setup.augment(batch.images, keys, number // setup.schedule.batches, values[:, :DRAWN])
     if not setup.config.mixup_alpha:
         return images, batch.z_norm, batch.labels
-    alone = setup.processes.control is None  # what it wants of its own came with the batch
+    alone = setup.processes.control is None  # its own partners came with the batch
     plan = None if alone else mixing(setup.config, setup.schedule, setup.processes, number)[1]
     return mix_with_partners(setup.processes, plan, (images, batch.z_norm, batch.labels), values[:, DRAWN:])
 
 
 def mix_with_partners(processes: Processes, plan: Exchange | None, own: Inputs, values: Tensor) -> Inputs:
-    """Mix each image, position and labels with those of its partner, which may be another process's.
+    """Mix each image, position and labels with those of its partner, which may be in another process.
 
     Args:
-        plan: of the exchange with others, if there are any.
+        plan: of the exchange with other processes, if there are any.
         values: (B, 3) float32 on the device: share, and the plan's order and places.
     """
     images, z_norm, labels = own
     share, order, places = values[:, 0], values[:, 1].long(), values[:, 2].long()
-    pixels = images.permute(0, 2, 3, 1)  # channels_last images lie in memory so
+    pixels = images.permute(0, 2, 3, 1)  # the memory layout of channels_last
     other_pixels = processes.exchange(pixels, plan, order, places)
     other_facts = processes.exchange(torch.column_stack([z_norm, labels]), plan, order, places)
     return (

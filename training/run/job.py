@@ -1,4 +1,4 @@
-"""Do a whole job: train a run from its folder to its report, or evaluate a finished one."""
+"""Complete jobs: train a run from its folder to its report, or evaluate a finished one."""
 
 import dataclasses
 import os
@@ -48,13 +48,14 @@ VERSIONS = ("torch", "torchvision", "numpy", "ich-cache")
 def begin(
     path: Path, cache_path: str | Path, config: TrainConfig, processes: Processes, local_copy: Path | None = None
 ) -> tuple[Run, Cache]:
-    """Make a new run's folder on the cache's current commit; one process makes it, all open it.
+    """Create the folder of a new run on the cache's current commit: one process creates it, and all open it.
 
     Args:
-        cache_path, local_copy: as `open_cache` takes them.
+        path: the run's folder, new or empty.
+        cache_path, local_copy: as for `open_cache`.
 
     Raises:
-        TrainingError: the folder is not free, or the cache does not fit the settings.
+        TrainingError: if the folder is in use, or the cache does not fit the settings.
     """
     if processes.writes:
         check_free(path)
@@ -93,7 +94,7 @@ def begin(
 
 
 def _refuse_unlabelled(cache: Cache, labelled_subsets: np.ndarray, shares: Sequence[float]) -> None:
-    """Raise a CacheError where a subset that is to have patients would have no slice with a label."""
+    """Raise a CacheError if a subset with a share of the patients would have no labelled slice."""
     for subset, share in zip(SUBSETS, shares, strict=True):
         if share > 0 and not (labelled_subsets == subset).any():
             raise CacheError(
@@ -105,14 +106,17 @@ def _refuse_unlabelled(cache: Cache, labelled_subsets: np.ndarray, shares: Seque
 def resume(
     path: Path, cache_path: str | Path | None, overrides: Mapping[str, Any], local_copy: Path | None = None
 ) -> tuple[Run, Cache]:
-    """Open a run to go on with, on the commit that it began with.
+    """Open a run to be resumed, on the commit that it started with.
 
     Args:
-        cache_path: where the cache has moved to; None for where it was.
-        overrides: settings given anew, which must be those of the run.
+        path: the run's folder.
+        cache_path: the cache, if it has moved; None for where it was.
+        overrides: settings given on the command line, which must equal those of the run.
+        local_copy: as for `open_cache`.
 
     Raises:
-        RunError: a setting differs. CacheError: the commit is no longer there.
+        RunError: if a setting differs.
+        CacheError: if the commit no longer exists.
     """
     run = open_run(path)
     if run.has_head:
@@ -126,9 +130,9 @@ def resume(
 
 
 def environment(config: TrainConfig, processes: Processes) -> dict[str, Any]:
-    """Say what a run computes with; with another of these the last bits may differ.
+    """Return the versions and hardware that a run computes with; if one changes, the last bits may differ.
 
-    Functions of the user's own are named with what their file contains.
+    The user's own functions are listed with a digest of their source file.
     """
     device = processes.device
     own = {name: getattr(config, name) for name in ("model", "augment", "loss") if is_own(getattr(config, name))}
@@ -145,12 +149,12 @@ def environment(config: TrainConfig, processes: Processes) -> dict[str, Any]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # this one itself, where it runs from a folder without being installed
+    except PackageNotFoundError:  # this package itself, if it runs from a folder without being installed
         return "not installed"
 
 
 def changed_environment(run: Run, processes: Processes) -> list[str]:
-    """Say in what a run's machine differs from the one that it began on."""
+    """List the differences between this environment and the one that a run started in."""
     now = environment(run.config, processes)
     return [
         f"{name}: {run.environment.get(name)} then, {now[name]} now"
@@ -160,10 +164,10 @@ def changed_environment(run: Run, processes: Processes) -> list[str]:
 
 
 def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
-    """Train a run to its end, score its best weights on validation and test, and write its report.
+    """Train a run to the end, score its best weights on validation and test, and write its report.
 
     Returns:
-        the scores on test; on validation where the run has no test set, nothing where it has neither.
+        the scores on the test set; on the validation set if the run has no test set; empty if it has neither.
     """
     with owned(run.path, again=f"run: train run --resume {run.path}") if processes.writes else nullcontext():
         fit(run, cache, runtime, processes)
@@ -171,7 +175,7 @@ def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> 
 
 
 def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
-    """Score a trained run's best weights on validation and test, and write its report; returns the scores on test."""
+    """Score a trained run's best weights on validation and test, and write its report; return what `complete` does."""
     scores: dict[str, dict[str, Any]] = {}
     for subset in filter(run.has, SUBSETS[1:]):
         scores[subset] = evaluate(run, cache, subset, runtime, processes, tta=False)
@@ -186,10 +190,10 @@ def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> di
 def open_to_evaluate(
     path: Path, cache_path: str | Path | None, subset: str, local_copy: Path | None = None
 ) -> tuple[Run, Cache]:
-    """Open a run and the cache to score it on: its own or an equal one, or for "external" any other.
+    """Open a run and the cache to score it on: its own or one with the same content, or any other for "external".
 
     Raises:
-        RunError: the cache's content is not the run's; it names the difference.
+        RunError: if the cache's content is not that of the run's cache; the message names the difference.
     """
     run = open_run(path)
     if subset != "external":
@@ -204,18 +208,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run's best weights on a subset of its split, or on all labelled slices of another cache.
 
-    Writes `predictions_<subset>.csv` and `scores_<subset>.json`, and for a head over series also the predictions of the
-    slice model alone, `slice_predictions_<subset>.csv`; with TTA, `_tta` follows the subset's name. Thresholds and
-    calibration are chosen on validation; every look at anything else is logged.
+    This writes `predictions_<subset>.csv` and `scores_<subset>.json`, and for a head over series also the predictions
+    of the slice model alone, `slice_predictions_<subset>.csv`; with TTA, `_tta` is appended to the name of the subset.
+    Scoring the validation set also fits the thresholds and the calibration; each evaluation of any other set is logged.
 
     Args:
-        subset: validation, test, or "external" where the cache is not the run's.
+        subset: validation, test, or "external" for another cache.
 
     Returns:
-        the scores, as in the JSON, in the process that writes.
+        the scores, as in the JSON, in the process that writes; empty in all others.
 
     Raises:
-        RunError: leakage, which it names.
+        RunError: if the split leaks; the message names the patients or slices.
     """
     left_out = None
     if subset == "external":
@@ -257,7 +261,7 @@ def evaluate(
 
 
 def view_loss(run: Run, cache: Cache, lines: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Return the weighted log loss of one view of TTA alone, at the level that labels are for."""
+    """Return the weighted log loss of a single TTA view, at the level of the labels."""
     known = at_level(from_table(prediction_table(cache, lines, probabilities, run.data.classes)), run.data.label_level)
     weights = np.array(run.data.class_weights)
     loss: float | None = score(known.labels, known.probabilities, known.classes, weights)["weighted_log_loss"]
@@ -265,10 +269,10 @@ def view_loss(run: Run, cache: Cache, lines: np.ndarray, probabilities: np.ndarr
 
 
 def predictions_name(subset: str, *, tta: bool) -> str:
-    """Return what the files of an evaluation are called after: predictions_<name>.csv, scores_<name>.json."""
+    """Return the name used in the files of an evaluation: predictions_<name>.csv, scores_<name>.json."""
     return f"{subset}_tta" if tta else subset
 
 
 def absolute_weights(weights: str) -> str:
-    """Return a weights setting that means the same from every folder."""
+    """Return the `weights` setting with any path made absolute."""
     return weights if weights in settings.WEIGHTS else os.path.abspath(weights)

@@ -1,4 +1,4 @@
-"""Keep a run's log.csv: lines of steps and epochs, cut back to a checkpoint on resuming."""
+"""Write a run's log.csv: one line per step and epoch, truncated to the checkpoint on resuming."""
 
 import contextlib
 import csv
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from training.run.digests import accept, cannot_write, prefix, root_of
 
-# One line a step has `loss` (the training batches' mean, mixup and all) and the rate; one line an epoch has `split`
-# validation and its weighted log loss besides. What a line does not have is empty.
+# A line per step has `loss` (the mean over its training batches, including mixup) and the learning rate; a line per
+# epoch has `split` validation and its weighted log loss. All other cells are empty.
 LOG_COLUMNS = (
     "step",
     "epoch",
@@ -24,10 +24,10 @@ LOG_COLUMNS = (
 
 
 class Log:
-    """The run's log.csv, appended to line by line and cut back to a checkpoint on resuming."""
+    """The run's log.csv, which is appended to line by line and truncated to the checkpoint on resuming."""
 
     def __init__(self, path: Path, length_bytes: int = 0) -> None:
-        """Open the log, cut to its first `length_bytes`; 0 starts anew, with a header."""
+        """Open the log, truncated to its first `length_bytes`; 0 starts a new one, with a header."""
         self._path = path
         with self._refused():
             if (root := root_of(path)) is not None and path.exists():
@@ -40,31 +40,31 @@ class Log:
             self._writer.writeheader()
 
     def write(self, **values: float | int | str) -> None:
-        """Append one line; columns not named stay empty."""
+        """Append one line; columns that are not given are left empty."""
         with self._refused():
             self._writer.writerow(values)
 
     def flush(self) -> int:
-        """Give every line to the system, without waiting for the disk; return the length in bytes."""
+        """Pass all lines to the operating system, without waiting for the disk, and return the length in bytes."""
         with self._refused():
             self._file.flush()
             return self._file.tell()
 
     def sync(self, length: int) -> None:
-        """Bring the first `length` bytes to the disk, while others may be written behind them."""
+        """Flush the first `length` bytes to disk, while more may be appended."""
         with self._refused():
             os.fsync(self._file.fileno())
             if (root := root_of(self._path)) is not None:
                 accept(root, self._path, prefix(self._path, length))
 
     def close(self) -> None:
-        """Close the file; what a full disk does not take is lost, and written again by a run that is resumed."""
+        """Close the file; lines that a full disk rejects are lost, and are written again when the run is resumed."""
         with self._refused():
             self._file.close()
 
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
-        """Have a disk that refuses be one line."""
+        """Turn write errors into a one-line error."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Tell trackers what a run logs: TensorBoard, and where they are asked for, MLflow and Weights & Biases."""
+"""Log runs to experiment trackers: TensorBoard and, on request, MLflow and Weights & Biases."""
 
 import difflib
 import functools
@@ -21,25 +21,25 @@ from training.run.runs import Run
 from training.run.tables import write_json
 
 E = TypeVar("E")
-Line = Mapping[str, float]  # of log.csv: `step`, and what was measured there
+Line = Mapping[str, float]  # a line of log.csv: `step`, and the values measured at it
 IDENTITY = "tracker.json"
 FILES = ("report.html", "model_card.md", "log.csv")
-# In one request, at most. Source: MLflow REST API, request limits.
+# Maximum per request. Source: MLflow REST API, request limits.
 MLFLOW_METRICS = 1000
 MLFLOW_PARAMETERS = 100
 
 
 class Logger(Protocol):
-    """A tracker. A resumed run notes some steps again, with the same values."""
+    """An experiment tracker. A resumed run logs some steps twice, with the same values."""
 
     def log(self, lines: Sequence[Line]) -> None:
-        """Note lines of log.csv."""
+        """Log lines of log.csv."""
 
     def finish(self, scores: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Note the scores of a finished run, and keep its files."""
+        """Log the scores of a finished run, and upload its files."""
 
     def close(self) -> None:
-        """Bring everything to its place; the run may go on later."""
+        """Flush everything; the run may be resumed later."""
 
 
 class TensorBoard:
@@ -49,7 +49,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # 1 s
 
         _silence_writers()
-        # What was logged after the checkpoint that the run goes on from is taken back.
+        # Discard everything logged after the checkpoint from which the run resumes.
         self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step or None)
 
     def log(self, lines: Sequence[Line]) -> None:
@@ -59,7 +59,7 @@ class TensorBoard:
         self._writer.flush()
 
     def show(self, name: str, images: np.ndarray) -> None:
-        """Keep images, (B, C, S, S) uint8 with 1 or 3 channels."""
+        """Log images, (B, C, S, S) uint8 with 1 or 3 channels."""
         self._writer.add_images(name, images)
         self._writer.flush()
 
@@ -73,7 +73,7 @@ class TensorBoard:
 
 @functools.cache
 def _silence_writers() -> None:
-    """Have TensorBoard's writing threads end without a traceback: the next call of their writer raises the same."""
+    """Suppress tracebacks from TensorBoard's writer threads: the next call of their writer raises the same error."""
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
@@ -84,7 +84,7 @@ def _silence_writers() -> None:
 
 
 class MLflow:
-    """A run of an MLflow server or store, which MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME name."""
+    """A run on an MLflow server or store, chosen by MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME."""
 
     def __init__(self, run: Run, step: int) -> None:
         from mlflow.tracking import MlflowClient  # 10 s
@@ -122,11 +122,11 @@ class MLflow:
         self._client.set_terminated(self._id)
 
     def close(self) -> None:
-        """Nothing is held back, and a run that was stopped goes on counting as running until it is finished."""
+        """Do nothing: nothing is buffered, and a stopped run keeps the status "running" until it is finished."""
 
 
 class WandB:
-    """A run of Weights & Biases; WANDB_PROJECT, WANDB_MODE and its other variables say where."""
+    """A Weights & Biases run, configured by WANDB_PROJECT, WANDB_MODE and its other variables."""
 
     def __init__(self, run: Run, step: int) -> None:
         import wandb  # 2 s
@@ -135,7 +135,7 @@ class WandB:
         self._run = wandb.init(
             id=identity(run), resume="allow", name=run.path.name, dir=str(run.path), config=parameters(run)
         )
-        # W&B's own count of steps only rises, and a resumed run notes some again.
+        # W&B's own step counter cannot go back, but a resumed run logs some steps twice.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -159,45 +159,45 @@ CSV = "csv"  # log.csv is part of every run
 
 
 class Loggers:
-    """The trackers of a run. One that fails under way is left, with one line: a run is not to end of it."""
+    """The trackers of a run. If one fails during the run, it is dropped with a message, and the run continues."""
 
     def __init__(self, run: Run, names: Sequence[str], step: int) -> None:
-        """Open trackers by name for a run that has done `step` steps.
+        """Open trackers by name for a run that has taken `step` steps.
 
         Raises:
-            ConfigError: there is no such tracker, its package is missing, or it cannot be reached.
+            ConfigError: if there is no such tracker, its package is missing, or it cannot be reached.
         """
         check_loggers(names)
         self._open = {name: _open(run, name, step) for name in dict.fromkeys(names) if name != CSV}
 
     def log(self, lines: Sequence[Line]) -> None:
-        """Note lines of log.csv in all of them."""
+        """Log lines of log.csv to all trackers."""
         self._each(lambda logger: logger.log(lines))
 
     @property
     def show_images(self) -> bool:
-        """Whether one of them takes images: TensorBoard does."""
+        """Whether any of them accepts images, as TensorBoard does."""
         return any(isinstance(logger, TensorBoard) for logger in self._open.values())
 
     def show(self, name: str, images: np.ndarray) -> None:
-        """Keep images, (B, C, S, S) uint8 with 1 or 3 channels, where they are taken."""
+        """Log images, (B, C, S, S) uint8 with 1 or 3 channels, to the trackers that accept them."""
         self._each(lambda logger: logger.show(name, images) if isinstance(logger, TensorBoard) else None)
 
     def finish(self, run: Run, scores: Mapping[str, Any]) -> None:
-        """Note the scores of the run's subsets, by subset, and keep its report."""
+        """Log the scores of the run's subsets, by subset, and upload its report."""
         files = [file for name in FILES if (file := run.path / name).exists()]
         flat = {name: value for subset, of in scores.items() for name, value in _flat(of, subset)}
         self._each(lambda logger: logger.finish(flat, files))
 
     def close(self) -> None:
-        """Bring everything to its place."""
+        """Flush and close all trackers."""
         self._each(lambda logger: logger.close())
 
-    def _each(self, tell: Callable[[Logger], None]) -> None:
+    def _each(self, act: Callable[[Logger], None]) -> None:
         for name, logger in list(self._open.items()):
             try:
-                tell(logger)
-            except Exception as error:  # each tracker, and the network below it, has its own
+                act(logger)
+            except Exception as error:  # each tracker, and the network below it, has its own errors
                 del self._open[name]
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 tqdm.write(
@@ -207,10 +207,10 @@ class Loggers:
 
 
 def parse_loggers(text: str) -> tuple[str, ...]:
-    """Return the trackers named in a text, with commas between them.
+    """Return the trackers in a comma-separated list.
 
     Raises:
-        ConfigError: one is unknown.
+        ConfigError: if one is unknown.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     check_loggers(names)
@@ -218,7 +218,7 @@ def parse_loggers(text: str) -> tuple[str, ...]:
 
 
 def check_loggers(names: Iterable[str]) -> None:
-    """Raise a ConfigError unless all names are of trackers."""
+    """Raise a ConfigError if any name is not that of a tracker."""
     known = [*LOGGERS, CSV]
     for name in names:
         if name not in known:
@@ -228,7 +228,7 @@ def check_loggers(names: Iterable[str]) -> None:
 
 
 def identity(run: Run) -> str:
-    """Return what a run is called in trackers, for as long as its folder lives: 16 hex digits, made once."""
+    """Return the id of a run in trackers, 16 hex digits, which is generated once and kept in the run's folder."""
     file = run.path / IDENTITY
     if not file.exists():
         write_json(file, {"id": uuid.uuid4().hex[:16]})
@@ -236,7 +236,7 @@ def identity(run: Run) -> str:
 
 
 def parameters(run: Run) -> dict[str, Any]:
-    """Return what a tracker is told of a run when it begins: settings, commit, versions; no paths."""
+    """Return the parameters of a run that trackers record: settings, commit and versions, but no paths."""
     given = settings.to_mapping(run.config) | {"commit": run.data.commit}
     given |= {name: value for name, value in run.environment.items() if name != "weights"}
     return {name.replace(":", "/"): value for name, value in given.items()}
@@ -249,7 +249,7 @@ def _open(run: Run, name: str, step: int) -> Logger:
         raise ConfigError(
             f"--logger {name}: needs the package {error.name}; run: pip install 'ich-cache[{name}]'"
         ) from error
-    except Exception as error:  # each tracker, and the network below it, has its own
+    except Exception as error:  # each tracker, and the network below it, has its own errors
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ConfigError(
             f"--logger {name}: cannot be reached ({reason}); check its address and your access, or leave it out"

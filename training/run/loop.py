@@ -1,4 +1,4 @@
-"""The training loop: a run from where it stands to its last evaluation."""
+"""The training loop: take a run from its current state to its last evaluation."""
 
 import signal
 from collections import deque
@@ -25,21 +25,22 @@ from training.run.step import seed_dropout, train_step
 from training.run.validation import validate
 from training.run.watch import Watch
 
-SHOWN = 16  # images of the first batch, in TensorBoard
+SHOWN = 16  # images of the first batch to log to TensorBoard
 
 J = TypeVar("J", bound=Job)
 Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
 
 
 def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
-    """Train a run from where it stands to its end: all its epochs, or until validation no longer improves.
+    """Train a run from its current state to the end: all its epochs, or until validation no longer improves.
 
-    Its best weights are then in `weights.safetensors`. Killed anywhere and called again, it ends with the same.
+    Its best weights are then in `weights.safetensors`. If it is killed at any point and called again, the result is the
+    same.
 
     Raises:
-        Stopped: asked to stop by SIGTERM or Ctrl-C; a checkpoint was written.
-        RunError: a loss or gradient was not finite, the GPU's memory did not suffice, or the checkpoint is of
-            another run.
+        Stopped: if asked to stop by SIGTERM or Ctrl-C, after writing a checkpoint.
+        RunError: if a loss or gradient is not finite, the GPU runs out of memory, or the checkpoint is from another
+            run.
     """
     setup = set_up(run, cache, runtime, processes)
     learner = start(setup)
@@ -49,10 +50,10 @@ def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
 
 
 def check_same_count(run: Run, processes: Processes) -> None:
-    """Raise a RunError where a run that has taken steps would go on with another number of processes.
+    """Raise a RunError if a run that has taken steps would continue with a different number of processes.
 
-    Images, order and augmentation would be the same. But each process has dropout and batch norm of its own, and
-    gradients would be added in another order, so the run would end otherwise than undisturbed.
+    Images, order and augmentation would be the same. But each process has separate dropout and batch norm, and
+    gradients would be summed in a different order, so the result would differ from that of an uninterrupted run.
     """
     begun = run.environment.get("processes", processes.count)
     if begun != processes.count and list_checkpoints(run):
@@ -79,17 +80,17 @@ def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[
             learner.progress.epoch += 1
             learner.progress.batches = 0
             save_progress(setup, learner, watch)
-    processes.wait()  # whoever reads the weights next finds them written
+    processes.wait()  # until the weights are written, for all to read
 
 
 def finished(progress: Progress, config: TrainConfig) -> bool:
-    """Whether all epochs are done, or the last `patience_epochs` were no better than one before them."""
+    """Return whether all epochs are done, or the last `patience_epochs` brought no improvement."""
     waited = progress.epoch - 1 - progress.best_epoch
     return progress.epoch >= config.epochs or waited >= config.patience_epochs
 
 
 def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
-    """Train the rest of the epoch under way."""
+    """Train the rest of the current epoch."""
     progress, every = learner.progress, setup.runtime.checkpoint_every
     model = prepare(setup, learner)
     if progress.step == 0 and watch.shows_images:
@@ -107,7 +108,7 @@ def train_epoch(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: C
 
 
 def epoch_batches(setup: Setup, progress: Progress) -> Generator[tuple[Batch, np.ndarray], None, None]:
-    """Yield what is left of the epoch under way: batches on the device, and their keys (B,) uint64 on the host."""
+    """Yield the remaining batches of the current epoch on the device, with their keys (B,) uint64 on the host."""
     keys: deque[np.ndarray] = deque()
     batches = setup.train.epoch(
         setup.config.seed,
@@ -120,7 +121,7 @@ def epoch_batches(setup: Setup, progress: Progress) -> Generator[tuple[Batch, np
 
     def noted() -> Iterator[Batch]:
         for batch in batches:
-            # Random numbers are drawn on the host; the ring takes its memory back.
+            # Random numbers are drawn on the host; copied, since the ring reuses its memory.
             keys.append(batch.keys.numpy().view(np.uint64).copy())
             yield batch
 
@@ -129,10 +130,10 @@ def epoch_batches(setup: Setup, progress: Progress) -> Generator[tuple[Batch, np
 
 
 def first_images(setup: Setup, progress: Progress) -> np.ndarray:
-    """Return the first images of this process's first batch as augmentation leaves them, (n, C, S, S) uint8.
+    """Return the first images of this process's first batch after augmentation, (n, C, S, S) uint8, for display.
 
-    Of more than three channels the first three are shown. The batch is read once more when it is trained on, and its
-    random numbers are drawn again.
+    Only the first three channels are returned, if there are more. The batch is read, and its random numbers are drawn,
+    again for training.
     """
     seed_dropout(setup.config.seed, 0, setup.processes.rank, setup.device)
     with closing(epoch_batches(setup, progress)) as batches:
@@ -144,10 +145,10 @@ def first_images(setup: Setup, progress: Progress) -> np.ndarray:
 
 
 def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
-    """Begin to write a checkpoint, once the losses up to here are known to be finite.
+    """Start writing a checkpoint, after checking that all losses so far are finite.
 
-    The log and, where they are better than any before, the weights are written with it: when the watch ends, at the
-    latest.
+    The log is written with it, and so are the weights if they are the best so far; all are written by the time that the
+    watch ends.
     """
     watch.log_pending()
     if setup.processes.writes:
@@ -163,7 +164,7 @@ def save_progress(setup: Job, learner: Learner[Any], watch: Watch) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and the first Ctrl-C into a question that the loop asks after each step."""
+    """Catch SIGTERM and the first Ctrl-C, and yield a function that returns whether one was received."""
     seen: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -181,7 +182,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def errors_explained(setup: Setup) -> Iterator[None]:
-    """Say in one line what a user can do about an error that comes up only within a step."""
+    """Turn errors that occur only within a step into one-line errors that say what to do."""
     config = setup.config
     with ExitStack() as explained:
         explained.enter_context(memory_error_explained(config, setup.run.path))

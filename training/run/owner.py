@@ -1,4 +1,4 @@
-"""Keep a run's folder to one writer at a time, by an OS lock that dies with its process."""
+"""Limit a run's folder to one writer at a time, with an OS lock that is released when its process ends."""
 
 import contextlib
 import json
@@ -19,15 +19,16 @@ TRAINS = "trains this run"
 
 @contextlib.contextmanager
 def owned(run: Path, what: str = TRAINS, *, again: str = AGAIN) -> Iterator[None]:
-    """Hold a run's folder while the context lasts.
+    """Hold the lock of a run's folder while the context lasts.
 
     Args:
-        what: this process does with it, to tell another that comes, "trains this run" say.
-        again: what goes on with it where the disk has refused to write.
+        run: the folder.
+        what: what this process is doing, to be shown to other processes, such as "trains this run".
+        again: how to continue after the disk has refused to write.
 
     Raises:
-        RunError: another process holds it; says which, since when and what for.
-        NotWrittenError: a file of it cannot be written; says what goes on.
+        RunError: if another process holds the lock; the message says which one, since when and for what.
+        NotWrittenError: if a file in the folder cannot be written; the message says how to continue.
     """
     lock = FileLock(run / LOCK)
     try:

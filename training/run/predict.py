@@ -1,4 +1,4 @@
-"""Write predictions on a cache in the competition's format, wide, and by series."""
+"""Write predictions for a cache in the competition's format, in wide format, and per series."""
 
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from training.run.tables import prediction_table, write_table
 
 
 def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Return the competition's format: ID, Label; K lines a slice, ID being <image_id>_<class>.
+    """Return predictions in the competition's format: ID, Label; K rows per slice, with ID <image_id>_<class>.
 
-    A frame of a multi-frame file, whose image_id names them all, is called <image_id>_<frame>.
+    For a frame of a multi-frame file, in which all frames share an image_id, the latter is <image_id>_<frame>.
 
     Args:
         table: n lines of a cache's table.
         probabilities: (n, K) float64.
+        classes: K names.
 
     Source: Kaggle, "RSNA Intracranial Hemorrhage Detection", 2019, sample submission of stage 2.
     """
@@ -30,10 +31,10 @@ def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[st
 
 
 def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
-    """Return the lines of a submission that the sample submission has, in its order.
+    """Return the rows of a submission that are in the sample submission, in its order.
 
     Raises:
-        ConfigError: the sample cannot be read, or has an ID that was not predicted.
+        ConfigError: if the sample cannot be read, or has an ID that was not predicted.
     """
     try:
         wanted = pd.read_csv(sample, dtype={"ID": str}, keep_default_na=False)["ID"]
@@ -43,21 +44,21 @@ def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
     if (missing := ordered["Label"].isna()).any():
         first = ordered.index[missing][0]
         raise ConfigError(
-            f"--sample {sample}: {missing.sum()} of its lines are for slices that the cache does not have, such as "
+            f"--sample {sample}: {missing.sum()} of its rows are for slices that the cache does not have, such as "
             f"{first}; predict on the cache with the sample's slices, or leave --sample out"
         )
     return ordered.reset_index()
 
 
 def check_sample(sample: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Raise a ConfigError as `like_sample` would, before anything is predicted."""
+    """Raise the ConfigError that `like_sample` would raise, before anything is predicted."""
     like_sample(submission(table, np.zeros((len(table), len(classes))), classes), sample)
 
 
 def by_series(wide: pd.DataFrame) -> pd.DataFrame:
-    """Return one line a series: its slices' number and the largest probability of each class.
+    """Return one row per series: its number of slices and the largest probability of each class.
 
-    The largest, because one slice with blood makes a series with blood.
+    The largest is used because one slice with blood makes a series with blood.
     """
     groups = wide.groupby(SERIES, sort=False)
     columns = [name for name in wide.columns if name.startswith("p_")]
@@ -73,11 +74,15 @@ def write_predictions(
     *,
     sample: Path | None,
 ) -> list[Path]:
-    """Write OUT in the competition's format, and beside it OUT_wide.csv and OUT_series.csv.
+    """Write OUT in the competition's format, and OUT_wide.csv and OUT_series.csv next to it.
 
     Args:
+        out: the submission to write.
+        cache: that was predicted.
         lines: (n,) lines of the cache's table.
         probabilities: (n, K) float64.
+        classes: K names.
+        sample: a sample submission whose rows and order to follow; None for all slices.
 
     Returns:
         the three files.

@@ -1,4 +1,4 @@
-"""Say what a run will do before it does it, and what to expect of its split."""
+"""Summarise a run before it starts, with warnings about its split."""
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from training.run.watch import TIMED_STEPS, WARM_UP_STEPS
 from training.scores.metrics import SOFT_THRESHOLD
 from training.words import counted
 
-IMAGES_A_GPU = 64  # fewer leave a GPU waiting for its host, and make batch norm's statistics uncertain
+IMAGES_A_GPU = 64  # with fewer, a GPU waits for its host, and the statistics of batch norm are noisy
 
 
 def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
-    """Return lines to print before training: device, network, subsets with positives by class, steps, and warnings."""
+    """Return the lines to print before training: device, network, subsets with positives per class, steps, warnings."""
     config = run.config
     subsets = {subset: lines_of(run, cache, subset) for subset in SUBSETS if run.has(subset)}
     schedule = Schedule(len(subsets["train"]), config)
@@ -33,7 +33,7 @@ def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
         *(_subset_line(cache, subset, lines) for subset, lines in subsets.items()),
         f"{counted(config.epochs, 'epoch')} of {counted(schedule.steps, 'step')} of {counted(step, 'slice')}, "
         f"{counted(schedule.total_steps, 'step')} in "
-        f"all; an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps, or beforehand with --dry-run",
+        f"all; a time estimate follows after {WARM_UP_STEPS + TIMED_STEPS} steps, or beforehand with --dry-run",
     ]
     if (run.path / LINKED).exists():
         lines += describe(read_linked(run.path / LINKED), cache.table["patient_id"].nunique())
@@ -41,7 +41,7 @@ def preview(run: Run, cache: Cache, processes: Processes) -> list[str]:
 
 
 def few_images(config: TrainConfig, processes: Processes) -> list[str]:
-    """Say what to set where a GPU has fewer images of a batch than fill it; nothing on a CPU."""
+    """Warn, with a remedy, if each GPU gets too few images of a batch; return nothing on a CPU."""
     images, count = config.batch_size // processes.count, processes.count
     if processes.device.type != "cuda" or images >= IMAGES_A_GPU:
         return []
@@ -51,8 +51,8 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
             more += f", or --nproc-per-node {fewer}"
         more += "; --set sync_batch_norm=true computes the statistics over all GPUs"
     return [
-        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each: too few to keep one "
-        f"busy, and few for batch-norm statistics: {more}"
+        f"warning: a batch of {config.batch_size} over {count} GPUs has {images} images for each: too few to keep a "
+        f"GPU busy, and few for batch-norm statistics: {more}"
     ]
 
 
@@ -65,13 +65,13 @@ def _subset_line(cache: Cache, subset: str, lines: np.ndarray) -> str:
 
 
 def positives(cache: Cache, lines: np.ndarray) -> dict[str, int]:
-    """Return how many of the lines are positive, by class."""
-    counts = (cache.labels()[lines] >= SOFT_THRESHOLD).sum(axis=0)  # NaN is not
+    """Return the number of positive lines for each class."""
+    counts = (cache.labels()[lines] >= SOFT_THRESHOLD).sum(axis=0)  # false for NaN
     return dict(zip(cache.classes, counts.tolist(), strict=True))
 
 
 def warnings(cache: Cache, subsets: dict[str, np.ndarray]) -> list[str]:
-    """Say which subset lacks positives of which class, and what that means."""
+    """Warn about classes without positive slices in a subset, and explain the consequences."""
     meaning = {
         "train": "the network cannot learn it",
         "validation": "no threshold or calibration can be chosen for it",

@@ -1,4 +1,4 @@
-"""Rehearse a run: every part of it once, and how long the whole will take."""
+"""Rehearse a run: try each part of it once, and estimate how long all of it will take."""
 
 import tempfile
 import time
@@ -29,15 +29,15 @@ def rehearse(
     processes: Processes,
     local_copy: Path | None = None,
 ) -> str:
-    """Do two steps, an evaluation, a save and a reload in a folder that does not stay.
+    """Try two steps, an evaluation, a save and a reload in a temporary folder.
 
-    Where the backbone is frozen at first, two steps of those epochs come before.
+    If the backbone is frozen at first, two steps with the frozen backbone are tried before these.
 
     Returns:
-        what to print: time of a step and of a slice, memory, and an estimate of the run's time.
+        a summary to print: time per step and per slice, memory, and the estimated duration of the run.
 
     Raises:
-        TrainingError: whatever the run would have failed of.
+        TrainingError: any error that the run itself would raise.
     """
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         path = Path(processes.gather(folder)[0]) / "run"
@@ -62,7 +62,7 @@ def rehearse(
     return "\n".join(
         [
             f"{counted(total, 'step')} of {counted(in_a_step, 'slice')}, {step_s:.3f} s each",
-            f"{counted(setup.num_validation, 'validation slice')} an epoch, {slice_s * 1000:.2f} ms each",
+            f"{counted(setup.num_validation, 'validation slice')} per epoch, {slice_s * 1000:.2f} ms each",
             f"{_memory(processes.device)}",
             f"the run will take about {duration(seconds)}",
         ]
@@ -70,7 +70,7 @@ def rehearse(
 
 
 def _time_step(setup: Setup, learner: Learner[FusionNet], watch: Watch) -> float:
-    """Do two steps and return the seconds of the second: the first one warms up."""
+    """Take two steps and return the duration of the second in seconds: the first is a warm-up."""
     model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
     began = time.perf_counter()
     for _ in range(min(2, setup.schedule.steps)):
@@ -81,7 +81,7 @@ def _time_step(setup: Setup, learner: Learner[FusionNet], watch: Watch) -> float
 
 
 def _time_evaluation(setup: Setup, learner: Learner[FusionNet]) -> float:
-    """Evaluate two batches of validation slices and return the seconds a slice."""
+    """Evaluate two batches of validation slices and return the time per slice in seconds."""
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
     if not len(some):
         return 0.0

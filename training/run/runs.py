@@ -1,4 +1,4 @@
-"""Keep a run's folder: what was set, what was logged, and what came out."""
+"""The folder of a run: its settings, its split, its log and its results."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from training.data.split import SUBSETS, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
-from training.run.digests import begin, cannot_write, check, refuse_strange
+from training.run.digests import begin, cannot_write, check, refuse_special_files
 from training.run.documents import read_document
 from training.run.functions import announce
 from training.run.owner import HOLDER, LOCK, owned
@@ -32,7 +32,7 @@ UNFINISHED = ".unfinished"  # in a folder that is not yet a run
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and its settings as used."""
+    """A run's folder and the settings in it."""
 
     path: Path
     config: TrainConfig
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """A CSV with LOG_COLUMNS."""
+        """Path of the log, a CSV file with LOG_COLUMNS."""
         return self.path / "log.csv"
 
     @property
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The weights with the best validation log loss."""
+        """Path of the weights with the best validation log loss."""
         return self.path / "weights.safetensors"
 
     @property
@@ -60,23 +60,23 @@ class Run:
 
     @property
     def slice_weights(self) -> Path:
-        """The weights of the network that looks at the slices."""
+        """Path of the weights of the slice network."""
         return self.path / "slice_weights.safetensors" if self.has_head else self.weights
 
     @property
     def context(self) -> Context | None:
-        """The neighbours that the network sees beside a slice; None where it sees the slice alone."""
+        """The neighbouring slices that the network sees; None if it sees single slices."""
         return choose_context(self.config.context, self.config.context_windows, self._window_names)
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Which window each channel of the network's input shows."""
+        """The window of each channel of the network's input."""
         number = len(self._window_names)
         return tuple(range(number)) if self.context is None else self.context.channels(number)
 
     @property
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of grey level / 255 for each channel of the network's input, float64."""
+        """Mean and standard deviation of grey level / 255 for each channel of the network's input, (C,) float64."""
         channels = list(self.channels)
         return np.array(self.data.mean)[channels], np.array(self.data.std)[channels]
 
@@ -89,38 +89,38 @@ class Run:
         return self.path / "split.csv"
 
     def has(self, subset: str) -> bool:
-        """Whether the run's settings give a share of the patients to this subset."""
+        """Return whether the run's settings give this subset a share of the patients."""
         shares = self.config.split_fractions
         return shares is None or shares[SUBSETS.index(subset)] > 0
 
     def subsets(self, cache: Cache) -> np.ndarray:
-        """Return (N,) the subset of each line of the cache: train, validation or test.
+        """Return the subset of each line of the cache, (N,) str: train, validation or test.
 
         Raises:
-            RunError: split.csv is not the one that the run began with, or does not fit the cache.
+            RunError: if split.csv is not the one that the run started with, or does not fit the cache.
         """
         self.check_split()
         return read_split(self.split, cache.table)
 
     def check_split(self) -> None:
-        """Raise a RunError unless split.csv is the one that the run began with."""
+        """Raise a RunError unless split.csv is the one that the run started with."""
         if digest(self.split) != self.data.split:
             raise RunError(f"{self.split}: is not the split that the run started with; restore it, or start a new run")
 
     def left_out(self, cache: Cache) -> np.ndarray:
-        """Return (N,) bool: the lines of the cache that the run neither trains on nor scores, as linked.csv says.
+        """Return (N,) bool: the lines of the cache that the run neither trains on nor scores, according to linked.csv.
 
         Raises:
-            RunError: linked.csv is not the one that the run began with.
+            RunError: if linked.csv is not the one that the run started with.
         """
         linked = self.linked()
         return np.zeros(cache.num_slices, bool) if linked is None else left_out_lines(linked, cache)
 
     def linked(self) -> pd.DataFrame | None:
-        """Return the patients who share slices, as `linked.table_of` gives them; None in a run that did not look.
+        """Return the table of patients who share slices, see `linked.table_of`; None in a run from before linked.csv.
 
         Raises:
-            RunError: linked.csv is not the one that the run began with.
+            RunError: if linked.csv is not the one that the run started with.
         """
         if not self.data.linked:
             return None
@@ -132,15 +132,15 @@ class Run:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """Make the folder of a new run while the context lasts; killed meanwhile, the same command may use it again.
+    """Create the folder of a new run, to be filled within the context; after a kill, the same command can reuse it.
 
     Raises:
-        RunError: the folder exists and is not empty, or another process makes a run there.
+        RunError: if the folder exists and is not empty, or another process is creating a run there.
     """
     check_free(path)
     make_folder(path)
     with owned(path, "makes a new run there"):
-        check_free(path)  # another may have made one since
+        check_free(path)  # another process may have created one in the meantime
         (path / UNFINISHED).touch()
         begin(path)
         yield
@@ -158,16 +158,22 @@ def create_run(
     linked: pd.DataFrame | None = None,
     base: Mapping[str, str] | None = None,
 ) -> Run:
-    """Make a run's folder with settings.json, split.csv and linked.csv in it.
+    """Create a run's folder with settings.json, split.csv and linked.csv.
 
-    settings.json is written last, so that a folder with one is a run.
+    settings.json is written last, so a folder that has it is a complete run.
 
     Args:
-        linked: as `linked.table_of` gives it; None where no patients share slices.
-        base: of a head over series: `Data.base` and `Data.base_weights`.
+        path: the folder.
+        config: settings of the run.
+        cache: on which the run is trained.
+        subsets: (N,) str, the subset of each line of the cache.
+        mean_std: (C,) float64 each, of grey level / 255 over the training slices.
+        environment: versions and hardware, for settings.json.
+        linked: table from `linked.table_of`; None if no patients share slices.
+        base: for a head over series: `Data.base` and `Data.base_weights`.
 
     Raises:
-        RunError: the folder exists and is not empty.
+        RunError: if the folder exists and is not empty.
     """
     check_free(path)
     make_folder(path)
@@ -200,7 +206,7 @@ def create_run(
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder; raises a RunError where that cannot be."""
+    """Create a folder; raise a RunError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -208,31 +214,31 @@ def make_folder(path: Path) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Raise a RunError unless `path` is free for a new run: empty, or what a command left that was killed making it."""
+    """Raise a RunError unless `path` can be used for a new run: it is missing, empty, or left by a killed command."""
     is_run = (path / "settings.json").exists()
-    if is_run or (path.exists() and (not path.is_dir() or _is_anothers(path))):
+    if is_run or (path.exists() and (not path.is_dir() or _is_in_use(path))):
         way_out = f"to continue it: train run --resume {path}" if is_run else "choose another"
         raise RunError(f"{path}: exists and is not empty; {way_out}")
 
 
-def _is_anothers(path: Path) -> bool:
-    """Whether a folder has files, and no command has left them that was killed as it made a run."""
+def _is_in_use(path: Path) -> bool:
+    """Return whether a folder has files other than those left by a command that was killed while creating a run."""
     names = {entry.name for entry in path.iterdir()}
     return UNFINISHED not in names and not names <= {LOCK, HOLDER}
 
 
 def open_run(path: Path) -> Run:
-    """Read a run's settings back, exactly as used.
+    """Open a run and read its settings.
 
-    Code of the user's own that it names is said on stderr before anything imports it.
+    The user's own code that the settings refer to is announced on stderr before it is imported.
 
     Raises:
-        RunError: no run there, one whose settings cannot be read, or one that brings code of its own.
+        RunError: if there is no run, its settings cannot be read, or it refers to code in its own folder.
     """
     file = path / "settings.json"
     if not file.exists():
         raise RunError(f"{path}: not a run, it has no settings.json; to make one: train run --cache C --out {path}")
-    refuse_strange(path)
+    refuse_special_files(path)
     check(file, "restore it, or start a new run")
     try:
         content = read_document(file)
@@ -245,7 +251,7 @@ def open_run(path: Path) -> Run:
 
 
 def check_same_kind(run: Run, cache: Cache) -> None:
-    """Raise a RunError unless the run's model can read the cache: same windows and size, and same classes if any."""
+    """Raise a RunError unless the cache suits the run's model: same windows, size, and classes if it has any."""
     if (windows := windows_of(cache)) != run.data.windows:
         raise RunError(
             f"{cache.path}: built for windows {_words(windows)}; the run {run.path} needs {_words(run.data.windows)}; "

@@ -1,4 +1,4 @@
-"""Count which batch ends which step of a run, and at which learning rate."""
+"""The schedule of a run: which batches make up each step, and its learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from training.run.config import TrainConfig
 class Schedule:
     """Batches, steps and epochs of a run over `num_slices` training slices.
 
-    An epoch is cut evenly: where the slices do not divide by the batch size every batch has a few less, and their
-    sizes differ by one at most. A short last batch would move batch norm's statistics just before validation, take a
-    full step on few images, and be compiled, tuned and divided over processes apart from all others.
+    An epoch is divided evenly: if the number of slices is not a multiple of the batch size, all batches are slightly
+    smaller, and their sizes differ by at most one. A short last batch would shift the statistics of batch norm just
+    before validation, take a full step on few images, and need to be compiled, tuned and distributed separately.
     """
 
     num_slices: int
@@ -33,25 +33,25 @@ class Schedule:
         return self.steps * self.config.epochs
 
     def images_in_batch(self, batch: int) -> int:
-        """Images in the epoch's batch of that number, over all processes."""
+        """Number of images in a batch of the epoch, over all processes."""
         part = self.part(batch)
         return part.stop - part.start
 
     def images_in_step(self, batch: int) -> int:
-        """Images in the step that the batch belongs to."""
+        """Number of images in the step that a batch belongs to."""
         step = batch * self.steps // self.batches
         return self.part(self._opens(step + 1) - 1).stop - self.part(self._opens(step)).start
 
     def ends_step(self, batch: int) -> bool:
-        """Whether the weights are updated after this batch."""
+        """Return whether the weights are updated after this batch."""
         return (batch + 1) * self.steps // self.batches > batch * self.steps // self.batches
 
     def _opens(self, step: int) -> int:
-        """Return the first batch of a step of the epoch: the batches are dealt out to the steps evenly too."""
+        """Return the first batch of a step in the epoch: batches are divided evenly among the steps too."""
         return -(-step * self.batches // self.steps)
 
     def part(self, batch: int) -> slice:
-        """Return where in the epoch's order a batch lies, as `Stream.epoch` cuts it."""
+        """Return the range of a batch in the epoch's order, as `Stream.epoch` divides it."""
         return slice(batch * self.num_slices // self.batches, (batch + 1) * self.num_slices // self.batches)
 
     def rate(self, step: int) -> float:

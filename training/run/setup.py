@@ -1,4 +1,4 @@
-"""Set up what a run works with: its streams, its network, its optimizer."""
+"""Set up a run: its streams, its network and its optimizer."""
 
 import copy
 import dataclasses
@@ -26,7 +26,7 @@ from training.run.runs import Run, digest
 from training.run.schedule import Schedule
 from training.run.streams import lines_of, open_evaluation, open_stream
 
-# What PyTorch calls the matrices and kernels of linear layers, convolutions and attention.
+# PyTorch's names for the matrices and kernels of linear layers, convolutions and attention.
 LAYER_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -35,10 +35,10 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Job:
-    """What every kind of run works with and does not change.
+    """The constant parts of any kind of run.
 
     Attributes:
-        num_validation: what is evaluated after an epoch: slices, or series.
+        num_validation: number of slices, or of series for a head, evaluated after each epoch.
     """
 
     run: Run
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Setup(Job):
-    """What a run on images works with besides."""
+    """The constant parts of a run on images."""
 
     train: Stream
     validation: Stream
@@ -70,12 +70,12 @@ class Setup(Job):
 
 @dataclass
 class Learner(Generic[N]):
-    """What training changes.
+    """The parts of a run that training changes.
 
     Attributes:
-        ema: the network of averaged weights, where the run keeps one; it is then what is evaluated and kept.
-        broken: 0, or 1 from the first step on whose loss or gradient was not finite; float32 scalar on the device.
-        improved: whether the weights are better than any kept, and are to be kept with the next checkpoint.
+        ema: the network with averaged weights, if the run has one; it is then the one that is evaluated and saved.
+        broken: 0, or 1 from the first step with a non-finite loss or gradient; float32 scalar on the device.
+        improved: whether the weights are the best so far, and are to be saved with the next checkpoint.
     """
 
     net: N
@@ -91,7 +91,7 @@ class Learner(Generic[N]):
 
 
 def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Setup:
-    """Open the streams of a run's slices and bring to the device what training needs there."""
+    """Open the streams of a run's slices, and move everything that training needs to the device."""
     config = run.config
     if config.sync_batch_norm and processes.device.type == "cpu":
         raise ConfigError("sync_batch_norm: works only on GPUs; leave it off")
@@ -115,10 +115,11 @@ def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Se
 
 
 def check_context(config: TrainConfig, cache: Cache) -> tuple[int, ...]:
-    """Return which window each channel of the network's input will show, for a run on a cache.
+    """Return the window of each channel of the network's input, for a run on a cache.
 
     Raises:
-        ConfigError: a window that the cache does not have. CacheError: neighbours are wanted and no slice has a z_mm.
+        ConfigError: if the cache does not have one of the windows.
+        CacheError: if neighbours are requested but no slice has a z_mm.
     """
     names = [window.name for window in cache.windows]
     context = choose_context(config.context, config.context_windows, names)
@@ -129,7 +130,7 @@ def check_context(config: TrainConfig, cache: Cache) -> tuple[int, ...]:
 
 
 def start(setup: Setup) -> Learner[FusionNet]:
-    """Make the network and its optimizer: fresh, or as the newest checkpoint has them."""
+    """Build the network and its optimizer, new or restored from the newest checkpoint."""
     checkpoint = load_checkpoint(setup.run)
     config = setup.config if checkpoint is None else dataclasses.replace(setup.config, weights="none")
     net = build_model(config, len(setup.run.data.classes), setup.run.channels)
@@ -141,7 +142,7 @@ def start(setup: Setup) -> Learner[FusionNet]:
 
 
 def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoint | None) -> Learner[N]:
-    """Return a network and its optimizer as a checkpoint has them; fresh where there is none."""
+    """Return a learner for a network, restored from a checkpoint if there is one."""
     broken = torch.zeros((), device=next(net.parameters()).device)
     learner = Learner(net, ema, make_optimizer(net, config), broken, Progress())
     if checkpoint is not None:
@@ -150,7 +151,7 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
             learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
             if ema is not None and checkpoint.ema is not None:
                 load_own(ema, checkpoint.ema)
-        except Exception as error:  # every part of a state dict has an error of its own
+        except Exception as error:  # each part of a state dict raises its own errors
             reason = " ".join(str(error).split())[:200]
             raise RunError(
                 f"the newest checkpoint does not fit this network ({reason}); remove it to continue"
@@ -160,10 +161,10 @@ def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoin
 
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make a fused AdamW that decays the weights of layers, and nothing else.
+    """Build a fused AdamW that decays only the weights of layers.
 
     Norms and biases have one dimension; position tables, class tokens and layer scales have more, but they do not
-    multiply features, so to pull them toward 0 regularises nothing.
+    multiply features, so pulling them towards 0 would not regularise anything.
 
     Source: Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019.
     """
@@ -176,7 +177,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
-    """Make the network ready for an epoch: its backbone held or free, and joined with the other processes' networks."""
+    """Prepare the network for an epoch: freeze or unfreeze its backbone, and wrap it for several processes."""
     net, frozen = learner.net, learner.progress.epoch < setup.config.frozen_epochs
     net.train()
     net.backbone.train(not frozen)
@@ -190,16 +191,16 @@ def prepare(setup: Setup, learner: Learner[FusionNet]) -> nn.Module:
 
 
 def fix_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
-    """Take one backward pass over blank images, which changes nothing but the layout of the exchange of gradients.
+    """Take one backward pass over blank images, which only fixes the bucket layout for exchanging gradients.
 
-    DistributedDataParallel lays its buckets out anew after its first backward pass, and the layout decides in which
-    order four processes' gradients are added. A process that is resumed within an epoch would add its first ones in
-    another order than one that was not, and end with other weights.
+    DistributedDataParallel rebuilds its buckets after its first backward pass, and the layout determines the order in
+    which the gradients of several processes are summed. A process resumed within an epoch would otherwise sum its first
+    gradients in a different order from an uninterrupted one, and end with different weights.
     """
     statistics = [buffer.clone() for buffer in net.buffers()]
     size, channels = setup.config.size_px, len(setup.run.channels)
     images = torch.zeros(2, channels, size, size, device=setup.device).contiguous(memory_format=torch.channels_last)
-    with torch.compiler.set_stance("force_eager"):  # code compiled for two images would serve this once
+    with torch.compiler.set_stance("force_eager"):  # code compiled for two images would be used only once
         joined(images, torch.zeros(2, device=setup.device)).sum().backward()
     net.zero_grad(set_to_none=True)
     for buffer, before in zip(net.buffers(), statistics, strict=True):
@@ -207,10 +208,10 @@ def fix_buckets(joined: nn.Module, net: nn.Module, setup: Setup) -> None:
 
 
 def compiled(net: nn.Module, config: TrainConfig) -> nn.Module:
-    """Return the network as the settings have it run.
+    """Return the network, compiled if the settings ask for it.
 
-    Each batch size is compiled for itself: with dynamic shapes the second size would replace the first one's code, and
-    a process that is resumed would compute with other code than one that was not.
+    Each batch size is compiled separately: with dynamic shapes, the second size would replace the code of the first,
+    and a resumed process would run different code from an uninterrupted one.
     """
     if not config.compile:
         return net
@@ -224,10 +225,11 @@ def copy_of(net: FusionNet) -> FusionNet:
 
 
 def load_slice_network(run: Run, processes: Processes) -> FusionNet:
-    """Build the network of a run that looks at slices, with its best weights, ready to predict.
+    """Build the slice network of a run with its best weights, ready to predict.
 
     Raises:
-        RunError: the run has no weights yet, or they cannot be read, or a head's are not those of its slice model.
+        RunError: if the run has no weights yet, they cannot be read, or the slice weights in a head's folder are not
+            those that it was trained on.
     """
     configure_device(run.config, processes.device)
     if run.has_head and digest(run.slice_weights) != run.data.base_weights:

@@ -1,4 +1,4 @@
-"""Take a step of training: batches to gradients to weights, without waiting for the device."""
+"""One training step: from batches to gradients to weights, without waiting for the device."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +25,7 @@ def train_step(
     batches: Iterator[tuple[Batch, np.ndarray]],
     watch: Watch,
 ) -> None:
-    """Take as many batches as a step has, and update the weights once. Nothing here waits for the device."""
+    """Process the batches of one step and update the weights once, without waiting for the device."""
     schedule, progress = setup.schedule, learner.progress
     loss = torch.zeros((), device=setup.device)
     ended = False
@@ -44,7 +44,7 @@ def train_step(
 def backward(
     setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, *, synchronise: bool
 ) -> Tensor:
-    """Add a batch's share to the gradient of its step; return this process's share of the step's loss."""
+    """Add a batch's gradient to that of its step, and return this process's share of the step's loss."""
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
     seed_dropout(setup.config.seed, number, setup.processes.rank, setup.device)
     return learn(setup, learner, model, make_inputs(setup, batch, keys, number), synchronise=synchronise)
@@ -58,7 +58,7 @@ def learn(
     *,
     synchronise: bool,
 ) -> Tensor:
-    """As `backward`, of what `make_inputs` gave."""
+    """As `backward`, for the inputs returned by `make_inputs`."""
     images, z_norm, labels = inputs
     later = model.no_sync() if isinstance(model, DistributedDataParallel) and not synchronise else nullcontext()
     with later:
@@ -66,16 +66,16 @@ def learn(
             logits = model(images, z_norm)
         own = setup.loss(logits, labels, setup.class_weights).sum()
         share = own / setup.schedule.images_in_step(learner.progress.batches)
-        # Over the processes DistributedDataParallel takes the gradients' mean; we want their sum.
+        # DistributedDataParallel averages gradients over the processes; we want their sum.
         (share * setup.processes.count).backward()
     return share.detach()
 
 
 def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tensor:
-    """Take one step of the optimizer and return the gradient's norm before clipping.
+    """Take one optimizer step and return the norm of the gradient before clipping.
 
-    From the first loss or gradient on that is not finite, the device skips the step, and so every later one: the
-    host may learn of it many steps later and still has the weights from before.
+    From the first non-finite loss or gradient, the device skips that step and all later ones: the host may notice it
+    many steps later, and still has the weights from before it.
     """
     optimizer = learner.optimizer
     for group in optimizer.param_groups:
@@ -93,23 +93,26 @@ def update(setup: Job, learner: Learner[Any], loss: Tensor, rate: float) -> Tens
 
 @torch.no_grad()
 def average(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    """Move the averaged weights toward the network's by 1 - decay, in place; the norms' statistics are copied."""
+    """Move the averaged weights towards the network's by 1 - decay, in place, and copy the statistics of norms."""
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
     averaged, current = list(ema.buffers()), list(net.buffers())
-    # One call a type: with several types in it a GPU copies one tensor after the other, in a kernel each.
+    # One call per dtype: with mixed dtypes a GPU copies tensors one by one, each in a separate kernel.
     for dtype in {buffer.dtype for buffer in averaged}:
         which = [i for i, buffer in enumerate(averaged) if buffer.dtype == dtype]
         torch._foreach_copy_([averaged[i] for i in which], [current[i] for i in which])
 
 
 def seed_dropout(seed: int, number: int, rank: int, device: torch.device) -> None:
-    """Set torch's generators for one batch, so that dropout depends on where the run is and not on how it got there.
+    """Seed torch's generators for one batch, so that dropout depends on the position in the run, not on its history.
 
-    So does augmentation of the user's own that draws from them. torch.manual_seed would note a stack trace for every
-    kind of device that is not in use, which takes 0.2 ms and more.
+    The same is then true of the user's own augmentation if it draws from them. torch.manual_seed is not used, because
+    it records a stack trace for every unused kind of device, which takes 0.2 ms or more.
 
     Args:
-        device: whose generator is set, beside the CPU's.
+        seed: of the run.
+        number: number of the batch in the run, from 0.
+        rank: of this process.
+        device: device whose generator is seeded, in addition to the CPU's.
     """
     state = np.array([seed], np.uint64)
     for value in (number, rank):
@@ -121,5 +124,5 @@ def seed_dropout(seed: int, number: int, rank: int, device: torch.device) -> Non
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Compute in bf16 where the settings and the device allow; a CPU gains nothing from it."""
+    """Return a context that computes in bf16 if the settings ask for it and the device is a GPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type == "cuda")

@@ -1,4 +1,4 @@
-"""Open the streams of a run's slices: to train on, to evaluate, or plainly one after the other."""
+"""Open streams of a run's slices, for training, for evaluation, or for one process alone."""
 
 import numpy as np
 
@@ -9,14 +9,14 @@ from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.runs import Run
 
-EVALUATED_TOGETHER = 256  # slices at most: how many processes share a large training batch says nothing about memory
+EVALUATED_TOGETHER = 256  # maximum batch size, as a training batch may be too large for one process
 
 
 def lines_of(run: Run, cache: Cache, subset: str) -> np.ndarray:
-    """Return the lines of a subset of the run's split, (n,) int64, that have a label at all and are not left out.
+    """Return the lines of a subset of the run's split, (n,) int64, that have any label and are not left out.
 
     Raises:
-        RunError: there are none, although the run has this subset.
+        RunError: if there are none, although the run has this subset.
     """
     labelled = ~np.isnan(cache.labels()).all(axis=1)
     lines = np.flatnonzero(labelled & (run.subsets(cache) == subset) & ~run.left_out(cache))
@@ -29,21 +29,22 @@ def lines_of(run: Run, cache: Cache, subset: str) -> np.ndarray:
 def open_stream(
     run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, draw: Draw
 ) -> Stream:
-    """Open a stream over lines of a cache to train on, whose global batches all processes share.
+    """Open a stream over lines of a cache for training, whose global batches are divided among all processes.
 
     Args:
-        draw: what is drawn for them on the host.
+        draw: the random numbers to draw for them on the host.
 
     Raises:
-        ConfigError: the batch does not divide evenly over the processes, or a process would have none of one.
+        ConfigError: if the batch size is not a multiple of the number of processes, or a process could get an empty
+            part of a batch.
     """
     batch_size, count = run.config.batch_size, processes.count
     if batch_size % count:
         raise ConfigError(
-            f"batch_size: {batch_size} does not divide over {count} processes; set --batch-size to a multiple, or "
+            f"batch_size: {batch_size} is not divisible by {count} processes; set --batch-size to a multiple, or "
             "--nproc-per-node to a divisor"
         )
-    # Every batch has more than half of its size, so two for each process leave none of them without.
+    # Every batch is more than half full, so with two images per process none of them is left without one.
     if count > 1 and (batch_size < 2 * count or len(lines) < count):
         raise ConfigError(
             f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
@@ -54,10 +55,10 @@ def open_stream(
 
 
 def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
-    """Open a stream over this process's share of lines of a cache to predict: of n processes each n-th batch, whole.
+    """Open a stream over this process's share of lines of a cache for prediction: every n-th batch, with n processes.
 
-    The batches are the same for any number of processes: of another size they would be added up in another order, and
-    the probabilities would differ in their last float32 bits.
+    The batches are the same for any number of processes, because sums over batches of another size would differ in the
+    last float32 bits.
     """
     size = min(run.config.batch_size, EVALUATED_TOGETHER)
     lines = np.sort(lines)

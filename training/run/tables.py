@@ -1,4 +1,4 @@
-"""Write a run's tables and JSON, with floats that read back exactly."""
+"""Write a run's tables and JSON files, with floats that can be read back exactly."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from training.run.digests import write_atomically
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with floats that read back exactly; NaN becomes null, which other readers understand."""
+    """Write JSON with floats that can be read back exactly; NaN is written as null, which is valid JSON."""
     text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -22,26 +22,28 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def prediction_table(
     cache: Cache, lines: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Join probabilities with what the cache says of the slices.
+    """Join probabilities with the identifiers and labels of the slices.
 
     Args:
+        cache: that the slices are in.
         lines: (n,) lines of the cache's table.
         probabilities: (n, K) float64, in the order of `classes`.
+        classes: K names.
 
     Returns:
-        n lines: row, image_id, patient_id, study_instance_uid, series_instance_uid, z_norm, a column a class with its
-        label (where the cache has labels), a column p_<class> a class.
+        n rows: row, image_id, patient_id, study_instance_uid, series_instance_uid, z_norm, a column per class with its
+        label (if the cache has labels), and a column p_<class> per class.
     """
     columns = ["row", "image_id", *SERIES, "z_norm", *cache.classes]
     table = cache.table[columns].iloc[lines].reset_index(drop=True)
     labels = table[list(cache.classes)]
-    if (labels.isna() | labels.isin((0, 1))).all(axis=None):  # whole numbers, as the format has them; else soft labels
+    if (labels.isna() | labels.isin((0, 1))).all(axis=None):  # write hard labels as integers; otherwise they are soft
         table[list(cache.classes)] = labels.astype("Int8")
     return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write CSV whose floats are in the shortest form that reads back exactly, replacing the file atomically."""
+    """Write CSV with floats in the shortest form that can be read back exactly, replacing the file atomically."""
     write_atomically(path, lambda file: table.to_csv(file, index=False, lineterminator="\n"))
 
 

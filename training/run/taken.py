@@ -1,4 +1,4 @@
-"""What a run took from its cache, and must find there again."""
+"""The properties of its cache that a run depends on, as recorded in settings.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +9,17 @@ from training.data.cache import Cache
 
 @dataclass(frozen=True)
 class Data:
-    """What a run took from its cache, and must find there again.
+    """The properties of its cache that a run depends on.
 
     Attributes:
+        cache: folder or address of the cache.
+        commit: id of the commit.
         windows: name, level and width (HU) in channel order.
-        mean, std: by channel, of grey level / 255 over the training slices.
+        mean, std: per channel, of grey level / 255 over the training slices.
         split: SHA-256 of split.csv.
-        label_level: what one label is for: slice, series, study or patient.
-        linked: SHA-256 of linked.csv; empty in a run that was begun before there was one.
-        base, base_weights: of a head over series: the folder of the slice model's run, and the SHA-256 of its weights.
+        label_level: what a label describes: slice, series, study or patient.
+        linked: SHA-256 of linked.csv; empty in a run from before it was introduced.
+        base, base_weights: for a head over series: the folder of the slice model's run, and the SHA-256 of its weights.
     """
 
     cache: str
@@ -35,10 +37,11 @@ class Data:
 
 
 def read_data(values: Mapping[str, Any]) -> Data:
-    """Return what settings.json says of the data.
+    """Parse the data section of settings.json.
 
     Raises:
-        ValueError: it is not of the types and lengths of `Data`; or a TypeError of other names.
+        ValueError: if a value does not have the type or length required by `Data`.
+        TypeError: if the names are not those of `Data`.
     """
     data = Data(**{name: _tuples(value) for name, value in values.items()})
     _check(data)
@@ -57,11 +60,11 @@ def _check(data: Data) -> None:
         and data.label_level in ("slice", "series", "study", "patient")
     )
     if not right:
-        raise ValueError("its part about the data does not have the form of a run's")
+        raise ValueError("its data section is invalid")
 
 
 def windows_of(cache: Cache) -> tuple[tuple[str, float, float], ...]:
-    """Return name, level and width (HU) of a cache's windows, in channel order."""
+    """Return the name, level and width (HU) of each of a cache's windows, in channel order."""
     return tuple((window.name, float(window.level_hu), float(window.width_hu)) for window in cache.windows)
 
 

@@ -1,4 +1,4 @@
-"""Score an epoch on validation, and see whether its weights are better than any before."""
+"""Score an epoch on the validation set, and keep its weights if they are the best so far."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ from training.scores.predictions import from_table
 
 
 def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Callable[[], bool]) -> None:
-    """Score the epoch on validation, log it, and keep the weights if none were better.
+    """Score the epoch on the validation set, log it, and keep the weights if they are the best so far.
 
-    Without a validation set nothing can be better or worse: the weights kept are the last epoch's.
+    Without a validation set, the weights of the last epoch are kept.
     """
     share_statistics(setup, learner)
     if not setup.num_validation:
@@ -42,7 +42,7 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
 def keep_if_better(
     setup: Job, learner: Learner[Any], watch: Watch, labels: np.ndarray, probabilities: np.ndarray
 ) -> None:
-    """Log the score of an epoch's predictions on validation, (n, K) each, and keep its weights if none were better."""
+    """Log the validation score of an epoch, given (n, K) each, and keep its weights if they are the best so far."""
     data = setup.run.data
     loss = score(labels, probabilities, data.classes, np.array(data.class_weights))["weighted_log_loss"]
     progress = learner.progress
@@ -50,23 +50,23 @@ def keep_if_better(
         keep_last(setup, learner, watch)
         return
     watch.saw_validation(progress, loss)
-    watch.say_epoch(progress, loss)
+    watch.print_epoch(progress, loss)
     if loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = loss, progress.epoch
         learner.improved = True
 
 
 def keep_last(setup: Job, learner: Learner[Any], watch: Watch) -> None:
-    """Keep an epoch's weights where nothing on validation says how good they are."""
-    watch.say_epoch(learner.progress, None)
+    """Keep an epoch's weights if they cannot be scored on a validation set."""
+    watch.print_epoch(learner.progress, None)
     learner.progress.best_epoch = learner.progress.epoch
     learner.improved = True
 
 
 def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
-    """Give all processes the norms' statistics of the first, for each has seen its own part of the last batch.
+    """Copy the norm statistics of the first process to all others, since each has seen its own part of the last batch.
 
-    A training step does the same before it, as DistributedDataParallel has it.
+    DistributedDataParallel does the same before each training step.
     """
     setup.processes.agree(learner.net.buffers())
     if learner.ema is not None:

@@ -1,4 +1,4 @@
-"""Watch a run: read losses off the device now and then, log them, and stop a run gone bad."""
+"""Monitor a run: read losses from the device at intervals, log them, and stop the run if they are not finite."""
 
 import math
 import sys
@@ -24,23 +24,24 @@ from training.run.loggers import Loggers
 from training.run.runs import Run
 from training.run.tables import write_table
 
-# The steps after which the time of one is known: the first ones warm up caches, kernels and compilers.
+# Steps to skip, while caches, kernels and compilers warm up, and steps to time.
 WARM_UP_STEPS, TIMED_STEPS = 3, 10
-EVALUATED_SHARE = 1 / 3  # of the time of an image that is trained on: its forward pass, without the two backward
+EVALUATED_SHARE = 1 / 3  # of the training time of an image: one forward pass, without a backward pass of twice its cost
 
 
 def epoch_costs(config: TrainConfig) -> np.ndarray:
-    """Return how long a step of each epoch takes, (epochs,) float64, 1 where the backbone learns.
+    """Return the relative time of a step in each epoch, (epochs,) float64: 1 if the backbone is trained.
 
-    Where it is frozen it is only run forward.
+    A frozen backbone takes only a forward pass.
     """
     return np.where(np.arange(config.epochs) < config.frozen_epochs, EVALUATED_SHARE, 1.0)
 
 
 class Watch:
-    """Keeps each step's loss and gradient norm on the device until someone looks.
+    """Keeps the loss and gradient norm of each step on the device until they are read.
 
-    A look waits for the device, so it comes every `log_every` steps, before a checkpoint, and at an epoch's end.
+    Reading them waits for the device, so it is done every `log_every` steps, before a checkpoint, and at the end of an
+    epoch.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class Watch:
         loggers: Sequence[str] = (),
         num_validation: int = 0,
     ) -> None:
-        """Open log.csv and trackers, by name, where the run stands; only the writing process has them.
+        """Open log.csv and the named trackers at the run's current progress, in the process that writes.
 
         Args:
-            num_validation: what is evaluated after an epoch, for the estimate of the time: slices, of a head series.
+            num_validation: number of slices, or of series for a head, evaluated after each epoch, for time estimates.
         """
         self._run, self._cache, self._processes = run, cache, processes
         self._steps: list[dict[str, float]] = []
@@ -85,22 +86,24 @@ class Watch:
     ) -> None:
         self._bar.close()
         try:
-            with ExitStack() as closing:  # the last first, each whatever becomes of the others
+            with ExitStack() as closing:  # in reverse order, each even if another fails
                 if self._log and self._loggers:
                     closing.callback(self._loggers.close)
                     closing.callback(self._log.close)
                 closing.callback(self._writer.close)
         except TrainingError:
-            if kind is None or issubclass(kind, Stopped):  # else the first error says more
+            if kind is None or issubclass(kind, Stopped):  # otherwise the first error is more informative
                 raise
 
     def save(self, checkpoint: Checkpoint, keep: int, *, best: bool = False) -> None:
-        """Have a checkpoint written while the run goes on, with the log up to here before it.
+        """Write a checkpoint in the background, after flushing the log up to this point.
 
-        A later call, or the end, raises what went wrong.
+        Errors are raised by the next call, or at the end.
 
         Args:
-            best: whether its weights are the best so far, and are kept.
+            checkpoint: to write.
+            keep: number of most recent checkpoints to keep.
+            best: whether its weights are the best so far, and are saved as such.
         """
         if self._log is not None:
             checkpoint.progress.log_bytes = self._log.flush()
@@ -108,21 +111,21 @@ class Watch:
 
     @property
     def shows_images(self) -> bool:
-        """Whether somebody is told of images: a tracker of the writing process."""
+        """Whether a tracker in this process accepts images."""
         return self._loggers is not None and self._loggers.show_images
 
     def show(self, name: str, images: np.ndarray) -> None:
-        """Give images, (B, C, S, S) uint8 with 1 or 3 channels, to the trackers that take them."""
+        """Log images, (B, C, S, S) uint8 with 1 or 3 channels, to the trackers that accept them."""
         if self._loggers is not None:
             self._loggers.show(name, images)
 
     def saw_batch(self, lines: Tensor, images: int) -> None:
-        """Note which slices this process's part of a batch has, and how many images the whole batch."""
-        self._lines[-1].append(lines.clone())  # the ring takes its memory back
+        """Record the slices in this process's part of a batch, and the number of images in the global batch."""
+        self._lines[-1].append(lines.clone())  # the ring reuses its memory
         self._images += images
 
     def saw_step(self, progress: Progress, rate: float, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Note a step's loss and gradient norm, scalars on the device, without waiting for them."""
+        """Record a step's loss and gradient norm, scalars on the device, without waiting for them."""
         self._steps.append({"step": progress.step, "epoch": progress.epoch, "learning_rate": rate})
         self._values.append(torch.stack([loss.detach().float(), gradient_norm.detach().float()]))
         self._lines.append([])
@@ -133,14 +136,14 @@ class Watch:
             self._warm = time.perf_counter()
         elif self._seen == WARM_UP_STEPS + TIMED_STEPS:
             self.log_pending()
-            self._say_estimate(progress, (time.perf_counter() - self._warm) / TIMED_STEPS)
+            self._print_estimate(progress, (time.perf_counter() - self._warm) / TIMED_STEPS)
 
     def log_pending(self) -> None:
-        """Read everything noted since the last look, and log it.
+        """Read and log everything recorded since the last call.
 
         Raises:
-            RunError: a loss or a gradient was not finite. The weights are still those before that step; its slices
-                are in `nonfinite.csv`.
+            RunError: if a loss or a gradient was not finite. The weights are still those from before that step, and its
+                slices are listed in `nonfinite.csv`.
         """
         if not self._steps:
             return
@@ -165,15 +168,15 @@ class Watch:
         self._images, self._since = 0, time.perf_counter()
 
     def saw_validation(self, progress: Progress, weighted_log_loss: float) -> None:
-        """Log an epoch's score on validation."""
+        """Log the validation score of an epoch."""
         if self._log and self._loggers:
             line = {"step": progress.step, "epoch": progress.epoch, "weighted_log_loss": weighted_log_loss}
             self._log.write(split="validation", **line)
             self._loggers.log([line])
         self._since = time.perf_counter()
 
-    def _say_estimate(self, progress: Progress, step_s: float) -> None:
-        """Print how long the rest will take at this pace; where an epoch ended meanwhile its own line has said it."""
+    def _print_estimate(self, progress: Progress, step_s: float) -> None:
+        """Print the remaining time at this pace, unless an epoch has ended, which prints its own estimate."""
         if not self._processes.writes or progress.epoch != self._first_epoch:
             return
         config = self._run.config
@@ -182,29 +185,30 @@ class Watch:
         in_a_step = config.batch_size * config.accumulation
         evaluated = len(costs) * self._num_validation / in_a_step * EVALUATED_SHARE
         left = step_s / costs[0] * (costs.sum() * in_an_epoch - done * costs[0] + evaluated)
-        _say(f"{step_s:.3g} s per step: about {duration(left)} left, if all epochs are needed")
+        _print(f"{step_s:.3g} s per step: about {duration(left)} left, if all epochs are needed")
 
-    def say_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
-        """Print a line on the epoch that ends: its losses, and how long the rest will take.
+    def print_epoch(self, progress: Progress, weighted_log_loss: float | None) -> None:
+        """Print a line about the finished epoch: its losses and the remaining time.
 
         Args:
-            weighted_log_loss: on validation; None where there is no validation set.
+            progress: of the run.
+            weighted_log_loss: on the validation set; None if there is none.
         """
         trained, self._epoch_losses = self._epoch_losses, []
         if not self._processes.writes:
             return
-        said = [f"training loss {np.mean(trained):.4f}"] if trained else []  # none in an epoch that was only scored
+        parts = [f"training loss {np.mean(trained):.4f}"] if trained else []  # none if the epoch was only scored
         if weighted_log_loss is not None:
-            said.append(f"validation log loss {weighted_log_loss:.4f}")
+            parts.append(f"validation log loss {weighted_log_loss:.4f}")
         epochs, done = self._run.config.epochs, progress.epoch + 1
         costs = epoch_costs(self._run.config)
         left = (time.perf_counter() - self._began) / costs[self._first_epoch : done].sum() * costs[done:].sum()
         if left:
-            said.append(f"about {duration(left)} left")
-        _say(f"epoch {done} of {epochs}: {', '.join(said)}")
+            parts.append(f"about {duration(left)} left")
+        _print(f"epoch {done} of {epochs}: {', '.join(parts)}")
 
     def _stop(self, step: float, loss: float, norm: float, lines: list[Tensor]) -> None:
-        """Save the slices of the step, of all processes, and raise."""
+        """Write a list of the slices in the step, from all processes, and raise a RunError."""
         everyone = self._processes.gather(torch.cat(lines).cpu().numpy())
         table = self._cache.table.iloc[np.concatenate(everyone)]
         path = self._run.path / "nonfinite.csv"
@@ -212,17 +216,18 @@ class Watch:
             write_table(path, table[["row", "image_id", *SERIES, "frame"]])
         raise RunError(
             f"{self._run.path}: step {step:.0f}: the loss ({loss:g}) or the gradient (norm {norm:g}) is not finite; "
-            f"the weights were not changed; its slices are in {path}; look at them, or start again with a lower --lr"
+            f"the weights were not changed; its slices are listed in {path}; look at them, or start again with a lower "
+            "--lr"
         )
 
 
-def _say(line: str) -> None:
-    """Print a line without harm to the bar, at once: in a pipe it would wait for a thousand others."""
+def _print(line: str) -> None:
+    """Print a line without breaking the progress bar, and flush it, since output to a pipe is buffered."""
     tqdm.write(line)
     sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, to the second or the minute."""
+    """Return a duration as text, to the second or the minute."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -162,7 +162,7 @@ def _a_batch_that_does_not_divide(world: World) -> Told:
             changed, cache, np.arange(40), runtime(), three, draw=Draw(1, lambda *_: np.zeros((1, 1), np.float32))
         )
 
-    advice = "does not divide over 3 processes; set --batch-size to a multiple, or --nproc-per-node"
+    advice = "is not divisible by 3 processes; set --batch-size to a multiple, or --nproc-per-node"
     return Told(lambda: stream(8), advice, lambda: stream(9))
 
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_repeated_is_left_off() -> None:
 
 
 def test_a_single_image_is_given_company() -> None:
-    """As batch norm has it: one value a channel is none to take a variance of."""
+    """As batch norm has it: one value per channel is none to take a variance of."""
     norm = nn.BatchNorm2d(2)
     with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):
         norm(torch.zeros(1, 2, 1, 1))

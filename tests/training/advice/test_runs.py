@@ -147,7 +147,7 @@ def _the_only_checkpoint_damaged(world: World) -> Case:
     for file in older:
         file.unlink()
     newest.write_bytes(b"?")
-    advice = "remove it to begin again from the start"
+    advice = "remove it to start from the beginning"
     return Case(world.resume(), advice, by_hand(newest.unlink), again=True)
 
 
@@ -155,7 +155,7 @@ def _the_only_checkpoint_damaged(world: World) -> Case:
 def _the_newest_checkpoint_damaged(world: World) -> Case:
     newest = _checkpoints(world)[-1]
     newest.write_bytes(b"?")
-    advice = "remove it to go on from the one before"
+    advice = "remove it to resume from the previous one"
     return Case(world.resume(), advice, by_hand(newest.unlink), again=True)
 
 
@@ -192,7 +192,7 @@ def _settings_that_were_edited(world: World) -> Case:
     content.pop("sha256", None)
     file.write_text(json.dumps(content))
     back = by_hand(lambda: world.restore("settings.json"))
-    return Case(world.resume(), "is not of this run: .*restore settings.json, or start", back, again=True)
+    return Case(world.resume(), "belongs to another run: .*restore settings.json, or start", back, again=True)
 
 
 # --- a run and its words ---------------------------------------------------------------------------------------------

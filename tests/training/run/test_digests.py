@@ -37,7 +37,7 @@ READERS = {
     "looks.csv": (["report", "--run"], "restore it"),
     "log.csv": (["report", "--run"], "restore it"),
     "digests.json": (["report", "--run"], "restore it"),
-    "checkpoint": (["run", "--device", "cpu", "--resume"], "remove it to go on from the one before"),
+    "checkpoint": (["run", "--device", "cpu", "--resume"], "remove it to resume from the previous one"),
 }
 
 

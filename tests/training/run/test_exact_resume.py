@@ -146,7 +146,7 @@ def test_weight_decay_is_for_the_weights_of_layers_alone():
 def test_an_operation_without_a_deterministic_form_is_one_line():
     message = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set it. You can"
     with (
-        pytest.raises(RunError, match="--model vgg11 cannot be trained so") as error,
+        pytest.raises(RunError, match="--model vgg11 has an operation that is not deterministic") as error,
         missing_determinism_explained(settings(model="vgg11")),
     ):
         raise RuntimeError(message)

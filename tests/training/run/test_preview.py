@@ -103,7 +103,7 @@ def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_bac
     assert code == 7, errors
     *_, estimate, epoch = out.splitlines()
     assert "3 epochs of 14 steps" in out
-    assert f"an estimate of the time comes after {WARM_UP_STEPS + TIMED_STEPS} steps" in out
+    assert f"a time estimate follows after {WARM_UP_STEPS + TIMED_STEPS} steps" in out
     assert re.fullmatch(r"\S+ s per step: about \d+ min \d\d s left, if all epochs are needed", estimate)
     assert epoch.startswith("epoch 1 of 3: training loss")
 
@@ -111,7 +111,7 @@ def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_bac
 def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tmp_path, capsys):
     run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8), HERE)
     with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
-        at_work._say_estimate(Progress(step=10), 2.0)
+        at_work._print_estimate(Progress(step=10), 2.0)
     # 290 steps, and three evaluations of 30 batches at a third of a step's time.
     assert "2 s per step: about 10 min 40 s left" in capsys.readouterr().out
 
@@ -119,11 +119,11 @@ def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tm
 def test_the_estimate_counts_epochs_with_a_frozen_backbone_as_a_forward_pass(fake, tmp_path, capsys):
     run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8, frozen_epochs=1), HERE)
     with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
-        at_work._say_estimate(Progress(step=10), 2.0)
+        at_work._print_estimate(Progress(step=10), 2.0)
         # 90 steps of 2 s; then 200 of 6 s; and three evaluations of 30 batches at 2 s.
         assert "2 s per step: about 26 min 00 s left" in capsys.readouterr().out
         at_work._began = time.perf_counter() - 60
-        at_work.say_epoch(Progress(), None)
+        at_work.print_epoch(Progress(), None)
         assert "about 6 min 00 s left" in capsys.readouterr().out
 
 

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, cache_path):
     run = train(tmp_path / "run", cache_path, settings(epochs=1))
     path = list_checkpoints(run)[-1]
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=f"{path.name}: is damaged: .*; remove it to begin again from the start"):
+    with pytest.raises(RunError, match=f"{path.name}: is damaged: .*; remove it to start from the beginning"):
         fit(run, open_cache(cache_path), runtime(), HERE)
 
 

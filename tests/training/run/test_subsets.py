@@ -51,4 +51,4 @@ def test_a_test_set_without_validation_is_scored_without_chosen_thresholds(two, 
 def test_shares_that_are_none_are_named(two, tmp_path):
     for shares in ("[0,0.5,0.5]", "[0.5,0.5,0.5]", "[NaN,0,1]"):
         line = refused("run", "--cache", two, "--out", tmp_path / "run", *QUICK, "--set", f"split_fractions={shares}")
-        assert "are not shares for train, validation and test" in line
+        assert "are not fractions for train, validation and test" in line
