@@ -1,1 +1,1 @@
-"""The model: backbone and position, augmentation, loss, and the exported network."""
+"""The model: backbone and slice position, augmentation, loss, and export."""

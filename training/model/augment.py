@@ -1,4 +1,4 @@
-"""Turn uint8 images into the floats that the model sees, augmented and normalised on the device."""
+"""Augment and normalise uint8 images on the device, as float inputs for the model."""
 
 from collections.abc import Callable
 
@@ -17,36 +17,37 @@ from training.run.functions import find_function
 class Augment:
     """Augments and normalises batches on one device.
 
-    The order: flip and rotation in one bilinear sampling with fill 0, brightness, contrast around each channel's
-    mean, noise, clamp to [0, 1], normalisation.
+    The steps, in order: flip and rotation in one bilinear sampling with fill 0, brightness, contrast around each
+    channel's mean, noise, clamp to [0, 1], normalisation.
 
-    A function of the user's own takes the place of all before the clamp. It gets (B, C, S, S) float32 grey levels in
-    [0, 1] on the device, the slices' keys (B,) uint64 and the epoch, and returns such grey levels. torch's generators
-    are seeded for each batch, so what it draws from them repeats.
+    The user's own function replaces everything before the clamp. It gets (B, C, S, S) float32 grey levels in [0, 1] on
+    the device, the slices' keys (B,) uint64 and the epoch, and returns grey levels of the same form. torch's generators
+    are seeded for each batch, so random numbers drawn from them are reproducible.
     """
 
     def __init__(self, config: TrainConfig, mean: np.ndarray, std: np.ndarray, device: torch.device) -> None:
-        """Take the channels' mean and standard deviation, (C,), and make the noise numbers from the run's seed."""
+        """Draw the noise table from the run's seed; `mean` and `std` are (C,) and used to normalise the channels."""
         self.config = config
         self.normalise = Normalise(mean, std, device)
         self._dtype = torch.bfloat16 if config.bf16 and device.type == "cuda" else torch.float32
         self._own = None if config.augment == "default" else find_function(config.augment, "augment")
-        # Drawn on the CPU, so that every device has the same.
+        # Drawn on the CPU, so that it is the same on every device.
         generator = torch.Generator().manual_seed(config.seed)
         count = noise_numbers(config, len(mean) * config.size_px**2)
         self._noise = torch.randn(count, generator=generator).to(device)
-        # Each size of batch is compiled for itself, as the network is.
+        # Each batch size is compiled separately, as for the network.
         self._images: Callable[..., Tensor] = (
             torch.compile(augment_images, dynamic=False) if config.compile else augment_images
         )
 
     def __call__(self, images: Tensor, keys: np.ndarray, epoch: int, values: Tensor | None = None) -> Tensor:
-        """Return (B, C, S, S) normalised, channels_last, bfloat16 where the network computes in it, else float32.
+        """Return normalised images, (B, C, S, S) channels_last: bfloat16 if the network computes in it, else float32.
 
         Args:
             images: (B, C, S, S) uint8.
             keys: of the slices, (B,) uint64.
-            values: as `augmentation_values` gives them, where they are on the device already.
+            epoch: number of the epoch, from 0.
+            values: from `augmentation_values`, if they are already on the device.
         """
         if self._own is not None:
             grey = self._own(images.float().div_(255), keys, epoch).clamp(0, 1)
@@ -61,7 +62,7 @@ class Augment:
 
 
 class Normalise:
-    """Subtracts the training split's mean and divides by its standard deviation, by channel.
+    """Subtracts the mean of the training set and divides by its standard deviation, per channel.
 
     Attributes:
         mean, std: (C, 1, 1) float32 on the device.
@@ -69,12 +70,12 @@ class Normalise:
 
     def __init__(self, mean: np.ndarray, std: np.ndarray, device: torch.device) -> None:
         self.mean = torch.as_tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        # A channel of one value everywhere has nothing to scale.
+        # A constant channel is not scaled.
         std = np.where(np.asarray(std) > 0, std, 1)
         self.std = torch.as_tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
 
     def __call__(self, grey: Tensor) -> Tensor:
-        """Return (B, C, S, S) float32 normalised, from grey levels in [0, 1]."""
+        """Return normalised images, (B, C, S, S) float32, from grey levels in [0, 1]."""
         return (grey - self.mean).div_(self.std)
 
 
@@ -88,18 +89,19 @@ def augment_images(
     sampled: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Sample, jitter, add noise, clamp and normalise: a pure function of tensors, which torch.compile fuses.
+    """Sample, jitter, add noise, clamp and normalise: a pure function of tensors, which torch.compile can fuse.
 
-    Dividing by 255, jitter and normalisation are one multiplication and one addition, and the bounds of the clamp are
-    those of normalised grey levels. In float32 the result is within 1e-5 / std of the same in float64, but where the
-    sampling crosses an edge: there a position of 1e-5 px is up to 1e-5 of a grey level's range.
+    Division by 255, jitter and normalisation are combined into one multiplication and one addition, and the image is
+    clamped to the bounds of normalised grey levels. In float32 the result is within 1e-5 / std of that in float64,
+    except where the sampling crosses an edge: there an error of 1e-5 px in position changes the grey level by up to
+    1e-5 of its range.
 
     Args:
         images: (B, C, S, S) uint8.
-        values: (B, DRAWN) float32, as `pack` gives them.
-        numbers: (n,) float32, standard normal; an image takes C x S x S of them. Empty for no noise.
+        values: (B, DRAWN) float32, from `pack`.
+        numbers: (n,) float32, standard normal, of which each image uses C x S x S. Empty for no noise.
         mean, std: (C, 1, 1) float32, of grey levels in [0, 1].
-        sampled: whether there is anything to mirror or rotate.
+        sampled: whether to mirror or rotate at all.
         dtype: of the result.
 
     Returns:
@@ -110,8 +112,8 @@ def augment_images(
         levels = warp(levels, values[:, :6].view(-1, 2, 3))
     gain, shift, sigma = values[:, 6:9].T[:, :, None, None, None]  # (B, 1, 1, 1) each
     middle = levels.mean(dim=(2, 3), keepdim=True)
-    # In place, for fresh memory costs a CPU as much as the arithmetic. In two passes, here and for the clamp: a CPU
-    # takes four and ten times as long for the one pass of addcmul and of clamp where they broadcast.
+    # In place, because allocating memory costs a CPU as much as the arithmetic. In two passes, here and for the clamp,
+    # because on a CPU a single pass of addcmul or clamp with broadcasting takes four or ten times as long.
     out = levels.mul_(gain / (255 * std)).add_((shift * middle / 255 - mean) / std)
     if len(numbers):
         stretches = numbers.unfold(0, levels[0].numel(), 1)  # (n - length + 1, length), a view
@@ -122,18 +124,18 @@ def augment_images(
 
 
 def sample(grey: Tensor, flip: np.ndarray, angle: np.ndarray) -> Tensor:
-    """Mirror and rotate each image about its middle in one bilinear sampling; what comes from outside is 0.
+    """Mirror and rotate each image about its centre in one bilinear sampling, filling with 0.
 
     Args:
         grey: (B, C, S, S) float32.
-        flip: (B,) 1, or -1 for left to right, which comes before the rotation.
+        flip: (B,) 1, or -1 to mirror left to right before the rotation.
         angle: (B,) radians, counter-clockwise as displayed.
     """
     return warp(grey, to_device(affine(flip, angle), grey.device))
 
 
 def warp(grey: Tensor, theta: Tensor) -> Tensor:
-    """Sample (B, C, S, S) float bilinearly by (B, 2, 3) of `affine`; what comes from outside is 0."""
+    """Sample (B, C, S, S) float images bilinearly with (B, 2, 3) matrices from `affine`, filling with 0."""
     grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
     return F.grid_sample(grey, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -141,7 +143,7 @@ def warp(grey: Tensor, theta: Tensor) -> Tensor:
 def mix(own: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """Return share x own + (1 - share) x partner; (B, ...) tensors of images, labels or z_norm, and (B,) shares.
 
-    A label that one of the two lacks (NaN) is lacking, unless the other counts alone: at a share of 1 or 0.
+    If either label is missing (NaN), the result is missing too, unless the share of that label is 0.
     """
     share = share.view(-1, *[1] * (own.dim() - 1)).to(own.dtype)
     mixed = torch.lerp(partner, own, share)

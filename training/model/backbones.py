@@ -1,4 +1,4 @@
-"""Build image backbones: torchvision's, timm's, or one of the user's own, without their classifiers."""
+"""Build image backbones without their classifiers: from torchvision, from timm, or the user's own."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,23 +13,24 @@ from training.model.channels import fit_channels
 from training.run.config import TrainConfig
 from training.run.functions import find_function, is_own
 
-# Where torchvision's classification models keep what follows the features.
+# Names of the classifier in torchvision's classification models.
 HEADS = ("fc", "classifier", "head", "heads")
-# Second heads for training GoogLeNet and Inception from nothing; they would make the output a tuple.
+# Auxiliary heads for training GoogLeNet and Inception from scratch, which would make the output a tuple.
 AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 TIMM = "timm:"
-# In what libraries say of a broken download, and of weights that there are not.
+# Words in the messages of libraries about failed downloads and missing weights.
 WORDS_OF_WEIGHTS = ("hash", "pretrained", "state_dict", "weights")
 
 
 def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
-    """Build the backbone that the settings name, and say how many features it gives; `fit_to` follows.
+    """Build the backbone in the settings, and return it with its number of features; `fit_to` must be called next.
 
     Args:
-        channels: which window each channel of the images shows; see `Context.channels`.
+        config: settings of the run.
+        channels: window of each channel of the images; see `Context.channels`.
 
     Raises:
-        ConfigError: there is no such model, its weights cannot be fetched, or it gives no features.
+        ConfigError: if there is no such model, its weights cannot be fetched, or it does not return features.
     """
     if config.model.startswith(TIMM):
         return _timm(config, channels)
@@ -43,22 +44,22 @@ def build_backbone(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Mod
 
 
 def fit_to(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) -> None:
-    """Fit a backbone of torchvision, which has three channels, to those of the images; the others are made for them.
+    """Adapt a torchvision backbone, which has three channels, to those of the images; others are built for them.
 
     Raises:
-        ConfigError: the backbone treats its three channels each in its own way.
+        ConfigError: if the backbone treats each of its three channels differently.
     """
     if is_torchvision(config):
         fit_channels(backbone, channels)
 
 
 def is_torchvision(config: TrainConfig) -> bool:
-    """Whether the settings name a model of torchvision, or small_resnet, which is built as those are."""
+    """Return whether the model is from torchvision, or is small_resnet, which is handled in the same way."""
     return not config.model.startswith(TIMM) and not is_own(config.model)
 
 
 def describe_pretrained(model: str) -> str:
-    """Say whose pretrained weights `imagenet` are for a model, and under which licence."""
+    """Describe the source and licence of a model's `imagenet` weights."""
     if is_own(model):
         return "as the user's own function loads them"
     if not model.startswith(TIMM):
@@ -69,19 +70,19 @@ def describe_pretrained(model: str) -> str:
 
 
 def torchvision_backbone(name: str, *, imagenet: bool) -> tuple[nn.Module, int]:
-    """Build a torchvision classification model without its classifier, and say how many features it gives.
+    """Build a torchvision classification model without its classifier, and return it with its number of features.
 
     Raises:
-        ConfigError: torchvision has no such model, or its weights cannot be fetched.
+        ConfigError: if torchvision has no such model, or its weights cannot be fetched.
     """
-    from torchvision import models  # 1 s, and the network itself is torch only
+    from torchvision import models  # takes 1 s, and the network itself needs only torch
 
     known = models.list_models(module=models)
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "resnet50, efficientnet_b3"
         raise ConfigError(
             f"--model {name}: torchvision has no such classification model; nearest: {near}; for a timm model give "
-            "timm:NAME, for your own module:function"
+            "timm:NAME, for your own give module:function"
         )
     try:
         backbone = models.get_model(name, weights="DEFAULT" if imagenet else None)
@@ -101,7 +102,7 @@ def _timm(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]
         near = ", ".join(f"{TIMM}{one}" for one in difflib.get_close_matches(name, known, n=3)) or f"{TIMM}resnet50"
         raise ConfigError(f"--model {config.model}: timm {timm.__version__} has no such model; nearest: {near}")
     facts = timm.get_pretrained_cfg(name)
-    # What is laid out for one size, as transformers are, is laid out for the run's.
+    # Models for a fixed image size, such as transformers, are built for the run's size.
     size = {"img_size": config.size_px} if facts is not None and facts.fixed_input_size else {}
     pretrained = config.weights == "imagenet"
     try:
@@ -122,7 +123,7 @@ def _own(config: TrainConfig, channels: Sequence[int]) -> tuple[nn.Module, int]:
 
 @torch.no_grad()
 def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence[int]) -> int:
-    """Ask a backbone for the features of one black image, and count them."""
+    """Return the number of features of a backbone, by running it on one black image."""
     image, was_training = torch.zeros(1, len(channels), config.size_px, config.size_px), backbone.training
     try:
         features = backbone.eval()(image)
@@ -149,30 +150,31 @@ def _count_features(backbone: nn.Module, config: TrainConfig, channels: Sequence
 
 def _timm_package() -> Any:
     try:
-        import timm  # 1 s, and an extra
+        import timm  # takes 1 s, and is an optional dependency
     except ImportError as error:
         raise ConfigError("--model timm:...: needs the package timm; run: pip install 'ich-cache[timm]'") from error
     return timm
 
 
 def _remove_classifier(backbone: nn.Module) -> int:
-    """Replace the classifier by what stands before its first layer of weights, and return that layer's inputs.
+    """Cut the classifier off before its first layer with weights, and return that layer's number of inputs.
 
-    Dropout goes too: FusionNet has its own. What is left is mostly nothing; ConvNeXt, say, keeps its last norm.
+    Dropout is removed too, since FusionNet has its own. In most models nothing is left of the classifier; ConvNeXt, for
+    example, keeps its last norm.
     """
     (name,) = (name for name in HEADS if hasattr(backbone, name))
     head = getattr(backbone, name)
     layers = list(head) if isinstance(head, nn.Sequential) else [head]
     at = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
     before = [layer for layer in layers[:at] if not isinstance(layer, nn.Dropout)]
-    if isinstance(layers[at], nn.Conv2d):  # SqueezeNet classifies each place and pools afterwards
+    if isinstance(layers[at], nn.Conv2d):  # SqueezeNet classifies each position and pools afterwards
         before.append(nn.AdaptiveAvgPool2d(1))
     setattr(backbone, name, nn.Sequential(*before) if before else nn.Identity())
     return cast(nn.Linear | nn.Conv2d, layers[at]).weight.shape[1]
 
 
 def _not_built(name: str, error: Exception, *, imagenet: bool, size_px: int | None = None) -> ConfigError:
-    """Say whether it was the weights that could not be fetched, or the model that could not be built."""
+    """Return the error for weights that could not be fetched, or for a model that could not be built."""
     of_weights = isinstance(error, OSError) or any(word in str(error) for word in WORDS_OF_WEIGHTS)
     if imagenet and of_weights:
         return ConfigError(

@@ -1,4 +1,4 @@
-"""Fit a backbone's first convolution to the channels of the images: any windows, any slices."""
+"""Adapt a backbone's first convolution to the channels of the images, for any number of windows and slices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ RGB = (0, 1, 2)
 
 
 def repeat_kernel(kernel: Tensor, channels: Sequence[int]) -> Tensor:
-    """Make the kernel of a convolution over `channels` from one over three, so that equal slices give the same.
+    """Convert a kernel over three channels to one over `channels`, keeping its output for identical inputs.
 
-    A window's kernel is repeated for each channel that shows the window, and divided by their number: a stack of equal
-    slices gives what the slice gives. Where there are not three windows, each has the mean of the three kernels times
-    3 / windows: windows that are equal give what three equal ones gave.
+    The kernel of a window is repeated for each channel that shows the window, and divided by their number, so that a
+    stack of identical slices gives the same output as the slice alone. If there are not three windows, each gets the
+    mean of the three kernels times 3 / windows, so that identical windows give the same output as before.
 
     Args:
         kernel: (F, 3, h, w).
-        channels: which window each channel shows, numbers from 0.
+        channels: window of each channel, numbered from 0.
 
     Returns:
         (F, len(channels), h, w).
@@ -34,15 +34,15 @@ def repeat_kernel(kernel: Tensor, channels: Sequence[int]) -> Tensor:
 
 
 def first_convolution(backbone: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the convolution that sees the image, and its name."""
+    """Return the name of the first convolution, and the convolution itself."""
     return next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def fit_channels(backbone: nn.Module, channels: Sequence[int]) -> None:
-    """Replace a backbone's first convolution over three channels by one over `channels`, in place.
+    """Replace a backbone's first convolution over three channels with one over `channels`, in place.
 
     Raises:
-        ConfigError: the backbone treats its three channels each in its own way.
+        ConfigError: if the backbone treats each of its three channels differently.
     """
     if tuple(channels) == RGB:
         return

@@ -1,4 +1,4 @@
-"""Draw what is random of augmentation and mixup, on the host: by hashes of seed, epoch and slice, or of the batch."""
+"""Draw the random numbers of augmentation and mixup on the host, from hashes of seed, epoch and slice, or batch."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from training.run.config import TrainConfig
 
 # B batch, C window channel, S image side.
 
-# 64 MB of normal numbers; an image reads its C x S x S of them from an offset of its own. Within an image they are
-# independent; two images share some, at a shift, in 2 of 100 pairs at 224 px. Drawing 150,528 numbers by a hash for
-# each image would be a dozen passes over the batch in memory, this is one.
-# That is for images that take half of them at most, up to 1,672 px of three channels; larger ones get as many more as
-# they take, so that the places where their noise may begin are as many.
+# 64 MB of normal numbers, of which each image reads C x S x S from a random offset. Within an image they are
+# independent; at 224 px, 2 % of pairs of images share some, at a shift. Hashing 150,528 numbers per image instead would
+# take a dozen passes over the batch in memory; this takes one.
+# This is enough for images that need at most half of them, up to 1,672 px with three channels; for larger ones the
+# table grows by the size of an image, so that the number of possible offsets stays the same.
 NOISE_NUMBERS = 1 << 24
-DRAWN = 10  # numbers for each image that the device must know
+DRAWN = 10  # random numbers per image on the device
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Draws:
     """How each image of a batch is augmented; every field is (B,) float32.
 
     Attributes:
-        flip: -1 where the image is mirrored left to right, else 1.
-        angle: rotation, radians, counter-clockwise as displayed.
+        flip: -1 to mirror the image left to right, otherwise 1.
+        angle: rotation in radians, counter-clockwise as displayed.
         brightness, contrast: factors around 1.
         sigma: standard deviation of the noise, in units of [0, 1].
-        offset: where the image's noise begins, as a share of the places where it may.
+        offset: offset of the image's noise in the table, as a fraction of the possible offsets, in [0, 1).
     """
 
     flip: np.ndarray
@@ -40,10 +40,10 @@ class Draws:
 
 
 def uniforms(seed: int, epoch: int, keys: np.ndarray, count: int) -> np.ndarray:
-    """Draw `count` numbers for each slice, in [0, 1), that depend on (seed, epoch, key, which) and on nothing else.
+    """Draw `count` numbers in [0, 1) for each slice, which depend only on seed, epoch, key and their index.
 
     Args:
-        keys: (B,) uint64, one a slice.
+        keys: (B,) uint64, one per slice.
 
     Returns:
         (B, count) float64 with 53 random bits each.
@@ -56,7 +56,7 @@ def uniforms(seed: int, epoch: int, keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def draw(config: TrainConfig, epoch: int, keys: np.ndarray) -> Draws:
-    """Decide how each slice of an epoch is augmented, whatever batch, process or thread it comes in.
+    """Draw the augmentation of slices in an epoch, independently of their batch, process and thread.
 
     Args:
         keys: (B,) uint64.
@@ -75,7 +75,7 @@ def draw(config: TrainConfig, epoch: int, keys: np.ndarray) -> Draws:
 
 
 def augmentation_values(config: TrainConfig, epoch: int, keys: np.ndarray, length: int) -> np.ndarray:
-    """Return what the device must know to augment images of `length` = C x S x S values, (B, DRAWN) float32.
+    """Return the values with which the device augments images of `length` = C x S x S pixels, (B, DRAWN) float32.
 
     Args:
         keys: of the slices, (B,) uint64.
@@ -84,20 +84,20 @@ def augmentation_values(config: TrainConfig, epoch: int, keys: np.ndarray, lengt
 
 
 def noise_numbers(config: TrainConfig, length: int) -> int:
-    """Return how many normal numbers a run keeps for images of `length` values to take their noise from."""
+    """Return the size of a run's noise table, for images of `length` values."""
     if not config.noise_sigma:
         return 0
     return NOISE_NUMBERS if 2 * length <= NOISE_NUMBERS else NOISE_NUMBERS + length
 
 
 def pack(draws: Draws, numbers: int, length: int) -> np.ndarray:
-    """Return the draws of B images as the device takes them, (B, DRAWN) float32, to be copied there at once.
+    """Pack the draws of B images into one array for the device, (B, DRAWN) float32.
 
-    The columns: theta of `warp` (6), contrast x brightness, (1 - contrast) x brightness, sigma, where the noise begins.
+    The columns are theta of `warp` (6), contrast x brightness, (1 - contrast) x brightness, sigma, and noise offset.
 
     Args:
-        numbers: normal numbers that there are for noise.
-        length: of them that an image takes, at most 2**24 fewer, up to which float32 counts exactly.
+        numbers: size of the noise table.
+        length: numbers per image; `numbers` - `length` is at most 2**24, up to which float32 is exact for integers.
     """
     starts = np.floor(draws.offset.astype(np.float64) * max(0, numbers - length))
     gain, shift = draws.brightness * draws.contrast, draws.brightness * (1 - draws.contrast)
@@ -106,9 +106,9 @@ def pack(draws: Draws, numbers: int, length: int) -> np.ndarray:
 
 
 def affine(flip: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Return where an output pixel comes from, as `affine_grid` takes it, (B, 2, 3) float32.
+    """Return the matrices from output to input coordinates for `affine_grid`, (B, 2, 3) float32.
 
-    That is the rotation undone, then the flip, y pointing down.
+    They undo the rotation and then the flip, with y pointing down.
     """
     cos, sin = np.cos(angle), np.sin(angle)
     zero = np.zeros_like(cos)
@@ -117,14 +117,14 @@ def affine(flip: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def draw_mixup(config: TrainConfig, batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw for each image of one global batch its share and its partner, keyed by (seed, batch).
+    """Draw the mixup share and partner of each image in a global batch, seeded by (seed, batch).
 
     Args:
-        batch: number of the batch in the run, counted from 0.
-        size: images in the global batch, n.
+        batch: number of the batch in the run, from 0.
+        size: n, images in the global batch.
 
     Returns:
-        (n,) float32 lambda ~ Beta(alpha, alpha), and (n,) int64 partner, a permutation of the batch.
+        (n,) float32 lambda ~ Beta(alpha, alpha), and (n,) int64 partners, a permutation of the batch.
 
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: beyond empirical risk minimization", ICLR 2018.
     """

@@ -1,4 +1,4 @@
-"""Write a run's network as one file that needs no code of ours, and check that it gives the same."""
+"""Export a run's network to one file that does not need this package, and check that it gives the same results."""
 
 import io
 import json
@@ -21,13 +21,14 @@ PARITY = 1e-4
 
 
 def export(run: Run, cache: Cache, form: str, out: Path) -> float:
-    """Write a run's best weights as ONNX or as a torch.export program, for any number of slices, and check them.
+    """Export a run's best network as ONNX or as a torch.export program, for any number of slices, and check it.
 
-    Of a run that looks at slices it is a program over a batch of slices; of a head over series one over the slices of
-    one series, from foot to head, with the slice model in it.
+    For a run on slices, the program takes a batch of slices; for a head over series, it includes the slice model and
+    takes the slices of one series, from foot to head.
 
     Args:
-        cache: whose first slices, or first series, are predicted both ways.
+        run: to export.
+        cache: its first slices, or first series, are predicted both ways.
         form: "onnx" or "torch".
         out: the file, .onnx or .pt2.
 
@@ -35,9 +36,9 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
         the largest difference between a probability of the file and of the run.
 
     Raises:
-        RunError: the run has no weights, a package is missing, the format has no form for the run's head, or the
-            difference is PARITY or more; then no file stays.
-        NotWrittenError: the disk refuses to be written.
+        RunError: if the run has no weights, a package is missing, the format does not support the run's head, or the
+            difference is at least PARITY, in which case the file is removed.
+        NotWrittenError: if the file cannot be written.
     """
     if out.suffix != SUFFIXES[form]:
         raise RunError(f"{out}: the format {form} needs a file name that ends in {SUFFIXES[form]}")
@@ -51,15 +52,14 @@ def export(run: Run, cache: Cache, form: str, out: Path) -> float:
         if form == "onnx":
             _write_onnx(traced, temporary, program)
         else:
-            content = io.BytesIO()  # of a disk that is full torch says nothing
+            content = io.BytesIO()  # torch does not report a full disk
             torch.export.save(traced, content, extra_files={"metadata.json": json.dumps(dict(program.about))})
             temporary.write_bytes(content.getvalue())
         difference = max(_parity(temporary, form, *sample) for sample in program.samples)
         if not difference < PARITY:
             raise RunError(
-                f"{out}: not written: a probability would differ from the run's by {difference:.1e}, and "
-                f"{PARITY:.0e} is "
-                "allowed; try the other format"
+                f"{out}: not written: a probability would differ from the run's by {difference:.1e}, but at most "
+                f"{PARITY:.0e} is allowed; try the other format"
             )
         temporary.replace(out)
     except OSError as error:
@@ -93,7 +93,7 @@ def _write_onnx(traced: torch.export.ExportedProgram, path: Path, program: Progr
 
 
 def _name_axis(graph: Any, name: str) -> None:
-    """Give the free axis the name that the exporter has made up another for."""
+    """Rename the dynamic axis, for which the exporter has generated a name."""
     made_up = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for length in value.type.tensor_type.shape.dim:
@@ -102,7 +102,7 @@ def _name_axis(graph: Any, name: str) -> None:
 
 
 def _parity(path: Path, form: str, inputs: Mapping[str, np.ndarray], expected: np.ndarray) -> float:
-    """Return the largest difference of a probability."""
+    """Return the largest difference between the file's probabilities and the expected ones."""
     return float(np.abs(_predict(path, form, inputs) - expected).max())
 
 

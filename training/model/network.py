@@ -1,4 +1,4 @@
-"""Build FusionNet: an image backbone's features, joined with the slice position, to logits."""
+"""FusionNet: the features of an image backbone, joined with the slice position, to logits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from training.run.digests import check
 
 
 class FusionNet(nn.Module):
-    """Backbone features joined with the slice position, to one logit a class.
+    """Backbone features joined with the slice position, to one logit per class.
 
     Attributes:
-        channels: of the images.
-        origin: where its first weights come from, in words; a file's report says what of it was used.
+        channels: number of channels of the images.
+        origin: description of the initial weights; for a file, also which of its tensors were used.
 
     backbone -> D features; z_norm -> Linear(1, P) -> ReLU; both -> Linear(D + P, F) -> ReLU -> Dropout ->
     Linear(F, K). Without the position branch P is 0.
@@ -31,7 +31,7 @@ class FusionNet(nn.Module):
     def __init__(
         self, backbone: nn.Module, num_features: int, num_classes: int, config: TrainConfig, channels: int = 3
     ) -> None:
-        """Join a backbone that gives (B, num_features) with a fresh head; widths and rates come from the settings."""
+        """Join a backbone that returns (B, num_features) with a new head, with widths and rates from the settings."""
         super().__init__()
         self.channels, self.origin = channels, "random numbers"
         self.backbone = backbone
@@ -48,8 +48,8 @@ class FusionNet(nn.Module):
     def judge(self, features: Tensor, z_norm: Tensor) -> Tensor:
         """Return logits (B, K) float32 from the backbone's pooled features (B, D) and slice positions (B,) in [0, 1].
 
-        Under autocast the backbone alone computes in bf16: it has 8 significant bits, which would make one of the
-        positions of neighbouring slices, and one of logits .01 apart.
+        Under autocast only the backbone computes in bf16: with its 8 significant bits, the positions of neighbouring
+        slices could become equal, as could logits that differ by .01.
         """
         with full_precision(features.device.type):
             return self._logits(features.float(), z_norm.float())
@@ -62,22 +62,24 @@ class FusionNet(nn.Module):
 
 
 def full_precision(device_type: str) -> AbstractContextManager[None]:
-    """Turn autocast off, where a kind of device has it."""
+    """Return a context that turns autocast off, if the device type has it."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
 def build_model(config: TrainConfig, num_classes: int, channels: Sequence[int] = RGB) -> FusionNet:
-    """Build the network of a run, with the weights that its settings name.
+    """Build the network of a run, with the initial weights in its settings.
 
-    Fresh weights depend on the run's seed alone.
+    Random weights depend only on the run's seed.
 
     Args:
-        channels: which window each channel of the images shows; see `Context.channels`.
+        config: settings of the run.
+        num_classes: K.
+        channels: window of each channel of the images; see `Context.channels`.
 
     Raises:
-        ConfigError: no such model, or weights that cannot be fetched, read, or fitted.
+        ConfigError: if there is no such model, or its weights cannot be fetched, read, or adapted.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -91,10 +93,10 @@ def build_model(config: TrainConfig, num_classes: int, channels: Sequence[int] =
 
 
 def check_size(net: FusionNet, config: TrainConfig) -> None:
-    """Raise a ConfigError unless a network takes images of the settings' size; the network is of no use afterwards.
+    """Raise a ConfigError unless a network accepts images of the size in the settings; it cannot be used afterwards.
 
-    Nothing is computed: on the device "meta" tensors have a shape only. A backbone that is not torchvision's was asked
-    for the features of an image of this size when it was built.
+    Nothing is computed, because tensors on the "meta" device only have a shape. Backbones that are not from torchvision
+    have already been run on an image of this size when they were built.
     """
     if not is_torchvision(config):
         return
@@ -102,7 +104,7 @@ def check_size(net: FusionNet, config: TrainConfig) -> None:
     try:
         with torch.no_grad():
             net.to("meta")(torch.empty(2, net.channels, size, size, device="meta"), torch.empty(2, device="meta"))
-    except (RuntimeError, AssertionError) as error:  # the layers have RuntimeError, the transformers assert
+    except (RuntimeError, AssertionError) as error:  # layers raise RuntimeError, transformers use assert
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"--model {config.model}: does not take images of {size} px ({reason}); give another --size"
@@ -110,10 +112,10 @@ def check_size(net: FusionNet, config: TrainConfig) -> None:
 
 
 def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels: Sequence[int] = RGB) -> FusionNet:
-    """Build a run's network with the weights that the run has kept.
+    """Build a run's network with its best weights.
 
     Raises:
-        RunError: there are none yet, or they cannot be used.
+        RunError: if there are none yet, or they cannot be used.
     """
     if not path.is_file():
         raise RunError(
@@ -125,7 +127,7 @@ def load_run_weights(config: TrainConfig, num_classes: int, path: Path, channels
     try:
         load_exactly(net, path)
     except ConfigError as error:
-        what = str(error).partition("; ")[0]  # what to do about a file of the user's own is not what to do here
+        what = str(error).partition("; ")[0]  # its remedy is for files given by the user
         raise RunError(f"{what}; restore it, or train a new run") from error
     for name, tensor in net.state_dict().items():
         if not torch.isfinite(tensor).all():

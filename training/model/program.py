@@ -1,4 +1,4 @@
-"""What of a run is exported: a network with all that stands around it, and slices to check the file with."""
+"""The exported form of a run: its network with pre- and postprocessing, and slices to check the file with."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ SAMPLE_SLICES, SAMPLES = 8, 4
 
 @dataclass(frozen=True)
 class Program:
-    """What is written to a file.
+    """A program to be written to a file.
 
     Attributes:
-        module: takes the inputs in their order and returns probabilities.
-        inputs: an example of each, by name; all have the same first axis, which may have any length from 1 on.
-        axis: that axis's name.
-        about: what the file says of itself, each as JSON.
-        samples: inputs to check the file with, and the run's probabilities of them, (n, K) float64.
+        module: takes the inputs in order and returns probabilities.
+        inputs: an example of each, by name; all share the first axis, which may have any length of at least 1.
+        axis: name of that axis.
+        about: metadata to be stored in the file, each value as JSON.
+        samples: inputs to check the file with, and the run's probabilities for them, (n, K) float64.
     """
 
     module: nn.Module
@@ -37,13 +37,13 @@ class Program:
 
 
 class Exported(nn.Module):
-    """A network with all that stands around it: grey levels and slice position in, probabilities out."""
+    """A network with pre- and postprocessing: grey levels and slice positions in, probabilities out."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, net: FusionNet, mean: np.ndarray, std: np.ndarray) -> None:
-        """Take a run's network, and the mean and standard deviation by channel of its training slices."""
+        """Wrap a run's network with the mean and standard deviation per channel of its training slices, (C,) each."""
         super().__init__()
         self.net = net
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -55,13 +55,13 @@ class Exported(nn.Module):
 
 
 def slice_program(run: Run, cache: Cache) -> Program:
-    """Return a run that looks at slices as a program over a batch of them; the first slices of the cache are samples.
+    """Return a run on slices as a program for a batch of slices, with the first slices of the cache as samples.
 
     Raises:
-        RunError: the run has no weights.
+        RunError: if the run has no weights.
     """
     net = load_run_weights(run.config, len(run.data.classes), run.weights, run.channels).eval()
-    # A batch of 2: torch.export takes 1 for a constant.
+    # A batch of 2, because torch.export treats a length of 1 as a constant.
     inputs = {"images": blank_images(run, 2), "z_norm": torch.full((2,), 0.5)}
     about = {"inputs": {"images": "uint8 grey levels", "z_norm": "float32, position within the series, 0 foot, 1 head"}}
     return Program(
@@ -74,12 +74,12 @@ def slice_program(run: Run, cache: Cache) -> Program:
 
 
 def blank_images(run: Run, count: int) -> Tensor:
-    """(count, C, S, S) uint8 of zeros, of the shape that a run's network takes."""
+    """Return black images for a run's network, (count, C, S, S) uint8."""
     return torch.zeros(count, len(run.channels), run.config.size_px, run.config.size_px, dtype=torch.uint8)
 
 
 def _samples(net: FusionNet, run: Run, cache: Cache) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """The cache's first slices and their probabilities, by a path that shares no code with `Exported`."""
+    """Return the first slices of the cache and their probabilities, computed without any code of `Exported`."""
     normalise = Normalise(*run.mean_std, torch.device("cpu"))
     found = []
     for first in range(0, min(SAMPLES * SAMPLE_SLICES, cache.num_slices), SAMPLE_SLICES):
@@ -94,7 +94,7 @@ def _samples(net: FusionNet, run: Run, cache: Cache) -> list[tuple[dict[str, np.
 
 
 def metadata(run: Run, more: Mapping[str, object]) -> dict[str, str]:
-    """Return what a file says of itself, each as JSON: what goes in, what comes out, and where it comes from."""
+    """Return the metadata of a file, each value as JSON: its inputs, its outputs and its origin."""
     data = run.data
     content = {
         "classes": data.classes,

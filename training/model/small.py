@@ -1,4 +1,4 @@
-"""Build the backbone of small images, narrow and shallow, fit for training on a CPU."""
+"""The backbone for small images: narrow and shallow, for training on a CPU."""
 
 from itertools import pairwise
 
@@ -11,15 +11,15 @@ WIDTHS = (24, 48, 96)  # channels at 1/2, 1/4 and 1/8 of the image's side
 
 
 class SmallResNet(nn.Module):
-    """A residual network with a block at 1/4 and at 1/8 of the side, and the mean and the maximum of each feature map.
+    """A residual network with one block each at 1/4 and 1/8 of the image side, pooled by mean and maximum.
 
-    Against ResNet-18 it has an eighth of the multiplications at 96 px, for it is narrow; and it ends at an eighth of
-    the image's side instead of a 32nd, so that a bleed of two pixels is not lost and a heat map shows where it lies.
-    The maximum tells of a small bleed what the mean over the whole slice would drown. Its first maps know where in the
-    image they are: what kind a bleed is, the place tells, and a slice model has but minutes to find out.
+    It is narrower than ResNet-18 and takes an eighth of its multiplications at 96 px. It ends at 1/8 of the image side
+    instead of 1/32, so that a bleed of two pixels is not lost and heat maps can show where it is. The maximum preserves
+    small bleeds, which the mean over the slice would drown out. The stem also gets the coordinates of each pixel,
+    because the location of a bleed indicates its type, which is hard to learn in a few minutes without them.
 
     Source: He et al., "Identity mappings in deep residual networks", ECCV 2016, for the block; Goyal et al.,
-    "Accurate, large minibatch SGD", 2017, section 5.1, for its last norm that begins at 0; Liu et al., "An intriguing
+    "Accurate, large minibatch SGD", 2017, section 5.1, for initialising its last norm to 0; Liu et al., "An intriguing
     failing of convolutional neural networks and the CoordConv solution", NeurIPS 2018, for the coordinates.
     """
 
@@ -39,7 +39,7 @@ class SmallResNet(nn.Module):
 
 
 class Stem(nn.Module):
-    """A convolution at every second pixel, to which the place in the image is added, and a norm."""
+    """A convolution with stride 2, a projection of the pixel coordinates added to it, and a norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Stem(nn.Module):
 
 
 def places(maps: Tensor) -> Tensor:
-    """Return where each place of (B, D, H, W) maps is, (1, 3, H, W): |x|, y and the radius, from the middle.
+    """Return the coordinates of each position in (B, D, H, W) maps, (1, 3, H, W): |x|, y and radius, from the centre.
 
-    x and y run from -1 to 1; a head has two halves alike, hence |x|.
+    x and y are in [-1, 1]; |x| is used because the head is nearly symmetric.
     """
     y, x = (torch.linspace(-1, 1, side, device=maps.device, dtype=maps.dtype) for side in maps.shape[2:])
     y, x = torch.meshgrid(y, x.abs(), indexing="ij")
@@ -65,7 +65,7 @@ def places(maps: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; the side is halved, the width grows."""
+    """Two convolutions with a shortcut, which halve the side and increase the width."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Read weight files of any origin, and find out which of a network's tensors they hold."""
+"""Load weight files of any origin, by finding out which of a network's tensors they hold."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from training.errors import ConfigError
 from training.model.channels import RGB, first_convolution, repeat_kernel
 
-# Under which name the frameworks keep the state dict in a checkpoint.
+# Keys under which frameworks store the state dict in a checkpoint.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "student", "net")
-ORIGIN = "origin"  # the one entry of a run's own file: where its weights come from, and the versions of their modules
-# Less of the backbone than this is another backbone.
+ORIGIN = "origin"  # the metadata entry in a run's own file: origin of its weights and versions of their modules
+# A file with a smaller share of the backbone's tensors is taken to be for another backbone.
 LEAST_SHARE = 0.9
-COUNTER = "num_batches_tracked"  # older files have none, and no layer reads it
-# What torchvision's published files still call otherwise than its modules: DenseNet's layers, the transformers' MLPs.
+COUNTER = "num_batches_tracked"  # missing in older files, and not used by any layer
+# Old names in torchvision's published files: layers of DenseNet and MLPs of the transformers.
 RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
     (re.compile(r"(\.mlp\.)linear_1\."), r"\g<1>0."),
@@ -30,12 +30,12 @@ RENAMED = (
 
 @dataclass(frozen=True)
 class Match:
-    """What a weight file has for a module.
+    """The tensors of a weight file that fit a module.
 
     Attributes:
         used: the module's names -> tensors of the right shape.
-        missing: the module's names that the file does not have, or in another shape.
-        left_out: the file's names that the module has no use for.
+        missing: the module's names that are not in the file, or have a different shape there.
+        left_out: the file's names that the module does not use.
     """
 
     used: Mapping[str, Tensor]
@@ -52,18 +52,23 @@ class Match:
 
 
 def load_foreign(net: nn.Module, path: Path, channels: Sequence[int] = RGB) -> Match:
-    """Load what a file holds for a network: for all of it, or for its backbone alone.
+    """Load the tensors of a file that fit a network, for all of it or for its backbone alone.
 
-    The file may be a plain state dict or a checkpoint of Lightning and others around one; its names may stand behind
-    prefixes (`module.`, `backbone.`, `model.`), or be the numbers of an nn.Sequential of the backbone's children, as
-    RadImageNet's are. A classifier of another width is left out.
+    The file may be a plain state dict, or a checkpoint from Lightning or another framework that contains one. Its names
+    may have prefixes (`module.`, `backbone.`, `model.`), or be the indices of an nn.Sequential of the backbone's
+    children, as in RadImageNet. A classifier of a different width is left out.
 
     Args:
-        net: with a `backbone`.
-        channels: which window each channel of the network shows; weights for three are made to fit.
+        net: a network with a `backbone`.
+        path: the file.
+        channels: window of each channel of the network; weights for three channels are converted.
+
+    Returns:
+        the tensors that were used, missing and left out.
 
     Raises:
-        ConfigError: the file is missing, holds no state dict, or less than 9 in 10 tensors of the backbone.
+        ConfigError: if the file is missing, does not hold a state dict, or has less than 90 % of the backbone's
+            tensors.
     """
     state = read_state(path)
     whole, backbone = (best_match(module, state, channels) for module in (net, _backbone(net)))
@@ -80,10 +85,10 @@ def load_foreign(net: nn.Module, path: Path, channels: Sequence[int] = RGB) -> M
 
 
 def load_exactly(net: nn.Module, path: Path) -> None:
-    """Load a state dict that has every tensor of a network and no other.
+    """Load a state dict that must have exactly the tensors of a network.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: if it does not.
     """
     state, wanted = read_state(path), net.state_dict()
     if problem := _misfit(wanted, state):
@@ -92,23 +97,23 @@ def load_exactly(net: nn.Module, path: Path) -> None:
 
 
 def load_own(net: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
-    """Load a state dict under the names and in the shapes of a network.
+    """Load a state dict with the names and shapes of a network.
 
-    Modules may read theirs by its version, and MNASNet reads none without one. `state_dict()` keeps the versions beside
-    the tensors, in `_metadata`; a state dict that has none is taken for one of this network as it is.
+    Modules may depend on the version of their state, and MNASNet requires one. `state_dict()` keeps the versions next
+    to the tensors, in `_metadata`; without them, the state dict is assumed to have the versions of this network.
     """
     versions = getattr(state, "_metadata", None)
     net.load_state_dict(with_versions(state, versions or versions_of(net)), strict=strict)
 
 
 def versions_of(net: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the versions of a network's modules, as its state dict has them."""
+    """Return the versions of a network's modules, in the form that a state dict has them."""
     found: dict[str, dict[str, Any]] = net.state_dict()._metadata  # type: ignore[attr-defined]
     return found
 
 
 def with_versions(state: Mapping[str, Tensor], versions: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Tensor]:
-    """Return a state dict that has the versions of its modules beside its tensors, where they are known."""
+    """Return a state dict with the versions of its modules attached, if they are known."""
     versioned = OrderedDict(state)
     if versions is not None:
         versioned._metadata = versions  # type: ignore[attr-defined]
@@ -116,7 +121,7 @@ def with_versions(state: Mapping[str, Tensor], versions: Mapping[str, Mapping[st
 
 
 def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequence[int]) -> Match:
-    """Find the reading of a file's names that gives the most of a module's tensors."""
+    """Find the interpretation of a file's names that matches the most tensors of a module."""
     wanted = module.state_dict()
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     best = max(
@@ -131,10 +136,10 @@ def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequenc
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file or from what torch.save made, out of the checkpoint around it.
+    """Read a state dict from a .safetensors file or a torch.save file, extracting it from a checkpoint if necessary.
 
     Raises:
-        ConfigError: the file is missing or holds something else.
+        ConfigError: if the file is missing or does not hold a state dict.
     """
     if not path.is_file():
         raise ConfigError(f"--weights {path}: no such file; give imagenet, none, or a file")
@@ -142,7 +147,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
+    except Exception as error:  # torch, pickle, zipfile and safetensors each have their own errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"{path}: cannot be read as weights ({reason}); only tensors are read: save just the state dict"
@@ -153,7 +158,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = state[inner]
     tensors = isinstance(state, dict) and {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ConfigError(f"{path}: is not a state dict, a mapping of names to tensors")
+        raise ConfigError(f"{path}: is not a state dict, which is a mapping of names to tensors")
     return tensors
 
 
@@ -161,17 +166,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
         origin = (file.metadata() or {}).get(ORIGIN, "")
     try:
         versions = {name: {"version": int(version)} for name, version in json.loads(origin)["versions"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):  # another's file, or of a run that did not keep them
+    except (ValueError, KeyError, TypeError, AttributeError):  # a foreign file, or from a run that did not save them
         return tensors
     return with_versions(tensors, versions)
 
 
 def _today(name: str, wanted: Mapping[str, object]) -> str:
-    """Return what a tensor is called today, where a module has no tensor of the name."""
+    """Return the current name of a tensor, if the module does not have it under its old name."""
     for old, new in RENAMED if name not in wanted else ():
         name = old.sub(new, name)
     return name
@@ -182,7 +187,7 @@ def _backbone(net: nn.Module) -> nn.Module:
 
 
 def _readings(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[Callable[[str], str]]:
-    """Yield ways to read a file's names as a module's: behind a prefix, and by number behind one."""
+    """Yield ways to interpret a file's names as a module's: after a prefix, and as an index after a prefix."""
     prefixes = {"".join(f"{part}." for part in name.split(".")[:depth]) for name in state for depth in range(4)}
     children = [name for name, _ in module.named_children()]
 
@@ -204,10 +209,10 @@ def _readings(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[Callab
 def _fitted(
     module: nn.Module, found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], channels: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Return the tensors of the right shape; the first kernel is made to fit other channels than three."""
+    """Return the tensors of the right shape, after converting the first kernel if there are not three channels."""
     first = _first_kernel(module)
     fitted = dict(found)
-    # A backbone of three channels is of three windows; a whole network of three may be of three slices.
+    # A backbone with three channels is for three windows; a complete network with three may be for three slices.
     other = tuple(channels) != RGB and (not hasattr(module, "backbone") or shapes.get(first, ())[1:2] != (len(RGB),))
     if other and first in fitted and fitted[first].shape[1] == len(RGB):
         fitted[first] = repeat_kernel(fitted[first], channels)
@@ -217,7 +222,7 @@ def _fitted(
 def _first_kernel(module: nn.Module) -> str:
     try:
         return f"{first_convolution(module)[0]}.weight"
-    except StopIteration:  # a backbone of the user's own may have none
+    except StopIteration:  # the user's own backbone may not have one
         return ""
 
 

@@ -1,1 +1,1 @@
-"""A run: its settings and folder, the training loop, and what keeps it resumable."""
+"""A run: its settings and folder, the training loop, checkpoints and resuming."""

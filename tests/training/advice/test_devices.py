@@ -38,7 +38,7 @@ def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="there are 2; lower --nproc-per-node"):
+    with pytest.raises(ConfigError, match="there are only 2; lower --nproc-per-node"):
         choose_device("cuda", local_rank=2)
     assert choose_device("cuda", local_rank=1).index == 1
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_repeated_is_left_off() -> None:
 
 
 def test_a_single_image_is_given_company() -> None:
-    """As batch norm has it: one value per channel is none to take a variance of."""
+    """As batch norm has it: batch norm cannot take a variance of one value per channel."""
     norm = nn.BatchNorm2d(2)
     with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):
         norm(torch.zeros(1, 2, 1, 1))

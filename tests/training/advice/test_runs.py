@@ -180,7 +180,7 @@ def _a_checkpoint_of_another_network(world: World) -> Case:
 @CASES.add
 def _a_checkpoint_without_an_optimizer(world: World) -> Case:
     newest = _edited_checkpoint(world, lambda content: content.update(optimizer=3))
-    return Case(world.resume(), "; remove it to go on", by_hand(newest.unlink), again=True)
+    return Case(world.resume(), "; remove it to resume", by_hand(newest.unlink), again=True)
 
 
 @CASES.add
