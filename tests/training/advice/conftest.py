@@ -1,4 +1,4 @@
-"""The world that cases are made from."""
+"""The world that cases are built from."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def world(whole: Path, tmp_path: Path) -> World:
 
 @pytest.fixture(scope="package")
 def heads(whole: Path) -> Path:
-    """The world's run with features, and a head over it, at places of their own."""
+    """The world's run with features and a head over it, each in its own folder."""
     folder = whole / "heads"
     shutil.copytree(whole / "run", folder / "base")
     call("features", "--run", folder / "base", *CPU)

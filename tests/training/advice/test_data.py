@@ -1,4 +1,4 @@
-"""Messages about a cache, its streams and its scores that name a way out: called up and followed by their own words."""
+"""Test messages about a cache, its streams and its scores that give a remedy: trigger each, and follow it."""
 
 import dataclasses
 import shutil
@@ -25,7 +25,7 @@ from training.scores.external import external_lines
 
 
 def overflowing(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
-    """A loss of one's own that is infinite."""
+    """A user's own loss that is infinite."""
     return logits.sum(1) / 0
 
 

@@ -1,4 +1,4 @@
-"""Messages about devices, processes and memory that name a way out: called up and followed."""
+"""Test messages about devices, processes and memory that give a remedy: trigger each, and follow it."""
 
 import dataclasses
 import re
@@ -91,7 +91,7 @@ def test_what_cannot_be_repeated_is_left_off() -> None:
 
 
 def test_a_single_image_is_given_company() -> None:
-    """As batch norm has it: batch norm cannot take a variance of one value per channel."""
+    """Batch norm cannot compute the variance of one value per channel."""
     norm = nn.BatchNorm2d(2)
     with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):
         norm(torch.zeros(1, 2, 1, 1))

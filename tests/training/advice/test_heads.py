@@ -1,4 +1,4 @@
-"""Messages about heads over series that name a way out: each is called up and followed by its own words."""
+"""Test messages about heads over series that give a remedy: trigger each, and follow it to the letter."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ CASES = Cases()
 
 
 def _base(world: World) -> Path:
-    """A copy of the slice model with features, which a test may spoil."""
+    """A copy of the slice model with features, which a test may damage."""
     return Path(shutil.copytree(world.whole / "heads" / "base", world.folder / "base"))
 
 
@@ -124,7 +124,7 @@ def _copied_head(world: World) -> Path:
 
 @CASES.add
 def _a_slice_model_that_was_trained_on(world: World) -> Case:
-    """It has other weights than the head has begun with."""
+    """Its weights differ from those that the head started with."""
     head = _copied_head(world)
     other = lambda: patch("training.series.job.digest", lambda _: "0" * 64)  # noqa: E731
     resume = ["series", "--resume", head, *CPU]

@@ -1,4 +1,4 @@
-"""Commands that a run's page and `train evaluate` name for what is missing: each is given as it is named."""
+"""Test the commands that a run's page and `train evaluate` suggest for missing results, by running each as given."""
 
 import html
 import re
@@ -35,7 +35,7 @@ def _page(world: World) -> str:
 
 
 def _follow_page(world: World, advice: str) -> None:
-    """See advice on the page of the run, follow it, and see that it has gone."""
+    """Find advice on the page of the run, follow it, and check that it is gone."""
     found = re.search(advice, _page(world))
     assert found
     for command in found.groups():
@@ -89,7 +89,7 @@ def test_a_cache_that_has_moved_is_given_by_its_new_place(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["run", "head"])
 def test_the_command_of_the_page_repeats_the_run(kind: str, world: World, heads: Path, monkeypatch: Any) -> None:
-    """With names of folders, for those who have them side by side; the weights are the same to the bit."""
+    """It uses folder names, for folders next to each other; the weights are bit-identical."""
     run = {"run": world.run, "head": Path(shutil.copytree(heads / "head", world.folder / "head"))}[kind]
     write_report(run, None)
     found = re.search(r">(train (?:run|series) [^<]*? --out RUN[^<]*)<", (run / "report.html").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Messages about a run's folder that name a way out: each is called up and followed by its own words."""
+"""Test messages about a run's folder that give a remedy: trigger each, and follow it to the letter."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def _subsets(run: Path) -> object:
     return opened.subsets(open_cache(opened.data.cache))
 
 
-# What is read of each file, by what each command calls.
+# The calls that read each file, as the commands make them.
 READERS: dict[str, Callable[[Path], object]] = {
     "settings.json": open_run,
     "split.csv": _subsets,
@@ -52,11 +52,11 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-# How damage is found: by the digest of the file, or by its content where nobody keeps digests.
+# How damage is detected: by the digest of the file, or by its content if there are no digests.
 @pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_brought_back_as_its_reader_says(world: World, name: str, digests: bool) -> None:
-    """What only a backup has is restored; what a command makes again is made by that."""
+    """Files that a command can recreate are recreated by it; all others are restored from a backup."""
     read = READERS[name]
     (world.run / name).write_bytes(b"?")
     if not digests and name != "digests.json":
@@ -114,7 +114,7 @@ def _weights_that_are_not_finite(world: World) -> Case:
 
 @CASES.add
 def _no_weights_yet(world: World) -> Case:
-    """Of a run that was stopped before its first epoch had ended."""
+    """The run was stopped before the end of its first epoch."""
     stopped = world.new(out="run")
     with patch("training.run.loop.to_the_end", _stop):
         assert train(*stopped).exit_code == 143
@@ -160,7 +160,7 @@ def _the_newest_checkpoint_damaged(world: World) -> Case:
 
 
 def _edited_checkpoint(world: World, edit: Any) -> Path:
-    """The newest, with other content; nobody keeps its digest."""
+    """Return the newest checkpoint, with modified content and no digest."""
     (world.run / "digests.json").unlink()
     newest = _checkpoints(world)[-1]
     content = torch.load(newest, weights_only=True)
@@ -228,7 +228,7 @@ def _a_run_in_hand(world: World) -> Case:
 
 
 def _strangers(world: World) -> Path:
-    """A cache of patients who are not in the world's."""
+    """Write a cache of patients who are not in the world's cache."""
     fake = write_fake(world.folder / "strangers.zarr", seed=5)
     table = fake.table.assign(patient_id="other_" + fake.table["patient_id"])
     for folder in ("tables", "commits", ".pipeline"):

@@ -1,4 +1,4 @@
-"""Messages about the subsets of a split and about scores that name a way out: called up and followed."""
+"""Test messages about subsets of a split and about scores that give a remedy: trigger each, and follow it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from training.scores.leakage import check_run
 
 
 def _a_set_without_a_label(world: World) -> Told:
-    """Columns for labels, and all of them empty."""
+    """There are label columns, but all of them are empty."""
     bare, labelled = world.other(unlabelled=40), world.other()
 
     def begun(cache: Any) -> object:

@@ -1,4 +1,4 @@
-"""Messages about settings, devices and packages that name a way out: each is called up and followed by its words."""
+"""Test messages about settings, devices and packages that give a remedy: trigger each, and follow it to the letter."""
 
 import dataclasses
 import errno
@@ -65,7 +65,7 @@ def _a_sample_of_other_slices(world: World) -> Case:
 
 @CASES.add
 def _a_disk_that_refuses(world: World) -> Case:
-    """As any command says it."""
+    """Reported in the same way by every command."""
     out = world.folder / "s.csv"
 
     def full(*_: Any, **__: Any) -> Any:
@@ -92,7 +92,7 @@ def _a_setting_that_ablation_varies(world: World) -> Case:
 
 
 def _reaches(world: World, ablate: list[Any]) -> None:
-    """The first run of an ablation, which takes longer than a test has."""
+    """Check that an ablation reaches its first run, which would take too long for a test."""
     with patch("training.scores.ablate._train", side_effect=RunError("begun")) as begun:
         assert "begun" in train(*ablate, *CPU, "--vary", "position").stderr
     assert begun.called
@@ -134,7 +134,7 @@ def _a_whole_module_for_weights(world: World) -> Case:
 
 
 def picky(channels: int) -> nn.Module:
-    """A backbone of one's own that takes images of 32 px."""
+    """A user's own backbone that accepts only images of 32 px."""
 
     class Picky(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def test_a_backbone_of_ones_own_gets_the_size_that_it_takes() -> None:
 
 
 class InBuffer(nn.Module):
-    """A backbone that keeps what it has seen in a buffer."""
+    """A backbone that keeps its state in a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class InBuffer(nn.Module):
 
 
 class InExtraState(InBuffer):
-    """One that keeps it as extra state, which need not be a tensor."""
+    """A backbone that keeps its state as extra state, which need not be a tensor."""
 
     def get_extra_state(self) -> int:
         return 0
@@ -184,7 +184,7 @@ def test_a_model_that_cannot_be_built_has_another_in_its_place() -> None:
 
 def test_weights_that_rescale_three_channels_are_left_out() -> None:
     backbone, _ = torchvision_backbone("googlenet", imagenet=False)
-    backbone.transform_input = True  # as the ImageNet weights have it
+    backbone.transform_input = True  # as with ImageNet weights
     with pytest.raises(ConfigError, match="choose another model, or --weights none"):
         fit_channels(backbone, (0, 1))
     fit_channels(torchvision_backbone("googlenet", imagenet=False)[0], (0, 1))

@@ -1,4 +1,4 @@
-"""A cache and a run on it, for messages of `train` that name a way out."""
+"""A cache and a run on it, for messages of `train` that give a remedy."""
 
 import shlex
 import shutil
@@ -24,7 +24,7 @@ OF_HEADS = ["--set", "head_features=16", "--set", "batch_size=3", "--epochs", 1,
 
 
 def call(*words: object) -> Result:
-    """Call `train` and see that it passes."""
+    """Call `train` and check that it succeeds."""
     result = train(*words)
     assert result.exit_code == 0, result.output
     return result
@@ -32,14 +32,14 @@ def call(*words: object) -> Result:
 
 @dataclass
 class Told:
-    """A call that is refused, its advice as a pattern, and the call that follows it."""
+    """A call that fails, its advice as a pattern, and the call that follows the advice."""
 
     refused: Callable[[], object]
     advice: str
     right: Callable[[], object]
 
     def follow(self) -> None:
-        """Be refused, and do as one is told."""
+        """Fail, and follow the advice."""
         with pytest.raises(TrainingError, match=self.advice):
             self.refused()
         self.right()
@@ -47,11 +47,11 @@ class Told:
 
 @dataclass
 class World:
-    """What a case is made from.
+    """The files that a case is built from.
 
     Attributes:
-        whole: a folder with `cache.zarr`, a run on it, and `two`, one without a test set.
-        folder: of the test alone.
+        whole: a folder with `cache.zarr`, a run on it, and `two`, a run without a test set.
+        folder: of this test.
     """
 
     whole: Path
@@ -63,11 +63,11 @@ class World:
 
     @cached_property
     def run(self) -> Path:
-        """A copy of the run that may be spoilt."""
+        """A copy of the run that may be damaged."""
         return Path(shutil.copytree(self.whole / "run", self.folder / "run"))
 
     def restore(self, *names: str) -> None:
-        """Bring files of the run back, as from a backup."""
+        """Restore files of the run, as from a backup."""
         for name in names:
             shutil.copy(self.whole / "run" / name, self.run / name)
 
@@ -76,7 +76,7 @@ class World:
         return ["run", "--cache", self.cache, "--out", self.folder / out, *QUICK, *more]
 
     def other(self, **changes: Any) -> Cache:
-        """Another cache, as a pipeline with the change that the advice asks for would build it, or without."""
+        """Another cache, as a pipeline would build it, with or without the change that the advice suggests."""
         return open_cache(write_fake(self.folder / f"c{len(list(self.folder.iterdir()))}.zarr", **changes).path)
 
     def on_run(self, command: str, *more: object) -> list[Any]:
@@ -100,13 +100,13 @@ def write_fake(path: Path, **changes: Any) -> FakeCache:
 
 
 def advised(words: str) -> list[str]:
-    """A `train` command as a message gives it, on the CPU."""
+    """A `train` command from a message, on the CPU."""
     name = shlex.split(words)[1]
     return shlex.split(words)[1:] + ([] if name in ("report", "export", "compare") else CPU)
 
 
 class Cases(dict[str, Callable[[World], Case]]):
-    """Cases by name, each a function that makes the state of it."""
+    """Cases by name, each a function that sets up its state."""
 
     def add(self, make: Callable[[World], Case]) -> Callable[[World], Case]:
         self[make.__name__.strip("_").replace("_", " ")] = make

@@ -1,4 +1,4 @@
-"""Test that a cache is read as docs/cache_format.md says, and that every fault is one line."""
+"""Test that a cache is read as docs/cache_format.md specifies, and that every fault gives a one-line error."""
 
 import hashlib
 import os
@@ -185,7 +185,7 @@ FAULTS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
 @pytest.mark.parametrize("file", ["zarr.json", "commits"])
 @pytest.mark.parametrize(("before", "after"), [('"weight": 2.0', '"weight": 3.0'), ('"train": 0.7', '"train": 0.3')])
 def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, before: str, after: str) -> None:
-    """A bit of 2.0 or of 0.7 makes other valid JSON."""
+    """Flipping a bit of 2.0 or 0.7 gives different but valid JSON."""
     path = broken / file if file == "zarr.json" else broken / "commits" / f"{current(broken)}.json"
     content = path.read_text()
     assert sum((a ^ b).bit_count() for a, b in zip(before.encode(), after.encode(), strict=True)) <= 2

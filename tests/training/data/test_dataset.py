@@ -69,7 +69,7 @@ def test_context_stacks_the_neighbours(fake: FakeCache, cache: Cache) -> None:
 
 
 def test_items_that_are_kept_are_never_filled_again(fake: FakeCache, cache: Cache) -> None:
-    """Items, a view of one, and one as NumPy has it; memory of dropped ones is used again."""
+    """Keep items, a view of one, and one as a NumPy array; the memory of released ones is reused."""
     dataset = SliceDataset(cache, 32, np.arange(cache.num_slices))
     kept = dataset.__getitems__([1, 2])
     view, array = dataset[3]["image"][1:], dataset[4]["image"].numpy()
@@ -94,7 +94,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_is_kept_is_never_filled_again(fake: FakeCache, cache: Cache) -> None:
-    """A list of batches, a view of each, and the numbers of each as NumPy has them: three ways of keeping them."""
+    """Keep batches in three ways: in a list, by a view of each, and by a NumPy array of each."""
     stream = Stream(cache, 32, np.arange(cache.num_slices), 8, threads=2)
     kept = list(stream.epoch(0, 0))
     views = [(batch.images[1], batch.lines[1]) for batch in stream.epoch(0, 1)]
@@ -113,7 +113,7 @@ def test_a_batch_that_is_kept_is_never_filled_again(fake: FakeCache, cache: Cach
 def test_memory_of_dropped_batches_is_used_again(cache: Cache, threads: int) -> None:
     stream = Stream(cache, 32, np.arange(cache.num_slices), 2, threads=threads, ahead=2)
     places = {batch.images.data_ptr() for epoch in range(5) for batch in stream.epoch(0, epoch)}
-    assert len(places) <= 8  # of 100 batches; the ring is 5, a thread that is slow to let go may cost one
+    assert len(places) <= 8  # of 100 batches; the ring has 5, and a thread that is slow to release may cost one
 
 
 def test_iterating_a_stream_gives_epoch_after_epoch(cache: Cache) -> None:

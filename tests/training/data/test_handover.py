@@ -1,4 +1,4 @@
-"""This file tests how batches of the dataset reach a loop: whole, without a copy, and never filled again while held."""
+"""Test how batches of the dataset reach a loop: complete, without a copy, and not refilled while in use."""
 
 import gc
 import sys
@@ -50,7 +50,7 @@ def _differences(fake: FakeCache, batches: list[dict[str, torch.Tensor]]) -> int
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_that_are_kept_are_never_filled_again(fake: FakeCache, dataset: SliceDataset, workers: int) -> None:
-    """All of an epoch, more than there is memory to be used again, and a part of each as a view and in NumPy."""
+    """Keep a whole epoch, which is more than the reusable memory, and part of each batch as a view and in NumPy."""
     kept = list(_loader(dataset, workers))
     assert len(kept) > max(KEPT, MOST_SLOTS)
     assert {type(batch) for batch in kept} == {dict}
@@ -130,7 +130,7 @@ def test_a_batch_is_a_sequence_of_its_items(dataset: SliceDataset) -> None:
 
 def test_memory_of_workers_is_let_go_with_the_dataset(cache: Cache) -> None:
     dataset = SliceDataset(cache, 32, np.arange(40))
-    for _ in range(2):  # each epoch has workers of its own
+    for _ in range(2):  # each epoch starts new workers
         deque(_loader(dataset, 1), maxlen=0)
         assert 0 < len(list(_shared_images(dataset))) <= MOST_SLOTS
     storages = [each.untyped_storage()._weak_ref() for each in _shared_images(dataset)]

@@ -67,7 +67,7 @@ def test_units_are_the_connected_components(groups: list[list[int]]) -> None:
     reach = np.eye(20, dtype=bool)
     for group in groups:
         reach[np.ix_(group, group)] = True
-    for middle in range(20):  # Warshall's closure, another algorithm
+    for middle in range(20):  # Warshall's algorithm for the transitive closure, as an independent check
         reach |= np.outer(reach[:, middle], reach[middle])
     expected = [f"P{np.flatnonzero(line)[0]:02d}" for line in reach]
     assert list(join(patients, [np.array(group) for group in groups])) == expected

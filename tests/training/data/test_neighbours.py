@@ -1,4 +1,4 @@
-"""Test that neighbours are found by position within the series, and depend on the content alone."""
+"""Test that neighbours are found by position within the series, and depend only on the content."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def with_table(cache: Cache, table: pd.DataFrame) -> Cache:
 
 
 def by_hand(cache: Cache, slices: int) -> np.ndarray:
-    """One slice after another, with lists: what the rule says."""
+    """Apply the rule to one slice after another, with lists."""
     table, found = cache.table, []
     columns = ["patient_id", "study_instance_uid", "series_instance_uid"]
     for line, own in table.iterrows():
@@ -49,7 +49,7 @@ def by_hand(cache: Cache, slices: int) -> np.ndarray:
 
 
 def disturbed(cache: Cache, seed: int) -> Cache:
-    """Lines in another order, some at a position twice, some without a position, two studies of one series UID."""
+    """Reorder lines, duplicate some positions, remove others, and give two studies the same series UID."""
     rng = np.random.default_rng(seed)
     table = cache.table.sample(frac=1, random_state=seed).reset_index(drop=True)
     z = table["z_mm"].to_numpy(copy=True)
@@ -117,7 +117,7 @@ def test_windows_are_chosen_by_name() -> None:
 
 
 def test_the_rule_holds_on_a_cache_read_from_disk(tmp_path: Path) -> None:
-    """Rows mean nothing: the same content in other rows has the same neighbours."""
+    """The same content in different rows has the same neighbours."""
     a, b = (open_cache(write_cache(tmp_path / f"{seed}.zarr", sizes=(16,), row_seed=seed).path) for seed in (0, 1))
     assert not np.array_equal(a.table["row"], b.table["row"])
     assert np.array_equal(find_neighbours(a, 1), find_neighbours(b, 1))

@@ -1,4 +1,4 @@
-"""Test the split: patients stay whole, it follows content alone, and it is near the wish."""
+"""Test the split: patients are not divided, it depends only on content, and it is close to the requested fractions."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_each_class_is_spread_in_proportion() -> None:
         subsets = by_patient(table, split_patients(table, CLASSES, seed=seed))
         held = np.array([subsets[f"P{patient:04d}"] == "test" for patient in range(400)])
         worst = max(worst, np.abs(findings[held].mean(axis=0) - findings.mean(axis=0)).max())
-    assert worst < 0.02  # by chance alone the common class would be off by 0.06 in one seed of ten
+    assert worst < 0.02  # without stratification the common class would be off by 0.06 for one seed in ten
 
 
 def test_unlabelled_slices_count_as_no_finding() -> None:

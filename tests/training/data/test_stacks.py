@@ -1,4 +1,4 @@
-"""Test that a stream with context gives each slice between its neighbours, and decodes each slice once."""
+"""Test that a stream with context yields each slice between its neighbours, and decodes each slice only once."""
 
 import pickle
 from pathlib import Path
@@ -23,7 +23,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
 
 
 def stacked(fake: FakeCache, line: int, context: Context) -> np.ndarray:
-    """The stack of one slice by plain indexing."""
+    """Return the stack of one slice by plain indexing."""
     images, stack = fake.images[SIZE], find_neighbours(open_cache(fake.path), context.slices)[line]
     middle = context.slices
     parts = [images[of] if i == middle else images[of][list(context.windows)] for i, of in enumerate(stack)]

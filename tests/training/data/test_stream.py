@@ -1,4 +1,4 @@
-"""Test the stream: right pixels in a right order from any number of threads and in any process."""
+"""Test the stream: the right pixels in the right order, from any number of threads and in any process."""
 
 import itertools
 import multiprocessing
@@ -102,7 +102,7 @@ def test_permutations_of_four_are_equally_frequent() -> None:
     expected = 12_000 / 24
     assert len(counts) == 24
     chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
-    assert chi_square < 49.7  # 99.9 % point at 23 degrees of freedom
+    assert chi_square < 49.7  # the 99.9 % quantile for 23 degrees of freedom
 
 
 @given(st.integers(1, N), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]), st.booleans())
@@ -134,7 +134,7 @@ def test_batch_holds_until_the_next_is_asked_for(fake: FakeCache, threads: int) 
     for epoch in range(3):
         for batch in stream.epoch(0, epoch):
             lines = batch.lines.clone()
-            time.sleep(0.005)  # the threads fill whatever they may
+            time.sleep(0.005)  # let the threads fill all that they can
             assert torch.equal(batch.lines, lines)
             assert np.array_equal(batch.images.numpy(), fake.images[SIZE][lines.numpy()])
 
@@ -162,7 +162,7 @@ def test_threads_end_with_the_iterator(fake: FakeCache, threads: int) -> None:
 
 
 def test_cold_reads_give_the_same(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every batch is taken for one that had to wait for the disk, so all of them are requested ahead."""
+    """Treat every batch as one that had to wait for the disk, so that all of them are prefetched."""
     faults = itertools.count()
     expected = lines_of(stream_of(fake.path))
     monkeypatch.setattr(system, "disk_reads", lambda: next(faults))
@@ -209,7 +209,7 @@ np.save({str(tmp_path / "out.npy")!r}, out)
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int) -> None:
-    # A shell has its background jobs ignore interrupts, and the tests may be one.
+    # A shell makes its background jobs ignore interrupts, and the tests may be one.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     stream = stream_of(fake.path, threads=threads)
 
@@ -225,7 +225,7 @@ def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int)
     finally:
         timer.cancel()
         signal.signal(signal.SIGINT, before)
-    # Where the interrupt falls into the end of an epoch, its threads were told to end and may still be about it.
+    # If the interrupt comes at the end of an epoch, its threads have been told to stop but may still be running.
     told = time.monotonic()
     while stream_threads() and time.monotonic() < told + 10:
         time.sleep(0.01)
@@ -233,7 +233,7 @@ def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int)
 
 
 def test_threads_that_open_more_shards_than_they_may_read_right(fake: FakeCache) -> None:
-    """Two shards at most are mapped, so the threads take them away from each other all the time."""
+    """At most two shards are mapped, so the threads constantly evict each other's."""
     stream = stream_of(fake.path, batch_size=4, threads=4)
     stream._reader._most_open = 2
     for epoch in range(20):

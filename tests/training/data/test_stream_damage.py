@@ -1,4 +1,4 @@
-"""No damage of a shard goes unseen by the stream: a flipped bit, garbage, what is missing."""
+"""Test that the stream detects any damage to a shard: flipped bits, garbage and missing data."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ def broken(fake: FakeCache, tmp_path: Path) -> Path:
 
 
 def shard_of(path: Path, uid: str) -> tuple[Path, slice]:
-    """Find a slice's stored bytes by the format's text: the index ends the shard, 8 entries and a CRC."""
+    """Find a slice's stored bytes as the format specifies: the shard ends in an index of 8 entries and a CRC."""
     table = open_cache(path).table
     row = int(table.loc[table["sop_instance_uid"] == uid, "row"].iloc[0])
     file = path / f"images/{SIZE}-0badcafe/c/{row // 8}/0/0/0"
@@ -78,7 +78,7 @@ def test_garbage_is_damage(fake: FakeCache, broken: Path) -> None:
 
 
 def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> None:
-    """blosc does believe it, and may end the process by a read far behind the shard."""
+    """blosc does trust it, and may crash the process by reading far beyond the shard."""
     uid, size = fake.table["sop_instance_uid"][0], 3 * SIZE * SIZE
     file, stored = shard_of(broken, uid)
     content = bytearray(file.read_bytes())

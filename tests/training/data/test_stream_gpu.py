@@ -1,4 +1,4 @@
-"""Test how batches reach a GPU: on one, and with devices and streams that are made up and record the order."""
+"""Test how batches reach a GPU: on a real one, and with fake devices and streams that record the order."""
 
 import ctypes
 import threading
@@ -35,7 +35,7 @@ def stream_of(path: Path, *, pin: bool = False) -> Stream:
 
 
 def wrong(fake: FakeCache, images: list[torch.Tensor], epochs: int) -> int:
-    """How many batches are not those of the epochs' order: one that was filled again agrees with itself."""
+    """Count the batches that differ from the epochs' order; a refilled batch would still be consistent in itself."""
     stream = stream_of(fake.path)
     order = [batch.lines.numpy().copy() for epoch in range(epochs) for batch in stream.epoch(0, epoch)]
     return sum(
@@ -44,7 +44,7 @@ def wrong(fake: FakeCache, images: list[torch.Tensor], epochs: int) -> int:
 
 
 def copied_late(stream: Stream) -> list[torch.Tensor]:
-    """Take two epochs through a GPU whose copies wait 20 ms each, while the host goes on."""
+    """Take two epochs through a GPU whose copies take 20 ms each, while the host continues."""
     kept = []
     for epoch in range(2):
         for batch in on_device(stream.epoch(0, epoch), GPU):
@@ -68,7 +68,7 @@ def test_gpu_gets_something_else_without_the_guard(fake: FakeCache, monkeypatch:
 
 
 class FakeStream:
-    """Work on a device that is done when somebody waits for it, and not before."""
+    """Work on a device that is only done when it is waited for."""
 
     made: ClassVar[list["FakeStream"]] = []
     current: ClassVar[list["FakeStream"]] = []
@@ -102,7 +102,7 @@ class FakeEvent:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """A GPU that is made up: what it copies, it copies as late as it may, from where the host's memory then is."""
+    """A fake GPU that copies as late as possible, from the host's memory as it is then."""
     FakeStream.made.clear()
     FakeStream.current[:] = [FakeStream()]
     true_to = torch.Tensor.to
@@ -149,7 +149,7 @@ def test_without_the_guard_a_late_copy_takes_something_else(
 
 
 def test_a_batch_is_used_after_its_copy(fake: FakeCache, device: torch.device) -> None:
-    """The computing stream waits for the copy of each batch, which is one and brings all of it."""
+    """The compute stream waits for the copy of each batch, which is a single copy of all its parts."""
     computing, copying, expected = FakeStream.current[0], None, stream_of(fake.path).epoch(0, 0)
     arriving = on_device(stream_of(fake.path).epoch(0, 0), device)
     for number, (batch, host) in enumerate(zip(arriving, expected, strict=True)):
@@ -168,7 +168,7 @@ def test_epochs_and_evaluations_share_one_stream_for_copies(fake: FakeCache, dev
 
 
 def test_threads_that_fill_set_their_device(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or those of the second process would open a context on the first GPU."""
+    """Otherwise those of the second process would create a context on the first GPU."""
     seen: list[tuple[str, int]] = []
     true_empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **how: true_empty(*shape, **how))

@@ -1,4 +1,4 @@
-"""Test augmentation: what it does to pixels, and that it depends on the slice and the epoch alone."""
+"""Test augmentation: its effect on pixels, and that it depends only on the slice and the epoch."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def images(n: int, size: int = 16, seed: int = 0) -> torch.Tensor:
 
 
 def test_splitmix64_gives_the_published_numbers():
-    # The first outputs of the reference implementation from state 1234567, whose state grows by the golden gamma.
+    # The first outputs of the reference implementation from state 1234567, which advances by the golden gamma.
     states = np.uint64(1234567) + np.arange(3, dtype=np.uint64) * GOLDEN
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert splitmix64(states).tolist() == expected
@@ -137,12 +137,12 @@ def test_flip_comes_before_the_rotation():
 
 
 def sampled_by_hand(image: np.ndarray, flip: float, angle: float) -> np.ndarray:
-    """Sample one image (C, S, S) bilinearly in float64, pixel by pixel; what comes from outside is 0."""
+    """Sample one image (C, S, S) bilinearly in float64, pixel by pixel, filling with 0."""
     size = image.shape[-1]
     middle = (size - 1) / 2
     padded = np.pad(image.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
     y, x = np.mgrid[:size, :size] - middle
-    # An output pixel comes from where a clockwise turn, y pointing down, takes it; then it is mirrored.
+    # The input position of an output pixel is found by a clockwise turn, with y pointing down, and then mirroring.
     from_x = flip * (np.cos(angle) * x - np.sin(angle) * y) + middle
     from_y = np.sin(angle) * x + np.cos(angle) * y + middle
     from_x, from_y = np.clip(from_x, -1, size), np.clip(from_y, -1, size)
@@ -158,7 +158,7 @@ def sampled_by_hand(image: np.ndarray, flip: float, angle: float) -> np.ndarray:
 
 
 def augmented_by_hand(pixels: np.ndarray, draws: Draws, numbers: np.ndarray, mean: np.ndarray, std: np.ndarray):
-    """Augment in float64, one image and one step after the other, as the documentation of `Augment` has it."""
+    """Augment in float64, one image and one step after the other, as documented for `Augment`."""
     out = []
     for i, image in enumerate(pixels):
         grey = sampled_by_hand(image, draws.flip[i], float(draws.angle[i])) / 255
@@ -173,7 +173,7 @@ def augmented_by_hand(pixels: np.ndarray, draws: Draws, numbers: np.ndarray, mea
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_all_of_it_is_what_float64_says_step_by_step(compiled, monkeypatch):
-    """Compiled without a compiler of kernels: what is traced is what is computed."""
+    """Compile with a backend that runs the traced graph eagerly."""
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda of, **how: compile_function(of, backend="aot_eager", **how))
     config = TrainConfig(brightness=0.3, contrast=0.3, noise_sigma=0.2, rotation_degrees=40, compile=compiled)
@@ -181,7 +181,7 @@ def test_all_of_it_is_what_float64_says_step_by_step(compiled, monkeypatch):
     augment = Augment(config, MEAN, STD, CPU)
     out = augment(pixels, keys, 5)
     expected = augmented_by_hand(pixels.numpy(), draw(config, 5, keys), augment._noise.numpy().astype(float), MEAN, STD)
-    # A position in float32 is off by up to 1e-5 px, and neighbours here differ by up to the whole range.
+    # Positions in float32 are off by up to 1e-5 px, and neighbouring pixels here differ by up to the full range.
     np.testing.assert_allclose(out.numpy(), expected, atol=2e-5 / STD.min(), rtol=0)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert out.dtype == torch.float32
@@ -196,7 +196,7 @@ def test_bfloat16_is_written_where_the_network_computes_in_it():
     out = augment(pixels, keys, 0)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected.bfloat16())
-    for of in (expected, out):  # as convolutions on a GPU want it
+    for of in (expected, out):  # the layout that convolutions on a GPU prefer
         assert of.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -211,7 +211,7 @@ def test_noise_is_normal_and_each_image_has_its_own():
 
 
 def test_large_images_have_noise_of_their_own_too(monkeypatch):
-    """Where an image takes more numbers than are kept for small ones: 2,365 px and more of three channels."""
+    """From 2,365 px with three channels, an image needs more numbers than the table for small images has."""
     monkeypatch.setattr(draws, "NOISE_NUMBERS", 1 << 12)
     config = TrainConfig(**{**vars(PLAIN), "noise_sigma": 0.1, "size_px": 40})
     grey = torch.full((4, 3, 40, 40), 128, dtype=torch.uint8)
@@ -257,7 +257,7 @@ def test_a_label_counts_alone_where_its_image_does():
 def test_mixup_draws_a_beta_share_and_a_partner_by_seed_and_batch():
     config = TrainConfig(mixup_alpha=0.2)
     shares, partners = draw_mixup(config, 7, 20_000)
-    lower = shares[shares < 0.5]  # the distribution is symmetric, and float32 rounds a fiftieth of it to just 1
+    lower = shares[shares < 0.5]  # the distribution is symmetric, and float32 rounds 2 % of it to exactly 1
     assert abs(len(lower) / 20_000 - 0.5) < 0.02
     assert stats.kstest(lower, lambda x: 2 * stats.beta(0.2, 0.2).cdf(x)).pvalue > 1e-4
     np.testing.assert_array_equal(np.sort(partners), np.arange(20_000))

@@ -1,4 +1,4 @@
-"""Test that a first convolution over more channels gives for equal ones what it gave for one."""
+"""Test that a first convolution over more channels gives the same output as before if they are identical."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Test that an exported network gives the probabilities of its run, at any batch size."""
+"""Test that an exported network gives the same probabilities as its run, at any batch size."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Cache]:
-    """A run of a small network with weights as they come, and its cache."""
+    """A run of a small network with random weights, and its cache."""
     folder = tmp_path_factory.mktemp("export")
     cache = open_cache(write_cache(folder / "cache.zarr", patients=4, slices=3, sizes=(SIZE,)).path)
     config = TrainConfig(model="mobilenet_v3_small", weights="none", size_px=SIZE)

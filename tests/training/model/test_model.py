@@ -1,4 +1,4 @@
-"""Test the network, its widths, and the ways that weights come into it."""
+"""Test the network, its widths, and the ways to load weights into it."""
 
 import urllib.error
 

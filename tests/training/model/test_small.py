@@ -1,4 +1,4 @@
-"""Check the backbone of small images: what it sees, what it costs, and that its maps stay fine."""
+"""Test the backbone for small images: its features, its cost, and the resolution of its maps."""
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ def test_a_run_builds_it():
 def test_every_weight_learns():
     torch.manual_seed(0)
     net = build_model(SMALL, 6)
-    for module in net.modules():  # the blocks' last norms begin at 0, which hides what stands before them
+    for module in net.modules():  # the last norm of each block starts at 0, which blocks gradients to earlier layers
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     net(torch.rand(4, 3, 96, 96), torch.rand(4)).square().sum().backward()

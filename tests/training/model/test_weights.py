@@ -1,4 +1,4 @@
-"""Test that weight files of others are recognised by what they hold, and what is said of them."""
+"""Test that foreign weight files are recognised by their content, and how they are described."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def served() -> models.ResNet:
 
 
 def rad_imagenet(net: models.ResNet) -> nn.Module:
-    """Return a network whose names are those of RadImageNet's files: an nn.Sequential without the classifier."""
+    """Return a network with the names in RadImageNet's files: an nn.Sequential without the classifier."""
     holder = nn.Module()
     holder.backbone = nn.Sequential(*list(net.children())[:-1])
     return holder
@@ -88,7 +88,7 @@ def test_other_windows_get_a_first_kernel_made_for_them(served: models.ResNet, t
 
 
 def test_a_model_that_reads_no_file_without_a_version_reads_one(tmp_path: Path) -> None:
-    """MNASNet, from what torchvision publishes and from a file that keeps tensors alone."""
+    """MNASNet, from torchvision's published file and from a file with only tensors."""
     served = models.mnasnet0_5(weights=None).state_dict()
     for number, state in enumerate((served, dict(served))):
         path = tmp_path / f"{number}.pth"

@@ -1,4 +1,4 @@
-"""Give the tests of runs a cache and a run that nobody disturbed."""
+"""A cache and an uninterrupted run for the tests of runs."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def cache_path(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, cache_path):
-    """A run of 2 epochs of 5 steps that nobody killed."""
+    """An uninterrupted run of 2 epochs of 5 steps."""
     path = tmp_path_factory.mktemp("runs") / "undisturbed"
     process = spawn(path, cache_path, settings(), checkpoint_every=1)
     process.join()

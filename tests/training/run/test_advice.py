@@ -1,4 +1,4 @@
-"""Messages of `train` that name a command or an option: each is called up and followed by its own words."""
+"""Test messages of `train` that suggest a command or an option: trigger each, and follow it to the letter."""
 
 import re
 import shlex
@@ -24,12 +24,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may spoil."""
+    """A copy of the run that a test may damage."""
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
 def follow(line: str) -> None:
-    """Give the `train` command that a message ends in."""
+    """Run the `train` command at the end of a message."""
     found = re.search(r"(train (?:run|evaluate) [^;]*?)(?:;|$)", line)
     assert found, line
     result = train(*shlex.split(found[1])[1:], *CPU)

@@ -1,4 +1,4 @@
-"""Test checkpoints that are written while training goes on: what they hold, when they wait, how they fail."""
+"""Test checkpoints that are written in the background: their content, when they wait, and how they fail."""
 
 import os
 import threading
@@ -34,7 +34,7 @@ def run(tmp_path, cache_path):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Writing that begins when the event is set."""
+    """Hold back writing until the event is set."""
     go_on, true_save = threading.Event(), checkpoints.save_checkpoint
 
     def later(*arguments):
@@ -59,7 +59,7 @@ def test_a_checkpoint_holds_what_was_when_it_was_asked_for(run, held):
     of.optimizer["state"][0]["exp_avg"].fill_(2)
     of.optimizer["param_groups"][0]["lr"] = 2
     of.progress.step = 2
-    assert not list_checkpoints(run)  # training goes on meanwhile
+    assert not list_checkpoints(run)  # training continues in the meantime
     held.set()
     writer.close()
     found = load_checkpoint(run)
@@ -79,7 +79,7 @@ def test_layouts_of_weights_are_kept(run):
 
 
 class Versioned(nn.Module):
-    """A module that notes the version of what it is loaded from, as those do that have had other tensors before."""
+    """A module that records the version of the state it is loaded from, like modules whose tensors have changed."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +100,7 @@ def test_versions_of_modules_are_kept_with_their_tensors(run, monkeypatch):
     load_own(net, found.model)
     load_own(net, found.ema)
     load_exactly(net, run.weights)
-    load_own(net, dict(net.state_dict()))  # what has no version is of this release
+    load_own(net, dict(net.state_dict()))  # without a version, it is assumed to be the current one
     assert net[0].seen == [2, 2, 2, 3]
 
 
@@ -118,7 +118,7 @@ def test_the_next_one_waits_for_the_one_before(run, held):
 
 
 def test_a_disk_that_answers_late_delays_no_step(run, cache_path, monkeypatch):
-    """Neither log, weights nor checkpoint of the first epoch are on it when the second one's first step is taken."""
+    """No log, weights or checkpoint of the first epoch is on disk when the second epoch takes its first step."""
     answers, true_fsync, true_step, asked = threading.Event(), os.fsync, loop.train_step, []
 
     def late(file):
@@ -155,7 +155,7 @@ def test_one_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, cache_pat
 
 
 def test_no_checkpoint_counts_on_weights_that_were_not_written(tmp_path, cache_path, monkeypatch):
-    """Resumed it would take a later epoch for no better, and end without the best weights."""
+    """After resuming, it would consider a later epoch no better, and end without the best weights."""
 
     def full(path, write):
         if path.name == "weights.safetensors":
@@ -177,7 +177,7 @@ def test_no_checkpoint_counts_on_weights_that_were_not_written(tmp_path, cache_p
 
 @pytest.mark.parametrize(("under_way", "raised"), [(Stopped, RunError), (ZeroDivisionError, ZeroDivisionError)])
 def test_a_run_that_stops_does_not_say_that_it_can_go_on(run, cache_path, monkeypatch, under_way, raised):
-    """Where the checkpoint failed; an error that ended the run before it says more."""
+    """If the checkpoint failed; an earlier error that ended the run is reported instead."""
     monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
     watch = Watch(run, open_cache(cache_path), HERE, Progress(), 1)
     watch.save(checkpoint_of(1, step=1), keep=3)
@@ -197,7 +197,7 @@ def test_the_end_of_a_run_waits(run, cache_path, held):
 
 
 def test_a_digest_outlives_another_writer_between_its_two_names(run, monkeypatch):
-    """log.csv is synced while the checkpoint has its digest and not yet its name."""
+    """log.csv is synced while the digest of the checkpoint is recorded but the file is not renamed yet."""
     true_accept = checkpoints.write_atomically.__globals__["accept"]
 
     def accept_and_sync(root, path, new):

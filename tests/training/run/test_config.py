@@ -1,4 +1,4 @@
-"""Test that settings read back exactly, and that a wrong one is named."""
+"""Test that settings can be read back exactly, and that a wrong one is named."""
 
 import dataclasses
 import json

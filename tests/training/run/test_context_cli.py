@@ -1,4 +1,4 @@
-"""Test runs whose network sees the neighbours, as a user calls them."""
+"""Test runs whose network sees neighbouring slices, as a user would."""
 
 import json
 from pathlib import Path

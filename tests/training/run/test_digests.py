@@ -1,4 +1,4 @@
-"""Flip bits in a run's folder, hold it for two trainers, and fill the disk: one line each."""
+"""Test flipped bits in a run's folder, two trainers of one run, and a full disk: one-line errors for each."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ from training.run.digests import FILE, begin, check, write_atomically
 from training.run.log import Log
 from training.run.owner import owned
 
-# What each file's reader is called by, and the words that it must say about the way out.
+# For each file, the command that reads it, and the remedy that its message must give.
 READERS = {
     "settings.json": (["evaluate", "--device", "cpu", "--run"], "restore it"),
     "split.csv": (["report", "--run"], "restore it, or start a new run"),
@@ -103,7 +103,7 @@ def test_a_kill_between_digest_and_file_leaves_a_file_that_is_accepted(tmp_path,
     (tmp_path / "a").write_bytes(b"other")
     with pytest.raises(RunError, match="a: is damaged"):
         check(tmp_path / "a", "")
-    (tmp_path / FILE).unlink()  # nobody keeps digests here
+    (tmp_path / FILE).unlink()  # without digests
     check(tmp_path / "a", "")
 
 
@@ -120,7 +120,7 @@ def test_a_run_has_one_trainer_and_the_second_learns_who_it_is(finished):
     finally:
         holder.kill()
         holder.wait()
-    with owned(finished):  # the lock died with its process
+    with owned(finished):  # the lock was released when its process died
         pass
 
 
@@ -139,7 +139,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number
     path, fsync = tmp_path / "run", os.fsync
 
     def full(descriptor):
-        begun = name != ".digests.json" or (path / "settings.json").exists()  # before it, the same command goes on
+        begun = name != ".digests.json" or (path / "settings.json").exists()  # earlier, the same command is repeated
         if begun and Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(name):
             raise OSError(number, os.strerror(number))
         return fsync(descriptor)
@@ -156,7 +156,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number
 
 @pytest.mark.parametrize("bytes_taken", [0, 64, 4096])
 def test_a_checkpoint_that_the_disk_takes_half_of_is_one_line_and_leaves_nothing_partial(bytes_taken, tmp_path):
-    """torch.save then has an error of its own."""
+    """torch.save then raises its own error."""
     begin(tmp_path)
     content = {"a": torch.zeros(10_000)}
     with limited(bytes_taken), pytest.raises(NotWrittenError, match=r"a\.pt: cannot be written \(File too large\)"):
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_the_disk_takes_half_of_is_one_line_and_leaves_nothing
 
 @contextlib.contextmanager
 def limited(most_bytes):
-    """Have the system take so many bytes of each file."""
+    """Limit the size of each file to this many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
     try:
@@ -201,7 +201,7 @@ def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
 
 @pytest.mark.parametrize(("lines", "act"), [(5000, Log.flush), (50, Log.flush), (50, Log.close)])
 def test_a_log_that_the_disk_does_not_take_names_its_file_wherever_it_is_noticed(lines, act, tmp_path):
-    """When the buffer is full, on flushing, and on closing."""
+    """Whether it is when the buffer is full, on flushing, or on closing."""
     log = Log(tmp_path / "log.csv")
     log.flush()
 

@@ -1,4 +1,4 @@
-"""Test what exact resume asks of compiled code and of several processes."""
+"""Test the requirements of exact resume for compiled code and for several processes."""
 
 import contextlib
 import functools
@@ -34,12 +34,12 @@ def cache_path(tmp_path_factory):
 
 @pytest.mark.parametrize("stopped_after", [0, 3])
 def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_path, monkeypatch, stopped_after):
-    """With dynamic shapes the second batch size replaces the first one's code, for those alone who met both."""
+    """With dynamic shapes, the second batch size would replace the first's code in processes that have seen both."""
     codes = []
 
     def note(module, inputs):
         codes.append(module)
-        assert all(isinstance(value, torch.Tensor) for value in inputs)  # a dynamic size is an input of its own
+        assert all(isinstance(value, torch.Tensor) for value in inputs)  # a dynamic size would be a separate input
         return module.forward
 
     compile_net = torch.compile
@@ -53,7 +53,7 @@ def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_
     learner.progress.batches = stopped_after
     with Watch(run, cache, HERE, learner.progress, setup.schedule.total_steps) as watch:
         train_epoch(setup, learner, watch, lambda: False)
-        # Of each size one for the augmentation and one for the network.
+        # For each size, one for the augmentation and one for the network.
         assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
         before = len(codes)
         validate(setup, learner, watch, lambda: False)
@@ -65,7 +65,7 @@ def reached(learner, step):
 
 
 def stopped_and_resumed(rank, count, port, path, cache_path, stop_at):
-    """Be one of `count` processes: train an epoch, stopped after `stop_at` steps and resumed, or in one go for 0."""
+    """Act as one of `count` processes: train an epoch, stopped after `stop_at` steps and resumed; 0 does not stop."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -116,7 +116,7 @@ def test_the_exchange_is_settled_without_code_of_its_own(tmp_path, cache_path, m
         model = prepare(setup, start(setup))
         assert not codes
         model(torch.zeros(2, 3, 32, 32), torch.zeros(2))
-    assert codes  # which is what would have been seen
+    assert codes  # shows that compiled code is detected
 
 
 def test_position_and_head_compute_in_float32_under_autocast():
@@ -128,7 +128,7 @@ def test_position_and_head_compute_in_float32_under_autocast():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = net(features, z_norm)
     assert logits.dtype == torch.float32
-    assert len(logits[:, 0].unique()) > 290  # in bf16 there are a handful between 0.98 and 1
+    assert len(logits[:, 0].unique()) > 290  # bf16 has only a few values between 0.98 and 1
 
 
 def test_weight_decay_is_for_the_weights_of_layers_alone():

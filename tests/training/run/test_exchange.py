@@ -1,4 +1,4 @@
-"""Test that each process gets the partners that it wants, and that nothing else travels."""
+"""Test that each process receives the partners that it requested, and that nothing else is sent."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def test_every_row_comes_to_whom_wants_it_and_travels_once(size, count, random):
     rows = np.arange(size) * 10
     of = [dataclasses.replace(HERE, rank=rank, count=count) for rank in range(count)]
     plans, own = [each.plan(wanted) for each in of], [each.part(rows) for each in of]
-    # What all_to_all does, by hand: process s sends its d-th stretch to process d.
+    # all_to_all by hand: process s sends its d-th section to process d.
     stretches = [np.split(own[s][plans[s].order], np.cumsum(plans[s].sends)[:-1]) for s in range(count)]
     for d, plan in enumerate(plans):
         assert [len(stretches[s][d]) for s in range(count)] == plan.receives

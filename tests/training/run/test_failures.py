@@ -1,4 +1,4 @@
-"""Test what ends a run within a step: a loss that is not finite, and too little memory."""
+"""Test errors that end a run within a step: a loss that is not finite, and too little memory."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
         monkeypatch.setattr(watch, "saw_batch", saw)
         with pytest.raises(RunError, match=r"step 4: .*not finite"):
             loop.train_epoch(setup, learner, watch, lambda: False)
-    # The look came a step later (the one before it at the end of the warm-up); neither step has touched the weights.
+    # It was noticed a step later (the previous check was at the end of the warm-up); neither step changed the weights.
     assert len(seen) == 5
     for name, tensor in learner.net.named_parameters():
         assert torch.equal(tensor, before[name]), name

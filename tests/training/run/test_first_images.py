@@ -1,4 +1,4 @@
-"""Test what TensorBoard shows of a run: its first images as augmentation leaves them, rates, norms, images/s."""
+"""Test what a run logs to TensorBoard: its first images after augmentation, learning rates, norms, images/s."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def test_tensorboard_has_a_first_batch_and_every_figure_of_a_step(tmp_path):
     config = settings(epochs=1, noise_sigma=0.0)
     run = train(tmp_path / "run", cache_path, config, loggers=("tensorboard",))
     plain = train(tmp_path / "plain", cache_path, config, loggers=())
-    assert run.weights.read_bytes() == plain.weights.read_bytes()  # looking changes nothing
+    assert run.weights.read_bytes() == plain.weights.read_bytes()  # logging does not change the result
     kept = EventAccumulator(str(run.path / "tensorboard"))
     kept.Reload()
     assert {"loss", "learning_rate", "gradient_norm", "images_per_s"} <= set(kept.Tags()["scalars"])

@@ -1,4 +1,4 @@
-"""Run every part of the GPU benchmark small on the CPU, so that it runs where there is a GPU."""
+"""Run every part of the GPU benchmark on the CPU at a small size, to make sure that it will run on a GPU."""
 
 import json
 import math
@@ -57,20 +57,20 @@ def test_every_part_runs_small_and_its_lines_are_kept(tmp_path):
         assert any(part in (check["part"], "any") and said in check["name"] for part, said in explained), check
     names = [check["name"] for check in content["checks"]]
     unsaid = {said for _, said in explained if not any(said in name for name in names)}
-    # Those of the parts left out here, and what nvidia-smi says.
+    # Those of the parts left out here, and the output of nvidia-smi.
     assert unsaid == {"tests marked gpu", "killed and resumed", "the run to be killed was", "clock, power, temperature"}
     assert sum("FAIL" in line for line in done.output.splitlines()) == 1  # the count, in the last line
 
 
 def lines_of_the_page():
-    """Return part and line of each row of the page's table of lines."""
+    """Return the part and the line of each row in the page's table of lines."""
     table = (gpu.ROOT / "docs/gpu.md").read_text().split("| part | line | what it says |\n|---|---|---|\n")[1]
     rows = table.split("\n\n")[0].splitlines()
     return [tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows]
 
 
 class Started:
-    """A process as `subprocess.Popen` has it, quicker to start."""
+    """A process with the interface of `subprocess.Popen` that starts faster."""
 
     def __init__(self, run, plan, way, kill_at):
         self.process = SPAWNED.Process(target=repeats.train, args=(run, plan, way, kill_at))
@@ -133,7 +133,7 @@ def test_what_is_compiled_has_batches_of_one_size(model):
         sizes = {schedule.images_in_batch(batch) for batch in range(schedule.batches)}
         assert len(sizes) == 1 or not compiled
         taken = model.load.rounds * (model.load.warm + model.load.steps) + 16  # and those under the profiler
-        assert taken <= schedule.batches  # or the stream would begin anew within what is timed
+        assert taken <= schedule.batches  # otherwise the stream would restart while it is timed
 
 
 def test_gaps_are_those_in_which_no_kernel_runs():

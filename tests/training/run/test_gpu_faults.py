@@ -1,4 +1,4 @@
-"""Test what the GPU benchmark makes of faults: what raises, hangs, waits, or gives no number."""
+"""Test how the GPU benchmark reports faults: parts that raise, hang, wait for the device, or return NaN."""
 
 import contextlib
 import json
@@ -101,7 +101,7 @@ def test_what_hangs_with_the_gil_is_ended_too(tmp_path):
 
 
 def test_a_wait_of_the_host_is_said_with_its_lines(monkeypatch):
-    """Where an operation waits for a GPU PyTorch raises, or warns, by the mode that is set."""
+    """PyTorch raises or warns, depending on its mode, if an operation waits for a GPU."""
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(syncs, "wait", lambda _: None)

@@ -1,4 +1,4 @@
-"""Test what the network sees of a batch, and that nothing but the batch goes to the device for it."""
+"""Test the network's inputs for a batch, and that nothing but the batch is sent to the device for them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Train on labels of whole series and on readers' votes, and check at which level they are scored."""
+"""Train on series-level labels and on readers' votes, and check the level at which they are scored."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_runs_on_labels_of_whole_series_compare(tmp_path):
         assert result.exit_code == 0, result.output
     compared = train("compare", tmp_path / "a", tmp_path / "b")
     assert compared.exit_code == 0, compared.output
-    # Validation chooses the weights at the level of the labels.
+    # The best weights are chosen on the validation set at the level of the labels.
     log = pd.read_csv(tmp_path / "a" / "log.csv")
     scores = json.loads((tmp_path / "a" / "scores_validation.json").read_text())
     assert log["weighted_log_loss"].dropna().tolist() == [pytest.approx(scores["weighted_log_loss"], rel=1e-6)]

@@ -1,4 +1,4 @@
-"""Test training: it learns, logs, keeps and scores its best weights, and depends on the seed alone."""
+"""Test training: it learns, logs, keeps and scores its best weights, and depends only on the seed."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_the_named_models_train_a_step(tmp_path, cache_path, model, size_px):
 
 
 def test_the_log_has_every_step_and_epoch(undisturbed):
-    # The parser of pandas 2 is off by a bit in some numbers; Python's is exact.
+    # The parser of pandas 2 gets the last bit of some numbers wrong; Python's is exact.
     log = pd.read_csv(undisturbed.log, converters={"learning_rate": lambda text: float(text or "nan")})
     assert tuple(log.columns) == LOG_COLUMNS
     train_lines, validation = (log[log["split"] == subset] for subset in ("train", "validation"))
@@ -88,7 +88,7 @@ def test_the_seed_decides_the_run(tmp_path, cache_path, undisturbed):
 def test_rows_do_not_decide_the_run(tmp_path, undisturbed):
     moved = write_cache(tmp_path / "c.zarr", patients=10, slices=5, row_seed=5, rows_per_shard=4).path
     run = train(tmp_path / "run", moved, settings())
-    got, expected = load_file(run.weights), load_file(undisturbed.weights)  # the file names the commit, which differs
+    got, expected = load_file(run.weights), load_file(undisturbed.weights)  # only the commit in the metadata differs
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 

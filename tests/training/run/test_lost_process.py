@@ -1,4 +1,4 @@
-"""Test what is said where a process is lost, or the number of processes is another one."""
+"""Test the messages after a process is lost, and when the number of processes has changed."""
 
 import dataclasses
 import os
@@ -80,7 +80,7 @@ def test_a_run_does_not_go_on_with_another_number_of_processes(tmp_path):
     assert "\n" not in str(error.value)
     loop.check_same_count(run, HERE)
     fresh, _ = begin(tmp_path / "fresh", cache_path, settings(epochs=1), HERE)
-    loop.check_same_count(fresh, two)  # has no step to be true to
+    loop.check_same_count(fresh, two)  # has not taken a step yet
 
 
 def test_a_single_image_of_a_single_pixel_is_one_line(tmp_path):

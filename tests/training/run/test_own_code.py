@@ -1,4 +1,4 @@
-"""Test models, augmentations and losses of the user's own, and `training.fit`, which takes them."""
+"""Test the user's own models, augmentations and losses, and `training.fit`, which takes them."""
 
 import importlib
 import json
@@ -112,7 +112,7 @@ def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path
 def test_code_that_a_run_names_is_said_before_it_is_imported(
     fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stranger's run names a module: which file that is stands on stderr first, and a file of the run is refused."""
+    """The file of a module that an untrusted run refers to is printed first, and rejected if it is in the run."""
     run = tmp_path / "run"
     begin(run, fake.path, tiny_run.settings(), tiny_run.HERE)
     document = json.loads((run / "settings.json").read_text())

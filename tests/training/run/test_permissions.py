@@ -1,4 +1,4 @@
-"""What others may read of a run and of copies is what the umask says; what an error says is one short line."""
+"""Test that runs and copies have the permissions of the umask, and that an error is one short line."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Check the presets: each is a run's settings, and what a command names itself wins over them."""
+"""Test the presets: each is a valid group of settings, and options on the command line override it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Test what `train` says: before a run, epoch by epoch, at its end, and in the exported file."""
+"""Test the output of `train`: before a run, after each epoch, at its end, and in the exported file."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def end_after_an_epoch():
 
 
 def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_back_in_a_pipe(tmp_path):
-    """The process ends as by a power cut after its first epoch: what it has held back is lost."""
+    """The process ends without flushing after its first epoch, so that buffered output is lost."""
     many = write_cache(tmp_path / "many.zarr", patients=30, slices=5).path
     options = ["run", "--cache", many, "--out", tmp_path / "run", *QUICK, "--epochs", 3]
     code, out, errors = commands.start(tmp_path / "said", *options, before=end_after_an_epoch).end()

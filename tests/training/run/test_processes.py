@@ -1,4 +1,4 @@
-"""Test that every probability and score is the same, to the bit, at 1, 2 and 4 processes."""
+"""Test that every probability and score is bit-identical with 1, 2 and 4 processes."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def in_process(rank: int, count: int, port: int, run: Path, cache: Path) -> None
 
 
 def files_of(count: int, run: Path, cache: Path) -> dict[str, bytes]:
-    """Return what `count` processes wrote: scores, predictions, thresholds and calibration."""
+    """Return the files written by `count` processes: scores, predictions, thresholds and calibration."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -50,7 +50,7 @@ def files_of(count: int, run: Path, cache: Path) -> dict[str, bytes]:
 
 
 def test_every_file_is_the_same_at_1_2_and_4_processes(tmp_path: Path) -> None:
-    """Of validation and test with TTA, where a process has a short last batch, or none."""
+    """Evaluate validation and test with TTA, in which a process has a short last batch, or none."""
     cache = write_cache(tmp_path / "cache.zarr", patients=12, slices=5).path
     config = settings(epochs=1, batch_size=6, split_fractions=(0.35, 0.4, 0.25))
     run = train(tmp_path / "run", cache, config).path
@@ -59,7 +59,7 @@ def test_every_file_is_the_same_at_1_2_and_4_processes(tmp_path: Path) -> None:
     assert slices == [25, 15]  # 5 batches and 3, the last ones short
     scores = json.loads(alone["scores_test_tta.json"])
     assert {"classes", "intervals", "at_threshold", "calibrated"} <= scores.keys()
-    # A view alone scores as the run does that looks at the slices as they are.
+    # The first view alone scores the same as an evaluation without TTA.
     plain = evaluate(open_run(run), open_cache(cache), "test", runtime(), HERE, tta=False)
     assert tuple(scores["views"]) == VIEWS
     assert scores["views"][VIEWS[0]] == pytest.approx(plain["weighted_log_loss"], abs=1e-12)

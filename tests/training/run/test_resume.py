@@ -1,4 +1,4 @@
-"""Test that a run that was killed or stopped goes on to the bit, from its newest checkpoint alone."""
+"""Test that a killed or stopped run resumes bit by bit from just its newest checkpoint."""
 
 import dataclasses
 import os
@@ -31,8 +31,8 @@ def same_outcome(a, b):
     pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
-# The run has some 60 fsyncs and renames: these lie in its first checkpoint, in later ones, in the keeping of the best
-# weights, and between the removal of an old checkpoint and the next.
+# The run has about 60 fsyncs and renames: these are in its first checkpoint, in later ones, in saving the best weights,
+# and between the removal of an old checkpoint and the next.
 @pytest.mark.parametrize("kill_at", [3, 8, 13, 22, 35, 50])
 def test_killed_at_a_write_and_resumed_equals_undisturbed(tmp_path, cache_path, undisturbed, kill_at):
     process = spawn(tmp_path / "run", cache_path, settings(), kill_at, checkpoint_every=1)

@@ -1,4 +1,4 @@
-"""Test a run's folder: what is written reads back, and what does not fit is refused."""
+"""Test a run's folder: its files can be read back, and anything that does not fit is rejected."""
 
 import contextlib
 import dataclasses
@@ -88,7 +88,7 @@ def test_no_run_and_damaged_settings_are_named(tmp_path, run):
     file.write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"settings\.json: is damaged: its SHA-256 is not the one in"):
         open_run(run.path)
-    (run.path / "digests.json").unlink()  # nothing is checked any more
+    (run.path / "digests.json").unlink()  # from here on nothing is checked
     with pytest.raises(RunError, match="did you mean batch_size"):
         open_run(run.path)
     file.write_text("{")
@@ -168,7 +168,7 @@ def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache
 
 
 def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch):
-    """The program itself, where it runs from a folder."""
+    """This package itself, if it runs from a folder without being installed."""
 
     def version_of(name):
         if name == "ich-cache":
@@ -182,10 +182,10 @@ def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch)
 
 
 def test_two_commands_do_not_make_one_run(cache, tmp_path):
-    """The second comes while the first writes, and after it; what a killed one has left is in nobody's way."""
+    """The second starts while the first is writing, and after it; leftovers of a killed one are ignored."""
     path, subsets = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
     path.mkdir()
-    (path / ".owner.lock").touch()  # killed as soon as it held the folder
+    (path / ".owner.lock").touch()  # killed right after locking the folder
     with new_folder(path):
         with pytest.raises(RunError, match="makes a new run there; wait for it, or stop it"), new_folder(path):
             pass

@@ -1,4 +1,4 @@
-"""Test that a run in several processes is the same as in one, that one of them writes, and what each compiles."""
+"""Test that a run in several processes gives the same as in one, that only one writes, and what each compiles."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 
 
 def changes_below(folder):
-    """Return a list to which the interpreter adds what this process writes, moves, makes or removes below a folder."""
+    """Return a list to which an audit hook adds everything that this process writes, moves or removes in a folder."""
     seen, root = [], str(folder)
 
     def note(event, arguments):
@@ -43,7 +43,7 @@ def changes_below(folder):
 
 
 def in_process(rank, count, port, path, cache_path, config, queue):
-    """Be one of `count` processes as torchrun starts them: one batch's gradient, one training, one evaluation."""
+    """Act as one of `count` processes under torchrun: one batch's gradient, one training, one evaluation."""
     torch.set_num_threads(1)
     changes = changes_below(path)
     os.environ.update(
@@ -105,13 +105,13 @@ def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_p
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, cache_path):
-    """What a run in two processes gave, and its folder."""
+    """The results of a run in two processes, and its folder."""
     path = tmp_path_factory.mktemp("runs") / "2"
     return run_in_processes(2, path, cache_path, settings(epochs=1, batch_size=12)), path
 
 
 def test_one_process_writes(two):
-    """The other one would have ended in an error; what this one did shows that it would have been seen."""
+    """The other would fail on writing; the changes of this one show that writes are detected."""
     changes, path = two[0][4], two[1]
     assert {Path(name).relative_to(path).as_posix().removeprefix(".").removesuffix(".partial") for name in changes} >= {
         "weights.safetensors",
@@ -123,7 +123,7 @@ def test_one_process_writes(two):
 
 
 def test_processes_score_validation_with_the_same_statistics_of_norms(two, cache_path):
-    """Each process has its own after a step, and a slice's score must not depend on who looks at it."""
+    """Each process has its own after a step, but the score of a slice must not depend on its process."""
     lines, probabilities = two[0][2:4]
     run, cache = open_run(two[1]), open_cache(cache_path)
     subset = lines_of(run, cache, "validation")
@@ -134,7 +134,7 @@ def test_processes_score_validation_with_the_same_statistics_of_norms(two, cache
 
 
 def test_two_and_four_processes_equal_one(tmp_path, cache_path):
-    # 35 training slices make five batches of 7, which divide neither by two nor by four.
+    # 35 training slices make five batches of 7, which is divisible neither by two nor by four.
     config = settings(model="squeezenet1_1", dropout=0.0, epochs=1)
     loss, gradients, lines, probabilities, _ = run_in_processes(1, tmp_path / "1", cache_path, config)
     np.testing.assert_array_equal(lines, np.arange(50))

@@ -1,4 +1,4 @@
-"""Test a step: what is decayed, accumulated, frozen and averaged."""
+"""Test a step: weight decay, accumulation, frozen backbones and averaging."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
 
 
 def test_averaging_is_one_call_a_type(monkeypatch):
-    """With several types in a call a GPU would copy one tensor after the other."""
+    """With several dtypes in a call, a GPU would copy tensors one by one."""
     calls, copy = [], torch._foreach_copy_
     monkeypatch.setattr(torch, "_foreach_copy_", lambda to, of: calls.append(to) or copy(to, of))
     ema, net = (torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(2)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Train with one, two and three subsets, as the message about too few patients advises."""
+"""Train with one, two and three subsets, as the message about too few patients suggests."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Test the command `train` as a user calls it: what it writes, what it refuses, and its exit codes."""
+"""Test the command `train` as a user would: the files it writes, the input it rejects, and its exit codes."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def train(*arguments):
 
 
 def refused(*arguments):
-    """Call a command that must fail by one line on stderr, and return the line; stdout may say what it began."""
+    """Call a command that must fail with one line on stderr, and return the line; there may be output on stdout."""
     result = train(*arguments)
     assert result.exit_code == 1, result.output
     (line,) = result.stderr.splitlines()
@@ -126,7 +126,7 @@ def test_predict_keeps_the_order_of_the_sample(run, cache, tmp_path, monkeypatch
     assert kept["ID"].tolist() == shuffled["ID"].tolist()
     np.testing.assert_array_equal(kept["Label"], whole.set_index("ID").loc[kept["ID"], "Label"])
     pd.concat([shuffled, pd.DataFrame({"ID": ["ID_strange_any"], "Label": [0.5]})]).to_csv(sample, index=False)
-    monkeypatch.setattr("training.cli.bodies.predict.run_predictions", None)  # the sample is looked at before
+    monkeypatch.setattr("training.cli.bodies.predict.run_predictions", None)  # the sample is checked before predicting
     assert "ID_strange_any" in refused("predict", *options)
 
 
@@ -231,7 +231,7 @@ def test_torchrun_trains_with_two_processes(cache, run, tmp_path):
     command = [*launcher, "-m", "training", "run", "--cache", str(cache), "--out", str(path), *QUICK]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # Batch norm sees half a batch in each process, so only what comes before the first step is the same.
+    # Batch norm sees half a batch in each process, so only the values before the first step are the same.
     alone, together = (pd.read_csv(folder / "predictions_test.csv") for folder in (run, path))
     assert together["image_id"].tolist() == alone["image_id"].tolist()
     assert (path / "split.csv").read_bytes() == (run / "split.csv").read_bytes()

@@ -1,4 +1,4 @@
-"""Train on caches of one, two and four windows, as the command line does, to the exported file."""
+"""Train on caches with one, two and four windows by the command line, through to the exported file."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A cache at an address whose store fails as a test wants."""
+"""A cache at an address whose store can be made to fail."""
 
 import shutil
 from collections.abc import Iterator

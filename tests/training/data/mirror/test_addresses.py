@@ -1,4 +1,4 @@
-"""Commands take an address, and say in one line what is wrong with it."""
+"""Test that commands accept an address, and report what is wrong with it in one line."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def train(*arguments: object) -> tuple[int, list[str]]:
-    """Call the command `train`; return its exit code and what it says on stderr."""
+    """Call the command `train`; return its exit code and its stderr."""
     torch.set_num_threads(1)
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
     return result.exit_code, result.stderr.splitlines()

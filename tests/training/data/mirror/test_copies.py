@@ -1,4 +1,4 @@
-"""A cache elsewhere is read by way of local copies: what is read is copied, once."""
+"""Test that a remote cache is read through local copies, and that only files that are read are copied, once."""
 
 import shutil
 from collections import Counter

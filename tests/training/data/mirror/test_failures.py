@@ -1,4 +1,4 @@
-"""A store that stumbles, a network that is lost, a full disk, damaged copies: one line, and the next run goes on."""
+"""Test transient errors, a lost network, a full disk and damaged copies: one-line errors, and the next run resumes."""
 
 import errno
 import os

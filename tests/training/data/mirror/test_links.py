@@ -1,4 +1,4 @@
-"""Test that copies are written below their folder only, whatever links somebody has put there."""
+"""Test that copies are never written outside their folder, even if somebody has put links there."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from training.errors import CacheError
 
 
 def copied_folder(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A cache, and copies of its table, and the folder that they lie in."""
+    """A cache, the copy of its table, and the folder of the copies."""
     cache = write_cache(tmp_path / "cache.zarr", patients=2).path
     open_cache(cache, local_copy=tmp_path / "copies")
     (folder,) = (tmp_path / "copies").glob("cache.zarr-*/tables")

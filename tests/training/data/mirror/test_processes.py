@@ -1,4 +1,4 @@
-"""Processes share the copies of a cache, and a killed one is in nobody's way."""
+"""Test that processes share the copies of a cache, and that a killed one does not block the others."""
 
 import multiprocessing
 import os
@@ -73,7 +73,7 @@ def test_a_killed_process_is_in_nobodys_way(fake: FakeCache, address: str, tmp_p
 
 
 def test_many_writers_of_one_file_fetch_it_once(address: str, tmp_path: Path, store: type[FaultyStore]) -> None:
-    """Threads, each with a mirror of its own, as several streams of a process have."""
+    """Several threads, each with a separate mirror, as for several streams in one process."""
     name = f"images/{SIZE}-0badcafe/c/0/0/0/0"
     store.delay_s = 0.02
     together = threading.Barrier(20)
