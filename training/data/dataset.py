@@ -122,7 +122,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Return the items of a batch, decoded together; their memory is reused once they are all released."""
         which = np.asarray(indices, np.int64)
         if len(which) and not -len(self) <= which.min() <= which.max() < len(self):
-            raise IndexError(f"the dataset has {len(self)} slices")
+            raise IndexError(f"index out of range: the dataset has {len(self)} slices")
         which = which % max(1, len(self))
         images = self._read(which)
         shown = images if self._transform is None else [self._transform(image) for image in images]

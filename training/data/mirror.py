@@ -184,7 +184,7 @@ def open_files(address: str, copies: Path | None) -> Folder | Mirror:
     if copies is not None:
         return Mirror(address.rstrip("/"), copies)
     if "://" in address:
-        raise CacheError(f"{address}: is read through copies on a local disk; say where to keep them: --local-copy DIR")
+        raise CacheError(f"{address}: is read through copies on a local disk; give a folder for them: --local-copy DIR")
     return Folder(address)
 
 

@@ -53,7 +53,7 @@ def split_patients(
         whole = counted(patients.sum(), "patient")
         raise ConfigError(
             f"split: {whole}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
-            "patients, or do with fewer subsets: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
+            "patients, or use fewer subsets: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
             "split_fractions=[1,0,0] trains only, to over-fit on purpose"
         )
     subsets = np.full(len(names), SUBSETS[0], dtype=object)

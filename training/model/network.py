@@ -33,7 +33,7 @@ class FusionNet(nn.Module):
     ) -> None:
         """Join a backbone that returns (B, num_features) with a new head, with widths and rates from the settings."""
         super().__init__()
-        self.channels, self.origin = channels, "random numbers"
+        self.channels, self.origin = channels, "random initialisation"
         self.backbone = backbone
         width = config.position_features if config.position else 0
         self.position = nn.Linear(1, width) if config.position else None

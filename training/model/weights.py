@@ -44,7 +44,7 @@ class Match:
 
     def __str__(self) -> str:
         parts = [f"{len(self.used)} tensors used"]
-        for what, names in (("left out", self.left_out), ("missing and fresh", self.missing)):
+        for what, names in (("left out", self.left_out), ("missing and initialised", self.missing)):
             parts.append(
                 f"{len(names)} {what}" + (f" ({', '.join(names[:3])}{' ...' if names[3:] else ''})" * bool(names))
             )

@@ -39,7 +39,7 @@ def _compile_deterministic_code() -> None:
 
     if not hasattr(inductor, "deterministic"):
         raise ConfigError(
-            "deterministic, compile: this PyTorch chooses compiled kernels by timing them, so runs would not repeat; "
+            "deterministic, compile: this PyTorch chooses kernels by timing them, so runs would not be reproducible; "
             "leave --compile out, or install PyTorch 2.10 or newer"
         )
     inductor.deterministic = True

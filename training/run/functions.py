@@ -59,11 +59,12 @@ def announce(run: Path, names: Iterable[str]) -> None:
         file = _file_of(name.partition(":")[0])
         if file is not None and file.resolve().is_relative_to(run.resolve()):
             raise RunError(
-                f"{file}: {name} of settings.json came with the run; read it, then move it out of the folder"
+                f"{file}: {name} in settings.json is code that came with the run; read it, then move it out of the "
+                "folder"
             )
         if (run, name) not in _ANNOUNCED:
             _ANNOUNCED.add((run, name))
-            tqdm.write(f"{run / 'settings.json'} names {name!r}: code is run from {str(file)!r}", sys.stderr)
+            tqdm.write(f"{run / 'settings.json'} names {name!r}: running code from {str(file)!r}", sys.stderr)
 
 
 def _file_of(module: str) -> Path | None:

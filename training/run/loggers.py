@@ -201,7 +201,7 @@ class Loggers:
                 del self._open[name]
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 tqdm.write(
-                    f"{name}: nothing more is sent ({reason}); the run continues, and log.csv has everything",
+                    f"{name}: stopped logging ({reason}); the run continues, and log.csv has everything",
                     sys.stderr,
                 )
 

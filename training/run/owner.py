@@ -14,7 +14,7 @@ from training.errors import AGAIN, NotWrittenError, RunError
 from training.run.digests import cannot_write
 
 LOCK, HOLDER = ".owner.lock", ".owner.json"
-TRAINS = "trains this run"
+TRAINS = "is training this run"
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def owned(run: Path, what: str = TRAINS, *, again: str = AGAIN) -> Iterator[None
 
     Args:
         run: the folder.
-        what: what this process is doing, to be shown to other processes, such as "trains this run".
+        what: what this process is doing, to be shown to other processes, such as "is training this run".
         again: how to continue after the disk has refused to write.
 
     Raises:
@@ -54,6 +54,6 @@ def owned(run: Path, what: str = TRAINS, *, again: str = AGAIN) -> Iterator[None
 def _holder(run: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
         holder = json.loads((run / HOLDER).read_bytes())
-        who = f"process {holder['process']} on {holder['host']}, since {holder['since']},"
+        who = f"process {holder['process']} on {holder['host']} (since {holder['since']})"
         return f"{who} {holder.get('what', TRAINS)}"
     return f"another process {TRAINS}"

@@ -45,7 +45,7 @@ def few_images(config: TrainConfig, processes: Processes) -> list[str]:
     images, count = config.batch_size // processes.count, processes.count
     if processes.device.type != "cuda" or images >= IMAGES_A_GPU:
         return []
-    more = f"give --batch-size {IMAGES_A_GPU * count} or more, where memory allows"
+    more = f"give --batch-size {IMAGES_A_GPU * count} or more, if memory allows"
     if count > 1:
         if fewer := config.batch_size // IMAGES_A_GPU:
             more += f", or --nproc-per-node {fewer}"

@@ -139,7 +139,7 @@ def new_folder(path: Path) -> Iterator[None]:
     """
     check_free(path)
     make_folder(path)
-    with owned(path, "makes a new run there"):
+    with owned(path, "is creating a run there"):
         check_free(path)  # another process may have created one in the meantime
         (path / UNFINISHED).touch()
         begin(path)
@@ -217,7 +217,7 @@ def check_free(path: Path) -> None:
     """Raise a RunError unless `path` can be used for a new run: it is missing, empty, or left by a killed command."""
     is_run = (path / "settings.json").exists()
     if is_run or (path.exists() and (not path.is_dir() or _is_in_use(path))):
-        way_out = f"to continue it: train run --resume {path}" if is_run else "choose another"
+        way_out = f"to continue it: train run --resume {path}" if is_run else "choose another folder"
         raise RunError(f"{path}: exists and is not empty; {way_out}")
 
 

@@ -72,7 +72,7 @@ def features(
     cache = open_own_cache(run, cache_path, local_copy)
     lines = np.flatnonzero(np.isin(run.subsets(cache), subsets)) if subsets else np.arange(cache.num_slices)
     check_alone(processes)
-    with owned(run.path, "writes its features"):
+    with owned(run.path, "is writing its features"):
         return write_features(run, cache, lines, runtime, processes, tta=tta)
 
 

@@ -98,7 +98,7 @@ def _no_such_commit(world: World) -> Told:
 
 def _an_address_without_copies(world: World) -> Told:
     address = world.cache.as_uri()
-    advice = "say where to keep them: --local-copy DIR"
+    advice = "give a folder for them: --local-copy DIR"
     return Told(lambda: open_cache(address), advice, lambda: open_cache(address, local_copy=world.folder / "copies"))
 
 

@@ -54,7 +54,7 @@ def test_backbone_is_found_in_the_file(served: models.ResNet, tmp_path: Path, ki
     for name, tensor in net.backbone.named_parameters():
         assert torch.equal(tensor, served.get_parameter(name)), name
     assert net.origin.startswith(f"{path}: 1")
-    assert " 0 missing and fresh" in net.origin
+    assert " 0 missing and initialised" in net.origin
     assert ("2 left out (" in net.origin) == (kind != "RadImageNet")
 
 
@@ -65,7 +65,7 @@ def test_whole_network_of_other_classes_leaves_the_last_layer_fresh(tmp_path: Pa
     net = build_model(TrainConfig(**(SMALL | {"weights": str(path)})), 6)
     assert torch.equal(net.fuse.weight, before.fuse.weight)
     assert "2 left out (classify.weight, classify.bias)" in net.origin
-    assert "2 missing and fresh (classify.weight, classify.bias)" in net.origin
+    assert "2 missing and initialised (classify.weight, classify.bias)" in net.origin
 
 
 def test_file_of_another_network_says_what_it_has(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_code_that_a_run_names_is_said_before_it_is_imported(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     open_run(run)
-    assert f"names 'their_loss_1:loss': code is run from {str(module)!r}" in capsys.readouterr().err
+    assert f"names 'their_loss_1:loss': running code from {str(module)!r}" in capsys.readouterr().err
     assert "their_loss_1" not in sys.modules
     open_run(run)
     assert capsys.readouterr().err == ""

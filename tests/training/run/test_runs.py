@@ -187,7 +187,7 @@ def test_two_commands_do_not_make_one_run(cache, tmp_path):
     path.mkdir()
     (path / ".owner.lock").touch()  # killed right after locking the folder
     with new_folder(path):
-        with pytest.raises(RunError, match="makes a new run there; wait for it, or stop it"), new_folder(path):
+        with pytest.raises(RunError, match="is creating a run there; wait for it, or stop it"), new_folder(path):
             pass
         assert (path / ".unfinished").exists()
         made = create_run(path, settings(), cache, subsets, MEAN_STD, environment={})

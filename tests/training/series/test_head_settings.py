@@ -62,7 +62,7 @@ def test_what_is_for_images_is_refused(base: Path) -> None:
 def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
     with owned(run.path):
-        with pytest.raises(RunError, match="trains this run; wait for it"):
+        with pytest.raises(RunError, match="is training this run; wait for it"):
             complete(run, of_slices, cache, runtime(), HERE)
         result = CliRunner().invoke(main, ["series", "--resume", str(run.path), "--device", "cpu"])
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
@@ -71,13 +71,13 @@ def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
 
 def test_features_have_one_writer_and_the_second_learns_who_it_is(base: Path) -> None:
     command = ["features", "--run", str(base), "--device", "cpu"]
-    with owned(base, "writes its features"):
+    with owned(base, "is writing its features"):
         result = CliRunner().invoke(main, command)
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
         assert f"process {os.getpid()} on" in result.stderr
-        assert "writes its features; wait for it, or stop it" in result.stderr
+        assert "is writing its features; wait for it, or stop it" in result.stderr
     with owned(base):
-        assert "trains this run; wait for it" in CliRunner().invoke(main, command).stderr
+        assert "is training this run; wait for it" in CliRunner().invoke(main, command).stderr
     assert CliRunner().invoke(main, command).exit_code == 0
 
 
@@ -85,7 +85,7 @@ def test_whoever_writes_features_holds_the_run(base: Path, monkeypatch: pytest.M
     seen = []
 
     def meet(*_: object, **__: object) -> int:
-        with pytest.raises(RunError, match="writes its features; wait for it"), owned(base):
+        with pytest.raises(RunError, match="is writing its features; wait for it"), owned(base):
             pass
         seen.append(1)
         return 0

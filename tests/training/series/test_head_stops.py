@@ -45,4 +45,4 @@ def test_a_head_that_is_trained_elsewhere_is_refused(base: Path, tmp_path: Path)
     run, _, _ = begin(tmp_path / "run", base, None, VALUES, HERE)
     with owned(run.path):
         line = refused("series", "--resume", run.path, "--device", "cpu")
-    assert "trains this run; wait for it, or stop it" in line
+    assert "is training this run; wait for it, or stop it" in line

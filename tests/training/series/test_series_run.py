@@ -93,7 +93,7 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     assert "a head over the series (gru) reads its features" in card
     assert "Share of the correction by class, chosen on validation: epidural " in card
     assert "judged each slice within its series, by a head (gru)" in card
-    assert "a frozen slice model, begun as small_resnet, none weights (random numbers" in card
+    assert "a frozen slice model, begun as small_resnet, none weights (random initialisation" in card
     assert set(json.loads((out / "mix.json").read_text())["shares"]) == set(open_run(base).data.classes)
     stored = (out / "predictions_test.csv").read_text()
     moved = tmp_path / "moved"
