@@ -64,13 +64,13 @@ class Bench:
     def step_resident(self, which: int = 0) -> None:
         """Do all that a step does but reading and augmenting: loss, gradients, clipping, guard, average, log."""
         resident = self.resident[which]
-        self.watch.saw_batch(resident.batch.lines, len(resident.keys))
+        self.watch.record_batch(resident.batch.lines, len(resident.keys))
         self._learn(resident.inputs)
 
     def step_augmented(self) -> None:
         """Do the same after augmenting and mixing the resident batch, and note how long the device took for that."""
         resident = self.resident[0]
-        self.watch.saw_batch(resident.batch.lines, len(resident.keys))
+        self.watch.record_batch(resident.batch.lines, len(resident.keys))
         stop = stopwatch(self.device)
         inputs = make_inputs(self.setup, resident.batch, resident.keys, resident.number)
         self.augmenting.append(stop())
@@ -86,7 +86,7 @@ class Bench:
         rate = self.setup.schedule.rate(progress.step)
         norm = update(self.setup, learner, loss, rate)
         progress.step += 1
-        self.watch.saw_step(progress, rate, loss, norm)
+        self.watch.record_step(progress, rate, loss, norm)
 
     def seconds(self, step: Callable[[], None], load: Load) -> float:
         """Return the seconds of a step; the losses are looked at within, as a run does now and then.

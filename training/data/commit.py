@@ -106,10 +106,10 @@ def read_commit(files: Folder | Mirror, commit: str | None) -> Commit:
     try:
         attributes, arrays, private = stored["attributes"], stored["arrays"], stored["private"]
         unnamed = {key: value for key, value in attributes.items() if key != "commit"}
-        whole = attributes["commit"] == wanted == _sha256(_canonical([unnamed, arrays, private]))[:16]
+        intact = attributes["commit"] == wanted == _sha256(_canonical([unnamed, arrays, private]))[:16]
     except (KeyError, TypeError, AttributeError, ValueError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         name = f"commits/{wanted}.json"
         raise CacheError(f"{files.origin(name)}: the commit is damaged: its digest does not match its id; {REPAIR}")
     if root is not None and _canonical(_attributes(root)) != _canonical(attributes):

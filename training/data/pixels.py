@@ -24,9 +24,9 @@ def same_pixels(cache: Cache, size_px: int) -> list[np.ndarray]:
         (n,) int64 lines of each group, ascending; the groups in the order of their first lines.
     """
     sums = cache.sums(size_px, cache.table["row"].to_numpy())
-    told = np.flatnonzero(~blank(sums, size_px))
+    candidates = np.flatnonzero(~blank(sums, size_px))
     patients = pd.factorize(cache.table["patient_id"])[0]
-    suspects = np.concatenate([[], *_of_several(pixel_codes(sums)[told], told, patients)]).astype(np.int64)
+    suspects = np.concatenate([[], *_of_several(pixel_codes(sums)[candidates], candidates, patients)]).astype(np.int64)
     if not len(suspects):
         return []
     codes = _image_codes(cache, size_px, np.sort(suspects))

@@ -50,9 +50,9 @@ def split_patients(
     wanted = [subset for subset, fraction in zip(SUBSETS, fractions, strict=True) if fraction > 0]
     if free.sum() + (not free.all()) < len(wanted):
         joined = f", {len(names)} after those who share slices are joined," if len(names) < patients.sum() else ""
-        whole = counted(patients.sum(), "patient")
+        total = counted(patients.sum(), "patient")
         raise ConfigError(
-            f"split: {whole}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
+            f"split: {total}{joined} {'is' if patients.sum() == 1 else 'are'} too few for {', '.join(wanted)}; add "
             "patients, or use fewer subsets: --set split_fractions=[0.5,0.5,0] trains and validates, --set "
             "split_fractions=[1,0,0] trains only, to over-fit on purpose"
         )

@@ -51,12 +51,12 @@ class StackReader:
         needed, places = np.unique(self._stacks[which], return_inverse=True)
         places = places.reshape(len(which), -1)
         decoded: list[np.ndarray | None] = [None] * len(needed)
-        whole = [column for column, windows in enumerate(self._shown) if len(windows) == self._whole]
-        for column in whole:  # decode directly into the batch where a stack shows all windows of the slice
+        full = [column for column, windows in enumerate(self._shown) if len(windows) == self._num_windows]
+        for column in full:  # decode directly into the batch where a stack shows all windows of the slice
             for image, place in zip(images, places[:, column].tolist(), strict=True):
                 if decoded[place] is None:
                     decoded[place] = self._part(image, column)
-        elsewhere = iter(np.empty((sum(part is None for part in decoded), self._whole * self._pixels), np.uint8))
+        elsewhere = iter(np.empty((sum(part is None for part in decoded), self._num_windows * self._pixels), np.uint8))
         slices = [next(elsewhere) if part is None else part for part in decoded]
         self._reader.read(needed, slices)
         for image, stack in zip(images, places.tolist(), strict=True):
@@ -75,7 +75,7 @@ class StackReader:
         self._reader.wait_for(np.unique(self._stacks[which]))
 
     @property
-    def _whole(self) -> int:
+    def _num_windows(self) -> int:
         return self._reader.shape[0]
 
     def _part(self, image: np.ndarray, column: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class StackReader:
         """Copy slices to their parts of a stack, except those that were decoded in place."""
         for column, (windows, pixels) in enumerate(zip(self._shown, slices, strict=True)):
             part = self._part(image, column)
-            if len(windows) == self._whole:
+            if len(windows) == self._num_windows:
                 if not np.may_share_memory(part, pixels):
                     part[:] = pixels
                 continue

@@ -94,10 +94,10 @@ def _write_onnx(traced: torch.export.ExportedProgram, path: Path, program: Progr
 
 def _name_axis(graph: Any, name: str) -> None:
     """Rename the dynamic axis, for which the exporter has generated a name."""
-    made_up = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    generated = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for length in value.type.tensor_type.shape.dim:
-            if length.dim_param == made_up:
+            if length.dim_param == generated:
                 length.dim_param = name
 
 

@@ -46,7 +46,7 @@ def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
     learner = start(setup)
     check_same_count(run, processes)
     with errors_explained(setup):
-        to_the_end(setup, learner, train_epoch, validate)
+        train_to_end(setup, learner, train_epoch, validate)
 
 
 def check_same_count(run: Run, processes: Processes) -> None:
@@ -63,7 +63,7 @@ def check_same_count(run: Run, processes: Processes) -> None:
         )
 
 
-def to_the_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
+def train_to_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
     """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
     processes = setup.processes
     total, loggers = setup.schedule.total_steps, setup.runtime.loggers

@@ -32,13 +32,13 @@ def train_step(
     while not ended:
         batch, keys = next(batches)
         ended = schedule.ends_step(progress.batches)
-        watch.saw_batch(batch.lines, schedule.images_in_batch(progress.batches))
+        watch.record_batch(batch.lines, schedule.images_in_batch(progress.batches))
         loss += backward(setup, learner, model, batch, keys, synchronise=ended)
         progress.batches += 1
     rate, loss = schedule.rate(progress.step), setup.processes.add_up(loss)
     norm = update(setup, learner, loss, rate)
     progress.step += 1
-    watch.saw_step(progress, rate, loss, norm)
+    watch.record_step(progress, rate, loss, norm)
 
 
 def backward(

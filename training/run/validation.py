@@ -49,7 +49,7 @@ def keep_if_better(
     if loss is None:
         keep_last(setup, learner, watch)
         return
-    watch.saw_validation(progress, loss)
+    watch.record_validation(progress, loss)
     watch.print_epoch(progress, loss)
     if loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = loss, progress.epoch

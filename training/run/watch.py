@@ -63,7 +63,7 @@ class Watch:
         self._run, self._cache, self._processes = run, cache, processes
         self._steps: list[dict[str, float]] = []
         self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
-        self._lines: list[list[Tensor]] = [[]]  # the slices of each step, and of the one under way
+        self._lines: list[list[Tensor]] = [[]]  # the slices of each step, the last one in progress
         self._images, self._since = 0, time.perf_counter()
         self._began, self._first_epoch, self._epoch_losses = time.perf_counter(), progress.epoch, list[float]()
         self._seen, self._num_validation, self._total_steps = 0, num_validation, total_steps
@@ -119,12 +119,12 @@ class Watch:
         if self._loggers is not None:
             self._loggers.show(name, images)
 
-    def saw_batch(self, lines: Tensor, images: int) -> None:
+    def record_batch(self, lines: Tensor, images: int) -> None:
         """Record the slices in this process's part of a batch, and the number of images in the global batch."""
         self._lines[-1].append(lines.clone())  # the ring reuses its memory
         self._images += images
 
-    def saw_step(self, progress: Progress, rate: float, loss: Tensor, gradient_norm: Tensor) -> None:
+    def record_step(self, progress: Progress, rate: float, loss: Tensor, gradient_norm: Tensor) -> None:
         """Record a step's loss and gradient norm, scalars on the device, without waiting for them."""
         self._steps.append({"step": progress.step, "epoch": progress.epoch, "learning_rate": rate})
         self._values.append(torch.stack([loss.detach().float(), gradient_norm.detach().float()]))
@@ -167,7 +167,7 @@ class Watch:
         self._steps, self._values, self._lines = [], [], [self._lines[-1]]
         self._images, self._since = 0, time.perf_counter()
 
-    def saw_validation(self, progress: Progress, weighted_log_loss: float) -> None:
+    def record_validation(self, progress: Progress, weighted_log_loss: float) -> None:
         """Log the validation score of an epoch."""
         if self._log and self._loggers:
             line = {"step": progress.step, "epoch": progress.epoch, "weighted_log_loss": weighted_log_loss}

@@ -15,7 +15,7 @@ from training.run.checkpoints import load_checkpoint
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import Stopped
-from training.run.loop import save_progress, to_the_end
+from training.run.loop import save_progress, train_to_end
 from training.run.runs import Run
 from training.run.schedule import Schedule
 from training.run.setup import Job, Learner, learner_at
@@ -65,7 +65,7 @@ def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Pro
     """
     job = _set_up(run, base, cache, runtime, processes)
     with _one_thread():
-        to_the_end(job, _start(job), _train_epoch, _validate)
+        train_to_end(job, _start(job), _train_epoch, _validate)
     of = job.validation
     scored = job.scored(of)
     correction = corrections(load_head(run, processes), of, job.device)
@@ -144,7 +144,7 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
     lines = job.train.lines[which[which >= 0]]
     known = np.flatnonzero(~np.isnan(job.labels[lines]).all(axis=1))
     labels = torch.from_numpy(job.labels[lines[known]]).to(job.device)
-    watch.saw_batch(torch.from_numpy(lines), len(lines))
+    watch.record_batch(torch.from_numpy(lines), len(lines))
     seed_dropout(job.config.seed, progress.step, 0, job.device)
     corrected = (batch.logits + learner.net(batch))[batch.real][torch.from_numpy(known).to(job.device)]
     loss = job.loss(corrected, labels, job.class_weights).sum() / max(1, len(known))
@@ -153,7 +153,7 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
     rate = job.schedule.rate(progress.step)
     norm = update(job, learner, loss.detach(), rate)
     progress.step += 1
-    watch.saw_step(progress, rate, loss, norm)
+    watch.record_step(progress, rate, loss, norm)
 
 
 def _validate(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:

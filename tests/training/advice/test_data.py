@@ -204,5 +204,5 @@ def test_a_loss_that_is_not_finite_ends_with_slices_to_look_at_and_a_lower_rate(
     refused = train(*world.new("--lr", "100", "--set", "warmup_fraction=0", "--loss", f"{__name__}:overflowing"))
     assert "look at them, or start again with a lower --lr" in refused.stderr
     assert len(pd.read_csv(world.folder / "new" / "nonfinite.csv"))
-    with patch("training.run.job.finish", lambda *_: {}), patch("training.cli.bodies.run._say_end"):
+    with patch("training.run.job.finish", lambda *_: {}), patch("training.cli.bodies.run._print_scores"):
         call(*world.new("--lr", "1e-4", out="lower"))

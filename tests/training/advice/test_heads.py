@@ -41,7 +41,7 @@ def _a_head_without_a_place(world: World) -> Case:
 
 @CASES.add
 def _a_head_that_was_stopped(world: World) -> Case:
-    state = lambda: patch("training.series.fit.to_the_end", _stop)  # noqa: E731
+    state = lambda: patch("training.series.fit.train_to_end", _stop)  # noqa: E731
     advice = "stopped; to continue: (train series --resume .*)"
     return Case(_series(world), advice, lambda m: [advised(m[1])], state=state)
 
@@ -154,7 +154,7 @@ def _shares_that_are_damaged(world: World) -> Case:
 
 @CASES.add
 def _no_weights_yet(world: World) -> Case:
-    with patch("training.series.fit.to_the_end", _stop):
+    with patch("training.series.fit.train_to_end", _stop):
         assert train(*_series(world)).exit_code == 143
     advice = "no weights yet; train an epoch first: (train series --resume [^;]*);"
     return Case(["evaluate", "--run", world.folder / "new", *CPU], advice, lambda m: [advised(m[1])], again=True)
@@ -196,5 +196,5 @@ def test_the_advice_of_a_message_is_followed_to_success(
     # Without scores and pages, which take most of the time.
     for job in ("run", "series"):
         monkeypatch.setattr(f"training.{job}.job.finish", lambda *_: {"weighted_log_loss": 0.5})
-    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    monkeypatch.setattr("training.cli.bodies.run._print_scores", lambda _: None)
     CASES.follow(name, world)

@@ -100,6 +100,6 @@ def test_the_command_of_the_page_repeats_the_run(kind: str, world: World, heads:
         (world.folder / name).symlink_to(place)
     for job in ("run", "series"):
         monkeypatch.setattr(f"training.{job}.job.finish", lambda *_: {"weighted_log_loss": 0.5})
-    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    monkeypatch.setattr("training.cli.bodies.run._print_scores", lambda _: None)
     call(*words, *CPU, *(["--input-threads", 0] if kind == "run" else []))
     assert (world.folder / "RUN" / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()

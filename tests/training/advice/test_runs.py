@@ -116,7 +116,7 @@ def _weights_that_are_not_finite(world: World) -> Case:
 def _no_weights_yet(world: World) -> Case:
     """The run was stopped before the end of its first epoch."""
     stopped = world.new(out="run")
-    with patch("training.run.loop.to_the_end", _stop):
+    with patch("training.run.loop.train_to_end", _stop):
         assert train(*stopped).exit_code == 143
     advice = "no weights yet; train an epoch first: (train run --resume [^;]*);"
     world.__dict__["run"] = world.folder / "run"
@@ -129,7 +129,7 @@ def _stop(*_: Any, **__: Any) -> None:
 
 @CASES.add
 def _a_run_that_was_stopped(world: World) -> Case:
-    state = lambda: patch("training.run.loop.to_the_end", _stop)  # noqa: E731
+    state = lambda: patch("training.run.loop.train_to_end", _stop)  # noqa: E731
     advice = "stopped; to continue: (train run --resume .*)"
     return Case(world.new(), advice, lambda m: [advised(m[1])], state=state)
 
@@ -269,5 +269,5 @@ def _an_external_set_of_known_patients(world: World) -> Case:
 def test_the_advice_of_a_message_is_followed_to_success(name: str, world: World, monkeypatch: Any) -> None:
     # Without scores and pages, which take most of the time.
     monkeypatch.setattr("training.run.job.finish", lambda *_: {})
-    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    monkeypatch.setattr("training.cli.bodies.run._print_scores", lambda _: None)
     CASES.follow(name, world)

@@ -265,5 +265,5 @@ def test_the_advice_of_a_message_is_followed_to_success(
 ) -> None:
     # Without scores and pages, which take most of the time.
     monkeypatch.setattr("training.run.job.finish", lambda *_: {})
-    monkeypatch.setattr("training.cli.bodies.run._say_end", lambda _: None)
+    monkeypatch.setattr("training.cli.bodies.run._print_scores", lambda _: None)
     CASES.follow(name, world)

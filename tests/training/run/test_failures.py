@@ -34,13 +34,13 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_p
 
     setup = dataclasses.replace(setup, loss=poisoned)
     with Watch(run, cache, HERE, learner.progress, 10) as watch:
-        true_saw = watch.saw_batch
+        true_saw = watch.record_batch
 
         def saw(lines, images):
             seen.append(lines.clone())
             true_saw(lines, images)
 
-        monkeypatch.setattr(watch, "saw_batch", saw)
+        monkeypatch.setattr(watch, "record_batch", saw)
         with pytest.raises(RunError, match=r"step 4: .*not finite"):
             loop.train_epoch(setup, learner, watch, lambda: False)
     # It was noticed a step later (the previous check was at the end of the warm-up); neither step changed the weights.

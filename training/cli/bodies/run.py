@@ -60,25 +60,25 @@ def train(
             assert cache is not None
             assert out is not None
             run, opened = job.begin(out, cache, settings.new_settings(overrides), processes, local_copy)
-            _say(processes, f"weights: {run.environment['weights']}")
-        _say(processes, "\n".join(preview(run, opened, processes)))
+            _print(processes, f"weights: {run.environment['weights']}")
+        _print(processes, "\n".join(preview(run, opened, processes)))
         try:
             job.complete(run, opened, runtime, processes)
         except Stopped:
-            _say(processes, f"stopped; to continue: train run --resume {run.path}", err=True)
+            _print(processes, f"stopped; to continue: train run --resume {run.path}", err=True)
             # The other processes have stopped too, so there is nothing left to shut down in order.
             sys.exit(STOPPED)
         if processes.writes:
-            _say_end(run)
+            _print_scores(run)
 
 
-def _say_end(run: Run) -> None:
+def _print_scores(run: Run) -> None:
     for subset in filter(run.has, ("validation", "test")):
         click.echo(in_a_line(read_json(run.path / f"scores_{subset}.json"), subset))
     click.echo(str(run.path / "report.html"))
 
 
-def _say(processes: Processes, *lines: str, err: bool = False) -> None:
+def _print(processes: Processes, *lines: str, err: bool = False) -> None:
     """Print lines from one process only."""
     if processes.writes:
         click.echo("\n".join(lines), err=err)
