@@ -1,4 +1,4 @@
-"""Let `python -m training` be `train`, for torchrun above all."""
+"""Run the `train` command as `python -m training`, mainly for torchrun."""
 
 from training.cli.main import main
 

@@ -76,13 +76,13 @@ def main() -> None:
     help="A torchvision classification model, timm:NAME, or your own module:function, which takes the number of "
     f"channels and returns a torch module that maps images to features (B, D). [default: {DEFAULTS.model}]",
 )
-@click.option("--size", "size_px", type=int, help="Image side, px. [default: 380 for efficientnet_b3, else 224]")
+@click.option("--size", "size_px", type=int, help="Image side in pixels. [default: 380 for efficientnet_b3, else 224]")
 @click.option("--weights", help=f"imagenet, none, or a file with a state dict. [default: {DEFAULTS.weights}]")
 @click.option("--augment", metavar="MODULE:FUNCTION", help="Your own augmentation; see docs/library.md.")
 @click.option("--loss", metavar="MODULE:FUNCTION", help="Your own loss instead of the weighted cross-entropy.")
 @click.option("--epochs", type=int, help=f"[default: {DEFAULTS.epochs}]")
 @click.option("--batch-size", type=int, help=f"Slices in a batch, over all GPUs. [default: {DEFAULTS.batch_size}]")
-@click.option("--lr", "learning_rate", type=float, help=f"Largest learning rate. [default: {DEFAULTS.learning_rate}]")
+@click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate. [default: {DEFAULTS.learning_rate}]")
 @click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
 @click.option(
     "--context", type=int, metavar="N", help="Neighbouring slices on each side that the network also sees. [default: 0]"
@@ -107,7 +107,7 @@ def main() -> None:
     type=click.IntRange(0),
     default=Runtime.checkpoint_every,
     metavar="STEPS",
-    help="Steps between checkpoints; 0 for the end of each epoch only.",
+    help="Steps between checkpoints; with 0, only at the end of each epoch.",
 )
 @click.option(
     "--keep",

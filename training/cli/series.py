@@ -39,7 +39,7 @@ def features_command(**options: Any) -> None:
 @click.option("--loss", metavar="MODULE:FUNCTION", help="Your own loss. [default: the slice model's]")
 @click.option("--epochs", type=int, help="[default: 20]")
 @click.option("--batch-size", type=int, help="Series in a batch. [default: 16]")
-@click.option("--lr", "learning_rate", type=float, help="Largest learning rate. [default: 0.001]")
+@click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 0.001]")
 @click.option("--seed", type=int, help="Seed of the head; the split does not change. [default: the slice model's]")
 @click.option(
     "--set",

@@ -1,4 +1,4 @@
-"""The command that answers studies over HTTP: serve."""
+"""The command for predictions over HTTP: serve."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Most studies in progress or queued; further requests get 503.",
+    help="Maximum number of studies in progress or queued; further requests get 503.",
 )
 @click.option(
     "--builds", type=click.IntRange(1), default=2, show_default=True, help="Studies to read at the same time."
@@ -29,10 +29,11 @@ from training.cli.options import DEVICE, TOKEN_VARIABLE, run_option
 )
 @click.option("--identifiers", is_flag=True, help="Let requests ask for UIDs with ?identifiers=true.")
 def serve_command(**options: Any) -> None:
-    """Serve predictions for studies over HTTP, with one model in memory.
+    """Serve predictions for studies over HTTP.
 
     POST DICOM files to /studies as a form, a STOW-RS body, a zip archive or a single file; choose ?answer=json, page
     or sr. GET /health and /metrics. If TRAIN_SERVE_TOKEN is set, requests must carry it: Authorization: Bearer TOKEN.
+    One model is kept in memory.
     """
     from training.cli.bodies.serve import serve
 

@@ -31,7 +31,7 @@ class Mirror:
     Copies are never removed.
 
     Attributes:
-        address: of the cache, for fsspec: such as s3://bucket/cache.zarr, or a folder.
+        address: of the cache, in a form that fsspec supports, such as s3://bucket/cache.zarr; or a folder.
         copies: a folder on a local disk, for the copies of any number of caches.
         cache: identity of the cache; a different cache at the same address has separate copies.
     """

@@ -71,7 +71,7 @@ class StackReader:
         self._reader.will_read(np.unique(self._stacks[which]))
 
     def wait_for(self, which: np.ndarray) -> None:
-        """Wait until stacks are in memory, without the GIL."""
+        """Wait until stacks are in memory, with the GIL released."""
         self._reader.wait_for(np.unique(self._stacks[which]))
 
     @property

@@ -46,7 +46,7 @@ class TensorBoard:
     """Event files in the run's folder."""
 
     def __init__(self, run: Run, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # 1 s
+        from torch.utils.tensorboard import SummaryWriter  # takes 1 s
 
         _silence_writers()
         # Discard everything logged after the checkpoint from which the run resumes.
@@ -87,7 +87,7 @@ class MLflow:
     """A run on an MLflow server or store, chosen by MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME."""
 
     def __init__(self, run: Run, step: int) -> None:
-        from mlflow.tracking import MlflowClient  # 10 s
+        from mlflow.tracking import MlflowClient  # takes 10 s
 
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
@@ -129,7 +129,7 @@ class WandB:
     """A Weights & Biases run, configured by WANDB_PROJECT, WANDB_MODE and its other variables."""
 
     def __init__(self, run: Run, step: int) -> None:
-        import wandb  # 2 s
+        import wandb  # takes 2 s
 
         self._wandb = wandb
         self._run = wandb.init(

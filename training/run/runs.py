@@ -27,7 +27,7 @@ from training.run.tables import write_json, write_table
 from training.run.taken import Data, read_data, windows_of
 from training.system import read_whole
 
-UNFINISHED = ".unfinished"  # in a folder that is not yet a run
+UNFINISHED = ".unfinished"  # marks the folder of a run that is being created
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _words(windows: tuple[tuple[str, float, float], ...]) -> str:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file of a run as hex."""
+    """Return the SHA-256 of a run's file in hexadecimal."""
     try:
         return hashlib.sha256(read_whole(path)).hexdigest()
     except OSError as error:

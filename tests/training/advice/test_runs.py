@@ -30,7 +30,7 @@ from training.scores.results import read_results
 CASES = Cases()
 
 
-# --- damaged and lost files ------------------------------------------------------------------------------------------
+# --- damaged and missing files ---------------------------------------------------------------------------------------
 
 
 def _subsets(run: Path) -> object:
@@ -195,7 +195,7 @@ def _settings_that_were_edited(world: World) -> Case:
     return Case(world.resume(), "belongs to another run: .*restore settings.json, or start", back, again=True)
 
 
-# --- a run and its words ---------------------------------------------------------------------------------------------
+# --- runs and their options ------------------------------------------------------------------------------------------
 
 
 @CASES.add

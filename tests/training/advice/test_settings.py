@@ -31,7 +31,7 @@ from training.run.functions import find_function, name_of
 CASES = Cases()
 
 
-# --- words that are wrong --------------------------------------------------------------------------------------------
+# --- wrong options and settings --------------------------------------------------------------------------------------
 
 
 @CASES.add
@@ -190,7 +190,7 @@ def test_weights_that_rescale_three_channels_are_left_out() -> None:
     fit_channels(torchvision_backbone("googlenet", imagenet=False)[0], (0, 1))
 
 
-# --- functions of one's own ------------------------------------------------------------------------------------------
+# --- the user's own functions ----------------------------------------------------------------------------------------
 
 
 def test_functions_are_named_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_item_is_the_slice_of_its_line(fake: FakeCache, cache: Cache) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_plain_dataloader_with_workers_gives_each_slice_once(fake: FakeCache, cache: Cache, method: Any) -> None:
     dataset = SliceDataset(cache, 32, np.arange(cache.num_slices))
-    dataset[0]  # its shards are open when the workers start
+    dataset[0]  # so that its shards are open when the workers start
     loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=2, multiprocessing_context=method)
     lines = []
     for batch in loader:

@@ -179,7 +179,7 @@ def read_all(stream: Stream, answers: "multiprocessing.Queue[list[list[int]]]") 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_stream_works_in_another_process(fake: FakeCache, method: str) -> None:
     stream = stream_of(fake.path)
-    expected = lines_of(stream)  # its shards are mapped and its ring is there when the process starts
+    expected = lines_of(stream)  # so that its shards are mapped and its ring exists when the process starts
     context: Any = multiprocessing.get_context(method)
     answers = context.Queue()
     process = context.Process(target=read_all, args=(stream, answers))

@@ -30,7 +30,7 @@ def rad_imagenet(net: models.ResNet) -> nn.Module:
 
 
 def lightning(net: models.ResNet) -> dict:
-    """Return a checkpoint as Lightning writes it."""
+    """Return a checkpoint in the form that Lightning writes."""
     state = {f"net.encoder.{name}": tensor for name, tensor in net.state_dict().items()}
     return {"epoch": 3, "pytorch-lightning_version": "2.5", "optimizer_states": [], "state_dict": state}
 

@@ -57,7 +57,7 @@ def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_
         assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
         before = len(codes)
         validate(setup, learner, watch, lambda: False)
-        assert len(codes) == before + 1  # validation is computed by compiled code too
+        assert len(codes) == before + 1  # validation runs compiled code too
 
 
 def reached(learner, step):
@@ -121,7 +121,7 @@ def test_the_exchange_is_settled_without_code_of_its_own(tmp_path, cache_path, m
 
 def test_position_and_head_compute_in_float32_under_autocast():
     net = build_model(settings(model="resnet18", size_px=32), 6).eval()
-    net.backbone = torch.nn.Flatten()  # the head alone, on features as they are
+    net.backbone = torch.nn.Flatten()  # only the head, on unchanged features
     net.fuse = torch.nn.Linear(2 + net.position.out_features, net.fuse.out_features)
     z_norm = torch.linspace(0, 1, 300)
     features = torch.stack([torch.full((300,), 5.0), torch.linspace(5.0, 5.01, 300)], 1)

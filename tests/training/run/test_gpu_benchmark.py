@@ -132,7 +132,7 @@ def test_what_is_compiled_has_batches_of_one_size(model):
         schedule = Schedule(int((subsets == "train").sum()), config)
         sizes = {schedule.images_in_batch(batch) for batch in range(schedule.batches)}
         assert len(sizes) == 1 or not compiled
-        taken = model.load.rounds * (model.load.warm + model.load.steps) + 16  # and those under the profiler
+        taken = model.load.rounds * (model.load.warm + model.load.steps) + 16  # plus those in the profiler
         assert taken <= schedule.batches  # otherwise the stream would restart while it is timed
 
 

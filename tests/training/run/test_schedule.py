@@ -1,4 +1,4 @@
-"""Test the counting of batches and steps, and the learning rate."""
+"""Test how batches are grouped into steps, and the learning rate."""
 
 from itertools import pairwise
 

@@ -19,7 +19,7 @@ from training.cli.main import main
 
 SMALL = ["--model", "small_resnet", "--weights", "none", "--size", "32", "--batch-size", "8", "--device", "cpu"]
 QUICK = [*SMALL, "--epochs", "1", "--input-threads", "0", "--set", "fusion_features=16"]
-# Few layers: exporting takes a third of the time.
+# A model with few layers, which takes a third of the time to export.
 EXPORTS_QUICKLY = ["--model", "squeezenet1_1"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 

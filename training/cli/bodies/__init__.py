@@ -1,1 +1,1 @@
-"""The bodies of the commands: what each does, imported when it runs."""
+"""The code of each command, which is imported only when the command runs."""

@@ -67,7 +67,7 @@ def test_shards_come_several_at_a_time(fake: FakeCache, address: str, tmp_path: 
     stream = stream_of(open_cache(address, local_copy=tmp_path / "copies"))
     store.most_at_once, store.delay_s = 0, 0.05
     check_epoch(fake, stream)
-    assert 8 <= store.most_at_once <= 17  # the background's 16, and the thread that fills a batch
+    assert 8 <= store.most_at_once <= 17  # 16 in the background, and the thread that fills a batch
 
 
 def test_a_copy_of_another_cache_at_the_address_is_made_anew(fake: FakeCache, address: str, tmp_path: Path) -> None:
