@@ -155,7 +155,7 @@ def open_array(store: CommitStore, files: Folder | Mirror, name: str) -> Any:
     try:
         return zarr.open_array(store, path=name, mode="r", zarr_format=3)
     except Exception as error:  # zarr raises a different error for each field of an array's metadata
-        raise _not_of_the_format(files, name) from error
+        raise _format_error(files, name) from error
 
 
 def image_array(store: CommitStore, files: Folder | Mirror, name: str) -> ImageArray:
@@ -184,7 +184,7 @@ def image_array(store: CommitStore, files: Folder | Mirror, name: str) -> ImageA
         and isinstance(sharding.codecs[2], Crc32cCodec)
     )
     if not fits:
-        raise _not_of_the_format(files, name)
+        raise _format_error(files, name)
     return ImageArray(files, name, shape, array.shards[0], COMPRESSORS[type(sharding.codecs[1]).__name__])
 
 
@@ -231,5 +231,5 @@ def _is_little(codec: Any) -> bool:
     return getattr(codec.endian, "value", codec.endian) == "little"
 
 
-def _not_of_the_format(files: Folder | Mirror, name: str) -> CacheError:
+def _format_error(files: Folder | Mirror, name: str) -> CacheError:
     return CacheError(f"{files.origin(name)}: the array is not stored as the cache format requires; {REPAIR}")

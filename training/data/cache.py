@@ -182,7 +182,7 @@ def open_cache(path: str | Path, commit: str | None = None, local_copy: Path | N
     """
     files = open_files(str(path), local_copy)
     found = read_commit(files, commit)
-    return _cache(files.of_cache(found.cache), found)
+    return _cache(files.for_cache(found.cache), found)
 
 
 def slice_keys(sop_instance_uids: pd.Series, frames: pd.Series) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from training.data.cache import Cache
-from training.data.handover import Receiver, Sender, to_be_sent
+from training.data.handover import Receiver, Sender, wrap_for_sending
 from training.data.memory import Ring
 from training.data.neighbours import Context
 from training.data.shards import SliceReader
@@ -133,7 +133,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if self._transform is not None or get_worker_info() is None:
             return batch
         self._sender = self._sender or Sender()
-        return to_be_sent(batch, self._receiver.name, self._sender)
+        return wrap_for_sending(batch, self._receiver.name, self._sender)
 
     def _read(self, which: np.ndarray) -> Tensor:
         memory = self._ring.take(len(which))

@@ -40,8 +40,8 @@ class Folder:
         """Return the path of a file."""
         return Path(self.address, checked(name))
 
-    def of_cache(self, cache: str) -> "Folder":
-        """Return this folder itself; see `Mirror.of_cache`."""
+    def for_cache(self, cache: str) -> "Folder":
+        """Return this folder itself; see `Mirror.for_cache`."""
         return self
 
     def exists(self, name: str) -> bool:

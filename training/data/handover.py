@@ -78,7 +78,7 @@ class Batch(dict[str, Any]):
     sender: Sender
 
 
-def to_be_sent(batch: dict[str, Any], receiver: str, sender: Sender) -> Batch:
+def wrap_for_sending(batch: dict[str, Any], receiver: str, sender: Sender) -> Batch:
     """Return a batch whose `image`, (B, C, S, S) uint8, is passed to the other process in a slot of the sender."""
     sent = Batch(batch)
     sent.receiver, sent.sender = receiver, sender

@@ -56,7 +56,7 @@ class Mirror:
         folder = f"{Path(origin).name}-{hashlib.sha256((origin + self.cache).encode()).hexdigest()[:8]}"
         return self.copies / folder / checked(name)
 
-    def of_cache(self, cache: str) -> "Mirror":
+    def for_cache(self, cache: str) -> "Mirror":
         """Return a mirror for the cache of this identity."""
         return replace(self, cache=cache, _tails={})
 

@@ -92,7 +92,7 @@ class SliceReader:
                     f"out: arrays of {destination.nbytes} bytes, but a slice {self.shape} has {wanted}"
                 ) from error
             files = self._array.files
-            raise self._damage(which[done], error, files.where, files.way_out) from error
+            raise self._damage_error(which[done], error, files.where, files.way_out) from error
 
     def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
         """Copy the shards of the next slices, given in (m,) parts, to local disk in the background.
@@ -170,7 +170,7 @@ class SliceReader:
             indices = np.array(list(readers.map(self._read_index, shards.tolist())), np.uint64)
         entries = indices.reshape(-1, self._array.rows_per_shard, 2)[position, inside]
         if len(absent := np.flatnonzero(entries[:, 0] == ABSENT)):
-            raise self._damage(absent[0], "it is not in the shard", self._array.files.origin, REPAIR)
+            raise self._damage_error(absent[0], "it is not in the shard", self._array.files.origin, REPAIR)
         starts, sizes = entries.astype(np.int64).T
         return starts, starts + sizes
 
@@ -182,7 +182,7 @@ class SliceReader:
             raise CacheError(f"{files.origin(name)}: the shard's index is damaged or truncated; {REPAIR}")
         return np.frombuffer(stored[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
 
-    def _damage(self, which: int, reason: object, where: Callable[[str], object], way_out: str) -> CacheError:
+    def _damage_error(self, which: int, reason: object, where: Callable[[str], object], way_out: str) -> CacheError:
         uid, frame = self._names.iloc[which]
         file = where(self._array.shard_name(self._shards[which]))
         return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {way_out}")

@@ -125,7 +125,10 @@ def best_match(module: nn.Module, state: Mapping[str, Tensor], channels: Sequenc
     wanted = module.state_dict()
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     best = max(
-        ({_today(rename(name), shapes): name for name in state if rename(name)} for rename in _readings(module, state)),
+        (
+            {_current_name(rename(name), shapes): name for name in state if rename(name)}
+            for rename in _interpretations(module, state)
+        ),
         key=lambda reading: sum(name in shapes for name in reading),
     )
     used = {name: state[best[name]] for name in wanted if name in best}
@@ -175,7 +178,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return with_versions(tensors, versions)
 
 
-def _today(name: str, wanted: Mapping[str, object]) -> str:
+def _current_name(name: str, wanted: Mapping[str, object]) -> str:
     """Return the current name of a tensor, if the module does not have it under its old name."""
     for old, new in RENAMED if name not in wanted else ():
         name = old.sub(new, name)
@@ -186,7 +189,7 @@ def _backbone(net: nn.Module) -> nn.Module:
     return net.get_submodule("backbone")
 
 
-def _readings(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[Callable[[str], str]]:
+def _interpretations(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[Callable[[str], str]]:
     """Yield ways to interpret a file's names as a module's: after a prefix, and as an index after a prefix."""
     prefixes = {"".join(f"{part}." for part in name.split(".")[:depth]) for name in state for depth in range(4)}
     children = [name for name, _ in module.named_children()]

@@ -64,13 +64,13 @@ class Processes:
         dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
         return bool(flags.item())
 
-    def add_up(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor on the device over all processes, in place, without waiting for the device."""
         if self.control is not None:
             dist.all_reduce(values)
         return values
 
-    def agree(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Copy the values of the first process's tensors on the device to all other processes, in place."""
         if self.control is not None:
             for tensor in tensors:

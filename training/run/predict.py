@@ -30,7 +30,7 @@ def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[st
     return pd.DataFrame({"ID": ids, "Label": probabilities.ravel()})
 
 
-def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
+def order_like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
     """Return the rows of a submission that are in the sample submission, in its order.
 
     Raises:
@@ -51,8 +51,8 @@ def like_sample(predicted: pd.DataFrame, sample: Path) -> pd.DataFrame:
 
 
 def check_sample(sample: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Raise the ConfigError that `like_sample` would raise, before anything is predicted."""
-    like_sample(submission(table, np.zeros((len(table), len(classes))), classes), sample)
+    """Raise the ConfigError that `order_like_sample` would raise, before anything is predicted."""
+    order_like_sample(submission(table, np.zeros((len(table), len(classes))), classes), sample)
 
 
 def by_series(wide: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def write_predictions(
     predicted = submission(cache.table.iloc[lines], probabilities, classes)
     wide = prediction_table(cache, lines, probabilities, classes)
     tables = {
-        out: predicted if sample is None else like_sample(predicted, sample),
+        out: predicted if sample is None else order_like_sample(predicted, sample),
         out.with_name(f"{out.stem}_wide.csv"): wide,
         out.with_name(f"{out.stem}_series.csv"): by_series(wide),
     }

@@ -138,10 +138,10 @@ def start(setup: Setup) -> Learner[FusionNet]:
     if config.sync_batch_norm and setup.processes.count > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     ema = copy_of(net) if config.ema_decay else None
-    return learner_at(net, ema, config, checkpoint)
+    return restore_learner(net, ema, config, checkpoint)
 
 
-def learner_at(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoint | None) -> Learner[N]:
+def restore_learner(net: N, ema: N | None, config: TrainConfig, checkpoint: Checkpoint | None) -> Learner[N]:
     """Return a learner for a network, restored from a checkpoint if there is one."""
     broken = torch.zeros((), device=next(net.parameters()).device)
     learner = Learner(net, ema, make_optimizer(net, config), broken, Progress())

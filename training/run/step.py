@@ -35,7 +35,7 @@ def train_step(
         watch.record_batch(batch.lines, schedule.images_in_batch(progress.batches))
         loss += backward(setup, learner, model, batch, keys, synchronise=ended)
         progress.batches += 1
-    rate, loss = schedule.rate(progress.step), setup.processes.add_up(loss)
+    rate, loss = schedule.rate(progress.step), setup.processes.sum(loss)
     norm = update(setup, learner, loss, rate)
     progress.step += 1
     watch.record_step(progress, rate, loss, norm)

@@ -68,6 +68,6 @@ def share_statistics(setup: Setup, learner: Learner[FusionNet]) -> None:
 
     DistributedDataParallel does the same before each training step.
     """
-    setup.processes.agree(learner.net.buffers())
+    setup.processes.broadcast(learner.net.buffers())
     if learner.ema is not None:
-        setup.processes.agree(learner.ema.buffers())
+        setup.processes.broadcast(learner.ema.buffers())

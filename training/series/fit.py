@@ -18,7 +18,7 @@ from training.run.inference import Stopped
 from training.run.loop import save_progress, train_to_end
 from training.run.runs import Run
 from training.run.schedule import Schedule
-from training.run.setup import Job, Learner, learner_at
+from training.run.setup import Job, Learner, restore_learner
 from training.run.step import seed_dropout, update
 from training.run.streams import lines_of
 from training.run.tables import prediction_table
@@ -119,7 +119,7 @@ def _start(job: SeriesJob) -> Learner[SeriesHead]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.config.seed)
         head = SeriesHead(job.train.features.shape[1], len(job.run.data.classes), job.config)
-    return learner_at(head.to(job.device), None, job.config, checkpoint)
+    return restore_learner(head.to(job.device), None, job.config, checkpoint)
 
 
 def _train_epoch(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:

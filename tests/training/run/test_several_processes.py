@@ -59,7 +59,7 @@ def in_process(rank, count, port, path, cache_path, config, queue):
             batch, keys = next(batches)
             loss = backward(setup, learner, model, batch, keys, synchronise=True)
             learner.progress.batches += 1
-        total = processes.add_up(loss).item()
+        total = processes.sum(loss).item()
         gradients = {name: p.grad.numpy().copy() for name, p in learner.net.named_parameters()}
         fit(run, cache, runtime(), processes)
         everything = np.arange(cache.num_slices)

@@ -50,7 +50,7 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
 
 def test_the_losses_of_a_step_are_added_up_over_the_processes_once(tmp_path, cache_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(Processes, "add_up", lambda _, loss: asked.append(loss) or loss)
+    monkeypatch.setattr(Processes, "sum", lambda _, loss: asked.append(loss) or loss)
     run = train(tmp_path / "run", cache_path, settings(batch_size=4, accumulation=3, epochs=1))
     schedule = Schedule(35, run.config)
     assert len(asked) == schedule.steps < schedule.batches
