@@ -190,7 +190,7 @@ def test_the_advice_of_a_message_is_followed_to_success(make: Callable[[World], 
     make(world).follow()
 
 
-def test_another_cache_than_the_runs_is_scored_as_an_external_set(world: World) -> None:
+def test_a_cache_other_than_the_runs_is_scored_as_an_external_set(world: World) -> None:
     other = write_fake(world.folder / "other.zarr", seed=5).path
     evaluate = world.on_run("evaluate", "--cache", other)
     assert (

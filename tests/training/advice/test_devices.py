@@ -43,14 +43,14 @@ def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda", local_rank=1).index == 1
 
 
-def test_a_run_goes_on_with_the_processes_that_it_began_with(world: World) -> None:
+def test_a_run_resumes_with_its_original_number_of_processes(world: World) -> None:
     run = open_run(world.run)
     with pytest.raises(RunError, match=r"give --nproc-per-node 1 \(1: without torchrun\)"):
         check_same_count(run, _of(2))
     check_same_count(run, _of(1))
 
 
-def test_few_images_on_a_gpu_become_enough_by_either_number() -> None:
+def test_either_suggestion_gives_a_gpu_enough_images() -> None:
     gpus = dataclasses.replace(_of(4), device=torch.device("cuda"))
     [alone] = few_images(settings(batch_size=32), gpus)
     assert "--nproc-per-node" not in alone, "not even one GPU would be filled"
@@ -61,7 +61,7 @@ def test_few_images_on_a_gpu_become_enough_by_either_number() -> None:
     assert not few_images(settings(batch_size=128), dataclasses.replace(gpus, count=int(found[2])))
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(world: World) -> None:
+def test_after_out_of_memory_half_the_batch_gives_steps_of_the_same_size(world: World) -> None:
     run = open_run(world.run)
     with pytest.raises(RunError) as refused, memory_error_explained(run.config, run.path):
         raise torch.OutOfMemoryError
@@ -72,7 +72,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_for_steps_of_the_same_size(
     assert Schedule(64, half).steps == Schedule(64, run.config).steps
 
 
-def test_a_checkpoint_that_does_not_come_back_is_the_disks() -> None:
+def test_a_checkpoint_that_reloads_differently_points_to_the_disk() -> None:
     net, other = nn.Linear(2, 1), nn.Linear(2, 1)
     setup: Any = None
     learner: Any = SimpleNamespace(net=net)
@@ -83,14 +83,14 @@ def test_a_checkpoint_that_does_not_come_back_is_the_disks() -> None:
         rehearsal._check_reload(setup, learner)
 
 
-def test_what_cannot_be_repeated_is_left_off() -> None:
+def test_deterministic_is_left_off_for_a_nondeterministic_model() -> None:
     explained = missing_determinism_explained(settings(deterministic=True))
     with pytest.raises(RunError, match="choose another model, or leave deterministic off"), explained:
         raise RuntimeError("x does not have a deterministic implementation")  # as on a GPU
     configure_device(settings(deterministic=False), torch.device("cpu"))
 
 
-def test_a_single_image_is_given_company() -> None:
+def test_a_single_image_per_process_gets_a_larger_batch() -> None:
     """Batch norm cannot compute the variance of one value per channel."""
     norm = nn.BatchNorm2d(2)
     with pytest.raises(RunError, match="set a larger --batch-size, or --size"), single_values_explained(settings()):

@@ -34,7 +34,7 @@ def _series(world: World, *more: object, base: Path | None = None) -> list[Any]:
 
 
 @CASES.add
-def _a_head_without_a_place(world: World) -> Case:
+def _a_head_without_a_folder(world: World) -> Case:
     resume = ["series", "--resume", world.whole / "heads" / "head", *CPU]
     return Case(["series", *CPU], "give --run and --out for a new head, or --resume DIR", lambda _: [resume])
 
@@ -54,7 +54,7 @@ def _no_features_yet(world: World) -> Case:
 
 
 @pytest.mark.parametrize("digests", [True, False])
-def test_features_that_are_damaged_are_removed_and_made_again(world: World, heads: Path, digests: bool) -> None:
+def test_damaged_features_are_removed_and_recreated(world: World, heads: Path, digests: bool) -> None:
     base = _base(world)
     [store] = base.glob("features*.zarr")
     (store / "zarr.json").write_bytes(b"?")
@@ -176,14 +176,14 @@ def _a_commit_that_the_slice_model_was_not_trained_on(world: World) -> Case:
     return Case([*series, other], advice, lambda _: [[*series, world.cache]])
 
 
-def test_a_head_judges_by_its_slice_model_or_by_predict(world: World, heads: Path) -> None:
+def test_a_head_predicts_through_its_slice_model_or_train_predict(world: World, heads: Path) -> None:
     with pytest.raises(RunError, match="load its slice model's run, or run: train predict"):
         load_model(heads / "head")
     load_model(heads / "base")
     call("predict", "--run", heads / "head", "--cache", world.cache, "--out", world.folder / "p.csv", *CPU)
 
 
-def test_a_head_is_computed_without_torchrun() -> None:
+def test_a_head_is_rejected_under_torchrun() -> None:
     with pytest.raises(ConfigError, match="run the command without torchrun"):
         check_alone(dataclasses.replace(HERE, count=2))
     check_alone(HERE)

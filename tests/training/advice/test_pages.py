@@ -15,7 +15,7 @@ from tests.training.run.test_train_cli import train
 from training.report.report import write_report
 
 
-def test_evaluate_names_what_lacks_and_what_shows_it(world: World) -> None:
+def test_evaluate_suggests_how_to_get_and_show_what_is_missing(world: World) -> None:
     for name in ("thresholds.json", "calibration.json"):
         (world.run / name).unlink()
     said = call(*world.on_run("evaluate")).output
@@ -43,7 +43,7 @@ def _follow_page(world: World, advice: str) -> None:
     assert not re.search(advice, _page(world))
 
 
-def test_the_page_names_the_commands_for_the_scores_that_it_lacks(world: World, monkeypatch: Any) -> None:
+def test_the_page_suggests_commands_for_missing_scores(world: World, monkeypatch: Any) -> None:
     monkeypatch.chdir(world.folder)  # the page names the run by its folder's name
     for pattern in ("scores_*", "predictions_*", "thresholds.json", "calibration.json"):
         for file in world.run.glob(pattern):
@@ -60,7 +60,7 @@ def test_the_page_names_the_commands_for_the_scores_that_it_lacks(world: World, 
     )
 
 
-def test_the_page_asks_for_the_cache_and_for_a_run_that_has_begun(world: World, monkeypatch: Any) -> None:
+def test_the_page_asks_for_the_cache_and_for_a_started_run(world: World, monkeypatch: Any) -> None:
     monkeypatch.chdir(world.folder)
     (world.run / "log.csv").unlink()
     write_report(world.run, None)
@@ -72,7 +72,7 @@ def test_the_page_asks_for_the_cache_and_for_a_run_that_has_begun(world: World, 
     assert "The cache was not given" not in (world.run / "report.html").read_text("utf-8")
 
 
-def test_a_cache_that_has_moved_is_given_by_its_new_place(world: World) -> None:
+def test_a_cache_that_has_moved_is_given_by_its_new_path(world: World) -> None:
     moved = world.cache.rename(world.folder / "moved.zarr")
     try:
         follow(

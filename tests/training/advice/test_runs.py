@@ -55,7 +55,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 # How damage is detected: by the digest of the file, or by its content if there are no digests.
 @pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("name", READERS)
-def test_a_damaged_file_is_brought_back_as_its_reader_says(world: World, name: str, digests: bool) -> None:
+def test_a_damaged_file_is_restored_as_the_message_says(world: World, name: str, digests: bool) -> None:
     """Files that a command can recreate are recreated by it; all others are restored from a backup."""
     read = READERS[name]
     (world.run / name).write_bytes(b"?")
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_brought_back_as_its_reader_says(world: World, name: s
     read(world.run)
 
 
-def test_a_damaged_content_asks_for_the_runs_own_commit(world: World) -> None:
+def test_damaged_content_json_asks_for_the_runs_own_commit(world: World) -> None:
     run = open_run(world.run)
     other = write_fake(world.folder / "other.zarr", seed=1).path
     (world.run / "content.npz").write_bytes(b"?")
@@ -97,7 +97,7 @@ def _a_pipe_in_the_folder(world: World) -> Case:
 
 
 @CASES.add
-def _a_text_without_end(world: World) -> Case:
+def _an_oversized_text(world: World) -> Case:
     os.truncate(world.run / "scores_test.json", 1 << 40)
     back = by_hand(lambda: world.restore("scores_test.json"))
     return Case(world.on_run("report"), "bytes, more than any file of a run; restore or remove it", back, again=True)
@@ -223,11 +223,11 @@ def _other_settings(world: World) -> Case:
 
 
 @CASES.add
-def _a_run_in_hand(world: World) -> Case:
+def _a_run_in_use(world: World) -> Case:
     return Case(world.resume(), "wait for it, or stop it", again=True, state=lambda: owned(world.run))
 
 
-def _strangers(world: World) -> Path:
+def _other_patients(world: World) -> Path:
     """Write a cache of patients who are not in the world's cache."""
     fake = write_fake(world.folder / "strangers.zarr", seed=5)
     table = fake.table.assign(patient_id="other_" + fake.table["patient_id"])
@@ -242,7 +242,7 @@ def _no_test_set(world: World) -> Case:
     two = world.whole / "two"  # subsets
 
     def follow(found: re.Match[str]) -> list[list[Any]]:
-        return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_strangers(world))).split(), *CPU]]
+        return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_other_patients(world))).split(), *CPU]]
 
     advice = "score another cache with (--split external --cache OTHER), or"
     return Case(["evaluate", "--run", two, *CPU], advice, follow)
@@ -254,7 +254,7 @@ def _an_external_set_that_is_not_named(world: World) -> Case:
     return Case(
         external,
         "--split external needs the other cache; give (--cache) OTHER",
-        lambda m: [[*external, m[1], _strangers(world)]],
+        lambda m: [[*external, m[1], _other_patients(world)]],
     )
 
 
@@ -262,7 +262,7 @@ def _an_external_set_that_is_not_named(world: World) -> Case:
 def _an_external_set_of_known_patients(world: World) -> Case:
     external = ["evaluate", "--run", world.whole / "two", *CPU, "--split", "external", "--cache"]
     advice = "nothing is left to score: .*; give a cache with other patients"
-    return Case([*external, world.cache], advice, lambda _: [[*external, _strangers(world)]])
+    return Case([*external, world.cache], advice, lambda _: [[*external, _other_patients(world)]])
 
 
 @pytest.mark.parametrize("name", CASES)

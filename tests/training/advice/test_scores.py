@@ -36,7 +36,7 @@ def _a_subset_whose_labels_are_gone(world: World) -> Told:
     return Told(lambda: lines_of(run, bare, "train"), advice, lambda: lines_of(run, open_cache(world.cache), "train"))
 
 
-def _a_split_that_is_no_table(world: World) -> Told:
+def _a_split_that_is_not_a_table(world: World) -> Told:
     file = world.run / "split.csv"
     file.write_bytes(b"?")
 
@@ -124,7 +124,7 @@ def _runs_of_other_labels(world: World) -> Told:
 TOLD = (
     _a_set_without_a_label,
     _a_subset_whose_labels_are_gone,
-    _a_split_that_is_no_table,
+    _a_split_that_is_not_a_table,
     _a_patient_in_two_subsets,
     _linked_patients_that_cannot_be_read,
     _predictions_that_are_not_there,

@@ -51,7 +51,7 @@ def _a_folder_for_the_csv_file(world: World) -> Case:
 
 
 @CASES.add
-def _a_run_without_a_place(world: World) -> Case:
+def _a_run_without_a_folder(world: World) -> Case:
     return Case(["run", *CPU], "give --cache and --out for a new run, or --resume DIR", lambda _: [world.resume()])
 
 
@@ -144,7 +144,7 @@ def picky(channels: int) -> nn.Module:
     return Picky()
 
 
-def test_a_backbone_of_ones_own_gets_the_size_that_it_takes() -> None:
+def test_an_own_backbone_gets_the_size_that_it_accepts() -> None:
     config = settings(model=f"{__name__}:picky", size_px=48)
     with pytest.raises(ConfigError, match=r"wants 32 px.*give another --size"):
         build_model(config, 6)
@@ -175,7 +175,7 @@ def test_a_backbone_keeps_its_state_in_buffers() -> None:
     assert _count_features(InBuffer(), settings(size_px=32), (0, 1, 2)) == 3
 
 
-def test_a_model_that_cannot_be_built_has_another_in_its_place() -> None:
+def test_a_model_that_cannot_be_built_is_replaced_by_another() -> None:
     with patch("torchvision.models.get_model", side_effect=ValueError("no")), pytest.raises(ConfigError) as refused:
         build_model(settings(model="resnet18"), 6)
     assert "choose another model, or another --size" in str(refused.value)
@@ -193,7 +193,7 @@ def test_weights_that_rescale_three_channels_are_left_out() -> None:
 # --- the user's own functions ----------------------------------------------------------------------------------------
 
 
-def test_functions_are_named_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_are_named_as_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "of_mine_7.py").write_text("number = 3\n\n\ndef loss(*given):\n    return given\n")
     with pytest.raises(ConfigError, match="run the command in the module's folder, or set PYTHONPATH to it"):
         find_function("of_mine_7:loss", "loss")
@@ -233,7 +233,7 @@ def _a_tracker_that_does_not_answer(world: World) -> Case:
     return Case(world.new("--logger", "mlflow"), advice, lambda _: [world.new(out="without")], state=state)
 
 
-def test_packages_that_messages_name_are_in_their_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_in_messages_are_in_their_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"'ich-cache\[timm\]'"):
         build_model(settings(model="timm:resnet18"), 6)
@@ -244,13 +244,13 @@ def test_packages_that_messages_name_are_in_their_extras(monkeypatch: pytest.Mon
     holds("s3", "s3fs")
 
 
-def test_onnx_that_is_not_installed_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnx_package_is_in_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(RunError, match=r"ONNX needs the package onnx; run: pip install 'ich-cache\[export\]'"):
         _write_onnx(None, tmp_path / "m.onnx", None)  # type: ignore[arg-type]
 
 
-def test_a_program_that_differs_is_written_in_the_other_format(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_differs_is_exported_in_the_other_format(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     parity = program._parity
     monkeypatch.setattr(program, "_parity", lambda *given: 1.0 if given[1] == "onnx" else parity(*given))
     monkeypatch.setattr(program, "_write_onnx", lambda *_: None)

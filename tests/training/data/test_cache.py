@@ -33,7 +33,7 @@ def message(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_commit_is_read_whole(fake: FakeCache) -> None:
+def test_a_commit_is_read_completely(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     assert (cache.commit, cache.classes, cache.sizes, cache.num_slices) == (current(fake.path), CLASSES, (16, 24), 40)
     assert [(w.name, w.level_hu, w.width_hu) for w in cache.windows][2] == ("bone", 600.0, 2800.0)
@@ -42,21 +42,21 @@ def test_commit_is_read_whole(fake: FakeCache) -> None:
     assert cache.array(24).shape[1:] == (3, 24, 24)
 
 
-def test_table_reads_back_exactly(fake: FakeCache) -> None:
+def test_the_table_is_read_exactly(fake: FakeCache) -> None:
     table = open_cache(fake.path).table
     assert list(table.columns) == list(fake.table.columns)
     for column in ("row", "sop_instance_uid", "patient_id", "z_mm", "z_norm"):
         assert table[column].tolist() == fake.table[column].tolist()
 
 
-def test_labels_are_nan_where_absent(fake: FakeCache) -> None:
+def test_missing_labels_are_nan(fake: FakeCache) -> None:
     labels = open_cache(fake.path).labels()
     assert labels.dtype == np.float32
     assert np.isnan(labels[:3]).all()
     assert np.array_equal(labels[3:], fake.table[list(CLASSES)].iloc[3:].to_numpy(np.float32))
 
 
-def test_floats_are_exact_and_may_be_absent(broken: Path) -> None:
+def test_floats_are_exact_and_may_be_missing(broken: Path) -> None:
     numbers = np.random.default_rng(0).normal(0, 100, 40)
     rewrite_table(broken, lambda table: table.assign(z_norm=[repr(float(z)) for z in numbers], z_mm=""))
     table = open_cache(broken).table
@@ -90,7 +90,7 @@ def test_keys_are_the_documented_hash(fake: FakeCache) -> None:
     assert len(np.unique(cache.keys)) == cache.num_slices
 
 
-def test_kept_commit_is_read_after_a_later_one(broken: Path) -> None:
+def test_an_older_commit_can_be_read_after_a_later_one(broken: Path) -> None:
     before = open_cache(broken)
     rewrite_table(broken, lambda table: table.head(10))
     assert open_cache(broken).num_slices == 10
@@ -100,7 +100,7 @@ def test_kept_commit_is_read_after_a_later_one(broken: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 24])
-def test_mean_std_equal_those_of_all_pixels(fake: FakeCache, size: int) -> None:
+def test_mean_and_std_equal_those_of_all_pixels(fake: FakeCache, size: int) -> None:
     lines = np.array([5, 1, 30, 12])
     mean, std = open_cache(fake.path).mean_std(size, fake.table["row"].to_numpy()[lines])
     pixels = fake.images[size][lines].transpose(1, 0, 2, 3).reshape(3, -1) / 255
@@ -108,7 +108,7 @@ def test_mean_std_equal_those_of_all_pixels(fake: FakeCache, size: int) -> None:
     assert std == pytest.approx(pixels.std(axis=1), rel=1e-12)
 
 
-def test_sums_follow_the_rows_asked_for(fake: FakeCache) -> None:
+def test_sums_are_in_the_order_of_the_requested_rows(fake: FakeCache) -> None:
     lines = np.array([9, 2, 2, 17])
     sums = open_cache(fake.path).sums(16, fake.table["row"].to_numpy()[lines])
     pixels = fake.images[16][lines].astype(np.uint64).reshape(4, 3, -1)
@@ -125,7 +125,7 @@ def test_missing_sums_are_not_read_as_black(broken: Path) -> None:
     assert "verify --repair" in message(lambda: cache.mean_std(16, cache.table["row"].to_numpy()))
 
 
-def test_damaged_sums_are_found(broken: Path) -> None:
+def test_damaged_sums_are_detected(broken: Path) -> None:
     cache = open_cache(broken)
     content = bytearray(first_sum_shard(broken).read_bytes())
     content[11] ^= 4
@@ -184,7 +184,7 @@ FAULTS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
 
 @pytest.mark.parametrize("file", ["zarr.json", "commits"])
 @pytest.mark.parametrize(("before", "after"), [('"weight": 2.0', '"weight": 3.0'), ('"train": 0.7', '"train": 0.3')])
-def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, before: str, after: str) -> None:
+def test_a_flipped_bit_in_root_or_commit_is_detected(broken: Path, file: str, before: str, after: str) -> None:
     """Flipping a bit of 2.0 or 0.7 gives different but valid JSON."""
     path = broken / file if file == "zarr.json" else broken / "commits" / f"{current(broken)}.json"
     content = path.read_text()
@@ -194,13 +194,13 @@ def test_one_bit_of_root_or_commit_is_not_believed(broken: Path, file: str, befo
     assert "is damaged" in message(lambda: open_cache(broken))
 
 
-def test_a_commit_names_the_arrays_of_its_sizes_and_no_others(broken: Path) -> None:
+def test_a_commit_lists_exactly_the_arrays_of_its_sizes(broken: Path) -> None:
     recommit(broken, lambda commit: commit["arrays"].update({"images/../x": {}}))
     with pytest.raises(CacheError, match="the arrays do not match the sizes"):
         open_cache(broken)
 
 
-def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: Path) -> None:
+def test_an_untrusted_commit_cannot_read_files_elsewhere(broken: Path, tmp_path: Path) -> None:
     for commit in ("../../x", str(tmp_path / "x"), "", "..", "A" * 16):
         if commit:
             assert "has no commit" in message(lambda: open_cache(broken, commit))  # noqa: B023
@@ -208,7 +208,7 @@ def test_a_commit_of_a_stranger_reads_nothing_elsewhere(broken: Path, tmp_path: 
 
 @pytest.mark.parametrize("file", ["zarr.json", "commits/*", "tables/*", "images/16-*/c/0/0/0/0", "sums/16-*/c/0/0/0"])
 @pytest.mark.parametrize("what", ["a terabyte", "a pipe", "a folder"])
-def test_what_is_no_file_of_a_cache_is_one_line(broken: Path, file: str, what: str) -> None:
+def test_invalid_files_in_a_cache_give_one_line_errors(broken: Path, file: str, what: str) -> None:
     [path] = broken.glob(file)
     if what == "a terabyte":
         os.truncate(path, 1 << 40)
@@ -227,7 +227,7 @@ def test_what_is_no_file_of_a_cache_is_one_line(broken: Path, file: str, what: s
 
 
 @pytest.mark.parametrize(("fault", "words"), FAULTS)
-def test_fault_is_one_line_with_a_way_out(
+def test_each_fault_is_a_one_line_error_with_a_remedy(
     broken: Path, fault: Callable[[Path], object], words: tuple[str, ...]
 ) -> None:
     fault(broken)
@@ -248,13 +248,13 @@ def test_unknown_commit_names_the_nearest(fake: FakeCache) -> None:
     assert "pipeline info" in message(lambda: open_cache(fake.path, "zz"))
 
 
-def test_size_not_built_says_how_to_build_it(fake: FakeCache) -> None:
+def test_the_error_for_a_missing_size_says_how_to_build_it(fake: FakeCache) -> None:
     text = message(lambda: open_cache(fake.path).array(380))
     assert "16, 24 px" in text
     assert "--size 380" in text
 
 
-def test_no_labels_says_how_to_get_them(tmp_path: Path) -> None:
+def test_the_error_for_missing_labels_says_how_to_add_them(tmp_path: Path) -> None:
     cache = open_cache(write_cache(tmp_path / "cache.zarr", classes=()).path)
     assert cache.class_weights.shape == (0,)
     assert "--labels" in message(cache.labels)
@@ -276,6 +276,6 @@ def change_array(cache: Path, change: Callable[[dict], object]) -> Cache:
         lambda array: array.clear(),
     ],
 )
-def test_array_of_another_kind_is_refused(broken: Path, change: Callable[[dict], object]) -> None:
+def test_an_array_not_in_the_format_is_rejected(broken: Path, change: Callable[[dict], object]) -> None:
     cache = change_array(broken, change)
     assert "not stored as the cache format requires" in message(lambda: cache.array(16))

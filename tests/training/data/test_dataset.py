@@ -29,7 +29,7 @@ def cache(fake: FakeCache) -> Cache:
     return open_cache(fake.path)
 
 
-def test_item_is_the_slice_of_its_line(fake: FakeCache, cache: Cache) -> None:
+def test_an_item_is_the_slice_at_its_line(fake: FakeCache, cache: Cache) -> None:
     dataset = SliceDataset(cache, 32, LINES)
     assert len(dataset) == len(LINES)
     for index in (0, 3, -1):
@@ -56,7 +56,7 @@ def test_plain_dataloader_with_workers_gives_each_slice_once(fake: FakeCache, ca
     assert sorted(lines) == list(range(cache.num_slices))
 
 
-def test_transform_sees_each_image_and_a_pickle_reads_the_same(cache: Cache) -> None:
+def test_transform_gets_each_image_and_a_pickled_dataset_reads_the_same(cache: Cache) -> None:
     dataset = pickle.loads(pickle.dumps(SliceDataset(cache, 32, LINES, transform=torch.Tensor.float)))
     assert dataset[2]["image"].dtype == torch.float32
     assert torch.equal(dataset[2]["image"], SliceDataset(cache, 32, LINES)[2]["image"].float())
@@ -68,7 +68,7 @@ def test_context_stacks_the_neighbours(fake: FakeCache, cache: Cache) -> None:
     assert np.array_equal(item["image"].numpy(), fake.images[32][middle - 1 : middle + 2].reshape(9, 32, 32))
 
 
-def test_items_that_are_kept_are_never_filled_again(fake: FakeCache, cache: Cache) -> None:
+def test_kept_items_are_never_refilled(fake: FakeCache, cache: Cache) -> None:
     """Keep items, a view of one, and one as a NumPy array; the memory of released ones is reused."""
     dataset = SliceDataset(cache, 32, np.arange(cache.num_slices))
     kept = dataset.__getitems__([1, 2])
@@ -81,7 +81,7 @@ def test_items_that_are_kept_are_never_filled_again(fake: FakeCache, cache: Cach
     assert np.array_equal(array, fake.images[32][4])
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_damage_is_reported(tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr")
     dataset = SliceDataset(open_cache(fake.path), 32, np.arange(40))
     for shard in (fake.path / "images").rglob("0"):
@@ -93,7 +93,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         dataset.__getitems__(list(range(40)))
 
 
-def test_a_batch_that_is_kept_is_never_filled_again(fake: FakeCache, cache: Cache) -> None:
+def test_a_kept_batch_is_never_refilled(fake: FakeCache, cache: Cache) -> None:
     """Keep batches in three ways: in a list, by a view of each, and by a NumPy array of each."""
     stream = Stream(cache, 32, np.arange(cache.num_slices), 8, threads=2)
     kept = list(stream.epoch(0, 0))
@@ -110,13 +110,13 @@ def test_a_batch_that_is_kept_is_never_filled_again(fake: FakeCache, cache: Cach
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_memory_of_dropped_batches_is_used_again(cache: Cache, threads: int) -> None:
+def test_memory_of_released_batches_is_reused(cache: Cache, threads: int) -> None:
     stream = Stream(cache, 32, np.arange(cache.num_slices), 2, threads=threads, ahead=2)
     places = {batch.images.data_ptr() for epoch in range(5) for batch in stream.epoch(0, epoch)}
     assert len(places) <= 8  # of 100 batches; the ring has 5, and a thread that is slow to release may cost one
 
 
-def test_iterating_a_stream_gives_epoch_after_epoch(cache: Cache) -> None:
+def test_iterating_a_stream_yields_one_epoch_after_another(cache: Cache) -> None:
     stream = Stream(cache, 32, np.arange(cache.num_slices), 16, seed=3)
     assert len(stream) == 3
     passes = [[batch.lines.tolist() for batch in stream] for _ in range(2)]
@@ -126,7 +126,7 @@ def test_iterating_a_stream_gives_epoch_after_epoch(cache: Cache) -> None:
     assert len(DataLoader(stream, batch_size=None)) == 3
 
 
-def test_workers_of_a_dataloader_are_refused(cache: Cache) -> None:
+def test_dataloader_workers_are_rejected(cache: Cache) -> None:
     loader = DataLoader(Stream(cache, 32, np.arange(40), 8), batch_size=None, num_workers=1)
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(loader))

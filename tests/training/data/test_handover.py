@@ -49,7 +49,7 @@ def _differences(fake: FakeCache, batches: list[dict[str, torch.Tensor]]) -> int
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batches_that_are_kept_are_never_filled_again(fake: FakeCache, dataset: SliceDataset, workers: int) -> None:
+def test_kept_batches_are_never_refilled(fake: FakeCache, dataset: SliceDataset, workers: int) -> None:
     """Keep a whole epoch, which is more than the reusable memory, and part of each batch as a view and in NumPy."""
     kept = list(_loader(dataset, workers))
     assert len(kept) > max(KEPT, MOST_SLOTS)
@@ -66,13 +66,13 @@ def test_batches_that_are_kept_are_never_filled_again(fake: FakeCache, dataset: 
 
 
 @pytest.mark.parametrize(("workers", "most"), [(0, KEPT), (2, 2 * MOST_SLOTS)])
-def test_memory_of_dropped_batches_is_used_again(dataset: SliceDataset, workers: int, most: int) -> None:
+def test_memory_of_released_batches_is_reused(dataset: SliceDataset, workers: int, most: int) -> None:
     loader = _loader(Subset(dataset, [*range(len(dataset))] * 5), workers)
     places = [batch["image"].data_ptr() for batch in loader]
     assert len(set(places)) <= most < len(places) // 2
 
 
-def test_own_collate_in_a_worker_may_take_the_images_alone(fake: FakeCache, dataset: SliceDataset) -> None:
+def test_a_custom_collate_in_a_worker_may_return_only_images(fake: FakeCache, dataset: SliceDataset) -> None:
     kept = list(_loader(dataset, 1, collate_fn=_images_and_lines))
     assert len(kept) > MOST_SLOTS
     assert _differences(fake, [{"image": images, "line": lines} for images, lines in kept]) == 0
@@ -84,7 +84,7 @@ def _images_and_lines(items: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_items_one_by_one_without_batches(fake: FakeCache, dataset: SliceDataset, workers: int) -> None:
+def test_items_can_be_read_one_by_one_without_batches(fake: FakeCache, dataset: SliceDataset, workers: int) -> None:
     loader = DataLoader(dataset, None, num_workers=workers, multiprocessing_context=METHOD if workers else None)
     kept = list(loader)
     assert len(kept) == len(dataset)
@@ -93,7 +93,7 @@ def test_items_one_by_one_without_batches(fake: FakeCache, dataset: SliceDataset
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_items_of_several_datasets_are_collated_as_any(fake: FakeCache, cache: Cache, workers: int) -> None:
+def test_items_of_several_datasets_are_collated_as_usual(fake: FakeCache, cache: Cache, workers: int) -> None:
     halves = ConcatDataset([SliceDataset(cache, 32, lines) for lines in np.array_split(np.arange(40), 2)])
     kept = list(_loader(halves, workers))
     assert sum(len(batch["line"]) for batch in kept) == 40
@@ -101,7 +101,7 @@ def test_items_of_several_datasets_are_collated_as_any(fake: FakeCache, cache: C
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_transform_makes_is_collated(fake: FakeCache, cache: Cache, workers: int) -> None:
+def test_results_of_a_transform_are_collated(fake: FakeCache, cache: Cache, workers: int) -> None:
     dataset = SliceDataset(cache, 32, np.arange(40), transform=_named)
     for batch in _loader(dataset, workers):
         lines = batch["line"].numpy()
@@ -128,7 +128,7 @@ def test_a_batch_is_a_sequence_of_its_items(dataset: SliceDataset) -> None:
         assert torch.equal(values, one_by_one[name])
 
 
-def test_memory_of_workers_is_let_go_with_the_dataset(cache: Cache) -> None:
+def test_memory_of_workers_is_released_with_the_dataset(cache: Cache) -> None:
     dataset = SliceDataset(cache, 32, np.arange(40))
     for _ in range(2):  # each epoch starts new workers
         deque(_loader(dataset, 1), maxlen=0)

@@ -28,14 +28,14 @@ def fake(tmp_path: Path) -> FakeCache:
     return write_cache(tmp_path / "cache.zarr", patients=12, slices=5)
 
 
-def test_same_pixels_of_one_patient_and_blank_ones_link_nobody(fake: FakeCache) -> None:
+def test_equal_slices_of_one_patient_and_blank_slices_do_not_link_patients(fake: FakeCache) -> None:
     plant(fake, 4, fake.images[SIZE][3])
     for line in (7, 12, 22):
         plant(fake, line, np.zeros((3, SIZE, SIZE), np.uint8))
     assert same_pixels(open_cache(fake.path), SIZE) == []
 
 
-def test_trivially_alike_slices_link_nobody(fake: FakeCache) -> None:
+def test_trivial_slices_do_not_link_patients(fake: FakeCache) -> None:
     air = np.zeros((3, SIZE, SIZE), np.uint8)
     air[:, 0, :10] = 99  # 10 of 1,024 pixels
     for line in (7, 12):
@@ -47,12 +47,12 @@ def test_trivially_alike_slices_link_nobody(fake: FakeCache) -> None:
     assert [group.tolist() for group in same_pixels(open_cache(fake.path), SIZE)] == [[7, 12]]
 
 
-def test_equal_sums_of_other_pixels_link_nobody(fake: FakeCache) -> None:
+def test_equal_sums_of_different_pixels_do_not_link_patients(fake: FakeCache) -> None:
     plant(fake, 12, fake.images[SIZE][3][:, ::-1])
     assert same_pixels(open_cache(fake.path), SIZE) == []
 
 
-def test_patients_are_joined_over_all_pairs(fake: FakeCache) -> None:
+def test_patients_are_joined_through_all_pairs(fake: FakeCache) -> None:
     for line, like in ((12, 3), (22, 13), (41, 31), (36, 31)):  # patients 2-0, 4-2, 8-6, 7-6
         plant(fake, line, fake.images[SIZE][like])
     links = link(open_cache(fake.path), SIZE)
@@ -85,7 +85,7 @@ def test_no_unit_is_in_two_subsets(seed: int, pairs: int, fractions: tuple[float
         assert (subsets == split_patients(table, ("any",), fractions, seed=seed)).all()
 
 
-def test_labels_contradict_on_two_sides_of_a_half() -> None:
+def test_labels_on_both_sides_of_a_half_contradict() -> None:
     assert contradict(np.array([[0, 1], [1, 1]]))
     assert not contradict(np.array([[np.nan, 1], [1, 1]]))
     assert contradict(np.array([[0.4], [0.6]]))
@@ -115,7 +115,7 @@ def test_a_run_joins_leaves_out_and_lists(fake: FakeCache, tmp_path: Path) -> No
         lines_of(again, cache, "test")
 
 
-def test_a_split_edited_so_that_it_breaks_a_group_is_refused(fake: FakeCache, tmp_path: Path) -> None:
+def test_a_split_edited_to_break_a_group_is_rejected(fake: FakeCache, tmp_path: Path) -> None:
     plant(fake, 12, fake.images[SIZE][3])
     run, cache = begin(tmp_path / "run", fake.path, settings(), HERE)
     split = pd.read_csv(run.split)
@@ -130,7 +130,7 @@ def test_a_split_edited_so_that_it_breaks_a_group_is_refused(fake: FakeCache, tm
         evaluate(run, cache, "test", runtime(), HERE, tta=False)
 
 
-def test_a_large_unit_trains_and_is_told_with_what_joins_it(fake: FakeCache, tmp_path: Path) -> None:
+def test_a_large_unit_is_in_the_training_set_and_is_reported(fake: FakeCache, tmp_path: Path) -> None:
     for line in range(12, 50, 5):
         plant(fake, line, fake.images[SIZE][3])
     cache = open_cache(fake.path)

@@ -62,19 +62,19 @@ def disturbed(cache: Cache, seed: int) -> Cache:
 
 @pytest.mark.parametrize("slices", [1, 2, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_neighbours_are_those_of_the_rule(plain: Cache, slices: int, seed: int) -> None:
+def test_neighbours_follow_the_rule(plain: Cache, slices: int, seed: int) -> None:
     cache = disturbed(plain, seed)
     assert np.array_equal(find_neighbours(cache, slices), by_hand(cache, slices))
 
 
-def test_neighbours_depend_on_the_content_alone(plain: Cache) -> None:
+def test_neighbours_depend_only_on_the_content(plain: Cache) -> None:
     cache = disturbed(plain, 3)
     turned = cache.table.iloc[::-1].assign(row=np.arange(len(cache.table)))
     other = with_table(cache, turned)
     assert np.array_equal(cache.keys[find_neighbours(cache, 2)][::-1], other.keys[find_neighbours(other, 2)])
 
 
-def test_unlabelled_slices_are_neighbours_and_slices_that_left_are_not(plain: Cache) -> None:
+def test_unlabelled_slices_are_neighbours_and_removed_slices_are_not(plain: Cache) -> None:
     assert find_neighbours(plain, 1)[3].tolist() == [2, 3, 4]
     assert plain.table["any"].isna()[2]
     left = with_table(plain, plain.table.drop(index=2))
@@ -82,11 +82,11 @@ def test_unlabelled_slices_are_neighbours_and_slices_that_left_are_not(plain: Ca
     assert left.table["z_mm"][1] < plain.table["z_mm"][2]
 
 
-def test_past_the_ends_the_outermost_slice_stands_in(plain: Cache) -> None:
+def test_past_the_ends_the_outermost_slice_is_repeated(plain: Cache) -> None:
     assert find_neighbours(plain, 2)[[0, 6]].tolist() == [[0, 0, 0, 1, 2], [4, 5, 6, 6, 6]]
 
 
-def test_series_are_in_order_and_unplaced_slices_in_none(plain: Cache) -> None:
+def test_series_are_ordered_and_slices_without_position_are_left_out(plain: Cache) -> None:
     cache = disturbed(plain, 4)
     order = order_series(cache)
     assert sorted(order.lines.tolist()) == np.flatnonzero(cache.table["z_mm"].notna()).tolist()
@@ -97,7 +97,7 @@ def test_series_are_in_order_and_unplaced_slices_in_none(plain: Cache) -> None:
         assert np.array_equal(of["z_mm"], order.z_mm[begin:end])
 
 
-def test_a_cache_without_positions_is_named(plain: Cache) -> None:
+def test_a_cache_without_positions_is_reported(plain: Cache) -> None:
     cache = with_table(plain, plain.table.assign(z_mm=np.nan))
     with pytest.raises(CacheError, match=r"no slice has a z_mm.*use a run without --context"):
         find_neighbours(cache, 1)
@@ -108,7 +108,7 @@ def test_channels_go_from_foot_to_head() -> None:
     assert Context(2, (0,)).channels(3) == (0, 0, 0, 1, 2, 0, 0)
 
 
-def test_windows_are_chosen_by_name() -> None:
+def test_context_windows_are_chosen_by_name() -> None:
     assert choose_context(0, "all", WINDOWS) is None
     assert choose_context(1, "all", WINDOWS) == Context(1, (0, 1, 2))
     assert choose_context(1, "bone, brain", WINDOWS) == Context(1, (0, 2))

@@ -40,7 +40,7 @@ def by_patient(table: pd.DataFrame, subsets: np.ndarray) -> dict[str, str]:
 
 @given(tables(), st.integers(0, 2**63), st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.5, 0.0), (0.34, 0.33, 0.33)]))
 @settings(max_examples=150, deadline=None)
-def test_patients_are_whole_and_every_wished_subset_has_some(
+def test_patients_are_not_divided_and_every_requested_subset_has_some(
     table: pd.DataFrame, seed: int, fractions: tuple[float, float, float]
 ) -> None:
     subsets = split_patients(table, CLASSES, fractions, seed=seed)
@@ -60,7 +60,7 @@ def test_order_of_lines_and_rows_do_not_matter(table: pd.DataFrame, seed: int) -
     assert by_patient(other, split_patients(other, CLASSES, seed=seed)) == first
 
 
-def test_seed_decides() -> None:
+def test_the_split_depends_on_the_seed() -> None:
     table = table_of(np.zeros((40, 3), bool))
     subsets = {tuple(split_patients(table, CLASSES, seed=seed)) for seed in (0, 0, 1, 2)}
     assert len(subsets) == 3
@@ -84,18 +84,18 @@ def test_unlabelled_slices_count_as_no_finding() -> None:
     assert set(split_patients(table, CLASSES, seed=0)) == set(SUBSETS)
 
 
-def test_too_few_patients_is_one_line() -> None:
+def test_too_few_patients_give_a_one_line_error() -> None:
     with pytest.raises(ConfigError, match="2 patients are too few for train, validation, test"):
         split_patients(table_of(np.zeros((2, 3), bool)), CLASSES, seed=0)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1)])
-def test_fractions_must_be_shares(fractions: tuple[float, float, float]) -> None:
+def test_fractions_must_add_up_to_one(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(ConfigError, match="add up to 1"):
         split_patients(table_of(np.zeros((9, 3), bool)), CLASSES, fractions, seed=0)
 
 
-def test_file_gives_the_split_back(tmp_path: Path) -> None:
+def test_the_split_can_be_read_back_from_its_file(tmp_path: Path) -> None:
     table = table_of(np.zeros((12, 3), bool))
     subsets = split_patients(table, CLASSES, seed=0)
     write_split(tmp_path / "split.csv", table, subsets)
@@ -115,7 +115,7 @@ def test_file_gives_the_split_back(tmp_path: Path) -> None:
         ("", "patient_id and split"),
     ],
 )
-def test_wrong_file_is_one_line(tmp_path: Path, text: str, word: str) -> None:
+def test_a_wrong_split_file_gives_a_one_line_error(tmp_path: Path, text: str, word: str) -> None:
     file = tmp_path / "split.csv"
     file.write_text(text)
     with pytest.raises(RunError, match=word) as caught:

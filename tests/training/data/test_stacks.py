@@ -33,9 +33,7 @@ def stacked(fake: FakeCache, line: int, context: Context) -> np.ndarray:
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("threads", [0, 2])
-def test_each_slice_comes_between_its_neighbours(
-    fake: FakeCache, context: Context, shuffle: bool, threads: int
-) -> None:
+def test_each_slice_is_between_its_neighbours(fake: FakeCache, context: Context, shuffle: bool, threads: int) -> None:
     cache = open_cache(fake.path)
     lines = np.arange(1, cache.num_slices, 2)
     seen = []
@@ -46,7 +44,7 @@ def test_each_slice_comes_between_its_neighbours(
     assert sorted(seen) == lines.tolist()
 
 
-def test_the_order_is_that_of_the_slices_alone(fake: FakeCache) -> None:
+def test_the_order_is_the_same_as_without_context(fake: FakeCache) -> None:
     cache, lines = open_cache(fake.path), np.arange(30)
     plain, stacks = Stream(cache, SIZE, lines, 8), Stream(cache, SIZE, lines, 8, context=CONTEXTS[0])
     for a, b in zip(plain.epoch(0, 1), stacks.epoch(0, 1), strict=True):
@@ -56,9 +54,7 @@ def test_the_order_is_that_of_the_slices_alone(fake: FakeCache) -> None:
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_a_slice_is_decoded_once_for_a_batch(
-    fake: FakeCache, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slice_is_decoded_once_per_batch(fake: FakeCache, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     decompress = shards.DECOMPRESS["blosc"]
     monkeypatch.setitem(shards.DECOMPRESS, "blosc", lambda stored, image: calls.append(decompress(stored, image)))
@@ -81,7 +77,7 @@ def test_damage_of_a_neighbour_names_the_neighbour(tmp_path: Path) -> None:
         list(Stream(cache, SIZE, np.array([0, 8]), 2, 0, context=Context(1, (0,))).epoch(0, 0))
 
 
-def test_a_stream_with_context_may_be_pickled(fake: FakeCache) -> None:
+def test_a_stream_with_context_can_be_pickled(fake: FakeCache) -> None:
     stream = pickle.loads(pickle.dumps(Stream(open_cache(fake.path), SIZE, np.arange(4), 4, 0, context=CONTEXTS[2])))
     (batch,) = stream.epoch(0, 0, shuffle=False)
     assert np.array_equal(batch.images[2], stacked(fake, 2, CONTEXTS[2]))

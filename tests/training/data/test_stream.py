@@ -36,7 +36,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
 
 @pytest.mark.parametrize("compressor", ["lz4", "lz4hc", "zstd"])
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_batches_are_what_zarr_reads(tmp_path: Path, compressor: str, threads: int) -> None:
+def test_batches_equal_what_zarr_reads(tmp_path: Path, compressor: str, threads: int) -> None:
     fake = write_cache(tmp_path / "cache.zarr", patients=6, compressor=compressor, unlabelled=2)
     cache = open_cache(fake.path)
     stored = zarr.open_group(fake.path, mode="r")[f"images/{SIZE}-0badcafe"]
@@ -54,13 +54,13 @@ def test_batches_are_what_zarr_reads(tmp_path: Path, compressor: str, threads: i
     assert sorted(seen) == list(range(cache.num_slices))
 
 
-def test_some_lines_only(fake: FakeCache) -> None:
+def test_a_stream_of_selected_lines(fake: FakeCache) -> None:
     stream = Stream(open_cache(fake.path), SIZE, np.array([40, 3, 17]), 2)
     assert sorted(flat(lines_of(stream))) == [3, 17, 40]
     assert lines_of(stream, shuffle=False) == [[3, 17], [40]]
 
 
-def test_cache_without_labels_streams(tmp_path: Path) -> None:
+def test_a_cache_without_labels_can_be_streamed(tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr", classes=())
     (first, *_) = stream_of(fake.path).epoch(0, 0)
     assert first.labels.shape == (8, 0)
@@ -72,14 +72,14 @@ def test_thread_count_does_not_change_the_batches(fake: FakeCache) -> None:
         assert lines_of(stream_of(fake.path, threads=threads)) == expected
 
 
-def test_order_follows_seed_and_epoch(fake: FakeCache) -> None:
+def test_the_order_depends_on_seed_and_epoch(fake: FakeCache) -> None:
     stream = stream_of(fake.path)
     orders = [flat(lines_of(stream, seed, epoch)) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert orders[0] == orders[1]
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_order_does_not_follow_rows(tmp_path: Path) -> None:
+def test_the_order_does_not_depend_on_rows(tmp_path: Path) -> None:
     orders = []
     for row_seed in (0, 1):
         fake = write_cache(tmp_path / str(row_seed), row_seed=row_seed)
@@ -89,7 +89,7 @@ def test_order_does_not_follow_rows(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=50), st.integers(0, 2**63), st.integers(0, 1000))
-def test_permutation_depends_on_the_set_of_keys_alone(keys: list[int], seed: int, epoch: int) -> None:
+def test_the_permutation_depends_only_on_the_set_of_keys(keys: list[int], seed: int, epoch: int) -> None:
     forth = np.array(keys, np.uint64)
     back = forth[::-1]
     assert sorted(permutation(forth, seed, epoch)) == list(range(len(keys)))
@@ -123,13 +123,13 @@ def test_processes_share_the_global_batches(
 
 @given(st.integers(0, 8))
 @settings(max_examples=9, deadline=None)
-def test_resumed_epoch_goes_on_where_it_was(fake: FakeCache, skip_batches: int) -> None:
+def test_a_resumed_epoch_continues_where_it_stopped(fake: FakeCache, skip_batches: int) -> None:
     stream = stream_of(fake.path)
     assert lines_of(stream, skip_batches=skip_batches) == lines_of(stream)[skip_batches:]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_batch_holds_until_the_next_is_asked_for(fake: FakeCache, threads: int) -> None:
+def test_a_batch_is_valid_until_the_next_is_requested(fake: FakeCache, threads: int) -> None:
     stream = stream_of(fake.path, threads=threads, ahead=2)
     for epoch in range(3):
         for batch in stream.epoch(0, epoch):
@@ -161,7 +161,7 @@ def test_threads_end_with_the_iterator(fake: FakeCache, threads: int) -> None:
     assert stream_threads() == []
 
 
-def test_cold_reads_give_the_same(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cold_reads_give_the_same_batches(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every batch as one that had to wait for the disk, so that all of them are prefetched."""
     faults = itertools.count()
     expected = lines_of(stream_of(fake.path))
@@ -208,7 +208,7 @@ np.save({str(tmp_path / "out.npy")!r}, out)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int) -> None:
+def test_an_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int) -> None:
     # A shell makes its background jobs ignore interrupts, and the tests may be one.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     stream = stream_of(fake.path, threads=threads)
@@ -232,7 +232,7 @@ def test_interrupt_ends_the_epoch_and_its_threads(fake: FakeCache, threads: int)
     assert stream_threads() == []
 
 
-def test_threads_that_open_more_shards_than_they_may_read_right(fake: FakeCache) -> None:
+def test_threads_that_open_too_many_shards_read_correctly(fake: FakeCache) -> None:
     """At most two shards are mapped, so the threads constantly evict each other's."""
     stream = stream_of(fake.path, batch_size=4, threads=4)
     stream._reader._most_open = 2

@@ -60,7 +60,7 @@ def test_every_flipped_bit_stops_with_slice_shard_and_way_out(fake: FakeCache, b
     assert sorted(flat(lines_of(stream))) == list(range(N))
 
 
-def test_garbage_is_damage(fake: FakeCache, broken: Path) -> None:
+def test_garbage_is_detected(fake: FakeCache, broken: Path) -> None:
     rng = np.random.default_rng(0)
     stream = stream_of(broken, threads=0)
     uid = fake.table["sop_instance_uid"][0]
@@ -77,7 +77,7 @@ def test_garbage_is_damage(fake: FakeCache, broken: Path) -> None:
             lines_of(pickle.loads(pickle.dumps(stream)))
 
 
-def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> None:
+def test_the_length_in_a_chunk_is_not_trusted(fake: FakeCache, broken: Path) -> None:
     """blosc does trust it, and may crash the process by reading far beyond the shard."""
     uid, size = fake.table["sop_instance_uid"][0], 3 * SIZE * SIZE
     file, stored = shard_of(broken, uid)
@@ -88,7 +88,7 @@ def test_length_of_a_chunk_is_not_believed(fake: FakeCache, broken: Path) -> Non
         lines_of(stream_of(broken))
 
 
-def test_whole_batches_come_before_the_error(fake: FakeCache, broken: Path) -> None:
+def test_complete_batches_are_yielded_before_the_error(fake: FakeCache, broken: Path) -> None:
     order = flat(lines_of(stream_of(fake.path)))
     file, stored = shard_of(broken, fake.table["sop_instance_uid"][order[20]])
     flip_bit(file, stored.start + 20, 0)
@@ -98,7 +98,7 @@ def test_whole_batches_come_before_the_error(fake: FakeCache, broken: Path) -> N
         next(batches)
 
 
-def test_missing_chunk_is_damage_and_not_black(fake: FakeCache, broken: Path) -> None:
+def test_a_missing_chunk_is_damage_and_not_a_black_image(fake: FakeCache, broken: Path) -> None:
     import google_crc32c
 
     uid = fake.table["sop_instance_uid"][0]
@@ -113,7 +113,7 @@ def test_missing_chunk_is_damage_and_not_black(fake: FakeCache, broken: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["index", "short", "empty", "missing"])
-def test_damaged_shard_is_found_before_the_first_batch(fake: FakeCache, broken: Path, damage: str) -> None:
+def test_a_damaged_shard_is_detected_before_the_first_batch(fake: FakeCache, broken: Path, damage: str) -> None:
     file, _ = shard_of(broken, fake.table["sop_instance_uid"][0])
     if damage == "index":
         flip_bit(file, file.stat().st_size - 30, 3)
@@ -128,7 +128,7 @@ def test_damaged_shard_is_found_before_the_first_batch(fake: FakeCache, broken: 
     assert str(file) in str(caught.value)
 
 
-def test_shard_that_vanishes_under_way_is_one_line(broken: Path) -> None:
+def test_a_shard_that_vanishes_during_reading_gives_a_one_line_error(broken: Path) -> None:
     stream = stream_of(broken)
     shutil.rmtree(broken / "images")
     with pytest.raises(CacheError, match="shard cannot be read"):

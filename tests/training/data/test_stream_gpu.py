@@ -56,13 +56,13 @@ def copied_late(stream: Stream) -> list[torch.Tensor]:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_gets_what_was_read_however_late_it_copies(fake: FakeCache) -> None:
+def test_the_gpu_gets_the_right_batches_even_if_it_copies_late(fake: FakeCache) -> None:
     assert wrong(fake, copied_late(stream_of(fake.path, pin=True)), 2) == 0
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_gets_something_else_without_the_guard(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_gets_wrong_batches_without_the_guard(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Guard, "wait", lambda _: None)
     assert wrong(fake, copied_late(stream_of(fake.path, pin=True)), 2) > 0
 
@@ -137,18 +137,18 @@ def through(stream: Stream, device: torch.device, epochs: int) -> list[torch.Ten
     return kept
 
 
-def test_memory_is_filled_again_only_after_its_copy(fake: FakeCache, device: torch.device) -> None:
+def test_memory_is_refilled_only_after_its_copy(fake: FakeCache, device: torch.device) -> None:
     assert wrong(fake, through(stream_of(fake.path), device, 3), 3) == 0
 
 
-def test_without_the_guard_a_late_copy_takes_something_else(
+def test_without_the_guard_a_late_copy_reads_wrong_data(
     fake: FakeCache, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Guard, "wait", lambda _: None)
     assert wrong(fake, through(stream_of(fake.path), device, 3), 3) > 0
 
 
-def test_a_batch_is_used_after_its_copy(fake: FakeCache, device: torch.device) -> None:
+def test_a_batch_is_used_only_after_its_copy(fake: FakeCache, device: torch.device) -> None:
     """The compute stream waits for the copy of each batch, which is a single copy of all its parts."""
     computing, copying, expected = FakeStream.current[0], None, stream_of(fake.path).epoch(0, 0)
     arriving = on_device(stream_of(fake.path).epoch(0, 0), device)
@@ -167,7 +167,7 @@ def test_epochs_and_evaluations_share_one_stream_for_copies(fake: FakeCache, dev
     assert len(FakeStream.made) - before == 1
 
 
-def test_threads_that_fill_set_their_device(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filling_threads_set_their_device(fake: FakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise those of the second process would create a context on the first GPU."""
     seen: list[tuple[str, int]] = []
     true_empty = torch.empty

@@ -32,7 +32,7 @@ def test_splitmix64_gives_the_published_numbers():
 
 
 @given(KEYS, st.integers(0, 2**63 - 1), st.integers(0, 1000))
-def test_uniforms_depend_on_the_key_alone(keys, seed, epoch):
+def test_uniforms_depend_only_on_the_key(keys, seed, epoch):
     together = uniforms(seed, epoch, keys, 4)
     alone = np.concatenate([uniforms(seed, epoch, keys[i : i + 1], 4) for i in range(len(keys))])
     np.testing.assert_array_equal(together, alone)
@@ -51,7 +51,7 @@ def test_uniforms_are_uniform_and_unrelated():
 
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(range(6)), st.integers(1, 6))
-def test_an_image_is_augmented_alike_in_any_batch(order, size):
+def test_an_image_is_augmented_the_same_in_any_batch(order, size):
     pixels, keys = images(6), np.arange(6, dtype=np.uint64) << np.uint64(40)
     augmenter = Augment(TrainConfig(), MEAN, STD, CPU)
     whole = augmenter(pixels, keys, epoch=3)
@@ -60,7 +60,7 @@ def test_an_image_is_augmented_alike_in_any_batch(order, size):
         assert torch.equal(augmenter(pixels[part], keys[part], epoch=3), whole[part])
 
 
-def test_another_epoch_and_another_seed_augment_otherwise():
+def test_another_epoch_or_seed_augments_differently():
     pixels, keys = images(4), np.arange(4, dtype=np.uint64)
     first = Augment(TrainConfig(), MEAN, STD, CPU)
     assert not torch.equal(first(pixels, keys, 0), first(pixels, keys, 1))
@@ -84,7 +84,7 @@ def test_all_off_only_normalises():
         ("noise_sigma", 0.125, "sigma", 0.0, 0.125),
     ],
 )
-def test_each_setting_rules_its_own_draw(name, value, field, low, high):
+def test_each_setting_controls_its_own_random_number(name, value, field, low, high):
     keys = np.arange(5000, dtype=np.uint64)
     off = draw(PLAIN, 0, keys)
     on = draw(TrainConfig(**{**vars(PLAIN), name: value}), 0, keys)
@@ -96,7 +96,7 @@ def test_each_setting_rules_its_own_draw(name, value, field, low, high):
     assert ((values >= low) & (values <= high)).all()
 
 
-def test_flip_probability_is_kept():
+def test_flips_have_the_given_probability():
     keys = np.arange(10_000, dtype=np.uint64)
     assert (draw(TrainConfig(flip_probability=0.25), 0, keys).flip == -1).mean() == pytest.approx(0.25, abs=0.02)
     assert (draw(TrainConfig(flip_probability=1), 0, keys).flip == -1).all()
@@ -172,7 +172,7 @@ def augmented_by_hand(pixels: np.ndarray, draws: Draws, numbers: np.ndarray, mea
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_all_of_it_is_what_float64_says_step_by_step(compiled, monkeypatch):
+def test_the_result_equals_a_step_by_step_computation_in_float64(compiled, monkeypatch):
     """Compile with a backend that runs the traced graph eagerly."""
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda of, **how: compile_function(of, backend="aot_eager", **how))
@@ -188,7 +188,7 @@ def test_all_of_it_is_what_float64_says_step_by_step(compiled, monkeypatch):
     assert torch.equal(pixels, images(7, size=33))
 
 
-def test_bfloat16_is_written_where_the_network_computes_in_it():
+def test_output_is_bfloat16_if_the_network_computes_in_it():
     config, pixels, keys = TrainConfig(), images(5), np.arange(5, dtype=np.uint64)
     augment = Augment(config, MEAN, STD, CPU)
     expected = augment(pixels, keys, 0)
@@ -200,7 +200,7 @@ def test_bfloat16_is_written_where_the_network_computes_in_it():
         assert of.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_noise_is_normal_and_each_image_has_its_own():
+def test_noise_is_normal_and_different_for_each_image():
     config = TrainConfig(**{**vars(PLAIN), "noise_sigma": 0.1})
     grey = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8)
     keys = np.arange(4, dtype=np.uint64)
@@ -210,7 +210,7 @@ def test_noise_is_normal_and_each_image_has_its_own():
     assert np.abs(np.corrcoef(noise) - np.eye(4)).max() < 0.05
 
 
-def test_large_images_have_noise_of_their_own_too(monkeypatch):
+def test_large_images_have_different_noise_too(monkeypatch):
     """From 2,365 px with three channels, an image needs more numbers than the table for small images has."""
     monkeypatch.setattr(draws, "NOISE_NUMBERS", 1 << 12)
     config = TrainConfig(**{**vars(PLAIN), "noise_sigma": 0.1, "size_px": 40})
@@ -245,7 +245,7 @@ def test_mixup_is_the_convex_sum_of_images_labels_and_positions():
     assert labels[0, 1].isnan()
 
 
-def test_a_label_counts_alone_where_its_image_does():
+def test_a_label_is_kept_if_its_image_has_the_full_share():
     nothing, one = torch.tensor([[torch.nan]]), torch.tensor([[1.0]])
     assert mix(one, nothing, torch.tensor([1.0])) == 1
     assert mix(nothing, one, torch.tensor([0.0])) == 1

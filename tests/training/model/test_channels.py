@@ -23,7 +23,7 @@ def config(**changes: object) -> TrainConfig:
 
 @pytest.mark.parametrize("model", ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "vit_b_32", "convnext_tiny"])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_a_stack_of_equal_slices_gives_the_features_of_the_slice(model: str, channels: tuple[int, ...]) -> None:
+def test_a_stack_of_identical_slices_gives_the_features_of_the_slice(model: str, channels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     backbone, _ = torchvision_backbone(model, imagenet=False)
     size = 224 if model == "vit_b_32" else 64
@@ -36,7 +36,7 @@ def test_a_stack_of_equal_slices_gives_the_features_of_the_slice(model: str, cha
 
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
-def test_other_numbers_of_windows_give_the_features_of_three_equal_ones(windows: int) -> None:
+def test_other_numbers_of_windows_give_the_features_of_three_identical_ones(windows: int) -> None:
     backbone, _ = torchvision_backbone("resnet18", imagenet=False)
     grey = torch.rand(2, 1, 64, 64)
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def test_other_numbers_of_windows_give_the_features_of_three_equal_ones(windows:
         assert torch.allclose(three, backbone(grey.expand(-1, windows, -1, -1)), atol=1e-4)
 
 
-def test_weights_for_three_channels_are_made_to_fit_and_those_of_a_stack_are_taken(tmp_path: Path) -> None:
+def test_weights_for_three_channels_are_converted_and_those_of_a_stack_are_used_as_is(tmp_path: Path) -> None:
     images, place = torch.rand(2, 3, 64, 64), torch.rand(2)
     narrow = build_model(config(seed=5), 6).eval()
     for name, state in (("backbone", narrow.backbone.state_dict()), ("whole", narrow.state_dict())):
@@ -63,14 +63,14 @@ def test_weights_for_three_channels_are_made_to_fit_and_those_of_a_stack_are_tak
     check_size(again, config())
 
 
-def test_a_model_that_rescales_its_channels_is_refused() -> None:
+def test_a_model_that_rescales_its_channels_is_rejected() -> None:
     backbone, _ = torchvision_backbone("googlenet", imagenet=False)
     backbone.transform_input = True
     with pytest.raises(ConfigError, match="three channels"):
         fit_channels(backbone, CHANNELS[0])
 
 
-def test_augmentation_takes_a_stack_for_one_image_but_for_the_noise() -> None:
+def test_augmentation_treats_a_stack_as_one_image_except_for_noise() -> None:
     one = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     keys = np.arange(4, dtype=np.uint64)
     mean, std = np.tile([0.2, 0.3, 0.4], 3), np.tile([0.5, 0.6, 0.7], 3)

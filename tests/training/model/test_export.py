@@ -55,7 +55,7 @@ def test_onnx_equals_the_run(made: tuple[Run, Cache], tmp_path: Path) -> None:
     assert [(of.name, of.shape[0]) for of in session.get_inputs()] == [("images", "batch"), ("z_norm", "batch")]
 
 
-def test_a_file_that_differs_is_not_kept(
+def test_an_exported_file_that_differs_is_not_kept(
     made: tuple[Run, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module._predict
@@ -65,7 +65,7 @@ def test_a_file_that_differs_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
+def test_a_write_error_gives_one_line_and_leaves_nothing(
     made: tuple[Run, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:
@@ -80,6 +80,6 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_suffix_is_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
+def test_another_suffix_is_rejected(made: tuple[Run, Cache], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"ends in \.onnx"):
         export(*made, "onnx", tmp_path / "model.pt")

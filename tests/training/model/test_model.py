@@ -32,7 +32,7 @@ def small(**changes):
         ("googlenet", 1024),
     ],
 )
-def test_feature_width_is_what_the_backbone_gives(name, features):
+def test_the_feature_width_is_that_of_the_backbone(name, features):
     backbone, width = torchvision_backbone(name, imagenet=False)
     assert width == features
     with torch.inference_mode():
@@ -58,7 +58,7 @@ def test_resnet50_has_the_widths_of_the_design():
     assert net.dropout.p == 0.3
 
 
-def test_widths_and_rate_are_settings():
+def test_widths_and_dropout_are_settings():
     net = build_model(small(position_features=5, fusion_features=7, dropout=0.1), 3)
     assert net.position.out_features == 5
     assert net.fuse.in_features == 1024 + 5
@@ -75,7 +75,7 @@ def test_the_position_reaches_the_logits_unless_it_is_off():
     assert without.fuse.in_features == 1024
 
 
-def test_fresh_weights_depend_on_the_seed_and_leave_the_generator_alone():
+def test_random_weights_depend_on_the_seed_and_do_not_touch_the_generator():
     before = torch.random.get_rng_state()
     first, again, other = (build_model(small(seed=seed), 6).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -83,7 +83,7 @@ def test_fresh_weights_depend_on_the_seed_and_leave_the_generator_alone():
     assert not torch.equal(first["classify.weight"], other["classify.weight"])
 
 
-def test_an_unknown_model_names_the_nearest():
+def test_an_unknown_model_suggests_the_nearest():
     with pytest.raises(ConfigError, match="nearest: resnet50, ") as error:
         build_model(small(model="resnet_50"), 6)
     assert "\n" not in str(error.value)
@@ -92,7 +92,7 @@ def test_an_unknown_model_names_the_nearest():
 @pytest.mark.parametrize(
     ("name", "size_px", "fits"), [("alexnet", 32, False), ("alexnet", 64, True), ("vit_b_16", 256, False)]
 )
-def test_a_size_that_a_model_does_not_take_is_named(name, size_px, fits):
+def test_a_size_that_a_model_does_not_accept_is_reported(name, size_px, fits):
     config = small(model=name, size_px=size_px)
     net = build_model(config, 6)
     if fits:
@@ -104,7 +104,7 @@ def test_a_size_that_a_model_does_not_take_is_named(name, size_px, fits):
             check_size(net, config)
 
 
-def test_without_network_the_two_ways_out_are_named(monkeypatch):
+def test_without_network_both_remedies_are_suggested(monkeypatch):
     def unreachable(*_arguments, **_named):
         raise urllib.error.URLError("Temporary failure in name resolution")
 
@@ -148,7 +148,7 @@ def test_weights_from_a_file(tmp_path, suffix, kind):
         assert torch.equal(tensor, state[name]), name
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path):
+def test_weights_that_do_not_fit_are_reported(tmp_path):
     path = tmp_path / "weights.pth"
     with pytest.raises(ConfigError, match="no such file"):
         build_model(small(weights=str(path)), 6)
@@ -174,7 +174,7 @@ def test_code_in_a_weights_file_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_run_without_weights_says_so(tmp_path):
+def test_a_run_without_weights_is_reported(tmp_path):
     with pytest.raises(RunError, match="train run --resume"):
         load_run_weights(SMALL, 6, tmp_path / "weights.safetensors")
 
@@ -192,7 +192,7 @@ def test_a_run_without_weights_says_so(tmp_path):
         (urllib.error.URLError("no network"), "imagenet", "weights of resnet18 could not be fetched"),
     ],
 )
-def test_only_what_concerns_the_weights_is_said_of_them(monkeypatch, error, weights, said):
+def test_errors_about_weights_mention_only_the_weights(monkeypatch, error, weights, said):
     def fails(*_arguments, **_named):
         raise error
 

@@ -25,7 +25,7 @@ def multiplications(net, size):
     return total
 
 
-def test_an_eighth_of_resnet18_s_work():
+def test_it_takes_an_eighth_of_resnet18s_multiplications():
     from torchvision.models import resnet18
 
     assert multiplications(SmallResNet(), 96) < multiplications(resnet18(), 96) / 7
@@ -42,7 +42,7 @@ def test_features_are_mean_and_maximum_of_maps_at_an_eighth_of_the_side():
     assert torch.allclose(features[:, 96:], maps.flatten(2).max(2).values)
 
 
-def test_it_knows_where_in_the_image_a_bleed_lies_but_not_on_which_side():
+def test_it_sees_the_position_of_a_bleed_but_not_its_side():
     torch.manual_seed(0)
     stem = SmallResNet().eval().features[0]
     shown = stem(torch.zeros(1, 3, 96, 96)).detach()

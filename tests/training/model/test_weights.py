@@ -58,7 +58,7 @@ def test_backbone_is_found_in_the_file(served: models.ResNet, tmp_path: Path, ki
     assert ("2 left out (" in net.origin) == (kind != "RadImageNet")
 
 
-def test_whole_network_of_other_classes_leaves_the_last_layer_fresh(tmp_path: Path) -> None:
+def test_a_network_for_other_classes_keeps_a_random_last_layer(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     before = build_model(TrainConfig(**SMALL, seed=4), 3)
     torch.save(before.state_dict(), path)
@@ -68,26 +68,26 @@ def test_whole_network_of_other_classes_leaves_the_last_layer_fresh(tmp_path: Pa
     assert "2 missing and initialised (classify.weight, classify.bias)" in net.origin
 
 
-def test_file_of_another_network_says_what_it_has(tmp_path: Path) -> None:
+def test_the_error_for_another_networks_file_lists_its_content(tmp_path: Path) -> None:
     torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=r"another network: .* tensors are missing, .* it has conv1.weight"):
         build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6)
 
 
-def test_weights_of_a_run_must_be_its_own_to_the_last_tensor(served: models.ResNet, tmp_path: Path) -> None:
+def test_weights_of_a_run_must_match_to_the_last_tensor(served: models.ResNet, tmp_path: Path) -> None:
     torch.save(served.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(RunError, match="another network"):
         load_run_weights(TrainConfig(**SMALL), 6, tmp_path / "weights.pth")
 
 
-def test_other_windows_get_a_first_kernel_made_for_them(served: models.ResNet, tmp_path: Path) -> None:
+def test_the_first_kernel_is_converted_to_other_windows(served: models.ResNet, tmp_path: Path) -> None:
     torch.save(rad_imagenet(served).state_dict(), tmp_path / "weights.pth")
     net = build_model(TrainConfig(**(SMALL | {"weights": str(tmp_path / "weights.pth")})), 6, (0, 1, 2, 3))
     mean = served.conv1.weight.mean(1) * 3 / 4
     torch.testing.assert_close(net.backbone.conv1.weight[:, 3], mean)
 
 
-def test_a_model_that_reads_no_file_without_a_version_reads_one(tmp_path: Path) -> None:
+def test_a_model_that_needs_versions_can_load_a_file_without_them(tmp_path: Path) -> None:
     """MNASNet, from torchvision's published file and from a file with only tensors."""
     served = models.mnasnet0_5(weights=None).state_dict()
     for number, state in enumerate((served, dict(served))):
@@ -110,7 +110,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
-def test_published_files_with_the_names_of_before_are_read(kind: str) -> None:
+def test_published_files_with_old_names_are_read(kind: str) -> None:
     make, old = PUBLISHED[kind]
     served, net = make(), make()
 

@@ -37,7 +37,7 @@ def follow(line: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"?", None])
-def test_predictions_come_again_by_the_command_that_is_named(content, run, whole):
+def test_lost_predictions_are_recreated_by_the_suggested_command(content, run, whole):
     file = run / "predictions_test.csv"
     file.unlink()
     if content:
@@ -46,18 +46,18 @@ def test_predictions_come_again_by_the_command_that_is_named(content, run, whole
     assert train("compare", whole, run).exit_code == 0
 
 
-def test_lost_weights_are_to_be_restored(run, whole):
+def test_the_message_about_lost_weights_says_to_restore_them(run, whole):
     (run / "weights.safetensors").unlink()
     assert "restore the file" in refused("evaluate", "--run", run, *CPU)
     shutil.copy(whole / "weights.safetensors", run)
     assert train("evaluate", "--run", run, *CPU).exit_code == 0
 
 
-def test_a_folder_in_use_goes_on_by_the_command_that_is_named(run, whole):
+def test_a_folder_in_use_is_resumed_by_the_suggested_command(run, whole):
     follow(refused("run", "--cache", whole.parent / "c.zarr", "--out", run, *QUICK))
 
 
-def test_weights_that_a_model_does_not_have_are_left_out_by_the_option_that_is_named(whole, tmp_path):
+def test_missing_imagenet_weights_are_avoided_by_the_suggested_option(whole, tmp_path):
     words = ["run", "--cache", whole.parent / "c.zarr", "--out", tmp_path / "new", *QUICK, "--model", "small_resnet"]
     found = re.search(r"give (--weights none)", refused(*words, "--weights", "imagenet"))
     assert found

@@ -52,7 +52,7 @@ def checkpoint_of(value, step):
     return Checkpoint({"weight": weight}, state, None, Progress(step=step))
 
 
-def test_a_checkpoint_holds_what_was_when_it_was_asked_for(run, held):
+def test_a_checkpoint_holds_the_state_at_the_time_of_the_call(run, held):
     writer, of = CheckpointWriter(), checkpoint_of(1, step=1)
     writer.save(run, of, keep=3)
     of.model["weight"].fill_(2)
@@ -69,7 +69,7 @@ def test_a_checkpoint_holds_what_was_when_it_was_asked_for(run, held):
     assert found.progress.step == 1
 
 
-def test_layouts_of_weights_are_kept(run):
+def test_memory_layouts_of_weights_are_kept(run):
     weight = torch.arange(96.0).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     copied, ready = checkpoints.snapshot(Checkpoint({"weight": weight}, {}, {"weight": weight}, Progress()))
     ready()
@@ -104,7 +104,7 @@ def test_versions_of_modules_are_kept_with_their_tensors(run, monkeypatch):
     assert net[0].seen == [2, 2, 2, 3]
 
 
-def test_the_next_one_waits_for_the_one_before(run, held):
+def test_a_checkpoint_waits_for_the_previous_one(run, held):
     writer, order = CheckpointWriter(), []
     writer.save(run, checkpoint_of(1, step=1), keep=3)
     second = threading.Thread(target=lambda: (writer.save(run, checkpoint_of(2, step=2), keep=3), order.append("two")))
@@ -117,7 +117,7 @@ def test_the_next_one_waits_for_the_one_before(run, held):
     assert [path.name for path in list_checkpoints(run)] == ["step_000000001.pt", "step_000000002.pt"]
 
 
-def test_a_disk_that_answers_late_delays_no_step(run, cache_path, monkeypatch):
+def test_a_slow_disk_does_not_delay_a_step(run, cache_path, monkeypatch):
     """No log, weights or checkpoint of the first epoch is on disk when the second epoch takes its first step."""
     answers, true_fsync, true_step, asked = threading.Event(), os.fsync, loop.train_step, []
 
@@ -147,14 +147,14 @@ def full_disk(path, write):
     write_atomically(path, write)
 
 
-def test_one_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, cache_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path, cache_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
     with pytest.raises(RunError, match=r"step_000000002\.pt: cannot be written") as error:
         train(tmp_path / "run", cache_path, settings(epochs=1), checkpoint_every=2)
     assert "\n" not in str(error.value)
 
 
-def test_no_checkpoint_counts_on_weights_that_were_not_written(tmp_path, cache_path, monkeypatch):
+def test_no_checkpoint_depends_on_unwritten_weights(tmp_path, cache_path, monkeypatch):
     """After resuming, it would consider a later epoch no better, and end without the best weights."""
 
     def full(path, write):
@@ -176,7 +176,9 @@ def test_no_checkpoint_counts_on_weights_that_were_not_written(tmp_path, cache_p
 
 
 @pytest.mark.parametrize(("under_way", "raised"), [(Stopped, RunError), (ZeroDivisionError, ZeroDivisionError)])
-def test_a_run_that_stops_does_not_say_that_it_can_go_on(run, cache_path, monkeypatch, under_way, raised):
+def test_a_stopped_run_without_checkpoint_does_not_claim_to_be_resumable(
+    run, cache_path, monkeypatch, under_way, raised
+):
     """If the checkpoint failed; an earlier error that ended the run is reported instead."""
     monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
     watch = Watch(run, open_cache(cache_path), HERE, Progress(), 1)
@@ -190,13 +192,13 @@ def test_a_run_that_stops_does_not_say_that_it_can_go_on(run, cache_path, monkey
         end()
 
 
-def test_the_end_of_a_run_waits(run, cache_path, held):
+def test_the_end_of_a_run_waits_for_its_checkpoint(run, cache_path, held):
     threading.Timer(0.3, held.set).start()
     fit(run, open_cache(cache_path), runtime(), HERE)
     assert load_checkpoint(run).progress.epoch == 1
 
 
-def test_a_digest_outlives_another_writer_between_its_two_names(run, monkeypatch):
+def test_a_digest_survives_another_writer_before_the_file_is_renamed(run, monkeypatch):
     """log.csv is synced while the digest of the checkpoint is recorded but the file is not renamed yet."""
     true_accept = checkpoints.write_atomically.__globals__["accept"]
 

@@ -20,7 +20,7 @@ def number(name: str) -> st.SearchStrategy:
 
 
 @given(st.fixed_dictionaries({}, optional={name: number(name) for name in NUMBERS}))
-def test_settings_read_back_exactly(values):
+def test_settings_can_be_read_back_exactly(values):
     config = TrainConfig(**values)
     assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
 
@@ -31,13 +31,13 @@ def test_every_number_has_a_range():
 
 
 @pytest.mark.parametrize("name", sorted(RANGES))
-def test_out_of_range_is_named(name):
+def test_settings_out_of_range_are_reported(name):
     for wrong in (RANGES[name][0] - 1, RANGES[name][1] * 2 + 1, math.nan):
         with pytest.raises(ConfigError, match=rf"^{name}: "):
             TrainConfig(**{name: wrong})
 
 
-def test_unknown_name_suggests_the_nearest():
+def test_an_unknown_setting_suggests_the_nearest():
     with pytest.raises(ConfigError, match=r"^ema_deacy: unknown setting, did you mean ema_decay"):
         from_mapping({"ema_deacy": 0.9})
 
@@ -53,16 +53,16 @@ def test_unknown_name_suggests_the_nearest():
         ("split_fractions", [0.5, 0.5]),
     ],
 )
-def test_wrong_type_is_named(name, value):
+def test_settings_of_the_wrong_type_are_reported(name, value):
     with pytest.raises(ConfigError, match=rf"^{name}: "):
         from_mapping({name: value})
 
 
-def test_whole_numbers_serve_as_floats():
+def test_integers_are_accepted_as_floats():
     assert from_mapping({"dropout": 0}) == TrainConfig(dropout=0.0)
 
 
-def test_validation_and_test_may_be_empty_and_training_not():
+def test_validation_and_test_may_be_empty_but_training_may_not():
     TrainConfig(split_fractions=(1.0, 0.0, 0.0))
     with pytest.raises(ConfigError, match="split_fractions"):
         TrainConfig(split_fractions=(0.0, 0.5, 0.5))
@@ -81,7 +81,7 @@ def test_settings_of_the_command_line(text, parsed):
     assert parse_setting(text) == parsed
 
 
-def test_setting_without_a_value_is_refused():
+def test_a_setting_without_a_value_is_rejected():
     with pytest.raises(ConfigError, match="name=value"):
         parse_setting("compile")
 

@@ -73,7 +73,7 @@ def test_every_command_takes_a_run_with_context(run: Path, cache: Path, tmp_path
     np.testing.assert_allclose(program(torch.from_numpy(stacks), place).detach().numpy(), wide, atol=1e-4)
 
 
-def test_what_cannot_be_is_said_in_one_line(cache: Path, tmp_path: Path) -> None:
+def test_impossible_contexts_give_one_line_errors(cache: Path, tmp_path: Path) -> None:
     line = refused(
         "run", "--cache", cache, "--out", tmp_path / "run", *QUICK, "--context", 1, "--context-windows", "bran"
     )

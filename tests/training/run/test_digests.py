@@ -55,7 +55,7 @@ def finished(tmp_path_factory, cache):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_flipped_bit_is_found_by_the_command_that_uses_it(name, finished, tmp_path):
+def test_a_flipped_bit_is_detected_by_the_command_that_reads_it(name, finished, tmp_path):
     command, way_out = READERS[name]
     run = shutil.copytree(finished, tmp_path / "run")
     file = sorted((run / "checkpoints").iterdir())[-1] if name == "checkpoint" else run / name
@@ -65,7 +65,7 @@ def test_a_flipped_bit_is_found_by_the_command_that_uses_it(name, finished, tmp_
     assert re.search(way_out, line), line
 
 
-def test_the_way_out_of_a_damaged_checkpoint_works(finished, tmp_path):
+def test_the_remedy_for_a_damaged_checkpoint_works(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     newest = sorted((run / "checkpoints").iterdir())[-1]
     flip_bit(newest, np.random.default_rng(0))
@@ -75,7 +75,7 @@ def test_the_way_out_of_a_damaged_checkpoint_works(finished, tmp_path):
     assert (run / "weights.safetensors").read_bytes() == (finished / "weights.safetensors").read_bytes()
 
 
-def test_the_way_out_of_damaged_predictions_works(finished, tmp_path):
+def test_the_remedy_for_damaged_predictions_works(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     for name in ("predictions_test.csv", "scores_test.json"):
         flip_bit(run / name, np.random.default_rng(0))
@@ -83,7 +83,7 @@ def test_the_way_out_of_damaged_predictions_works(finished, tmp_path):
     assert train("report", "--run", run).exit_code == 0
 
 
-def test_a_kill_between_digest_and_file_leaves_a_file_that_is_accepted(tmp_path, monkeypatch):
+def test_after_a_kill_between_digest_and_file_the_file_is_accepted(tmp_path, monkeypatch):
     begin(tmp_path)
     write_atomically(tmp_path / "a", lambda file: file.write(b"old"))
     replace = Path.replace
@@ -107,7 +107,7 @@ def test_a_kill_between_digest_and_file_leaves_a_file_that_is_accepted(tmp_path,
     check(tmp_path / "a", "")
 
 
-def test_a_run_has_one_trainer_and_the_second_learns_who_it_is(finished):
+def test_a_run_has_one_trainer_and_a_second_is_told_about_it(finished):
     code = (
         "import sys, time; from pathlib import Path; from training.run.owner import owned\n"
         f"with owned(Path({str(finished)!r})):\n    print('held', flush=True); time.sleep(600)"
@@ -135,7 +135,7 @@ def test_a_run_has_one_trainer_and_the_second_learns_who_it_is(finished):
         (".report", errno.ENOSPC),
     ],
 )
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number, cache, tmp_path, monkeypatch):
+def test_a_write_error_gives_one_line_and_leaves_no_partial_files(name, number, cache, tmp_path, monkeypatch):
     path, fsync = tmp_path / "run", os.fsync
 
     def full(descriptor):
@@ -155,7 +155,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_partial(name, number
 
 
 @pytest.mark.parametrize("bytes_taken", [0, 64, 4096])
-def test_a_checkpoint_that_the_disk_takes_half_of_is_one_line_and_leaves_nothing_partial(bytes_taken, tmp_path):
+def test_a_checkpoint_half_written_to_a_full_disk_leaves_no_partial_files(bytes_taken, tmp_path):
     """torch.save then raises its own error."""
     begin(tmp_path)
     content = {"a": torch.zeros(10_000)}
@@ -176,9 +176,7 @@ def limited(most_bytes):
 
 
 @pytest.mark.parametrize("command", ["run", "features", "report"])
-def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
-    command, finished, cache, tmp_path, monkeypatch
-):
+def test_after_a_write_error_the_message_says_to_repeat_the_command(command, finished, cache, tmp_path, monkeypatch):
     run = shutil.copytree(finished, tmp_path / "run")
     new = ("run", "--cache", cache, "--out", tmp_path / "new", *QUICK)
     words = {"run": new, "features": ("features", "--run", run, "--device", "cpu"), "report": ("report", "--run", run)}
@@ -200,7 +198,7 @@ def test_a_run_that_cannot_be_begun_or_read_on_is_told_to_do_the_same_again(
 
 
 @pytest.mark.parametrize(("lines", "act"), [(5000, Log.flush), (50, Log.flush), (50, Log.close)])
-def test_a_log_that_the_disk_does_not_take_names_its_file_wherever_it_is_noticed(lines, act, tmp_path):
+def test_a_write_error_of_the_log_names_its_file_whenever_it_is_noticed(lines, act, tmp_path):
     """Whether it is when the buffer is full, on flushing, or on closing."""
     log = Log(tmp_path / "log.csv")
     log.flush()

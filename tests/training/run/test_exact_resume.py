@@ -33,7 +33,7 @@ def cache_path(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stopped_after", [0, 3])
-def test_a_resumed_process_computes_with_the_same_compiled_code(tmp_path, cache_path, monkeypatch, stopped_after):
+def test_a_resumed_process_runs_the_same_compiled_code(tmp_path, cache_path, monkeypatch, stopped_after):
     """With dynamic shapes, the second batch size would replace the first's code in processes that have seen both."""
     codes = []
 
@@ -101,7 +101,7 @@ def test_four_processes_resumed_within_an_epoch_end_with_the_same_bits(tmp_path,
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_the_exchange_is_settled_without_code_of_its_own(tmp_path, cache_path, monkeypatch):
+def test_fixing_the_buckets_does_not_compile_anything(tmp_path, cache_path, monkeypatch):
     codes, compile_net = [], torch.compile
 
     def note(module, inputs):
@@ -131,7 +131,7 @@ def test_position_and_head_compute_in_float32_under_autocast():
     assert len(logits[:, 0].unique()) > 290  # bf16 has only a few values between 0.98 and 1
 
 
-def test_weight_decay_is_for_the_weights_of_layers_alone():
+def test_only_the_weights_of_layers_are_decayed():
     net = build_model(settings(model="vit_b_32", size_px=32), 6)
     decayed, free = ({id(p) for p in group["params"]} for group in make_optimizer(net, settings()).param_groups)
     names = {id(p): name for name, p in net.named_parameters()}
@@ -143,7 +143,7 @@ def test_weight_decay_is_for_the_weights_of_layers_alone():
     assert all(id(p) in kept for name, p in convnext.named_parameters() if "layer_scale" in name)
 
 
-def test_an_operation_without_a_deterministic_form_is_one_line():
+def test_a_nondeterministic_operation_gives_a_one_line_error():
     message = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set it. You can"
     with (
         pytest.raises(RunError, match="--model vgg11 has an operation that is not deterministic") as error,
@@ -155,7 +155,7 @@ def test_an_operation_without_a_deterministic_form_is_one_line():
         raise RuntimeError("something other")
 
 
-def test_evaluation_sets_the_device_up_as_training_does(tmp_path, cache_path, monkeypatch):
+def test_evaluation_configures_the_device_as_training_does(tmp_path, cache_path, monkeypatch):
     seen, net = [], build_model(settings(), 6)
     monkeypatch.setattr("training.run.setup.configure_device", lambda *of: seen.append(of))
     monkeypatch.setattr("training.run.setup.load_run_weights", lambda *_: net)
@@ -165,7 +165,7 @@ def test_evaluation_sets_the_device_up_as_training_does(tmp_path, cache_path, mo
     assert seen == [(run.config, HERE.device)] * 2
 
 
-def test_a_deterministic_run_has_every_flag_and_another_none(monkeypatch):
+def test_only_a_deterministic_run_sets_the_flags(monkeypatch):
     cuda, seen = torch.device("cuda"), []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: seen.append(on))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -181,7 +181,7 @@ def test_a_deterministic_run_has_every_flag_and_another_none(monkeypatch):
     assert torch.backends.cudnn.benchmark
 
 
-def test_compiled_deterministic_code_is_refused_where_pytorch_has_none(monkeypatch):
+def test_compiled_deterministic_code_is_rejected_if_pytorch_lacks_it(monkeypatch):
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: None)
     monkeypatch.setattr("torch._inductor.config", SimpleNamespace(deterministic=False))
     configure_device(settings(deterministic=True, compile=True), torch.device("cuda"))
@@ -192,7 +192,7 @@ def test_compiled_deterministic_code_is_refused_where_pytorch_has_none(monkeypat
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(4, 4), (6, 4)])
-def test_a_process_without_images_is_refused_with_the_way_out(tmp_path, cache_path, batch_size, count):
+def test_a_process_without_images_is_rejected_with_a_remedy(tmp_path, cache_path, batch_size, count):
     import dataclasses
 
     run, cache = begin(tmp_path / "run", cache_path, settings(batch_size=batch_size), HERE)

@@ -12,7 +12,7 @@ from testkit.tiny_run import HERE
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_every_row_comes_to_whom_wants_it_and_travels_once(size, count, random):
+def test_every_row_reaches_its_recipient_and_is_sent_once(size, count, random):
     wanted = np.array(random.sample(range(size), size))
     rows = np.arange(size) * 10
     of = [dataclasses.replace(HERE, rank=rank, count=count) for rank in range(count)]
@@ -27,7 +27,7 @@ def test_every_row_comes_to_whom_wants_it_and_travels_once(size, count, random):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_process_takes_its_own_rows(dtype):
+def test_a_single_process_uses_its_own_rows(dtype):
     rows, wanted = torch.arange(12).view(6, 2).to(dtype), np.array([3, 0, 5, 1, 2, 4])
     plan = HERE.plan(wanted)
     order, places = torch.from_numpy(plan.order), torch.from_numpy(plan.places)

@@ -16,7 +16,7 @@ from training.run.watch import Watch
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_leaves_the_weights_and_names_its_slices(tmp_path, cache_path, monkeypatch, where):
+def test_a_non_finite_step_leaves_the_weights_unchanged_and_lists_its_slices(tmp_path, cache_path, monkeypatch, where):
     run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
     setup = set_up(run, cache, runtime(log_every=5), HERE)
     learner = start(setup)

@@ -88,7 +88,7 @@ class Started:
         return self.process.exitcode
 
 
-def test_a_killed_run_is_compared_with_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_killed_run_is_compared_with_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Plan, "spawn", lambda plan, run, way, kill_at: Started(run, plan, way, kill_at))
     cache = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     report = Report()
@@ -107,14 +107,14 @@ def test_all_tests_marked_gpu_are_run():
     assert marked - {str(Path(__file__).relative_to(root))} == set(gpu.GPU_TESTS)
 
 
-def test_without_a_gpu_nothing_is_said_to_have_passed(monkeypatch):
+def test_without_a_gpu_nothing_is_reported_as_passed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(gpu.main, [])
     assert done.exit_code == 1
     assert done.output.startswith("no GPU here: nothing measured")
 
 
-def test_all_parts_take_less_than_they_may_and_the_page_says_how_long(tmp_path):
+def test_all_parts_stay_within_their_time_and_the_page_gives_it(tmp_path):
     at = gpu.Bench(Report(), tmp_path, gpu.FULL, HERE, runtime(), {})
     listed = gpu.parts(at, "abdeg")
     assert gpu.START_S + sum(part.seconds for part in listed) < 330
@@ -124,7 +124,7 @@ def test_all_parts_take_less_than_they_may_and_the_page_says_how_long(tmp_path):
 
 
 @pytest.mark.parametrize("model", gpu.FULL, ids=lambda model: model.name)
-def test_what_is_compiled_has_batches_of_one_size(model):
+def test_compiled_parts_have_batches_of_one_size(model):
     table = make_bench_table(model.distinct, model.copies)
     for compiled in (False, True):
         config = model.config(compiled=compiled)
@@ -152,7 +152,7 @@ def test_clocks_are_medians_of_whole_lines():
     assert read_clocks("Failed to initialize NVML\n") is None
 
 
-def test_copies_of_a_slice_are_slices_of_their_own(tmp_path):
+def test_copies_of_a_slice_are_separate_slices(tmp_path):
     path = make_cache(tmp_path / "c.zarr", 32, 64, 3)
     cache = open_cache(path)
     assert cache.num_slices == 192

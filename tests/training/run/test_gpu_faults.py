@@ -22,7 +22,7 @@ from benchmarks.gpu.repeats import Plan, measure_repeats
 from testkit.tiny_run import HERE, runtime
 
 
-def test_a_figure_below_what_is_wanted_fails_and_a_part_that_raises_too(tmp_path):
+def test_a_figure_below_the_target_fails_and_so_does_a_part_that_raises(tmp_path):
     report = Report(tmp_path / "out.json", seconds=100)
     report.at_least("b", "ratio", 0.96, 0.97)
     report.at_least("b", "ratio", 0.97, 0.97)
@@ -53,7 +53,7 @@ def test_a_part_that_takes_too_long_is_cut_off_and_so_is_everything_at_the_end(t
     assert not content["passed"]
 
 
-def test_what_is_raised_within_a_part_leaves_the_rest_of_it(tmp_path, monkeypatch):
+def test_an_error_within_a_part_does_not_end_the_rest_of_it(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("CUDA error: an illegal memory access")
 
@@ -92,7 +92,7 @@ with report.ends_in_time():
 """
 
 
-def test_what_hangs_with_the_gil_is_ended_too(tmp_path):
+def test_a_hang_that_holds_the_gil_is_ended_too(tmp_path):
     out = tmp_path / "out.json"
     done = subprocess.run([sys.executable, "-c", HANGS, out], cwd=gpu.ROOT, capture_output=True, text=True, timeout=25)
     assert done.returncode == 1
@@ -100,7 +100,7 @@ def test_what_hangs_with_the_gil_is_ended_too(tmp_path):
     assert [check["name"] for check in json.loads(out.read_text())["checks"]] == ["rate"]
 
 
-def test_a_wait_of_the_host_is_said_with_its_lines(monkeypatch):
+def test_a_wait_of_the_host_is_reported_with_its_lines(monkeypatch):
     """PyTorch raises or warns, depending on its mode, if an operation waits for a GPU."""
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -124,7 +124,7 @@ def test_a_wait_of_the_host_is_said_with_its_lines(monkeypatch):
     assert "(3 in 3 steps)" in report.checks[0].figure
 
 
-def test_numbers_that_one_device_lacks_are_a_difference():
+def test_numbers_missing_on_one_device_are_a_difference():
     nan = float("nan")
     here = torch.tensor([1.0, nan, 200.0])
     assert runs.difference(torch.tensor([1.5, nan, 201.0]), here) == 0.5
@@ -132,7 +132,7 @@ def test_numbers_that_one_device_lacks_are_a_difference():
     assert runs.difference(torch.tensor([nan, nan, 200.0]), here) == math.inf
 
 
-def test_processes_that_are_cut_off_do_not_go_on(tmp_path, monkeypatch):
+def test_processes_that_are_cut_off_do_not_continue(tmp_path, monkeypatch):
     class Hangs:
         killed = 0
 

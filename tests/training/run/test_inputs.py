@@ -16,7 +16,7 @@ from training.run.setup import set_up
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_what_is_drawn_comes_with_the_batch(tmp_path, monkeypatch, threads):
+def test_random_numbers_come_with_the_batch(tmp_path, monkeypatch, threads):
     cache_path = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     run, cache = begin(tmp_path / "run", cache_path, settings(mixup_alpha=0.4), HERE)
     setup = set_up(run, cache, runtime(input_threads=threads), HERE)

@@ -16,7 +16,7 @@ SMALLEST = [*QUICK, *EXPORTS_QUICKLY, "--set", "split_fractions=[0.4,0.3,0.3]"]
 
 
 @pytest.mark.parametrize("level", ["series", "study", "patient"])
-def test_labels_of_whole_series_are_scored_by_the_series(level, tmp_path):
+def test_series_labels_are_scored_per_series(level, tmp_path):
     cache = write_cache(tmp_path / "c.zarr", patients=12, slices=4, label_level=level).path
     assert open_cache(cache).label_level == level
     run = tmp_path / "run"
@@ -37,7 +37,7 @@ def test_labels_of_whole_series_are_scored_by_the_series(level, tmp_path):
     assert f"test, {level} by {level}" in evaluated.output
 
 
-def test_runs_on_labels_of_whole_series_compare(tmp_path):
+def test_runs_on_series_labels_can_be_compared(tmp_path):
     cache = write_cache(tmp_path / "c.zarr", patients=12, slices=4, label_level="series").path
     for name, rate in (("a", 0.001), ("b", 0.002)):
         result = train("run", "--cache", cache, "--out", tmp_path / name, *SMALLEST, "--lr", rate)

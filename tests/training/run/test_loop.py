@@ -26,7 +26,7 @@ from training.run.watch import Watch
 from training.scores.predictions import read_predictions
 
 
-def test_overfits_a_small_set(tmp_path):
+def test_a_small_set_can_be_overfitted(tmp_path):
     cache_path = write_cache(tmp_path / "c.zarr", patients=6, slices=6).path
     plain = {"mixup_alpha": 0.0, "flip_probability": 0.0, "rotation_degrees": 0.0, "noise_sigma": 0.0, "dropout": 0.0}
     config = settings(model="squeezenet1_1", epochs=40, patience_epochs=40, split_fractions=(0.6, 0.2, 0.2), **plain)
@@ -43,7 +43,7 @@ def test_overfits_a_small_set(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "size_px"), [("resnet50", 32), ("efficientnet_b3", 32)])
-def test_the_named_models_train_a_step(tmp_path, cache_path, model, size_px):
+def test_documented_models_can_train_a_step(tmp_path, cache_path, model, size_px):
     config = settings(model=model, size_px=size_px, batch_size=4)
     run, cache = begin(tmp_path / "run", cache_path, config, HERE)
     setup = set_up(run, cache, runtime(), HERE)
@@ -78,14 +78,14 @@ def test_the_best_weights_are_those_of_the_best_epoch(undisturbed):
     assert load_checkpoint(undisturbed).progress.best_loss == best["weighted_log_loss"]
 
 
-def test_the_seed_decides_the_run(tmp_path, cache_path, undisturbed):
+def test_the_run_depends_on_the_seed(tmp_path, cache_path, undisturbed):
     same = train(tmp_path / "same", cache_path, settings(), input_threads=2, log_every=3)
     assert same.weights.read_bytes() == undisturbed.weights.read_bytes()
     other = train(tmp_path / "other", cache_path, settings(seed=1))
     assert other.weights.read_bytes() != undisturbed.weights.read_bytes()
 
 
-def test_rows_do_not_decide_the_run(tmp_path, undisturbed):
+def test_the_run_does_not_depend_on_rows(tmp_path, undisturbed):
     moved = write_cache(tmp_path / "c.zarr", patients=10, slices=5, row_seed=5, rows_per_shard=4).path
     run = train(tmp_path / "run", moved, settings())
     got, expected = load_file(run.weights), load_file(undisturbed.weights)  # only the commit in the metadata differs
@@ -128,7 +128,7 @@ def loop_sample(grey, flip, angle):
     return sample(grey, flip, angle.astype(np.float32))
 
 
-def test_evaluation_writes_what_scores_to_the_same(undisturbed, cache_path):
+def test_evaluation_writes_predictions_that_give_its_scores(undisturbed, cache_path):
     scores = evaluate(undisturbed, open_cache(cache_path), "test", runtime(), HERE, tta=False)
     known = read_predictions(undisturbed.path / "predictions_test.csv")
     labels, p = known.labels, known.probabilities

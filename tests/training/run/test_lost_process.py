@@ -45,7 +45,7 @@ def with_one_that_dies(rank, count, port, path, cache_path, queue):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_killed_process_ends_the_others_with_one_line(tmp_path, count):
+def test_a_killed_process_ends_the_others_with_a_one_line_error(tmp_path, count):
     cache_path = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     queue = SPAWNED.Queue()
     with socket.socket() as probe:
@@ -69,7 +69,7 @@ def test_a_killed_process_ends_the_others_with_one_line(tmp_path, count):
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def test_a_run_does_not_go_on_with_another_number_of_processes(tmp_path):
+def test_a_run_does_not_resume_with_another_number_of_processes(tmp_path):
     cache_path = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     run = open_run(train(tmp_path / "run", cache_path, settings(epochs=1)).path)
     two = dataclasses.replace(HERE, count=2)
@@ -83,7 +83,7 @@ def test_a_run_does_not_go_on_with_another_number_of_processes(tmp_path):
     loop.check_same_count(fresh, two)  # has not taken a step yet
 
 
-def test_a_single_image_of_a_single_pixel_is_one_line(tmp_path):
+def test_batch_norm_on_a_single_value_gives_a_one_line_error(tmp_path):
     cache_path = write_cache(tmp_path / "c.zarr", patients=10, slices=2).path
     with pytest.raises(RunError, match=r"resnet18: at 32 px a single image leaves .* --batch-size, or --size") as error:
         train(tmp_path / "run", cache_path, settings(model="resnet18", batch_size=1, epochs=1))

@@ -25,7 +25,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeCache:
     return write_cache(tmp_path_factory.mktemp("own") / "cache.zarr", patients=12)
 
 
-def test_fit_with_own_functions_trains_scores_and_goes_on(fake: FakeCache, tmp_path: Path) -> None:
+def test_fit_with_own_functions_trains_scores_and_resumes(fake: FakeCache, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     own_code.SEEN.clear()
     settings = tiny_run.SETTINGS | {"model": own_code.backbone, "augment": own_code.dim, "loss": own_code.focal}
@@ -43,7 +43,7 @@ def test_fit_with_own_functions_trains_scores_and_goes_on(fake: FakeCache, tmp_p
     assert training.load_model(tmp_path / "run")(images, torch.zeros(2)).shape == (2, 6)
 
 
-def test_what_own_augmentation_draws_repeats(fake: FakeCache, tmp_path: Path) -> None:
+def test_random_numbers_of_own_augmentation_are_reproducible(fake: FakeCache, tmp_path: Path) -> None:
     drawn, weights = [], []
     for name in ("a", "b"):
         own_code.SEEN.clear()
@@ -55,7 +55,7 @@ def test_what_own_augmentation_draws_repeats(fake: FakeCache, tmp_path: Path) ->
     assert weights[0] == weights[1]
 
 
-def test_own_loss_decides_the_weights(fake: FakeCache, tmp_path: Path) -> None:
+def test_own_loss_affects_the_weights(fake: FakeCache, tmp_path: Path) -> None:
     runs = [
         tiny_run.train(tmp_path / name, fake.path, tiny_run.settings(epochs=1, **changes))
         for name, changes in (("default", {}), ("own", {"loss": OWN["loss"]}))
@@ -63,7 +63,7 @@ def test_own_loss_decides_the_weights(fake: FakeCache, tmp_path: Path) -> None:
     assert runs[0].weights.read_bytes() != runs[1].weights.read_bytes()
 
 
-def test_a_module_in_the_folder_of_the_command_is_found(
+def test_a_module_in_the_current_folder_is_found(
     fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_model_1.py").write_text(Path(own_code.__file__).read_text())
@@ -84,7 +84,7 @@ def test_a_module_in_the_folder_of_the_command_is_found(
         ({"model": "testkit.own_code:maps"}, ["returns (1, 5, 30, 30)", "must return features of shape (1, D)"]),
     ],
 )
-def test_what_cannot_be_used_is_one_line_before_a_folder_is_made(
+def test_unusable_functions_give_one_line_errors_and_no_folder(
     fake: FakeCache, tmp_path: Path, settings: dict, words: list[str]
 ) -> None:
     with pytest.raises(training.ConfigError) as error:
@@ -93,12 +93,12 @@ def test_what_cannot_be_used_is_one_line_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_function_that_cannot_be_imported_again_is_refused(fake: FakeCache, tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_imported_again_is_rejected(fake: FakeCache, tmp_path: Path) -> None:
     with pytest.raises(training.ConfigError, match="put it into its own module"):
         training.fit(fake.path, tmp_path / "run", model=lambda channels: torch.nn.Identity())
 
 
-def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path: Path) -> None:
+def test_a_run_with_own_code_resumes_to_the_same_weights(fake: FakeCache, tmp_path: Path) -> None:
     config = tiny_run.settings(epochs=2, **OWN)
     whole = tiny_run.train(tmp_path / "whole", fake.path, config)
     first = tiny_run.train(tmp_path / "cut", fake.path, config)
@@ -109,7 +109,7 @@ def test_run_goes_on_with_own_code_to_the_same_weights(fake: FakeCache, tmp_path
     assert run.weights.read_bytes() == whole.weights.read_bytes()
 
 
-def test_code_that_a_run_names_is_said_before_it_is_imported(
+def test_code_in_settings_is_announced_before_it_is_imported(
     fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file of a module that an untrusted run refers to is printed first, and rejected if it is in the run."""

@@ -26,7 +26,7 @@ def test_a_run_and_copies_have_the_permissions_of_the_umask(tmp_path: Path, umas
     assert not wrong
 
 
-def test_an_error_is_one_short_line_whatever_names_are_in_it(tmp_path: Path) -> None:
+def test_an_error_is_one_short_line_even_with_strange_names(tmp_path: Path) -> None:
     name = "a\x1b]0;title\x07\nerror: forged\x9b31m" + "/b" * 3000
     line = refused("report", "--run", tmp_path / name)
     assert len(line) <= len("error: ") + 1000

@@ -13,7 +13,7 @@ from training.run.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_each_preset_is_a_run_s_settings(name):
+def test_each_preset_is_a_valid_group_of_settings(name):
     settings = config.new_settings(PRESETS[name])
     assert config.from_mapping(json.loads(json.dumps(config.to_mapping(settings)))) == settings
     assert settings.patience_epochs >= settings.epochs or name == "finetune"
@@ -24,7 +24,7 @@ def test_finetune_has_the_defaults():
 
 
 @pytest.mark.parametrize("name", ["demo", "scratch"])
-def test_what_begins_from_nothing_can_be_built_offline(name):
+def test_presets_without_pretrained_weights_can_be_built_offline(name):
     settings = config.new_settings(PRESETS[name])
     assert settings.weights == "none"
     check_size(build_model(settings, 6), settings)
@@ -39,7 +39,7 @@ def test_the_page_has_each_setting_with_its_value(name):
     assert shown == {setting: str(value) for setting, value in PRESETS[name].items()}
 
 
-def test_options_win_over_a_preset(monkeypatch):
+def test_options_override_a_preset(monkeypatch):
     seen = {}
     monkeypatch.setattr("training.cli.bodies.run.settings.new_settings", lambda values: seen.update(values))
     monkeypatch.setattr(
@@ -51,7 +51,7 @@ def test_options_win_over_a_preset(monkeypatch):
     assert seen == expected
 
 
-def test_an_unknown_preset_and_one_on_a_resumed_run_are_refused():
+def test_an_unknown_preset_and_one_on_a_resumed_run_are_rejected():
     unknown = CliRunner().invoke(main, ["run", "--preset", "quick"])
     assert unknown.exit_code == 2
     assert "demo" in unknown.output

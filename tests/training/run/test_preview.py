@@ -40,7 +40,7 @@ def said(fake, tmp_path_factory):
     return run, result.stdout
 
 
-def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
+def test_a_run_prints_a_summary_and_warnings_before_it_starts(fake, said):
     _, text = said
     before = text[: text.index("epoch 1 of 2")]
     assert "squeezenet1_1 at 32 px, none weights, on cpu" in before
@@ -54,7 +54,7 @@ def test_a_run_says_what_it_will_do_and_warns_before_it_does_it(fake, said):
     assert re.search(r"warning: test has no positive slice of epidural.*will be undefined", before)
 
 
-def test_each_epoch_is_a_line_and_the_end_has_both_scores(said):
+def test_each_epoch_prints_a_line_and_the_end_has_both_scores(said):
     run, text = said
     lines = re.findall(r"^epoch (\d) of 2: training loss (\d\.\d+), validation log loss (\d\.\d+)", text, re.MULTILINE)
     assert [number for number, *_ in lines] == ["1", "2"]
@@ -63,13 +63,13 @@ def test_each_epoch_is_a_line_and_the_end_has_both_scores(said):
         assert f"weighted log loss on {subset} {scores['weighted_log_loss']:.4f}" in text
 
 
-def test_version_and_the_names_that_people_use_for_settings(fake, tmp_path):
+def test_version_and_common_names_for_settings(fake, tmp_path):
     assert re.fullmatch(r"train, version \d+\.\S+\n", train("--version").stdout)
     line = refused("run", "--cache", fake.path, "--out", tmp_path / "run", *QUICK, "--set", "lr=1")
     assert "did you mean learning_rate?" in line
 
 
-def test_exported_files_say_what_goes_in_and_out(said):
+def test_exported_files_describe_their_inputs_and_outputs(said):
     run, _ = said
     assert train("export", "--run", run).exit_code == 0
     model = onnx.load(run / "model.onnx")
@@ -85,7 +85,7 @@ def test_exported_files_say_what_goes_in_and_out(said):
     assert json.loads(json.loads(extra["metadata.json"])["size_px"]) == 32
 
 
-def test_memory_of_a_wrong_size_is_not_called_damage(fake):
+def test_memory_of_the_wrong_size_is_not_reported_as_damage(fake):
     reader = SliceReader(open_cache(fake.path), 32, np.arange(4))
     with pytest.raises(ValueError, match=r"arrays of 1024 bytes, but a slice \(3, 32, 32\) has 3072"):
         reader.read(np.arange(2), np.empty((2, 1024), np.uint8))
@@ -95,7 +95,7 @@ def end_after_an_epoch():
     loop.save_progress = lambda *_: os._exit(7)
 
 
-def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_back_in_a_pipe(tmp_path):
+def test_the_time_is_estimated_in_the_first_epoch_and_lines_are_flushed_to_a_pipe(tmp_path):
     """The process ends without flushing after its first epoch, so that buffered output is lost."""
     many = write_cache(tmp_path / "many.zarr", patients=30, slices=5).path
     options = ["run", "--cache", many, "--out", tmp_path / "run", *QUICK, "--epochs", 3]
@@ -108,7 +108,7 @@ def test_the_time_is_estimated_within_the_first_epoch_and_lines_are_not_held_bac
     assert epoch.startswith("epoch 1 of 3: training loss")
 
 
-def test_the_estimate_counts_the_steps_and_the_validation_that_are_left(fake, tmp_path, capsys):
+def test_the_estimate_counts_the_remaining_steps_and_evaluations(fake, tmp_path, capsys):
     run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8), HERE)
     with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
         at_work._print_estimate(Progress(step=10), 2.0)
@@ -127,7 +127,7 @@ def test_the_estimate_counts_epochs_with_a_frozen_backbone_as_a_forward_pass(fak
         assert "about 6 min 00 s left" in capsys.readouterr().out
 
 
-def test_a_rehearsal_takes_steps_with_the_backbone_frozen_and_free(fake, tmp_path, monkeypatch):
+def test_a_rehearsal_takes_steps_with_a_frozen_and_a_trained_backbone(fake, tmp_path, monkeypatch):
     learns = []
     monkeypatch.setattr(rehearsal, "train_step", lambda setup, learner, model, *_: learns.append(
         next(model.backbone.parameters()).requires_grad))  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_rehearsal_takes_steps_with_the_backbone_frozen_and_free(fake, tmp_pat
     assert "the run will take about" in said
 
 
-def test_too_few_images_for_a_gpu_are_said_with_what_to_set():
+def test_too_few_images_for_a_gpu_give_a_warning_with_a_remedy():
     four = Processes(0, 4, torch.device("cuda"))
     (said,) = few_images(settings(batch_size=128), four)
     assert "128 over 4 GPUs has 32 images for each" in said

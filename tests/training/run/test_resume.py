@@ -34,7 +34,7 @@ def same_outcome(a, b):
 # The run has about 60 fsyncs and renames: these are in its first checkpoint, in later ones, in saving the best weights,
 # and between the removal of an old checkpoint and the next.
 @pytest.mark.parametrize("kill_at", [3, 8, 13, 22, 35, 50])
-def test_killed_at_a_write_and_resumed_equals_undisturbed(tmp_path, cache_path, undisturbed, kill_at):
+def test_killed_at_a_write_and_resumed_equals_uninterrupted(tmp_path, cache_path, undisturbed, kill_at):
     process = spawn(tmp_path / "run", cache_path, settings(), kill_at, checkpoint_every=1)
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -44,7 +44,7 @@ def test_killed_at_a_write_and_resumed_equals_undisturbed(tmp_path, cache_path, 
     same_outcome(open_run(tmp_path / "run"), undisturbed)
 
 
-def test_killed_again_and_again_at_random_times_equals_undisturbed(tmp_path, cache_path, undisturbed):
+def test_killed_repeatedly_at_random_times_equals_uninterrupted(tmp_path, cache_path, undisturbed):
     rng = np.random.default_rng(0)
     for wait_s in [*rng.uniform(0.2, 1.5, 4), None]:
         process = spawn(tmp_path / "run", cache_path, settings(), checkpoint_every=1)
@@ -65,7 +65,7 @@ def test_ema_accumulation_and_a_frozen_backbone_resume_too(tmp_path, cache_path)
     same_outcome(open_run(tmp_path / "run"), whole)
 
 
-def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(tmp_path, cache_path, undisturbed, monkeypatch):
+def test_sigterm_writes_a_checkpoint_and_the_run_resumes(tmp_path, cache_path, undisturbed, monkeypatch):
     steps = 0
     true_step = loop.train_step
 
@@ -112,7 +112,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path, cache_path):
     assert not list(run.path.rglob("*.partial"))
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, cache_path):
+def test_a_damaged_checkpoint_is_reported(tmp_path, cache_path):
     run = train(tmp_path / "run", cache_path, settings(epochs=1))
     path = list_checkpoints(run)[-1]
     path.write_bytes(path.read_bytes()[:1000])
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, cache_path):
         fit(run, open_cache(cache_path), runtime(), HERE)
 
 
-def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cache_path):
+def test_resuming_with_other_settings_or_another_split_is_rejected(tmp_path, cache_path):
     run = train(tmp_path / "run", cache_path, settings(epochs=1))
     with pytest.raises(RunError, match="batch_size: 8 there, 16 here"):
         resume(run.path, cache_path, {"batch_size": 16})
@@ -137,7 +137,7 @@ def test_resuming_with_other_settings_or_another_split_is_refused(tmp_path, cach
         fit(run, open_cache(cache_path), runtime(), HERE)
 
 
-def test_a_model_that_reads_no_weights_without_their_version_goes_on_and_is_evaluated(tmp_path, cache_path):
+def test_a_model_that_needs_versions_of_weights_resumes_and_is_evaluated(tmp_path, cache_path):
     run = train(tmp_path / "run", cache_path, settings(model="mnasnet0_5", epochs=1, ema_decay=0.9))
     resumed = start(set_up(run, open_cache(cache_path), runtime(), HERE))
     assert resumed.progress.epoch == 1

@@ -36,7 +36,7 @@ def run(tmp_path, cache):
     return create_run(tmp_path / "run", settings(), cache, subsets, MEAN_STD, environment={"torch": "x"})
 
 
-def test_a_run_reads_back_exactly(run, cache):
+def test_a_run_can_be_read_back_exactly(run, cache):
     again = open_run(run.path)
     assert again == run
     assert again.data.mean == tuple(MEAN_STD[0])
@@ -45,7 +45,7 @@ def test_a_run_reads_back_exactly(run, cache):
     np.testing.assert_array_equal(again.subsets(cache), split_patients(cache.table, cache.classes, seed=0))
 
 
-def test_the_same_command_makes_a_run_where_it_was_killed_before(cache, tmp_path):
+def test_the_same_command_creates_a_run_after_it_was_killed(cache, tmp_path):
     path, subsets = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
     with contextlib.suppress(KeyboardInterrupt), new_folder(path):
         (path / "split.csv").write_text("half")
@@ -79,7 +79,7 @@ def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
     create_run(tmp_path / "empty", settings(), cache, subsets, MEAN_STD, environment={})
 
 
-def test_no_run_and_damaged_settings_are_named(tmp_path, run):
+def test_missing_runs_and_damaged_settings_are_reported(tmp_path, run):
     with pytest.raises(RunError, match="not a run, it has no settings"):
         open_run(tmp_path / "nowhere")
     file = run.path / "settings.json"
@@ -96,7 +96,7 @@ def test_no_run_and_damaged_settings_are_named(tmp_path, run):
         open_run(run.path)
 
 
-def test_another_cache_is_checked_for_windows_size_and_classes(tmp_path, run):
+def test_a_different_cache_is_checked_for_windows_size_and_classes(tmp_path, run):
     def changed(**attributes):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
         root = write_cache(path, sizes=attributes.pop("sizes", (32,)), classes=attributes.pop("classes", CLASSES)).path
@@ -113,7 +113,7 @@ def test_another_cache_is_checked_for_windows_size_and_classes(tmp_path, run):
         check_same_kind(run, changed(sizes=(16,)))
 
 
-def test_log_is_cut_back_to_a_length(tmp_path):
+def test_the_log_is_truncated_to_a_length(tmp_path):
     log = Log(tmp_path / "log.csv")
     log.write(step=1, epoch=0, split="train", loss=0.1)
     length = log.flush()
@@ -151,7 +151,7 @@ def test_json_has_null_for_nan(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 0.1], "b": {"c": None}}
 
 
-def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache):
+def test_predictions_can_be_read_back_exactly_with_the_documented_columns(tmp_path, cache):
     lines = np.array([0, 3, 7])
     p = np.random.default_rng(0).random((3, 6))
     write_table(tmp_path / "p.csv", prediction_table(cache, lines, p, CLASSES))
@@ -167,7 +167,7 @@ def test_predictions_read_back_exactly_with_the_promised_columns(tmp_path, cache
     assert set(text[2].split(",")[6:12]) <= {"0", "1"}
 
 
-def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch):
+def test_a_package_that_is_not_installed_is_recorded_in_the_environment(monkeypatch):
     """This package itself, if it runs from a folder without being installed."""
 
     def version_of(name):
@@ -181,7 +181,7 @@ def test_a_package_that_is_not_installed_is_said_in_the_environment(monkeypatch)
     assert found["torch"] == "1.0"
 
 
-def test_two_commands_do_not_make_one_run(cache, tmp_path):
+def test_two_commands_cannot_create_the_same_run(cache, tmp_path):
     """The second starts while the first is writing, and after it; leftovers of a killed one are ignored."""
     path, subsets = tmp_path / "run", split_patients(cache.table, cache.classes, seed=0)
     path.mkdir()

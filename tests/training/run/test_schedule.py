@@ -40,6 +40,6 @@ def test_rate_rises_then_falls_along_a_cosine():
     assert schedule.rate(schedule.total_steps) == pytest.approx(0.01)
 
 
-def test_no_warm_up_begins_at_the_full_rate():
+def test_without_warm_up_the_rate_starts_at_its_peak():
     config = TrainConfig(epochs=1, batch_size=1, learning_rate=0.5, warmup_fraction=0)
     assert Schedule(4, config).rate(0) == 0.5

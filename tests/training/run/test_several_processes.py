@@ -110,7 +110,7 @@ def two(tmp_path_factory, cache_path):
     return run_in_processes(2, path, cache_path, settings(epochs=1, batch_size=12)), path
 
 
-def test_one_process_writes(two):
+def test_only_one_process_writes(two):
     """The other would fail on writing; the changes of this one show that writes are detected."""
     changes, path = two[0][4], two[1]
     assert {Path(name).relative_to(path).as_posix().removeprefix(".").removesuffix(".partial") for name in changes} >= {
@@ -122,7 +122,7 @@ def test_one_process_writes(two):
     }
 
 
-def test_processes_score_validation_with_the_same_statistics_of_norms(two, cache_path):
+def test_processes_score_validation_with_the_same_norm_statistics(two, cache_path):
     """Each process has its own after a step, but the score of a slice must not depend on its process."""
     lines, probabilities = two[0][2:4]
     run, cache = open_run(two[1]), open_cache(cache_path)

@@ -48,7 +48,7 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
         torch.testing.assert_close(gradients[1][1][name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_the_losses_of_a_step_are_added_up_over_the_processes_once(tmp_path, cache_path, monkeypatch):
+def test_the_loss_of_a_step_is_summed_over_the_processes_once(tmp_path, cache_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Processes, "sum", lambda _, loss: asked.append(loss) or loss)
     run = train(tmp_path / "run", cache_path, settings(batch_size=4, accumulation=3, epochs=1))
@@ -82,7 +82,7 @@ def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
         torch.testing.assert_close(p.double(), expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_averaging_is_one_call_a_type(monkeypatch):
+def test_averaging_takes_one_call_per_dtype(monkeypatch):
     """With several dtypes in a call, a GPU would copy tensors one by one."""
     calls, copy = [], torch._foreach_copy_
     monkeypatch.setattr(torch, "_foreach_copy_", lambda to, of: calls.append(to) or copy(to, of))

@@ -40,7 +40,7 @@ def test_without_validation_the_last_weights_are_kept_and_all_epochs_run(two, tm
     assert json.loads((path / "settings.json").read_text())["config"]["split_fractions"] == [1, 0, 0]
 
 
-def test_a_test_set_without_validation_is_scored_without_chosen_thresholds(two, tmp_path):
+def test_a_test_set_without_validation_is_scored_without_thresholds(two, tmp_path):
     path = tmp_path / "run"
     result = train("run", "--cache", two, "--out", path, *QUICK, "--set", "split_fractions=[0.5,0,0.5]")
     assert result.exit_code == 0, result.output
@@ -48,7 +48,7 @@ def test_a_test_set_without_validation_is_scored_without_chosen_thresholds(two, 
     assert "has no validation set" in refused("evaluate", "--run", path, "--split", "validation", "--device", "cpu")
 
 
-def test_shares_that_are_none_are_named(two, tmp_path):
+def test_invalid_fractions_are_reported(two, tmp_path):
     for shares in ("[0,0.5,0.5]", "[0.5,0.5,0.5]", "[NaN,0,1]"):
         line = refused("run", "--cache", two, "--out", tmp_path / "run", *QUICK, "--set", f"split_fractions={shares}")
         assert "are not fractions for train, validation and test" in line

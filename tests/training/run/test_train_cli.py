@@ -50,7 +50,7 @@ def run(tmp_path_factory, cache):
     return path
 
 
-def test_a_run_folder_holds_what_was_promised(run):
+def test_a_run_folder_has_the_documented_files(run):
     names = {path.name for path in run.iterdir()}
     assert names >= {
         "settings.json",
@@ -76,7 +76,7 @@ def test_a_run_folder_holds_what_was_promised(run):
     assert json.loads((run / "settings.json").read_text())["config"]["batch_size"] == 8
 
 
-def test_evaluate_repeats_the_run_and_tta_stands_beside_it(run, cache, tmp_path):
+def test_evaluate_reproduces_the_run_and_tta_is_stored_separately(run, cache, tmp_path):
     before = (run / "scores_validation.json").read_bytes()
     moved = tmp_path / "moved.zarr"
     cache.rename(moved)
@@ -138,7 +138,7 @@ def test_predict_refuses_a_cache_of_another_size(run, tmp_path):
     assert not out.exists()
 
 
-def test_bad_input_is_one_line_and_writes_nothing(cache, tmp_path):
+def test_bad_input_gives_a_one_line_error_and_writes_nothing(cache, tmp_path):
     out = tmp_path / "run"
     unlabelled = write_cache(tmp_path / "u.zarr", classes=()).path
     assert "no cache here" in refused("run", "--cache", tmp_path / "nowhere", "--out", out, *QUICK)
@@ -161,7 +161,7 @@ def test_an_unknown_model_or_missing_weights_leave_no_folder(cache, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_where_there_is_none(cache, run, tmp_path):
+def test_requesting_a_missing_gpu_is_an_error(cache, run, tmp_path):
     out = tmp_path / "run"
     assert "--device cpu" in refused("run", "--cache", cache, "--out", out, *QUICK, "--device", "cuda")
     assert "--device cpu" in refused("evaluate", "--run", run, "--device", "cuda")
@@ -181,13 +181,13 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_settings_are_refused
     assert "learning_rate: 0.0002 there, 0.5 here" in refused("run", "--resume", run, "--lr", 0.5, "--device", "cpu")
 
 
-def test_wrong_usage_is_2(cache, tmp_path):
+def test_wrong_usage_has_exit_code_2(cache, tmp_path):
     assert train("run", "--cache", cache).exit_code == 2
     assert train("run", "--resume", tmp_path, "--out", tmp_path).exit_code == 2
     assert train("evaluate").exit_code == 2
 
 
-def test_dry_run_tells_memory_and_time_and_leaves_nothing(cache, tmp_path):
+def test_dry_run_reports_memory_and_time_and_leaves_nothing(cache, tmp_path):
     result = train("run", "--cache", cache, "--out", tmp_path / "run", "--dry-run", *QUICK)
     assert result.exit_code == 0, result.output
     assert "steps of 8 slices" in result.stdout
@@ -196,13 +196,13 @@ def test_dry_run_tells_memory_and_time_and_leaves_nothing(cache, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_report_is_written_anew(run):
+def test_the_report_is_rewritten(run):
     (run / "report.html").unlink()
     assert train("report", "--run", run).exit_code == 0
     assert "<html" in (run / "report.html").read_text()
 
 
-def test_help_is_cheap_and_documents_exit_codes():
+def test_help_is_fast_and_documents_exit_codes():
     call = "main(['run', '--help'], standalone_mode=False)"
     code = f"import sys; from training.cli.main import main; {call}; print(sorted(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -238,7 +238,7 @@ def test_torchrun_trains_with_two_processes(cache, run, tmp_path):
     assert (path / "report.html").exists()
 
 
-def test_a_dry_run_of_two_processes_says_its_estimate_once(cache, tmp_path):
+def test_a_dry_run_of_two_processes_prints_its_estimate_once(cache, tmp_path):
     options = ["run", "--cache", cache, "--out", tmp_path / "run", *QUICK, "--dry-run"]
     ended = [command.end() for command in commands.start_several(tmp_path / "said", 2, *options)]
     assert [code for code, *_ in ended] == [0, 0], ended

@@ -13,7 +13,7 @@ WINDOWS = (("brain", 40.0, 80.0), ("subdural", 50.0, 130.0), ("bone", 600.0, 280
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_a_cache_of_any_number_of_windows_trains_evaluates_exports_and_says_their_names(tmp_path, channels):
+def test_any_number_of_windows_can_be_trained_evaluated_and_exported_by_name(tmp_path, channels):
     cache = write_cache(tmp_path / "c.zarr", patients=8, slices=3, windows=WINDOWS[:channels]).path
     run = tmp_path / "run"
     result = train("run", "--cache", cache, "--out", run, *QUICK, *EXPORTS_QUICKLY)

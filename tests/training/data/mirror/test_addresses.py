@@ -16,7 +16,7 @@ from training.model.network import build_model
 from training.run.job import begin
 
 
-def test_an_address_needs_a_place_for_copies() -> None:
+def test_an_address_needs_a_folder_for_copies() -> None:
     assert "--local-copy" in message(lambda: open_cache("s3://bucket/cache.zarr"))
 
 
@@ -24,13 +24,13 @@ def test_an_address_needs_a_place_for_copies() -> None:
     ("address", "word"),
     [("memory://nowhere/cache.zarr", "no cache here"), ("no-such://bucket/c.zarr", "check the address")],
 )
-def test_a_wrong_address_is_one_line(address: str, word: str, tmp_path: Path) -> None:
+def test_a_wrong_address_gives_a_one_line_error(address: str, word: str, tmp_path: Path) -> None:
     text = message(lambda: open_cache(address, local_copy=tmp_path))
     assert word in text
     assert address in text
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     assert "ich-cache[s3]" in message(lambda: open_cache("s3://bucket/cache.zarr", local_copy=tmp_path))
 

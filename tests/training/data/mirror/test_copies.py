@@ -14,7 +14,7 @@ from training.data.cache import open_cache
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_what_is_read_is_copied_once(
+def test_files_that_are_read_are_copied_once(
     fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore], threads: int
 ) -> None:
     copies = tmp_path / "copies"
@@ -33,7 +33,7 @@ def test_what_is_read_is_copied_once(
     assert store.whole() == Counter()
 
 
-def test_opened_from_elsewhere_it_is_the_same_cache(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_a_cache_at_an_address_is_the_same_as_in_its_folder(fake: FakeCache, address: str, tmp_path: Path) -> None:
     near, far = open_cache(fake.path), open_cache(address, local_copy=tmp_path / "copies")
     assert far.path == address
     assert (far.commit, far.windows, far.classes, far.sizes) == (near.commit, near.windows, near.classes, near.sizes)
@@ -47,7 +47,7 @@ def test_opened_from_elsewhere_it_is_the_same_cache(fake: FakeCache, address: st
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
-def test_a_folder_and_any_store_of_fsspec_will_do(fake: FakeCache, tmp_path: Path, kind: str) -> None:
+def test_a_folder_and_any_fsspec_store_can_be_read(fake: FakeCache, tmp_path: Path, kind: str) -> None:
     address = str(fake.path)
     if kind == "memory":
         address = "memory://bucket/cache.zarr/"
@@ -56,21 +56,23 @@ def test_a_folder_and_any_store_of_fsspec_will_do(fake: FakeCache, tmp_path: Pat
     assert len(shards(tmp_path / "copies")) == len(shards(fake.path))
 
 
-def test_only_what_is_read_is_copied(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_only_files_that_are_read_are_copied(fake: FakeCache, address: str, tmp_path: Path) -> None:
     cache = open_cache(address, local_copy=tmp_path / "copies")
     lines = np.flatnonzero(cache.table["row"] // 8 < 3)
     list(stream_of(cache, lines=lines).epoch(0, 0))
     assert len(shards(tmp_path / "copies")) == 3
 
 
-def test_shards_come_several_at_a_time(fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore]) -> None:
+def test_several_shards_are_copied_at_a_time(
+    fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore]
+) -> None:
     stream = stream_of(open_cache(address, local_copy=tmp_path / "copies"))
     store.most_at_once, store.delay_s = 0, 0.05
     check_epoch(fake, stream)
     assert 8 <= store.most_at_once <= 17  # 16 in the background, and the thread that fills a batch
 
 
-def test_a_copy_of_another_cache_at_the_address_is_made_anew(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_copies_of_another_cache_at_the_address_are_replaced(fake: FakeCache, address: str, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     old = open_cache(address, local_copy=copies)
     check_epoch(fake, stream_of(old))
@@ -84,7 +86,7 @@ def test_a_copy_of_another_cache_at_the_address_is_made_anew(fake: FakeCache, ad
     assert np.array_equal(cache.sums(SIZE, rows), open_cache(new.path).sums(SIZE, rows))
 
 
-def test_a_cache_that_is_replaced_under_way_is_not_mixed_up(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_a_cache_that_is_replaced_during_a_run_is_not_mixed_up(fake: FakeCache, address: str, tmp_path: Path) -> None:
     stream = stream_of(open_cache(address, local_copy=tmp_path / "copies"))
     shutil.rmtree(tmp_path / "cache.zarr")
     write_cache(tmp_path / "cache.zarr", patients=40, seed=9)

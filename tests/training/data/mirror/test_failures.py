@@ -13,16 +13,14 @@ from testkit.faulty_store import FaultyStore, check_epoch, fail, message, shards
 from training.data.cache import open_cache
 
 
-def test_a_store_that_stumbles_is_asked_again(
-    fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore]
-) -> None:
+def test_a_failing_request_is_repeated(fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore]) -> None:
     store.fault = fail(2, ConnectionResetError("reset by peer"))
     check_epoch(fake, stream_of(open_cache(address, local_copy=tmp_path / "copies")))
 
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), RuntimeError("two\nlines"), PermissionError("forbidden")])
 @pytest.mark.parametrize("threads", [0, 2])
-def test_a_lost_network_is_one_line_and_the_next_run_goes_on(
+def test_a_lost_network_gives_a_one_line_error_and_the_next_run_resumes(
     fake: FakeCache, address: str, tmp_path: Path, store: type[FaultyStore], error: Exception, threads: int
 ) -> None:
     copies = tmp_path / "copies"
@@ -38,7 +36,7 @@ def test_a_lost_network_is_one_line_and_the_next_run_goes_on(
     assert len(store.whole()) == len(shards(fake.path)) - 10
 
 
-def test_a_file_that_the_origin_has_lost_is_damage_of_the_origin(address: str, tmp_path: Path) -> None:
+def test_a_file_missing_at_the_origin_is_damage_of_the_origin(address: str, tmp_path: Path) -> None:
     cache = open_cache(address, local_copy=tmp_path / "copies")
     lost = shards(tmp_path / "cache.zarr")[0]
     lost.unlink()
@@ -47,7 +45,7 @@ def test_a_file_that_the_origin_has_lost_is_damage_of_the_origin(address: str, t
     assert "verify --repair" in text
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_litter(
+def test_a_full_disk_gives_a_one_line_error_and_leaves_nothing_behind(
     fake: FakeCache, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = tmp_path / "copies"
@@ -68,7 +66,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_litter(
     check_epoch(fake, stream)
 
 
-def test_a_damaged_copy_is_found_and_its_removal_restores_it(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_detected_and_restored_after_its_removal(
+    fake: FakeCache, address: str, tmp_path: Path
+) -> None:
     copies = tmp_path / "copies"
     stream = stream_of(open_cache(address, local_copy=copies))
     check_epoch(fake, stream)
@@ -86,7 +86,7 @@ def test_a_damaged_copy_is_found_and_its_removal_restores_it(fake: FakeCache, ad
 
 
 @pytest.mark.parametrize("length", [0, 5, 1000])
-def test_a_copy_that_was_cut_off_is_made_anew(fake: FakeCache, address: str, tmp_path: Path, length: int) -> None:
+def test_a_truncated_copy_is_copied_again(fake: FakeCache, address: str, tmp_path: Path, length: int) -> None:
     copies = tmp_path / "copies"
     check_epoch(fake, stream_of(open_cache(address, local_copy=copies)))
     for copy in shards(copies)[::5]:

@@ -17,7 +17,7 @@ def copied_folder(tmp_path: Path) -> tuple[Path, Path, Path]:
     return cache, tmp_path / "copies", folder
 
 
-def test_a_link_in_the_place_of_a_copy_that_is_being_written_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_partial_copy_is_not_followed(tmp_path: Path) -> None:
     cache, copies, tables = copied_folder(tmp_path)
     (table,) = tables.iterdir()
     victim = tmp_path / "victim"
@@ -29,7 +29,7 @@ def test_a_link_in_the_place_of_a_copy_that_is_being_written_is_not_followed(tmp
     assert victim.read_text() == "mine"
 
 
-def test_a_folder_of_the_copies_that_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+def test_a_linked_folder_of_copies_is_not_written_to(tmp_path: Path) -> None:
     cache, copies, tables = copied_folder(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     for table in tables.iterdir():

@@ -55,7 +55,7 @@ def bring_and_hang(address: str, copies: Path, name: str) -> None:
 
 
 @FORKS
-def test_a_killed_process_is_in_nobodys_way(fake: FakeCache, address: str, tmp_path: Path) -> None:
+def test_a_killed_process_does_not_block_others(fake: FakeCache, address: str, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     name = f"images/{SIZE}-0badcafe/c/0/0/0/0"
     process: Any = multiprocessing.get_context("fork").Process(target=bring_and_hang, args=(address, copies, name))
