@@ -179,7 +179,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _current_name(name: str, wanted: Mapping[str, object]) -> str:
-    """Return the current name of a tensor, if the module does not have it under its old name."""
+    """Return the current name of a tensor, unless the module has one with the given name."""
     for old, new in RENAMED if name not in wanted else ():
         name = old.sub(new, name)
     return name

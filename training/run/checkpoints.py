@@ -1,4 +1,4 @@
-"""Write and read checkpoints, which hold everything that a killed run needs to resume bit by bit."""
+"""Write and read checkpoints, from which a killed run resumes with bit-identical results."""
 
 import dataclasses
 import json

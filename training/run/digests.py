@@ -78,7 +78,7 @@ def cannot_write(path: Path, error: OSError) -> NotWrittenError:
 
 
 def accept(root: Path, path: Path, new: Accepted) -> None:
-    """Accept a new length and digest for a file in the run's folder, in addition to its current ones.
+    """Accept a new length and digest for a file in the run's folder, in addition to those that it has now.
 
     For a log only the new prefix is accepted, which must already be on disk when this is called.
     """

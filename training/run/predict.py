@@ -14,7 +14,7 @@ from training.run.tables import prediction_table, write_table
 def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
     """Return predictions in the competition's format: ID, Label; K rows per slice, with ID <image_id>_<class>.
 
-    For a frame of a multi-frame file, in which all frames share an image_id, the latter is <image_id>_<frame>.
+    The frames of a multi-frame file share an image_id, so <image_id> is followed by _<frame> from the second one on.
 
     Args:
         table: n lines of a cache's table.

@@ -1,4 +1,4 @@
-"""Test that a killed or stopped run resumes bit by bit from just its newest checkpoint."""
+"""Test that a killed or stopped run resumes from its newest checkpoint alone, with bit-identical results."""
 
 import dataclasses
 import os
