@@ -14,7 +14,7 @@ from training.run.tables import prediction_table, write_table
 def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
     """Return predictions in the competition's format: ID, Label; K rows per slice, with ID <image_id>_<class>.
 
-    The frames of a multi-frame file share an image_id, so <image_id> is followed by _<frame> from the second one on.
+    The frames of a multi-frame file share an image_id, so _<frame> is appended to it, counted from 1.
 
     Args:
         table: n lines of a cache's table.
