@@ -1,4 +1,4 @@
-"""Test the interface for programs of one's own: the names, a cache that is asked, and a run's network."""
+"""Test the Python interface: its names, an open cache, and the network of a run."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def cache(fake: FakeCache) -> training.Cache:
     return training.open_cache(fake.path)
 
 
-def test_every_name_is_there_and_importing_the_package_is_cheap() -> None:
+def test_every_name_exists_and_importing_the_package_is_fast() -> None:
     heavy = "import training, sys; print(*({'torch', 'numpy', 'pandas', 'zarr'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert found.split() == []
@@ -45,7 +45,7 @@ def test_images_are_a_zarr_array_of_the_stored_pixels(fake: FakeCache, cache: tr
         images[0] = 0
 
 
-def test_a_missing_shard_is_no_black_image(fake: FakeCache, tmp_path: Path) -> None:
+def test_a_missing_shard_is_an_error_and_not_a_black_image(fake: FakeCache, tmp_path: Path) -> None:
     copy = write_cache(tmp_path / "cache.zarr")
     row = int(copy.table["row"][0])
     images = training.open_cache(copy.path).images(32)

@@ -1,4 +1,4 @@
-"""Stream a cache where the operating system gives less than Linux does: the batches are the same."""
+"""Test that a cache is streamed in the same way on operating systems with fewer features than Linux."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from training.data.cache import Cache, open_cache
 from training.data.stream import Stream
 
 ROOT = Path(__file__).parents[2]
-# Prints the digest of an epoch in place, that of one by way of local copies, and whether the memory is known.
+# Print the digest of an epoch read in place, that of one read through local copies, and whether the memory is known.
 WINDOWS = """
 import sys, mmap, numpy, torch, torchvision  # which know what to do without
 for name in ("fcntl", "resource"): sys.modules[name] = None
@@ -29,7 +29,7 @@ print(digest(open_cache(place)), digest(open_cache(place.as_uri(), local_copy=co
 
 
 def digest(cache: Cache) -> str:
-    """The SHA-256 of the images of an epoch."""
+    """Return the SHA-256 of the images of an epoch."""
     found = hashlib.sha256()
     for batch in Stream(cache, 32, np.arange(cache.num_slices), 8).epoch(1, 0):
         found.update(batch.images.numpy().tobytes())
@@ -47,7 +47,7 @@ def test_a_stream_on_windows_gives_the_same_batches_in_place_and_from_copies(tmp
     assert system.peak_memory_bytes() is not None
 
 
-def test_where_threads_are_not_counted_the_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_faults_are_counted_per_process_if_not_per_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.delattr(resource, "RUSAGE_THREAD")  # as on macOS
     assert system.disk_reads() == resource.getrusage(resource.RUSAGE_SELF).ru_majflt
