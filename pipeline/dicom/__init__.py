@@ -1,1 +1,1 @@
-"""Read and write DICOM; nothing else knows its tags."""
+"""Read DICOM files; the only package that knows DICOM tags."""

@@ -1,4 +1,4 @@
-"""Decode the compressed frames that a transfer syntax may hold, with imagecodecs."""
+"""Decode the compressed frames of a DICOM file with imagecodecs."""
 
 import contextlib
 import importlib
@@ -23,9 +23,9 @@ class Coding:
     """A compressed transfer syntax.
 
     Attributes:
-        decoder: function of imagecodecs.
-        can_lose: the coding can lose information; a file says in LossyImageCompression whether it did.
-        always_loses: it cannot do otherwise.
+        decoder: name of the function in imagecodecs.
+        can_lose: the coding may be lossy; LossyImageCompression says whether it was for a given file.
+        always_loses: the coding is always lossy.
     """
 
     decoder: str
@@ -33,7 +33,7 @@ class Coding:
     always_loses: bool = False
 
 
-# libjpeg-turbo is compiled to two depths, 8 and 12 bits, and to lossless up to 16: one function decodes them all.
+# jpeg8_decode also decodes 12-bit and lossless JPEG: imagecodecs builds libjpeg-turbo for all three.
 CODINGS = {
     "1.2.840.10008.1.2.4.50": Coding("jpeg8_decode", can_lose=True, always_loses=True),
     "1.2.840.10008.1.2.4.51": Coding("jpeg8_decode", can_lose=True, always_loses=True),
@@ -49,20 +49,21 @@ CODINGS = {
     "1.2.840.10008.1.2.5": Coding("dicomrle_decode"),
 }
 RLE = "1.2.840.10008.1.2.5"
-# End of image, end of code stream. Without it CharLS 2.4 looks for the end of a cut-off stream for up to 20 s, and
-# the JPEG and JPEG 2000 decoders fill what is missing with grey.
+# End of image, or end of code stream. If it is missing, CharLS 2.4 searches for it for up to 20 s, and the JPEG and
+# JPEG 2000 decoders fill the missing part with grey.
 _END = b"\xff\xd9"
-# Behind the end marker; real files have either, and more than to an even length.
+# Bytes after the end marker. Real files have either, and more of them than an even length needs.
 _PADDING = b"\0\xff"
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 
 
 class Picture(NamedTuple):
-    """What a code stream of one component says of itself.
+    """The image format according to the header of a code stream with one component.
 
     Attributes:
-        precision: bits of a value.
-        signed: whether they are signed; only JPEG 2000 can say so.
+        height, width: in pixels.
+        precision: bits per value.
+        signed: whether values are signed, which only JPEG 2000 can state.
     """
 
     height: int
@@ -73,9 +74,10 @@ class Picture(NamedTuple):
 
 @lru_cache(maxsize=256)
 def is_lossy(transfer_syntax: str, flag: str) -> bool:
-    """Tell whether pixels went through lossy coding; a coding that can lose and does not deny it counts.
+    """Return whether pixels were compressed lossily; a coding that may be lossy counts unless the flag is "00".
 
     Args:
+        transfer_syntax: UID.
         flag: LossyImageCompression (0028,2110): "00", "01" or "".
     """
     coding = CODINGS.get(transfer_syntax, Coding(""))
@@ -83,13 +85,9 @@ def is_lossy(transfer_syntax: str, flag: str) -> bool:
 
 
 def require_decoder(transfer_syntax: str) -> None:
-    """Turn away a transfer syntax that nothing here can decode, by its name.
-
-    Raises:
-        Rejected: it is retired, private or unknown.
-    """
+    """Raise Rejected if there is no decoder for a transfer syntax, because it is retired, private or unknown."""
     if transfer_syntax not in CODINGS:
-        name = uid_or_none(transfer_syntax) or "that the file gives, which is not a UID"
+        name = uid_or_none(transfer_syntax) or "in this file, which is not a UID"
         raise Rejected("unsupported_coding", f"there is no decoder for the transfer syntax {name}")
 
 
@@ -97,11 +95,11 @@ def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.n
     """Decode one frame.
 
     Returns:
-        (height, width) uint16, of RLE in 32 bits uint32: the cells as an uncompressed file would have them, sign not
-        applied, but extended to all bits where the header has one.
+        (height, width) uint16, or uint32 for RLE with 32 bits allocated: the cells as in an uncompressed file. If the
+        header says that values are signed, they are in two's complement, sign-extended (except for RLE).
 
     Raises:
-        Rejected: no decoder, or it refused the code stream, or that holds another picture than the header says.
+        Rejected: there is no decoder, it rejects the code stream, or the image does not match the header.
     """
     decode = _find_decoder(transfer_syntax)
     if transfer_syntax == RLE:
@@ -109,21 +107,21 @@ def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.n
     code = _code_stream(code)
     if not code.endswith(_END):
         raise Rejected("truncated", "the code stream has no end marker")
-    picture, said = read_picture(code), (pixels.height, pixels.width)
+    picture, shape = read_picture(code), (pixels.height, pixels.width)
     if picture is None:
-        raise Rejected("decoding_failed", "the code stream does not begin as that of a one-component picture does")
-    if picture[:2] != said:
-        raise Rejected("decoding_failed", f"the code stream says {picture[:2]}, the header {said}")
-    cells = _run(decode, code)
-    if cells.shape != said or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
-        raise Rejected("decoding_failed", "the decoded picture does not match the header")
-    return _decide_sign(cells, picture, pixels)
+        raise Rejected("decoding_failed", "the code stream does not start like that of a one-component image")
+    if picture[:2] != shape:
+        raise Rejected("decoding_failed", f"the code stream says {picture[:2]}, the header {shape}")
+    values = _run(decode, code)
+    if values.shape != shape or values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        raise Rejected("decoding_failed", "the decoded image does not match the header")
+    return _to_cells(values, picture, pixels)
 
 
 def read_picture(code: bytes) -> Picture | None:
-    """Read what a picture of one component is from its code stream; None where there is no such.
+    """Read the header of a code stream; return None if it is damaged or has more than one component.
 
-    A decoder allocates what the code stream says, so this is compared with the header before decoding.
+    Decoders allocate the size that the code stream states, so it is compared with the DICOM header before decoding.
 
     Source: ITU-T T.81 B.1.1.2 (fill bytes), B.2.2 (SOFn), T.87 C.2.2 (SOF55), T.800 A.5.1 (SIZ).
     """
@@ -148,9 +146,12 @@ def read_picture(code: bytes) -> Picture | None:
 
 
 def _code_stream(code: bytes) -> bytes:
-    """Return the code stream alone: out of its JP2 boxes, without what pads it.
+    """Return the code stream without JP2 boxes around it and padding after it.
 
-    Source: ITU-T T.800 I.4 (boxes), I.5.4 (contiguous code stream). A palette maps values to others; none is applied.
+    Raises:
+        Rejected: there is a palette, which would map the values to others.
+
+    Source: ITU-T T.800 I.4 (boxes), I.5.4 (contiguous code stream).
     """
     at = 0 if code.startswith(_JP2_SIGNATURE) else len(code)
     while at + 16 <= len(code):
@@ -169,36 +170,37 @@ def _code_stream(code: bytes) -> bytes:
     return code.rstrip(_PADDING)
 
 
-def _decide_sign(cells: np.ndarray, picture: Picture, pixels: PixelFormat) -> np.ndarray:
-    """Make cells of decoded values: their width and sign are what the code stream says, not what the header does.
+def _to_cells(values: np.ndarray, picture: Picture, pixels: PixelFormat) -> np.ndarray:
+    """Convert decoded values to cells. Their width and sign are those of the code stream, not of the DICOM header.
 
-    A signed value that was coded without a sign, as JPEG always does, is in two's complement of the coded width.
+    A signed value that was coded as unsigned, as JPEG always does, is in two's complement of the coded width.
 
     Raises:
-        Rejected: the code stream holds values that the header leaves no room for, so one of them is wrong.
+        Rejected: values of the code stream are out of the range that the DICOM header allows, so one of the two is
+            wrong.
     """
-    if picture.signed and not pixels.signed and cells.min() < 0:
-        raise Rejected("pixel_format", "values below 0 in the code stream, and a header without a sign")
-    if cells.dtype.kind == "i":
-        cells = cells.astype(np.int16, copy=False).view(np.uint16)
-    cells = cells.astype(np.uint16, copy=False)
+    if picture.signed and not pixels.signed and values.min() < 0:
+        raise Rejected("pixel_format", "the code stream has values below 0, and the header says they are unsigned")
+    if values.dtype.kind == "i":
+        values = values.astype(np.int16, copy=False).view(np.uint16)
+    cells = values.astype(np.uint16, copy=False)
     if pixels.signed and not picture.signed and picture.precision < 16:
         unused = 16 - picture.precision
         cells = ((cells << unused).view(np.int16) >> unused).view(np.uint16)
-    if picture.precision > pixels.bits_stored and not _fit(cells, pixels):
-        bits = f"{picture.precision} bits in the code stream"
-        raise Rejected("pixel_format", f"{bits}, and values that BitsStored ({pixels.bits_stored}) cannot hold")
+    if picture.precision > pixels.bits_stored and not _fit_bits_stored(cells, pixels):
+        bits = f"the code stream has {picture.precision} bits"
+        raise Rejected("pixel_format", f"{bits}, and values that do not fit BitsStored ({pixels.bits_stored})")
     return cells
 
 
-def _fit(cells: np.ndarray, pixels: PixelFormat) -> bool:
-    """Whether all cells are values of BitsStored bits, or padding."""
+def _fit_bits_stored(cells: np.ndarray, pixels: PixelFormat) -> bool:
+    """Return whether every cell fits BitsStored bits or is padding."""
     values = cells.view(np.int16) if pixels.signed else cells
     high = 1 << (pixels.bits_stored - pixels.signed)
-    beyond = (values >= high) | (values < -high if pixels.signed else False)
+    outside = (values >= high) | (values < -high if pixels.signed else False)
     if pixels.padding is not None:
-        beyond &= (values < pixels.padding[0]) | (values > pixels.padding[1])
-    return not beyond.any()
+        outside &= (values < pixels.padding[0]) | (values > pixels.padding[1])
+    return not outside.any()
 
 
 def _find_decoder(transfer_syntax: str) -> Callable[..., np.ndarray]:
@@ -210,7 +212,7 @@ def _find_decoder(transfer_syntax: str) -> Callable[..., np.ndarray]:
 
 
 def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFormat) -> np.ndarray:
-    """Decode a frame of RLE segments, one a byte of a pixel.
+    """Decode a frame of RLE segments, one for each byte of a pixel.
 
     Source: DICOM PS3.5 G.
     """
@@ -219,7 +221,7 @@ def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFor
         raise Rejected("decoding_failed", "the RLE header does not have one segment per byte of a pixel")
     # A pair of bytes unpacks to at most 128.
     if len(code) * 64 < pixels.frame_bytes:
-        raise Rejected("truncated", "the RLE segments are too short for the picture")
+        raise Rejected("truncated", "the RLE segments are too short for the image")
     dtype = np.dtype(f"<u{bytes_per_pixel}")
     unpacked: Any = b""
     with contextlib.suppress(Rejected):
@@ -231,17 +233,17 @@ def _decode_rle(decode: Callable[..., np.ndarray], code: bytes, pixels: PixelFor
 
 
 def _unpack_segments(code: bytes, size: int) -> bytes:
-    """Unpack `size` bytes of each segment, whatever follows: for the few files that the decoder refuses."""
+    """Unpack `size` bytes of each segment and ignore the rest: for the few files that imagecodecs rejects."""
     count, *starts = struct.unpack_from("<16L", code)
     starts = [*starts[:count], len(code)]
     if sorted(starts) != starts or starts[0] < 64:
-        raise Rejected("decoding_failed", "the RLE header places segments where none can be")
+        raise Rejected("decoding_failed", "the RLE header has impossible segment offsets")
     planes = [_unpack_bits(code[at:end], size) for at, end in itertools.pairwise(starts)]
     return np.stack(planes[::-1], axis=1).tobytes()
 
 
 def _unpack_bits(segment: bytes, size: int) -> np.ndarray:
-    """Unpack one segment.
+    """Unpack `size` bytes of one segment, (size,) uint8.
 
     Source: DICOM PS3.5 G.3.2.
     """
@@ -260,10 +262,10 @@ def _unpack_bits(segment: bytes, size: int) -> np.ndarray:
 
 
 def _run(decode: Callable[..., np.ndarray], *arguments: object, **options: object) -> np.ndarray:
-    """Call a native decoder; whatever it raises, a Rust panic or a bare StopIteration included, is a reject."""
+    """Call a native decoder and turn anything that it raises, even a BaseException, into Rejected."""
     try:
         return decode(*arguments, **options)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise Rejected("decoding_failed", f"the decoder refused the code stream ({type(error).__name__})") from None
+        raise Rejected("decoding_failed", f"the decoder rejected the code stream ({type(error).__name__})") from None

@@ -1,4 +1,4 @@
-"""Go from element to element of a data set in Little Endian, compiled."""
+"""Iterate over the elements of a Little Endian data set, compiled."""
 
 from numba import boolean, int64, njit, types, uint8
 
@@ -7,7 +7,7 @@ AFTER_META = 0x00030000
 
 @njit(inline="always")
 def _number(body, at):  # type: ignore[no-untyped-def]
-    """The unsigned number in the two bytes at a place."""
+    """Return the unsigned 16-bit number at an offset."""
     return int64(body[at]) | int64(body[at + 1]) << 8
 
 
@@ -19,9 +19,9 @@ _OUTPUT = types.Tuple((int64, int64, boolean, int64))
 
 @njit(_OUTPUT(_INPUT, int64, int64[::1], int64, uint8[::1], int64[:, ::1]), cache=True, nogil=True)
 def elements(data, at, wanted, until, head_bytes, found):  # type: ignore[no-untyped-def]
-    """`walk.walk` into an array; return how many places, and the rest of a `Walk`.
+    """Fill `found` with the places of a `Walk`; return their number and its other fields.
 
-    To return the array would take as long again, and to assign rows as a whole six times as long to compile.
+    Returning an array would double the time, and assigning whole rows would take six times as long to compile.
     """
     count, begin, implicit = 0, int64(-1), False
     while at <= len(data) - 12 and count < len(found):
@@ -40,8 +40,8 @@ def elements(data, at, wanted, until, head_bytes, found):  # type: ignore[no-unt
             break
         if begin >= 0 and tag < AFTER_META:
             break
-        for one in wanted:
-            if one == tag:
+        for wanted_tag in wanted:
+            if wanted_tag == tag:
                 found[count, 0], found[count, 1], found[count, 2] = tag, at, length
                 count += 1
         at += length

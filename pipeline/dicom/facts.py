@@ -1,4 +1,4 @@
-"""Decide from a header whether a file holds CT slices, and what its values mean."""
+"""Decide from the header whether a file has CT slices, and how to interpret its values."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from pipeline.dicom.header import Header
 from pipeline.dicom.kinds import image_kind, require_ct, require_slice_type
 from pipeline.dicom.pixel_format import PixelFormat, read_pixel_format
-from pipeline.dicom.pixels import require_room
+from pipeline.dicom.pixels import require_complete_pixels
 from pipeline.dicom.rejects import Rejected
 from pipeline.dicom.tags import (
     FRAME_TYPE,
@@ -29,9 +29,9 @@ from pipeline.dicom.tags import (
     SOP_INSTANCE,
     STUDY_INSTANCE,
 )
-from pipeline.dicom.values import Values, count_or_none, number_or_none, numbers_or_none, once_for_equal, text
+from pipeline.dicom.values import Values, cached_by_elements, count_or_none, number_or_none, numbers_or_none, text
 
-# RescaleType without spaces: as the standard writes it, and as some writers do.
+# RescaleType without spaces and punctuation: "HU" in the standard, other spellings in real files.
 HOUNSFIELD_WORDS = {"", "HU", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS", "HUHOUNSFIELDUNITS"}
 _EMPTY_ITEM = b"\xfe\xff\0\xe0\0\0\0\0"
 MANUFACTURERS = {
@@ -42,19 +42,21 @@ MANUFACTURERS = {
     "MinFound": ("MINFOUND",), "Anke": ("ANKE",), "Carestream": ("CARESTREAM",), "Planmed": ("PLANMED",),
 }  # fmt: skip
 MAX_FRAMES = 20_000
-# Millimetres. The DICOM patient coordinate system has its origin at the scanner; farther away is damage.
+# DICOM patient coordinates are relative to the scanner; a value beyond this limit is an error.
 MAX_COORDINATE_MM = 100_000.0
-# Real slopes are 1, a few 0.1 to 2, and 32 for 12 bits squeezed into 8; real intercepts -8192 to 1.
+# In real files, slopes are 1, rarely 0.1 to 2, and 32 for 12 bits reduced to 8; intercepts are -8192 to 1.
 MIN_SLOPE, MAX_SLOPE, MAX_INTERCEPT = 1e-3, 100.0, 100_000.0
 _COS_45 = math.sqrt(0.5)
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
 class FileFacts(NamedTuple):
-    """What holds for every frame of a file; names as in `SliceRecord`.
+    """Properties shared by all frames of a file; see also `SliceRecord`.
 
     Attributes:
-        patient: PatientID as the file has it, or "".
+        patient: PatientID as in the file, or "".
+        num_frames: 1 for a single-frame file.
+        lossy_flag: LossyImageCompression, "00", "01" or "".
     """
 
     sop_instance_uid: str
@@ -70,7 +72,7 @@ class FileFacts(NamedTuple):
 
 
 class FrameFacts(NamedTuple):
-    """What may differ from frame to frame; names as in `SliceRecord`."""
+    """Properties that may differ between frames; see `SliceRecord`."""
 
     position: tuple[float, float, float] | None
     orientation: tuple[float, float, float, float, float, float] | None
@@ -80,10 +82,10 @@ class FrameFacts(NamedTuple):
 
 
 def read_file_facts(header: Header) -> FileFacts:
-    """Read what every frame of a CT file has in common.
+    """Read the properties shared by all frames of a CT file.
 
     Raises:
-        Rejected: it is no CT image, or what every CT slice needs is missing, beyond the limits, or does not fit.
+        Rejected: the file is not a CT image, or a required element is missing, out of range or inconsistent.
     """
     values = header.values
     require_ct(values, header.media_class)
@@ -103,15 +105,19 @@ def read_file_facts(header: Header) -> FileFacts:
         lossy_flag=text(values.get(LOSSY, b"")),
         manufacturer=_known_manufacturer(values),
     )
-    require_room(header, header.pixels, facts.pixels, facts.num_frames)
+    require_complete_pixels(header, header.pixels, facts.pixels, facts.num_frames)
     return facts
 
 
 def read_frame_facts(values: Values, missing_rescale: Literal["reject", "identity"]) -> FrameFacts:
-    """Decide whether a frame is an axial slice in HU.
+    """Read the geometry and the rescale of a frame.
+
+    Args:
+        values: the elements of the frame, including those that it shares with the others.
+        missing_rescale: reject a frame without RescaleSlope or RescaleIntercept, or use 1 and 0.
 
     Raises:
-        Rejected: it is not, or it does not say so.
+        Rejected: the frame is not an axial slice, or its values are not known to be HU.
 
     Source: DICOM PS3.3 C.7.6.2 (Image Plane), C.11.1 (Modality LUT), C.8.15.3.10 (Pixel Value Transformation).
     """
@@ -126,12 +132,10 @@ def read_frame_facts(values: Values, missing_rescale: Literal["reject", "identit
 
 
 def _read_num_frames(values: Values) -> int:
-    """Read NumberOfFrames; a file without it has one.
-
-    "0" means one as well: writers leave it where there is no multi-frame module.
+    """Read NumberOfFrames; 1 if it is missing, empty or "0", which some writers use for single-frame files.
 
     Raises:
-        Rejected: it is no number, below 0, or beyond the limit.
+        Rejected: it is not an integer, is negative, or exceeds the limit.
     """
     raw = values.get(NUMBER_OF_FRAMES, b"")
     if not raw or not text(raw):
@@ -146,7 +150,7 @@ def _read_num_frames(values: Values) -> int:
     return count
 
 
-@once_for_equal(MODALITY_LUT, RESCALE_TYPE, SLOPE, INTERCEPT)
+@cached_by_elements(MODALITY_LUT, RESCALE_TYPE, SLOPE, INTERCEPT)
 def _read_rescale(values: Values, missing: Literal["reject", "identity"]) -> tuple[float, float]:
     if values.get(MODALITY_LUT, b"").replace(_EMPTY_ITEM, b""):
         raise Rejected("bad_rescale", "a Modality LUT in place of slope and intercept")
@@ -163,9 +167,9 @@ def _read_rescale(values: Values, missing: Literal["reject", "identity"]) -> tup
     return slope, intercept
 
 
-@once_for_equal(ORIENTATION)
+@cached_by_elements(ORIENTATION)
 def _read_orientation(values: Values) -> tuple[float, ...] | None:
-    """Read ImageOrientationPatient if its two directions span a plane: 6 numbers, unit vectors within 1 %.
+    """Read ImageOrientationPatient; return None unless it is two perpendicular unit vectors, within 1 %.
 
     Raises:
         Rejected: the slice is not axial.
@@ -181,14 +185,18 @@ def _read_orientation(values: Values) -> tuple[float, ...] | None:
     return cosines
 
 
-@once_for_equal(MANUFACTURER)
+@cached_by_elements(MANUFACTURER)
 def _known_manufacturer(values: Values) -> str:
     name = text(values.get(MANUFACTURER, b"")).upper() + " "
     return next((known for known, marks in MANUFACTURERS.items() if any(mark in name for mark in marks)), "other")
 
 
 def _uid(values: Values, tag: int, name: str) -> str:
-    """Return a UID. RSNA's `ID_` and hex digits pass as well; a value that could break a table does not."""
+    """Return a UID. RSNA's `ID_` and hex digits are accepted too; characters that could break a table are not.
+
+    Raises:
+        Rejected: it is missing, too long, or has other characters.
+    """
     uid = text(values.get(tag, b""))
     if not _UID.fullmatch(uid):
         raise Rejected("damaged_header", f"{name} is missing or not an identifier")

@@ -1,4 +1,4 @@
-"""Make the frames of a CT file into slices, each with its record, or into the reasons why they are none."""
+"""Turn the frames of a CT file into slices with their records, or into rejects."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,11 +19,14 @@ from pipeline.planning.catalog import Reading
 def read_frames(
     header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, wanted: range
 ) -> Iterator[Slice | Reject]:
-    """Decode the wanted frames, one after another.
+    """Decode the wanted frames one by one.
 
     Args:
-        wanted: frames, counted from 0.
+        header: of the file.
+        facts: of the file.
+        reading: the catalog's policies.
         patient_key: as for `read.read_slices`.
+        wanted: indices of frames, counted from 0.
     """
     codes = iter(()) if header.transfer_syntax in NATIVE else coded_frames(header, facts.num_frames)
     for index in range(wanted.stop):
@@ -78,7 +81,7 @@ def _frame_facts(header: Header, facts: FileFacts, reading: Reading, index: int)
             raise Rejected("damaged_header", "no functional groups for the frame")
         values = {**values, **header.frames[index]}
     elif facts.num_frames > 1:
-        # One position for several frames places none of them; their order does.
+        # A position that several frames share does not place them; their order does.
         values = {tag: value for tag, value in values.items() if tag != POSITION}
     return read_frame_facts(values, reading.missing_rescale)
 
@@ -88,13 +91,13 @@ def _frame_number(facts: FileFacts, index: int) -> int:
 
 
 def _has_wrapped(pixels: PixelFormat, frame: FrameFacts) -> bool:
-    """Tell a file whose HU were stored modulo 4096: 12 bits without sign and no intercept leave no room for air."""
+    """Return whether HU were stored modulo 4096: 12 unsigned bits without an intercept cannot represent air."""
     return not pixels.signed and pixels.bits_stored == 12 and frame.slope == 1 and frame.intercept in (0, 1)
 
 
-@lru_cache(maxsize=256)  # the slices of a series share it
+@lru_cache(maxsize=256)  # the same for all slices of a series
 def _identify_patient(patient: str, study_instance_uid: str, patient_ids: str, patient_key: bytes | None) -> str:
-    """Return what stands for the patient; the study does where PatientID is empty."""
+    """Return the identifier of the patient, hashed or escaped; the study replaces an empty PatientID."""
     patient = patient or f"study:{study_instance_uid}"
     if patient_ids == "keep":
         return patient.encode("unicode_escape").decode("ascii")

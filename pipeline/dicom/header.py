@@ -38,9 +38,10 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 
-# Functional groups of 2,000 frames take about 4 MB; more than this before the pixels is no CT.
+# The functional groups of 2,000 frames take about 4 MB; no CT file has more than this before its pixels.
 MAX_HEADER_BYTES = 64 << 20
-# 1,000 frames of 512 x 512 take 0.5 GB, and CT deflates to a third or a half: more than either of these is a bomb.
+# 1,000 frames of 512 x 512 take 0.5 GB, and CT deflates to a third or a half of its size. A file that exceeds the size,
+# or the ratio once it inflates to RATIO_MATTERS_BYTES, is a decompression bomb.
 MAX_INFLATED_BYTES, MAX_RATIO, RATIO_MATTERS_BYTES = 600 << 20, 100, 16 << 20
 _PIECE_BYTES = 16 << 10
 TRANSFER_SYNTAX, MEDIA_STORAGE_SOP_CLASS = 0x00020010, 0x00020002
@@ -50,12 +51,12 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class Pixels(NamedTuple):
-    """Where the pixel data element lies.
+    """The location of the pixel data element.
 
     Attributes:
         tag: 7FE00010, or 7FE00008 or 7FE00009 for floating-point pixels.
         start: offset of its value in the body.
-        length: of its value as stated, bytes; None if it is undefined, as of encapsulated pixels.
+        length: stated length of its value in bytes; None if it is undefined, as for encapsulated pixels.
     """
 
     tag: int
@@ -67,12 +68,13 @@ class Header(NamedTuple):
     """The needed elements of a file, as raw bytes.
 
     Attributes:
-        values: value bytes by tag, in the byte order of the file; those of shared functional groups among them.
-        frames: what a frame's own functional groups say instead, one mapping a frame; empty where there are none.
-        little_endian: byte order of numbers in `values` and of native pixels.
-        transfer_syntax: UID of the coding.
-        media_class: SOP class as the file meta information has it, or "".
-        body: the bytes that `pixels` counts in: the file's, or the inflated data set.
+        values: value bytes by tag, in the byte order of the file; including those of the shared functional groups.
+        frames: for each frame, the values in its own functional groups, which override `values`; empty if the file
+            has none.
+        little_endian: whether numbers in `values` and native pixels are little-endian.
+        transfer_syntax: UID.
+        media_class: SOP class in the file meta information, or "".
+        body: the bytes that the offsets in `pixels` refer to: the file, or the inflated data set.
         pixels: the pixel data element, or None.
     """
 
@@ -89,7 +91,7 @@ def read_header(data: memoryview) -> Header:
     """Read the header of a DICOM file, with or without preamble, in any transfer syntax.
 
     Raises:
-        Rejected: the bytes are no DICOM file, or its header cannot be read.
+        Rejected: the bytes are not a DICOM file, or its header cannot be read.
     """
     try:
         return _read_header(data)
@@ -100,10 +102,10 @@ def read_header(data: memoryview) -> Header:
 
 
 def coded_frames(header: Header, num_frames: int) -> Iterator[bytes]:
-    """Yield the code stream of each frame out of encapsulated pixel data.
+    """Yield the code stream of each frame of encapsulated pixel data.
 
     Raises:
-        Rejected: the fragments hold no further frame.
+        Rejected: the fragments of the next frame are incomplete.
 
     Source: DICOM PS3.5 A.4 (encapsulation; fragments, Basic Offset Table).
     """
@@ -123,7 +125,7 @@ def _next_code(frames: Iterator[bytes]) -> bytes | None:
 
 @contextmanager
 def _quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from checking values and quoting them: a warning would print what may be patient data."""
+    """Disable pydicom's validation, warnings and log messages, as they quote values that may be patient data."""
     logger, settings = logging.getLogger("pydicom"), config.settings
     disabled, mode = logger.disabled, settings.reading_validation_mode
     with warnings.catch_warnings():
@@ -140,15 +142,15 @@ def _read_header(data: memoryview) -> Header:
     begin = 132 if has_preamble else 0
     if not has_preamble and bytes(data[:2]) not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         raise Rejected("not_dicom", "neither a DICOM preamble nor a DICOM data set")
-    way = walk(data, begin, _WANTED, PIXEL_ELEMENTS[0])
-    meta, begin = (_values_at(way, data), way.begin) if way.begin >= 0 else _read_meta(data, begin)
+    found = walk(data, begin, _WANTED, PIXEL_ELEMENTS[0])
+    meta, begin = (_values_at(found, data), found.begin) if found.begin >= 0 else _read_meta(data, begin)
     syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or _guess_syntax(data, begin)
     body, begin = (_inflate(data[begin:]), 0) if syntax == DEFLATED else (data, begin)
-    plain = (meta, (), way.end, way.implicit) if _is_plain(way, meta, data, syntax) else None
+    plain = (meta, (), found.end, found.implicit) if _is_complete(found, meta, data, syntax) else None
     try:
         values, frames, end, implicit = plain or _read_elements(body, begin, syntax)
     except Exception:
-        if syntax not in NATIVE:  # one with rules of its own may be the reason
+        if syntax not in NATIVE:  # an unsupported transfer syntax may be the reason
             require_decoder(syntax)
         raise
     if not has_preamble and not values.keys() & {SOP_CLASS, SOP_INSTANCE, MODALITY}:
@@ -164,24 +166,24 @@ def _read_header(data: memoryview) -> Header:
     )
 
 
-def _values_at(way: Walk, data: memoryview) -> Mapping[int, bytes]:
-    head = bytes(data[: max(way.begin, way.end)])
-    return {tag: head[start : start + length] for tag, start, length in way.places}
+def _values_at(found: Walk, data: memoryview) -> Mapping[int, bytes]:
+    head = bytes(data[: max(found.begin, found.end)])
+    return {tag: head[start : start + length] for tag, start, length in found.places}
 
 
-def _is_plain(way: Walk, values: Mapping[int, bytes], data: memoryview, syntax: str) -> bool:
-    """Whether a walk has found all there is, in 10 us where pydicom takes 100-300. All else is pydicom's turn."""
-    if way.end < 0 or syntax in (EXPLICIT_BIG, DEFLATED) or way.implicit != (syntax == IMPLICIT_LITTLE):
+def _is_complete(found: Walk, values: Mapping[int, bytes], data: memoryview, syntax: str) -> bool:
+    """Return whether the walk, which takes 10 us, makes reading with pydicom, which takes 100 to 300, unnecessary."""
+    if found.end < 0 or syntax in (EXPLICIT_BIG, DEFLATED) or found.implicit != (syntax == IMPLICIT_LITTLE):
         return False
-    group, element = unpack_from("<HH", data, way.end)
+    group, element = unpack_from("<HH", data, found.end)
     nested = PER_FRAME_GROUPS in values or SHARED_GROUPS in values
     return group << 16 | element in PIXEL_ELEMENTS and not nested
 
 
 def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
-    """Read the file meta information, always Explicit VR Little Endian, and where the data set begins.
+    """Return the file meta information, which is always Explicit VR Little Endian, and the offset of the data set.
 
-    Source: DICOM PS3.10, 7.1.
+    Source: DICOM PS3.10 7.1.
     """
     stream = BytesIO(data[begin : begin + MAX_HEADER_BYTES])
     with _quiet_pydicom():
@@ -192,7 +194,7 @@ def _read_meta(data: memoryview, begin: int) -> tuple[Mapping[int, bytes], int]:
 
 
 def _guess_syntax(data: memoryview, begin: int) -> str:
-    """Tell the transfer syntax of a file that does not state it from its first element."""
+    """Guess the transfer syntax of a file that does not state it, from its first element."""
     first = bytes(data[begin : begin + 6])
     if not first[4:].isalpha():
         return IMPLICIT_LITTLE
@@ -200,7 +202,11 @@ def _guess_syntax(data: memoryview, begin: int) -> str:
 
 
 def _inflate(deflated: memoryview) -> memoryview:
-    """Inflate a data set, a large one twice: a bomb must be known by its size before memory is taken for it."""
+    """Inflate a data set; a large one twice, so that its size is known before memory is allocated.
+
+    Raises:
+        Rejected: it is damaged or inflates to more than the limits.
+    """
     limit = min(MAX_INFLATED_BYTES, max(RATIO_MATTERS_BYTES, MAX_RATIO * len(deflated)))
     pieces, size = [], 0
     for piece in _inflated(deflated):
@@ -217,7 +223,7 @@ def _inflate(deflated: memoryview) -> memoryview:
 
 
 def _inflated(deflated: memoryview) -> Iterator[bytes]:
-    """Yield the data set in pieces; a byte inflates to 1,032 at most, so none is larger than 17 MB."""
+    """Yield the inflated data set in pieces of at most 17 MB, as a byte inflates to at most 1,032."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         for at in range(0, len(deflated), _PIECE_BYTES):
@@ -229,7 +235,7 @@ def _inflated(deflated: memoryview) -> Iterator[bytes]:
 def _read_elements(
     body: memoryview, begin: int, syntax: str
 ) -> tuple[Mapping[int, bytes], tuple[Mapping[int, bytes], ...], int, bool]:
-    """Return `Header.values`, `Header.frames`, where the pixel data begin, and whether this is Implicit VR."""
+    """Return `Header.values`, `Header.frames`, the offset of the pixel data, and whether this is Implicit VR."""
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     stream = BytesIO(body[begin : begin + MAX_HEADER_BYTES])
     with _quiet_pydicom():
@@ -243,7 +249,7 @@ def _read_elements(
 
 
 def _raw_value(element: Any) -> bytes:
-    """Return the value bytes of an element of pydicom's; of a sequence only that it is there."""
+    """Return the value of a pydicom element as bytes; for a sequence, b"sequence" unless it is empty."""
     value = element.value
     if isinstance(value, bytes):
         return value
@@ -255,7 +261,7 @@ def _items(elements: Mapping[int, Any], tag: int) -> Iterable[Dataset]:
 
 
 def _group_values(group: Dataset) -> dict[int, bytes]:
-    """Return the needed values out of the functional groups of a frame, or out of those that all frames share.
+    """Return the needed values of a frame's functional groups, or of the shared ones.
 
     Source: DICOM PS3.3 C.7.6.16 (Multi-frame Functional Groups).
     """
@@ -267,7 +273,7 @@ def _group_values(group: Dataset) -> dict[int, bytes]:
 
 
 def _find_pixels(body: memoryview, at: int, *, implicit: bool, little: bool) -> Pixels | None:
-    """Read the element header at `at`, if pixel data begin there."""
+    """Locate the pixel data whose element starts at offset `at`; None if another element, or none, starts there."""
     endian = "<" if little else ">"
     head = bytes(body[at : at + 12])
     if len(head) < 8:

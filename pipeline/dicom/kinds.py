@@ -1,11 +1,11 @@
-"""Tell CT slices from the other objects and pictures that a study holds."""
+"""Distinguish CT slices from the other objects and images in a study."""
 
 import re
 from functools import lru_cache
 
 from pipeline.dicom.rejects import Rejected
 from pipeline.dicom.tags import IMAGE_TYPE, MODALITY, PHOTOMETRIC, SOP_CLASS
-from pipeline.dicom.values import Values, once_for_equal, text
+from pipeline.dicom.values import Values, cached_by_elements, text
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 # Enhanced CT Image Storage, Legacy Converted Enhanced CT Image Storage.
@@ -13,8 +13,8 @@ ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM"}
 SCREEN_WORDS = {"SCREEN SAVE", "DOSE_INFO", "DOSE", "DOSE REPORT", "PROTOCOL", "REPORT", "RESULTS", "SUMMARY"}
-# Images that are computed from CT slices and pass as such, and the words of ImageType that tell them: those that the
-# standard defines (PS3.3 C.8.2.1.1.1, C.8.15.2.1.1, C.8.16.1), and what makers write in their place.
+# Images that are computed from CT slices and stored as such, and the words of ImageType that identify them: those of
+# the standard (PS3.3 C.8.2.1.1.1, C.8.15.2.1.1, C.8.16.1), and those that manufacturers use instead.
 IMAGE_KINDS = {
     "perfusion": (
         "PERFUSION", "CTP", "CBF", "RCBF", "CBV", "RCBV", "MTT", "TTP", "TMAX", "TTD", "TTS", "KTRANS", "PERMEABILITY",
@@ -29,15 +29,13 @@ IMAGE_KINDS = {
 }  # fmt: skip
 
 
-@once_for_equal(SOP_CLASS, MODALITY, PHOTOMETRIC, IMAGE_TYPE)
+@cached_by_elements(SOP_CLASS, MODALITY, PHOTOMETRIC, IMAGE_TYPE)
 def require_ct(values: Values, media_class: str) -> None:
-    """Tell a CT object from the others that a study holds.
+    """Raise Rejected for another kind of object, a colour image, a localizer, or a screen or report.
 
     Args:
+        values: the elements of the file.
         media_class: SOP class in the file meta information, or "".
-
-    Raises:
-        Rejected: it is another kind of object, a colour picture, a localizer or a screen.
     """
     sop_class = text(values.get(SOP_CLASS, b"")) or media_class
     modality = text(values.get(MODALITY, b""))
@@ -55,11 +53,7 @@ def require_ct(values: Values, media_class: str) -> None:
 
 @lru_cache(maxsize=256)
 def require_slice_type(image_type: bytes) -> None:
-    """Tell a slice from a localizer and a screen by the words of ImageType.
-
-    Raises:
-        Rejected: it says that it is one of those.
-    """
+    """Raise Rejected if a value of ImageType identifies a localizer, or a screen or report."""
     words = {word.strip() for word in text(image_type).upper().split("\\")}
     if words & LOCALIZER_WORDS:
         raise Rejected("localizer", "ImageType says localizer")
@@ -69,7 +63,7 @@ def require_slice_type(image_type: bytes) -> None:
 
 @lru_cache(maxsize=256)
 def image_kind(image_type: bytes) -> str:
-    """Return the first of `IMAGE_KINDS` that a value names, "" for none; a word counts as a whole, in any value."""
+    """Return the first of `IMAGE_KINDS` with a word that a value of ImageType contains as a whole; "" if none."""
     values = [f" {' '.join(re.findall('[A-Z0-9]+', value))} " for value in text(image_type).upper().split("\\")]
     named = (
         kind for kind, words in IMAGE_KINDS.items() if any(f" {word} " in value for word in words for value in values)

@@ -1,4 +1,4 @@
-"""Read what the cells of a frame are: its size, its bits, its sign, its padding."""
+"""Read the pixel format of a frame: size, bits, sign and padding."""
 
 from typing import Literal, NamedTuple
 
@@ -14,18 +14,22 @@ from pipeline.dicom.tags import (
     ROWS,
     SAMPLES,
 )
-from pipeline.dicom.values import Values, integer, once_for_equal
+from pipeline.dicom.values import Values, cached_by_elements, integer
 
-# The largest CT matrix in use is 2048 x 2048; four times that still fits a worker's memory many times over.
+# Four times the largest CT matrix in use, 2048 x 2048; a frame of this size is still far below a worker's memory.
 MAX_PIXELS = 4096 * 4096
 
 
 class PixelFormat(NamedTuple):
-    """What the cells of a frame are; names as in `SliceRecord`.
+    """The pixel format of a frame; see also `SliceRecord`.
 
     Attributes:
-        padding: inclusive range of stored values that are no tissue, or None. It may lie outside of what
-            bits_stored can hold: writers declare a 16-bit value for 12-bit pixels.
+        height, width: in pixels.
+        bits_allocated: bits per cell: 8, 16 or 32.
+        bits_stored: bits per value, 8 to bits_allocated.
+        signed: whether values are in two's complement.
+        padding: inclusive range of stored values that are not tissue, or None. It may exceed the range of bits_stored,
+            as some writers declare a 16-bit value for 12-bit pixels.
     """
 
     height: int
@@ -37,19 +41,22 @@ class PixelFormat(NamedTuple):
 
     @property
     def frame_bytes(self) -> int:
-        """The bytes of a frame that is not compressed."""
+        """The size of an uncompressed frame in bytes."""
         return self.height * self.width * self.bits_allocated // 8
 
 
-@once_for_equal(
+@cached_by_elements(
     *(SAMPLES, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, PIXEL_REPRESENTATION, ROWS, COLUMNS),
     *(PADDING_VALUE, PADDING_LIMIT),
 )
 def read_pixel_format(values: Values, order: Literal["little", "big"]) -> PixelFormat:
-    """Read what the cells are.
+    """Read the pixel format.
 
-    Source: DICOM PS3.5 8.1.1: HighBit is BitsStored - 1. Files that say otherwise exist with the bits in either
-    place, so they are turned away rather than guessed.
+    Raises:
+        Rejected: an element is missing or unsupported, or the frame is too large. HighBit must be BitsStored - 1:
+            among files with another value, some have the bits where it says and some do not.
+
+    Source: DICOM PS3.5 8.1.1.
     """
     allocated, stored = integer(values, BITS_ALLOCATED, order), integer(values, BITS_STORED, order)
     sign = integer(values, PIXEL_REPRESENTATION, order)
@@ -74,7 +81,9 @@ def read_pixel_format(values: Values, order: Literal["little", "big"]) -> PixelF
 def _read_padding(values: Values, order: Literal["little", "big"], *, signed: bool) -> tuple[int, int] | None:
     """Read PixelPaddingValue and PixelPaddingRangeLimit, in stored values.
 
-    Source: DICOM PS3.3 C.7.5.1.1.2; the sign is PixelRepresentation's, whatever the VR says.
+    They are signed if PixelRepresentation says so, whatever their VR.
+
+    Source: DICOM PS3.3 C.7.5.1.1.2.
     """
     raw = values.get(PADDING_VALUE, b"")[:2]
     if len(raw) < 2:

@@ -1,4 +1,4 @@
-"""Get the stored values of a frame out of the pixel data: room for them, their cells, their bits and sign."""
+"""Read the stored values of a frame from the pixel data."""
 
 import struct
 
@@ -15,16 +15,16 @@ _CELLS = {
 }
 
 
-def require_room(header: Header, pixels: Pixels, cells: PixelFormat, num_frames: int) -> None:
-    """Check that the pixel data can hold what the header says, before anything is allocated for them.
+def require_complete_pixels(header: Header, pixels: Pixels, cells: PixelFormat, num_frames: int) -> None:
+    """Check that the pixel data are as long as the header says, before anything is allocated for them.
 
     Raises:
-        Rejected: they cannot, or no decoder is there for them.
+        Rejected: they are too short, or there is no decoder for them.
     """
     held = len(header.body) - pixels.start
-    # One byte is what pads to an even length, and what some writers leave out.
+    # Some writers omit the byte that pads to an even length.
     if pixels.length is not None and pixels.length > held + 1:
-        raise Rejected("truncated", f"the pixel data hold {held} of the {pixels.length} bytes that they should")
+        raise Rejected("truncated", f"the pixel data hold {held} of {pixels.length} bytes")
     if header.transfer_syntax in NATIVE:
         if pixels.length is None:
             raise Rejected("damaged_header", "encapsulated pixel data in an uncompressed transfer syntax")
@@ -40,23 +40,25 @@ def require_room(header: Header, pixels: Pixels, cells: PixelFormat, num_frames:
 
 
 def read_stored(header: Header, pixels: PixelFormat, index: int, code: bytes | None) -> np.ndarray:
-    """Read the stored values of one frame; of an uncompressed file a view of its bytes where that is enough.
+    """Read the stored values of one frame.
 
     Args:
+        header: of the file.
+        pixels: format of the frame.
         index: of the frame, counted from 0.
-        code: its code stream; None where the pixels are not compressed.
+        code: the frame's code stream; None if the pixels are not compressed.
 
     Returns:
-        (H, W) int16 or uint16.
+        (H, W) int16 or uint16; for an uncompressed file a view of its bytes if no value has to be changed.
 
     Raises:
-        Rejected: they cannot be decoded, or do not fit 16 bits.
+        Rejected: the frame cannot be decoded, or its values do not fit 16 bits.
     """
     return _stored_values(_read_cells(header, pixels, index, code), pixels)
 
 
 def _read_cells(header: Header, pixels: PixelFormat, index: int, code: bytes | None) -> np.ndarray:
-    """Return the (H, W) uint16 or uint32 cells of a frame, unused high bits as they are."""
+    """Return the cells of a frame, (H, W) uint16 or uint32, including unused high bits."""
     size_bytes = pixels.bits_allocated // 8
     if header.transfer_syntax not in NATIVE:
         if code is None:
@@ -70,9 +72,9 @@ def _read_cells(header: Header, pixels: PixelFormat, index: int, code: bytes | N
 
 
 def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
-    """Drop the bits above BitsStored and apply the sign; a view where that changes nothing.
+    """Remove the bits above BitsStored and apply the sign; return a view if that changes nothing.
 
-    Cells that are padding by their full 16 bits keep them: masked, -2000 in 12 unsigned bits would become bone.
+    Cells whose full 16 bits are padding keep them: -2000 masked to 12 unsigned bits would become bone.
     """
     if cells.dtype.itemsize == 4:
         return _narrow(cells, pixels)
@@ -91,10 +93,10 @@ def _stored_values(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
 
 
 def _narrow(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
-    """Bring values out of 32 bits into 16 of either sign.
+    """Convert 32-bit cells to int16 or uint16.
 
     Raises:
-        Rejected: they do not fit.
+        Rejected: the values do not fit.
     """
     unused = 32 - pixels.bits_stored
     values = (cells << unused).view(np.int32 if pixels.signed else np.uint32) >> unused
@@ -102,11 +104,11 @@ def _narrow(cells: np.ndarray, pixels: PixelFormat) -> np.ndarray:
     for dtype in (np.int16, np.uint16) if pixels.signed else (np.uint16,):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return values.astype(dtype)
-    raise Rejected("pixel_format", "values in 32 bits that do not fit 16")
+    raise Rejected("pixel_format", "32-bit values that do not fit 16 bits")
 
 
 def digest_pixels(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> str:
-    """xxh3-128 hex of all that HU depend on: stored values, their type, slope, intercept and padding."""
+    """Return the xxh3-128 (hex) of everything that HU depend on: values, shape, type, slope, intercept, padding."""
     digest = xxhash.xxh3_128(np.ascontiguousarray(stored).data)
     low, high = padding or (0, -1)
     digest.update(struct.pack("<2I2s2d2i", *stored.shape, stored.dtype.kind.encode(), slope, intercept, low, high))

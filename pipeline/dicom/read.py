@@ -1,4 +1,4 @@
-"""Turn the bytes of a DICOM file into CT slices, or into the reason why they are none."""
+"""Turn the bytes of a DICOM file into CT slices, or into rejects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from pipeline.planning.catalog import Reading
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """The frames of one file; iterating decodes them one after another, once.
+    """The frames of one file. It can be iterated once, which decodes them one by one.
 
     Attributes:
-        num_frames: of the whole file, as its header states; 1 where the file gives no slice.
-        items: a Slice or a Reject for each frame that was asked for, or a single Reject for the whole file.
+        num_frames: number of frames in the file according to its header; 1 if the whole file is rejected.
+        items: a Slice or a Reject for each requested frame, or a single Reject for the whole file.
     """
 
     num_frames: int
@@ -33,16 +33,15 @@ def read_slices(
     patient_key: bytes | None,
     frames: tuple[int, int] | None = None,
 ) -> Slices:
-    """Read a DICOM file's header now, and each frame when the result is iterated.
+    """Read the header of a DICOM file; each frame is read when the result is iterated.
 
-    Stored values of an uncompressed file are a view of `data`, which must not change while they are used.
-    HU = stored x slope + intercept is never rounded on the way.
+    Stored values of an uncompressed file may be a view of `data`, which must not change while they are used.
 
     Args:
-        data: the whole file.
+        data: the complete file.
         reading: the catalog's policies.
-        patient_key: up to 64 bytes that key the hash of PatientID; None where the catalog keeps PatientID.
-        frames: the part to read, (first, stop) counted from 0; None for all.
+        patient_key: key for hashing PatientID, up to 64 bytes; None if the catalog keeps PatientID.
+        frames: (first, stop) of the frames to read, counted from 0; None for all.
     """
     try:
         header = read_header(memoryview(data))

@@ -1,6 +1,6 @@
-"""The records that the steps hand on: a slice that was accepted, a file that was not.
+"""The records of slices, rejects and planned files that the steps of a build exchange.
 
-Those that are made for every slice are named tuples: a frozen dataclass of twenty fields takes four times as long.
+Those that are created for each slice are named tuples: a frozen dataclass with twenty fields takes four times as long.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class SliceRecord(NamedTuple):
-    """What is kept of one slice beside its pixels; nothing else leaves the DICOM file.
+    """The metadata of one slice. Apart from pixels, nothing else leaves the DICOM file.
 
     Attributes:
-        frame: 0 for a single-frame file, else counts from 1.
-        patient_id: already hashed, unless the catalog says `patient_ids: keep`.
-        patient_from_study: PatientID was empty, so the study stands for the patient.
+        frame: 0 for a single-frame file, else counted from 1.
+        patient_id: hashed, unless the catalog says `patient_ids: keep`.
+        patient_from_study: whether PatientID was empty, so that patient_id was derived from the study.
         position: ImagePositionPatient, mm, or None.
         orientation: ImageOrientationPatient, row then column direction cosines, or None.
         slice_location: mm, or None.
@@ -23,12 +23,13 @@ class SliceRecord(NamedTuple):
         height, width: of the native frame, pixels.
         slope, intercept: HU = stored x slope + intercept.
         bits_stored, signed: of the stored values.
-        transfer_syntax: UID of the coding.
-        lossy: whether the pixels ever went through lossy coding, as far as the file tells.
-        manufacturer: a word from a known list, or "other"; never free text.
+        transfer_syntax: UID.
+        lossy: whether the pixels were ever compressed lossily, as far as the file says.
+        manufacturer: a name from `facts.MANUFACTURERS`, or "other"; never free text.
         repair: name of the repair that was applied, or "".
-        image_kind: a word from `kinds.IMAGE_KINDS` where ImageType names such an image, else "".
-        pixel_digest: xxh3-128 hex over stored values, slope, intercept and padding: equal digest, equal HU.
+        image_kind: a word from `kinds.IMAGE_KINDS` if ImageType says so, else "".
+        pixel_digest: xxh3-128 (hex) of stored values, slope, intercept and padding; slices with equal digests have
+            equal HU.
     """
 
     frame: int
@@ -59,10 +60,10 @@ class Slice(NamedTuple):
     """One decoded slice.
 
     Attributes:
-        record: what is kept of it.
-        stored: (H, W) int16 or uint16 stored values, C order, bits above bits_stored removed; it may be a view
-            of the reader's buffer, so it is good only until the next read.
-        padding: inclusive range of stored values that are no tissue (PixelPaddingValue), or None.
+        record: its metadata.
+        stored: (H, W) int16 or uint16 stored values, C order, without the bits above bits_stored except in padding. It
+            may be a view of the reader's buffer, and is then valid only until the next read.
+        padding: inclusive range of stored values that are not tissue (PixelPaddingValue), or None.
     """
 
     record: SliceRecord
@@ -75,9 +76,9 @@ class Reject:
     """A file, or one frame of it, that gave no slice.
 
     Attributes:
-        code: a word from `REJECT_CODES`.
-        message: one sentence without patient data.
-        frame: 0 for the whole file, else the frame.
+        code: a key of `REJECT_CODES`.
+        message: the reason, without patient data.
+        frame: 0 for the whole file, else the frame, counted from 1.
     """
 
     code: str
@@ -87,13 +88,14 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One place in a shard's plan: a file, or a range of frames of a file that does not fit one shard.
+    """One item of a shard's plan: a file, or a range of frames if the file does not fit one shard.
 
     Attributes:
-        slot: place in the plan of the shard.
-        why: why it is read, in a few words, for `pipeline why`.
-        first, stop: frames counted from 0, stop excluded; stop 0 means the whole file.
-        digest: xxh3-128 hex of the content that the frames were counted from, "" for a whole file.
+        slot: index in the plan of the shard.
+        path: of the file in the source.
+        why: reason for reading it, in a few words, for `pipeline why`.
+        first, stop: range of frames, counted from 0, stop excluded; stop 0 means the whole file.
+        digest: xxh3-128 (hex) of the content whose frames were counted; "" for a whole file.
     """
 
     slot: int

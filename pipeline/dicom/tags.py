@@ -1,4 +1,4 @@
-"""Name the elements that are read of a file: the allow-list."""
+"""The tags of the elements that are read: the allow-list."""
 
 SHARED_GROUPS, PER_FRAME_GROUPS = 0x52009229, 0x52009230
 IMAGE_TYPE, FRAME_TYPE = 0x00080008, 0x00089007
@@ -14,7 +14,7 @@ LOSSY, MODALITY_LUT, PIXEL_DATA = 0x00282110, 0x00283000, 0x7FE00010
 FRAME_ELEMENTS = (FRAME_TYPE, POSITION, ORIENTATION, INTERCEPT, SLOPE, RESCALE_TYPE)
 # CT Image Frame Type, Plane Position, Plane Orientation, Pixel Value Transformation.
 FRAME_SEQUENCES = (0x00189329, 0x00209113, 0x00209116, 0x00289145)
-# The allow-list: nothing else of a file is looked at, so nothing else can leave it.
+# The allow-list: no other elements are read, so no other data can leave a file.
 NEEDED_ELEMENTS = [
     IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE, MODALITY, MANUFACTURER, PATIENT_ID, STUDY_INSTANCE, SERIES_INSTANCE,
     INSTANCE_NUMBER, POSITION, ORIENTATION, SLICE_LOCATION, SAMPLES, PHOTOMETRIC, NUMBER_OF_FRAMES, ROWS, COLUMNS,

@@ -1,22 +1,22 @@
-"""Repair stored values that are known to be wrong, where the catalog asks for it."""
+"""Repair a known error in stored values, if the catalog requests it."""
 
 import numpy as np
 
-# HU that 12 bits hold with CT's usual intercept of -1024: -1024 to 3071.
+# The number of HU that 12 bits can hold; with CT's usual intercept, -1024 to 3071.
 _WRAP = 4096
 _FIRST_SURELY_NEGATIVE = 3072
 _LAST_SURELY_POSITIVE = 2047
-# Around air and padding lies air; around dense bone and metal lies at least fat (-100 HU).
+# HU. Air and padding are surrounded by air; dense bone and metal by fat (-100 HU) or denser tissue.
 _AIR_BELOW = -500
 
 
 def unwrap_12_bits(stored: np.ndarray, intercept: int) -> np.ndarray:
-    """Undo the wrap modulo 4096 of values that were HU before they were stored in 12 unsigned bits.
+    """Undo the wrap of HU that were stored modulo 4096 in 12 unsigned bits.
 
-    With an intercept of 0, a stored s stands for s or for s - 4096. Up to 2047 it is s; from 3072 on it is s - 4096,
-    air down to -1024. Between them both exist: dense bone and metal of 2048 to 3071, and air, noise and padding of
-    -2048 to -1025. There the certain pixels around decide: it is air where most of them are. A thin wire in air is
-    therefore lost.
+    With an intercept of 0, a stored value s means either s or s - 4096. Up to 2047 it is s, and from 3072 it is
+    s - 4096, -1024 or above. In between, both occur: dense bone and metal (2048 to 3071), and air, noise and padding
+    (-2048 to -1025). Such a pixel is air if at least half of the unambiguous pixels around it are air. A thin wire in
+    air is therefore lost.
 
     Args:
         stored: (H, W) uint16, 0 to 4095.
@@ -25,8 +25,8 @@ def unwrap_12_bits(stored: np.ndarray, intercept: int) -> np.ndarray:
     Returns:
         (H, W) int16, -2048 to 3071.
 
-    Source: RSNA 2019 holds 123 such files (unsigned, 12 bits, intercept 0 or 1). The fix that circulates for them
-    adds 1000, takes 4096 off whatever reaches that, and subtracts 1000: air at -1024 comes out as +3072.
+    Source: RSNA 2019 has 123 such files (unsigned, 12 bits, intercept 0 or 1). The usual fix adds 1000, subtracts 4096
+    from values of 4096 or more, and subtracts 1000, which turns air at -1024 into +3072.
     """
     values = stored.astype(np.int16)
     values[values >= _FIRST_SURELY_NEGATIVE - intercept] -= _WRAP
@@ -37,9 +37,9 @@ def unwrap_12_bits(stored: np.ndarray, intercept: int) -> np.ndarray:
 
 
 def _is_in_air(values: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    """Tell for every pixel whether air is ahead among the certain pixels around it.
+    """Return for each pixel whether at least half of the certain pixels around it are air, (H, W) bool.
 
-    Source: squares of 3, 7, 15, ... pixels; the smallest one in which tissue and air are not even decides.
+    They are counted in squares of 3, 7, 15, ... pixels; the smallest square without a tie decides.
     """
     votes = np.where(certain, np.where(values < _AIR_BELOW, 1, -1), 0)
     sums = np.pad(votes.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -54,6 +54,6 @@ def _is_in_air(values: np.ndarray, certain: np.ndarray) -> np.ndarray:
 
 
 def _reach(length: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every place the first one within the radius, and the one after the last."""
+    """Return for each index the first one within the radius, and the one after the last, (length,) int each."""
     places = np.arange(length)
     return np.maximum(places - radius, 0), np.minimum(places + radius + 1, length)

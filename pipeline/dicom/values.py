@@ -1,4 +1,4 @@
-"""Read the raw values of elements: text and numbers, each once for all files that have the same."""
+"""Convert the raw values of elements to text and numbers, and cache what is derived from them."""
 
 import math
 import re
@@ -11,40 +11,40 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def text(raw: bytes) -> str:
-    """Decode a value without padding; any byte gives some character, so comparing and hashing always work."""
+    """Decode a value and strip its padding. Latin-1 maps every byte to a character, so this never fails."""
     return raw.decode("latin-1").strip(" \0")
 
 
 def uid_or_none(value: str) -> str | None:
-    """A UID made of digits and dots, so that it may be quoted; None for what could be anything else."""
+    """Return a UID if it consists of digits and dots and can be quoted, else None, as it may be patient data."""
     return value if re.fullmatch(r"[0-9.]{1,64}", value) else None
 
 
-def once_for_equal(*tags: int) -> Callable[[Function], Function]:
-    """Have a function of these elements work them out once for all files that have the same, such as a series."""
+def cached_by_elements(*tags: int) -> Callable[[Function], Function]:
+    """Cache the results of a function of these elements, which often are the same in all files of a series."""
 
     def decorate(function: Function) -> Function:
         @lru_cache(maxsize=256)
-        def work_out(raws: tuple[bytes | None, ...], *arguments: Any) -> Any:
+        def cached(raws: tuple[bytes | None, ...], *arguments: Any) -> Any:
             return function({tag: raw for tag, raw in zip(tags, raws, strict=True) if raw is not None}, *arguments)
 
         @wraps(function)
-        def look_up(values: Values, *arguments: Any) -> Any:
-            return work_out(tuple(map(values.get, tags)), *arguments)
+        def wrapper(values: Values, *arguments: Any) -> Any:
+            return cached(tuple(map(values.get, tags)), *arguments)
 
-        return cast(Function, look_up)
+        return cast(Function, wrapper)
 
     return decorate
 
 
 def integer(values: Values, tag: int, order: Literal["little", "big"]) -> int | None:
-    """An unsigned number of 16 bits, None where the element is missing or shorter."""
+    """Return an unsigned 16-bit number; None if the element is missing or too short."""
     raw = values.get(tag, b"")
     return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
 
 
 def number_or_none(value: str) -> float | None:
-    """A decimal string as a number, None where it is none or not finite."""
+    """Parse a decimal string; return None if it is not a finite number."""
     try:
         number = float(value)
     except ValueError:
@@ -53,7 +53,7 @@ def number_or_none(value: str) -> float | None:
 
 
 def numbers_or_none(raw: bytes, count: int) -> tuple[float, ...] | None:
-    """So many decimal strings as numbers, None where one is not finite or their count is another."""
+    """Parse `count` decimal strings separated by backslashes; return None unless there are `count` finite numbers."""
     try:
         numbers = tuple(map(float, text(raw).split("\\")))
     except ValueError:
@@ -62,6 +62,6 @@ def numbers_or_none(raw: bytes, count: int) -> tuple[float, ...] | None:
 
 
 def count_or_none(raw: bytes) -> int | None:
-    """An integer string of 32 bits, None where it is none."""
+    """Parse an integer string; return None if it is not an integer of 32 bits."""
     number = number_or_none(text(raw)) if raw else None
     return int(number) if number is not None and number == int(number) and abs(number) < 2**31 else None

@@ -252,7 +252,7 @@ def test_32_bits_are_read_where_the_values_fit_16(
     (found,) = read(encode(dataset, syntax))
     if kept is None:
         assert isinstance(found, Reject)
-        assert (found.code, found.message) == ("pixel_format", "values in 32 bits that do not fit 16")
+        assert (found.code, found.message) == ("pixel_format", "32-bit values that do not fit 16 bits")
     else:
         assert isinstance(found, Slice)
         assert found.stored.dtype == kept
