@@ -1,1 +1,1 @@
-"""Look after a cache: say what is in it, verify, repair and collect."""
+"""Maintain a cache: report its contents, verify it, repair it, publish it, and remove what is unused."""

@@ -1,4 +1,4 @@
-"""The findings of an examination of a cache: what is there, what is damaged, what does not belong."""
+"""The result of examining a cache: which files are intact, damaged or unknown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,16 +31,16 @@ Part = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One file that is not as it was recorded.
+    """One file that differs from what was recorded of it.
 
     Attributes:
-        part: what kind of file it is.
+        part: the kind of file.
         path: relative to the cache.
         problem: what is wrong, in a few words.
-        commit: the commit it belongs to, "" where it belongs to none or several.
-        shard: of a record or of a shard of an array, else -1.
-        array: name of the array, "" elsewhere.
-        rows: rows within the shard whose image is lost, where some can be read.
+        commit: id of the commit that the file belongs to, "" if it belongs to none or to several.
+        shard: number of the shard, -1 for files that do not belong to one.
+        array: name of the array, "" for files that do not belong to one.
+        rows: rows within the shard whose images are damaged; empty if the whole file is.
     """
 
     part: Part
@@ -60,13 +60,13 @@ class Examination:
     """What an examination has found so far.
 
     Attributes:
-        head: the current commit, None where it cannot be told.
-        commits, ledgers: those that can be read, from their file or their backup; id -> commit, the current one first.
-        records: shard -> done-record, those that can be read, from their file or its copy.
-        strays: commits that can be read, and are not among those before the current one.
-        damages: what is wrong.
-        files: every file that belongs to the cache, right or damaged.
-        unknown: files that do not: left by killed writers, or by somebody else.
+        head: the current commit, None if there has never been one.
+        commits, ledgers: those that can be read from their file or their backup, by commit id, newest first.
+        records: the done-records that can be read from their file or its copy, by shard.
+        strays: ids of readable commits that are neither the current one nor an ancestor of it.
+        damages: every damaged file.
+        files: every file that belongs to the cache, intact or damaged.
+        unknown: every other file, left by a killed writer or by another program.
     """
 
     cache: Cache
@@ -80,10 +80,11 @@ class Examination:
     unknown: list[Path] = field(default_factory=list)
 
     def damaged(self, part: Part, path: Path, problem: str, **about: Any) -> None:
+        """Record damage to a file; `about` holds the optional attributes of `Damage`."""
         self.damages.append(Damage(part, self.cache.name_of(path), problem, **about))
 
     def read(self, part: Part, path: Path, check: Callable[[bytes], str], **about: Any) -> bytes | None:
-        """Read a file that must be there; None, and noted, where it is missing or `check` says what is wrong."""
+        """Read a file that must exist; if it is missing or `check` returns a problem, record that and return None."""
         self.files.add(path)
         try:
             content = read_regular(path)

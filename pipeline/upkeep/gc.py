@@ -1,4 +1,4 @@
-"""Remove what no kept commit uses: commits, tables, whole shards and whole arrays; it never repacks."""
+"""Remove what no kept commit uses: commits, tables, shards and arrays; shards are never rewritten."""
 
 import dataclasses
 import shutil
@@ -19,16 +19,16 @@ from pipeline.system import sync_folder
 
 @dataclass(slots=True)
 class Unused:
-    """What may go.
+    """What no kept commit uses and `remove` may delete.
 
     Attributes:
-        commits: ids, the newest first.
-        arrays: paths of whole arrays.
-        shards: shard numbers, with their record and their part of every array.
-        files: tables, ledgers, backups, lists of rejects and leftovers of killed writers.
-        aside: what repairs moved aside; only where it was asked for, for nobody knows what it is needed for.
-        size: of all of them, bytes.
-        unfinished: shards of an interrupted build, which are kept.
+        commits: ids, newest first.
+        arrays: paths of arrays.
+        shards: numbers of shards; each stands for its record and its files in every array.
+        files: files of commits, such as tables, ledgers and backups, and temporary files of killed writers.
+        aside: files that repairs moved aside; empty unless requested, since someone may still need them.
+        size: total size, bytes.
+        unfinished: number of shards of an interrupted build, which are kept.
     """
 
     commits: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Unused:
     unfinished: int = 0
 
     def counts(self) -> dict[str, int]:
-        """How many of each kind may go, of those kinds of which there is one."""
+        """Return the number of items of each kind, omitting empty kinds."""
         kinds: dict[str, Sized] = {
             "commits": self.commits,
             "arrays": self.arrays,
@@ -52,14 +52,14 @@ class Unused:
 
 
 def find_unused(cache: Cache, older_than_s: float, now: float, *, aside: bool = False) -> Unused:
-    """Find what no kept commit uses. Kept are the current one, and those that were current `older_than_s` ago or later.
+    """Find what no kept commit uses; the commits that were current within the last `older_than_s` seconds are kept.
 
     Args:
         now: seconds since 1970.
-        aside: whether what repairs moved aside is unused too.
+        aside: whether to include files that repairs moved aside.
 
     Raises:
-        CacheError: a commit that is kept, or its ledger, is damaged.
+        CacheError: a commit, the ledger of a kept commit, or the pending plan is damaged.
     """
     head = current_commit(cache)
     every = commits.chain(cache, head)
@@ -81,17 +81,18 @@ def find_unused(cache: Cache, older_than_s: float, now: float, *, aside: bool = 
 
 
 def set_aside(cache: Cache) -> list[Path]:
-    """The files that repairs moved aside, for they could not be placed."""
+    """Return the files that repairs moved aside because they could not place them."""
     return sorted(path for path in cache.aside.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def replaced_at(created: Sequence[float], now: float) -> list[float]:
-    """When each commit stopped being the current one, in seconds since 1970; `now` where that cannot be told.
+    """Return when each commit was replaced as the current one, in seconds since 1970; `now` if that is unknown.
 
-    A commit's own time is not believed where a clock was wrong: before that of an earlier commit, or in the future.
+    A time of creation that is before that of an earlier commit, or in the future, comes from a wrong clock and is
+    ignored.
 
     Args:
-        created: of the commits in the order of their sequence, the newest first.
+        created: times of creation, in seconds since 1970, newest commit first.
     """
     ends = [now] * len(created)
     latest = float("-inf")
@@ -118,7 +119,7 @@ def _arrays(cache: Cache) -> set[str]:
 
 
 def _shards(cache: Cache) -> set[int]:
-    """Every shard that has a record, or a file in any array."""
+    """Return every shard that has a record, or a file in any array."""
     chunks = (path.name for name in _arrays(cache) for path in cache.shards_folder(name).glob("*"))
     return {int(name) for name in chunks if name.isdigit()} | set(cache.recorded_shards())
 
@@ -137,7 +138,7 @@ def _all_files(cache: Cache) -> Iterator[Path]:
 
 
 def _paths(cache: Cache, found: Unused) -> Iterator[Path]:
-    """Files and folders that go, each once."""
+    """Yield every file and folder to delete, each once."""
     yield from found.files
     yield from found.aside
     yield from (cache.root / array for array in found.arrays)
@@ -155,9 +156,10 @@ def _size(path: Path) -> int:
 
 
 def remove(cache: Cache, unused: Unused) -> None:
-    """Remove it, in an order that leaves a whole cache wherever it is stopped. Only the lock's holder may call it.
+    """Delete what is unused. Only the holder of the lock may call it.
 
-    Commits go before what they name, and a record before what it vouches for.
+    The cache stays intact if this is interrupted: a commit is deleted before the files that it refers to, and a
+    done-record before the images that it describes.
     """
     for commit in unused.commits:
         commits.remove_commit(cache, commit)
@@ -176,7 +178,7 @@ def remove(cache: Cache, unused: Unused) -> None:
 
 
 def _forget_arrays(cache: Cache, names: set[str]) -> None:
-    """Take arrays out of the records that know them, so that they count as not converted."""
+    """Remove arrays from the records that list them, so that later builds convert them again."""
     for shard in cache.recorded_shards() if names else ():
         record = read_record(cache, shard)
         if record and names & record.arrays.keys():

@@ -1,4 +1,4 @@
-"""Tell what is in a cache: a summary, its logical digest, and why a file is in it as it is."""
+"""Report what is in a cache: a summary, its logical digest, and how one file was processed."""
 
 import csv
 import dataclasses
@@ -23,22 +23,22 @@ from pipeline.source.names import listed_name
 
 
 def require_cache(cache: Cache) -> None:
-    """Refuse a path that is no cache, finished or not.
+    """Raise unless the path is a cache; one whose first build is unfinished is accepted.
 
     Raises:
-        CacheError: it is none.
+        CacheError: it is not a cache.
     """
     if not cache.private.is_dir():
         if cache.root_document.is_file():
-            current_commit(cache)  # says that it was copied without the folder, or is another store
+            current_commit(cache)  # its error says that the private folder was not copied, or this is another store
         raise CacheError(f"{cache}: no such cache; run: pipeline build --src DICOMS --out {cache}")
 
 
 def require_head(cache: Cache) -> Commit:
-    """The current commit of a cache that must have one.
+    """Return the current commit of a cache that must have one.
 
     Raises:
-        CacheError: there is no cache, or no commit yet, or it is damaged.
+        CacheError: there is no cache, it has no commit yet, or it is damaged.
     """
     require_cache(cache)
     head = current_commit(cache)
@@ -51,15 +51,15 @@ def require_head(cache: Cache) -> Commit:
 
 
 def summary(cache: Cache) -> dict[str, Any]:
-    """What is in a cache, as plain data.
+    """Return a summary of a cache as a JSON-serialisable mapping.
 
     Returns:
-        the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (id, created, slices,
-        newest first), `source`, `versions`, `reading`, and `unfinished` (new shards planned and done by a build that
-        was interrupted or is running, or None), and `running` (who is building it, "" for nobody).
+        the root attributes, and: `rows` (stored, live, dead_share), `bytes` by kind, `commits` (commit, created,
+        slices; newest first), `source`, `reading`, `versions`, `unfinished` (shards planned and done by a build that
+        was interrupted or is running, else None), and `running` (who is building the cache, "" if nobody).
 
     Raises:
-        CacheError: there is no cache, or it is damaged.
+        CacheError: there is no cache, it has no commit yet, or it is damaged.
     """
     head = require_head(cache)
     ledger = commits.read_ledger(cache, head.id)
@@ -81,7 +81,7 @@ def summary(cache: Cache) -> dict[str, Any]:
 
 
 def _rows(cache: Cache, head: Commit) -> dict[str, Any]:
-    """Rows with a stored image in the arrays of the current commit, and how many of them it names."""
+    """Count the rows with a stored image in the arrays of the current commit, and those that its table refers to."""
     names = {spec.name for spec in head.terms.arrays}
     stored = 0
     for shard in cache.recorded_shards():
@@ -93,7 +93,7 @@ def _rows(cache: Cache, head: Commit) -> dict[str, Any]:
 
 
 def _bytes(cache: Cache, head: Commit, live: set[str]) -> dict[str, int]:
-    """Bytes on disk: of each size of the current commit, of shards and arrays that it does not use, and of the rest."""
+    """Return the bytes on disk: of each size of the current commit, of unused shards and arrays, and of the rest."""
     sides = [(str(spec.size_px), spec) for spec in head.terms.arrays]
     sizes: dict[str, str] = {path: side for side, spec in sides for path in (spec.images_path, spec.sums_path)}
     found = dict.fromkeys([*sizes.values(), "unused", "private", "tables_and_metadata"], 0)
@@ -119,10 +119,10 @@ def _unfinished(cache: Cache, head: Commit) -> dict[str, int] | None:
 
 
 def digest(cache: Cache) -> str:
-    """The logical digest of the current commit: the same for the same content, whatever its history.
+    """Return the logical digest of the current commit, which depends on its content but not on its history.
 
     Raises:
-        CacheError: there is no cache, or it is damaged.
+        CacheError: there is no cache, it has no commit yet, or it is damaged.
     """
     import pandas as pd
 
@@ -147,27 +147,27 @@ def digest(cache: Cache) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """Why a file is in the cache as it is.
+class FileHistory:
+    """How one source file was processed.
 
     Attributes:
         path: relative to the source.
-        facts: (what, value) in the order to be told.
+        facts: (name, value), in the order to print them.
     """
 
     path: str
     facts: tuple[tuple[str, str], ...]
 
 
-def why(cache: Cache, file: str) -> Story:
-    """Tell from what was recorded when a file was built, from which content, how, and into which rows.
+def why(cache: Cache, file: str) -> FileHistory:
+    """Return when a file was read, its content, the settings used, and its rows or the reason for its rejection.
 
     Args:
-        file: its path, as it is under the source or as it can be opened from here; or its last parts, if only one
-            file ends in them.
+        file: its path, relative to the source or to the working directory, or absolute; or the last parts of its
+            path, if no other file ends in them.
 
     Raises:
-        CacheError: the cache does not know such a file, or is damaged.
+        CacheError: the cache was not built from such a file, several files match, or the cache is damaged.
     """
     head = require_head(cache)
     ledger = commits.read_ledger(cache, head.id)
@@ -176,14 +176,14 @@ def why(cache: Cache, file: str) -> Story:
     parts = range(shard, shard + int(ledger.parts[line]))
     records = {part: require_record(cache, part) for part in parts}
     facts = [*_reading_facts(records[shard], slot, path, head), ("content", _content(ledger, line))]
-    places = _places(cache, head)
-    slices = {part: list(_slice_facts(head, part, record, slot, places)) for part, record in records.items()}
+    lines = _table_lines(cache, head)
+    slices = {part: list(_slice_facts(head, part, record, slot, lines)) for part, record in records.items()}
     first = next((part for part, found in slices.items() if found), None)
     if first is not None:
         facts += _array_facts(head, records[first])
     facts += [fact for found in slices.values() for fact in found]
     facts += _reject_facts(cache, head, path)
-    return Story(path, tuple(facts))
+    return FileHistory(path, tuple(facts))
 
 
 def _find(cache: Cache, head: Commit, ledger: Ledger, file: str) -> int:
@@ -218,7 +218,7 @@ def _content(ledger: Ledger, line: int) -> str:
 
 
 def _array_facts(head: Commit, record: ShardRecord) -> Iterator[tuple[str, str]]:
-    """How the slices of a shard were converted."""
+    """Yield how the slices of a shard were converted."""
     for spec in head.terms.arrays:
         yield f"size {spec.size_px}", f"converted {record.arrays[spec.name].built} into {spec.images_path}"
     windows = ", ".join(f"{w.name} {w.level_hu:g}/{w.width_hu:g} HU" for w in head.terms.windows)
@@ -226,29 +226,29 @@ def _array_facts(head: Commit, record: ShardRecord) -> Iterator[tuple[str, str]]
 
 
 def _slice_facts(
-    head: Commit, shard: int, record: ShardRecord, slot: int, places: Mapping[tuple[str, str], dict[str, str]]
+    head: Commit, shard: int, record: ShardRecord, slot: int, lines: Mapping[tuple[str, str], dict[str, str]]
 ) -> Iterator[tuple[str, str]]:
     for row in record.rows_of([slot]):
         placed = record.slices[row]
         assert placed
         key = placed.record.sop_instance_uid, str(placed.record.frame)
-        place = places.get(key)
-        if place and int(place["row"]) == shard * head.terms.rows_per_shard + row:
+        line = lines.get(key)
+        if line and int(line["row"]) == shard * head.terms.rows_per_shard + row:
             frame = f", frame {key[1]}" if key[1] != "0" else ""
-            yield "slice", f"{key[0]}{frame}: row {place['row']}, z_norm {place['z_norm']} from {_z_from(head, place)}"
+            yield "slice", f"{key[0]}{frame}: row {line['row']}, z_norm {line['z_norm']} from {_z_from(head, line)}"
 
 
-def _z_from(head: Commit, place: Mapping[str, str]) -> str:
-    """What placed a slice in its series, as docs/accepted_files.md names it."""
-    row = int(place["row"])
+def _z_from(head: Commit, line: Mapping[str, str]) -> str:
+    """Return what determined a slice's position in its series, in the terms of docs/accepted_files.md."""
+    row = int(line["row"])
     for name, ranges in head.private.z_from.items():
         if any(first <= row < stop for first, stop in ranges):
             return str(name)
     return "position"
 
 
-def _places(cache: Cache, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
-    """(SOP Instance UID, frame) -> line of the current commit's table."""
+def _table_lines(cache: Cache, head: Commit) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the lines of the current commit's table by (SOP Instance UID, frame)."""
     text = commits.read_table(cache, head).decode()
     return {(line["sop_instance_uid"], line["frame"]): line for line in csv.DictReader(io.StringIO(text, newline=""))}
 

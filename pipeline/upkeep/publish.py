@@ -1,4 +1,4 @@
-"""Upload the current commit of a cache to an address, the root last, and only what differs there."""
+"""Upload the current commit of a cache to an address: only the files that differ there, and the root last."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from pipeline.planning.stages import ArraySpec
 from pipeline.upkeep.targets import Target, open_target
 from pipeline.upkeep.verify_shards import shard_problem
 
-OWNER = "cache.json"  # whose address this is; written once, before anything else
-LEASE = "publishing.json"  # who is publishing there
+OWNER = "cache.json"  # the identity of the cache that the address belongs to; written once, before anything else
+LEASE = "publishing.json"  # names the publisher at work
 BATCH = 64
 READ_BYTES = 1 << 20
 
@@ -39,7 +39,7 @@ Digests = dict[str, tuple[int, str]]  # name -> size and xxh3-128 hex of its con
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What an upload came to: files of the commit, and those that had to be sent with their bytes."""
+    """The result of an upload: files of the commit, how many of them were sent, and the size of those in bytes."""
 
     files: int
     sent: int
@@ -47,17 +47,18 @@ class Published:
 
 
 def publish(cache: Cache, address: str, *, take_over: bool = False) -> Published:
-    """Upload the current commit to an address that fsspec knows; readers there see the old commit or this one.
+    """Upload the current commit to an address that fsspec supports; readers there see the old commit or the new one.
 
-    Nothing is removed there: a reader goes on with the commit that it has opened. A file that is there with the same
-    digest is not sent again. Nothing private goes along: no path of a source file, no list of rejects.
+    Nothing published is removed, so a reader can keep using the commit that it has opened. A file that is already
+    there with the same digest is not sent again. Nothing private is sent: no path of a source file, no list of rejects.
 
     Args:
-        take_over: believe that a publisher from elsewhere, which has begun and not ended there, is no longer at work.
+        take_over: whether to replace the lease of a publisher that started from another machine or folder.
 
     Raises:
-        CacheError: there is no commit; the address holds another cache, or commits that this one does not know;
-            another publisher is at work; a file is missing, or the other side fails, then the command can run again.
+        CacheError: there is no commit; the address holds another cache, or a commit that this one does not know;
+            another publisher is at work; a file of the cache is missing or damaged; or the upload fails, in which
+            case the command can be run again.
     """
     _require_commit(cache)
     with shared_lock(cache), publisher_lock(cache):
@@ -65,8 +66,8 @@ def publish(cache: Cache, address: str, *, take_over: bool = False) -> Published
         try:
             target = open_target(address)
             _claim(target, address, head)
-            with _lease(target, address, cache, head, take_over=take_over) as still_ours:
-                return _upload(target, address, cache, head, still_ours)
+            with _lease(target, address, cache, head, take_over=take_over) as require_lease:
+                return _upload(target, address, cache, head, require_lease)
         except FileNotFoundError as error:
             raise CacheError(f"{error.filename or error}: missing; run: pipeline verify {cache}") from error
         except (OSError, ValueError, ImportError) as error:
@@ -84,14 +85,14 @@ def _require_commit(cache: Cache) -> Commit:
     return head
 
 
-# --- whose address it is -------------------------------------------------------------------------------------------
+# --- the owner of an address ---------------------------------------------------------------------------------------
 
 
 def _claim(target: Target, address: str, head: Commit) -> None:
-    """Make an empty address this cache's, or see that it is.
+    """Claim an empty address for this cache, or check that it already belongs to it.
 
     Raises:
-        CacheError: it is another's.
+        CacheError: the address belongs to another cache, or holds other files.
     """
     owner = canonical({"format": "ich-slices", "cache": head.attributes.cache})
     found = target.read(OWNER)
@@ -106,11 +107,13 @@ def _claim(target: Target, address: str, head: Commit) -> None:
 
 
 @contextlib.contextmanager
-def _lease(target: Target, address: str, cache: Cache, head: Commit, *, take_over: bool) -> Iterator[Any]:
-    """Be the only publisher there; gives a check that it is still so.
+def _lease(
+    target: Target, address: str, cache: Cache, head: Commit, *, take_over: bool
+) -> Iterator[Callable[[], None]]:
+    """Hold the lease of an address; yield a function that raises a CacheError once another publisher has taken it over.
 
-    One that was killed has left its lease. From the same folder it is gone on with, for that folder's lock has died
-    with it; from another one only on demand.
+    A publisher that was killed leaves its lease behind. A lease from the same folder is replaced at once, because this
+    process holds that folder's publisher lock; a lease from elsewhere is replaced only with `take_over`.
     """
     place = hashlib.sha256(f"{socket.gethostname()}\0{os.path.abspath(cache.root)}".encode()).hexdigest()[:16]
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -124,32 +127,32 @@ def _lease(target: Target, address: str, cache: Cache, head: Commit, *, take_ove
             )
         target.write(LEASE, lease)
 
-    def still_ours() -> None:
+    def require_lease() -> None:
         if target.read(LEASE) != lease:
             raise CacheError(f"{address}: another publisher has taken over; wait for it, then run the command again")
 
     try:
-        yield still_ours
+        yield require_lease
     finally:
-        with contextlib.suppress(Exception):  # the error that ended the upload says more
+        with contextlib.suppress(Exception):  # would hide the error that ended the upload
             if target.read(LEASE) == lease:
                 target.remove(LEASE)
 
 
-# --- what is sent --------------------------------------------------------------------------------------------------
+# --- the upload ----------------------------------------------------------------------------------------------------
 
 
-def _upload(target: Target, address: str, cache: Cache, head: Commit, still_ours: Any) -> Published:
+def _upload(target: Target, address: str, cache: Cache, head: Commit, require_lease: Callable[[], None]) -> Published:
     before = _commit_there(target, address, head)
     known = _manifest(target, before) | _manifest(target, head.id)
     there = target.sizes()
     shards = _shards(cache, head)
     wanted = {name: _digest(cache.root / name) for name in sorted(shards)}
-    lacking = [name for name, of in wanted.items() if known.get(name) != of or there.get(name) != of[0]]
-    for start in range(0, len(lacking), BATCH):
-        batch = lacking[start : start + BATCH]
+    to_send = [name for name, entry in wanted.items() if known.get(name) != entry or there.get(name) != entry[0]]
+    for start in range(0, len(to_send), BATCH):
+        batch = to_send[start : start + BATCH]
         for name in batch:
-            _require_whole(cache, head, name, *shards[name])
+            _require_intact(cache, head, name, *shards[name])
         target.send(cache.root, batch)
         known |= {name: wanted[name] for name in batch}
         target.write(_manifest_name(head.id), _encode(head, known))
@@ -157,23 +160,24 @@ def _upload(target: Target, address: str, cache: Cache, head: Commit, still_ours
     for name, content in contents.items():
         target.write(name, content)
     target.write(_manifest_name(head.id), _encode(head, wanted))
-    _check(target, address, {name: of[0] for name, of in wanted.items()} | {n: len(c) for n, c in contents.items()})
-    still_ours()
+    sizes = {name: size for name, (size, _) in wanted.items()}
+    _check_sizes(target, address, sizes | {name: len(content) for name, content in contents.items()})
+    require_lease()
     if _commit_there(target, address, head) != before:
         raise CacheError(f"{address}: another publisher has changed it in the meantime; run the command again")
     last = {ROOT_DOCUMENT: head.documents()[ROOT_DOCUMENT], "metadata.csv": commits.read_table(cache, head)}
     for name, content in last.items():
         target.write(name, content)
     written = contents | last
-    sent_bytes = sum(wanted[name][0] for name in lacking) + sum(map(len, written.values()))
-    return Published(len(wanted) + len(written), len(lacking) + len(written), sent_bytes)
+    sent_bytes = sum(sizes[name] for name in to_send) + sum(map(len, written.values()))
+    return Published(len(wanted) + len(written), len(to_send) + len(written), sent_bytes)
 
 
 def _commit_there(target: Target, address: str, head: Commit) -> str | None:
-    """The commit that readers there see, None where there is none yet.
+    """Return the id of the commit published at the address, None if there is none yet.
 
     Raises:
-        CacheError: it is not of this cache's history.
+        CacheError: it is not in this cache's history.
     """
     content = target.read(ROOT_DOCUMENT)
     if content is None:
@@ -192,7 +196,7 @@ def _commit_there(target: Target, address: str, head: Commit) -> str | None:
 
 
 def _shards(cache: Cache, head: Commit) -> dict[str, tuple[int, ArraySpec]]:
-    """The files of a commit's arrays, which are sent as they lie there -> their shard and array."""
+    """Return the shard and chunk files of a commit's arrays, each with its shard number and array."""
     files = {}
     for shard in commits.read_ledger(cache, head.id).live_slots():
         if require_record(cache, shard).slices:
@@ -202,8 +206,8 @@ def _shards(cache: Cache, head: Commit) -> dict[str, tuple[int, ArraySpec]]:
     return files
 
 
-def _require_whole(cache: Cache, head: Commit, name: str, shard: int, spec: ArraySpec) -> None:
-    """Raise a CacheError unless a file is as it was built, for it may take the place of a good one."""
+def _require_intact(cache: Cache, head: Commit, name: str, shard: int, spec: ArraySpec) -> None:
+    """Raise a CacheError if a file is damaged, as it could replace an intact one."""
     array = stored_array(head.arrays[spec.images_path])
     with open_regular(cache.root / name) as file:
         content = file.read()
@@ -216,6 +220,7 @@ def _require_whole(cache: Cache, head: Commit, name: str, shard: int, spec: Arra
 
 
 def _digest(path: Path) -> tuple[int, str]:
+    """Return the size of a file in bytes and the xxh3-128 hex digest of its content."""
     digest, size = xxhash.xxh3_128(), 0
     with open_regular(path) as file:
         while part := file.read(READ_BYTES):
@@ -225,20 +230,21 @@ def _digest(path: Path) -> tuple[int, str]:
 
 
 def _contents(cache: Cache, head: Commit) -> dict[str, bytes]:
-    """What else readers need, from the commit itself, the commit's own file last; all but the root."""
+    """Return the other files that readers need, except the root; the file of the commit itself comes last."""
     documents = {path: content for path, content in head.documents().items() if path != ROOT_DOCUMENT}
     table = {cache.name_of(cache.table_file(head.attributes.table_digest)): commits.read_table(cache, head)}
     return documents | table | {cache.name_of(cache.commit_file(head.id)): head.content()}
 
 
-def _check(target: Target, address: str, sizes: Mapping[str, int]) -> None:
+def _check_sizes(target: Target, address: str, sizes: Mapping[str, int]) -> None:
+    """Raise a CacheError unless all these files are at the address with these sizes."""
     there = target.sizes()
     for name, size in sizes.items():
         if there.get(name) != size:
             raise CacheError(f"{address}/{name}: did not arrive complete; run the command again")
 
 
-# --- what was sent before ------------------------------------------------------------------------------------------
+# --- manifests of sent files ---------------------------------------------------------------------------------------
 
 
 def _manifest_name(commit: str) -> str:
@@ -250,15 +256,16 @@ def _encode(head: Commit, files: Digests) -> bytes:
 
 
 def _manifest(target: Target, commit: str | None) -> Digests:
-    """What a publisher has noted as sent for a commit, nothing where it has noted nothing that can be read."""
+    """Return the files that were recorded as sent for a commit; empty if there is no readable manifest."""
     if commit is None or not COMMIT_ID.fullmatch(commit):
         return {}
     files = _parse(target.read(_manifest_name(commit)) or b"").get("files")
-    lines = files.items() if isinstance(files, dict) else ()
-    return {str(name): (of[0], of[1]) for name, of in lines if isinstance(of, list) and len(of) == 2}
+    entries = files.items() if isinstance(files, dict) else ()
+    return {str(name): (entry[0], entry[1]) for name, entry in entries if isinstance(entry, list) and len(entry) == 2}
 
 
 def _parse(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; return an empty one if the content is anything else."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Repair what `verify` found: from backups and copies, from the source, or by letting lost slices leave."""
+"""Repair what `verify` found, from backups, copies and the source; a new commit leaves out the slices that are lost."""
 
 import csv
 import io
@@ -31,16 +31,16 @@ COMMIT_PARTS = ("root", "document", "commit", "table", "rejects", "ledger", "bac
 
 @dataclass(slots=True)
 class Repairs:
-    """What a repair came to.
+    """The result of a repair.
 
     Attributes:
-        repaired: the damages that are gone.
-        left: the damages that are still there.
-        lost: path, SOP Instance UID and frame of every slice that left the current commit.
-        dropped: older commits that named a lost slice and were moved aside.
-        collected: leftovers without content of their own that were removed.
-        aside: what could not be placed -> where it lies now.
-        why_left: what is needed to repair the rest, "" where nothing is left.
+        repaired: the damage that was repaired.
+        left: the damage that remains.
+        lost: path, SOP Instance UID and frame of every slice that the new commit leaves out.
+        dropped: ids of older commits that referred to a lost slice and were moved aside.
+        collected: temporary files and unrecorded shard files that were removed.
+        aside: files and folders that could not be placed: (old path, new path).
+        why_left: what is needed to repair the rest, "" if that is not known or nothing is left.
     """
 
     repaired: list[Damage] = field(default_factory=list)
@@ -55,13 +55,14 @@ class Repairs:
 def repair(found: Examination, originals: Originals) -> Repairs:
     """Repair everything that can be repaired. Only the holder of the lock may call it.
 
-    Nothing that is whole is removed: a commit, table or ledger that cannot be placed is moved aside.
+    Nothing intact is removed: a commit, table or ledger that cannot be placed is moved aside.
 
     Args:
-        found: all that `examine` found; its records are brought up to date.
+        found: the result of `examine`; its records are updated.
 
     Raises:
-        CacheError: a commit, or the patient key, cannot be recovered from anywhere.
+        CacheError: a part of a commit is lost together with its backup, or a done-record must be rebuilt and the
+            cache's patient key was not given.
     """
     cache, done = found.cache, Repairs()
     _clear_folders(found, done)
@@ -97,23 +98,23 @@ def _examine_again(cache: Cache, touched: Iterable[int], found: Examination, don
     done.repaired = [damage for damage in found.damages if damage.path not in left]
 
 
-# --- what lies in the way ------------------------------------------------------------------------------------------
+# --- misplaced and unknown files -----------------------------------------------------------------------------------
 
 
 def _clear_folders(found: Examination, done: Repairs) -> None:
-    """Move folders that lie in the places of files aside, and files in the places of folders."""
+    """Move aside folders where files belong, and files where folders belong."""
     cache = found.cache
     for damage in found.damages:
         path = cache.root / damage.path
         if path.is_dir():
             _put_aside(cache, path, done)
-        for above in path.relative_to(cache.root).parents:
-            if (cache.root / above).exists() and not (cache.root / above).is_dir():
-                _put_aside(cache, cache.root / above, done)
+        for parent in path.relative_to(cache.root).parents:
+            if (cache.root / parent).exists() and not (cache.root / parent).is_dir():
+                _put_aside(cache, cache.root / parent, done)
 
 
 def _clear_unknown(found: Examination, done: Repairs) -> None:
-    """Remove temporary files and shards that no record vouches for; move everything else of ours aside."""
+    """Remove temporary files and unrecorded shard files; move every other unknown file in our folders aside."""
     cache = found.cache
     for path in found.unknown:
         if not cache.is_own(path) or not os.path.lexists(path):
@@ -126,7 +127,7 @@ def _clear_unknown(found: Examination, done: Repairs) -> None:
 
 
 def _put_aside(cache: Cache, path: Path, done: Repairs) -> None:
-    """Rename a file or folder into the private folder `aside`, under the path that it had."""
+    """Move a file or folder into the private folder `aside`, keeping its relative path; a number avoids a clash."""
     folder = cache.aside
     numbers = (f".{number}" if number else "" for number in range(1_000_000))
     place = next(to for number in numbers if not (to := folder / f"{path.relative_to(cache.root)}{number}").exists())
@@ -141,11 +142,11 @@ def _put_aside(cache: Cache, path: Path, done: Repairs) -> None:
 
 
 def _restore_commits(found: Examination) -> None:
-    """Write again what commits, backups and zarr.json should say; the root last."""
+    """Rewrite the damaged files of commits and every damaged zarr.json, that of the root last."""
     cache, head = found.cache, found.head
     broken = {damage.commit for damage in found.damages if damage.part in COMMIT_PARTS and damage.commit}
     for commit_id in sorted(broken):
-        write_parts(cache, _whole_parts(found, found.commits[commit_id]))
+        write_parts(cache, _intact_parts(found, found.commits[commit_id]))
     documents: dict[str, bytes] = {}
     for commit in found.commits.values():
         for path, content in commit.documents().items():
@@ -156,27 +157,28 @@ def _restore_commits(found: Examination) -> None:
             write_atomic(cache.root / path, documents[path])
 
 
-def _whole_parts(found: Examination, commit: Commit) -> Backup:
-    """Each part of a commit, from its file, from its backup, or from the copy beside the root.
+def _intact_parts(found: Examination, commit: Commit) -> Backup:
+    """Return each part of a commit, from its own file, the plain copy, or the backup.
 
     Raises:
-        CacheError: a part is damaged everywhere.
+        CacheError: a part is damaged in all of them.
     """
     cache, backup = found.cache, read_backup(found.cache, commit.id)
     tables = [cache.table_file(commit.attributes.table_digest), cache.metadata_copy]
     rejects = [cache.rejects_file(commit.private.rejects_digest), cache.rejects_copy]
     table = _with_digest(tables, commit.attributes.table_digest) or (backup.table if backup else None)
-    reject = _with_digest(rejects, commit.private.rejects_digest) or (backup.rejects if backup else None)
+    reject_list = _with_digest(rejects, commit.private.rejects_digest) or (backup.rejects if backup else None)
     ledger = found.ledgers.get(commit.id)
-    if table is None or reject is None or ledger is None:
-        part = "table" if table is None else "list of rejects" if reject is None else "ledger"
+    if table is None or reject_list is None or ledger is None:
+        part = "table" if table is None else "list of rejects" if reject_list is None else "ledger"
         raise CacheError(
             f"{cache}: the {part} of commit {commit.id} and its backup are lost; build it again with a new --out"
         )
-    return Backup(commit, table, reject, ledger)
+    return Backup(commit, table, reject_list, ledger)
 
 
 def _with_digest(paths: Iterable[Path], digest: str) -> bytes | None:
+    """Return the content of the first of these files that has this SHA-256, None if none has."""
     for path in paths:
         if path.is_file() and sha256(content := path.read_bytes()) == digest:
             return content
@@ -187,10 +189,10 @@ def _with_digest(paths: Iterable[Path], digest: str) -> bytes | None:
 
 
 def _rebuild_shard(found: Examination, shard: int, originals: Originals, lost: Lost) -> None:
-    """Repair a shard's record and arrays."""
+    """Repair a shard's record and arrays; remove the record of a damaged shard that no commit uses."""
     damages = [damage for damage in found.damages if damage.shard == shard]
     if not any(shard in ledger.live_slots() for ledger in found.ledgers.values()):
-        found.records.pop(shard, None)  # the next build converts what it may have been for
+        found.records.pop(shard, None)  # if an unfinished build planned it, the next build fills it again
         remove_record(found.cache, shard)
         return
     names = {damage.array for damage in damages if damage.part in ("images", "sums")}
@@ -204,7 +206,7 @@ def _rebuild_shard(found: Examination, shard: int, originals: Originals, lost: L
 
 
 def _rows_of_slices(found: Examination, shard: int) -> dict[tuple[str, int], int]:
-    """(SOP Instance UID, frame) -> row within the shard, of the slices that any commit's table places there."""
+    """Return (SOP Instance UID, frame) -> row within the shard for the slices that any commit's table places there."""
     rows = {}
     for commit in found.commits.values():
         rows_per_shard = commit.terms.rows_per_shard
@@ -219,7 +221,7 @@ def _table(cache: Cache, commit: Commit) -> Iterator[dict[str, str]]:
 
 
 def _restore_pending(found: Examination) -> None:
-    """Put a damaged plan together again from the records of the shards that it has finished."""
+    """Replace a damaged pending plan by one of the shards that were finished, from their records."""
     if not any(damage.part == "pending" for damage in found.damages):
         return
     first = found.head.private.next_shard if found.head else 0
@@ -230,11 +232,15 @@ def _restore_pending(found: Examination) -> None:
         write_pending(found.cache, Pending(found.head.id if found.head else "", reading, shards))
 
 
-# --- what is lost --------------------------------------------------------------------------------------------------
+# --- lost slices ---------------------------------------------------------------------------------------------------
 
 
 def _commit_without(found: Examination, lost: Lost) -> list[tuple[str, str, int]]:
-    """Write a commit without the files of which a slice is lost. Returns the slices that left."""
+    """Write a commit that leaves out every file with a lost slice.
+
+    Returns:
+        path, SOP Instance UID and frame of every slice left out.
+    """
     from pipeline.cache.committing import tables_of, write_commit
     from pipeline.planning.catalog import LabelFile
     from pipeline.tables.labels import labels_of_table
@@ -254,11 +260,12 @@ def _commit_without(found: Examination, lost: Lost) -> list[tuple[str, str, int]
     write_commit(cache, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
     before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(cache, head)]
-    path_of = _path_of_row(found, head, live)
-    return [(path_of.get(row, ""), uid, frame) for uid, frame, row in before if (uid, frame) not in stayed]
+    paths = _paths_of_rows(found, head, live)
+    return [(paths.get(row, ""), uid, frame) for uid, frame, row in before if (uid, frame) not in stayed]
 
 
-def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str]]) -> dict[int, str]:
+def _paths_of_rows(found: Examination, head: Commit, live: dict[int, dict[int, str]]) -> dict[int, str]:
+    """Return the path of the file that each row of the arrays came from; `live` is as from `Ledger.live_slots`."""
     return {
         shard * head.terms.rows_per_shard + row: slots[placed.slot]
         for shard, slots in live.items()
@@ -269,7 +276,7 @@ def _path_of_row(found: Examination, head: Commit, live: dict[int, dict[int, str
 
 
 def _drop_commits(found: Examination, lost: Lost, done: Repairs) -> None:
-    """Move the commits that name a lost row aside: a run that reopens one is told so, and reads no damage."""
+    """Move aside the commits that refer to a lost row: a run that opens one then gets an error, not damaged images."""
     for commit in found.commits.values():
         if any(int(line["row"]) in lost.rows for line in _table(found.cache, commit)):
             for path in found.cache.own_files(commit.id):

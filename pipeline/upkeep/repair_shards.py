@@ -1,4 +1,4 @@
-"""Repair a shard by running its task again into its place, and a lost record from tables and source."""
+"""Repair a shard by running its task again, and rebuild a lost done-record from the tables and the source."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -28,17 +28,17 @@ from pipeline.tables.patients import key_digest
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.verify_shards import document_of, row_problems
 
-NOTHING = FileLine("", "its record was damaged", None, None, None, 0, 0)
-NO_KEY = b"a patient id that is not kept"
+UNKNOWN_FILE = FileLine("", "its record was damaged", None, None, None, 0, 0)
+PLACEHOLDER_KEY = b"a patient id that is not kept"  # used where the hashed patient ids are discarded
 
 
 @dataclass(slots=True)
 class Lost:
-    """What could not be recovered.
+    """Rows and files that could not be recovered.
 
     Attributes:
-        rows: of the arrays.
-        slots: (shard, slot) of the files that they, or rejects, came from.
+        rows: rows of the arrays.
+        slots: (shard, slot) of the files; a file that gave only rejects has no row.
     """
 
     rows: set[int] = field(default_factory=set)
@@ -51,12 +51,12 @@ class NeedsSource(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """Where lost images can be made again from, and by whom.
+    """What lost images are rebuilt from.
 
     Attributes:
-        source: the DICOM files, None where they were not given.
-        patient_key: of the user, None where there is none.
-        token: of the lock that the repair holds.
+        source: the DICOM files, None if they were not given.
+        patient_key: the key that patient ids are hashed with, None if there is none.
+        token: token of the lock that the repair holds.
     """
 
     source: Source | None
@@ -64,10 +64,10 @@ class Originals:
     token: str
 
     def read(self, path: str, digest: str) -> memoryview | None:
-        """The content of a file, None where it is gone or has changed.
+        """Return the content of a file, None if it cannot be read or its xxh3-128 is not `digest`.
 
         Raises:
-            NeedsSource: there is no source to read it from.
+            NeedsSource: no source was given.
         """
         try:
             data, _ = self.require().read(path, Buffer())
@@ -76,10 +76,10 @@ class Originals:
         return data if xxhash.xxh3_128_hexdigest(data) == digest else None
 
     def require(self) -> Source:
-        """The source.
+        """Return the source.
 
         Raises:
-            NeedsSource: there is none.
+            NeedsSource: no source was given.
         """
         if self.source is None:
             raise NeedsSource("some of it must be rebuilt from the DICOM files: give --src")
@@ -90,22 +90,24 @@ class Originals:
 
 
 def rebuild_array(found: Examination, shard: int, name: str, originals: Originals, lost: Lost) -> None:
-    """Make one array's part of a shard, and its sums, again: rows that are whole stay, the others come from the source.
+    """Rebuild one array's images and sums of a shard: intact rows are kept, the others come from the source.
+
+    An array that no commit has is removed from the shard's record instead.
 
     Args:
-        lost: gets the rows that could not be made again; they leave the shard and its record.
+        lost: receives the rows that could not be rebuilt; they are removed from the shard and its record.
 
     Raises:
-        NeedsSource: rows must be made again and there is no source.
+        NeedsSource: rows must be rebuilt and no source was given.
     """
     record, spec = found.records[shard], ArraySpec.of_name(name)
     commit = _commit_with(found, spec)
-    if commit is None:  # a window that no kept commit has: it is converted again if it is ever wanted again
+    if commit is None:  # a build that needs this array converts it again
         arrays = {other: array for other, array in record.arrays.items() if other != name}
         found.records[shard] = dataclasses.replace(record, arrays=arrays)
         write_record(found.cache, found.records[shard])
         return
-    _write_whole(found, record)
+    _write_if_damaged(found, record)
     bad = _bad_rows(found, record, spec)
     if bad:
         originals.require()
@@ -119,16 +121,16 @@ def rebuild_array(found: Examination, shard: int, name: str, originals: Original
         if not missed:
             break
         dropped |= missed
-    made = read_record(found.cache, shard)
-    assert made
-    found.records[shard] = made
-    gone = {row for row in bad if made.arrays[name].digests[row] is None}
-    lost.rows |= {shard * len(made.arrays[name].digests) + row for row in gone}
+    rebuilt = read_record(found.cache, shard)
+    assert rebuilt
+    found.records[shard] = rebuilt
+    gone = {row for row in bad if rebuilt.arrays[name].digests[row] is None}
+    lost.rows |= {shard * len(rebuilt.arrays[name].digests) + row for row in gone}
     lost.slots |= {(shard, placed.slot) for row in gone if (placed := record.slices[row])}
 
 
-def _write_whole(found: Examination, record: ShardRecord) -> None:
-    """Write a record whose file is lost: the task that rebuilds an array reads it."""
+def _write_if_damaged(found: Examination, record: ShardRecord) -> None:
+    """Restore the file of a record if it is lost or damaged: the task that rebuilds an array reads it."""
     wanted = encode_record(record)
     file = found.cache.record_file(record.shard)
     if not file.is_file() or file.read_bytes() != wanted:
@@ -144,7 +146,7 @@ def _digests(record: ShardRecord, name: str) -> tuple[str | None, ...]:
 
 
 def _bad_rows(found: Examination, record: ShardRecord, spec: ArraySpec) -> set[int]:
-    """The rows that must be made again: recorded and not whole, or of an array that the record does not know yet."""
+    """Return the rows to rebuild: those with a damaged image, or all if the record does not list the array."""
     if spec.name not in record.arrays:
         return {row for row, placed in enumerate(record.slices) if placed}
     digests = record.arrays[spec.name].digests
@@ -158,7 +160,7 @@ def _bad_rows(found: Examination, record: ShardRecord, spec: ArraySpec) -> set[i
 
 
 def _units(found: Examination, record: ShardRecord, slots: set[int]) -> tuple[Unit, ...]:
-    """What to read, under the paths that the newest commit knows."""
+    """Return the units of these slots, with the paths of the newest commit that has them."""
     paths: dict[int, str] = {}
     for ledger in found.ledgers.values():
         paths = ledger.live_slots().get(record.shard, {}) | paths
@@ -170,12 +172,12 @@ def _context(found: Examination, commit: Commit, record: ShardRecord, spec: Arra
     assert array
     reading = _reading(found, record.reading)
     return Context(
-        source=originals.source,  # type: ignore[arg-type]  # where there is none, no unit is read
+        source=originals.source,  # type: ignore[arg-type]  # without a source, no unit is read
         cache=found.cache,
         token=originals.token,
         reading=reading,
         reading_fingerprint=record.reading,
-        patient_key=None if reading.patient_ids == "keep" else originals.patient_key or NO_KEY,
+        patient_key=None if reading.patient_ids == "keep" else originals.patient_key or PLACEHOLDER_KEY,
         windows=commit.terms.windows,
         rows_per_shard=array.rows_per_shard,
         codecs={spec.name: Codec.of(array)},
@@ -183,7 +185,7 @@ def _context(found: Examination, commit: Commit, record: ShardRecord, spec: Arra
 
 
 def _reading(found: Examination, fingerprint: str) -> Reading:
-    """The settings of reading that have this fingerprint."""
+    """Return the reading settings with this fingerprint."""
     [commit, *_] = [commit for commit in found.commits.values() if commit.private.reading == fingerprint]
     return Reading(**commit.private.reading_settings)
 
@@ -194,23 +196,24 @@ def _reading(found: Examination, fingerprint: str) -> Reading:
 def rebuild_record(
     found: Examination, shard: int, originals: Originals, rows_of: Mapping[tuple[str, int], int], lost: Lost
 ) -> list[str]:
-    """Make a done-record that is lost with its copy again, from the ledgers, the tables and the source.
+    """Rebuild a done-record whose file and copy are lost, from the ledgers, the tables and the source.
 
-    Its arrays are not known then; `rebuild_array` makes each of them again.
+    The new record lists no arrays; `rebuild_array` adds them.
 
     Args:
-        rows_of: (SOP Instance UID, frame) -> row within the shard, as the tables say.
-        lost: gets the rows and slots of files that are gone or have changed.
+        rows_of: (SOP Instance UID, frame) -> row within the shard, from the tables.
+        lost: receives the rows and slots of files that are gone or have changed.
 
     Returns:
-        names of the arrays that the record must come to know.
+        names of the arrays to rebuild.
 
     Raises:
-        NeedsSource: there is no source.
+        NeedsSource: no source was given.
+        CacheError: the cache's patient key was not given.
     """
     commit = next(found.commits[commit] for commit, ledger in found.ledgers.items() if shard in ledger.live_slots())
     _require_key(found.cache, commit, originals)
-    rows_per_shard, key = commit.terms.rows_per_shard, originals.patient_key or NO_KEY
+    rows_per_shard, key = commit.terms.rows_per_shard, originals.patient_key or PLACEHOLDER_KEY
     reading = _reading(found, commit.private.reading)
     known = _known_files(found, shard, rows_per_shard)
     files: list[FileLine] = []
@@ -218,7 +221,7 @@ def rebuild_record(
     rejects: list[RejectLine] = []
     free = iter(sorted(set(range(rows_per_shard)) - set(rows_of.values())))
     for slot in range(max(known) + 1):
-        file = known.get(slot, NOTHING)
+        file = known.get(slot, UNKNOWN_FILE)
         unread = file.digest == UNREAD
         data = originals.read(file.path, file.digest) if file.digest and not unread else None
         if data is None and file.digest and not unread:
@@ -226,12 +229,12 @@ def rebuild_record(
         files.append(file if data is not None or unread else file._replace(size=None, mtime_ns=None, digest=None))
         rejects += [RejectLine(slot, 0, "unreadable", "the file cannot be read")] if unread else []
         frames = (file.first, file.stop) if file.stop else None
-        key_of = None if reading.patient_ids == "keep" else key
-        for one in read_slices(data, reading, key_of, frames) if data is not None else ():
-            if isinstance(one, Reject):
-                rejects.append(RejectLine(slot, one.frame, one.code, one.message))
+        hash_key = None if reading.patient_ids == "keep" else key
+        for read in read_slices(data, reading, hash_key, frames) if data is not None else ():
+            if isinstance(read, Reject):
+                rejects.append(RejectLine(slot, read.frame, read.code, read.message))
             else:
-                slices[_row_of(one.record, rows_of, free)] = PlacedSlice(slot, one.record)
+                slices[_row_of(read.record, rows_of, free)] = PlacedSlice(slot, read.record)
     lost.rows |= {shard * rows_per_shard + row for row in rows_of.values() if row not in slices}
     placed = tuple(slices.get(row) for row in range(max(slices, default=-1) + 1))
     about = (commit.private.reading, now(), library_versions())
@@ -241,19 +244,20 @@ def rebuild_record(
 
 
 def _row_of(record: SliceRecord, rows_of: Mapping[tuple[str, int], int], free: Iterator[int]) -> int:
-    """Where the tables have a slice; one that no table names, a duplicate, takes a row that is free."""
+    """Return the row of a slice in the tables; a slice that is in no table, a duplicate, takes a free row."""
     row = rows_of.get((record.sop_instance_uid, record.frame))
     return next(free) if row is None else row
 
 
 def _require_key(cache: Cache, commit: Commit, originals: Originals) -> None:
+    """Raise a CacheError unless the patient key that the cache was built with was given."""
     wanted = commit.private.patient_key
     if wanted and (originals.patient_key is None or key_digest(originals.patient_key) != wanted):
         raise CacheError(f"{cache}: a done-record must be rebuilt: give the cache's key with --patient-key")
 
 
 def _arrays_with(found: Examination, shard: int) -> list[str]:
-    """Names of the arrays of the commits that have something in this shard."""
+    """Return the names of the arrays of all commits that use this shard."""
     named = [
         spec.name
         for commit_id, ledger in found.ledgers.items()
@@ -264,7 +268,7 @@ def _arrays_with(found: Examination, shard: int) -> list[str]:
 
 
 def _known_files(found: Examination, shard: int, rows_per_shard: int) -> dict[int, FileLine]:
-    """Slot -> what the ledgers know of its file, the newest first."""
+    """Return what the ledgers record of the file in each slot; the newest ledger takes precedence."""
     files: dict[int, FileLine] = {}
     for ledger in found.ledgers.values():
         line_of = ledger.index()
@@ -273,5 +277,5 @@ def _known_files(found: Examination, shard: int, rows_per_shard: int) -> dict[in
             first = (shard - int(ledger.shards[line])) * rows_per_shard
             frames = (first, first + rows_per_shard) if ledger.parts[line] > 1 else (0, 0)
             stamp = int(ledger.sizes[line]), int(ledger.mtimes_ns[line]), digest_hex(ledger.digests[line])
-            files.setdefault(slot, FileLine(path, NOTHING.why, *stamp, *frames))
+            files.setdefault(slot, FileLine(path, UNKNOWN_FILE.why, *stamp, *frames))
     return files

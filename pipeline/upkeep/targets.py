@@ -1,4 +1,4 @@
-"""Write to where a cache is published, a folder or an object store: each file whole or not at all."""
+"""Targets for publishing a cache, a folder or an object store; each file is written completely or not at all."""
 
 import contextlib
 import os
@@ -21,56 +21,56 @@ IN_FLIGHT = 16
 
 
 class Target(Protocol):
-    """A place for a published cache; names are relative to it, with slashes."""
+    """A place for a published cache; file names are relative to it, with forward slashes."""
 
     def sizes(self) -> dict[str, int]:
-        """Every file that is there -> its size in bytes."""
+        """Return the size of every file, in bytes."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, None where there is none."""
+        """Return the content of a file, None if there is no such file."""
         ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file that must not be there yet; False where it is, by another writer at the same time too."""
+        """Write a new file; return False if it exists already, even if another writer has only just created it."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file; a reader sees the old content or the new one."""
+        """Write or replace a file; readers see either the old content or the new."""
         ...
 
     def send(self, root: Path, names: Sequence[str]) -> None:
-        """Copy files of a cache, each as `write` does."""
+        """Copy files of the cache folder `root`, each as `write` does."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         ...
 
 
 class FolderTarget:
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def sizes(self) -> dict[str, int]:
-        """As `Target.sizes`; what a killed publisher has left under a temporary name is removed."""
+        """See `Target.sizes`; also removes the temporary files of publishers that were killed."""
         files = [path for path in self._folder.rglob("*") if path.is_file()]
         left = {path for path in files if is_partial_name(path.name)}
         for path in left:
             path.unlink(missing_ok=True)
-        whole = [path for path in files if path not in left]
-        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in whole}
+        complete = [path for path in files if path not in left]
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in complete}
 
     def read(self, name: str) -> bytes | None:
-        """As `Target.read`."""
+        """See `Target.read`."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return read_regular(self._folder / name)
         return None
 
     def create(self, name: str, content: bytes) -> bool:
-        """As `Target.create`."""
+        """See `Target.create`."""
         path = self._place(name)
         make_folder(path.parent)
         partial = partial_name(path)
@@ -84,11 +84,11 @@ class FolderTarget:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """As `Target.write`."""
+        """See `Target.write`."""
         write_atomic(self._place(name), content)
 
     def send(self, root: Path, names: Sequence[str]) -> None:
-        """As `Target.send`."""
+        """See `Target.send`."""
         for name in names:
             path = self._place(name)
             make_folder(path.parent)
@@ -102,7 +102,7 @@ class FolderTarget:
                 partial.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """As `Target.remove`."""
+        """See `Target.remove`."""
         self._place(name).unlink(missing_ok=True)
 
     def _place(self, name: str) -> Path:
@@ -111,13 +111,13 @@ class FolderTarget:
 
 
 class StoreTarget:
-    """An object store behind fsspec, where a file is there when the request that wrote it has been answered."""
+    """An object store, accessed through fsspec; a file exists as soon as the request that writes it has succeeded."""
 
     def __init__(self, system: Any, top: str) -> None:
         self._system, self._top = system, top.rstrip("/")
 
     def sizes(self) -> dict[str, int]:
-        """As `Target.sizes`."""
+        """See `Target.sizes`."""
         self._system.invalidate_cache()
         if not self._system.exists(self._top):
             return {}
@@ -125,29 +125,29 @@ class StoreTarget:
         return {name[len(self._top) :].lstrip("/"): info["size"] for name, info in found.items()}
 
     def read(self, name: str) -> bytes | None:
-        """As `Target.read`."""
+        """See `Target.read`."""
         self._system.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             return bytes(self._system.cat_file(self._path(name)))
         return None
 
     def create(self, name: str, content: bytes) -> bool:
-        """As `Target.create`, where the store knows conditional requests; others may let the last of two win."""
+        """See `Target.create`. A store without conditional requests may let the last of two writers win."""
         with contextlib.suppress(FileExistsError, OSError):
             self._system.pipe_file(self._path(name), content, mode="create")
         return self.read(name) == content
 
     def write(self, name: str, content: bytes) -> None:
-        """As `Target.write`."""
+        """See `Target.write`."""
         self._system.pipe_file(self._path(name), content)
 
     def send(self, root: Path, names: Sequence[str]) -> None:
-        """As `Target.send`, several at a time."""
+        """See `Target.send`; sends several files at a time."""
         to = [self._path(name) for name in names]
         self._system.put([str(root / name) for name in names], to, batch_size=IN_FLIGHT)
 
     def remove(self, name: str) -> None:
-        """As `Target.remove`."""
+        """See `Target.remove`."""
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
 
@@ -158,10 +158,11 @@ class StoreTarget:
 
 
 def open_target(address: str) -> Target:
-    """The place of an address that fsspec knows.
+    """Return the target at an address that fsspec supports.
 
     Raises:
-        ValueError, ImportError: fsspec does not know it, or a package is missing.
+        ValueError: fsspec does not support the address.
+        ImportError: the package that fsspec needs for it is not installed.
     """
     from fsspec.core import url_to_fs
 

@@ -1,4 +1,4 @@
-"""Find damage: read every file of a cache and compare it with what was recorded of it."""
+"""Find damage: read every file of a cache and compare it with its record."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ from pipeline.upkeep.verify_shards import examine_shards
 
 
 def examine(cache: Cache, shard_done: Callable[[int], None] = lambda shards: None, chosen: str = "") -> Examination:
-    """Read everything.
+    """Read every file of a cache and return what is intact, damaged and unknown.
 
     Args:
-        shard_done: called for each shard that was read, with the number of all.
-        chosen: the commit that is the current one where every record of that is lost.
+        shard_done: called after each shard with the total number of shards.
+        chosen: id of the commit to treat as the current one if both records of which one is current are lost.
 
     Raises:
-        CacheError: the folder is no cache, or which of its commits is the current one is lost.
+        CacheError: the folder is not a cache, or its current commit cannot be determined or read.
     """
     found = Examination(cache)
     examine_commits(found, chosen)
@@ -39,14 +39,14 @@ def examine(cache: Cache, shard_done: Callable[[int], None] = lambda shards: Non
 
 
 def examine_records(found: Examination) -> None:
-    """Check every done-record and its copy, and that it says what the ledgers say."""
+    """Check every done-record and its copy, and that the records agree with the ledgers."""
     cache = found.cache
     named = {shard for ledger in found.ledgers.values() for shard in ledger.live_slots()}
     for shard in sorted(named | set(cache.recorded_shards())):
         record = _examine_record(found, shard)
         if record:
             found.records[shard] = record
-        else:  # what it vouched for can be repaired, and is no leftover
+        else:  # its shards belong to the cache: a repair can rebuild the record
             found.files |= {path for folder in ARRAYS for path in cache.root.glob(f"{folder}/*/c/{shard}/**/*")}
     for commit_id, ledger in found.ledgers.items():
         for shard, problem in _disagreements(found, found.commits[commit_id], ledger):
@@ -54,7 +54,7 @@ def examine_records(found: Examination) -> None:
 
 
 def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
-    """A record from its file, or else from its copy."""
+    """Return a record from its file, or else from its copy."""
     cache = found.cache
     record, copy = None, read_record_copy(cache, shard)
 
@@ -76,6 +76,7 @@ def _examine_record(found: Examination, shard: int) -> ShardRecord | None:
 
 
 def _disagreements(found: Examination, commit: Commit, ledger: Ledger) -> Iterator[tuple[int, str]]:
+    """Yield (shard, problem) for every record that contradicts a commit and its ledger."""
     line_of = ledger.index()
     names = [spec.name for spec in commit.terms.arrays]
     for shard, slots in ledger.live_slots().items():
@@ -85,23 +86,23 @@ def _disagreements(found: Examination, commit: Commit, ledger: Ledger) -> Iterat
         for slot, path in slots.items():
             digest = record.files[slot].digest if slot < len(record.files) else None
             if digest != digest_hex(ledger.digests[line_of[path]]):
-                yield shard, f"gives {path} other content than commit {commit.id} does"
+                yield shard, f"records other content of {path} than commit {commit.id}"
         rows = record.rows_of(slots)
         for name in names:
             digests = record.arrays[name].digests if name in record.arrays else ()
             if not all(row < len(digests) and digests[row] for row in rows):
-                yield shard, f"knows no image in {name} of some slices of commit {commit.id}"
+                yield shard, f"records no image in {name} for some slices of commit {commit.id}"
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------
 
 
 def examine_rest(found: Examination) -> None:
-    """Check the copies and the pending plan, and list files that do not belong to the cache."""
+    """Check the plain copies and the pending plan, and list the files that do not belong to the cache."""
     cache, head = found.cache, found.head
     if head:
-        found.read("copy", cache.metadata_copy, _copies(head.attributes.table_digest))
-        found.read("copy", cache.rejects_copy, _copies(head.private.rejects_digest))
+        found.read("copy", cache.metadata_copy, _is_copy(head.attributes.table_digest))
+        found.read("copy", cache.rejects_copy, _is_copy(head.private.rejects_digest))
         found.read("copy", cache.copied_file, same_as(head.id.encode()))
     pending = cache.pending_file
     if pending.exists():
@@ -122,5 +123,5 @@ def _is_pending(cache: Cache, content: bytes) -> str:
     return ""
 
 
-def _copies(digest: str) -> Callable[[bytes], str]:
+def _is_copy(digest: str) -> Callable[[bytes], str]:
     return lambda content: "" if sha256(content) == digest else "is not a copy of the current commit's table"

@@ -1,4 +1,4 @@
-"""Find damage in the commits: root, commits, tables, ledgers, backups and every zarr.json."""
+"""Find damage in the commits: the root, commits, tables, ledgers, backups and every zarr.json."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,14 @@ from pipeline.upkeep.examination import Examination
 
 
 def examine_commits(found: Examination, chosen: str = "") -> None:
-    """Check root, commits, tables, ledgers, backups and every zarr.json."""
+    """Check the root, commits, tables, ledgers, backups and every zarr.json.
+
+    Args:
+        chosen: see `find_head`.
+
+    Raises:
+        CacheError: the current commit cannot be determined or read.
+    """
     cache = found.cache
     backups = {path.stem for path in cache.backups_folder.glob("*.zip") if COMMIT_ID.fullmatch(path.stem)}
     every = {}
@@ -42,7 +49,7 @@ def examine_commits(found: Examination, chosen: str = "") -> None:
 
 
 def _read_commit(cache: Cache, commit_id: str) -> Commit | None:
-    """A commit from its file, or else from its backup."""
+    """Return a commit from its file, or else from its backup; None if neither can be read."""
     try:
         return commits.read_commit(cache, commit_id)
     except CacheError:
@@ -51,12 +58,17 @@ def _read_commit(cache: Cache, commit_id: str) -> Commit | None:
 
 
 def find_head(cache: Cache, every: Mapping[str, Commit], chosen: str) -> Commit | None:
-    """The current commit, None where there was never one: the root's, or the recorded one where the root is damaged.
+    """Return the current commit, None if there has never been one.
 
-    A root that is whole, but of a commit before the recorded one, was put back by somebody; then too the record holds.
+    That is the commit of the root or, if the root is damaged, that of the second record. The record also takes
+    precedence over an intact root of an earlier commit, which someone must have put back.
+
+    Args:
+        every: the commits that can be read, by id.
+        chosen: id of the commit to return if neither the root nor the record gives one.
 
     Raises:
-        CacheError: neither says, or the commit that is named cannot be read.
+        CacheError: neither gives one, or the commit that they name cannot be read.
     """
     recorded = recorded_head(cache) or ""
     content = _root(cache)
@@ -67,18 +79,20 @@ def find_head(cache: Cache, every: Mapping[str, Commit], chosen: str) -> Commit 
         return every[recorded]
     if chosen in every:
         return every[chosen]
-    begun = _root(cache) is not None or recorded or any(commit.private.before for commit in every.values())
-    if not begun and cache.private.is_dir():
-        return None  # never committed
-    raise CacheError(_what_is_lost(cache, every, recorded or _named_by_root(cache)))
+    committed = _root(cache) is not None or recorded or any(commit.private.before for commit in every.values())
+    if not committed and cache.private.is_dir():
+        return None
+    raise CacheError(_head_lost(cache, every, recorded or _named_by_root(cache)))
 
 
 def _is_root(content: bytes, commit: Commit) -> bool:
+    """Return whether this is the content of the root that belongs to a commit."""
     wanted = commit.documents()[ROOT_DOCUMENT]
     return content == wanted or (commit.id.encode() in content and is_equivalent(content, wanted))
 
 
-def _what_is_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) -> str:
+def _head_lost(cache: Cache, every: Mapping[str, Commit], named: str | None) -> str:
+    """Return the message that says which commit is lost and which ones remain."""
     lost = f"commit {named}, which is the current one, and its backup" if named else "which commit is the current one"
     newest = sorted(every.values(), key=lambda commit: -commit.attributes.sequence)
     if not newest:
@@ -124,49 +138,53 @@ def _examine_commit(found: Examination, commit: Commit) -> None:
 
 def _examine_documents(found: Examination, head: Commit) -> None:
     checks: dict[str, Callable[[bytes], str]] = {}
-    shards = _shards_given_out(found.cache, head)
-    for commit in found.commits.values():  # the current one first: arrays only ever grow
-        most = shards * commit.terms.rows_per_shard
+    shards = _assigned_shards(found.cache, head)
+    for commit in found.commits.values():  # the current one comes first and has the most rows: arrays only ever grow
+        max_rows = shards * commit.terms.rows_per_shard
         for path, content in commit.documents().items():
             node = next((node for array, node in commit.arrays.items() if path == f"{array}/zarr.json"), None)
-            checks.setdefault(path, _same_but_for_rows(node, most) if node else _says(content))
+            checks.setdefault(path, _same_except_rows(node, max_rows) if node else _is_equivalent_to(content))
     for path, check in checks.items():
         found.read("root" if path == ROOT_DOCUMENT else "document", found.cache.root / path, check)
 
 
-def _shards_given_out(cache: Cache, head: Commit) -> int:
+def _assigned_shards(cache: Cache, head: Commit) -> int:
+    """Return the number of shards assigned so far, including those of an unfinished build."""
     try:
         pending = read_pending(cache)
-    except CacheError:  # named as damage of its own
+    except CacheError:  # `examine_rest` reports it
         pending = None
     return first_free_shard(cache, head, pending)
 
 
-def _same_but_for_rows(node: Mapping[str, Any], most: int) -> Callable[[bytes], str]:
-    """An array may have rows that no commit knows: those of a build that was killed just before its commit."""
+def _same_except_rows(node: Mapping[str, Any], max_rows: int) -> Callable[[bytes], str]:
+    """Return a check that an array's zarr.json matches a commit, except that it may have more rows, up to `max_rows`.
+
+    A build that was killed just before its commit leaves such rows behind.
+    """
 
     def check(content: bytes) -> str:
         rows, *others = node["shape"]
         try:
             grown = json.loads(content)["shape"][0]
-            right = type(grown) is int and rows <= grown <= max(most, rows)
-            identities: tuple[Any, ...] = (node["attributes"], {})  # one that a build has declared has none yet
-            wanted = [canonical({**node, "shape": [grown, *others], "attributes": own}) for own in identities]
-            right = right and (content in wanted or any(is_equivalent(content, one) for one in wanted))
+            matches = type(grown) is int and rows <= grown <= max(max_rows, rows)
+            attributes: tuple[Any, ...] = (node["attributes"], {})  # an array without a commit has no attributes yet
+            wanted = [canonical({**node, "shape": [grown, *others], "attributes": own}) for own in attributes]
+            matches = matches and (content in wanted or any(is_equivalent(content, document) for document in wanted))
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            right = False
-        return "" if right else "does not match the commit"
+            matches = False
+        return "" if matches else "does not match the commit"
 
     return check
 
 
 def same_as(wanted: bytes) -> Callable[[bytes], str]:
-    """Check that a file has just this content."""
+    """Return a check that a file has exactly this content."""
     return lambda content: "" if content == wanted else "does not match the commit"
 
 
-def _says(wanted: bytes) -> Callable[[bytes], str]:
-    """The same metadata; another version of zarr-python may have written it otherwise."""
+def _is_equivalent_to(wanted: bytes) -> Callable[[bytes], str]:
+    """Return a check that a zarr.json has this metadata, in whatever way a version of zarr-python formats it."""
     same = same_as(wanted)
     return lambda content: same(content) and ("" if is_equivalent(content, wanted) else same(content))
 

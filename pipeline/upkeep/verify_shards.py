@@ -15,7 +15,7 @@ from pipeline.upkeep.examination import Examination
 
 
 def document_of(found: Examination, spec: ArraySpec) -> StoredArray | None:
-    """How an image array is stored: as a commit says, or for one of an unfinished build as it lies there."""
+    """Return how an image array is stored, from a commit, or from its zarr.json if only an unfinished build has it."""
     for commit in found.commits.values():
         if spec.images_path in commit.arrays:
             return stored_array(commit.arrays[spec.images_path])
@@ -27,7 +27,13 @@ def document_of(found: Examination, spec: ArraySpec) -> StoredArray | None:
 
 
 def examine_shards(found: Examination, shards: Collection[int], shard_done: Callable[[int], None]) -> None:
-    """Check these shards in every array of their records, and note the arrays that only an unfinished build knows."""
+    """Check these shards in every array that their records list.
+
+    The zarr.json files of arrays that only an unfinished build has are added to the files of the cache.
+
+    Args:
+        shard_done: called after each shard with the total number of shards.
+    """
     names = {name for record in found.records.values() for name in record.arrays}
     arrays = {name: document_of(found, ArraySpec.of_name(name)) for name in sorted(names)}
     for name, document in arrays.items():
@@ -69,7 +75,7 @@ def _examine_images(found: Examination, shard: int, name: str, images: StoredIma
 
 
 def shard_problem(content: bytes, images: StoredImages, array: StoredArray) -> str:
-    """What is wrong with a shard file, "" where nothing is."""
+    """Return what is wrong with a shard file, "" if it is intact."""
     if len(content) != images.bytes:
         return f"{len(content):,} bytes instead of {images.bytes:,}"
     try:
@@ -80,15 +86,15 @@ def shard_problem(content: bytes, images: StoredImages, array: StoredArray) -> s
 
 
 def row_problems(content: bytes, digests: Sequence[str | None], array: StoredArray) -> dict[int, str]:
-    """Row within the shard -> what is wrong with its image.
+    """Return what is wrong with each damaged image, by row within the shard.
 
     Args:
         content: of the shard file.
-        digests: row -> xxh3-128 of its image, None where there is none.
-        array: how it is stored.
+        digests: xxh3-128 hex digest of the image in each row, None for a row without one.
+        array: how the images are stored.
 
     Raises:
-        ValueError: no row can be found.
+        ValueError: the index of the shard cannot be read.
     """
     problems = {row: "is missing" for row, digest in enumerate(digests) if digest}
     for row, image, problem in read_shard(content, array.shape, len(digests), Codec.of(array)):

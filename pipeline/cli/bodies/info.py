@@ -54,7 +54,7 @@ def _lines(cache: Cache, found: dict[str, Any]) -> list[str]:
 
 def why(*, folder: Path, file: str) -> None:
     """Say when a DICOM file was built, from which content, with which settings and versions, into which row."""
-    story = info_of.why(Cache(folder), file)
-    say(story.path)
-    for name, value in story.facts:
+    history = info_of.why(Cache(folder), file)
+    say(history.path)
+    for name, value in history.facts:
         say(f"  {name:<9} {value}")
