@@ -89,7 +89,7 @@ def on_bleeds(out: Path, seed: int) -> dict[str, str]:
         if not len(lines):
             continue
         images = read_images(cache, size, known.slices["row"].to_numpy()[lines])
-        heat = maps.of(images, known.slices["z_norm"].to_numpy()[lines], np.full(len(lines), k))
+        heat = maps.compute(images, known.slices["z_norm"].to_numpy()[lines], np.full(len(lines), k))
         for image, one, name_of in zip(images, heat, known.slices["image_id"].to_numpy()[lines], strict=True):
             near = binary_dilation(shrink(blood[name_of] == k + 1, size), iterations=NEAR_PX)
             hits.append(near.ravel()[one.argmax()])

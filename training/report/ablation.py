@@ -1,4 +1,4 @@
-"""Write the page of an ablation: what each thing that was varied changes, by class, with intervals."""
+"""The page of an ablation: how much each varied part changes the scores, per class, with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +16,19 @@ CHANGED = ("log_loss", CALIBRATED, "roc_auc", "average_precision")
 HEADS = SCORES | {CALIBRATED: "log loss, calibrated"}
 TITLES = {
     "position": "What the slice position adds",
-    "context": "What the slices beside it add",
+    "context": "What neighbouring slices add",
     "series": "What a head over the series adds",
 }
 
 
 def write_page(path: Path, table: pd.DataFrame, summary: str, predictions: str) -> None:
-    """Write an ablation's page.
+    """Write the page of an ablation as one HTML file.
 
     Args:
-        table: as `ablate` returns it.
-        summary: text of the differences over the seeds; empty with one seed.
-        predictions: what was compared, test or validation.
+        path: the file to write.
+        table: the result of `ablate`.
+        summary: the differences over the seeds as text; empty with one seed.
+        predictions: the subset that was compared, test or validation.
     """
     sections = [
         Section(TITLES[str(vary)], [_table(of) for _, of in lines.groupby(["model", "seed"], sort=False)])
@@ -36,13 +37,13 @@ def write_page(path: Path, table: pd.DataFrame, summary: str, predictions: str) 
     if summary:
         sections.append(Section("Over the seeds", [page.code(summary)]))
     words = (
-        f"Scored on {predictions}, slice by slice. Each number is the score of the second run minus that of the first, "
-        "on the same slices; small: 95 % interval by paired bootstrap over patients. Less is better for log loss, more "
-        "for the others. Calibrated: with slope and offset of each run's logits as its validation fitted them; what is "
-        "gained by log loss alone is calibration. A star: the interval leaves out 0, as one of twenty does by chance "
-        "where nothing differs."
+        f"Scored on the {predictions} set, slice by slice. Each number is the score of the second run minus that of "
+        "the first on the same slices; in small print, its 95 % interval by paired bootstrap over patients. Lower is "
+        "better for log loss, higher for the others. Calibrated: after slope and offset of each run's logits were "
+        "fitted on validation; a gain that only the uncalibrated log loss shows is a gain in calibration. A star marks "
+        "an interval that excludes 0, which happens by chance once in twenty comparisons of equal models."
     )
-    foot = page.paragraph("This is research software and no medical device.")
+    foot = page.paragraph("This is research software, not a medical device.")
     path.write_text(page.page("Ablation", [page.paragraph(words, "lead")], sections, foot), encoding="utf-8")
 
 

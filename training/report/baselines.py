@@ -1,4 +1,4 @@
-"""The baselines that a run must beat: the training slices' shares, and the slice position alone."""
+"""The baselines that a run must beat: the class shares of the training slices, and the slice position alone."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD, score
 from training.scores.results import Results
 
-FEWEST = 20  # training slices of a class; with fewer there is nothing to fit
+MIN_SLICES = 20  # each with and without the finding, needed to fit the position alone
 
 
 def baselines(results: Results, cache: Cache | None) -> Section:
-    """The run's scores beside those of two models that see no picture, on the same slices."""
+    """Return the section that compares the run with two models that see no image, on the same slices."""
     name = results.shown
     if name is None or cache is None or name == "external":
-        return Section("Baselines", [page.paragraph("They need the run's cache and its own predictions.", "notice")])
+        words = "Baselines need the run's cache and its predictions on validation or test."
+        return Section("Baselines", [page.paragraph(words, "notice")])
     known, content = results.predictions[name], results.scores[name]
     train = cache.table[cache.table["patient_id"].isin(_patients(results, "train"))]
     weights = np.array(results.settings["data"]["class_weights"], float)
@@ -32,8 +33,8 @@ def baselines(results: Results, cache: Cache | None) -> Section:
     ):
         rows.append(_row(words, score(labels, predicted, known.classes, weights)))
     words = (
-        f"Table. {SETS[name]}, slice by slice: this run beside what can be known without a picture. Position alone is "
-        "a gradient boosting of each class on the slice's position, fitted to the training slices."
+        f"Table. This run and two models that see no image, on {SETS[name]}, slice by slice. Position alone: gradient "
+        "boosting on the slice's position, fitted per class to the training slices."
     )
     header = ["", "weighted log loss", "ROC AUC", "average precision"]
     return Section("Baselines", [page.table(words, header, rows)])
@@ -54,19 +55,19 @@ def _patients(results: Results, subset: str) -> set[str]:
 
 
 def _shares(train: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-    """(K,) mean labels."""
+    """Return the mean label of each class, (K,) float64 in (0, 1)."""
     return np.clip(train[list(classes)].astype(float).mean().fillna(0).to_numpy(), 1e-6, 1 - 1e-6)
 
 
 def _by_position(train: pd.DataFrame, z_norm: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """(n, K) probabilities from the position alone."""
-    from sklearn.ensemble import HistGradientBoostingClassifier  # 0.7 s
+    """Return (n, K) float64 probabilities from the position alone; the class's share with too few slices."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # takes 0.7 s to import
 
     predicted = np.tile(_shares(train, classes), (len(z_norm), 1))
     for k, name in enumerate(classes):
         known = train[train[name].notna()]
         positive = known[name].astype(float).to_numpy() >= SOFT_THRESHOLD
-        if min(positive.sum(), (~positive).sum()) >= FEWEST:
+        if min(positive.sum(), (~positive).sum()) >= MIN_SLICES:
             model = HistGradientBoostingClassifier(random_state=0).fit(known[["z_norm"]].to_numpy(), positive)
             predicted[:, k] = model.predict_proba(z_norm[:, None])[:, 1]
     return predicted

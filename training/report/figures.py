@@ -1,4 +1,4 @@
-"""Draw the report's figures, each a vector picture that stands by itself."""
+"""The figures of the report, each a self-contained SVG."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from training.scores.bands import GRID, Band, Reliability
 
-# Okabe and Ito's colours, which people with colour-blindness tell apart; black for the last class, `any`.
+# Okabe and Ito's palette, distinguishable with colour blindness, and two more colours; `any` is black.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
 INK = "#1b1f24"
 SOFT = "#59636e"
@@ -37,10 +37,10 @@ RC: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
-    "svg.hashsalt": "report",  # the same numbers give the same bytes
-    "svg.fonttype": "path",  # looks the same where these fonts are not installed
+    "svg.hashsalt": "report",  # equal numbers give equal bytes
+    "svg.fonttype": "path",  # looks the same without these fonts
 }
-MOST_POINTS = 600
+MAX_POINTS = 600
 
 
 def colours(classes: Sequence[str]) -> dict[str, str]:
@@ -61,19 +61,21 @@ def svg(figure: Figure) -> bytes:
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep at most 600 points of a curve, evenly spread along its length: more than a figure can show."""
-    if len(x) <= MOST_POINTS:
+    """Keep at most 600 points of a curve, spread evenly along its length; a figure cannot show more."""
+    if len(x) <= MAX_POINTS:
         return x, y
     length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
-    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MAX_POINTS)))
     return x[keep], y[keep]
 
 
 def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, title: str) -> bytes:
-    """Draw lines over time.
+    """Return lines over training time as SVG.
 
     Args:
-        series: name, x, y and kind of each line: "faint", "line" or "points".
+        series: name, x, y and style of each line; the style is "faint", "line" or "points".
+        x_label: label of the x axis.
+        title: title of the figure.
     """
     styles: dict[str, dict[str, Any]] = {
         "faint": {"color": "#b9c6d3", "linewidth": 0.9},
@@ -82,8 +84,8 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
     }
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(4.0, 2.9)
-        for name, x, y, kind in series:
-            axes.plot(x, y, label=name, **styles[kind])
+        for name, x, y, style in series:
+            axes.plot(x, y, label=name, **styles[style])
         axes.set(xlabel=x_label, title=title)
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.margins(x=0.02)
@@ -99,7 +101,7 @@ def draw_history(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_la
 def draw_curves(
     curves: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, title: str, *, diagonal: bool
 ) -> bytes:
-    """Draw curves in the unit square, each with a name for the legend, x, y and a colour."""
+    """Return curves in the unit square as SVG; `curves` holds the legend name, x, y and colour of each."""
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(5.4, 5.4)
         _unit_square(axes, x_label, y_label, title, diagonal=diagonal)
@@ -119,29 +121,33 @@ def draw_band(
     *,
     diagonal: bool,
 ) -> bytes:
-    """Draw one curve in the unit square with its interval.
+    """Return one curve with its interval in the unit square as SVG.
 
     Args:
-        labels: of x, of y, and the title.
-        note: below the title, such as the area.
+        curve: its x and y.
+        band: its pointwise interval on `bands.GRID`.
+        labels: label of x, label of y, and the title.
+        note: text below the title, such as the area.
+        colour: colour of curve and band.
+        diagonal: whether to draw the diagonal of chance.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(3.5, 3.5)
         _unit_square(axes, *labels, diagonal=diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
-        axes.set_title(labels[2], pad=17)  # points, which leave a line below it
+        axes.set_title(labels[2], pad=17)  # in points; leaves room for the note
         axes.annotate(note, (0, 1), (0, 4), "axes fraction", textcoords="offset points", color=SOFT, fontsize=7.5)
         return svg(figure)
 
 
 def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: str, colour: str) -> bytes:
-    """Draw observed against predicted frequency, and beneath it how many slices lie where, on a logarithmic scale."""
+    """Return observed against predicted frequency as SVG, above a histogram of the slices on a logarithmic scale."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(3.5, 4.1), layout="constrained")
         axes, counts = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
         _unit_square(axes, "", "observed frequency", title, diagonal=True)
-        axes.set_aspect("auto")  # so that both parts are of one width
+        axes.set_aspect("auto")  # gives both parts the same width
         bars = np.clip([plain.observed - plain.low, plain.high - plain.observed], 0, None)
         axes.errorbar(
             plain.predicted,
@@ -181,10 +187,16 @@ def draw_by_position(
     title: str,
     most: float,
 ) -> bytes:
-    """Draw a score from 0 to `most` with its interval against the slice position, foot to head.
+    """Return a score with its interval against the slice position, from foot to head, as SVG.
 
     Args:
-        centres, values, low, high: (bins,), NaN where undefined.
+        centres: (bins,) positions in [0, 1].
+        values: (bins,) scores, NaN if undefined.
+        low: (bins,) lower ends of the intervals, NaN if undefined.
+        high: (bins,) upper ends.
+        y_label: label of the y axis.
+        title: title of the figure.
+        most: largest possible value of the score.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(4.0, 2.9)
@@ -193,7 +205,7 @@ def draw_by_position(
         axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         bottom, top = max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], most)
-        margin = 0.03 * (top - bottom)  # for the dots at an end; no tick lies in it
+        margin = 0.03 * (top - bottom)  # room for dots at either end, without a tick
         axes.set_ylim(bottom - margin, top + margin)
         return svg(figure)
 

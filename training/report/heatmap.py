@@ -1,4 +1,4 @@
-"""Show where in a slice a network finds its evidence: integrated gradients from the blurred slice, by captum."""
+"""Heat maps of the places in a slice that a network responds to: captum's integrated gradients from a blurred slice."""
 
 from typing import ClassVar
 
@@ -11,35 +11,42 @@ from training.model.augment import Normalise
 from training.model.network import FusionNet, load_run_weights
 from training.run.runs import Run
 
-# Shares of the image's side, and steps: benchmarks/README.md has what others gave.
+# Widths of blur and smoothing, as shares of the image's side. benchmarks/README.md has results of other values.
 BLURRED, SMOOTHED = 1 / 6, 1 / 10
-STEPS = 4
+STEPS = 4  # of the integral
 
 
 class HeatMaps:
-    """A run's network, ready to be asked where its evidence lies."""
+    """The heat maps of a run's network.
+
+    Attributes:
+        context: neighbouring slices in the images, None without.
+        MISSING: why a run may have no heat maps.
+    """
 
     MISSING: ClassVar[str] = "they need the run's weights and captum (pip install 'ich-cache[training]')."
 
     def __init__(self, net: FusionNet, normalise: Normalise, context: Context | None = None) -> None:
-        """Take a network with its best weights, and what it sees."""
+        """Take a network with its best weights, the normalisation of its images, and their neighbouring slices."""
         from captum.attr import IntegratedGradients  # type: ignore[import-untyped]
 
         self._shares = IntegratedGradients(net)
         self._normalise = normalise
         self.context = context
 
-    def of(self, images: np.ndarray, z_norm: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return (n, S, S) float32 in [-1, 1]: above 0 where a class was raised, below where lowered; peak 1 or -1.
+    def compute(self, images: np.ndarray, z_norm: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return one heat map per image: above 0 where it raised the logit of its class, below 0 where it lowered it.
 
-        What lowered it is kept: of a bleed that was missed there is often nothing else.
+        Negative values are kept, since a false negative often has no others. A map attributes to places the change of
+        the logit from the blurred slice to the slice itself. An object wider than the blur shows at its edge.
 
         Args:
-            images: (n, C, S, S) uint8 grey levels, of stacks where the run has context.
-            z_norm: (n,) in [0, 1]. classes: (n,) which class of each image.
+            images: (n, C, S, S) uint8 grey levels; C includes the neighbours if the run has context.
+            z_norm: (n,) in [0, 1].
+            classes: (n,) index of the class to explain in each image.
 
-        A map says which places, where the slice differs from itself blurred, change the logit of the class; all of it
-        together is the change from the blurred slice to the slice. What is wider than the blur shows at its edge.
+        Returns:
+            (n, S, S) float32 in [-1, 1], where the largest magnitude is 1; all 0 if nothing changes the logit.
 
         Source: Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017, eq. 1; Sturmfels,
             Lundberg, Lee, "Visualizing the impact of feature attribution baselines", Distill 2020, for the blur.
@@ -60,13 +67,13 @@ class HeatMaps:
 
 
 def _mean_around(images: Tensor, share: float) -> Tensor:
-    """Return the mean of the square around each pixel of (n, C, S, S), of an odd side near `share` of S."""
+    """Return the mean over a square around each pixel of (n, C, S, S), whose side is odd and about `share` of S."""
     side = int(share * images.shape[-1]) // 2 * 2 + 1
     return nn.functional.avg_pool2d(images, side, 1, side // 2, count_include_pad=False)
 
 
 def open_heat_maps(run: Run) -> HeatMaps | None:
-    """Return heat maps of a run's best weights on the CPU; None where HeatMaps.MISSING says why."""
+    """Return the heat maps of a run's best weights on the CPU, None without the weights or captum."""
     try:
         import captum.attr  # noqa: F401
     except ImportError:

@@ -1,6 +1,6 @@
-"""Set text, tables, figures and pictures into one HTML page that needs nothing else.
+"""Render text, tables, figures and pictures as one self-contained HTML page.
 
-How a block looks stands in templates/; here is what it shows.
+The templates in templates/ define how a block looks; this module, what it shows.
 """
 
 import base64
@@ -13,7 +13,7 @@ import jinja2
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading, which the contents line names."""
+    """A part of the page with a heading, listed in the contents."""
 
     title: str
     blocks: Sequence[str]
@@ -34,22 +34,29 @@ def _block(name: str, *values: object) -> str:
 
 
 def page(title: str, head: Sequence[str], sections: Sequence[Section], foot: str) -> str:
-    """Return the HTML document; `head` are the blocks between the title and the contents line."""
+    """Return the HTML document; `head` holds the blocks between title and contents."""
     return _templates().get_template("page.html").render(title=title, head=head, sections=sections, foot=foot)
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Return a paragraph of plain text."""
+    """Return a paragraph of plain text; `kind` is "", "lead" or "notice"."""
     return _block("paragraph", text, kind)
 
 
 def tiles(numbers: Sequence[tuple[str, str]]) -> str:
-    """Return the row of key numbers, each a value and what it is."""
+    """Return a row of key numbers, each a value and its name."""
     return _block("tiles", numbers)
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int] = ()) -> str:
-    """Return a table whose first column names the row; a cell may hold a second, small line after a newline."""
+    """Return a table whose first column names the row; what follows a newline in a cell is set small.
+
+    Args:
+        caption: text above the table.
+        head: names of the columns.
+        rows: the cells.
+        text_columns: indices of columns with running text, which are aligned left and may wrap.
+    """
     return _block("table", caption, head, rows, text_columns)
 
 
@@ -57,14 +64,21 @@ def figure(panels: Sequence[tuple[bytes, str]], caption: str, width: str = "20re
     """Return a figure.
 
     Args:
-        panels: SVG of each picture and what it shows, in words.
-        width: least width of a panel, beneath which panels go below each other.
+        panels: each picture as SVG, and its description.
+        caption: text below the figure.
+        width: minimum width of a panel as a CSS length; panels wrap to the next line where there is less.
     """
     return _block("figure", [(data_address(svg, "image/svg+xml"), words) for svg, words in panels], caption, width)
 
 
 def card(pictures: Sequence[tuple[str, str]], name: str, bars: Sequence[tuple[str, float, bool]]) -> str:
-    """Return a slice with its pictures side by side and a bar for each class: name, probability, label is positive."""
+    """Return a slice as a card: its pictures side by side, and a bar per class.
+
+    Args:
+        pictures: address and description of each.
+        name: text above the bars.
+        bars: class, probability in [0, 1], and whether the label is positive.
+    """
     return _block("card", pictures, name, bars)
 
 
@@ -79,10 +93,10 @@ def code(text: str) -> str:
 
 
 def details(title: str, content: str) -> str:
-    """Return a block that opens when asked to."""
+    """Return a block that the reader can open."""
     return _block("details", title, content)
 
 
 def data_address(content: bytes, media_type: str) -> str:
-    """Return the bytes as an address that holds them."""
+    """Return the bytes as a data URL."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

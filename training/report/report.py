@@ -1,4 +1,4 @@
-"""Write a run's report: one page that shows what the run was, how well it did, and where it fails."""
+"""The report of a run: one page on its settings, its scores and its errors."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,12 @@ from training.report.scores import (
     UNDEFINED,
     curves,
     decisions,
-    not_there,
+    not_scored,
     number,
     scores,
 )
 from training.report.sets import other_sets
-from training.report.slices import found, mistakes, sheet
+from training.report.slices import examples, mistakes, true_positives
 from training.report.strips import strips
 from training.report.subgroups import subgroups
 from training.run.config import OF_IMAGES
@@ -43,16 +43,17 @@ SHORT_RUN_STEPS = 20
 
 
 def write_report(run: Path, cache: Cache | None) -> Path:
-    """Write run/report.html and run/model_card.md from the run's folder.
+    """Write run/report.html and run/model_card.md.
 
     Args:
-        cache: the run's, where the slices are shown from; without it the report says that it has no pictures.
+        run: the run's folder.
+        cache: the run's cache, for the pictures of slices; without it the report says that they are missing.
 
     Returns:
-        the report's path.
+        The path of the report.
 
     Raises:
-        RunError: there is no run, or one of its files is damaged.
+        RunError: if there is no run, or one of its files is damaged.
     """
     results = read_results(run)
     heat_maps = _heat_maps(results, cache)
@@ -63,8 +64,8 @@ def write_report(run: Path, cache: Cache | None) -> Path:
         curves(results),
         decisions(results),
         subgroups(results),
-        sheet(results, cache),
-        found(results, cache, heat_maps),
+        examples(results, cache),
+        true_positives(results, cache, heat_maps),
         mistakes(results, cache, heat_maps),
         *strips(results, cache),
         other_sets(results),
@@ -72,9 +73,9 @@ def write_report(run: Path, cache: Cache | None) -> Path:
         repeat(results),
     ]
     write_model_card(results)
-    title = f"{_config(results).get('model', 'A model')} on {_seen(results)}"
+    title = f"{_config(results).get('model', 'A model')} on {_input(results)}"
     path = run / "report.html"
-    text = page.page(title, _head(results), sections, page.paragraph(NOT_A_DEVICE))
+    text = page.page(title, _lead(results), sections, page.paragraph(NOT_A_DEVICE))
     write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
@@ -89,12 +90,12 @@ def _heat_maps(results: Results, cache: Cache | None) -> HeatMaps | None:
     return open_heat_maps(open_run(results.path))
 
 
-def _seen(results: Results) -> str:
+def _input(results: Results) -> str:
     head = _config(results).get("head", "none")
     return "single head-CT slices" if head == "none" else f"head-CT slices, with a head over their series ({head})"
 
 
-def _head(results: Results) -> list[str]:
+def _lead(results: Results) -> list[str]:
     data = results.settings.get("data", {})
     position = "with" if _config(results).get("position", True) else "without"
     words = (
@@ -106,14 +107,15 @@ def _head(results: Results) -> list[str]:
 
 
 def summary(results: Results, cache: Cache | None) -> Section:
-    """The key numbers, and how many patients, series and slices they rest on."""
-    blocks = _tiles(results) if results.shown else list(not_there(results, "").blocks)
+    """Return the section with the key numbers and the size of the data."""
+    blocks = _tiles(results) if results.shown else list(not_scored(results, "").blocks)
     blocks.append(_split_table(results, cache))
     blocks += [page.paragraph(f"{words}.", "notice") for words in describe(results.linked, len(results.split))]
     tests = results.looks[results.looks["what"].astype(str).str.startswith("test")]
     if len(tests) > 1:
         words = (
-            f"Test has been looked at {len(tests)} times (looks.csv): what was changed in between was not blind to it."
+            f"The test set has been scored {len(tests)} times (looks.csv). Changes made in between may have been made "
+            "with knowledge of it."
         )
         blocks.append(page.paragraph(words, "notice"))
     return Section("Summary", blocks)
@@ -165,7 +167,7 @@ def _split_table(results: Results, cache: Cache | None) -> str:
             row += [UNDEFINED if np.isnan(part) else f"{100 * part:.1f} %" for part in share]
         rows.append(row)
     caption = (
-        "Table 1. The data. No patient is in two subsets. By class: the share of labelled slices that have the finding."
+        "Table 1. The data. No patient is in two subsets. Per class: the share of labelled slices with the finding."
     )
     return page.table(caption, ["subset", "patients", "series", "slices", *classes], rows)
 
@@ -183,7 +185,7 @@ def _slices_of(results: Results, cache: Cache | None, subset: str, patients: set
 
 
 def training(results: Results) -> Section:
-    """Loss, score and learning rate over the run, and how fast it was."""
+    """Return the section with loss, score and learning rate over the run, and its throughput."""
     if not len(results.log):
         return Section("Training", [page.paragraph("The run has no log yet. Run: train run", "notice")])
     columns = ["split", "loss", "weighted_log_loss", "learning_rate", "images_per_s"]
@@ -192,15 +194,13 @@ def training(results: Results) -> Section:
     epochs = log[log["weighted_log_loss"].notna()]
     panels = _history(steps, epochs)
     caption = (
-        "Figure 8. Training. The loss of training batches is that of augmented and mixed images, so it lies above "
-        "the validation loss of plain ones. The weights kept are those with the lowest validation log loss."
+        "Figure 8. Training. Training batches are augmented and mixed, so their loss is above the loss on validation, "
+        "whose images are not. The run keeps the weights with the lowest validation log loss."
     )
     blocks = [page.figure(panels, caption)]
     if (rates := log["images_per_s"].dropna()).size:
         device = results.settings.get("environment", {}).get("device", "an unknown device")
-        words = (
-            f"Throughput: {rates.median():,.0f} images/s in the median, on {device}, reading and augmentation included."
-        )
+        words = f"Median throughput: {rates.median():,.0f} images/s on {device}, including reading and augmentation."
         blocks.append(page.paragraph(words))
     return Section("Training", blocks)
 
@@ -227,25 +227,25 @@ def _history(steps: pd.DataFrame, epochs: pd.DataFrame) -> list[tuple[bytes, str
 
 
 def repeat(results: Results) -> Section:
-    """The command, the settings and the versions that give this run again."""
+    """Return the section with the command, the settings and the versions that reproduce the run."""
     config, data = _config(results), results.settings.get("data", {})
     cache = Path(data.get("cache", "CACHE")).name
     start = f"train run --cache {cache} --out RUN"
     if base := data.get("base"):
         start = f"train series --run {Path(base).name} --out RUN"
-    given = {key: value for key, value in config.items() if not (base and key in OF_IMAGES)}
-    command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in given.items())])
+    settings = {key: value for key, value in config.items() if not (base and key in OF_IMAGES)}
+    command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in settings.items())])
     words = (
-        f"The same cache content (commit {data.get('commit', '?')}), the same split (SHA-256 "
-        f"{data.get('split', '?')[:16]}), and this command repeat the run; to the last bit on a CPU with the same "
-        "versions and threads."
+        f"With the same cache content (commit {data.get('commit', '?')}) and the same split (SHA-256 "
+        f"{data.get('split', '?')[:16]}), this command reproduces the run: bit for bit on a CPU with the same "
+        "versions and number of threads."
     )
     rows = [[key, _plain(value)] for key, value in _flatten(results.settings)]
-    table = page.table("Table 9. Settings as used.", ["setting", "value"], rows, text_columns=(1,))
+    table = page.table("Table 9. All settings.", ["setting", "value"], rows, text_columns=(1,))
     blocks = [page.paragraph(words), page.code(command), page.details("All settings, data and versions", table)]
     if len(results.looks):
         looks = results.looks.astype(str).to_numpy().tolist()
-        caption = "Table 10. Every look at test or an external set."
+        caption = "Table 10. Every evaluation on the test set or an external set."
         blocks.append(page.table(caption, list(results.looks.columns), looks))
     return Section("Repeat", blocks)
 

@@ -1,4 +1,4 @@
-"""Write the report's sections on how well a run does: scores, curves, decisions, subgroups, TTA."""
+"""The sections of the report with scores, curves, and decisions at the chosen thresholds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from training.report import figures, page
 from training.report.page import Section
 from training.scores.bands import precision_recall_band, reliability, roc_band
-from training.scores.bootstrap import LEAST_PATIENTS
+from training.scores.bootstrap import MIN_PATIENTS
 from training.scores.evaluation import read_operating
 from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD
@@ -44,39 +44,39 @@ SETS = {
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a score as text, a dash where it is undefined."""
+    """Return a score as text, a dash if it is undefined."""
     return UNDEFINED if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def with_interval(value: float | None, span: list[float] | None, digits: int = 3) -> str:
-    """Return a score as text, with its interval as a second line where there is one."""
+    """Return a score as text, with its interval, if any, on a second line."""
     text = number(value, digits)
     return text if value is None or span is None else f"{text}\n{span[0]:.{digits}f} to {span[1]:.{digits}f}"
 
 
-def not_there(results: Results, title: str) -> Section:
-    """Return the section that stands where the run has no predictions or scores yet."""
+def not_scored(results: Results, title: str) -> Section:
+    """Return the section to show if the run has no predictions or scores yet."""
     words = f"The run has no scores yet. Run: train evaluate --run {results.name} --split validation"
     if len(results.split) and set(results.split["split"]) == {"train"}:
-        words = "The run has no scores: all its patients are on the training set, so that it has nothing to score."
+        words = "The run has no scores: all its patients are in the training set."
     return Section(title, [page.paragraph(words, "notice")])
 
 
 def scores(results: Results) -> Section:
-    """The scores by class with intervals, and those of series and patients."""
+    """Return the section with the scores per class, and those of series and patients."""
     if (name := results.shown) is None:
-        return not_there(results, "Scores")
+        return not_scored(results, "Scores")
     content = results.scores[name]
     drawn = content.get("bootstrap")
     caption = (
-        f"Table 2. Scores on {SETS[name]}, {results.level} by {results.level}; precision, recall, specificity, F1 at a "
-        "probability of 0.5."
+        f"Table 2. Scores on {SETS[name]}, {results.level} by {results.level}; precision, recall, specificity and F1 "
+        "at a threshold of 0.5."
     )
     if drawn:
         caption += (
-            f" Small: 95 % intervals, {drawn['resamples']:,} bootstrap draws of "
-            f"{counted(drawn['patients'], 'patient')}; none where more than one draw in twenty leaves the score "
-            f"undefined, or of fewer than {LEAST_PATIENTS} patients."
+            f" In small print: 95 % intervals from {drawn['resamples']:,} bootstrap draws of "
+            f"{counted(drawn['patients'], 'patient')}. There is none with fewer than {MIN_PATIENTS} patients, or "
+            "if the score is undefined in more than one draw in twenty."
         )
     blocks = [
         page.table(caption, ["class", "positive / all", *SCORES.values()], _score_rows(content)),
@@ -107,7 +107,7 @@ def _undefined(content: Mapping[str, Any]) -> list[str]:
         for key, reason in of.get("undefined", {}).items():
             classes.setdefault((SCORES.get(key, key), reason), []).append(name)
     reasons = [f"{score} of {', '.join(names)} ({reason})" for (score, reason), names in classes.items()]
-    return [page.paragraph("Not defined: " + "; ".join(reasons) + ".", "lead")] if reasons else []
+    return [page.paragraph("Undefined: " + "; ".join(reasons) + ".", "lead")] if reasons else []
 
 
 def _levels_table(content: Mapping[str, Any]) -> str:
@@ -121,17 +121,17 @@ def _levels_table(content: Mapping[str, Any]) -> str:
         rows.append([level, f"{headline(of).n:,}", *cells])
     head = ["level", "count", "weighted log loss", *classes]
     caption = (
-        f"Table 3. ROC AUC by class at {' and '.join(levels)} level. A series or patient has a finding if any of its "
-        "slices has; its probability is the largest of its slices', which ranks well but is too high as a probability: "
-        "compare log losses within a level only."
+        f"Table 3. ROC AUC per class at {' and '.join(levels)} level. A series or patient has a finding if any of its "
+        "slices has it. Its probability is the highest of its slices', which ranks well but is too high as a "
+        "probability, so log losses can only be compared within a level."
     )
     return page.table(caption, head, rows)
 
 
 def curves(results: Results) -> Section:
-    """ROC and precision-recall curves of all classes, then each with intervals, and reliability."""
+    """Return the section with ROC and precision-recall curves, together and per class, and reliability."""
     if (name := results.shown) is None:
-        return not_there(results, "Curves")
+        return not_scored(results, "Curves")
     known = results.predictions[name]
     colour = figures.colours(known.classes)
     groups, patients = patient_groups(known)
@@ -148,24 +148,24 @@ def curves(results: Results) -> Section:
     overview = [
         (
             figures.draw_curves(roc, "1 \N{MINUS SIGN} specificity", "recall (sensitivity)", "ROC", diagonal=True),
-            "ROC by class",
+            "ROC per class",
         ),
         (
             figures.draw_curves(precision_recall, "recall", "precision", "Precision-recall", diagonal=False),
-            "precision-recall by class",
+            "precision-recall per class",
         ),
     ]
     if not panels:
         words = f"No curves: no class has both positive and negative labels on {SETS[name]}."
         return Section("Curves", [page.paragraph(words, "notice")])
     first = (
-        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, {results.level} by {results.level}; beside each "
-        "name ROC AUC or average precision."
+        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, {results.level} by {results.level}; the legends "
+        "give ROC AUC and average precision."
     )
     second = (
-        "Figure 2. The same by class, shaded: pointwise 95 % interval by bootstrap over patients; and reliability: of "
-        "slices with like probability, the share that has the finding, with its interval. Diamonds: probabilities "
-        "calibrated on validation. Grey columns: how many slices there are, on a logarithmic scale."
+        "Figure 2. The same per class, with pointwise 95 % intervals by bootstrap over patients (shaded), and "
+        "reliability: the share of slices with the finding, among slices of similar probability, with its interval. "
+        "Diamonds: probabilities calibrated on validation. Grey bars: number of slices, on a logarithmic scale."
     )
     return Section("Curves", [page.figure(overview, first, "22rem"), page.figure(panels, second, "19rem")])
 
@@ -210,9 +210,9 @@ def _class_panels(
 
 
 def _precision_recall(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision from recall 0 on: the highest threshold, which reaches the first recall, reaches less too.
+    """Return recall and precision, extended to recall 0 at the precision of the highest threshold.
 
-    The interval is of the same rule. Without its beginning the curve of a model without mistakes is one point.
+    The intervals extend in the same way. Otherwise the curve of a model without errors would be a single point.
     """
     recall, precision = ranking.precision_recall(weights)
     return np.append(0.0, recall), np.append(precision[:1], precision)
@@ -223,17 +223,17 @@ def _note(value: float, span: list[float] | None) -> str:
 
 
 def decisions(results: Results) -> Section:
-    """Confusion and its rates at the thresholds that validation chose, by either rule."""
+    """Return the section with the confusion counts and rates at the thresholds chosen on validation, by both rules."""
     title = "Decisions"
     if (name := results.shown) is None:
-        return not_there(results, title)
+        return not_scored(results, title)
     content = results.scores[name]
     if "at_threshold" not in content:
         command = f"train evaluate --run {results.name}"
-        then = f", then: {command}" if name == "test" else ""  # which is scored with what validation chose
+        then = f", then: {command}" if name == "test" else ""  # the thresholds apply when test is scored again
         words = f"No thresholds were chosen. Run: {command} --split validation{then}"
         if not (results.split["split"] == "validation").any():
-            words = "No thresholds were chosen: the run has no validation set, which would choose them."
+            words = "No thresholds were chosen: the run has no validation set to choose them on."
         return Section(title, [page.paragraph(words, "notice")])
     known = results.predictions[name]
     by_rule = [_confusion(known, content[key], rule) for key, rule in RULES.items() if key in content]
@@ -249,15 +249,15 @@ def decisions(results: Results) -> Section:
         *(SCORES[key] for key in DECISIONS),
     ]
     caption = (
-        f"Table 4. Confusion on {SETS[name]} at the thresholds that validation chose, applied unchanged: those with "
-        "the largest recall + specificity \N{MINUS SIGN} 1 (Youden's index), which decide answers, and those with the "
-        "largest F1 to be expected. Small: 95 % intervals."
+        f"Table 4. Confusion on {SETS[name]} at two thresholds chosen on validation: the one with the largest "
+        "recall + specificity \N{MINUS SIGN} 1 (Youden's index), which predictions for a study use, and the one with "
+        "the largest expected F1. In small print: 95 % intervals."
     )
     return Section(title, [page.table(caption, head, rows), _calibration_table(content, name)])
 
 
 def _confusion(known: Predictions, at: Mapping[str, Any], rule: str) -> list[list[str]]:
-    """Lines of class, rule, threshold, counts and rates; the last has the means over the classes."""
+    """Return rows of class, rule, threshold, counts and rates; the last row holds the means over the classes."""
     rows = []
     for k, label in enumerate(known.classes):
         threshold = at["thresholds"][label]
@@ -273,7 +273,7 @@ def _confusion(known: Predictions, at: Mapping[str, Any], rule: str) -> list[lis
 
 
 def _calibration_table(content: Mapping[str, Any], name: str) -> str:
-    """Log loss, Brier score and calibration error, each as predicted and as calibrated."""
+    """Return the table of log loss, Brier score and calibration error before and after calibration."""
     calibrated, rows = content["calibrated"], []
     for label in content["classes"]:
         cells = [
@@ -284,7 +284,7 @@ def _calibration_table(content: Mapping[str, Any], name: str) -> str:
         rows.append([label, *cells])
     head = [words for key in CALIBRATION for words in (SCORES[key], "calibrated")]
     caption = (
-        f"Table 5. Calibration on {SETS[name]}: scores of the probabilities as predicted, and as Platt's fit to "
-        "validation calibrates them. Small: 95 % intervals."
+        f"Table 5. Calibration on {SETS[name]}: scores of the predicted probabilities, and after Platt calibration "
+        "fitted on validation. In small print: 95 % intervals."
     )
     return page.table(caption, ["class", *head], rows)

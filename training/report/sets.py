@@ -1,8 +1,8 @@
-"""Write the report's section on the sets that were scored: each beside the others, and what TTA changes."""
+"""The section of the report that compares all scored sets, and predictions with and without TTA."""
 
 from training.report import page
 from training.report.page import Section
-from training.report.scores import SCORES, SETS, UNDEFINED, not_there, with_interval
+from training.report.scores import SCORES, SETS, UNDEFINED, not_scored, with_interval
 from training.scores.compare import Contestant, compare
 from training.scores.headline import headline
 from training.scores.results import Results
@@ -12,7 +12,7 @@ CHANGED = ("log_loss", "roc_auc", "average_precision", "brier")
 
 
 def other_sets(results: Results) -> Section:
-    """Every set that was scored beside each other: validation and test, with TTA, and external ones."""
+    """Return the section with the scores of every set, validation, test and external, also with TTA."""
     rows = []
     for name, content in results.scores.items():
         spans = content.get("intervals", {})
@@ -30,21 +30,21 @@ def other_sets(results: Results) -> Section:
             ]
         )
     if not rows:
-        return not_there(results, "Sets and TTA")
+        return not_scored(results, "Sets and TTA")
     ranked = [f"ROC AUC {main.words}", f"average precision {main.words}"]
     head = ["set", "source", "slices", "patients", "weighted log loss", *ranked, "macro F1 at 0.5"]
-    return Section("Sets and TTA", [page.table("Table 7. All sets that were scored.", head, rows), *_notes(results)])
+    return Section("Sets and TTA", [page.table("Table 7. All scored sets.", head, rows), *_notes(results)])
 
 
 def _notes(results: Results) -> list[str]:
     notes = []
     if "external" in results.scores:
         source = results.scores["external"].get("source", {})
-        gone = source.get("left_out", {"patients": 0, "slices": 0})
+        excluded = source.get("left_out", {"patients": 0, "slices": 0})
         words = (
-            f"The external set is another cache than the run's, commit {source.get('commit', '?')}: all its labelled "
-            f"slices but those of patients who were in training or validation, or who share a slice with the run's "
-            f"cache: {counted(gone['patients'], 'patient')} with {counted(gone['slices'], 'slice')} "
+            f"The external set is from another cache than the run's, commit {source.get('commit', '?')}: all its "
+            "labelled slices except those of patients who are in training or validation, or who share a slice with the "
+            f"run's cache: {counted(excluded['patients'], 'patient')} with {counted(excluded['slices'], 'slice')} "
             "(external_left_out.csv)."
         )
         notes.append(page.paragraph(words))
@@ -57,7 +57,7 @@ def _notes(results: Results) -> list[str]:
 
 
 def _views(results: Results, name: str) -> list[str]:
-    """Say how each view of TTA scores alone: one that scores badly costs the mean more than it brings."""
+    """Return a paragraph with the score of each TTA view alone, since a poor view can make the mean worse."""
     views = results.scores.get(name, {}).get("views")
     if not views:
         return []
@@ -81,13 +81,14 @@ def _tta_table(results: Results, name: str) -> str:
     rows = [[label, *(cell(score, label) for score in CHANGED)] for label in plain.classes]
     rows.append(["all, weighted", cell("weighted_log_loss", "all"), *[""] * (len(CHANGED) - 1)])
     caption = (
-        f"Table 8. What TTA changes on {SETS[name]}: score with minus score without, on the same slices. Small: 95 % "
-        "intervals by paired bootstrap over patients. Less is better for log loss and Brier score, more for the others."
+        f"Table 8. Effect of TTA on {SETS[name]}: score with TTA minus score without, on the same slices. In small "
+        "print: 95 % intervals by paired bootstrap over patients. Lower is better for log loss and Brier score, higher "
+        "for the others."
     )
     return page.table(caption, ["class", *(SCORES[score] for score in CHANGED)], rows)
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign, four digits; 0 without."""
+    """Return a difference as text, with its sign and four decimals; zero has no sign."""
     text = f"{value:+.4f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]

@@ -1,4 +1,4 @@
-"""Write the report's sections that show slices: a sheet of them, true positives, confident mistakes."""
+"""The sections of the report that show slices: examples, true positives, and the most confident mistakes."""
 
 import numpy as np
 
@@ -7,24 +7,24 @@ from training.report import page
 from training.report.heatmap import HeatMaps
 from training.report.page import Section
 from training.report.pictures import overlay, png_address, read_images, window_pictures
-from training.report.scores import SETS, not_there
+from training.report.scores import SETS, not_scored
 from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 from training.scores.results import Results
 
-SHEET_SLICES = 12
-FOUND = 10
+EXAMPLES = 12
+TRUE_POSITIVES = 10
 MISTAKES = 12
 
 
-def sheet(results: Results, cache: Cache | None) -> Section:
-    """Some slices in all windows, with labels and probabilities."""
+def examples(results: Results, cache: Cache | None) -> Section:
+    """Return the section with some slices in all windows, with labels and probabilities."""
     if (name := results.shown) is None:
-        return not_there(results, "Slices")
+        return not_scored(results, "Slices")
     if cache is None:
         return _no_cache(results, "Slices")
     known = results.predictions[name]
-    chosen = choose_slices(known, SHEET_SLICES)
+    chosen = choose_slices(known, EXAMPLES)
     images = read_images(cache, results.settings["config"]["size_px"], known.slices["row"].to_numpy()[chosen])
     windows = [window.name for window in cache.windows]
     items = [
@@ -32,58 +32,58 @@ def sheet(results: Results, cache: Cache | None) -> Section:
         for line, image in zip(chosen, images, strict=True)
     ]
     caption = (
-        f"Figure 4. Slices of {SETS[name]}: in turn one with each finding and one without any, drawn at random, not "
-        f"by their probabilities. {windows_in_words(windows)} Bold and blue: the label is positive. "
+        f"Figure 4. Random slices of {SETS[name]}: in turn one with each finding and one without any, chosen without "
+        f"regard to the probabilities. {_window_words(windows)} Bold and blue: the label is positive. "
         "Bars: predicted probabilities."
     )
     return Section("Slices", [page.cards(items, caption)])
 
 
-def found(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
-    """Some true positives of each class, with what the network looked at."""
+def true_positives(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
+    """Return the section with some true positives of each class and their heat maps."""
     title = "True positives"
     if (name := results.shown) is None:
-        return not_there(results, title)
+        return not_scored(results, title)
     if cache is None:
         return _no_cache(results, title)
     known = results.predictions[name]
     at = results.scores[name].get("at_f1_threshold", {}).get("thresholds", {})
-    hits = choose_hits(known, np.array([at.get(label, 0.5) for label in known.classes]), FOUND)
+    hits = choose_true_positives(known, np.array([at.get(label, 0.5) for label in known.classes]), TRUE_POSITIVES)
     if not hits:
         return Section(title, [page.paragraph(f"No true positives on {SETS[name]}.")])
-    threshold = "F1's thresholds of Table 4" if at else "a threshold of 0.5"
-    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}: of each class in turn one, drawn at random. "
-    return Section(title, [_looked_at(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
+    threshold = "the F1 thresholds of Table 4" if at else "a threshold of 0.5"
+    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}, drawn at random from each class in turn. "
+    return Section(title, [_heat_cards(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
 
 
 def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) -> Section:
-    """The slices on which the run was most sure and wrong, with what it looked at."""
+    """Return the section with the most confident wrong predictions and their heat maps."""
     title = "Mistakes"
     if (name := results.shown) is None:
-        return not_there(results, title)
+        return not_scored(results, title)
     if cache is None:
         return _no_cache(results, title)
     known = results.predictions[name]
     wrong = most_confident_mistakes(known, MISTAKES)
     if not wrong:
-        words = f"No mistakes on {SETS[name]}: no probability lies more than 0.5 from its label."
+        words = f"No mistakes on {SETS[name]}: no probability is more than 0.5 from its label."
         return Section(title, [page.paragraph(words)])
     caption = (
-        f"Figure 6. The most confident mistakes on {SETS[name]}: of each class in turn the slice whose probability "
-        "lies farthest from its label; a label may be wrong, too. "
+        f"Figure 6. The most confident mistakes on {SETS[name]}: in each class in turn, the slice whose probability "
+        "is farthest from its label. The label may be wrong, too. "
     )
     positive = known.labels >= SOFT_THRESHOLD
     calls = [(line, k, "false negative" if positive[line, k] else "false positive") for line, k in wrong]
-    return Section(title, [_looked_at(results, cache, heat_maps, calls, caption)])
+    return Section(title, [_heat_cards(results, cache, heat_maps, calls, caption)])
 
 
-def _looked_at(
+def _heat_cards(
     results: Results, cache: Cache, heat_maps: HeatMaps | None, chosen: list[tuple[int, int, str]], caption: str
 ) -> str:
-    """Cards of slices with the heat of one class each, and what the heat says below them.
+    """Return cards of slices, each with the heat map of one class, and a caption that explains the maps.
 
     Args:
-        chosen: line, class, and what the call was.
+        chosen: line, class, and "true positive", "false positive" or "false negative".
     """
     known = results.predictions[results.shown or ""]
     lines, classes = (np.array([of[i] for of in chosen], np.int64) for i in range(2))
@@ -92,7 +92,7 @@ def _looked_at(
     heat = None
     if heat_maps is not None:
         stacks = read_images(cache, size_px, rows, heat_maps.context)
-        heat = heat_maps.of(stacks, known.slices["z_norm"].to_numpy()[lines], classes)
+        heat = heat_maps.compute(stacks, known.slices["z_norm"].to_numpy()[lines], classes)
     windows = [window.name for window in cache.windows]
     items = []
     for i, (line, k, call) in enumerate(chosen):
@@ -104,21 +104,20 @@ def _looked_at(
         title = f"{known.classes[k]}: {call} · {_title(known, line)}"
         items.append(page.card(pictures, title, _bars(known, line)))
     caption += (
-        f"Last picture: integrated gradients of that class on the {windows[0]} window; orange places raised the "
-        "probability, blue ones lowered it; it says where, not why."
+        f"Last picture: integrated gradients of that class over the {windows[0]} window. Orange places raised the "
+        "probability, blue ones lowered it; the map shows where, not why."
         if heat is not None
         else f"No heat maps: {HeatMaps.MISSING}"
     )
     return page.cards(items, caption)
 
 
-def windows_in_words(windows: list[str]) -> str:
-    """Say which windows the pictures of a card are."""
-    return f"Windows from the left: {', '.join(windows)}." if len(windows) > 1 else f"Window: {windows[0]}."
+def _window_words(windows: list[str]) -> str:
+    return f"Windows from left to right: {', '.join(windows)}." if len(windows) > 1 else f"Window: {windows[0]}."
 
 
 def _no_cache(results: Results, title: str) -> Section:
-    words = f"The cache was not given. Run: train report --run {results.name} --cache CACHE"
+    words = f"The cache is needed to show slices. Run: train report --run {results.name} --cache CACHE"
     return Section(title, [page.paragraph(words, "notice")])
 
 
@@ -135,15 +134,15 @@ def _bars(known: Predictions, line: int) -> list[tuple[str, float, bool]]:
 
 
 def choose_slices(known: Predictions, count: int) -> np.ndarray:
-    """Choose lines to show: for each class in turn one that has it, then one without a finding, and so on.
+    """Choose lines to show: one with each class in turn, then one without a finding, and again.
 
     Returns:
-        at most (count,) int64 lines, each once; the same slices in whatever order they stand.
+        Up to `count` distinct lines, int64. Which slices are chosen does not depend on their order.
     """
     shuffled = np.random.default_rng(0).permutation(len(known))
     by_name = np.argsort(known.slices["image_id"].to_numpy(str), kind="stable")[shuffled]
     positive = known.labels[by_name] >= SOFT_THRESHOLD
-    # `any` is implied by the others, so it gets no slices of its own where there are others.
+    # The other classes imply `any`, so it has slices of its own only if it is the only class.
     kinds = [positive[:, k] for k, name in enumerate(known.classes) if name != "any"] or [positive[:, 0]]
     queues = [list(by_name[kind]) for kind in (*kinds, ~positive.any(axis=1))]
     chosen: dict[int, None] = {}
@@ -154,29 +153,34 @@ def choose_slices(known: Predictions, count: int) -> np.ndarray:
     return np.array(list(chosen), dtype=np.int64)
 
 
-def choose_hits(known: Predictions, thresholds: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Choose lines and classes that are positive and called: of each class in turn one, at random; each slice once.
+def choose_true_positives(known: Predictions, thresholds: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Choose true positives at random, from each class in turn.
 
     Args:
+        known: predictions of slices.
         thresholds: (K,) float64.
+        count: the maximum number.
+
+    Returns:
+        Line and class of each; no line occurs twice.
     """
     shuffled = np.random.default_rng(0).permutation(len(known))
     by_name = np.argsort(known.slices["image_id"].to_numpy(str), kind="stable")[shuffled]
     hit = (known.labels >= SOFT_THRESHOLD) & (known.probabilities >= thresholds)
-    # `any` is implied by the others, so it gets no slices of its own where there are others.
+    # The other classes imply `any`, so it has slices of its own only if it is the only class.
     classes = [k for k, name in enumerate(known.classes) if name != "any"] or [0]
     return _in_turn({k: [int(line) for line in by_name[hit[by_name, k]]] for k in classes}, count)
 
 
 def most_confident_mistakes(known: Predictions, count: int) -> list[tuple[int, int]]:
-    """Return lines and classes with |p - y| above 0.5, of each class in turn the worst; each slice at most once."""
+    """Return lines and classes with |p - y| above 0.5, the worst of each class in turn; no line occurs twice."""
     error = np.nan_to_num(np.abs(known.probabilities - known.labels))
     worst = {k: np.argsort(-column, kind="stable") for k, column in enumerate(error.T)}
     return _in_turn({k: [int(line) for line in order if error[line, k] > 0.5] for k, order in worst.items()}, count)
 
 
 def _in_turn(queues: dict[int, list[int]], count: int) -> list[tuple[int, int]]:
-    """Take lines from each class's queue in turn, each line once: (line, class), `count` at most."""
+    """Take lines from the queue of each class in turn; return up to `count` pairs of a distinct line and its class."""
     taken: dict[int, int] = {}
     while len(taken) < count and any(queues.values()):
         for k, queue in queues.items():

@@ -1,4 +1,4 @@
-"""Show series as strips: slices, labels, and probabilities with and without the head along z."""
+"""The section of the report that shows series: slices, labels, and probabilities with and without the head."""
 
 import matplotlib
 import numpy as np
@@ -14,37 +14,37 @@ from training.report.scores import SETS
 from training.scores.predictions import Predictions, read_predictions
 from training.scores.results import Results
 
-MOST_SERIES = 3
-PICTURES = 20  # of a series at most, evenly spaced
+MAX_SERIES = 3
+PICTURES = 20  # per series at most, evenly spaced
 PICTURE_PX = 64
 
 
 def strips(results: Results, cache: Cache | None) -> list[Section]:
-    """A section with some series, for a run with a head over series; nothing for another.
+    """Return a section with some series if the run has a head over series, or an empty list.
 
-    Chosen by the labels alone: the series with most slices that have a finding, each of another patient.
+    The labels alone decide: these are the series with the most positive slices, at most one per patient.
     """
     name = results.shown
     file = results.path / f"slice_predictions_{name}.csv"
     if name is None or not file.exists():
         return []
-    # Of slices, whatever the labels are for: `results` has them pooled.
+    # Read again, because `results` holds them pooled to the level of the labels.
     known, alone = (read_predictions(of) for of in (results.path / f"predictions_{name}.csv", file))
     panels = []
-    for lines in choose_series(known, MOST_SERIES):
+    for lines in choose_series(known, MAX_SERIES):
         pictures = None if cache is None else _pictures(results, cache, known, lines)
         words = f"series {known.slices['series_instance_uid'].iloc[lines[0]]}"
         panels.append((draw_strip(known, alone, lines, pictures), words))
     caption = (
-        f"Figure 7. Series of {SETS[name]}, from foot to head: pictures in the first window, and the probabilities of "
-        "the classes that the series has. Solid: with the head over the series; dotted: the slice model "
-        "alone; dots on top: the label is positive. Shown are the series with most positive slices."
+        f"Figure 7. The series of {SETS[name]} with the most positive slices, from foot to head: pictures in the first "
+        "window, and the probabilities of the classes that occur in the series. Solid: with the head over the series; "
+        "dotted: the slice model alone; dots at the top: the label is positive."
     )
     return [Section("Series", [page.figure(panels, caption, width="60rem")])]
 
 
 def choose_series(known: Predictions, count: int) -> list[np.ndarray]:
-    """Return the lines of some series, each from foot to head: those with most positive slices, one a patient."""
+    """Return the lines of the series with the most positive slices, each from foot to head, at most one per patient."""
     of = known.slices.assign(line=np.arange(len(known)), positive=(known.labels == 1).any(axis=1))
     by_series = of.groupby(SERIES)["positive"].sum().reset_index()
     best = by_series.sort_values(["positive", "series_instance_uid"], ascending=[False, True], kind="stable")
@@ -55,18 +55,19 @@ def choose_series(known: Predictions, count: int) -> list[np.ndarray]:
 
 
 def shown_classes(known: Predictions, lines: np.ndarray) -> list[int]:
-    """Return the classes that a series has, or if none the one of the highest probability."""
+    """Return the classes that occur in a series, or, if none does, the one with the highest probability."""
     present = np.flatnonzero((known.labels[lines] == 1).any(axis=0))
     return present.tolist() or [int(known.probabilities[lines].max(axis=0).argmax())]
 
 
 def draw_strip(known: Predictions, alone: Predictions, lines: np.ndarray, pictures: np.ndarray | None) -> bytes:
-    """Draw one series as SVG.
+    """Return a drawing of one series as SVG.
 
     Args:
-        known, alone: with and without the head, of the same slices.
-        lines: (n,) of the series' slices, in their order.
-        pictures: (m, S, S) uint8, of slices evenly spaced over the series.
+        known: predictions with the head.
+        alone: predictions of the slice model, for the same slices.
+        lines: (n,) lines of the series' slices, from foot to head.
+        pictures: (m, S, S) uint8, of slices spread evenly over the series.
     """
     shades = colours(known.classes)
     with matplotlib.rc_context(RC):

@@ -1,4 +1,4 @@
-"""Write the report's section on groups of slices: by position, by length of the series, by source."""
+"""The section of the report with the scores of subgroups: by position, series length and source."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from training.data.neighbours import SERIES
 from training.report import figures, page
 from training.report.page import Section
-from training.report.scores import SETS, not_there, number, with_interval
+from training.report.scores import SETS, not_scored, number, with_interval
 from training.scores.evaluation import score_intervals
 from training.scores.headline import headline, main_class
 from training.scores.metrics import score
@@ -22,12 +22,12 @@ GROUP_RESAMPLES = 300
 
 
 def subgroups(results: Results) -> Section:
-    """Scores against slice position, and in groups of slices."""
+    """Return the section with scores against the slice position and for groups of slices."""
     if (name := results.shown) is None:
-        return not_there(results, "Subgroups")
+        return not_scored(results, "Subgroups")
     known, weights = results.predictions[name], _class_weights(results)
     if results.level != "slice":
-        words = f"Labels are of {PLURAL[results.level]}: there are no scores by the slice's position."
+        words = f"The labels are for {PLURAL[results.level]}, so there are no scores by slice position."
         return Section("Subgroups", [page.paragraph(words), _group_table(results, weights, name)])
     bins = np.minimum((known.slices["z_norm"].to_numpy() * POSITION_BINS).astype(int), POSITION_BINS - 1)
     found = [_group_scores(known, bins == b, weights) for b in range(POSITION_BINS)]
@@ -54,10 +54,10 @@ def subgroups(results: Results) -> Section:
     )
     caption = (
         f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
-        "A loss of 0 is right and sure; where bleeds are rare the loss is small of itself."
+        "A loss of 0 is correct and certain; where bleeds are rare, the loss is low for any model."
     )
     if left_out:
-        caption += f" Not drawn, for no tenth has the labels for it: {', '.join(left_out)}."
+        caption += f" Not drawn, because it is undefined in every tenth: {', '.join(left_out)}."
     return Section("Subgroups", [page.figure(panels, caption, "20rem"), _group_table(results, weights, name)])
 
 
@@ -93,7 +93,7 @@ def _group_scores(known: Predictions, chosen: np.ndarray, weights: list[float]) 
 
 
 def select(known: Predictions, chosen: np.ndarray) -> Predictions:
-    """Return the lines where `chosen`, (N,) bool, is true."""
+    """Return the predictions of the lines where `chosen`, (N,) bool, is true."""
     return replace(
         known,
         slices=known.slices[chosen].reset_index(drop=True),
@@ -113,8 +113,8 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
         "middle third": select(known, (z_norm >= 1 / 3) & (z_norm < 2 / 3)),
         "upper third": select(known, z_norm >= 2 / 3),
         f"series of up to {counted(round(short), 'slice')}": select(known, size <= short),
-        f"of {short + 1:.0f} to {long:.0f}": select(known, (size > short) & (size <= long)),
-        f"of {long + 1:.0f} or more": select(known, size > long),
+        f"series of {short + 1:.0f} to {long:.0f}": select(known, (size > short) & (size <= long)),
+        f"series of {long + 1:.0f} or more": select(known, size > long),
     }
     if results.level == "slice":
         groups |= by_slice
@@ -123,8 +123,8 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
     main = _main_words(known)
     head = [PLURAL[results.level], "count", "patients", f"prevalence {main}", "weighted log loss", f"ROC AUC {main}"]
     caption = (
-        f"Table 6. Subgroups of {SETS[name]}, and other sources where there are. The cache keeps no age, sex, or "
-        "scanner, so none can be shown; whoever has them can join them to the predictions by image_id."
+        f"Table 6. Subgroups of {SETS[name]}, and other sources if any. Age, sex and scanner are not in the cache; if "
+        "you have them, join them to the predictions by image_id."
     )
     rows = [_group_row(words, part, weights) for words, part in groups.items() if len(part)]
     return page.table(caption, [*head, f"average precision {main}"], rows)

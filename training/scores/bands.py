@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.scores.bootstrap import LEAST_PATIENTS, MOST_UNDEFINED, TAILS, draw_patients
+from training.scores.bootstrap import MAX_UNDEFINED, MIN_PATIENTS, TAILS, draw_patients
 from training.scores.metrics import CALIBRATION_BINS
 from training.scores.ranking import Ranking, share
 
@@ -56,7 +56,7 @@ def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) ->
 
 def _draws(num_patients: int, seed: int) -> np.ndarray:
     """Return the draws of the patients, (R, P) int64; none, R = 0, with fewer patients than an interval needs."""
-    if num_patients < LEAST_PATIENTS:
+    if num_patients < MIN_PATIENTS:
         return np.empty((0, num_patients), np.int64)
     return np.concatenate(list(draw_patients(num_patients, CURVE_RESAMPLES, seed)))
 
@@ -66,9 +66,9 @@ def _band(curves: list[np.ndarray]) -> Band:
 
 
 def _tails(draws: np.ndarray) -> np.ndarray:
-    """Return the two tails of draws (R, M), (2, M); NaN where more than MOST_UNDEFINED of them are undefined."""
+    """Return the two tails of draws (R, M), (2, M); NaN where more than MAX_UNDEFINED of them are undefined."""
     low_high = np.full((2, draws.shape[1]), np.nan)
-    some = np.isnan(draws).mean(axis=0) <= MOST_UNDEFINED if len(draws) else np.zeros(draws.shape[1], bool)
+    some = np.isnan(draws).mean(axis=0) <= MAX_UNDEFINED if len(draws) else np.zeros(draws.shape[1], bool)
     if some.any():
         low_high[:, some] = np.nanquantile(draws[:, some], TAILS, axis=0)
     return low_high

@@ -13,10 +13,10 @@ RESAMPLES = 1000
 LEVEL = 0.95
 # With fewer, an interval says nothing: that all of n patients lie on one side of 0 by chance has a probability of
 # 2 x 0.5^n, which is below 5 % from six on. Source: the sign test; Dixon and Mood, JASA 41 (1946).
-LEAST_PATIENTS = 6
+MIN_PATIENTS = 6
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 # A percentile of draws says nothing about those in which the score is undefined, so only few of them may be.
-MOST_UNDEFINED = 0.05
+MAX_UNDEFINED = 0.05
 DRAWS_AT_ONCE = 50  # of 20,000 patients are 8 MB of weights
 
 
@@ -73,7 +73,7 @@ def interval(draws: np.ndarray) -> list[float] | None:
 def _defined(draws: np.ndarray) -> np.ndarray | None:
     """Return the draws (R,) or (R, B) that are defined, if enough are."""
     defined = draws[~np.isnan(draws.reshape(len(draws), -1)).any(axis=1)]
-    return defined if len(defined) and len(defined) >= (1 - MOST_UNDEFINED) * len(draws) else None
+    return defined if len(defined) and len(defined) >= (1 - MAX_UNDEFINED) * len(draws) else None
 
 
 def intervals(measured: Scores, draws: Scores, classes: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from training.errors import RunError
 from training.run.runs import open_run
-from training.scores.bootstrap import LEAST_PATIENTS, RESAMPLES, bootstrap, draw_patients, interval
+from training.scores.bootstrap import MIN_PATIENTS, RESAMPLES, bootstrap, draw_patients, interval
 from training.scores.evaluation import read_operating
 from training.scores.metrics import Scorer, Scores, class_scores, tally, weighted_log_loss
 from training.scores.operating import Operating, logit
@@ -84,7 +84,7 @@ def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed:
 
     Returns:
         one line a pair and score, COLUMNS: the two values, their difference b - a, and its 95 % interval; empty where
-        undefined, and then `no_interval` says why: among other reasons, fewer than LEAST_PATIENTS patients differ.
+        undefined, and then `no_interval` says why: among other reasons, fewer than MIN_PATIENTS patients differ.
         `class` is a class, or "all" for a log loss weighted over the classes, "micro" or "macro".
 
     Raises:
@@ -144,8 +144,8 @@ def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
     """Say why a difference has no interval; nothing where it has one."""
     if np.isnan(difference):
         return "undefined"
-    if differ < LEAST_PATIENTS:
-        return f"{counted(differ, 'patient')} {'differs' if differ == 1 else 'differ'}, it needs {LEAST_PATIENTS}"
+    if differ < MIN_PATIENTS:
+        return f"{counted(differ, 'patient')} {'differs' if differ == 1 else 'differ'}, it needs {MIN_PATIENTS}"
     return "" if interval(draws) else "too often undefined"
 
 

@@ -12,7 +12,7 @@ from training.errors import RunError
 from training.run.digests import check, write_atomically
 from training.run.documents import read_document
 from training.run.tables import write_json
-from training.scores.bootstrap import LEAST_PATIENTS, LEVEL, RESAMPLES, bootstrap, intervals
+from training.scores.bootstrap import LEVEL, MIN_PATIENTS, RESAMPLES, bootstrap, intervals
 from training.scores.headline import headline
 from training.scores.metrics import Scorer, score, score_at
 from training.scores.operating import Operating, choose_operating, from_json, to_json
@@ -133,7 +133,7 @@ def evaluate_predictions(
     content["bootstrap"] = {
         "drawn": "patients",
         "patients": patient_groups(known)[1],
-        "least_patients": LEAST_PATIENTS,
+        "least_patients": MIN_PATIENTS,
         "resamples": resamples,
         "level": LEVEL,
         "seed": seed,
@@ -166,16 +166,16 @@ def score_intervals(
 ) -> dict[str, Any]:
     """Return the 95 % interval of every score by bootstrap over patients, ready for JSON.
 
-    None for a score of fewer than LEAST_PATIENTS labelled patients.
+    None for a score of fewer than MIN_PATIENTS labelled patients.
     """
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
     measured = scorer.scores(np.ones((1, max(1, patients)), np.int64))
-    if patients < LEAST_PATIENTS:
+    if patients < MIN_PATIENTS:
         return intervals(measured, scorer.scores(np.zeros((1, max(1, patients)), np.int64)), known.classes)
     spans = intervals(measured, bootstrap(scorer, patients, resamples, seed), known.classes)
     for k, name in enumerate(known.classes):
-        if len(np.unique(groups[~np.isnan(known.labels[:, k])])) < LEAST_PATIENTS:
+        if len(np.unique(groups[~np.isnan(known.labels[:, k])])) < MIN_PATIENTS:
             spans["classes"][name] = dict.fromkeys(spans["classes"][name])
     return spans
 
@@ -189,8 +189,8 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
     shown = {"log_loss": "log loss", "roc_auc": "ROC AUC", "average_precision": "average precision"}
     patients = content["bootstrap"]["patients"]
     how = f"95 % intervals by bootstrap over {counted(patients, 'patient')}"
-    if patients < LEAST_PATIENTS:
-        how = f"no intervals: they need {LEAST_PATIENTS} patients or more, and there are {patients}"
+    if patients < MIN_PATIENTS:
+        how = f"no intervals: they need {MIN_PATIENTS} patients or more, and there are {patients}"
     level = content.get("level", "slice")
     lines = [f"{what}, {level} by {level}; {how}", ""]
     lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())

@@ -114,7 +114,7 @@ def begin(
         shutil.copyfile(base.weights, path / "slice_weights.safetensors")
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
-        about = environment(config, processes) | {"weights": base.environment.get("weights", "no record")}
+        about = environment(config, processes) | {"weights": base.environment.get("weights", "not recorded")}
         create_run(path, config, cache, subsets, mean_std, environment=about, linked=linked, base=known)
     return open_run(path), base, cache
 

@@ -128,7 +128,7 @@ def heat_of(maps: HeatMaps, run: Run, found: Answer, cache: Cache) -> Heat:
     for at in range(0, len(rows), TOGETHER):
         of = slice(at, at + TOGETHER)
         images = read_images(cache, run.config.size_px, rows[of], maps.context)
-        parts.append(maps.of(images, places[of], classes[of]))
+        parts.append(maps.compute(images, places[of], classes[of]))
     return Heat(np.concatenate(parts), classes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from training.report.pictures import LOWERED, MOST_HEAT, RAISED, png_address
+from training.report.pictures import LOWERED, MAX_OPACITY, RAISED, png_address
 from training.study.model import Heat
 
 # Okabe and Ito, "Color universal design", 2008: told apart by every kind of colour vision.
@@ -112,7 +112,7 @@ def _slices(document: Mapping[str, Any], images: np.ndarray, heat: Heat | None) 
 def heat_address(heat: np.ndarray) -> str:
     """Return heat, (S, S) in [-1, 1], as a transparent picture to lay over a slice: orange above 0, blue below."""
     colour = np.where(heat[..., None] > 0, RAISED, LOWERED)
-    opacity = 255 * MOST_HEAT * np.abs(heat[..., None])
+    opacity = 255 * MAX_OPACITY * np.abs(heat[..., None])
     # A quarter of the colours' and opacities' steps: nobody sees it, and the file is half as large.
     return png_address(np.concatenate([colour, np.round(opacity / 4) * 4], axis=-1).astype(np.uint8))
 

@@ -66,10 +66,10 @@ def test_the_page_asks_for_the_cache_and_for_a_started_run(world: World, monkeyp
     write_report(world.run, None)
     page = (world.run / "report.html").read_text("utf-8")
     assert "The run has no log yet. Run: train run" in page
-    found = re.search("The cache was not given. Run: (train report .*? --cache CACHE)", page)
+    found = re.search("The cache is needed to show slices. Run: (train report .*? --cache CACHE)", page)
     assert found
     call(*advised(found[1].replace("CACHE", str(world.cache))))
-    assert "The cache was not given" not in (world.run / "report.html").read_text("utf-8")
+    assert "The cache is needed to show slices" not in (world.run / "report.html").read_text("utf-8")
 
 
 def test_a_cache_that_has_moved_is_given_by_its_new_path(world: World) -> None:

@@ -35,11 +35,11 @@ def test_evidence_lies_where_the_bright_square_is() -> None:
             layer.bias.zero_()
     images = np.zeros((1, 3, 48, 48), np.uint8)
     images[:, :, 8:11, 30:33] = 200
-    (heat,) = HeatMaps(net, PLAIN).of(images, np.zeros(1), np.zeros(1))
+    (heat,) = HeatMaps(net, PLAIN).compute(images, np.zeros(1), np.zeros(1))
     assert heat.shape == (48, 48)
     assert heat[9, 31] == pytest.approx(1.0)
     assert heat[38, 8] == 0.0
-    (other,) = HeatMaps(net, PLAIN).of(images, np.zeros(1), np.ones(1))
+    (other,) = HeatMaps(net, PLAIN).compute(images, np.zeros(1), np.ones(1))
     assert (other == 0).all()  # the opposite feature is cut off by ReLU, so nothing raises or lowers it
 
 
@@ -59,7 +59,7 @@ def test_evidence_that_is_one_place_of_many_lies_at_this_place() -> None:
         net.classify.weight.fill_(1.0)
     images = np.full((1, 3, 32, 32), 100, np.uint8)
     images[:, :, 24, 8] = 200
-    (heat,) = HeatMaps(net, PLAIN).of(images, np.zeros(1), np.zeros(1))
+    (heat,) = HeatMaps(net, PLAIN).compute(images, np.zeros(1), np.zeros(1))
     assert heat[24, 8] == pytest.approx(1.0)
     assert np.abs(heat[:16]).max() < 0.01
 
@@ -72,7 +72,7 @@ def test_what_lowers_a_class_is_below_zero() -> None:
             layer.bias.zero_()
     images = np.zeros((1, 3, 48, 48), np.uint8)
     images[:, :, 8:11, 30:33] = 200
-    (heat,) = HeatMaps(net, PLAIN).of(images, np.zeros(1), np.zeros(1))
+    (heat,) = HeatMaps(net, PLAIN).compute(images, np.zeros(1), np.zeros(1))
     assert heat[9, 31] == pytest.approx(-1.0)
     assert heat.max() < 0.3  # around it the slice is darker than its blur
 
@@ -81,7 +81,7 @@ def test_what_lowers_a_class_is_below_zero() -> None:
 def test_named_models_have_maps(model: str) -> None:
     net = build_model(TrainConfig(model=model, weights="none", size_px=64), 6).eval()
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
-    heat = HeatMaps(net, PLAIN).of(images, np.array([0.1, 0.9]), np.array([0, 5]))
+    heat = HeatMaps(net, PLAIN).compute(images, np.array([0.1, 0.9]), np.array([0, 5]))
     assert heat.shape == (2, 64, 64)
     assert -1 <= heat.min() <= heat.max() <= 1
     assert np.abs(heat).max(axis=(1, 2)) == pytest.approx([1, 1])

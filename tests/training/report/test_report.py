@@ -15,7 +15,7 @@ from testkit.fake_run import write_run
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
 from training.report.report import write_report
-from training.report.slices import choose_hits, choose_slices, most_confident_mistakes
+from training.report.slices import choose_slices, choose_true_positives, most_confident_mistakes
 from training.scores.results import read_results
 
 
@@ -122,7 +122,7 @@ def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
         text = write_report(run, None).read_text()
     assert "Scores on validation" in text
     assert "The run has no log yet." in text
-    assert "The cache was not given." in text
+    assert "The cache is needed to show slices." in text
 
 
 def test_bare_run_and_no_cache(run: Path) -> None:
@@ -172,11 +172,11 @@ def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
 def test_what_was_found_is_positive_and_called_in_every_class(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     thresholds = np.quantile(known.probabilities, 0.5, axis=0)
-    found = choose_hits(known, thresholds, 10)
+    found = choose_true_positives(known, thresholds, 10)
     assert all(known.labels[line, k] == 1 and known.probabilities[line, k] >= thresholds[k] for line, k in found)
     assert len({line for line, _ in found}) == len(found)
     assert {known.classes[k] for _, k in found[:5]} == set(known.classes) - {"any"}
-    assert choose_hits(known, np.full(len(known.classes), 1.1), 10) == []
+    assert choose_true_positives(known, np.full(len(known.classes), 1.1), 10) == []
     assert "true positive ·" in (finished / "report.html").read_text()
 
 
