@@ -49,7 +49,7 @@ from pipeline.engine.context import ShardResult  # noqa: E402
 from pipeline.engine.run import run_jobs  # noqa: E402
 from pipeline.engine.work import Work  # noqa: E402
 from pipeline.planning import catalog  # noqa: E402
-from pipeline.planning.settings import Manner, Request, Settings, Workers, make_settings  # noqa: E402
+from pipeline.planning.settings import BuildOptions, Request, Settings, Workers, make_settings  # noqa: E402
 from pipeline.planning.survey import survey  # noqa: E402
 from pipeline.source import folder as source_folder  # noqa: E402
 
@@ -96,7 +96,7 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[Sh
     cache = Cache(root)
     with lock(cache) as token:
         found = survey(cache, settings)
-        context = build.make_context(Work(cache, settings, found, token, Manner()))
+        context = build.make_context(Work(cache, settings, found, token, BuildOptions()))
         yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 

@@ -27,7 +27,7 @@ from pipeline.engine.build import make_context
 from pipeline.engine.convert import build_shard
 from pipeline.engine.run import run_jobs
 from pipeline.engine.work import Work
-from pipeline.planning.settings import Manner, Workers
+from pipeline.planning.settings import BuildOptions, Workers
 from pipeline.planning.survey import survey
 
 ROWS = 256
@@ -53,7 +53,7 @@ def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
     settings = wanted(data, (224,))
     with lock(cache) as token:
         found = survey(cache, settings)
-        context = make_context(Work(cache, settings, found, token, Manner()))
+        context = make_context(Work(cache, settings, found, token, BuildOptions()))
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         called, came, tasks, memory = time.perf_counter(), [], [], []
         for result in run_jobs(context, jobs, Workers(workers), lambda line: None):
@@ -72,7 +72,7 @@ def rate_without_dask(data: Path, cache: Cache, processes: int, shards: int) -> 
     settings = wanted(data, (224,))
     with lock(cache) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         found = survey(cache, settings)
-        context = make_context(Work(cache, settings, found, token, Manner()))
+        context = make_context(Work(cache, settings, found, token, BuildOptions()))
         jobs = [dataclasses.replace(found.plan.jobs[0], shard=number) for number in range(shards)]
         came = [time.perf_counter() for _ in pool.map(partial(build_shard, context), jobs)]
     first, last = 2 * processes, shards - 1 - processes

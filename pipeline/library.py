@@ -15,7 +15,7 @@ from pipeline.errors import CatalogError, SourceError
 from pipeline.planning.built import built_with
 from pipeline.planning.catalog import MAX_WINDOWS, Reading, Window, load
 from pipeline.planning.plan import Plan
-from pipeline.planning.settings import Manner, Request, Settings, Workers, find_dataset, make_settings
+from pipeline.planning.settings import BuildOptions, Request, Settings, Workers, find_dataset, make_settings
 from pipeline.planning.survey import survey
 from pipeline.tables import patients
 
@@ -58,8 +58,8 @@ def build(
     """
     cache = Cache(Path(out))
     settings, key = find_settings(cache, _request(src, dataset, labels, sizes), catalog, patient_key)
-    manner = Manner(key, prune=prune)
-    return engine.build(cache, settings=settings, workers=Workers(workers), manner=manner, progress=SILENT).commit
+    options = BuildOptions(key, prune=prune)
+    return engine.build(cache, settings=settings, workers=Workers(workers), options=options, progress=SILENT).commit
 
 
 def plan(

@@ -21,7 +21,7 @@ from pipeline.planning import plan
 from pipeline.planning.estimate import estimate
 from pipeline.planning.jobs import HandedBack, ShardJob
 from pipeline.planning.plan import Plan
-from pipeline.planning.settings import Manner, Settings, Workers
+from pipeline.planning.settings import BuildOptions, Settings, Workers
 from pipeline.planning.survey import Survey, entries_of, survey
 
 
@@ -48,7 +48,7 @@ class Progress:
     stage: Callable[[str], None]
 
 
-def build(cache: Cache, *, settings: Settings, workers: Workers, manner: Manner, progress: Progress) -> Outcome:
+def build(cache: Cache, *, settings: Settings, workers: Workers, options: BuildOptions, progress: Progress) -> Outcome:
     """Bring the cache to what the settings and the source ask for.
 
     Raises:
@@ -57,8 +57,8 @@ def build(cache: Cache, *, settings: Settings, workers: Workers, manner: Manner,
     try:
         current_commit(cache)  # refuses a folder that is no cache before the lock puts anything there
         with lock(cache) as token:
-            found = survey(cache, settings, check_content=manner.check_content, retry_rejected=manner.retry_rejected)
-            return _build(Work(cache, settings, found, token, manner), workers, progress)
+            found = survey(cache, settings, check_content=options.check_content, retry_rejected=options.retry_rejected)
+            return _build(Work(cache, settings, found, token, options), workers, progress)
     except OSError as error:
         raise _target_error(cache, error) from error
 
@@ -116,7 +116,7 @@ def _collect_partials(cache: Cache) -> None:
 
 def _refuse_vanished(work: Work) -> None:
     vanished = work.found.plan.resolved.vanished
-    if vanished and not work.manner.prune:
+    if vanished and not work.options.prune:
         raise SourceError(
             f"{work.cache}: {len(vanished):,} of the files it was built from are gone, such as {vanished[0]}; "
             "restore them, or run with --prune to remove their slices"
@@ -176,7 +176,7 @@ def make_context(work: Work) -> Any:
         token=work.token,
         reading=settings.reading,
         reading_fingerprint=wanted.reading,
-        patient_key=work.manner.patient_key,
+        patient_key=work.options.patient_key,
         windows=settings.windows,
         rows_per_shard=settings.layout.rows_per_shard,
         codecs={spec.name: codec_of(work, spec) for spec in wanted.arrays},

@@ -30,7 +30,7 @@ def find_labels(work: Work) -> Any:
         return None
     classes = [klass.name for klass in work.settings.classes]
     if labels.content is not None:
-        name_patient = functools.partial(hash_patient, work.manner.patient_key)
+        name_patient = functools.partial(hash_patient, work.options.patient_key)
         return read_labels(labels.file, labels.content, classes, name_patient)
     assert head
     return labels_of_table(labels.file, commits.read_table(work.cache, head), classes)

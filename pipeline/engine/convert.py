@@ -27,7 +27,7 @@ def build_shard(context: Context, job: ShardJob, begin: Callable[[int], object] 
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         shard = OpenShard(context, job, begin, stack)
-        record, result = render_again(shard) if job.again else fill(shard)
+        record, result = render_again(shard) if job.adds_arrays else fill(shard)
         if not (result.vanished or result.changed):
             _check_token(context)
             result.bytes_written = shard.publish(record)

@@ -21,7 +21,7 @@ def fill(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
     for unit in shard.job.units:
         shard.begin(unit.slot)
         log.begin(unit)
-        if unit.slot not in shard.job.gone:
+        if unit.slot not in shard.job.missing:
             _fill_from(unit, shard, log, result)
     result.slices = shard.used
     result.failed, result.other_files = count_rejects(line.code for line in log.rejects)
@@ -82,7 +82,7 @@ def _judge(unit: Unit, file: _File, shard: OpenShard) -> Slices | Reject | Hande
     """What is to become of a file: its slices go in, it is rejected, or it needs a shard of another size."""
     if isinstance(file.content, Reject):
         return file.content
-    refused = dict(shard.job.refused).get(unit.slot)
+    refused = dict(shard.job.rejected).get(unit.slot)
     if refused:
         return refused
     if unit.digest not in ("", file.digest):  # other content than the frames were counted from

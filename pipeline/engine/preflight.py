@@ -52,7 +52,7 @@ def _check_source(context: Context, job: ShardJob) -> None:
     """One file of the task must be there: a source that is not mounted has none."""
     buffer, missing = Buffer(), ""
     for unit in job.units:
-        if unit.slot in job.gone:
+        if unit.slot in job.missing:
             continue
         try:
             context.source.read(unit.path, buffer)

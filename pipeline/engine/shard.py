@@ -55,7 +55,7 @@ class OpenShard:
             stack.enter_context(ShardWriter(self._drafts.begin(file), rows, context.codecs[spec.name]))
             for file, spec in zip(self._files, job.arrays, strict=True)
         ]
-        paths = [unit.path for unit in job.units if unit.slot not in job.gone]
+        paths = [unit.path for unit in job.units if unit.slot not in job.missing]
         self._read = stack.enter_context(reading(context.source, paths))
 
     def read(self, path: str) -> Content:

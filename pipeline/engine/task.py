@@ -72,7 +72,7 @@ def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
     if record is None or not {spec.name for spec in job.arrays} <= record.arrays.keys():
         return None
     seen = {slot for slot, digest in enumerate(file.digest for file in record.files) if digest is not None}
-    if not job.again and seen != {unit.slot for unit in job.units} - job.gone:
+    if not job.adds_arrays and seen != {unit.slot for unit in job.units} - job.missing:
         return None  # a file was handed back, and the record does not say how many frames it has
     failed, other_files = count_rejects(line.code for line in record.rejects)
     return ShardResult(job.shard, slices=len(record.slices), failed=failed, other_files=other_files)

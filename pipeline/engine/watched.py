@@ -72,7 +72,7 @@ def run_watched(context: Context, job: ShardJob) -> ShardResult:
         refused = Reject(
             "killed_worker", f"the file {why.get(process.exitcode or 0, 'ended the process that decoded it')}"
         )
-        job = replace(job, refused=(*job.refused, (slot.value, refused)))
+        job = replace(job, rejected=(*job.rejected, (slot.value, refused)))
     raise CacheError(f"{context.cache}: shard {job.shard} kills every process that builds it; is there enough memory?")
 
 

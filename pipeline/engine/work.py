@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.cache.paths import Cache
-from pipeline.planning.settings import Manner, Settings
+from pipeline.planning.settings import BuildOptions, Settings
 from pipeline.planning.survey import Survey
 
 
@@ -19,4 +19,4 @@ class Work:
     settings: Settings
     found: Survey
     token: str
-    manner: Manner
+    options: BuildOptions

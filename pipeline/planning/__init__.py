@@ -1,1 +1,1 @@
-"""Decide what to build and why: the catalog, the stages, what is there, the plan."""
+"""Decide what to build and why: catalog, settings, stages, survey and plan."""

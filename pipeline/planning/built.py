@@ -1,4 +1,4 @@
-"""Keep in a commit what it was built with, and read it again for the next build."""
+"""Store in a commit the choices that it was built with, and read them for the next build."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from pipeline.planning.settings import Built, Settings
 
 
 def choices(settings: Settings) -> Choices:
-    """What the private part of a commit keeps of the choices behind it; `built_with` reads it."""
+    """Return the choices that the private part of a commit stores and `built_with` reads."""
     path = settings.labels.file.filepath
     return Choices(
         sizes_chosen=settings.sizes_chosen,
@@ -20,7 +20,7 @@ def choices(settings: Settings) -> Choices:
 
 
 def built_with(commit: Commit | None) -> Built | None:
-    """What a commit was built with, None before the first, and of one of format version 1, which did not keep it."""
+    """Return what a commit was built with; None without a commit, or for format version 1, which did not store it."""
     if commit is None or commit.private.choices is None:
         return None
     return Built(

@@ -1,4 +1,4 @@
-"""Turn data_catalog.yaml into frozen, checked settings; after it nobody sees a dict."""
+"""Parse data_catalog.yaml into frozen, validated dataclasses."""
 
 import dataclasses
 import typing
@@ -14,7 +14,7 @@ from pipeline.planning.yaml_values import InvalidError, parse_value, short, sugg
 LabelLevel = Literal["slice", "series", "study", "patient"]
 DEFAULT_FILE = "data_catalog.yaml"
 MAX_SIZE_PX = 4096
-MAX_WINDOWS = 8  # a slice's rows in all of them fit a core's own memory, band by band
+MAX_WINDOWS = 8  # so that a band of rows in all windows fits a core's cache
 MAX_NAME_CHARACTERS = 100
 TABLE_COLUMNS = (
     "row",
@@ -29,8 +29,8 @@ TABLE_COLUMNS = (
 )
 
 
-def _can_be_named(name: str) -> bool:
-    """Whether a name can stand in a table, a figure and a terminal."""
+def _is_valid_name(name: str) -> bool:
+    """Return whether a name can be used in tables, figures and terminals."""
     return 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable() and not set(name) & set(',"')
 
 
@@ -43,7 +43,7 @@ class Window:
     width_hu: float
 
     def problem(self) -> str | None:
-        if not _can_be_named(self.name):
+        if not _is_valid_name(self.name):
             return f"{short(self.name)} cannot name a window, choose another name"
         return None if self.width_hu > 0 else f"width_hu is {self.width_hu:g}, it must be above 0"
 
@@ -56,19 +56,20 @@ class ClassWeight:
     weight: float = 1.0
 
     def problem(self) -> str | None:
-        if self.name in TABLE_COLUMNS or not _can_be_named(self.name):
+        if self.name in TABLE_COLUMNS or not _is_valid_name(self.name):
             return f"{short(self.name)} cannot be a column of the table, choose another class name"
         return None if self.weight > 0 else f"weight is {self.weight:g}, it must be above 0"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """Where the labels are and what a line of them is about.
+    """A label file and its format.
 
     Attributes:
-        type: `rsna_long` (ID,Label), `wide` (one line a slice, series, ...), or None to tell by the header.
-        level: what one label is for; it holds for every slice of that.
-        soft: whether a label may lie between 0 and 1, as the share of readers who saw it.
+        type: `rsna_long` (ID,Label), `wide` (one line per slice, series, ...), or None to infer it from the header.
+        filepath: path of the file, or None without labels.
+        level: what a label refers to; it applies to all slices of that.
+        soft: whether labels between 0 and 1 are allowed, the share of readers who saw the class.
     """
 
     type: Literal["rsna_long", "wide"] | None = None
@@ -79,7 +80,7 @@ class LabelFile:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Shares of the patients on each side; kept in the cache for training."""
+    """Shares of the patients in each subset, 0 to 1; stored in the cache for training."""
 
     train: float = 0.7
     validation: float = 0.15
@@ -94,7 +95,7 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How arrays are stored; changes no pixel, so it is in no fingerprint."""
+    """How arrays are stored. Compression changes no pixel and is part of no fingerprint, but rows_per_shard is."""
 
     rows_per_shard: int = 256
     compression: Literal["lz4", "lz4hc", "zstd"] = "lz4"
@@ -111,7 +112,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a DICOM file is read: part of the fingerprint of every slice."""
+    """How DICOM files are read; part of the fingerprint of reading."""
 
     missing_rescale: Literal["reject", "identity"] = "reject"
     repair: Literal["none", "rsna_12bit_wrap"] = "none"
@@ -142,7 +143,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The whole file. An entry's own `windows` or `sizes` stand before the common ones."""
+    """The content of the file. `windows` and `sizes` of an entry override the common ones."""
 
     windows: tuple[Window, ...]
     datasets: Mapping[str, Dataset]
@@ -151,10 +152,10 @@ class Catalog:
     layout: Layout = Layout()
 
     def dataset(self, name: str) -> Dataset:
-        """The entry of this name, with the common windows and sizes filled in.
+        """Return the entry with this name, with the common windows and sizes filled in.
 
         Raises:
-            CatalogError: there is none; the nearest name is suggested.
+            CatalogError: there is none; the message suggests the closest name.
         """
         if name not in self.datasets:
             raise CatalogError(f"--dataset {name}: no such entry in the catalog{suggest(name, self.datasets)}")
@@ -166,7 +167,7 @@ def load(path: Path | None) -> Catalog:
     """Read and check a catalog file: `path`, else ./data_catalog.yaml, else the copy in the package.
 
     Raises:
-        CatalogError: names the file, the key, what is wrong, and the nearest right word.
+        CatalogError: the file cannot be read or is invalid; the message has the file, the key and the problem.
     """
     file = path or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else Path(__file__).parents[1] / DEFAULT_FILE)
     try:
@@ -187,11 +188,7 @@ def load(path: Path | None) -> Catalog:
 
 
 def check_sizes(sizes: tuple[int, ...]) -> None:
-    """Refuse image sides that cannot be built.
-
-    Raises:
-        CatalogError: a side below 1 or above `MAX_SIZE_PX`, or one that is given twice.
-    """
+    """Raise a CatalogError for a size below 1 or above `MAX_SIZE_PX` pixels, or one that is given twice."""
     try:
         _check_sizes(sizes, "--size")
     except InvalidError as error:

@@ -1,4 +1,4 @@
-"""Find out how the files that are there differ from those that are known; pure, reads and writes nothing."""
+"""Compare the files in the source with those that the cache knows; pure functions without input and output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,16 @@ from pipeline.source.listing import Listing
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How the files that are there differ from those that are known; lines of the listing and of the ledger.
+    """The difference between a listing and a ledger, as line numbers, int64.
 
     Attributes:
-        same: (n, 2) int64, equal size and time: (listing line, ledger line).
-        unsure: as `same`, equal size and another or an unknown time: the content must be compared.
-        resized: as `same`, another size.
-        new: listing lines of unknown paths.
-        vanished: ledger lines whose path is gone.
-        suspects: those of `new` whose size and time equal a vanished line's: perhaps renamed.
+        same: (n, 2), pairs of a listing line and a ledger line with equal path, size and time.
+        unsure: (n, 2), the same size but another or an unknown time, or a file that could not be read before: contents
+            must be compared.
+        resized: (n, 2), another size.
+        new: (n,), listing lines with an unknown path.
+        vanished: (n,), ledger lines whose path no longer exists.
+        maybe_renamed: (n,), those of `new` with the size and time of a vanished line.
     """
 
     same: np.ndarray
@@ -27,35 +28,35 @@ class Difference:
     resized: np.ndarray
     new: np.ndarray
     vanished: np.ndarray
-    suspects: np.ndarray
+    maybe_renamed: np.ndarray
 
     def lines_to_read(self) -> list[int]:
-        """Listing lines whose content must be known before it can be said what to build."""
-        return sorted([*self.unsure[:, 0].tolist(), *self.suspects.tolist()])
+        """Return the listing lines whose content must be read to decide what to build."""
+        return sorted([*self.unsure[:, 0].tolist(), *self.maybe_renamed.tolist()])
 
 
 def compare(listing: Listing, ledger: Ledger, *, check_content: bool = False) -> Difference:
-    """Compare by path, size and time; with `check_content` no time is believed."""
+    """Compare by path, size and time; with `check_content`, treat all times as unknown."""
     if not check_content and _equal(listing, ledger) and not ledger.unread().any():
         lines = np.arange(len(ledger))
         return _difference(np.stack([lines, lines], 1))
     known = ledger.index()
     matches = np.array([known.pop(path, -1) for path in listing.paths], np.int64)
-    found = np.flatnonzero(matches >= 0)
-    there, was = found, matches[found]
-    unread = ledger.unread()[was]
-    sized = (listing.sizes[there] == ledger.sizes[was]) | unread
-    timed = (listing.mtimes_ns[there] == ledger.mtimes_ns[was]) & (not check_content) & ~unread
-    pairs = np.stack([there, was], 1)
+    lines = np.flatnonzero(matches >= 0)
+    known_lines = matches[lines]
+    unread = ledger.unread()[known_lines]
+    same_size = (listing.sizes[lines] == ledger.sizes[known_lines]) | unread
+    same_time = (listing.mtimes_ns[lines] == ledger.mtimes_ns[known_lines]) & (not check_content) & ~unread
+    pairs = np.stack([lines, known_lines], 1)
     new = np.flatnonzero(matches < 0)
     vanished = np.array(sorted(known.values()), np.int64)
     return Difference(
-        same=pairs[sized & timed],
-        unsure=pairs[sized & ~timed],
-        resized=pairs[~sized],
+        same=pairs[same_size & same_time],
+        unsure=pairs[same_size & ~same_time],
+        resized=pairs[~same_size],
         new=new,
         vanished=vanished,
-        suspects=_suspects(listing, ledger, new, vanished),
+        maybe_renamed=_maybe_renamed(listing, ledger, new, vanished),
     )
 
 
@@ -73,7 +74,7 @@ def _difference(same: np.ndarray) -> Difference:
     return Difference(same, pairs, pairs, lines, lines, lines)
 
 
-def _suspects(listing: Listing, ledger: Ledger, new: np.ndarray, vanished: np.ndarray) -> np.ndarray:
+def _maybe_renamed(listing: Listing, ledger: Ledger, new: np.ndarray, vanished: np.ndarray) -> np.ndarray:
     stamps = set(zip(ledger.sizes[vanished].tolist(), ledger.mtimes_ns[vanished].tolist(), strict=True))
     found = [
         line
@@ -85,7 +86,11 @@ def _suspects(listing: Listing, ledger: Ledger, new: np.ndarray, vanished: np.nd
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file that was read to compare it turned out to be."""
+    """Size, time and digest of a file that was read to compare it.
+
+    Attributes:
+        digest: xxh3-128 as two 64-bit numbers.
+    """
 
     size: int
     mtime_ns: int
@@ -97,15 +102,15 @@ _UNREAD = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The difference once contents are known.
+    """The difference after contents were compared.
 
     Attributes:
-        kept: ledger of the files whose slices stay, with today's paths and times.
-        fresh: listing lines to be converted: new files and new contents.
-        changed: those of `fresh` that have a known path.
-        touched: how many of `kept` have another time.
-        renamed: (old path, new path) of those of `kept` that have another path.
-        vanished: paths that are gone.
+        kept: ledger of the files whose slices are kept, with their current paths and times.
+        fresh: listing lines to convert: new files and changed contents.
+        changed: those of `fresh` with a known path.
+        touched: number of files with another time and the same content.
+        renamed: (old path, new path) of files in `kept` that were renamed.
+        vanished: paths that no longer exist.
     """
 
     kept: Ledger
@@ -117,10 +122,10 @@ class Resolved:
 
 
 def resolve(listing: Listing, ledger: Ledger, difference: Difference, contents: Mapping[int, Content]) -> Resolved:
-    """Decide with the contents of `difference.lines_to_read()` which files stay.
+    """Decide which files are kept, given the contents of `difference.lines_to_read()`.
 
-    A line without content could not be read: it counts as fresh, and the build will say what is wrong with it, unless
-    it has said so before.
+    A line without content could not be read. It counts as fresh, so that the build reports the error, unless a previous
+    build has done so.
     """
     kept = [tuple(pair) for pair in difference.same.tolist()]
     fresh = [int(line) for line, _ in difference.resized]
@@ -154,16 +159,16 @@ def resolve(listing: Listing, ledger: Ledger, difference: Difference, contents: 
 def match_renamed(
     ledger: Ledger, difference: Difference, contents: Mapping[int, Content]
 ) -> tuple[dict[int, int], list[int]]:
-    """Find new paths that hold the content of a vanished one.
+    """Match new paths to vanished ones with the same content.
 
     Returns:
-        listing line -> ledger line of each; the ledger lines that are gone for good.
+        The listing line -> ledger line of each renamed file, and the remaining vanished ledger lines.
     """
     gone: dict[tuple[int, int, int], list[int]] = {}
     for was in difference.vanished.tolist():
         gone.setdefault((int(ledger.sizes[was]), *_digest(ledger, was)), []).append(was)
     renamed = {}
-    for line in difference.suspects.tolist():
+    for line in difference.maybe_renamed.tolist():
         content = contents.get(line)
         candidates = gone.get((content.size, *content.digest)) if content else None
         if candidates:

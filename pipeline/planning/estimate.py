@@ -1,4 +1,4 @@
-"""Estimate what a plan takes before it is begun: disk and time."""
+"""Estimate the disk space and time that a plan needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pipeline.planning.jobs import ShardJob
 from pipeline.words import counted
 
-# Seconds of one core a slice: reading and decoding, and a pixel of each window.
+# Seconds of one core: per slice for reading and decoding, and per output pixel in one window.
 # Source: benchmarks/README.md, "Shard task": 2,275 slices/s at 224, 1,211 at 380 and 981 at both, in three windows.
 SLICE_S, PIXEL_S = 0.234e-3, 4.1e-9 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the tasks of a plan are likely to take.
+    """The estimated cost of a plan.
 
     Attributes:
-        disk_bytes: rounded up generously.
-        core_seconds: of one core of the machine that the benchmarks ran on, from uncompressed files on a local disk.
+        slices: number of files, each counted as one slice.
+        disk_bytes: a generous upper estimate.
+        core_seconds: on one core of the machine of the benchmarks, for uncompressed files on a local disk.
     """
 
     slices: int
@@ -25,7 +26,7 @@ class Estimate:
     core_seconds: float
 
     def as_line(self, cores: int) -> str:
-        """In words, for so many cores."""
+        """Return the estimate in words for a number of cores."""
         return (
             f"about {counted(self.slices, 'slice')}: {_amount(self.disk_bytes)} on disk, "
             f"{_duration(self.core_seconds / cores)} with {counted(cores, 'core')}; compressed files, archives and "
@@ -34,14 +35,19 @@ class Estimate:
 
 
 def estimate(jobs: Iterable[ShardJob], channels: int) -> Estimate:
-    """Estimate the tasks of a plan; a file counts as one slice, since nobody has opened it."""
+    """Estimate the cost of tasks; a file counts as one slice, as it has not been opened yet.
+
+    Args:
+        jobs: the tasks.
+        channels: number of windows.
+    """
     slices = disk_bytes = 0
     core_seconds = 0.0
     for job in jobs:
-        files, sides = len(job.paths()), [spec.size_px for spec in job.arrays]
+        files, sizes = len(job.paths()), [spec.size_px for spec in job.arrays]
         slices += files
-        disk_bytes += _disk_need(sides, channels, files)
-        core_seconds += files * (SLICE_S + PIXEL_S * channels * sum(side * side for side in sides))
+        disk_bytes += _disk_bytes(sizes, channels, files)
+        core_seconds += files * (SLICE_S + PIXEL_S * channels * sum(size * size for size in sizes))
     return Estimate(slices, disk_bytes, core_seconds)
 
 
@@ -50,16 +56,16 @@ def _amount(size: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Roughly, for nobody plans by a second."""
+    """Format a duration with the precision of an estimate."""
     for limit, unit, word in ((7200, 3600, "h"), (120, 60, "min"), (10, 1, "s")):
         if seconds >= limit:
             return f"{seconds / unit:.{int(word == 'h')}f} {word}"
     return "seconds"
 
 
-def _disk_need(sizes_px: Sequence[int], channels: int, slices: int) -> int:
-    """Bytes that so many slices are likely to take, rounded up generously: 0.4 of the raw pixels.
+def _disk_bytes(sizes_px: Sequence[int], channels: int, slices: int) -> int:
+    """Return a generous estimate of the bytes that slices take: 0.4 of the raw pixels, and 1 KB each for records.
 
-    Source: 0.30 of the raw pixels for LZ4 on 52 real slices at 224, 0.26 at 380; records add about 1 KB a slice.
+    Source: LZ4 reduced 52 real slices to 0.30 of the raw pixels at 224, and to 0.26 at 380.
     """
-    return sum(slices * int(0.4 * channels * side * side) for side in sizes_px) + 1024 * slices
+    return sum(slices * int(0.4 * channels * size * size) for size in sizes_px) + 1024 * slices

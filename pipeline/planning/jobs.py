@@ -1,4 +1,4 @@
-"""Say what a task is to do: a shard to fill, or to add arrays to."""
+"""The tasks of a build: each fills one shard, or adds arrays to it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,32 +9,40 @@ from pipeline.planning.stages import ArraySpec
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One task: a shard to fill, or to add arrays to.
+    """One task: fill a shard, or add arrays to it.
 
     Attributes:
+        shard: number of the shard.
         units: what to read, in slot order.
         arrays: what to write.
-        again: the shard has a record already, rows and frames are as it says, and only these arrays are added.
-        gone: slots whose file has vanished since they were planned: they stay empty.
-        refused: slots whose file killed a worker -> the reject that says so.
-        kept: rows that stay as the shard in this place has them; only a repair has any.
+        adds_arrays: whether the shard already has a record, which determines rows and frames, and the task only adds
+            `arrays`.
+        missing: slots whose file has vanished since the shard was planned; they remain empty.
+        rejected: (slot, reject) for each file that killed a worker.
+        kept: rows that keep the images that the shard already has; only used by repair.
     """
 
     shard: int
     units: tuple[Unit, ...]
     arrays: tuple[ArraySpec, ...]
-    again: bool = False
-    gone: frozenset[int] = frozenset()
-    refused: tuple[tuple[int, Reject], ...] = ()
+    adds_arrays: bool = False
+    missing: frozenset[int] = frozenset()
+    rejected: tuple[tuple[int, Reject], ...] = ()
     kept: frozenset[int] = frozenset()
 
     def paths(self) -> list[str]:
-        """The files that the task reads."""
-        return [unit.path for unit in self.units if unit.slot not in self.gone]
+        """Return the paths of the files that the task reads."""
+        return [unit.path for unit in self.units if unit.slot not in self.missing]
 
 
 class HandedBack(NamedTuple):
-    """A file with more frames than were left in the shard it was planned into, and what it turned out to be."""
+    """A file to plan again, since its frames did not fit the shard or its content has changed since they were counted.
+
+    Attributes:
+        unit: the file as planned.
+        frames: number of its frames.
+        digest: xxh3-128 (hex) of its content.
+    """
 
     unit: Unit
     frames: int

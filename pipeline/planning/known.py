@@ -1,4 +1,4 @@
-"""Hold what the cache knows already: what is committed, and what a killed build has left."""
+"""The state of a cache before a build: its current commit, and the finished work of a killed build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,22 +9,24 @@ from pipeline.dicom.records import Unit
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is there.
+    """The state of a cache.
 
     Attributes:
         committed: the files of the current commit.
-        reading: the fingerprint of how the current commit's files were read, None before the first.
-        table: the fingerprint of the current commit's table, None before the first.
-        committed_arrays: names of the arrays of the current commit; they hold every file of it.
-        ledger: files that were read as is wanted now and whose slices lie in finished shards, committed or left by a
-            killed build.
-        arrays: shard -> names of the arrays that hold all of its files in `ledger`, where the commit does not vouch.
-        pending: shard -> units that a killed build has planned.
-        done: those of `pending` that it has finished.
-        next_shard: the first shard number that was never given out.
-        identified: whether the cache has an identity; one of format version 1 has none.
-        running: who is building at this moment, so that `pending` is at work; "" where nobody else is.
-        retried: files that are tried again, that is, left out of `ledger` though they were read.
+        reading: fingerprint of reading of the current commit; None before the first.
+        table: fingerprint of the table of the current commit; None before the first.
+        committed_arrays: names of the arrays of the current commit, which have all of its files; empty if they were
+            read with other settings than those wanted now.
+        ledger: files that were read with the settings wanted now and whose slices are in finished shards, committed or
+            left by a killed build.
+        arrays: for shards that may differ from `committed_arrays`, shard -> names of the arrays that have all of the
+            shard's files in `ledger`.
+        pending: shard -> units that a killed or a running build has planned.
+        done: those of `pending` that are finished.
+        next_shard: the lowest shard number that was never used.
+        retried: rejected files to try again, which are therefore left out of `ledger`.
+        running: description of the build that is running now and processes `pending`; "" if none.
+        identified: whether the cache has an identity; caches of format version 1 have none.
     """
 
     committed: Ledger
@@ -41,5 +43,5 @@ class Known:
     identified: bool = True
 
     def unfinished(self) -> dict[int, tuple[Unit, ...]]:
-        """What a killed build has left to be done."""
+        """Return the units of each pending shard that is not finished."""
         return {shard: units for shard, units in self.pending.items() if shard not in self.done}

@@ -1,4 +1,4 @@
-"""Decide what to build and why, from what is there and what is wanted; pure, reads and writes nothing."""
+"""Decide what to build and why; pure functions without input and output."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from pipeline.source.listing import Listing
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a build does.
+    """What a build will do.
 
     Attributes:
-        resolved: which files stay and which are read.
-        compared: files that had to be read to settle that.
-        pending: shard -> units of every shard that is not committed yet, to be kept before the first is written.
+        resolved: which files are kept and which are converted.
+        compared: paths of the files that were read to decide this.
+        pending: shard -> units of each uncommitted shard, to be stored before the first is written.
         jobs: the tasks, in order.
-        reasons: why, in plain words; empty where nothing is to be done.
-        notes: what it is likely to take, and what is kept because the cache was built with it.
+        reasons: why, in words; empty if there is nothing to do.
+        notes: the estimated cost, and what is kept because the cache was built with it.
     """
 
     resolved: Resolved
@@ -38,19 +38,20 @@ class Plan:
 
     @property
     def commit(self) -> bool:
-        """Whether a new commit is due, with or without tasks."""
+        """Whether the build makes a new commit, with or without tasks."""
         return bool(self.reasons)
 
     @property
     def slices_expected(self) -> int:
+        """Number of slices to convert, counting a file as one."""
         return sum(len(job.paths()) for job in self.jobs)
 
     def as_lines(self) -> list[str]:
-        """What is done and why, and the notes, for a terminal."""
+        """Return the reasons and the notes, one line each."""
         return [*(self.reasons or ("nothing to do: the cache is up to date",)), *self.notes]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as plain data: reasons, and what each task reads and writes."""
+        """Return the plan as JSON data: reasons, files, and what each task reads and writes."""
         return {
             "work_pending": self.commit,
             "reasons": list(self.reasons),
@@ -78,8 +79,12 @@ def make(
     """Plan the shards and tasks.
 
     Args:
-        resolved: `known.ledger` against `listing`.
-        compared: files that were read for that.
+        listing: the files in the source.
+        known: the state of the cache.
+        resolved: the difference between `listing` and `known.ledger`.
+        compared: paths of the files that were read to resolve it.
+        wanted: fingerprints that the build must produce.
+        rows_per_shard: rows of a shard.
     """
     unfinished = known.unfinished()
     planned = {unit.path for units in unfinished.values() for unit in units}
@@ -89,37 +94,38 @@ def make(
     fresh = [path for path in why if path not in planned]
     fresh = fresh if listing.ordered else shuffled(fresh)
     new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
-    again = _added_arrays(known, resolved.kept, wanted)
-    resumed = _left_jobs(listing, unfinished, wanted)
-    jobs = (*again, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(reasons_of(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), again=again))
+    added = _jobs_that_add_arrays(known, resolved.kept, wanted)
+    resumed = _resumed_jobs(listing, unfinished, wanted)
+    jobs = (*added, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
+    reasons = tuple(reasons_of(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), added=added))
     return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 
-def _left_jobs(
+def _resumed_jobs(
     listing: Listing, unfinished: Mapping[int, tuple[Unit, ...]], wanted: Fingerprints
 ) -> tuple[ShardJob, ...]:
-    """Tasks of a killed build as it planned them; a shard of which no file is left needs none."""
+    """Return the tasks that a killed build had planned, except for shards whose files have all vanished."""
     if not unfinished:
         return ()
-    there = set(listing.paths)
-    gone = {
-        shard: frozenset(unit.slot for unit in units if unit.path not in there) for shard, units in unfinished.items()
+    existing = set(listing.paths)
+    missing = {
+        shard: frozenset(unit.slot for unit in units if unit.path not in existing)
+        for shard, units in unfinished.items()
     }
     return tuple(
-        ShardJob(shard, units, wanted.arrays, gone=gone[shard])
+        ShardJob(shard, units, wanted.arrays, missing=missing[shard])
         for shard, units in sorted(unfinished.items())
-        if len(gone[shard]) < len(units)
+        if len(missing[shard]) < len(units)
     )
 
 
 def shuffled(paths: Iterable[str]) -> list[str]:
-    """The paths in pseudo-random order: by the xxh3-64 of the path, so that a shard mixes patients."""
+    """Return the paths ordered by their xxh3-64, so that a shard mixes patients."""
     return sorted(paths, key=lambda path: (xxhash.xxh3_64_intdigest(path.encode("utf-8", "surrogateescape")), path))
 
 
 def _new_shards(files: Sequence[tuple[str, str]], first: int, rows_per_shard: int) -> dict[int, tuple[Unit, ...]]:
-    """One slot a file, whole shards, from shard number `first` on."""
+    """Assign files to new shards, one slot each, starting with shard number `first`."""
     starts = range(0, len(files), rows_per_shard)
     return {
         first + number: tuple(
@@ -130,13 +136,13 @@ def _new_shards(files: Sequence[tuple[str, str]], first: int, rows_per_shard: in
 
 
 def place_frames(handed_back: Iterable[HandedBack], first: int, rows_per_shard: int) -> dict[int, tuple[Unit, ...]]:
-    """Plan files whose number of frames is known into shards of their own, from shard number `first` on.
+    """Assign files with a known number of frames to new shards, starting with shard number `first`.
 
-    Files that fit one shard are packed in order; a larger one takes consecutive shards by itself.
+    Files that fit one shard are packed in order; a larger file gets consecutive shards of its own.
     """
     shards: dict[int, tuple[Unit, ...]] = {}
     used = rows_per_shard
-    of_path = {file.unit.path: file for file in handed_back}  # each part of a file that has changed hands it back
+    of_path = {file.unit.path: file for file in handed_back}  # every part of a changed file hands it back
     for unit, frames, digest in sorted(
         of_path.values(), key=lambda file: (file.frames > rows_per_shard, file.unit.path)
     ):
@@ -155,17 +161,17 @@ def place_frames(handed_back: Iterable[HandedBack], first: int, rows_per_shard: 
     return shards
 
 
-def _added_arrays(known: Known, kept: Ledger, wanted: Fingerprints) -> tuple[ShardJob, ...]:
-    """Tasks that add wanted arrays to shards that lack them."""
+def _jobs_that_add_arrays(known: Known, kept: Ledger, wanted: Fingerprints) -> tuple[ShardJob, ...]:
+    """Return tasks that add wanted arrays to shards that lack them."""
     names = {spec.name for spec in wanted.arrays}
-    if names <= known.committed_arrays and all(names <= there for there in known.arrays.values()):
+    if names <= known.committed_arrays and all(names <= present for present in known.arrays.values()):
         return ()
     unread = {path for path, unread in zip(kept.paths, kept.unread().tolist(), strict=True) if unread}
     jobs = []
     for shard, paths in sorted(kept.live_slots().items()):
-        there = known.arrays.get(shard, known.committed_arrays)
-        missing = tuple(spec for spec in wanted.arrays if spec.name not in there)
+        present = known.arrays.get(shard, known.committed_arrays)
+        missing = tuple(spec for spec in wanted.arrays if spec.name not in present)
         units = tuple(Unit(slot, path) for slot, path in sorted(paths.items()) if path not in unread)
         if missing and units:
-            jobs.append(ShardJob(shard, units, missing, again=True))
+            jobs.append(ShardJob(shard, units, missing, adds_arrays=True))
     return tuple(jobs)

@@ -1,4 +1,4 @@
-"""Say in words why something is built."""
+"""Explain in words why a build has work to do."""
 
 from collections.abc import Sequence, Set
 
@@ -7,21 +7,21 @@ from pipeline.planning.jobs import ShardJob
 from pipeline.planning.known import Known
 from pipeline.planning.stages import Fingerprints
 
-FIRST, NEW, CHANGED, OTHERWISE = (
+FIRST, NEW, CHANGED, READING_CHANGED = (
     "the first build",
     "a new file",
     "its content changed",
-    "the settings or the version of the reading have changed",
+    "the settings or the version of reading have changed",
 )
 RETRIED = "it was rejected and is tried again"
 
 
 def why_read(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
-    """Say why one file is read, for `pipeline why`."""
+    """Return why a file is read, for `pipeline why`."""
     if known.reading is None:
         return FIRST
     if known.reading != wanted.reading:
-        return OTHERWISE
+        return READING_CHANGED
     if path in known.retried:
         return RETRIED
     return CHANGED if path in changed else NEW
@@ -35,28 +35,28 @@ def reasons_of(
     changed: Set[str],
     *,
     resumed: int,
-    again: Sequence[ShardJob],
+    added: Sequence[ShardJob],
 ) -> list[str]:
-    """Say in plain words why there is something to build; empty where there is nothing.
+    """Return in words why there is something to build; empty if there is nothing.
 
     Args:
-        fresh: paths that are read and were not planned before.
+        known: the state of the cache.
+        resolved: the difference between the source and the cache.
+        wanted: fingerprints that the build must produce.
+        fresh: paths to read that were not planned before.
         changed: paths whose content has changed.
-        resumed: shards that a killed build has left.
-        again: tasks that add arrays.
+        resumed: number of shards that a killed or running build has not finished.
+        added: tasks that add arrays.
     """
     reasons = []
     if known.running and known.pending:
-        left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left of it"
+        left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left"
         reasons.append(f"a build is running ({known.running}): {left}")
     elif known.pending:
-        reasons.append(
-            f"a build was interrupted and is continued: {_count(resumed, 'shard is', 'shards are')} left of it"
-        )
+        left = f"{_count(resumed, 'shard is', 'shards are')} left"
+        reasons.append(f"a build was interrupted and is resumed: {left}")
     if known.reading not in (None, wanted.reading):
-        reasons.append(
-            f"the settings or the version of the reading have changed: {len(fresh):,} files are converted again"
-        )
+        reasons.append(f"{READING_CHANGED}: {_count(len(fresh), 'file is', 'files are')} converted again")
     elif known.reading is None and not known.pending:
         reasons.append(f"first build: {_count(len(fresh), 'file', 'files')}")
     else:
@@ -67,13 +67,13 @@ def reasons_of(
     reasons += _counted(len(resolved.renamed), "file is", "files are", "renamed: the slices stay")
     reasons += _counted(len(resolved.vanished), "file is", "files are", "gone: --prune removes the slices")
     for spec in wanted.arrays:
-        shards = sum(spec in job.arrays for job in again)
+        shards = sum(spec in job.arrays for job in added)
         if shards:
             what = f"size {spec.size_px} is new or its windows have changed"
             reasons.append(f"{what}: {_count(shards, 'shard is', 'shards are')} converted for it")
-    same_way = known.reading == wanted.reading
-    if not again and same_way and {spec.name for spec in wanted.arrays} != known.committed_arrays:
-        reasons.append("the wanted sizes or windows have changed: the commit has others; these are already converted")
+    same_reading = known.reading == wanted.reading
+    if not added and same_reading and {spec.name for spec in wanted.arrays} != known.committed_arrays:
+        reasons.append("the wanted sizes or windows differ from those of the commit, but are already converted")
     if known.table is not None and known.table != wanted.table:
         reasons.append("labels, classes or other settings of the table have changed: the table is written again")
     if not known.identified and not reasons:

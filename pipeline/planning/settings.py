@@ -1,4 +1,4 @@
-"""Merge the catalog, a command's options and what the cache was built with into what one build wants."""
+"""Merge the catalog, the options of a command and the previous choices of a cache into the settings of a build."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -23,12 +23,14 @@ DEFAULT_DATASET = "generic"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the options of a command ask for; what they leave out stays as the cache was built with.
+    """The options of a command; those that are not given stay as the cache was built.
 
     Attributes:
-        sizes, drop_sizes: image sides to add, and to take away.
-        labels: label file; None for that of the commit, or of the catalog.
-        no_labels: take the labels away.
+        src: folder, archive or address of the DICOM files; None for that of the catalog.
+        dataset: entry of the catalog; None for that of the cache, or `generic`.
+        sizes, drop_sizes: image sizes in pixels to add and to remove.
+        labels: path of a label file; None for that of the cache or the catalog.
+        no_labels: whether to remove the labels.
     """
 
     src: str | None = None
@@ -41,12 +43,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a commit was built with, as its private part keeps it.
+    """The choices that a commit was built with.
 
     Attributes:
-        label_file: full path of the label file, "" without labels.
-        labels_digest: SHA-256 of its content.
-        labels_chosen, sizes_chosen: whether options said so; the catalog's words come after those.
+        dataset: entry of the catalog.
+        sizes: image sizes in pixels.
+        sizes_chosen, labels_chosen: whether they come from options, which take precedence over the catalog.
+        classes: names of the classes.
+        label_file: absolute path of the label file; "" without labels.
+        labels_digest: SHA-256 (hex) of its content.
     """
 
     dataset: str
@@ -60,13 +65,13 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels that a build wants.
+    """The labels of a build.
 
     Attributes:
-        file: the format, and the path as messages name it; `filepath` None where no labels are wanted.
-        digest: SHA-256 of the content, "" without labels.
-        chosen: whether an option said so, `--labels` or `--no-labels`.
-        content: of the file; None where it has vanished and the labels of the commit stay.
+        file: the format, and the path as messages print it; `filepath` is None without labels.
+        digest: SHA-256 (hex) of the content; "" without labels.
+        chosen: whether they come from `--labels` or `--no-labels`.
+        content: of the file; None without labels, or if it has vanished and those of the commit are kept.
     """
 
     file: LabelFile
@@ -77,13 +82,14 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one build wants, the catalog, the options and the last commit put together.
+    """The settings of one build, merged from the catalog, the options and the last commit.
 
     Attributes:
         src: folder, archive or address of the DICOM files.
-        patient_key_digest: fingerprint of the key that patient ids are hashed with, "" where they are kept.
-        sizes_chosen: whether the sizes go back to options.
-        kept: what stays because the cache was built with it, in plain words.
+        sizes: image sizes in pixels, ascending.
+        sizes_chosen: whether the sizes come from options.
+        patient_key_digest: digest of the key for hashing patient ids; "" if they are not hashed.
+        kept: what is kept because the cache was built with it, in words.
     """
 
     src: str
@@ -102,13 +108,13 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How one command goes about its build; nothing of it is part of what the cache is to be.
+class BuildOptions:
+    """Options of one build that are not settings of the cache.
 
     Attributes:
-        patient_key: that patient ids are hashed with, None where they are kept.
-        prune: whether slices of files that are gone may leave.
-        check_content, retry_rejected: as `survey` takes them.
+        patient_key: key for hashing patient ids; None if they are not hashed.
+        prune: whether to remove the slices of files that no longer exist.
+        check_content, retry_rejected: see `survey`.
     """
 
     patient_key: bytes | None = field(default=None, kw_only=False, repr=False)
@@ -119,16 +125,16 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Where tasks run: in this process, in local ones, or on a Dask cluster.
+    """Where tasks run: in this process, in local processes, or on a Dask cluster.
 
     Attributes:
-        local: local processes; 0 where one of the next three says where, or for a plain loop in this process.
+        local: number of local processes; 0 to use one of the next three, or a plain loop in this process.
         scheduler: address of a running Dask scheduler, or None.
-        scheduler_file: the file in which a running scheduler left its address, or None.
+        scheduler_file: file that a running scheduler has written its address to, or None.
         cluster: YAML file that describes a cluster to start, or None.
-        report: file for Dask's performance report, or None.
-        dashboard: whether local processes serve Dask's pages, to anybody on this machine.
-        any_class: whether `cluster` may name any class, which runs as code.
+        report: output file for Dask's performance report, or None.
+        dashboard: whether to serve Dask's dashboard, which every user of this machine can open.
+        any_class: whether `cluster` may name any class, whose code is then run.
     """
 
     local: int
@@ -145,10 +151,10 @@ class Workers:
 
 
 def find_dataset(catalog: Catalog, request: Request, built: Built | None) -> tuple[str, Dataset]:
-    """The catalog's entry that the options name, else the one that the cache was built with, else `generic`.
+    """Return name and content of the requested catalog entry, or else that of the cache, or else `generic`.
 
     Raises:
-        CatalogError: no such entry.
+        CatalogError: the catalog has no such entry.
     """
     name = request.dataset or (built.dataset if built else DEFAULT_DATASET)
     try:
@@ -160,17 +166,19 @@ def find_dataset(catalog: Catalog, request: Request, built: Built | None) -> tup
 
 
 def make_settings(catalog: Catalog, request: Request, built: Built | None, key_digest: str) -> Settings:
-    """Put the catalog's entry, the options and what the cache was built with together.
+    """Merge the catalog's entry, the options and the previous choices of the cache.
 
-    Options come first, then what options have said before, then the catalog.
+    Options take precedence over options of previous builds, and those over the catalog.
 
     Args:
-        built: None before the first commit.
-        key_digest: of the patient key, "" where ids are kept.
+        catalog: the catalog.
+        request: the options.
+        built: choices of the current commit; None before the first.
+        key_digest: digest of the patient key; "" if ids are not hashed.
 
     Raises:
-        CatalogError: no such entry, impossible sizes.
-        SourceError: no source, or the label file cannot be read.
+        CatalogError: there is no such entry, or a size is not possible.
+        SourceError: there is no source, or the label file cannot be read.
     """
     name, entry = find_dataset(catalog, request, built)
     src = request.src or entry.filepath
@@ -203,16 +211,16 @@ def make_settings(catalog: Catalog, request: Request, built: Built | None, key_d
 
 
 def _choose_sizes(request: Request, entry: Dataset, built: Built | None) -> tuple[tuple[int, ...], bool]:
-    """The image sides that are wanted, and whether options said so, now or before."""
+    """Return the image sizes to build, and whether they come from options, now or in a previous build."""
     check_sizes(request.sizes)
     before = built is not None and built.sizes_chosen
     chosen = before or bool(request.sizes) or not set(request.drop_sizes).isdisjoint(entry.sizes)
-    asked = request.sizes or (() if before else entry.sizes)
-    wanted = {*asked, *(built.sizes if built else ())}
+    requested = request.sizes or (() if before else entry.sizes)
+    wanted = {*requested, *(built.sizes if built else ())}
     for size_px in request.drop_sizes:
         if size_px not in wanted:
-            there = ", ".join(str(size) for size in sorted(wanted))
-            raise CatalogError(f"--drop-size {size_px}: the cache is not built at that size, but at {there}")
+            existing = ", ".join(str(size) for size in sorted(wanted))
+            raise CatalogError(f"--drop-size {size_px}: the cache does not have this size, but {existing}")
     left = wanted - set(request.drop_sizes)
     if not left:
         raise CatalogError("--drop-size: no size would be left; give --size for another one")
@@ -220,15 +228,15 @@ def _choose_sizes(request: Request, entry: Dataset, built: Built | None) -> tupl
 
 
 def _kept_sizes(request: Request, entry: Dataset, built: Built | None, sizes: tuple[int, ...]) -> list[str]:
-    asked = request.sizes or entry.sizes
-    return [f"size {size} (--drop-size {size} removes it)" for size in sizes if built and size not in asked]
+    requested = request.sizes or entry.sizes
+    return [f"size {size} (--drop-size {size} removes it)" for size in sizes if built and size not in requested]
 
 
 # --- labels --------------------------------------------------------------------------------------------------------
 
 
 def _choose_labels(request: Request, entry: Dataset, built: Built | None) -> Labels:
-    """The label file that is wanted: of the options, of earlier options, of the catalog, of the commit."""
+    """Return the labels of, in this order, the options, previous options, the catalog, the commit."""
     known, chosen = (built.label_file, built.labels_chosen) if built else ("", False)
     if request.labels:
         return _read(replace(entry.labels, filepath=request.labels), chosen=True)
@@ -243,12 +251,12 @@ def _choose_labels(request: Request, entry: Dataset, built: Built | None) -> Lab
 
 
 def _has_vanished(path: str, known: str) -> bool:
-    """Whether this is the file that the commit's labels came from, and is gone."""
-    return not path or (_are_same(path, known) and not Path(path).exists())
+    """Return whether the label file of the commit no longer exists and there is no other."""
+    return not path or (_is_same_path(path, known) and not Path(path).exists())
 
 
 def _read(file: LabelFile, *, chosen: bool) -> Labels:
-    """The labels of a file.
+    """Read a label file.
 
     Raises:
         SourceError: it cannot be read.
@@ -267,11 +275,11 @@ def _kept_labels(request: Request, entry: Dataset, built: Built | None, labels: 
         return []
     if labels.content is None:
         return [f"the commit's labels, though their file {path} is gone (--labels FILE or --no-labels changes that)"]
-    if labels.digest != built.labels_digest and _are_same(path, built.label_file):
+    if labels.digest != built.labels_digest and _is_same_path(path, built.label_file):
         return [f"labels of {path}, which has changed"]
     return [] if path == entry.labels.filepath else [f"labels of {path} (--no-labels removes them)"]
 
 
-def _are_same(path: str, other: str) -> bool:
-    """Whether two paths name one file, as far as their text tells."""
+def _is_same_path(path: str, other: str) -> bool:
+    """Return whether two paths are equal once they are absolute and normalised."""
     return os.path.abspath(path) == os.path.abspath(other)

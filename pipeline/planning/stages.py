@@ -1,4 +1,4 @@
-"""List the stages in order, each with its name, version and settings, and their fingerprints."""
+"""The stages of a build, their versions, and the fingerprints of their results."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.planning.settings import Settings
 
-# Raised by hand when a stage gives other values for the same input; tests hold stored outputs against it.
+# Incremented by hand when a stage gives other values for the same input; tests compare stored outputs.
 READ_VERSION = 3
 RENDER_VERSION = 1
 SERIES_VERSION = 3
@@ -22,7 +22,7 @@ class ArrayPath(str):
     """The path of an array inside a cache: `images/<size>-<8 hex digits>` or `sums/<size>-<8 hex digits>`.
 
     Raises:
-        ValueError: the text is of no such form.
+        ValueError: the text does not have this form.
     """
 
     __slots__ = ()
@@ -35,16 +35,20 @@ class ArrayPath(str):
 
     @property
     def name(self) -> str:
-        """The name of the array."""
+        """The name of the array, `<size>-<8 hex digits>`."""
         return self.partition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One image array of the cache: its side and the digits that name its conversion.
+    """One image array of the cache.
+
+    Attributes:
+        size_px: image size in pixels.
+        fingerprint: of the conversion, 8 hex digits.
 
     Raises:
-        ValueError: the side or the digits cannot be part of a path inside a cache.
+        ValueError: the size or the fingerprint does not have this form.
     """
 
     size_px: int
@@ -56,13 +60,13 @@ class ArraySpec:
 
     @staticmethod
     def of_name(name: str) -> "ArraySpec":
-        """The array of a name, `<size>-<8 hex digits>`."""
+        """Parse a name, `<size>-<8 hex digits>`."""
         size, _, fingerprint = name.partition("-")
         return ArraySpec(int(size) if size.isascii() and size.isdigit() else 0, fingerprint)
 
     @staticmethod
     def of_path(path: str) -> "ArraySpec":
-        """The array of a path, `images/<name>` or `sums/<name>`."""
+        """Parse a path, `images/<name>` or `sums/<name>`."""
         return ArraySpec.of_name(ArrayPath(path).name)
 
     @property
@@ -80,12 +84,12 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """What each stage's result depends on, beside the content of the files.
+    """Fingerprints of everything except the files' contents that the results of a build depend on.
 
     Attributes:
-        reading: of scan and decode; another one means that every file is read into new rows.
-        arrays: one image array a size; another one means another array for the same rows.
-        table: of series, labels and commit; another one means only a new table.
+        reading: of scanning and decoding; if it changes, all files are read again, into new rows.
+        arrays: one for each size; if one changes, the same rows are stored in another array.
+        table: of series and labels; if it changes, only the table is written again.
     """
 
     reading: str
@@ -94,18 +98,18 @@ class Fingerprints:
 
 
 def fingerprint(content: Any) -> str:
-    """SHA-256 hex of the canonical JSON of dataclasses, mappings, sequences, text, numbers and None.
+    """Return the SHA-256 (hex) of canonical JSON for dataclasses, mappings, sequences, text, numbers and None.
 
     Raises:
-        TypeError: any other type, so that nothing enters by its repr.
+        TypeError: there is a value of another type.
     """
     return hashlib.sha256(json.dumps(_plain(content), sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def fingerprints(settings: Settings) -> Fingerprints:
-    """The fingerprints that a build with these settings must find or make.
+    """Return the fingerprints of the results of a build with these settings.
 
-    rows_per_shard is no property of a pixel, but of where a row lies, so another one means other rows.
+    That of reading includes rows_per_shard, which changes no pixel but determines where rows are stored.
     """
     read = ["read", READ_VERSION, settings.reading, settings.patient_key_digest, settings.layout.rows_per_shard]
     reading = fingerprint(read)

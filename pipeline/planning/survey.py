@@ -1,4 +1,4 @@
-"""Find out what is there, in the source and in the cache, and have it planned; writes nothing."""
+"""Compare the source with the cache, and plan a build; nothing is written."""
 
 import csv
 import io
@@ -33,7 +33,12 @@ from pipeline.source.sources import Source, open_source
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a build found before it did anything."""
+    """The state of source and cache before a build, and its plan.
+
+    Attributes:
+        head: the current commit; None before the first.
+        wanted: fingerprints that the build must produce.
+    """
 
     source: Source
     listing: Listing
@@ -42,12 +47,8 @@ class Survey:
     plan: Plan
 
 
-def require_apart(cache: Cache, src: str) -> None:
-    """Refuse a cache inside its own source: it would read its own files, and commit again at every build.
-
-    Raises:
-        SourceError: the cache lies below `src`.
-    """
+def refuse_cache_in_source(cache: Cache, src: str) -> None:
+    """Raise a SourceError if the cache is inside its source, as each build would read the files of the previous one."""
     src = src.removeprefix("file://")
     if "://" not in src and Path(src).resolve() in cache.root.resolve().parents:
         raise SourceError(f"{cache}: --out lies inside --src {src}; give a folder outside of it")
@@ -59,16 +60,18 @@ def survey(
     """Scan the source, compare it with what the cache knows, and plan.
 
     Args:
-        check_content: believe no time stamp, compare contents.
-        retry_rejected: read files that failed once more, after a decoder was installed, say.
-        running: who builds it at this moment, as `lock.builder_at_work` says; for a plan that is only looked at.
+        cache: the cache, which may not exist yet.
+        settings: settings of the build.
+        check_content: whether to ignore times and compare contents.
+        retry_rejected: whether to read failed files again, for example after a decoder was installed.
+        running: description of a running build, from `lock.builder_at_work`, if the plan is only printed.
 
     Raises:
-        SourceError, CacheError: source or cache cannot be used.
+        SourceError, CacheError: the source or the cache cannot be used.
     """
     head = current_commit(cache)
     wanted = fingerprints(settings)
-    require_apart(cache, settings.src)
+    refuse_cache_in_source(cache, settings.src)
     source = open_source(settings.src)
     if isinstance(source, Folder):
         source = replace(source, apart=str(cache.root.resolve()))
@@ -78,12 +81,12 @@ def survey(
         known = _forget_failed(known, _failed_paths(cache, head) & set(listing.paths))
     difference = changes.compare(listing, known.ledger, check_content=check_content)
     lines = set(difference.lines_to_read())
-    other_way = known.reading not in (None, wanted.reading)
-    before = changes.compare(listing, known.committed) if other_way else difference
-    lines |= set(before.suspects.tolist())
+    reading_changed = known.reading not in (None, wanted.reading)
+    before = changes.compare(listing, known.committed) if reading_changed else difference
+    lines |= set(before.maybe_renamed.tolist())
     contents = _contents(source, listing, sorted(lines))
     resolved = changes.resolve(listing, known.ledger, difference, contents)
-    if other_way:
+    if reading_changed:
         _, gone = changes.match_renamed(known.committed, before, contents)
         resolved = replace(resolved, vanished=[known.committed.paths[line] for line in gone])
     resolved = _without_uncommitted(resolved, known.committed)
@@ -96,7 +99,7 @@ def survey(
 
 
 def _without_uncommitted(resolved: Resolved, committed: Ledger) -> Resolved:
-    """A file that came and went between two commits is not missed."""
+    """Do not report files as vanished that are in no commit."""
     if not resolved.vanished:
         return resolved
     paths = set(committed.paths)
@@ -112,7 +115,7 @@ def _contents(source: Source, listing: Listing, lines: Iterable[int]) -> dict[in
 
 
 def _known(cache: Cache, head: commits.Commit | None, wanted: Fingerprints) -> Known:
-    """What the cache knows: the current commit, and what a killed build for the same reading has left."""
+    """Return the state of the cache: its current commit, and the work of a killed build with the same reading."""
     pending = read_pending(cache)
     next_shard = first_free_shard(cache, head, pending)
     if pending and (pending.reading != wanted.reading or is_committed(pending, head)):
@@ -120,18 +123,18 @@ def _known(cache: Cache, head: commits.Commit | None, wanted: Fingerprints) -> K
     planned = pending.shards if pending else {}
     done = {shard: record for shard in planned if (record := read_record(cache, shard))}
     committed = commits.read_ledger(cache, head.id) if head else empty_ledger()
-    same_way = head is not None and head.private.reading == wanted.reading
-    arrays = {path.split("/")[1] for path in head.arrays} if head and same_way else set()
-    left = _finished_files(planned, done)
-    ledger = merge(committed if same_way else empty_ledger(), left)
-    vouched = {spec.name for spec in wanted.arrays} <= arrays
+    same_reading = head is not None and head.private.reading == wanted.reading
+    arrays = {path.split("/")[1] for path in head.arrays} if head and same_reading else set()
+    finished = _finished_files(planned, done)
+    ledger = merge(committed if same_reading else empty_ledger(), finished)
+    commit_has_all = {spec.name for spec in wanted.arrays} <= arrays
     return Known(
         committed=committed,
         reading=head.private.reading if head else None,
         table=head.private.table if head else None,
         committed_arrays=frozenset(arrays),
         ledger=ledger,
-        arrays=_arrays_of(cache, left if vouched else ledger),
+        arrays=_arrays_of(cache, finished if commit_has_all else ledger),
         pending=planned,
         done=frozenset(done),
         next_shard=next_shard,
@@ -140,7 +143,7 @@ def _known(cache: Cache, head: commits.Commit | None, wanted: Fingerprints) -> K
 
 
 def _failed_paths(cache: Cache, head: commits.Commit) -> set[str]:
-    """The files of a commit that gave no slice though they should have, duplicates aside."""
+    """Return the paths of a commit's rejects that are failures, except conflicting duplicates."""
     from pipeline.tables.tables import REJECTS
 
     text = commits.read_rejects(cache, head).decode("utf-8", "surrogateescape")
@@ -149,21 +152,21 @@ def _failed_paths(cache: Cache, head: commits.Commit) -> set[str]:
 
 
 def _forget_failed(known: Known, failed: set[str]) -> Known:
-    """The same, as if the failed files had never been read."""
+    """Return the state as if the failed files had never been read."""
     lines = np.array([line for line, path in enumerate(known.ledger.paths) if path not in failed], np.int64)
     return replace(known, ledger=known.ledger.take(lines), retried=frozenset(failed))
 
 
 def _finished_files(planned: Mapping[int, tuple[Unit, ...]], done: Mapping[int, ShardRecord]) -> Ledger:
-    """The files of which a killed build has finished every shard."""
+    """Return the files whose shards a killed build has all finished."""
     unfinished = {unit.path for shard, units in planned.items() if shard not in done for unit in units}
     return ledger_of([entry for entry in entries_of(done) if entry.path not in unfinished])
 
 
 def _arrays_of(cache: Cache, ledger: Ledger) -> dict[int, frozenset[str]]:
-    """Shard -> names of the arrays that hold every slice of the ledger's files in it, as its record says.
+    """Return shard -> names of the arrays that, by its record, have all slices of the ledger's files in it.
 
-    A build that was killed may have converted fewer of a shard's files than are wanted now.
+    A killed build may have converted fewer of a shard's files than are wanted now.
     """
     found = {}
     for shard, slots in ledger.live_slots().items():
@@ -175,7 +178,7 @@ def _arrays_of(cache: Cache, ledger: Ledger) -> dict[int, frozenset[str]]:
 
 
 def entries_of(records: Mapping[int, ShardRecord]) -> list[Entry]:
-    """Ledger entries of finished shards; the parts of a file that runs over several shards become one entry."""
+    """Return the ledger entries of finished shards; a file that spans several shards becomes one entry."""
     entries: dict[str, Entry] = {}
     for shard, record in sorted(records.items()):
         for slot, file in enumerate(record.files):

@@ -1,4 +1,4 @@
-"""Turn plain YAML data into frozen dataclasses, each value checked, each fault named by its key."""
+"""Convert plain YAML data to frozen dataclasses, and report invalid values with their key."""
 
 import dataclasses
 import difflib
@@ -13,14 +13,18 @@ LARGEST_NUMBER = 10**9
 
 
 class InvalidError(Exception):
-    """A value inside the catalog is wrong; carries the key path and what to say of it."""
+    """A value in the catalog is invalid; the message has its key and the problem."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}")
 
 
 def parse_value(kind: Any, value: Any, key: str) -> Any:
-    """Turn plain YAML data into `kind`: a dataclass, tuple, mapping, literal, optional or plain type."""
+    """Convert plain YAML data to `kind`: a dataclass, tuple, mapping, literal, optional or plain type.
+
+    Raises:
+        InvalidError: the value does not fit.
+    """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _parse_dataclass(kind, value, key)
@@ -80,11 +84,11 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """A value for a message: its beginning, of whatever size it is."""
+    """Return the repr of a value for a message, shortened if it is long."""
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = shortened.maxlong = 60
     shortened.maxlevel = 2
     try:
         return shortened.repr(value)
-    except ValueError:  # an integer of more digits than Python turns into text
+    except ValueError:  # an integer with more digits than Python converts to text
         return "a number with thousands of digits"

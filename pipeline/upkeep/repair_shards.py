@@ -115,7 +115,7 @@ def rebuild_array(found: Examination, shard: int, name: str, originals: Original
     dropped: set[int] = set()
     while True:
         units = _units(found, record, {placed.slot for row in bad if (placed := record.slices[row])} - dropped)
-        job = ShardJob(shard, units, (spec,), again=True, kept=kept)
+        job = ShardJob(shard, units, (spec,), adds_arrays=True, kept=kept)
         result = build_shard(_context(found, commit, record, spec, originals), job)
         missed = {unit.slot for unit in units if unit.path in {*result.vanished, *result.changed}}
         if not missed:

@@ -14,7 +14,7 @@ from pipeline.engine.build import Outcome, Progress
 from pipeline.engine.build import build as build_cache
 from pipeline.engine.progress import ShownProgress
 from pipeline.library import find_settings
-from pipeline.planning.settings import Manner, Request, Settings, Workers
+from pipeline.planning.settings import BuildOptions, Request, Settings, Workers
 from pipeline.planning.survey import survey
 from pipeline.terminal import complain, say, say_json
 from pipeline.words import counted
@@ -47,8 +47,8 @@ def build(
         raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
     with ShownProgress(in_process=where.in_process) as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
-        manner = Manner(key, prune=prune, **_doubts(wanted))
-        outcome = build_cache(cache, settings=settings, workers=where, manner=manner, progress=steps)
+        options = BuildOptions(key, prune=prune, **_doubts(wanted))
+        outcome = build_cache(cache, settings=settings, workers=where, options=options, progress=steps)
     _print_outcome(cache, outcome, labelled=settings.labels.file.filepath is not None)
     return _judge_rejects(cache, outcome, limit)
 

@@ -214,7 +214,7 @@ def _a_size_that_is_not_there_to_drop(small: Small) -> Case:
     built(small)
     drop = build(small, "--size", 12, "--drop-size", 7)
     follow = lambda found: [build(small, "--size", 12, "--drop-size", found[1])]  # noqa: E731
-    return Case(drop, r"the cache is not built at that size, but at (\d+)", follow)
+    return Case(drop, r"the cache does not have this size, but (\d+)", follow)
 
 
 @pytest.mark.parametrize("name", CASES)

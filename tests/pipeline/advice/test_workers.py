@@ -120,7 +120,7 @@ def _of_context(small: Small, **changes: Any) -> Callable[[], object]:
     """The check before a worker's first task."""
     about: dict[str, Any] = {"cache": small.cache, "token": "t", "source": open_source(str(small.src))} | changes
     unit = SimpleNamespace(slot=0, path="000.dcm")
-    job: Any = SimpleNamespace(units=[unit], gone=set())
+    job: Any = SimpleNamespace(units=[unit], missing=set())
     return lambda: preflight.check_worker(SimpleNamespace(**about), job)  # type: ignore[arg-type]
 
 

@@ -109,11 +109,11 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "more than 100,000 values with its aliases written out"),
-        (MERGES, "more than 100,000 values with its aliases written out"),
-        ("[" * 5000, "nested more than 40 deep"),
-        ("{a: " * 5000, "nested more than 40 deep"),
-        ("".join(f"{' ' * depth}a:\n" for depth in range(500)), "nested more than 40 deep"),
+        (BOMB, "more than 100,000 values with aliases expanded"),
+        (MERGES, "more than 100,000 values with aliases expanded"),
+        ("[" * 5000, "nested more than 40 levels deep"),
+        ("{a: " * 5000, "nested more than 40 levels deep"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(500)), "nested more than 40 levels deep"),
         ("a: &a [*a]", "an alias that contains itself"),
         ("windows: 1" + "0" * 5000, "integer string conversion"),
         ("windows: [{name: a, level_hu: 0x" + "f" * 999 + ", width_hu: 1}]\ndatasets: {a: 1}", "must be at most"),

@@ -135,7 +135,7 @@ def test_the_data_set_is_kept_too(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--drop-size", 6], "--drop-size 6: the cache is not built at that size, but at 8, 12"),
+        (["--drop-size", 6], "--drop-size 6: the cache does not have this size, but 8, 12"),
         (["--drop-size", 8, "--drop-size", 12], "no size would be left"),
     ],
 )

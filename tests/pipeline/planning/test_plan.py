@@ -144,7 +144,7 @@ def test_an_added_array_goes_to_the_shards_that_lack_it():
     wanted = Fingerprints("reading", (*WANTED.arrays, added), "table")
     has = {0: frozenset({"8-aaaaaaaa", "12-bbbbbbbb"}), 1: frozenset({"8-aaaaaaaa"}), 2: frozenset(), 3: frozenset()}
     made = make(there, resolve(there, ledger, {}), known(ledger, arrays=has), wanted)
-    assert [(job.shard, job.again, job.paths(), job.arrays) for job in made.jobs] == [
+    assert [(job.shard, job.adds_arrays, job.paths(), job.arrays) for job in made.jobs] == [
         (1, True, ["b"], (added,)),
         (2, True, ["c"], wanted.arrays),
         (3, True, ["c"], wanted.arrays),
@@ -161,7 +161,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
     made = make(there, resolve(there, left, {}), what)
     assert [(job.shard, job.paths()) for job in made.jobs] == [(4, ["c"]), (5, ["d"])]
     assert set(made.pending) == {3, 4, 5}, "what is done stays in the plan, in case this one is interrupted too"
-    assert made.reasons[0] == "a build was interrupted and is continued: 1 shard is left of it"
+    assert made.reasons[0] == "a build was interrupted and is resumed: 1 shard is left"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.cache.paths import Cache
 from pipeline.errors import SourceError
-from pipeline.planning.survey import require_apart
+from pipeline.planning.survey import refuse_cache_in_source
 from testkit.dicom_files import ct_file, gradient
 from testkit.small import Small, run, write
 
@@ -16,14 +16,14 @@ def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
     write(small.src / "a.dcm", ct_file(gradient()))
     inside = small.src / "deep" / "cache.zarr"
     with pytest.raises(SourceError, match="lies inside --src"):
-        require_apart(Cache(inside), str(small.src))
+        refuse_cache_in_source(Cache(inside), str(small.src))
     (tmp_path / "link").symlink_to(small.src)
     with pytest.raises(SourceError, match="give a folder outside"):
-        require_apart(Cache(inside), str(tmp_path / "link"))
-    require_apart(small.cache, str(small.src))
-    require_apart(Cache(inside), "s3://bucket/src")
+        refuse_cache_in_source(Cache(inside), str(tmp_path / "link"))
+    refuse_cache_in_source(small.cache, str(small.src))
+    refuse_cache_in_source(Cache(inside), "s3://bucket/src")
     with pytest.raises(SourceError, match="lies inside --src"):
-        require_apart(Cache(inside), small.src.as_uri())
+        refuse_cache_in_source(Cache(inside), small.src.as_uri())
     assert not inside.exists()
 
 
