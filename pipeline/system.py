@@ -83,7 +83,7 @@ def release_lock(descriptor: int) -> None:
         _held.pop(descriptor).release()
 
 
-def lets_others_in(descriptor: int) -> bool:
+def is_open_to_others(descriptor: int) -> bool:
     """Return whether other users may read or write an open file; False on Windows, which has no such mode bits."""
     mode = os.fstat(descriptor).st_mode
     return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))

@@ -30,8 +30,8 @@ def find_labels(work: Work) -> Any:
         return None
     classes = [klass.name for klass in work.settings.classes]
     if labels.content is not None:
-        name_patient = functools.partial(hash_patient, work.options.patient_key)
-        return read_labels(labels.file, labels.content, classes, name_patient)
+        convert_patient = functools.partial(hash_patient, work.options.patient_key)
+        return read_labels(labels.file, labels.content, classes, convert_patient)
     assert head
     return labels_of_table(labels.file, commits.read_table(work.cache, head), classes)
 

@@ -16,7 +16,7 @@ from pipeline.cache.paths import Cache
 from pipeline.cache.shard_record import ShardRecord
 from pipeline.dicom.records import SliceRecord
 from pipeline.tables.series import SERIES_KEY, place_slices, series_facts
-from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vectors
+from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vector_columns
 
 EXAMPLES = 3
 POSITION_BINS = 20
@@ -183,8 +183,8 @@ class _Seen:
             "frame": np.array(slices["frame"], np.int64),
             "slice_location": np.array(slices["slice_location"], float),  # None becomes NaN
             "instance_number": np.array(slices["instance_number"], float),
-            **vectors(slices["position"], POSITION_COLUMNS),
-            **vectors(slices["orientation"], ORIENTATION_COLUMNS),
+            **vector_columns(slices["position"], POSITION_COLUMNS),
+            **vector_columns(slices["orientation"], ORIENTATION_COLUMNS),
         }
         for name, column in columns.items():
             self._geometry[name].append(column)

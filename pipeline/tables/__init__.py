@@ -1,1 +1,1 @@
-"""Make a commit's tables: where each slice lies in its series, its labels, the accounting."""
+"""Make the tables of a commit: positions of slices in their series, labels, patients and counts."""

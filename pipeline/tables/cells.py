@@ -1,4 +1,4 @@
-"""Read a CSV file of labels, as people save them, into cells of text."""
+"""Parse a label file, a CSV file with any common separator, into cells of text."""
 
 import csv
 import io
@@ -13,17 +13,19 @@ SEPARATORS = (",", ";", "\t")
 
 
 def read_cells(name: str, content: bytes) -> tuple[pd.DataFrame, str]:
-    """Parse a label file with any separator, line ends and quotes.
+    """Parse a label file with any of `SEPARATORS`, line ends and quotes.
 
     Args:
         name: of the file, for messages.
+        content: of the file.
 
     Returns:
-        every cell as text without blanks around it, columns as the header names them, lines by their numbers in the
-        file, a column that counts lines left out; and the separator.
+        The cells as stripped text, with the columns of the header except for one with line numbers, indexed by line
+        number in the file; and the separator.
 
     Raises:
-        SourceError: no text, no header, two columns of one name, or lines of other lengths than the header.
+        SourceError: it is not UTF-8, has no header or two columns with the same name, or a line has more or fewer
+            cells than the header.
     """
     text = _decode(name, content)
     first = text.partition("\n")[0]
@@ -42,7 +44,7 @@ def read_cells(name: str, content: bytes) -> tuple[pd.DataFrame, str]:
         twice = next(column for column in header if header.count(column) > 1)
         raise SourceError(f"{name}: two columns are called {twice!r}; rename or remove one")
     frame = pd.DataFrame(list(lines.values()), pd.Index(lines.keys()), header, dtype=object)
-    return _without_count(frame), separator
+    return _drop_line_numbers(frame), separator
 
 
 def _decode(name: str, content: bytes) -> str:
@@ -58,7 +60,7 @@ def _decode(name: str, content: bytes) -> str:
 
 
 def _cells(name: str, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:
-    """Lines by number; a separator at the end of a line is no harm, and a line without anything is none."""
+    """Yield line number and cells of each line; ignore a separator at the end of a line, and skip empty lines."""
     for cells in reader:
         cells = [cell.strip() for cell in cells]
         if not any(cells):
@@ -69,13 +71,13 @@ def _cells(name: str, reader: Any, width: int) -> Iterator[tuple[int, list[str]]
             what = "more" if len(cells) > width else "fewer"
             raise SourceError(
                 f"{name}: line {reader.line_num} has {what} cells than the header, {len(cells)} instead of {width}; "
-                "correct the line, or quote cells that hold the separator"
+                "correct the line, or quote cells that contain the separator"
             )
         yield reader.line_num, cells
 
 
-def _without_count(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without a first column that counts lines, which `to_csv` and spreadsheets add."""
+def _drop_line_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Drop a first column of line numbers, as added by pandas and spreadsheets."""
     first = frame.columns[0]
     if len(frame.columns) < 3 or str(first).lower() not in ("", "index", "unnamed: 0"):
         return frame

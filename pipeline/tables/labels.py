@@ -1,4 +1,4 @@
-"""Read label files: one line a slice, series, study or patient, one column a class."""
+"""Read label files in the wide format (a line per slice, series, study or patient) and in RSNA's long format."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from pipeline.planning.catalog import LabelFile
 from pipeline.tables.cells import read_cells
 from pipeline.tables.long_labels import read_plain
 
-# Level of labels -> the column of the table that a line of the file names.
+# Level of labels -> the column of the table that identifies it.
 KEYS = {
     "slice": "image_id",
     "series": "series_instance_uid",
     "study": "study_instance_uid",
     "patient": "patient_id",
 }
-# How people call that column, in lower case and without anything but letters and digits.
+# Other names of that column in label files; only lower-case letters and digits are compared.
 NAMES = {
     "slice": ("imageid", "image", "sopinstanceuid", "sopuid", "slice", "sliceid", "filename", "file"),
     "series": ("seriesinstanceuid", "seriesuid", "seriesid", "series"),
@@ -31,26 +31,29 @@ WORDS = {"true": "1", "false": "0", "nan": ""}
 
 
 def read_labels(
-    labels: LabelFile, content: bytes, classes: Sequence[str], name_patient: Callable[[str], str] = str
+    labels: LabelFile, content: bytes, classes: Sequence[str], convert_patient: Callable[[str], str] = str
 ) -> pd.DataFrame:
     """Parse a label file.
 
     Args:
-        content: the file's bytes; `labels.filepath` is only for messages.
-        name_patient: from the file's patient id to the table's, for labels by patient.
+        labels: its format; `filepath` is only used in messages.
+        content: the file's bytes.
+        classes: names of the classes.
+        convert_patient: converts patient ids of the file to those of the table, for labels per patient.
 
     Returns:
-        float32, index called after the table's column that it names (`image_id` where labels are by slice), one
-        column a class in the order of `classes`: 0, 1, or with `labels.soft` a number between them; NaN for an empty
-        cell. Lines that say the same of one thing are merged.
+        One line per slice, series, study or patient, and one float32 column per class: 0, 1, a number in between if
+        `labels.soft`, or NaN for an empty cell. The index has the name of the table's column that it refers to, such
+        as `image_id` for labels per slice. Identical lines are merged.
 
     Raises:
-        SourceError: not such a file, an unknown class, a value out of range, lines that contradict each other.
+        SourceError: the file is not a label file, has an unknown class or a value out of range, or its lines contradict
+            each other.
     """
     name = str(labels.filepath)
     plain = read_plain(content, classes) if labels.type != "wide" else None
     if plain is not None:
-        names, table = _decoded(plain[0]), plain[1]
+        names, table = [image.decode() for image in plain[0].tolist()], plain[1]
     else:
         frame, separator = read_cells(name, content)
         is_long = [_plain(column) for column in frame.columns[:2]] == LONG_COLUMNS and "label" not in classes
@@ -59,17 +62,22 @@ def read_labels(
         names, table = read(labels, frame, list(classes), _Values(name, soft=labels.soft, separator=separator))
     key = KEYS[labels.level]
     if labels.level == "slice":
-        names = [_without_ending(image) for image in names]
+        names = [_strip_dcm(image) for image in names]
     elif labels.level == "patient":
-        names = [name_patient(patient) for patient in names]
+        names = [convert_patient(patient) for patient in names]
     return pd.DataFrame(table, index=pd.Index(names, name=key, dtype=object), columns=list(classes))
 
 
 def labels_of_table(labels: LabelFile, table: bytes, classes: Sequence[str]) -> pd.DataFrame:
-    """The labels that a commit's table holds, as `read_labels` gives them.
+    """Return the labels in the table of a commit, in the form of `read_labels`.
+
+    Args:
+        labels: format of the labels.
+        table: content of metadata.csv.
+        classes: names of the classes.
 
     Raises:
-        SourceError: a class is none of the table's.
+        SourceError: the table has no column for a class.
     """
     key = KEYS[labels.level]
     frame = pd.read_csv(BytesIO(table), dtype={key: str}, keep_default_na=False, na_values={c: [""] for c in classes})
@@ -83,48 +91,48 @@ def labels_of_table(labels: LabelFile, table: bytes, classes: Sequence[str]) -> 
     return known.drop_duplicates(key).set_index(key)[list(classes)].astype(np.float32)
 
 
-def _decoded(names: np.ndarray) -> list[str]:
-    return [image.decode() for image in names.tolist()]
-
-
-def _without_ending(image: str) -> str:
+def _strip_dcm(image: str) -> str:
     return image[:-4] if image.lower().endswith(".dcm") else image
 
 
 def _plain(column: object) -> str:
-    """A column's name as `NAMES` has it."""
+    """Return a column's name in the form of `NAMES`: lower case, letters and digits only."""
     return "".join(character for character in str(column).lower() if character.isalnum())
 
 
 def _check_type(name: str, labels: LabelFile, frame: pd.DataFrame, *, is_long: bool) -> None:
-    """Compare what the file is with what the catalog says of it, where it says anything."""
+    """Raise a SourceError if the file has another format than the catalog says."""
     header = ",".join(map(str, frame.columns[:4]))
     if labels.type == "rsna_long" and not is_long:
-        raise SourceError(f"{name}: the header is {header}, the RSNA long format has ID,Label")
+        raise SourceError(f"{name}: the header is {header}, but that of the RSNA long format is ID,Label")
     if labels.type == "wide" and is_long:
         raise SourceError(f"{name}: this is the RSNA long format; remove `type: wide` from the catalog's `labels`")
 
 
 class _Values:
-    """Turns cells into labels, or says which one is wrong."""
+    """Converts cells of a file to labels."""
 
     def __init__(self, name: str, *, soft: bool, separator: str) -> None:
         self._name, self._soft, self._separator = name, soft, separator
 
     def read(self, cells: pd.Series, column: str) -> np.ndarray:
-        """Cells as float32: 0 to 1, or NaN for an empty one."""
+        """Return the labels of cells, (N,) float32: 0 to 1, or NaN for an empty cell.
+
+        Raises:
+            SourceError: a cell is not a label; the message has its line.
+        """
         text = cells.str.lower().replace(WORDS)
-        if self._separator == ";":  # as saved where a comma stands before the decimals
+        if self._separator == ";":  # used in countries with a decimal comma
             text = text.str.replace(",", ".", regex=False)
         numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float32, na_value=np.nan)
         empty = (text == "").to_numpy(bool)
         between = (numbers > 0) & (numbers < 1)
         wrong = ~(empty | (numbers == 0) | (numbers == 1) | (between & self._soft))
         if wrong.any():
-            self._refuse(cells, column, int(np.flatnonzero(wrong)[0]), between)
+            self._raise_invalid(cells, column, int(np.flatnonzero(wrong)[0]), between)
         return np.where(empty, np.float32(np.nan), numbers).astype(np.float32)
 
-    def _refuse(self, cells: pd.Series, column: str, place: int, between: np.ndarray) -> None:
+    def _raise_invalid(self, cells: pd.Series, column: str, place: int, between: np.ndarray) -> None:
         allowed = "a number from 0 to 1" if self._soft else "0, 1"
         hint = "; for probabilities, set labels: {soft: true} in the catalog" if between[place] else ""
         raise SourceError(
@@ -136,7 +144,7 @@ class _Values:
 def _read_long(
     labels: LabelFile, frame: pd.DataFrame, classes: list[str], values: _Values
 ) -> tuple[list[str], np.ndarray]:
-    """`ID,Label` with ID = `<image>_<class>`, one line a class of an image."""
+    """Read `ID,Label` with ID = `<image>_<class>`, one line for each class of an image."""
     name = str(labels.filepath)
     ids = frame.iloc[:, 0]
     lower = ids.str.lower()
@@ -148,7 +156,7 @@ def _read_long(
         images[mask] = ids[mask].str.slice(stop=-len(klass) - 1).to_numpy(object)
     if (column < 0).any():
         place = int(np.flatnonzero(column < 0)[0])
-        _refuse_class(name, ids.index[place], ids.iloc[place], classes)
+        _raise_unknown_class(name, ids.index[place], ids.iloc[place], classes)
     given = values.read(frame.iloc[:, 1], "Label")
     codes, unique = pd.factorize(pd.Series(images))
     table = np.full((len(unique), len(classes)), np.nan, np.float32)
@@ -162,7 +170,7 @@ def _read_long(
 def _read_wide(
     labels: LabelFile, frame: pd.DataFrame, classes: list[str], values: _Values
 ) -> tuple[list[str], np.ndarray]:
-    """One line a slice, series, study or patient: what it is in a column, then one column a class, in any order."""
+    """Read one line per slice, series, study or patient, with a column that identifies it and one for each class."""
     name = str(labels.filepath)
     of_class = {klass: _find_class(name, frame, klass) for klass in classes}
     key = _find_key(labels, [column for column in frame.columns if column not in of_class.values()])
@@ -178,20 +186,28 @@ def _read_wide(
 
 
 def _find_class(name: str, frame: pd.DataFrame, klass: str) -> str:
-    """The column of a class, in whatever case the file writes it."""
+    """Return the column of a class, ignoring case if there is no exact match.
+
+    Raises:
+        SourceError: there is no such column, or several.
+    """
     fitting = [column for column in frame.columns if column == klass]
     fitting = fitting or [column for column in frame.columns if column.lower() == klass.lower()]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise SourceError(f"{name}: the columns {' and '.join(fitting)} both stand for the class {klass}; remove one")
+        raise SourceError(f"{name}: the columns {' and '.join(fitting)} both match the class {klass}; remove one")
     near = difflib.get_close_matches(klass, list(frame.columns), n=1)
     hint = f", is it the column {near[0]}?" if near else f"; its columns are {', '.join(frame.columns)}"
     raise SourceError(f"{name}: there is no column for the class {klass}{hint}")
 
 
 def _find_key(labels: LabelFile, columns: list[str]) -> str:
-    """The column that says what a line is about: by its name, else the first one that is no class."""
+    """Return the column that identifies a line: by its name, or else the first one that is not a class.
+
+    Raises:
+        SourceError: there is none, or its name is that of another level.
+    """
     if not columns:
         raise SourceError(f"{labels.filepath}: every column is a class; one must identify the {labels.level}")
     named = {level: [c for c in columns if _plain(c) in names] for level, names in NAMES.items()}
@@ -200,14 +216,14 @@ def _find_key(labels: LabelFile, columns: list[str]) -> str:
     others = [level for level, found in named.items() if columns[0] in found]
     if others:
         raise SourceError(
-            f"{labels.filepath}: it labels each {others[0]} ({columns[0]}), but the catalog says labels of each "
-            f"{labels.level}; set labels: {{level: {others[0]}}} in the catalog, or give a file that labels each "
+            f"{labels.filepath}: it has labels per {others[0]} ({columns[0]}), but the catalog says per "
+            f"{labels.level}; set labels: {{level: {others[0]}}} in the catalog, or give a file with labels per "
             f"{labels.level}"
         )
     return columns[0]
 
 
-def _refuse_class(name: str, line: int, label: str, classes: list[str]) -> None:
+def _raise_unknown_class(name: str, line: int, label: str, classes: list[str]) -> None:
     klass = label.rpartition("_")[2]
     near = difflib.get_close_matches(klass, classes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(classes)}"

@@ -1,7 +1,7 @@
-"""Read the published form of labels, `ID,Label` with ID = `<image>_<class>`, in whole-array steps.
+"""Read RSNA's long format, `ID,Label` with ID = `<image>_<class>`, with array operations.
 
-The label file of RSNA 2019 has 4.5 million lines. Text objects for them take most of the time and of the memory of a
-general parser; here the file's bytes stay one array, and an image's name becomes text once.
+The label file of RSNA 2019 has 4.5 million lines. A general parser spends most of its time and memory on a text object
+for each of them; here the file remains one array of bytes.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,21 @@ NEWLINE, RETURN, QUOTE, COMMA, ZERO = (ord(character) for character in '\n\r",0'
 LAST_ASCII = 127
 NEEDS_CARE = (QUOTE, 0, *b" \t")
 HEADERS = (b"ID,Label\n", b"ID,Label\r\n")
-# Lines handled at a time; an image's name may have as many bytes.
-BLOCK, MAX_NAME_BYTES = 1 << 18, 128
-TAIL_BYTES = 4
+BLOCK = 1 << 18  # lines processed at a time
+MAX_NAME_BYTES = 128  # of an image
+TAIL_BYTES = 4  # last bytes of each ID that are compared in one step
 
 
 def read_plain(content: bytes, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Parse a file that is plain: that header, ASCII without quotes or blanks, known classes, 0 or 1, no contradiction.
+    """Parse a plain file: one of `HEADERS`, ASCII without quotes and blanks, known classes, consistent labels 0 or 1.
 
     Args:
+        content: of the file.
         classes: names in the order of the columns.
 
     Returns:
-        (images,) names as bytes, dtype S, each once, and (images, classes) float32: 0, 1, or NaN without a line. None
-        where the file is anything else: the general parser reads it, or says what is wrong.
+        The unique names of images, (images,) dtype S, and their labels, (images, classes) float32: 0, 1, or NaN without
+        a line. None if the file is not plain: the general parser then reads it or reports the error.
     """
     data = np.frombuffer(content.removeprefix(b"\xef\xbb\xbf"), np.uint8)
     header = next((head for head in HEADERS if data[: len(head)].tobytes() == head), None)
@@ -48,7 +49,7 @@ def read_plain(content: bytes, classes: Sequence[str]) -> tuple[np.ndarray, np.n
 
 
 def _lines(data: np.ndarray, first: int, *, has_returns: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Where lines begin and end, without their line ends; an empty last line is none."""
+    """Return the start and stop of each line, without its line end; an empty last line does not count."""
     ends = np.flatnonzero(data == NEWLINE)
     if data[-1] != NEWLINE:
         ends = np.append(ends, len(data))
@@ -63,7 +64,10 @@ def _lines(data: np.ndarray, first: int, *, has_returns: bool) -> tuple[np.ndarr
 def _columns(
     data: np.ndarray, starts: np.ndarray, ends: np.ndarray, classes: list[bytes]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the image's name stops in each line, and the class behind it, -1 for an unknown one; the longest counts."""
+    """Return the end of the image's name in each line, and the index of the class after it, -1 if unknown.
+
+    If several classes match, the longest counts.
+    """
     column, stops = np.full(len(ends), -1, np.int8), ends.copy()
     tails = [data[np.maximum(ends - back, 0)] for back in range(1, TAIL_BYTES + 1)]
     for number, name in sorted(enumerate(classes), key=lambda pair: -len(pair[1])):
@@ -80,7 +84,10 @@ def _columns(
 
 
 def _images(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Every image's name once, dtype S, and each line's place among them; lines of an image mostly lie together."""
+    """Return the unique names of images, dtype S, and the index of each line's name; None if a name is empty or long.
+
+    The lines of an image are mostly adjacent, so only the first of a run is sorted.
+    """
     width = int((stops - starts).max())
     if width > MAX_NAME_BYTES:
         return None
@@ -92,7 +99,7 @@ def _images(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> tuple[np
         names = windows[starts[block]]  # a copy, (BLOCK, width)
         names[np.arange(width) >= (stops - starts)[block, None]] = 0
         if (names[:, :1] == 0).any():
-            return None  # a line without a name
+            return None
         new = np.append(True, (names[1:] != names[:-1]).any(axis=1))
         heads.append(names[new].view(f"S{width}")[:, 0])
         runs.append(count + np.cumsum(new) - 1)

@@ -1,4 +1,4 @@
-"""Keep the key that patient ids are hashed with: a file of the user's, never in the cache, never sent."""
+"""Hash patient ids with a key, which is in a file of the user and is never stored in a cache or sent to workers."""
 
 import contextlib
 import hashlib
@@ -18,10 +18,10 @@ KEY_BYTES = 32
 
 
 class PatientKey(bytes):
-    """A key and the file that it is in. Pickled, it is the file's path and the key's digest: the key does not travel.
+    """A key that is pickled as the path of its file and its digest, so that it is not sent to workers.
 
     Attributes:
-        file: full path; whoever unpickles the key reads it there, on whatever machine.
+        file: absolute path of the key file, from which unpickling reads the key again.
     """
 
     file: Path
@@ -32,14 +32,14 @@ class PatientKey(bytes):
         return made
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _read_again, (str(self.file), key_digest(self))
+        return _unpickle_key, (str(self.file), key_digest(self))
 
 
-def _read_again(file: str, digest: str) -> "PatientKey":
-    """Read the key where a task was sent to.
+def _unpickle_key(file: str, digest: str) -> "PatientKey":
+    """Read the key on a worker.
 
     Raises:
-        CacheError: it is not there, or is another one.
+        CacheError: the file cannot be read, or has another key.
     """
     where = f"worker on {socket.gethostname()}"
     try:
@@ -55,36 +55,36 @@ def _read_again(file: str, digest: str) -> "PatientKey":
 
 
 def default_key_file() -> Path:
-    """`patient.key` in the user's configuration folder."""
+    """Return the path of `patient.key` in the user's configuration folder."""
     return platformdirs.user_config_path("ich-cache") / "patient.key"
 
 
 def read_key(file: Path | None) -> PatientKey:
-    """The key in `file`; the user's own key, made once with mode 0600, where none is given.
+    """Read the key in `file`, or by default the user's key, which is created with mode 0600 if it does not exist.
 
     Raises:
-        CatalogError: the file cannot be read, can be read by others, or holds no key.
+        CatalogError: the file cannot be read or created, can be read by other users, or has no key.
     """
     path = file or default_key_file()
     if file is None and not path.exists():
         try:
             _make_key(path)
         except OSError as error:
-            raise CatalogError(f"{path}: the patient key cannot be made ({error.strerror}); {_GIVE}") from error
+            raise CatalogError(f"{path}: the patient key cannot be created ({error.strerror}); {_ADVICE}") from error
     return _read(path)
 
 
-_GIVE = "give --patient-key FILE"
+_ADVICE = "give --patient-key FILE"
 
 
 def _read(path: Path) -> PatientKey:
     try:
         with path.open("rb") as file:
-            if system.lets_others_in(file.fileno()):
+            if system.is_open_to_others(file.fileno()):
                 raise CatalogError(f"{path}: the patient key is open to other users; run: chmod 600 {path}")
             text = file.read(1 << 16).decode("ascii").strip()
     except OSError as error:
-        raise CatalogError(f"{path}: the patient key cannot be read ({error.strerror}); {_GIVE}") from error
+        raise CatalogError(f"{path}: the patient key cannot be read ({error.strerror}); {_ADVICE}") from error
     except UnicodeDecodeError:
         text = ""
     try:
@@ -92,12 +92,12 @@ def _read(path: Path) -> PatientKey:
     except ValueError:
         key = b""
     if len(key) < KEY_BYTES:
-        raise CatalogError(f"{path}: is not a patient key: it must hold {2 * KEY_BYTES} hex digits or more")
+        raise CatalogError(f"{path}: is not a patient key: it must have {2 * KEY_BYTES} hex digits or more")
     return PatientKey(key, path)
 
 
 def _make_key(path: Path) -> None:
-    """Make a key that nobody else can read at any moment; of two commands that do so at once, both get the first's."""
+    """Create a key that other users cannot read at any time; if two commands do so at once, the first one's is kept."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -107,18 +107,18 @@ def _make_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(draft, path)  # unlike a rename, it never replaces a key that another command has made meanwhile
+            os.link(draft, path)  # unlike a rename, this does not replace a key that another command has just created
     finally:
         draft.unlink()
 
 
 def hash_patient(key: bytes | None, patient: str) -> str:
-    """The table's patient id for the one that a label file has, which is that of the DICOM files; None keeps it."""
+    """Return the patient id in the table for a PatientID; without a key it is only escaped, not hashed."""
     if key is None:
         return patient.encode("unicode_escape").decode("ascii")
     return hashlib.blake2b(patient.encode(), key=bytes(key), digest_size=16).hexdigest()
 
 
 def key_digest(key: bytes) -> str:
-    """What the cache keeps of a key: enough to know it again, nothing to find it by."""
+    """Return the digest of a key that a cache stores: it identifies the key but does not reveal it."""
     return hashlib.blake2b(b"patient key", key=bytes(key), digest_size=8).hexdigest()

@@ -1,54 +1,55 @@
-"""Place slices along the patient's axis: z_mm, z_norm and the facts of each series' geometry."""
+"""The positions of slices in their series, z_mm and z_norm, and the geometry of each series."""
 
 import numpy as np
 import pandas as pd
 
 AXES = ("x", "y", "z")
-# A UID is of one series by the standard; copies and de-identification give several studies the same one.
+# By the standard a SeriesInstanceUID is unique, but after copying or de-identification, several studies may share one.
 SERIES_KEY = ("patient_id", "study_instance_uid", "series_instance_uid")
-# Normals that differ by less are one orientation: scanners write direction cosines with 4 to 7 digits.
+# Normals that are equal when rounded count as one orientation: scanners write direction cosines with 4 to 7 digits.
 _SAME_DIRECTION_DECIMALS = 3
-# Below this, positions are one position: scanners write them to 0.001 mm or better.
+# Positions that differ by at most this count as one: scanners write them with a precision of 0.001 mm or better.
 SAME_POSITION_MM = 0.001
-# The usual spacing on one side of a spacing is the median of so many next to it: one odd neighbour decides nothing.
+# Number of adjacent spacings whose median is the usual spacing, so that a single outlier does not matter.
 _USUAL_OF = 3
-# Missing one of equidistant slices doubles a spacing; scanners that space unevenly differ by less from step to step.
+# A missing slice doubles a spacing; scanners with uneven spacing vary less than this from one spacing to the next.
 _GAP_FACTOR = 1.5
 
 
 def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
-    """Place every slice within its series; the result depends on the set of slices alone, not on their order.
+    """Determine the position of each slice in its series; the order of the lines does not matter.
 
-    A series is placed by the first of these that all its slices have, or else by that which most of them have, in
-    which case the others are placed nowhere: the position along the normal, SliceLocation, InstanceNumber. Positions
-    that are all one are passed over where the SliceLocations of the series differ. For positions a series has one
-    normal: that of the orientation most of its slices have, of equally many that with the smallest SOP Instance UID;
-    its largest component is made positive. A series without any orientation counts as axial.
+    All slices of a series are placed by the same quantity: the position along the normal, SliceLocation or
+    InstanceNumber, whichever most of its slices have, in this order if several are equal. Slices without it have no
+    position. Positions that are all the same are ignored if the SliceLocations of the series differ. A series has one
+    normal: that of the most frequent orientation, and of equally frequent ones, that of the smallest SOP Instance UID.
+    Its largest component is made positive. A series without orientations counts as axial.
 
     Args:
-        slices: one line a slice with patient_id, study_instance_uid, series_instance_uid, sop_instance_uid, frame;
+        slices: one line per slice with patient_id, study_instance_uid, series_instance_uid, sop_instance_uid, frame;
             position px, py, pz (mm); orientation rx, ry, rz, cx, cy, cz (direction cosines of row and column);
-            slice_location (mm); instance_number; NaN where absent.
+            slice_location (mm); instance_number; NaN if absent.
 
     Returns:
-        z_mm: float64, mm; NaN where only the order is known or not even that.
-        z_norm: float64 in [0, 1], (z - min) / (max - min) within the series; 0.5 where there is one position.
+        One line per slice, indexed as `slices`:
+        z_mm: float64, mm; NaN if the slice was placed by InstanceNumber or not at all.
+        z_norm: float64 in [0, 1], (z - min) / (max - min) within the series; 0.5 if the slice has no position, or the
+            series only one.
         z_from: "position", "slice_location", "instance_number" or "none".
 
     Source: DICOM PS3.3 C.7.6.2.1.1 (ImagePositionPatient, ImageOrientationPatient).
     """
     series, num_series = _number_series(slices)
     along = _project(slices, series, num_series)
-    steps = np.stack(
+    candidates = np.stack(
         [along, slices["slice_location"].to_numpy(float), slices["instance_number"].to_numpy(float)]
     )  # (3, slices)
-    known = ~np.isnan(steps)
+    known = ~np.isnan(candidates)
     counts = np.stack([np.bincount(series, weights=row, minlength=num_series) for row in known])  # (3, series)
-    stuck = ~_spread(steps[0], series, num_series) & _spread(steps[1], series, num_series)
+    stuck = ~_spread(candidates[0], series, num_series) & _spread(candidates[1], series, num_series)
     counts[0, stuck] = 0
-    step = counts.argmax(axis=0)  # the first of the largest
-    chosen = step[series]
-    z = np.take_along_axis(steps, chosen[None], axis=0)[0]
+    chosen = counts.argmax(axis=0)[series]  # the first of the largest
+    z = np.take_along_axis(candidates, chosen[None], axis=0)[0]
     placed = ~np.isnan(z)
     names = np.array(["position", "slice_location", "instance_number", "none"], object)
     return pd.DataFrame(
@@ -62,18 +63,22 @@ def place_slices(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
-    """Describe the geometry of every series, for the report.
+    """Describe the geometry of each series, for the report.
 
     Args:
         slices: as for `place_slices`.
 
     Returns:
-        one line a series, sorted by and indexed with `SERIES_KEY`: slices; z_from, of most slices;
-        spacing_median_mm, spacing_min_mm, spacing_max_mm between neighbouring positions, NaN without two; uneven
-        (spacings differ by more than 0.1 mm); gaps (spacings above 1.5 x the usual spacing before and after them, each
-        the median of up to three: a change of spacing is no gap); repeated (slices at a position that another one has
-        already); tilt_degrees between the normal and the body's axis, NaN without orientations; orientations (how
-        many: above 1 is a mixed series).
+        One line per series, sorted and indexed by `SERIES_KEY`:
+        slices: number of slices.
+        z_from: that of most slices.
+        spacing_median_mm, spacing_min_mm, spacing_max_mm: between adjacent positions; NaN if there are fewer than two.
+        uneven: bool, whether spacings differ by more than 0.1 mm.
+        gaps: number of spacings above 1.5 x the usual spacing both before and after them, which is the median of up to
+            three spacings, so that a change of spacing is not a gap.
+        repeated: number of slices at the position of another slice.
+        tilt_degrees: median angle between the normal and the body's axis; NaN without orientations.
+        orientations: number of different orientations.
     """
     series, num_series = _number_series(slices)
     placed = place_slices(slices)
@@ -105,8 +110,8 @@ def _spacing_facts(per_slice: pd.DataFrame, num_series: int) -> dict[str, np.nda
     steps = ordered.groupby("series")["z"].diff()
     same = (steps <= SAME_POSITION_MM).to_numpy()
     series = ordered["series"].to_numpy()
-    apart = pd.DataFrame({"series": series, "mm": steps.to_numpy()})[~same].dropna()
-    grouped = apart.groupby("series")["mm"]
+    spacings = pd.DataFrame({"series": series, "mm": steps.to_numpy()})[~same].dropna()
+    grouped = spacings.groupby("series")["mm"]
     every = pd.RangeIndex(num_series)
     median, low, high = (found.reindex(every).to_numpy() for found in (grouped.median(), grouped.min(), grouped.max()))
     return {
@@ -114,23 +119,23 @@ def _spacing_facts(per_slice: pd.DataFrame, num_series: int) -> dict[str, np.nda
         "spacing_min_mm": low,
         "spacing_max_mm": high,
         "uneven": high - low > 0.1,
-        "gaps": np.bincount(apart["series"][_are_gaps(apart)], minlength=num_series),
+        "gaps": np.bincount(spacings["series"][_is_gap(spacings)], minlength=num_series),
         "repeated": np.bincount(series[same], minlength=num_series),
     }
 
 
-def _are_gaps(apart: pd.DataFrame) -> np.ndarray:
-    """Tell which spacings are wider than what is usual on both sides of them; an end has one side."""
-    grouped = apart.groupby("series")["mm"]
+def _is_gap(spacings: pd.DataFrame) -> np.ndarray:
+    """Return which spacings are gaps, (spacings,) bool: wider than usual before and after; an end has one side."""
+    grouped = spacings.groupby("series")["mm"]
     steps = range(1, _USUAL_OF + 1)
     before, after = (
         pd.concat([grouped.shift(side * step) for step in steps], axis=1).median(axis=1) for side in (1, -1)
     )
-    return (apart["mm"] > _GAP_FACTOR * np.fmax(before, after)).to_numpy()
+    return (spacings["mm"] > _GAP_FACTOR * np.fmax(before, after)).to_numpy()
 
 
 def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Number the series of every slice in the order of patient, study and UID."""
+    """Return the number of each slice's series, in the order of `SERIES_KEY`, and the number of series."""
     every = np.zeros(len(slices), np.int64)
     for column in SERIES_KEY:
         codes, values = pd.factorize(slices[column], sort=True)
@@ -139,25 +144,25 @@ def _number_series(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
 
 
 def count_shared_uids(slices: pd.DataFrame) -> int:
-    """How many Series Instance UIDs occur in more than one study, where each is a series of its own."""
+    """Return how many Series Instance UIDs occur in more than one study, in each of which they are another series."""
     series = slices[list(SERIES_KEY)].drop_duplicates()
     return int((series["series_instance_uid"].value_counts() > 1).sum())
 
 
 def _project(slices: pd.DataFrame, series: np.ndarray, num_series: int) -> np.ndarray:
-    """Project every position on the normal of its series, mm; NaN without position."""
+    """Project each position on the normal of its series, (slices,) float64, mm; NaN without position."""
     normals, has_normal = _normals(slices)
     representative = _choose_representatives(slices, normals, has_normal, series, num_series)
     normal = np.where((representative >= 0)[:, None], normals[representative], (0.0, 0.0, 1.0))
     of_series = normal[series]
     positions = slices[["px", "py", "pz"]].to_numpy(float)
-    # Written out: a matrix product may add in another order on another machine or for another number of slices.
+    # Not a matrix product, which may add in another order on another machine or for another number of slices.
     along = positions[:, 0] * of_series[:, 0] + positions[:, 1] * of_series[:, 1] + positions[:, 2] * of_series[:, 2]
     return along
 
 
 def _normals(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return (slices, 3) unit normals, the largest component positive, and (slices,) which have one."""
+    """Return (slices, 3) unit normals, the largest component positive, and (slices,) bool, which slices have one."""
     normals = np.cross(slices[["rx", "ry", "rz"]].to_numpy(float), slices[["cx", "cy", "cz"]].to_numpy(float))
     length = np.sqrt((normals * normals).sum(axis=1))
     has_normal = length > 0
@@ -167,7 +172,7 @@ def _normals(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _number_directions(normals: np.ndarray, has_normal: np.ndarray, series: np.ndarray) -> np.ndarray:
-    """Number the orientations: slices of one series with the same rounded normal have the same number."""
+    """Number the orientations, (slices,) int: slices of a series with the same rounded normal have the same number."""
     rounded = np.where(has_normal[:, None], normals.round(_SAME_DIRECTION_DECIMALS) + 0.0, 2.0)
     keys = pd.DataFrame({"series": series} | {axis: rounded[:, column] for column, axis in enumerate(AXES)})
     return keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
@@ -176,10 +181,10 @@ def _number_directions(normals: np.ndarray, has_normal: np.ndarray, series: np.n
 def _choose_representatives(
     slices: pd.DataFrame, normals: np.ndarray, has_normal: np.ndarray, series: np.ndarray, num_series: int
 ) -> np.ndarray:
-    """Return for each series the slice whose normal stands for it, or -1."""
+    """Return for each series the slice that provides its normal, or -1."""
     chosen = np.full(num_series, -1)
     rows = np.flatnonzero(has_normal)
-    chosen[series[rows]] = rows  # whichever, where all normals of a series are the same to the bit
+    chosen[series[rows]] = rows  # any slice will do if all normals of a series are identical
     distinct = pd.DataFrame({"series": series[rows]} | dict(zip(AXES, normals[rows].T, strict=True))).drop_duplicates()
     several = np.bincount(distinct["series"], minlength=num_series) > 1
     rows = rows[several[series[rows]]]
@@ -193,7 +198,7 @@ def _choose_representatives(
 
 
 def _ends(z: np.ndarray, series: np.ndarray, num_series: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest z of every series; inf and -inf where none is known."""
+    """Return the smallest and the largest z of each series; inf and -inf if none is known."""
     low, high = np.full(num_series, np.inf), np.full(num_series, -np.inf)
     placed = ~np.isnan(z)
     np.minimum.at(low, series[placed], z[placed])
@@ -202,7 +207,7 @@ def _ends(z: np.ndarray, series: np.ndarray, num_series: int) -> tuple[np.ndarra
 
 
 def _spread(z: np.ndarray, series: np.ndarray, num_series: int) -> np.ndarray:
-    """Whether the slices of a series lie at more than one place, (series,)."""
+    """Return whether the slices of each series have more than one position, (series,) bool."""
     low, high = _ends(z, series, num_series)
     return high - low > SAME_POSITION_MM
 

@@ -1,4 +1,4 @@
-"""Make a commit's tables from the done-records: metadata.csv, rejects.csv and the accounting."""
+"""Make the tables of a commit from the records of its shards: metadata.csv, rejects.csv and the counts."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from pipeline.dicom.rejects import REJECT_CODES
 from pipeline.planning.catalog import TABLE_COLUMNS
 from pipeline.tables.series import SERIES_KEY, count_shared_uids, place_slices
 
-# Every code that a line of rejects.csv may have -> its class in the accounting, and one sentence.
+# Each code in rejects.csv -> its class in the counts, and a description.
 REJECTS = REJECT_CODES | {
     "unreadable": ("failed", "The file or archive member cannot be read; the message has the system's reason."),
     "killed_worker": (
         "failed",
-        "The decoder died, hung or took too much memory; the file was tried alone before it was given up.",
+        "The decoder crashed, hung or took too much memory, also when the file was tried on its own.",
     ),
     "duplicate": (
         "duplicates",
@@ -39,15 +39,15 @@ ORIENTATION_COLUMNS = ("rx", "ry", "rz", "cx", "cy", "cz")
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What a commit says of its slices.
+    """The tables and counts of a commit.
 
     Attributes:
-        metadata: the columns of docs/cache_format.md, sorted as it says.
+        metadata: columns and order as in docs/cache_format.md.
         rejects: path, code, message.
         counts, label_counts: as in the root attributes.
-        z_from: what gave z_norm, as `series.place_slices` names it -> ranges of rows, the second number excluded;
-            of the slices that were not placed by their position.
-        shared_uids: Series Instance UIDs that occur in several studies.
+        z_from: for slices that were not placed by their position, `z_from` of `series.place_slices` -> ranges of rows,
+            [first, stop].
+        shared_uids: number of Series Instance UIDs that occur in several studies.
     """
 
     metadata: pd.DataFrame
@@ -67,14 +67,15 @@ def make_tables(
     *,
     classes: list[str],
 ) -> Tables:
-    """Put the tables of a commit together.
+    """Make the tables of a commit.
 
     Args:
         ledger: the files of the commit.
-        records: the done-record of every shard that the ledger names.
+        records: the record of each shard in the ledger.
+        rows_per_shard: rows of a shard.
         image_id: `sop_instance_uid` or `file_stem`.
-        labels: as `labels.read_labels` gives them, None where there are none; one of a series, study or patient is
-            that of each of its slices.
+        labels: from `labels.read_labels`, or None. A label of a series, study or patient applies to all of its slices.
+        classes: names of the classes.
     """
     slots = ledger.live_slots()
     slices = _slices(slots, records, rows_per_shard)
@@ -103,7 +104,7 @@ def make_tables(
 def _slices(
     live: Mapping[int, Mapping[int, str]], records: Mapping[int, ShardRecord], rows_per_shard: int
 ) -> pd.DataFrame:
-    """The slices of the live slots, one line each, with path and row."""
+    """Return the slices of the live slots, one line each, with path and row."""
     lines = [
         (*placed.record, slots[placed.slot], shard * rows_per_shard + position)
         for shard, slots in live.items()
@@ -112,16 +113,16 @@ def _slices(
     ]
     names = (*SliceRecord._fields, "path", "row")
     columns: dict[str, list[Any]] = {name: [line[place] for line in lines] for place, name in enumerate(names)}
-    positions_mm = vectors(columns.pop("position"), POSITION_COLUMNS)
-    orientations = vectors(columns.pop("orientation"), ORIENTATION_COLUMNS)
+    positions_mm = vector_columns(columns.pop("position"), POSITION_COLUMNS)
+    orientations = vector_columns(columns.pop("orientation"), ORIENTATION_COLUMNS)
     frame = pd.DataFrame({**columns, **positions_mm, **orientations})
     for name in ("slice_location", "instance_number"):
         frame[name] = pd.to_numeric(frame[name]).astype(float)
     return frame
 
 
-def vectors(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Lists of fixed length, or None, as one float column a component, NaN for None."""
+def vector_columns(values: list[Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Convert vectors, or None, to one float64 column for each component; NaN for None."""
     missing = [float("nan")] * len(names)
     table = np.array([value or missing for value in values], np.float64).reshape(len(values), len(names))
     return {name: table[:, column] for column, name in enumerate(names)}
@@ -138,13 +139,13 @@ def _rejects(live: Mapping[int, Mapping[int, str]], records: Mapping[int, ShardR
 
 
 def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Leave one line for each (SOP Instance UID, frame): the smallest path where all else is equal too, or none.
+    """Drop slices with the same SOP Instance UID and frame as another: all but that with the smallest path, or all.
 
-    All else is HU, geometry, and of which patient, study and series it is: of two patients who have the same slice none
-    can be chosen.
+    All are dropped unless they agree in HU, geometry, patient, study and series: if two patients have the same slice,
+    there is no telling whose it is.
 
     Returns:
-        (the slices that stay, a reject for each that does not)
+        The remaining slices, and a reject for each dropped one.
     """
     key = ["sop_instance_uid", "frame"]
     twice = slices.duplicated(key, keep=False)
@@ -176,7 +177,7 @@ def _drop_duplicates(slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _z_from(rows: pd.Series, z_from: pd.Series) -> dict[str, list[list[int]]]:
-    """`Tables.z_from`: ranges, since slices that share a fall-back mostly lie side by side."""
+    """Return `Tables.z_from`, as ranges because slices with the same fallback are mostly in adjacent rows."""
     found = {}
     for name, group in rows[z_from != "position"].groupby(z_from):
         ordered = np.sort(group.to_numpy())
@@ -186,7 +187,7 @@ def _z_from(rows: pd.Series, z_from: pd.Series) -> dict[str, list[list[int]]]:
 
 
 def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:
-    """The accounting: every file in one class; a file that gave any slice counts as that."""
+    """Count the files by class: `gave_slices` if a file gave any slice, else that of its first reject."""
     classes = rejects["code"].map({code: kind for code, (kind, _) in REJECTS.items()})
     gave = set(slices["path"])
     by_path = dict(zip(rejects["path"].to_list()[::-1], classes.to_list()[::-1], strict=True))
@@ -198,7 +199,7 @@ def _count(ledger: Ledger, slices: pd.DataFrame, rejects: pd.DataFrame) -> dict[
 
 
 def _join_labels(slices: pd.DataFrame, labels: pd.DataFrame | None, classes: list[str]) -> dict[str, int]:
-    """Add one column a class to `slices`: 0, 1 or empty, or numbers between. Returns the counts of what did not fit."""
+    """Add a column for each class to `slices`: 0, 1, numbers in between, or empty. Return `Tables.label_counts`."""
     if labels is None:
         labels = pd.DataFrame(columns=classes, dtype=np.float32, index=pd.Index([], name="image_id"))
     key = slices[labels.index.name]
@@ -216,7 +217,7 @@ def _join_labels(slices: pd.DataFrame, labels: pd.DataFrame | None, classes: lis
 
 
 def _any_disagrees(labels: np.ndarray, classes: list[str]) -> int:
-    """How many slices have an `any` that is not the largest of the other classes."""
+    """Return the number of slices whose `any` is not the maximum of the other classes."""
     if "any" not in classes or len(classes) < 2:
         return 0
     others = np.delete(labels, classes.index("any"), 1)
@@ -226,18 +227,20 @@ def _any_disagrees(labels: np.ndarray, classes: list[str]) -> int:
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:
-    """CSV as docs/cache_format.md wants it: floats in the shortest form that reads back exactly."""
+    """Return a table as CSV according to docs/cache_format.md, with floats in the shortest form that is exact."""
     return frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape")
 
 
 def logical_digest(metadata: pd.DataFrame, digests: Mapping[str, Mapping[int, str]], windows: Iterable[Any]) -> str:
-    """One digest over content alone, whatever rows, commits, times or paths.
+    """Return a SHA-256 (hex) of the content of a cache, independent of rows, commits, times, paths and patient ids.
 
-    Over, in the order of (sop_instance_uid, frame): the UIDs, frame, z_mm, z_norm and labels, the pixels' digests of
-    each size, and the windows.
+    It covers the windows and, in the order of (sop_instance_uid, frame), the UIDs, frame, z_mm, z_norm and labels, and
+    the digests of the images of each size.
 
     Args:
-        digests: size as text -> row -> xxh3-128 of the image.
+        metadata: the table.
+        digests: size as text -> row -> xxh3-128 (hex) of the image.
+        windows: as JSON data.
     """
     table = metadata.sort_values(["sop_instance_uid", "frame"], ignore_index=True)
     digest = hashlib.sha256(json.dumps(list(windows), sort_keys=True).encode())

@@ -51,13 +51,13 @@ def _catalog_corrected(small: Small, right: str, wrong: str, advice: str) -> Cas
 @CASES.add
 def _labels_by_another_level(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _said_in_the_catalog(small, by_series, r"it labels each series .* set (labels: \{level: series\}) in")
+    return _said_in_the_catalog(small, by_series, r"it has labels per series .* set (labels: \{level: series\}) in")
 
 
 @CASES.add
 def _labels_by_another_level_and_a_file_by_slices(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _corrected(small, by_series, "or give a file that labels each slice", HEAD + LINE)
+    return _corrected(small, by_series, "or give a file with labels per slice", HEAD + LINE)
 
 
 @CASES.add
@@ -83,7 +83,7 @@ def _long_labels_that_contradict_each_other(small: Small) -> Case:
 @CASES.add
 def _two_columns_of_a_class(small: Small) -> Case:
     wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
-    return _corrected(small, wrong, "both stand for the class bleed; remove one", HEAD + LINE)
+    return _corrected(small, wrong, "both match the class bleed; remove one", HEAD + LINE)
 
 
 @CASES.add
@@ -95,7 +95,7 @@ def _two_columns_of_a_name(small: Small) -> Case:
 @CASES.add
 def _a_cell_that_holds_the_separator(small: Small) -> Case:
     wrong, right = (b"image_id,bleed,any,note\n1.2.3.0.0,1,1," + note for note in (b"a, b\n", b'"a, b"\n'))
-    return _corrected(small, wrong, "or quote cells that hold the separator", right)
+    return _corrected(small, wrong, "or quote cells that contain the separator", right)
 
 
 @CASES.add

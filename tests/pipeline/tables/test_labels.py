@@ -154,7 +154,7 @@ def test_labels_of_something_larger_need_the_catalogs_word():
     content = b"series_instance_uid,epidural,subdural,any\nx,1,0,1\n"
     with pytest.raises(SourceError) as error:
         read_labels(WIDE, content, CLASSES)
-    assert "it labels each series (series_instance_uid), but the catalog says labels of each slice" in str(error.value)
+    assert "it has labels per series (series_instance_uid), but the catalog says per slice" in str(error.value)
     assert "set labels: {level: series} in the catalog" in str(error.value)
 
 
@@ -166,14 +166,14 @@ def test_labels_of_something_larger_need_the_catalogs_word():
         (LONG, long_csv([("ID_a_subdurl", 1)]), "unknown class 'subdurl', did you mean subdural?"),
         (LONG, long_csv([("ID_a_any", 2)]), "line 2: Label is '2', it must be 0, 1 or empty"),
         (WIDE, b"image_id,epidural,subdural,any\na,1,0,yes\n", "line 2: any is 'yes'"),
-        (LONG, b"image,any\na,1\n", "the RSNA long format has ID,Label"),
+        (LONG, b"image,any\na,1\n", "that of the RSNA long format is ID,Label"),
         (WIDE, b"ID,Label\nID_a_any,1\n", "this is the RSNA long format; remove `type: wide` from"),
         (WIDE, b"image_id,epidural,subdural,anny\na,1,0,1\n", "no column for the class any, is it the column anny?"),
         (WIDE, b"image_id,epidural,subdural,any,Any\na,1,0,1,1\n", None),
         (
             WIDE,
             b"image_id,epidural,subdural,ANY,Any\na,1,0,1,1\n",
-            "the columns ANY and Any both stand for the class any",
+            "the columns ANY and Any both match the class any",
         ),
         (WIDE, b"image_id,any,any,epidural,subdural\na,1,0,1,1\n", "two columns are called 'any'"),
         (WIDE, b"image_id,epidural,subdural,any\na,1,0,1,x\n", "line 2 has more cells than the header, 5 instead of 4"),

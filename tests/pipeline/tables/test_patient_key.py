@@ -77,7 +77,7 @@ def test_what_is_no_key_is_one_line(tmp_path, content):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    with pytest.raises(CatalogError, match=r"the patient key cannot be made .*; give --patient-key FILE"):
+    with pytest.raises(CatalogError, match=r"the patient key cannot be created .*; give --patient-key FILE"):
         read_key(None)
 
 
