@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.engine.interrupts import Ended, ended_by_signals
+from pipeline.engine.interrupts import Terminated, ended_by_signals
 from pipeline.errors import PipelineError
 from pipeline.terminal import complain, note
 
@@ -42,7 +42,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         except KeyboardInterrupt as interrupt:
             note("")  # end the line on which the terminal printed ^C
             note("interrupted; finished work is kept: run the same command to continue")
-            code = 128 + (interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT)
+            code = 128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
         sys.exit(code or 0)
 
     return run

@@ -1,1 +1,1 @@
-"""Run tasks: in a plain loop, on local processes, or on any Dask cluster."""
+"""Run a build and its tasks, in this process, on local workers or on a Dask cluster."""

@@ -1,4 +1,4 @@
-"""Declare the arrays that a build writes, each with the compressor that it has or is to have."""
+"""Declare the arrays that a build writes, and choose their compressors."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.planning.stages import ArrayPath, ArraySpec
 
 
 def codec_of(work: Work, spec: ArraySpec) -> Codec:
-    """The compressor of an array: the commit's, or that of the array on disk, for a new one the catalog's."""
+    """Return the compressor of an array: that of the commit or of the array on disk; for a new array, the catalog's."""
     head, layout = work.found.head, work.settings.layout
     committed = head.arrays.get(spec.images_path) if head else None
     existing = committed or array_metadata(work.cache, spec.images_path)
@@ -22,9 +22,9 @@ def codec_of(work: Work, spec: ArraySpec) -> Codec:
 
 
 def declare_arrays(work: Work) -> None:
-    """Write the zarr.json of new arrays before their first shard: a build that goes on must use the same compressor.
+    """Write the zarr.json of new arrays before their first shard: a resumed build must use the same compressor.
 
-    No reader sees them: the root's consolidated metadata does not name them yet.
+    Readers do not see these arrays yet, as the root's consolidated metadata does not list them.
     """
     for spec in work.found.wanted.arrays:
         if not work.cache.document(spec.images_path).exists():
@@ -33,7 +33,7 @@ def declare_arrays(work: Work) -> None:
 
 
 def array_documents(work: Work, wanted: Iterable[ArraySpec], *, rows: int) -> dict[ArrayPath, Any]:
-    """The zarr.json of arrays of so many rows, and of their sums, by path."""
+    """Return the zarr.json of image arrays with this number of rows, and of their sums arrays, by path."""
     settings = work.settings
     documents: dict[ArrayPath, Any] = {}
     for spec in wanted:

@@ -1,4 +1,4 @@
-"""Build a cache: survey what is there, run the plan's tasks, commit."""
+"""Build a cache: survey the source and the cache, run the plan's tasks, commit."""
 
 import contextlib
 import errno
@@ -27,10 +27,11 @@ from pipeline.planning.survey import Survey, entries_of, survey
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a build came to.
+    """The result of a build.
 
     Attributes:
-        changed: whether there is a new commit.
+        commit: the current commit.
+        changed: whether it is new.
     """
 
     commit: Commit
@@ -39,7 +40,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a build tells while it works: the plan, where its tasks run, files begun of a shard, then each shard."""
+    """Callbacks that report the progress of a build.
+
+    Attributes:
+        planned: called once with the plan, before anything is written.
+        note: called with a line about the workers.
+        files_begun: called with an unfinished shard and the number of its files begun so far.
+        shard_done: called with each finished job and its `ShardResult`.
+        stage: called with a line that names the current step of the commit.
+    """
 
     planned: Callable[[Plan], None]
     note: Callable[[str], None]
@@ -49,13 +58,13 @@ class Progress:
 
 
 def build(cache: Cache, *, settings: Settings, workers: Workers, options: BuildOptions, progress: Progress) -> Outcome:
-    """Bring the cache to what the settings and the source ask for.
+    """Build the cache, or bring it up to date with the settings and the source.
 
     Raises:
-        SourceError, CacheError: with the old commit intact and the work resumable.
+        SourceError, CacheError: the build failed; the old commit is intact, and the same build resumes the work.
     """
     try:
-        current_commit(cache)  # refuses a folder that is no cache before the lock puts anything there
+        current_commit(cache)  # refuses a folder that is not a cache before the lock creates a file in it
         with lock(cache) as token:
             found = survey(cache, settings, check_content=options.check_content, retry_rejected=options.retry_rejected)
             return _build(Work(cache, settings, found, token, options), workers, progress)
@@ -67,16 +76,16 @@ def _build(work: Work, workers: Workers, progress: Progress) -> Outcome:
     found, cache = work.found, work.cache
     progress.planned(found.plan)
     if found.head and not found.plan.commit:
-        _note_touched(cache, found)
+        _finish_unchanged(cache, found)
         return Outcome(found.head, changed=False)
-    from pipeline.engine.commit import commit_build, find_labels  # pandas and zarr, which a no-op need not wait for
+    from pipeline.engine.commit import commit_build, find_labels  # import pandas and zarr, which a no-op does not need
 
     _refuse_vanished(work)
     labels = find_labels(work)
-    _collect_leftovers(cache, found.head)
+    _remove_leftovers(cache, found.head)
     _check_space(cache, work.settings, found.plan)
     entries = _convert(work, workers, progress)
-    _collect_partials(cache)  # of workers that were killed meanwhile
+    _remove_partials(cache)  # of workers that were killed during the build
     progress.stage("writing the tables and the commit")
     return Outcome(commit_build(work, entries, labels, progress.stage), changed=True)
 
@@ -84,23 +93,27 @@ def _build(work: Work, workers: Workers, progress: Progress) -> Outcome:
 # --- before anything is written ------------------------------------------------------------------------------------
 
 
-def _note_touched(cache: Cache, found: Survey) -> None:
-    """Nothing is to be built: keep new time stamps, so that the next scan believes them, and tidy up after a kill."""
+def _finish_unchanged(cache: Cache, found: Survey) -> None:
+    """Finish a build with nothing to do: store new time stamps, so that the next scan trusts them, and clean up."""
     assert found.head
     from pipeline.cache.copies import update_copies
 
     if found.plan.resolved.touched:
         commits.write_ledger(cache, found.head.id, found.plan.resolved.kept)
     if update_copies(cache, found.head):
-        _collect_leftovers(cache, found.head)
+        _remove_leftovers(cache, found.head)
     pending = read_pending(cache)
     if pending and is_committed(pending, found.head):
         clear_pending(cache)
 
 
-def _collect_leftovers(cache: Cache, head: Commit | None) -> None:
-    """Remove what killed builders have left: temporary files, and commits that never became the current one."""
-    _collect_partials(cache)
+def _remove_leftovers(cache: Cache, head: Commit | None) -> None:
+    """Remove what killed builders left behind: temporary files, and commits that never became the current one.
+
+    Raises:
+        CacheError: such a commit is recorded as the current one, so the root is out of date.
+    """
+    _remove_partials(cache)
     known = {head.id, *head.private.before} if head else set()
     strays = cache.commit_ids() - known
     if recorded_head(cache) in strays:
@@ -109,7 +122,7 @@ def _collect_leftovers(cache: Cache, head: Commit | None) -> None:
         commits.remove_commit(cache, stray)
 
 
-def _collect_partials(cache: Cache) -> None:
+def _remove_partials(cache: Cache) -> None:
     for partial in cache.partials():
         partial.unlink(missing_ok=True)
 
@@ -133,6 +146,7 @@ def _check_space(cache: Cache, settings: Settings, made: Plan) -> None:
 
 
 def _target_error(cache: Cache, error: OSError) -> CacheError:
+    """Return the error to raise when the cache cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else error.strerror or str(error)
     return CacheError(f"{error.filename or cache}: {what}; nothing is lost: fix this and run the same command again")
@@ -142,7 +156,11 @@ def _target_error(cache: Cache, error: OSError) -> CacheError:
 
 
 def _convert(work: Work, workers: Workers, progress: Progress) -> list[Entry]:
-    """Run the plan's tasks, and further ones for files with more frames than fitted. Returns the new entries."""
+    """Run the plan's tasks, and more tasks for files with more frames than fit their shard.
+
+    Returns:
+        the ledger entries of the files in the plan's shards.
+    """
     cache, settings, found = work.cache, work.settings, work.found
     if not found.plan.jobs:
         return []
@@ -160,12 +178,12 @@ def _convert(work: Work, workers: Workers, progress: Progress) -> list[Entry]:
         pending |= more
         jobs = tuple(ShardJob(shard, units, found.wanted.arrays) for shard, units in sorted(more.items()))
     records = {shard: record for shard in pending if (record := read_record(cache, shard))}
-    there = set(found.listing.paths)
-    return [entry for entry in entries_of(records) if entry.path in there]
+    listed = set(found.listing.paths)
+    return [entry for entry in entries_of(records) if entry.path in listed]
 
 
 def make_context(work: Work) -> Any:
-    """Put together what every task of the build needs: a `Context`."""
+    """Return the `Context` that all tasks of the build share."""
     from pipeline.engine.arrays import codec_of
     from pipeline.engine.context import Context
 
@@ -186,17 +204,17 @@ def make_context(work: Work) -> Any:
 def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Progress) -> list[HandedBack]:
     from pipeline.engine.run import run_jobs
 
-    of_shard = {job.shard: job for job in jobs}
+    jobs_by_shard = {job.shard: job for job in jobs}
     handed_back: list[HandedBack] = []
-    run = run_jobs(context, list(of_shard.values()), workers, progress.note, progress.files_begun)
+    run = run_jobs(context, list(jobs_by_shard.values()), workers, progress.note, progress.files_begun)
     with contextlib.closing(run) as results:
         for result in results:
-            missed = result.vanished + result.changed
-            if missed:
+            missing = result.vanished + result.changed
+            if missing:
                 raise SourceError(
-                    f"{missed[0]}: vanished or changed before it was read, as did {len(missed) - 1:,} more files of "
+                    f"{missing[0]}: vanished or changed before it was read, as did {len(missing) - 1:,} more files of "
                     "its shard; finished work is kept: run the same command again"
                 )
-            progress.shard_done(of_shard[result.shard], result)
+            progress.shard_done(jobs_by_shard[result.shard], result)
             handed_back += result.handed_back
     return handed_back

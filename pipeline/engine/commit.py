@@ -1,4 +1,4 @@
-"""Make the commit of a build: labels, tables, and what only builds use of it."""
+"""Commit a build: labels, tables, and the private part that only later builds use."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from pipeline.words import counted
 
 
 def find_labels(work: Work) -> Any:
-    """The labels of the file, or those of the commit where the file has vanished; None where none are wanted."""
+    """Return the labels from their file, or from the commit if the file has vanished; None if no labels are wanted."""
     labels, head = work.settings.labels, work.found.head
     if labels.file.filepath is None:
         return None
@@ -37,17 +37,21 @@ def find_labels(work: Work) -> Any:
 
 
 def commit_build(work: Work, entries: list[Entry], labels: Any, say: Callable[[str], None]) -> Commit:
-    """Write tables and commit, and forget the pending plan.
+    """Write the tables and the commit, and remove the pending plan.
 
     Args:
-        entries: of the files that the build has read.
-        labels: as `find_labels` gives them.
+        entries: ledger entries of the files that the build has read.
+        labels: from `find_labels`.
+        say: called with a line about series that share a UID.
+
+    Raises:
+        SourceError: a first build has no slices, or no slice has a label.
     """
     cache, settings, found = work.cache, work.settings, work.found
     ledger = merge(found.plan.resolved.kept, ledger_of(entries))
     terms = _terms(work, labelled=labels is not None)
     tables = tables_of(cache, ledger, terms, settings.image_id, labels)
-    _refuse_useless(settings, found, tables, labels)
+    _refuse_unusable(settings, found, tables, labels)
     if tables.shared_uids:
         shared = counted(tables.shared_uids, "Series Instance UID")
         say(f"{shared} in several studies; each study's is a separate series")
@@ -75,7 +79,7 @@ def _terms(work: Work, *, labelled: bool) -> Terms:
 
 
 def _private(work: Work, next_shard: int) -> Private:
-    """The part that only builds use, but for what `write_commit` finds."""
+    """Return the private part, without the fields that `write_commit` fills in."""
     settings, wanted = work.settings, work.found.wanted
     return Private(
         before=(),
@@ -93,7 +97,8 @@ def _private(work: Work, next_shard: int) -> Private:
     )
 
 
-def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any) -> None:
+def _refuse_unusable(settings: Settings, found: Survey, tables: Any, labels: Any) -> None:
+    """Raise a SourceError if a first build has no slices, or if no slice has a label."""
     if found.head is None and tables.metadata.empty:
         kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in tables.counts.items() if number)
         first = tables.rejects.iloc[0]
@@ -102,16 +107,17 @@ def _refuse_useless(settings: Settings, found: Survey, tables: Any, labels: Any)
         )
     if labels is not None and tables.label_counts["slices_without_label"] == len(tables.metadata) > 0:
         raise SourceError(
-            f"{settings.labels.file.filepath}: none of its {len(labels):,} {_things(settings)} is in the data, "
-            f"{labels.index[0]} for example; are these the labels of this data set, and is {_way(settings)} right in "
-            "the catalog?"
+            f"{settings.labels.file.filepath}: none of its {len(labels):,} {_labelled_items(settings)} is in the data, "
+            f"{labels.index[0]} for example; are these the labels of this data set, and is {_label_key(settings)} "
+            "right in the catalog?"
         )
 
 
-def _things(settings: Settings) -> str:
+def _labelled_items(settings: Settings) -> str:
     return {"slice": "images", "study": "studies", "patient": "patients"}.get(settings.labels.file.level, "series")
 
 
-def _way(settings: Settings) -> str:
+def _label_key(settings: Settings) -> str:
+    """Return the setting of the catalog that decides how labels are matched, as the catalog writes it."""
     level = settings.labels.file.level
     return f"image_id: {settings.image_id}" if level == "slice" else f"labels: {{level: {level}}}"

@@ -1,4 +1,4 @@
-"""What a task is given beside its job, and what it gives back."""
+"""The inputs that all tasks of a build share, and the result of a task."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,11 +13,13 @@ from pipeline.source.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every task of a build needs; sent to a worker with each task, so it stays small.
+    """The inputs that all tasks of a build share; sent to a worker with each task, so it stays small.
 
     Attributes:
-        token: of the lock; a task publishes nothing once another builder holds the cache.
-        codecs: compressor of each array, by the array's name.
+        token: token of the lock; a task publishes nothing once another builder holds the cache.
+        reading_fingerprint: fingerprint of the reading settings, for the done-records.
+        patient_key: the key that patient ids are hashed with, None if they are kept.
+        codecs: the compressor of each array, by the array's name.
     """
 
     source: Source
@@ -33,14 +35,17 @@ class Context:
 
 @dataclass(slots=True)
 class ShardResult:
-    """What a task tells the builder; a few hundred bytes.
+    """What a task returns to the builder; a few hundred bytes.
 
     Attributes:
-        failed: files and frames that should have given a slice and did not.
-        other_files: files and frames that are no slices, and need not be.
-        handed_back: files with more frames than fitted.
-        vanished: files that were gone when they were to be read; the shard is not published.
-        changed: files that no longer have the content that their rows were built from; as `vanished`.
+        slices: number of slices stored.
+        failed: number of files and frames that should have given a slice and did not.
+        other_files: number of files and frames that are not slices and need not be.
+        bytes_written: size of the image shards, bytes.
+        seconds: duration of the task.
+        handed_back: files with more frames than the shard had rows left.
+        vanished: files that no longer existed when they were to be read; the shard is then not published.
+        changed: files whose content is no longer that of their rows; the shard is then not published.
     """
 
     shard: int
@@ -55,6 +60,6 @@ class ShardResult:
 
 
 def count_rejects(codes: Iterable[str]) -> tuple[int, int]:
-    """How many of these codes stand for a failure, and how many for something that is no slice."""
+    """Return how many of these reject codes stand for failures, and how many for files that are not slices."""
     failed = [REJECT_CODES.get(code, ("failed", ""))[0] == "failed" for code in codes]
     return sum(failed), len(failed) - sum(failed)

@@ -16,7 +16,11 @@ from pipeline.source.contents import certain
 
 
 def fill(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
-    """Read every unit, pack the slices that are accepted from the shard's start, and note all that was seen."""
+    """Read every unit and pack the accepted slices from the start of the shard.
+
+    Returns:
+        the record of all files, slices and rejects, still without arrays, and the result.
+    """
     log, result = _Log(), ShardResult(shard.job.shard)
     for unit in shard.job.units:
         shard.begin(unit.slot)
@@ -55,7 +59,7 @@ def _fill_from(unit: Unit, shard: OpenShard, log: "_Log", result: ShardResult) -
 
 
 class _File(NamedTuple):
-    """A file that is there: its stamp as the ledger has it, and its content or why it cannot be read."""
+    """An existing file: its size, time and digest for the ledger, and its content or the reason it cannot be read."""
 
     size: int
     mtime_ns: int
@@ -64,7 +68,7 @@ class _File(NamedTuple):
 
 
 def _read(unit: Unit, shard: OpenShard) -> _File | None:
-    """The file of a unit, None where it has vanished."""
+    """Read the file of a unit; return None if it has vanished."""
     try:
         data, stamp = shard.read(unit.path)
     except FileNotFoundError:
@@ -79,15 +83,15 @@ def _read(unit: Unit, shard: OpenShard) -> _File | None:
 
 
 def _judge(unit: Unit, file: _File, shard: OpenShard) -> Slices | Reject | HandedBack:
-    """What is to become of a file: its slices go in, it is rejected, or it needs a shard of another size."""
+    """Return what happens to a file: its slices are stored, it is rejected, or it has more frames than free rows."""
     if isinstance(file.content, Reject):
         return file.content
     refused = dict(shard.job.rejected).get(unit.slot)
     if refused:
         return refused
-    if unit.digest not in ("", file.digest):  # other content than the frames were counted from
-        whole = shard.slices_of(Unit(unit.slot, unit.path), file.content)
-        return HandedBack(unit, whole.num_frames, file.digest)
+    if unit.digest not in ("", file.digest):  # it has changed since its frames were counted
+        every = shard.slices_of(Unit(unit.slot, unit.path), file.content)
+        return HandedBack(unit, every.num_frames, file.digest)
     slices = shard.slices_of(unit, file.content)
     frames = unit.stop - unit.first if unit.stop else slices.num_frames
     if shard.used + frames > shard.context.rows_per_shard:
@@ -105,7 +109,7 @@ def _store(slices: Slices, shard: OpenShard, log: "_Log") -> None:
 
 
 class _Log:
-    """Lines of the done-record, file by file. What a file's line says of its content stays null if it gave no entry."""
+    """Collects the lines of the done-record. A file that gives no ledger entry keeps a null size, time and digest."""
 
     def __init__(self) -> None:
         self.files: list[FileLine] = []

@@ -1,4 +1,4 @@
-"""Make Ctrl-C, SIGTERM and SIGHUP one kind of end, and hold it back while processes start and end."""
+"""Treat Ctrl-C, SIGTERM and SIGHUP alike, and defer them while processes start and end."""
 
 import contextlib
 import signal
@@ -10,8 +10,12 @@ from types import FrameType
 from pipeline import system
 
 
-class Ended(KeyboardInterrupt):
-    """A signal other than Ctrl-C has ended the command, as Ctrl-C does."""
+class Terminated(KeyboardInterrupt):
+    """A signal other than Ctrl-C is ending the command.
+
+    Attributes:
+        number: the signal's number.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -22,15 +26,17 @@ class Ended(KeyboardInterrupt):
 def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the block as Ctrl-C does, unless they are ignored, as under `nohup`.
 
+    Outside the main thread, this does nothing.
+
     Raises:
-        Ended: one of them came.
+        Terminated: one of them arrived.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Ended(number)
+        raise Terminated(number)
 
     before = {number: signal.getsignal(number) for number in system.ending_signals()[1:]}
     for number, handler in before.items():
@@ -44,20 +50,22 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Put an end by a signal off to the end of the block; threads and processes begun in it get no Ctrl-C or SIGHUP.
+def interrupts_deferred() -> Iterator[None]:
+    """Defer Ctrl-C, SIGTERM and SIGHUP to the end of the block; processes started in it never get Ctrl-C or SIGHUP.
 
-    A terminal sends Ctrl-C to all processes: this one ends the workers, and they need not print how it felt. Dask,
-    interrupted while it starts or ends them, leaves some behind and waits 10 s for them.
+    A terminal sends Ctrl-C to all processes, but this one ends the workers, which would only print tracebacks. If Dask
+    is interrupted while it starts or ends workers, it leaves some behind and waits 10 s for them.
+
+    Outside the main thread, this does nothing.
 
     Raises:
-        KeyboardInterrupt: at the end, if there was one.
+        KeyboardInterrupt: at the end of the block, if a signal arrived.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Python 3.11 unblocks SIGINT in the thread that starts this process, just before it starts the first worker; the
-    # process itself ignores SIGINT and SIGTERM, and must not get a SIGHUP, for others would then miss what it knew.
+    # Starting multiprocessing's resource tracker unblocks SIGINT in Python 3.11, so it is started before the workers.
+    # It ignores SIGINT and SIGTERM; a SIGHUP would end it, and with it what it tracks for the other processes.
     with system.interrupts_blocked():
         resource_tracker.ensure_running()
     held: list[int] = []
@@ -71,4 +79,4 @@ def interrupts_held() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if held:
-        signal.raise_signal(held[0])  # which a build in the background may ignore
+        signal.raise_signal(held[0])  # ignored if the build runs in the background of a shell

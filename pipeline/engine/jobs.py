@@ -1,4 +1,4 @@
-"""Look after the jobs of a cluster that the command has started: lost ones are asked for again."""
+"""Watch the jobs of a cluster that the command has started, and resubmit those that are lost."""
 
 import contextlib
 import itertools
@@ -11,12 +11,12 @@ import distributed
 
 from pipeline.errors import CacheError
 
-# A worker that its nanny starts again is back by then.
+# A worker that its nanny restarts is back by then.
 LOST_AFTER_S = 15.0
 
 
-class Refusals(logging.Handler):
-    """Takes the errors of what asks for jobs, `sbatch` for one, from the loops in which Dask asks."""
+class SubmitErrors(logging.Handler):
+    """Collects the errors of commands that submit jobs, such as `sbatch`, which Dask runs in its event loops."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,14 +27,14 @@ class Refusals(logging.Handler):
             self._last = record.exc_info[1]
 
     def take(self) -> str | None:
-        """The last error in one line, once: what the command that asks wrote to stderr, where it was one."""
+        """Return the last error once, in one line; of a failed command, what it wrote to stderr."""
         error, self._last = self._last, None
         return " ".join(str(error).rpartition("stderr:")[2].split()) if error else None
 
 
 @contextlib.contextmanager
 def handled_by(handler: logging.Handler, *names: str) -> Iterator[None]:
-    """Give these loggers one handler, and no other, for a while."""
+    """Make `handler` the only handler of these loggers within the block."""
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -47,25 +47,26 @@ def handled_by(handler: logging.Handler, *names: str) -> Iterator[None]:
 
 
 class Jobs:
-    """The jobs of a started cluster, each with one worker or more.
+    """The jobs of a started cluster, each with one or more workers.
 
-    Dask's clusters ask for a job once: one that the queue has ended, for its time or by hand, does not come back.
+    Dask's clusters submit a job only once: a job that ends at its time limit or is cancelled is not replaced.
 
     Args:
-        scale: number of workers wanted, None where Dask adapts it.
-        name: for messages.
-        say: told in a line what happens to jobs while others work.
+        scale: number of workers wanted, None if Dask adapts it.
+        errors: the handler that collects the cluster's errors.
+        name: name of the cluster in messages.
+        say: called with a line about jobs that were lost or refused while others run.
     """
 
     def __init__(
-        self, cluster: Any, scale: int | None, refusals: Refusals, name: str, say: Callable[[str], None]
+        self, cluster: Any, scale: int | None, errors: SubmitErrors, name: str, say: Callable[[str], None]
     ) -> None:
-        self._cluster, self._scale, self._refusals, self._name, self._say = cluster, scale, refusals, name, say
+        self._cluster, self._scale, self._errors, self._name, self._say = cluster, scale, errors, name, say
         self._last_seen: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def ended(self) -> Iterator[None]:
-        """Let the cluster end after this: it asserts then that no job is in the state that a refused one stays in."""
+    def closable(self) -> Iterator[None]:
+        """Mark refused jobs as failed at the end of the block: closing the cluster asserts that none is `created`."""
         try:
             yield
         finally:
@@ -75,39 +76,39 @@ class Jobs:
                         job.status = distributed.Status.failed
 
     def check_workers(self) -> None:
-        """Ask again for jobs whose workers have gone.
+        """Resubmit the jobs whose workers are lost.
 
         Raises:
-            CacheError: no job is there, and none can be had.
+            CacheError: no job is running, and none can be submitted.
         """
         if not isinstance(self._cluster, distributed.SpecCluster):
-            return  # what runs elsewhere, on Kubernetes or behind a gateway, is replaced there
-        self._ask_again()
-        refusal = self._refusals.take()
-        if refusal is None:
+            return  # Kubernetes and Dask Gateway replace lost workers themselves
+        self._resubmit_lost()
+        error = self._errors.take()
+        if error is None:
             return
         if not any(job.status is distributed.Status.running for job in self._cluster.workers.values()):
-            raise CacheError(f"{self._name}: no worker could be started: {refusal}; finished shards are kept")
-        self._say(f"{self._name}: {refusal}; going on with fewer workers")
+            raise CacheError(f"{self._name}: no worker could be started: {error}; finished shards are kept")
+        self._say(f"{self._name}: {error}; continuing with fewer workers")
 
-    def _ask_again(self) -> None:
+    def _resubmit_lost(self) -> None:
         now = time.monotonic()
         self._last_seen |= dict.fromkeys(self._cluster.observed, now)
         lost = {job: workers for job, workers in self._workers() if self._are_lost(workers, now)}
         if not lost:
             return
         for worker in itertools.chain.from_iterable(lost.values()):
-            self._last_seen.pop(worker, None)  # names are given again
+            self._last_seen.pop(worker, None)  # names are reused
         self._say(f"{self._name}: {len(lost)} {'job' if len(lost) == 1 else 'jobs'} lost, submitting again")
         self._cluster.loop.add_callback(self._replace, list(lost))
 
     def _workers(self) -> Iterator[tuple[Any, list[Any]]]:
-        """Each job that is wanted, and the names of its workers."""
+        """Yield every wanted job and the names of its workers."""
         for job, spec in self._cluster.worker_spec.items():
             yield job, [f"{job}{suffix}" for suffix in spec["group"]] if "group" in spec else [job]
 
     def _are_lost(self, workers: list[Any], now: float) -> bool:
-        """Whether some were there and none is now: a job that waits in the queue has had none."""
+        """Return whether some of a job's workers were seen, but none recently; a queued job has had no worker yet."""
         seen = [self._last_seen[worker] for worker in workers if worker in self._last_seen]
         return bool(seen) and max(seen) < now - LOST_AFTER_S
 

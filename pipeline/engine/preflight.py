@@ -14,13 +14,13 @@ _checked: set[str] = set()
 
 
 def check_versions(versions: dict[str, str]) -> None:
-    """Check that this process has the libraries that decide over pixels as they are where the build was started.
+    """Check that the libraries that affect pixel values have the same versions here as where the build was started.
 
     Raises:
-        CacheError: names this machine, the library, and both versions.
+        CacheError: a version differs; the message names this machine, the library and both versions.
     """
     for name, wanted in versions.items():
-        if name == "python":  # decides over no pixel
+        if name == "python":  # does not affect pixel values
             continue
         found = library_versions().get(name, "none")
         if found != wanted:
@@ -30,10 +30,10 @@ def check_versions(versions: dict[str, str]) -> None:
 
 
 def check_worker(context: Context, job: ShardJob) -> None:
-    """Check this process once a build: source, target.
+    """Check, once per build and process, that this process can reach the source and write to the cache.
 
     Raises:
-        CacheError: names this machine, what is wrong, and the way out.
+        CacheError: it cannot; the message names this machine, the problem and the remedy.
     """
     if context.token in _checked:
         return
@@ -49,7 +49,7 @@ def check_worker(context: Context, job: ShardJob) -> None:
 
 
 def _check_source(context: Context, job: ShardJob) -> None:
-    """One file of the task must be there: a source that is not mounted has none."""
+    """Raise a CacheError if none of the job's files exists, as when the source is not mounted on this machine."""
     buffer, missing = Buffer(), ""
     for unit in job.units:
         if unit.slot in job.missing:

@@ -1,4 +1,4 @@
-"""Show a build at work: a bar on a terminal, a line every few seconds elsewhere."""
+"""Show the progress of a build: a bar on a terminal, otherwise a line every few seconds."""
 
 import contextlib
 import sys
@@ -14,15 +14,18 @@ from pipeline.planning.plan import Plan
 from pipeline.source.names import escaped
 
 LINE_EVERY_S = 5.0
-# What goes on while no slice is done: 3 s for workers, and half a minute the first time that code is compiled.
+# The stages before the first slice: workers take 3 s to start, and code takes half a minute to compile the first time.
 STARTING, COMPILING = "starting workers", "compiling"
 
 
 class ShownProgress:
-    """Prints the plan's reasons, then slices, slices/s, what failed and the time that is left, to stderr."""
+    """Prints the plan, then the slices done, slices/s, failures and the time left, to stderr.
+
+    Args:
+        in_process: whether the tasks run in this process, so that no workers are started.
+    """
 
     def __init__(self, *, in_process: bool = False) -> None:
-        """Begin to show; `in_process`: no workers are started."""
         self._first_stage = COMPILING if in_process else STARTING
         self._bar: tqdm[Any] | None = None
         self._failed = self._other_files = 0
@@ -45,7 +48,7 @@ class ShownProgress:
             terminal.note(self._first_stage)
 
     def files_begun(self, shard: int, files: int) -> None:
-        """Count files of a shard that is not finished: with shards of 256 slices a small build has one or two."""
+        """Count the files begun in an unfinished shard, as a small build has only one or two shards."""
         if shard not in self._shards:
             self._begun[shard] = files - 1
             self._show()
@@ -60,7 +63,7 @@ class ShownProgress:
 
     def _show(self) -> None:
         done = self._finished + sum(self._begun.values())
-        if not self._started and done:  # the rate is that of the work, without the start of workers and compiling
+        if not self._started and done:  # the rate does not include starting workers and compiling
             self._started = self._printed = time.monotonic()
             self._at_start = done
         if self._bar is not None:
@@ -80,7 +83,7 @@ class ShownProgress:
         )
 
     def note(self, line: str) -> None:
-        """Print a line without harm to the bar."""
+        """Print a line without disturbing the bar."""
         tqdm.write(escaped(line), file=sys.stderr)
 
     def stage(self, name: str) -> None:
@@ -89,7 +92,7 @@ class ShownProgress:
 
     def _close(self) -> None:
         if self._bar is not None:
-            with contextlib.suppress(OSError):  # a terminal that is gone
+            with contextlib.suppress(OSError):  # the terminal is gone
                 self._bar.close()
             self._bar = None
 

@@ -1,4 +1,4 @@
-"""Run tasks: in a plain loop, on local processes, or on any Dask cluster."""
+"""Run tasks in a plain loop, on local processes, or on any Dask cluster."""
 
 import contextlib
 import itertools
@@ -19,15 +19,15 @@ from pipeline.errors import CacheError
 from pipeline.planning.jobs import ShardJob
 from pipeline.planning.settings import Workers
 
-# Tasks that Dask knows of at a time, of about 20 KB each: two for each of 512 workers.
+# Number of tasks submitted to Dask at a time, about 20 KB each: two for each of 512 workers.
 TASKS_IN_FLIGHT = 1024
-# For what may pass: a server that stalls, a worker that is replaced.
+# For failures that pass, such as a stalled server or a replaced worker.
 RETRIES = 2
 POLL_S, CHECK_EVERY_S, FETCH_S = 0.02, 2.0, 2.0
 
 
 class _LostError(Exception):
-    """A result has gone with its worker, or cannot be fetched for now: its task runs again."""
+    """A result is lost with its worker, or cannot be fetched at the moment; its task runs again."""
 
 
 def run_jobs(
@@ -37,21 +37,21 @@ def run_jobs(
     say: Callable[[str], None],
     begun: Callable[[int, int], None] = lambda shard, files: None,
 ) -> Generator[ShardResult, None, None]:
-    """Run every job and give its result as it comes.
+    """Run every job and yield each result as it is done.
 
-    A job whose worker dies is run again in a watched process, which finds the file that kills it; that file becomes
-    a reject, its neighbours are built.
+    A job whose worker dies is run again in a child process, which finds the file that kills it; that file is rejected,
+    and the others are built.
 
     Args:
-        say: told in a line where the tasks run.
-        begun: told every now and then how many files of an unfinished shard have been begun.
+        say: called with a line about the workers.
+        begun: called every now and then with an unfinished shard and the number of its files begun so far.
 
     Raises:
         PipelineError: workers cannot be started, cannot do the work, or are gone; finished shards are kept.
-        OSError: the target cannot be written.
+        OSError: the cache cannot be written.
     """
     if workers.in_process:
-        yield from (build_shard(context, job, _counted(job.shard, begun)) for job in jobs)
+        yield from (build_shard(context, job, _counting(job.shard, begun)) for job in jobs)
         return
     from pipeline.engine.cluster import connect
 
@@ -59,7 +59,8 @@ def run_jobs(
         yield from _run_on_dask(connection, context, jobs, begun)
 
 
-def _counted(shard: int, begun: Callable[[int, int], None]) -> Callable[[int], None]:
+def _counting(shard: int, begun: Callable[[int, int], None]) -> Callable[[int], None]:
+    """Return the `begin` of `build_shard` that counts a shard's files for `begun`."""
     files = itertools.count(1)
     return lambda slot: begun(shard, next(files))
 
@@ -69,11 +70,11 @@ def _run_on_dask(
 ) -> Iterator[ShardResult]:
     import distributed
 
-    client, heard = connection.client, deque[tuple[int, int]]()
-    client.subscribe_topic(topic(context), lambda event: heard.append(event[1]))
+    client, events = connection.client, deque[tuple[int, int]]()
+    client.subscribe_topic(topic(context), lambda event: events.append(event[1]))
     versions = library_versions()
     waiting = iter(jobs)
-    of_future: dict[Any, ShardJob] = {}
+    jobs_by_future: dict[Any, ShardJob] = {}
 
     def submit(count: int) -> list[Any]:
         futures = {
@@ -82,39 +83,39 @@ def _run_on_dask(
             ): job
             for job in itertools.islice(waiting, count)
         }
-        of_future.update(futures)
+        jobs_by_future.update(futures)
         return list(futures)
 
     running = distributed.as_completed(submit(TASKS_IN_FLIGHT))
-    for future in _as_they_come(running, connection.check_workers, lambda: _tell(heard, begun)):
+    for future in _as_finished(running, connection.check_workers, lambda: _report_begun(events, begun)):
         try:
             outcome = _outcome(future)
         except _LostError:
             running.add(future)
             continue
-        job = of_future.pop(future)
+        job = jobs_by_future.pop(future)
         running.update(submit(1))
         yield outcome or finished_before(context, job) or run_watched(context, job)
 
 
 def _key(context: Context, job: ShardJob) -> str:
-    """What dashboards and reports call a task; the same in no two builds."""
+    """Return the name of a task in dashboards and reports, which is unique across builds."""
     return f"build_shard-{context.token}-{job.shard}"
 
 
-def _tell(heard: deque[tuple[int, int]], begun: Callable[[int, int], None]) -> None:
-    while heard:
-        begun(*heard.popleft())
+def _report_begun(events: deque[tuple[int, int]], begun: Callable[[int, int], None]) -> None:
+    while events:
+        begun(*events.popleft())
 
 
-def _as_they_come(running: Any, check_workers: Callable[[], None], tell: Callable[[], None]) -> Iterator[Any]:
-    """Give finished futures; tell what was heard meanwhile, and look at the workers every few seconds."""
+def _as_finished(running: Any, check_workers: Callable[[], None], report: Callable[[], None]) -> Iterator[Any]:
+    """Yield futures as they finish; meanwhile report progress, and check the workers every few seconds."""
     checked = time.monotonic()
     while not running.is_empty():
         if time.monotonic() - checked > CHECK_EVERY_S:
             check_workers()
             checked = time.monotonic()
-        tell()
+        report()
         if running.has_ready():
             yield next(running)
         else:
@@ -122,10 +123,14 @@ def _as_they_come(running: Any, check_workers: Callable[[], None], tell: Callabl
 
 
 def _outcome(future: Any) -> ShardResult | None:
-    """The result of a task; None where a file of it ended the worker, or would have.
+    """Return the result of a task, None if one of its files has killed the worker or would have.
 
-    Dask leaves a result with its worker until it is fetched. To wait here for one that has gone with its worker would
-    be to wait for ever where no other worker is left: someone has to look after the workers meanwhile.
+    Dask keeps a result on its worker until it is fetched. A result that was lost with its worker is not waited for
+    here: with no other worker left, that would take for ever, as nothing would check the workers meanwhile.
+
+    Raises:
+        _LostError: the result is lost, or cannot be fetched at the moment.
+        CacheError: the scheduler is gone, or the task cannot run on the workers.
     """
     import distributed
 
@@ -135,7 +140,7 @@ def _outcome(future: Any) -> ShardResult | None:
         outcome = future.result(timeout=FETCH_S)
     except distributed.KilledWorker:
         return None
-    except TimeoutError:  # ours, or one that the task has ended with
+    except TimeoutError:  # of fetching the result, or raised by the task
         if future.status == "error":
             raise
         raise _LostError from None
@@ -152,7 +157,7 @@ def _outcome(future: Any) -> ShardResult | None:
 
 @contextlib.contextmanager
 def _performance_report(file: Path | None) -> Iterator[None]:
-    """Have Dask write its report of the tasks, an HTML page, when they are done."""
+    """Let Dask write its performance report, an HTML page, at the end of the block."""
     if file is None:
         yield
         return

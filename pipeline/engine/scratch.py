@@ -1,4 +1,4 @@
-"""Make the temporary folder of a build's local workers, and remove those that killed builds have left."""
+"""Create the temporary folder of a build's local workers, and remove those of builds that were killed."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ LOCK = "in-use"
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[str]:
-    """A folder that is gone at the end; the next build removes it if this one is killed.
+    """Yield a temporary folder that is removed at the end, or by the next build if this one is killed.
 
-    A lock that dies with its process tells which are in use.
+    A lock that the system releases when its process ends shows which folders are in use.
     """
-    _remove_left()
+    _remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         lock = Path(folder, LOCK)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -31,8 +31,8 @@ def scratch_folder() -> Iterator[str]:
             os.close(handle)
 
 
-def _remove_left() -> None:
-    """Remove the folders of this user's builds that run no more; what cannot be removed stays."""
+def _remove_abandoned() -> None:
+    """Remove the folders of this user's builds that are no longer running; errors are ignored."""
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         with contextlib.suppress(OSError):
             if system.is_own(lock.parent) and system.is_own(lock):

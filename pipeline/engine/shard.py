@@ -1,4 +1,4 @@
-"""Hold the shard that a task is making: its files under temporary names, and its images on their way into them."""
+"""The shard that a task is writing: its files, under temporary names until they are published, and its buffers."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from pipeline.errors import SourceError
 from pipeline.planning.jobs import ShardJob
 from pipeline.source.reading import Content, reading
 
-# What a file system that has been unmounted, or whose server is gone, answers.
+# Errors of a file system that has been unmounted, or whose server is gone.
 LOST_SOURCE = {
     errno.ENODEV,
     errno.ENOTCONN,
@@ -33,12 +33,14 @@ LOST_SOURCE = {
 
 
 class OpenShard:
-    """One writer, one sums array and one scratch image an array; what was not published is gone at the end.
+    """A shard being written: for each array a writer, the sums and a buffer for one image.
+
+    Files that were not published are removed when the stack closes.
 
     Attributes:
-        begin: called with a file's slot before the file is touched.
-        used: rows that have an image.
-        writers: of the arrays of the job, in its order.
+        begin: called with a file's slot before the file is opened.
+        used: number of rows that have an image.
+        writers: one for each array of the job, in the same order.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class OpenShard:
         self._read = stack.enter_context(reading(context.source, paths))
 
     def read(self, path: str) -> Content:
-        """Read a file, its memory good until the next call.
+        """Read a file; its content is valid until the next call.
 
         Raises:
-            SourceError: nothing of the source can be read any more; its files are not to be taken for broken ones.
-            FileNotFoundError: it has vanished.
-            OSError: it cannot be read.
+            SourceError: the whole source has become unreadable, so that its files must not count as damaged.
+            FileNotFoundError: the file has vanished.
+            OSError: the file cannot be read.
         """
         try:
             return self._read(path)
@@ -75,12 +77,12 @@ class OpenShard:
             raise
 
     def slices_of(self, unit: Unit, data: memoryview) -> Slices:
-        """The slices of a unit, out of the content of its file."""
+        """Return the slices of a unit, decoded from the content of its file."""
         frames = (unit.first, unit.stop) if unit.stop else None
         return read_slices(data, self.context.reading, self.context.patient_key, frames)
 
     def store(self, position: int, found: Slice) -> None:
-        """Render one slice into every array at a row of the shard."""
+        """Render a slice into every array, at this row of the shard."""
         record, windows = found.record, self.context.windows
         sums = [array[position] for array in self._sums]
         kernel.render(found.stored, record.slope, record.intercept, found.padding, windows, self._images, sums)
@@ -89,7 +91,7 @@ class OpenShard:
         self.used += 1
 
     def keep(self, kept: frozenset[int]) -> None:
-        """Copy rows of the shard that lies in this one's place."""
+        """Copy these rows from the existing shard, which this one replaces."""
         rows = self.context.rows_per_shard
         for file, spec, writer, sums in zip(self._files, self.job.arrays, self.writers, self._sums, strict=True):
             shape = (len(self.context.windows), spec.size_px, spec.size_px)
@@ -101,7 +103,11 @@ class OpenShard:
         self.used += len(kept)
 
     def publish(self, record: ShardRecord) -> int:
-        """Make the shard of every array durable, then the record that says so. Returns the bytes written."""
+        """Make the shard of every array durable, then its done-record.
+
+        Returns:
+            total size of the image shards, bytes.
+        """
         cache, shard = self.context.cache, self.job.shard
         sizes = [writer.finish() if self.used else 0 for writer in self.writers]
         stored = {

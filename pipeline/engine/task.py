@@ -1,4 +1,4 @@
-"""The task of a worker: checks, limits, one shard, and word of how far it is."""
+"""The task that runs on a Dask worker: checks, limits, one shard, and reports of its progress."""
 
 import pickle
 import time
@@ -14,15 +14,15 @@ from pipeline.engine.watched import limits
 from pipeline.errors import CacheError
 from pipeline.planning.jobs import ShardJob
 
-TELL_EVERY_S = 0.5
+REPORT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A shard to build, in a form that any worker can receive: `pickle.loads` of its bytes is the task.
+    """A shard to build, in a form that any worker can receive: unpickling its bytes runs the task.
 
-    Dask ends a worker that cannot import what a message names, and has the scheduler import it too; inside of a task
-    that is an error like any other.
+    Dask ends a worker that cannot import a name in a message, and makes the scheduler import it too; inside a task, a
+    failed import is an error like any other.
     """
 
     versions: dict[str, str]
@@ -37,13 +37,13 @@ class Task:
 
 
 def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | CacheError | MemoryError:
-    """Build a shard inside limits: a file that hangs or eats memory ends this process, not the machine.
+    """Build a shard within limits, so that a file that hangs or exhausts the memory ends only this process.
 
-    Errors that would come again are returned. Dask retries those that are raised: a source that does not answer, say.
+    Errors that would recur are returned. Dask retries those that are raised, such as a source that does not respond.
 
     Args:
-        versions: of the libraries that decide over pixels, where the build was started.
-        call: context and job, pickled; read only once the versions are the same.
+        versions: library versions where the build was started.
+        call: pickled context and job, unpickled only if the versions match.
     """
     try:
         _check_threads()
@@ -52,20 +52,20 @@ def build_on_worker(versions: dict[str, str], call: bytes) -> ShardResult | Cach
         with limits() as begin:
             begin(job.units[0].slot)
             check_worker(context, job)
-            return finished_before(context, job) or build_shard(context, job, _told(begin, context, job.shard))
+            return finished_before(context, job) or build_shard(context, job, _reporting(begin, context, job.shard))
     except (CacheError, MemoryError) as error:
         return error
 
 
 def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
-    """The result of a task that this build has finished already, None where it has not.
+    """Return the result of a task that this build has finished before, None if it has not.
 
-    A result is lost with its worker until the builder has fetched it; Dask then runs the task again.
+    Until the builder has fetched a result, it can be lost with its worker; Dask then runs the task again.
     """
     done = context.cache.record_file(job.shard)
     try:
         if done.stat().st_mtime_ns < context.cache.lock_file.stat().st_mtime_ns:
-            return None  # of an earlier build, and not what the plan wants
+            return None  # from an earlier build, and out of date for this one
     except FileNotFoundError:
         return None
     record = read_record(context.cache, job.shard)
@@ -73,7 +73,7 @@ def finished_before(context: Context, job: ShardJob) -> ShardResult | None:
         return None
     seen = {slot for slot, digest in enumerate(file.digest for file in record.files) if digest is not None}
     if not job.adds_arrays and seen != {unit.slot for unit in job.units} - job.missing:
-        return None  # a file was handed back, and the record does not say how many frames it has
+        return None  # a file was handed back, and the record does not contain its number of frames
     failed, other_files = count_rejects(line.code for line in record.rejects)
     return ShardResult(job.shard, slices=len(record.slices), failed=failed, other_files=other_files)
 
@@ -90,22 +90,22 @@ def _check_threads() -> None:
 
 
 def topic(context: Context) -> str:
-    """Where the workers of a build tell of (shard, files that it has begun)."""
+    """Return the Dask topic on which a build's workers report (shard, number of files begun)."""
     return f"files-{context.token}"
 
 
-def _told(begin: Callable[[int], None], context: Context, shard: int) -> Callable[[int], None]:
-    """Have the builder hear of it, every now and then, when a file is begun."""
+def _reporting(begin: Callable[[int], None], context: Context, shard: int) -> Callable[[int], None]:
+    """Wrap `begin` so that it also reports the number of files begun, at most twice a second."""
     import distributed
 
-    worker, files, told = distributed.get_worker(), 0, time.monotonic()
+    worker, files, reported = distributed.get_worker(), 0, time.monotonic()
 
     def begin_file(slot: int) -> None:
-        nonlocal files, told
+        nonlocal files, reported
         begin(slot)
         files += 1
-        if time.monotonic() - told > TELL_EVERY_S or files == 1:
+        if time.monotonic() - reported > REPORT_EVERY_S or files == 1:
             worker.log_event(topic(context), (shard, files))
-            told = time.monotonic()
+            reported = time.monotonic()
 
     return begin_file

@@ -1,4 +1,4 @@
-"""Say when something was made, and by which versions of what decides over pixels."""
+"""Record when something was made, and with which versions of the libraries that affect pixel values."""
 
 import contextlib
 import functools
@@ -10,13 +10,13 @@ LIBRARIES = ("ich-cache", "pydicom", "numpy", "numba", "numcodecs", "imagecodecs
 
 
 def now() -> str:
-    """UTC, ISO 8601, seconds."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of what decides over pixels, as installed here."""
+    """Return the versions of Python and of the installed libraries that affect pixel values, by name."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):

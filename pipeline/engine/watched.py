@@ -1,4 +1,4 @@
-"""Keep a file that hangs, crashes or eats memory from taking a build with it."""
+"""Keep a file that hangs, crashes or exhausts the memory from ending a build."""
 
 import contextlib
 import multiprocessing
@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dicom.records import Reject
 from pipeline.engine.context import Context, ShardResult
 from pipeline.engine.convert import build_shard
-from pipeline.engine.interrupts import interrupts_held
+from pipeline.engine.interrupts import interrupts_deferred
 from pipeline.errors import CacheError
 from pipeline.planning.jobs import ShardJob
 from pipeline.system import end_process_after, memory_limited
@@ -21,16 +21,16 @@ from pipeline.system import end_process_after, memory_limited
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 ONE_THREAD = dict.fromkeys(THREAD_COUNTS, "1")
 FILE_LIMIT_S = 60.0
-# The largest file that passes the reader's own limits takes a tenth of it.
+# Ten times what the largest file within the reader's own limits needs.
 MEMORY_LIMIT_BYTES = 4 << 30
 _OUT_OF_MEMORY = 77
 
 
 @contextlib.contextmanager
 def limits() -> Iterator[Callable[[int], None]]:
-    """Limit this process's memory, and the time from one call of what it gives to the next.
+    """Limit this process's memory, and the time between calls of the yielded function.
 
-    Past the time the process ends: no exception reaches a decoder that hangs in native code.
+    A process that exceeds the time is ended, because no exception can interrupt a decoder that hangs in native code.
     """
 
     def begin(slot: int) -> None:
@@ -44,17 +44,18 @@ def limits() -> Iterator[Callable[[int], None]]:
 
 
 def run_watched(context: Context, job: ShardJob) -> ShardResult:
-    """Run a job in a child process again and again, leaving out the file that ended the last one.
+    """Run a job in a child process, and again without the file that ended it, until one process succeeds.
 
     Raises:
-        CacheError: the job cannot be run even without its files.
+        CacheError: the process is killed even before the first file, or without any.
+        PipelineError, OSError: as `build_shard` raises them.
     """
     spawn = multiprocessing.get_context("spawn")
     for _ in range(len(job.units) + 1):
         slot = spawn.Value("i", -1)
         receiver, sender = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_watched_child, args=(context, job, slot, sender), daemon=True)
-        with interrupts_held():
+        with interrupts_deferred():
             process.start()
         sender.close()
         outcome = _receive(receiver)

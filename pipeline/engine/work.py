@@ -1,4 +1,4 @@
-"""Hold what every step of one build needs."""
+"""The inputs that the steps of one build share."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,11 @@ from pipeline.planning.survey import Survey
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every step of one build needs.
+    """The inputs that the steps of one build share.
 
     Attributes:
-        token: of the lock that the build holds.
+        found: the survey of the source and the cache, with the plan.
+        token: token of the lock that the build holds.
     """
 
     cache: Cache

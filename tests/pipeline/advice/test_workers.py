@@ -218,7 +218,7 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
     write_slices(small.src, range(3))
     small.build()
     small.sizes = (8, 12)
-    gone = lambda: patch("pipeline.engine.again.read_record", lambda *_: None)  # noqa: E731
+    gone = lambda: patch("pipeline.engine.rerender.read_record", lambda *_: None)  # noqa: E731
     follow_build(Case(build(small), "the record of shard 0 is missing; run the build again", again=True, state=gone))
 
 

@@ -117,12 +117,12 @@ def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, m
 def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, cluster, monkeypatch):
     """Nobody would ask for another worker, or tell that there is none, while a lost result is waited for."""
     cluster.add_worker("--no-nanny")
-    check_workers, killed, others = engine_cluster._Presence.check_workers, threading.Event(), []
+    check_workers, killed, others = engine_cluster._WorkerMonitor.check_workers, threading.Event(), []
     too_late = threading.Timer(20, lambda: others.append("too late") or cluster.add_worker())
 
     def ask_for_another(self) -> None:
         check_workers(self)
-        if killed.is_set() and self._told and not others:
+        if killed.is_set() and self._none_reported and not others:
             others.append("in time")
             cluster.add_worker()
 
@@ -133,7 +133,7 @@ def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, 
         killed.set()
         too_late.start()
 
-    monkeypatch.setattr(engine_cluster._Presence, "check_workers", ask_for_another)
+    monkeypatch.setattr(engine_cluster._WorkerMonitor, "check_workers", ask_for_another)
     after_shards(monkeypatch, 1, lose_results)
     outcome = run("build", *small.options(), "--scheduler-file", cluster.file)
     too_late.cancel()

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.cli.body import command
-from pipeline.engine.interrupts import interrupts_held
+from pipeline.engine.interrupts import interrupts_deferred
 
 
 def be_interrupted(then: Callable[[], object]) -> None:
-    with interrupts_held():
+    with interrupts_deferred():
         signal.raise_signal(signal.SIGINT)
         then()
 
@@ -33,7 +33,7 @@ def test_an_error_in_the_block_is_told_first():
 def test_a_process_that_ignores_interrupts_goes_on():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupts_held():
+        with interrupts_deferred():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -41,7 +41,7 @@ def test_a_process_that_ignores_interrupts_goes_on():
 
 def test_a_child_never_gets_one():
     code = "import signal, time; signal.raise_signal(signal.SIGINT); print('alive')"
-    with interrupts_held():
+    with interrupts_deferred():
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert child.stdout == "alive\n"
 
@@ -52,7 +52,7 @@ def test_each_ends_a_command_in_the_same_way(number, code, capsys):
 
     @command
     def work() -> None:
-        with interrupts_held():
+        with interrupts_deferred():
             signal.raise_signal(number)
             reached.append("end of the block")
         reached.append("after it")

@@ -82,7 +82,7 @@ class Client:
 def test_a_worker_that_is_silent_is_told_of_once_until_it_is_heard_again(monkeypatch):
     clock, client, said = Clock(), Client(), []
     monkeypatch.setattr(cluster, "time", clock)
-    presence = cluster._Presence(client, said.append, lambda: None)
+    presence = cluster._WorkerMonitor(client, said.append, lambda: None)
 
     def pass_seconds(seconds: int, alive: bool) -> int:
         before = len(said)
@@ -95,7 +95,7 @@ def test_a_worker_that_is_silent_is_told_of_once_until_it_is_heard_again(monkeyp
     assert pass_seconds(60, alive=True) == 0
     assert pass_seconds(25, alive=False) == 0
     assert pass_seconds(60, alive=False) == 1
-    assert "worker tls://a has not been heard from for 30 s: has it stopped" in said[0]
+    assert "worker tls://a has not responded for 30 s; has it stopped" in said[0]
     assert pass_seconds(20, alive=True) == 0
     assert pass_seconds(40, alive=False) == 1
 

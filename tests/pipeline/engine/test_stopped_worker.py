@@ -15,11 +15,11 @@ from tests.pipeline.engine.test_engine import after_shards
 def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
     monkeypatch.setattr(cluster, "SILENT_AFTER_S", 2.0)
-    monkeypatch.setattr(cluster, "PRESENCE_EVERY_S", 0.5)
+    monkeypatch.setattr(cluster, "WORKERS_EVERY_S", 0.5)
     small = Small(tmp_path, rows=4)
     write_slices(small.src, range(40))
     stopped: list[int] = []
-    tell = cluster._Presence._tell_silent
+    tell = cluster._WorkerMonitor._report_silent
 
     def stop_one() -> None:
         workers = [
@@ -36,7 +36,7 @@ def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_p
             os.kill(stopped[0], signal.SIGCONT)
 
     after_shards(monkeypatch, 1, stop_one)
-    monkeypatch.setattr(cluster._Presence, "_tell_silent", go_on_when_told)
+    monkeypatch.setattr(cluster._WorkerMonitor, "_report_silent", go_on_when_told)
     said = run("build", *small.options(), "--workers", 2).stderr
-    assert "has not been heard from for 2 s: has it stopped, or its machine failed?" in said
+    assert "has not responded for 2 s; has it stopped, or has its machine failed?" in said
     assert small.digest() == small.clean_digest(tmp_path / "clean")

@@ -1,4 +1,4 @@
-"""Make a shard's images again from its files: for arrays that it lacks, or in the place of damaged ones."""
+"""Render the images of a shard again from its files, into new arrays or in place of damaged images."""
 
 import xxhash
 
@@ -10,10 +10,16 @@ from pipeline.engine.shard import OpenShard
 from pipeline.errors import CacheError
 
 
-def render_again(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
-    """Read the shard's live files again and render their slices into the job's arrays, at the rows they have.
+def rerender(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
+    """Read the shard's live files again and render their slices into the job's arrays, at their recorded rows.
 
-    An array that the record knows is repaired: what is made again must be what it was.
+    An array that the record already lists is being repaired, so its images must come out as they were.
+
+    Returns:
+        the existing record, and the result.
+
+    Raises:
+        CacheError: the record is missing or damaged.
     """
     job, result = shard.job, ShardResult(shard.job.shard)
     record = read_record(shard.context.cache, job.shard)
@@ -38,7 +44,7 @@ def render_again(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
 
 
 def _read_unchanged(unit: Unit, file: FileLine, shard: OpenShard, result: ShardResult) -> memoryview | None:
-    """The content of a file, None, and noted, where it has vanished or is not what its rows were built from."""
+    """Return the content of a file; record it and return None if it has vanished, or changed since it was built."""
     try:
         data, _ = shard.read(unit.path)
     except FileNotFoundError:
@@ -54,7 +60,7 @@ def _read_unchanged(unit: Unit, file: FileLine, shard: OpenShard, result: ShardR
 
 
 def _differs(shard: OpenShard, record: ShardRecord, slot: int) -> bool:
-    """Whether a slice of this slot came out otherwise than in an array that the record knows."""
+    """Return whether a slice of this slot differs from its recorded image in any array."""
     known = [
         (writer.digests, record.arrays[spec.name].digests)
         for writer, spec in zip(shard.writers, shard.job.arrays, strict=True)
