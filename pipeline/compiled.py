@@ -7,18 +7,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def compiled_or_plain(what: str, load: Callable[[], T], is_right: Callable[[T], bool], plain: T) -> T:
+def compiled_or_plain(what: str, load: Callable[[], T], self_test: Callable[[T], bool], plain: T) -> T:
     """Return the compiled form if it loads and passes its self-test, else the plain one with a one-line warning.
 
     Args:
         what: name of the hot path, for the warning.
         load: imports the compiled form; with another numba, LLVM or processor it may raise anything.
-        is_right: tests the compiled form on a small input.
+        self_test: returns whether the compiled form is correct on a small input.
         plain: the form that needs only NumPy and gives the same results.
     """
     try:
         compiled = load()
-        reason = None if is_right(compiled) else "its results differ from those of the plain one"
+        reason = None if self_test(compiled) else "its results differ from those of the plain one"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if reason is None:

@@ -59,7 +59,7 @@ def _compiled() -> _Elements:
     return elements
 
 
-def _is_right(elements: _Elements) -> bool:
+def _self_test(elements: _Elements) -> bool:
     """Return whether a walk over two elements in Explicit VR stops at the pixels."""
     first = b"\x08\x00\x60\x00CS\x02\x00CT"
     data = np.frombuffer(first + b"\x28\x00\x10\x00US\x02\x00\x10\x00" + b"\xe0\x7f\x10\x00OW\0\0\0\0\0\0", np.uint8)
@@ -74,4 +74,4 @@ def _never_plain(*arguments: Any) -> tuple[int, int, bool, int]:
     return 0, -1, False, -1
 
 
-_elements = compiled_or_plain("walk over a header", _compiled, _is_right, _never_plain)
+_elements = compiled_or_plain("walk over a header", _compiled, _self_test, _never_plain)

@@ -1,6 +1,6 @@
-"""Turn stored values into windowed, resized uint8 images: the hot path of a build.
+"""Convert stored values to windowed, resized uint8 images: the hot path of a build.
 
-`plain.py` says in NumPy what it does; the other files do the same, compiled.
+`plain.py` is the specification in NumPy; the other modules are the compiled implementation.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ _Render = Callable[..., None]
 
 
 def _compiled() -> _Render:
-    from pipeline.kernel.render import render  # not above: whether numba can be had here is what is asked
+    from pipeline.kernel.render import render  # imported here, as numba may be missing or broken
 
     return render
 
 
-def _is_right(render: _Render) -> bool:
-    """Render a slice of noise with a signed and an unsigned reading of its values, as the plain form does."""
+def _self_test(render: _Render) -> bool:
+    """Return whether signed and unsigned noise is rendered to the same bytes as in plain NumPy."""
     noise = np.random.default_rng(0).integers(0, 1 << 16, (37, 41), np.uint16)
     windows = (Window("narrow", 40.0, 80.0), Window("wide", 600.0, 2800.0))
     for stored in (noise, noise.view(np.int16)):
@@ -39,4 +39,4 @@ def _is_right(render: _Render) -> bool:
     return True
 
 
-render = compiled_or_plain("kernel", _compiled, _is_right, plain.render)
+render = compiled_or_plain("kernel", _compiled, _self_test, plain.render)

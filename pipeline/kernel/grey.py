@@ -1,4 +1,4 @@
-"""Work out the grey level of each stored value, once for all slices with the same slope and intercept."""
+"""Compute the grey level of each stored value, once for all slices with the same slope and intercept."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from pipeline.planning.catalog import Window
 
 _STORED_VALUES = 1 << 16
 
-# Plain tuples: numba's cache on disk would pickle a named tuple's class, and fail to load after it is renamed.
+# A plain tuple: numba's disk cache would pickle the class of a named tuple, and fail to load it after a rename.
 Grey = tuple[np.ndarray, np.ndarray, np.uint16, np.uint16, np.uint16]
 
 
@@ -18,14 +18,14 @@ Grey = tuple[np.ndarray, np.ndarray, np.uint16, np.uint16, np.uint16]
 def grey_of(
     slope: float, intercept: float, padding: tuple[int, int] | None, signed: bool, windows: tuple[Window, ...]
 ) -> Grey:
-    """Grey levels of every stored value.
+    """Return the grey levels of all stored values; arguments as for `plain.grey_levels`.
 
     Returns:
-        table: (C, 65536) uint8 by the stored value's bit pattern.
-        factors: (C, 4) uint16 by which `lanes.scale` gives the same without a table; none where it would not.
-        flip: what a bit pattern is to be xor-ed with so that patterns have the order of the values.
-        first: bit pattern of the first stored value that is not black in every window.
-        reach: how far above it the last one lies.
+        table: (C, 65536) uint8, indexed by the bit pattern of the stored value.
+        factors: (C, 4) uint16 for `lanes.scale`, which then gives the same grey levels; (0, 4) if it cannot.
+        flip: a bit pattern XOR this is in the order of the values.
+        first: bit pattern of the lowest stored value that is not black in all windows.
+        reach: difference between the highest such value and the lowest.
     """
     bits = np.arange(_STORED_VALUES, dtype=np.uint16)
     stored = bits.view(np.int16) if signed else bits
@@ -41,10 +41,10 @@ def grey_of(
 
 
 def _factors(window: Window, slope: float, intercept: float, flip: int) -> tuple[int, int, int, int]:
-    """First value, reach, and two factors that bring the reach to 255 x 2**23.
+    """Return the first value and the reach of a window, and two factors whose product scales the reach to 255 x 2**23.
 
-    They are exact for a window whose ends are stored values. For another the grey levels come out wrong, which the
-    caller sees.
+    They are exact if both ends of the window are stored values. Otherwise the grey levels may be wrong, so the caller
+    checks them.
     """
     first = round((window.level_hu - window.width_hu / 2 - intercept) / slope) + flip
     reach = min(max(round(window.width_hu / slope), 1), _STORED_VALUES - 1)

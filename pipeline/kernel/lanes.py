@@ -1,8 +1,8 @@
-"""Give compiled code vectors: 16 lanes of 32 bits, and what rendering a slice does with them.
+"""Vector operations for compiled code, on 16 lanes of 32 bits.
 
-Numba has scalars only, so each operation is a piece of LLVM's language. LLVM turns the plain ones into whatever vectors
-the CPU has. Two come in two ways: `permute` and `weigh` are single instructions on CPUs with AVX-512 VBMI and VNNI
-(Intel since Ice Lake, AMD since Zen 4); elsewhere `gather` and plain multiplications give the same numbers.
+Numba only has scalars, so each operation is written in LLVM IR, which LLVM compiles to the vector instructions of the
+CPU. On CPUs with AVX-512 VBMI and VNNI (Intel since Ice Lake, AMD since Zen 4), `permute` and `weigh` are single
+instructions; elsewhere, `gather` and multiplications give the same numbers.
 
 Source: LLVM Language Reference Manual; Intel Intrinsics Guide for vpermb and vpdpbusd.
 """
@@ -20,9 +20,9 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
-QUAD = 4  # pixels of a lane: bytes that lie beside each other
-VECTOR_BYTES = LANES * QUAD  # a cache line, too
-HALVES = 32  # 16-bit numbers of a vector
+QUAD = 4  # adjacent pixels in a lane, one byte each
+VECTOR_BYTES = LANES * QUAD  # also the size of a cache line
+HALVES = 32  # 16-bit numbers in a vector
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 HAS_BYTE_PRODUCTS = {"+avx512vbmi", "+avx512vnni"} <= set(_FEATURES)
@@ -33,7 +33,7 @@ _LOW_BYTES, _GREY = ir.VectorType(_BYTE, LANES), ir.VectorType(_BYTE, HALVES)
 
 
 class _Lanes(types.Type):
-    """Numba's type of a vector."""
+    """Numba type of a vector."""
 
     def __init__(self) -> None:
         super().__init__("Lanes")
@@ -49,24 +49,25 @@ _LANES = _Lanes()
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """Bytes that begin a cache line: vectors that straddle two take twice the time."""
+    """Return zeros aligned to a cache line, uint8: a load or store that straddles two takes twice the time."""
     size = math.prod(shape)
     raw = np.zeros(size + VECTOR_BYTES, np.uint8)
     start = -raw.ctypes.data % VECTOR_BYTES
     return raw[start : start + size].reshape(shape)
 
 
-# --- how an operation is made ---------------------------------------------------------------------------------------
+# --- defining operations --------------------------------------------------------------------------------------------
 
 
 def _operation(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make an operation of compiled code out of a function that writes its LLVM.
+    """Decorate a function that emits LLVM IR, to make it an operation for compiled code.
+
+    The function is called with the IR builder and the values of the arguments: for an array, a pointer to its first
+    element; for a tuple, its members.
 
     Args:
-        result: type of what the operation returns.
-        kinds: types of what it takes; None where any will do.
-
-    The function gets LLVM's builder and the values: of an array a pointer to its first element, of a tuple its members.
+        result: return type of the operation.
+        kinds: types of its arguments; None for any type.
     """
 
     def declare(write: Callable[..., Any]) -> Any:
@@ -78,7 +79,7 @@ def _operation(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Any]:
 
             return result(*(kind or its for kind, its in zip(kinds, given, strict=True))), generate
 
-        operation.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]  # numba wants to see the names
+        operation.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]  # numba reads the names
         return intrinsic(operation)
 
     return declare
@@ -91,18 +92,18 @@ def _plain(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 def _at(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
-    """Pointer to something of this kind, `index` elements on."""
+    """Return a pointer of this kind to element `index` of an array."""
     return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
 
 
 def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    """Call one of LLVM's own functions."""
+    """Call an LLVM intrinsic."""
     kind = ir.FunctionType(result, [value.type for value in values])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}"), values)
 
 
 def _spread(builder: Any, number: Any, count: int) -> Any:
-    """The same number in every place."""
+    """Return a vector with the same number in all elements."""
     first = builder.insert_element(ir.Constant(ir.VectorType(number.type, count), ir.Undefined), number, _WORD(0))
     return builder.shuffle_vector(first, first, _all(ir.VectorType(_WORD, count), 0))
 
@@ -116,7 +117,7 @@ def _all(kind: Any, number: int) -> Any:
 
 @_operation(_LANES, int32)
 def splat(builder: Any, number: Any) -> Any:
-    """All lanes the same number."""
+    """Set all lanes to the same number."""
     return _spread(builder, number, LANES)
 
 
@@ -128,7 +129,7 @@ def load(builder: Any, array: Any, index: Any) -> Any:
 
 @_operation(_LANES, None, int64)
 def load_constant(builder: Any, array: Any, index: Any) -> Any:
-    """As `load`, of what no pass writes: it may stay in a register while others are stored."""
+    """Load from an array that no pass writes, so that LLVM may keep the vector in a register across stores."""
     lanes = builder.load(_at(builder, array, index, _WORDS), align=1)
     lanes.set_metadata("invariant.load", builder.module.add_metadata([]))
     return lanes
@@ -136,7 +137,7 @@ def load_constant(builder: Any, array: Any, index: Any) -> Any:
 
 @_operation(_LANES, None, int64, None, int64)
 def gather(builder: Any, array: Any, index: Any, offsets: Any, first: Any) -> Any:
-    """Bring the four bytes of a uint8 array at index + offsets[first + lane] into each lane."""
+    """Load into each lane the four bytes of a uint8 array at index + offsets[first + lane]."""
     lanes: Any = ir.Constant(_WORDS, ir.Undefined)
     for lane in range(LANES):
         offset = builder.load(builder.gep(offsets, [builder.add(first, _INDEX(lane))]))
@@ -147,19 +148,19 @@ def gather(builder: Any, array: Any, index: Any, offsets: Any, first: Any) -> An
 
 @_operation(void, None, int64, _LANES)
 def store(builder: Any, array: Any, index: Any, lanes: Any) -> None:
-    """Write 64 bytes into a uint8 array."""
+    """Write 64 bytes to a uint8 array."""
     builder.store(lanes, _at(builder, array, index, _WORDS), align=1)
 
 
 @_operation(void, None, int64, _LANES)
 def store_bytes(builder: Any, array: Any, index: Any, lanes: Any) -> None:
-    """Write the low byte of each lane into a uint8 array."""
+    """Write the low byte of each lane to a uint8 array."""
     builder.store(builder.trunc(lanes, _LOW_BYTES), _at(builder, array, index, _LOW_BYTES), align=1)
 
 
 @_operation(void, None, int64, _LANES, int64)
 def store_few_bytes(builder: Any, array: Any, index: Any, lanes: Any, count: Any) -> None:
-    """Write the low byte of each of the first lanes into a uint8 array."""
+    """Write the low byte of each of the first `count` lanes to a uint8 array."""
     last = _spread(builder, builder.trunc(count, _WORD), LANES)
     wanted = builder.icmp_unsigned("<", ir.Constant(_WORDS, list(range(LANES))), last)
     place = _at(builder, array, index, _LOW_BYTES)
@@ -183,25 +184,25 @@ def multiply(builder: Any, a: Any, b: Any) -> Any:
 
 @_operation(_LANES, _LANES, int32)
 def shift_left(builder: Any, lanes: Any, bits: Any) -> Any:
-    """Shift every lane to the left."""
+    """Shift each lane to the left."""
     return builder.shl(lanes, _spread(builder, bits, LANES))
 
 
 @_operation(_LANES, _LANES, int32)
 def shift_right(builder: Any, lanes: Any, bits: Any) -> Any:
-    """Shift every lane to the right; what comes in is 0."""
+    """Shift each lane to the right, filling with zeros."""
     return builder.lshr(lanes, _spread(builder, bits, LANES))
 
 
 @_operation(_LANES, _LANES, int32)
 def byte_of(builder: Any, lanes: Any, bits: Any) -> Any:
-    """The byte of each lane that begins at this bit."""
+    """Extract the byte of each lane that starts at this bit."""
     return builder.and_(builder.lshr(lanes, _spread(builder, bits, LANES)), _all(_WORDS, 255))
 
 
 @_operation(_LANES, _LANES, _LANES)
 def append_byte(builder: Any, joined: Any, total: Any) -> Any:
-    """Shift each lane up by a byte, and bits 22 to 29 of `total` in from below."""
+    """Shift each lane of `joined` to the left by a byte, and set its low byte to bits 22 to 29 of `total`."""
     return _call(builder, "fshl.v16i32", _WORDS, joined, builder.shl(total, _all(_WORDS, 2)), _all(_WORDS, 8))
 
 
@@ -213,14 +214,14 @@ def sum_lanes(builder: Any, lanes: Any) -> Any:
 
 @_operation(_LANES, _LANES, _LANES)
 def permute(builder: Any, source: Any, positions: Any) -> Any:
-    """Bring the bytes of `source` at these positions, 0 to 63, into the lanes. AVX-512 VBMI."""
+    """Select the bytes of `source` at these positions, 0 to 63. AVX-512 VBMI."""
     both = (builder.bitcast(lanes, _BYTES) for lanes in (source, positions))
     return builder.bitcast(_call(builder, "x86.avx512.permvar.qi.512", _BYTES, *both), _WORDS)
 
 
 @_operation(_LANES, _LANES, _LANES, _LANES)
 def _add_byte_products(builder: Any, total: Any, quads: Any, weights: Any) -> Any:
-    """Add to each lane its four bytes, each times one of four int8 weights. AVX-512 VNNI."""
+    """Add to each lane of `total` the products of its four bytes with four int8 weights. AVX-512 VNNI."""
     return _call(builder, "x86.avx512.vpdpbusd.512", _WORDS, total, quads, weights)
 
 
@@ -229,17 +230,17 @@ def _add_byte_products(builder: Any, total: Any, quads: Any, weights: Any) -> An
 
 @_operation(uint32, None, int64, uint16, uint16)
 def within(builder: Any, row: Any, index: Any, first: Any, reach: Any) -> Any:
-    """Which of 32 numbers of a uint16 row are `first` to `first + reach`, modulo 2**16: a bit each."""
+    """Return a bit for each of 32 numbers of a uint16 row: whether it is in [first, first + reach], modulo 2**16."""
     above = builder.sub(builder.load(_at(builder, row, index, _HALVES), align=1), _spread(builder, first, HALVES))
     return builder.bitcast(builder.icmp_unsigned("<=", above, _spread(builder, reach, HALVES)), _WORD)
 
 
 @_operation(void, None, int64, None, None, int64)
 def scale(builder: Any, row: Any, index: Any, numbers: Any, line: Any, to: Any) -> None:
-    """Turn 32 stored values of a uint16 row into grey levels in a uint8 line.
+    """Convert 32 stored values of a uint16 row to grey levels in a uint8 line.
 
-    Of the numbers flip, first, reach, up and factor: v = stored ^ flip, less `first` but not below 0, `reach` at most;
-    grey = v x up x factor / 2**23, rounded half up. The product is one of 16 by 16 bits of which the upper half stays.
+    With the numbers flip, first, reach, up and factor: v = clip((stored ^ flip) - first, 0, reach), and
+    grey = v x up x factor / 2**23, rounded half up. Only the upper half of the 32-bit product is computed.
     """
     flip, first, reach, up, factor = (_spread(builder, number, HALVES) for number in numbers)
     value = builder.xor(builder.load(_at(builder, row, index, _HALVES), align=1), flip)
@@ -255,30 +256,30 @@ def scale(builder: Any, row: Any, index: Any, numbers: Any, line: Any, to: Any) 
 
 @njit(inline="always")
 def _weigh_digits(total: Any, quads: Any, weights: Any, at: Any) -> Any:
-    """Add four pixels a lane times one digit of their weights."""
+    """Add the products of each lane's four pixels with one digit of their weights."""
     return _add_byte_products(total, quads, load_constant(weights, at))
 
 
 @njit(inline="always")
 def _weigh_whole(total: Any, quads: Any, weights: Any, at: Any) -> Any:
-    """Add four pixels a lane times their weights."""
+    """Add the products of each lane's four pixels with their weights."""
     for k in range(QUAD):
         total = add(total, multiply(byte_of(quads, int32(8 * k)), load_constant(weights, at + k * VECTOR_BYTES)))
     return total
 
 
-# A weight of 22 bits is one part, or three digits that fit the products of bytes: then a sum is made of three, each
-# of them shifted by a digit before the next is added.
+# A 22-bit weight is used as a whole, or as three digits for byte products. In the latter case, the sum is shifted by a
+# digit before the products with the next digit are added.
 weigh, PARTS, WEIGHT_BYTES = (
     (_weigh_digits, 3, VECTOR_BYTES) if HAS_BYTE_PRODUCTS else (_weigh_whole, 1, QUAD * VECTOR_BYTES)
 )
 
 
 def pack_weights(weights: np.ndarray) -> np.ndarray:
-    """Lay out weights as `weigh` reads them.
+    """Convert weights to the layout that `weigh` reads.
 
     Args:
-        weights: (..., quads, 16, 4) int32, 0 to 2**22: of each lane those of its four pixels.
+        weights: (..., quads, 16, 4) int32, 0 to 2**22, for the four pixels of each lane.
 
     Returns:
         (..., PARTS x quads x WEIGHT_BYTES) uint8.
@@ -288,7 +289,7 @@ def pack_weights(weights: np.ndarray) -> np.ndarray:
 
 
 def _digits(weights: np.ndarray) -> np.ndarray:
-    """Write weights to base 256 with digits of -128 to 127: (..., 3, quads, 16, 4) int8, the highest first."""
+    """Convert weights to base 256 with digits from -128 to 127: (..., 3, quads, 16, 4) int8, highest digit first."""
     digits, rest = [], weights.astype(np.int64)
     for _ in range(3):
         digit = (rest + 128) % 256 - 128

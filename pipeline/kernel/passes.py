@@ -1,8 +1,8 @@
 """The compiled passes over a slice.
 
-A band of rows is turned into grey levels, then resized horizontally while it is in the first cache; four rows at a time
-are interleaved, so that the vertical pass finds the pixels that it adds beside each other, as the horizontal one does.
-Columns that are black at the sides of a band are skipped, and so is what they would become.
+A band of rows is converted to grey levels, then resized horizontally while it is in the L1 cache. Groups of four rows
+are interleaved, so that the pixels that the vertical pass adds are adjacent, as they are for the horizontal pass. Black
+columns on both sides of a band are skipped, and so are the output pixels that depend only on them.
 """
 
 from collections.abc import Callable
@@ -42,14 +42,14 @@ from pipeline.kernel.lanes import (
 )
 from pipeline.kernel.plain import FRACTION_BITS
 
-BAND = 8  # rows: their grey levels at 512 px take 12 KB of the first cache
+BAND = 8  # rows; for three windows, their grey levels at 512 px take 12 KB of the L1 cache
 
-# Numba's own look at whether code on disk is out of date stops at the function's file.
+# Numba only checks a function's own file to see whether cached code is out of date.
 _SOURCES = xxhash.xxh3_64_hexdigest(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
 
 _ROUNDING = 1 << FRACTION_BITS - 1 - 8 * (PARTS - 1)
 
-_STORED = types.Array(uint16, 2, "C", readonly=True, aligned=False)  # as a reader's buffer may give it
+_STORED = types.Array(uint16, 2, "C", readonly=True, aligned=False)  # it may be a view of a reader's buffer
 _GREY = types.Tuple((uint8[:, ::1], uint16[:, ::1], uint16, uint16, uint16))
 _GROUPS = types.Tuple((int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1]))
 _SIZES = types.Tuple((int64[::1], int64, types.boolean))
@@ -58,13 +58,13 @@ _SCRATCH = types.Tuple((uint8[:, :, ::1], uint8[:, :, :, ::1], int64[:, :, ::1])
 
 
 def _compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
-    """Compile, now if the signature is given, and keep the code on disk for as long as this folder stays the same."""
+    """Compile, immediately if a signature is given, and cache the code on disk until a file of this folder changes."""
 
-    def compile_and_keep(function: Callable[..., Any]) -> Any:
-        function.__qualname__ += f"-{_SOURCES}"  # a part of the name on disk
+    def decorate(function: Callable[..., Any]) -> Any:
+        function.__qualname__ += f"-{_SOURCES}"  # which is part of the file name in the cache
         return numba.njit(signature, cache=True, nogil=True)(function)
 
-    return compile_and_keep
+    return decorate
 
 
 # --- grey levels ----------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def _any_within(rows, x, first, reach):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def _lit_span(rows, first, reach):  # type: ignore[no-untyped-def]
-    """Columns [begin, end) outside which every pixel of these rows is black in all windows."""
+    """Return (begin, end) of the columns outside which all pixels of these rows are black in all windows."""
     begin, end = 0, rows.shape[1]
     while begin + HALVES <= end and not _any_within(rows, begin, first, reach):
         begin += HALVES
@@ -91,8 +91,8 @@ def _lit_span(rows, first, reach):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _clear(numbers, begin, end):  # type: ignore[no-untyped-def]
-    """Zero a stretch of a multiple of 64 bytes."""
-    if end - begin == VECTOR_BYTES:  # the usual one: the loop would become a call
+    """Set bytes [begin, end), a multiple of 64, to zero."""
+    if end - begin == VECTOR_BYTES:  # the usual case; LLVM would turn the loop into a call
         store(numbers, begin, splat(int32(0)))
     else:
         for x in range(begin, end, VECTOR_BYTES):
@@ -101,7 +101,7 @@ def _clear(numbers, begin, end):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def fill_band(rows, grey, begin, end, band):  # type: ignore[no-untyped-def]
-    """Grey levels of the columns [begin, end) of a band of rows, black beside them as far as the margin reaches."""
+    """Compute the grey levels of columns [begin, end) of a band of rows, and set the margins next to them to black."""
     table, factors, flip, _, _ = grey
     margin = (band.shape[2] - rows.shape[1]) // 2
     for y in range(rows.shape[0]):
@@ -124,7 +124,7 @@ def fill_band(rows, grey, begin, end, band):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _across_near(band, at, group, groups, num_quads):  # type: ignore[no-untyped-def]
-    """Sixteen sums of a row whose pixels lie within one vector."""
+    """Return the 16 sums of a group of output pixels whose input pixels fit one vector."""
     _, _, _, positions, weights = groups
     total, line = splat(int32(_ROUNDING)), load(band, at)
     for part in range(PARTS):
@@ -138,7 +138,7 @@ def _across_near(band, at, group, groups, num_quads):  # type: ignore[no-untyped
 
 @numba.njit(inline="always")
 def _across_far(band, at, group, groups, num_quads):  # type: ignore[no-untyped-def]
-    """Sixteen sums of a row, wherever their pixels lie."""
+    """Return the 16 sums of a group of output pixels."""
     _, _, offsets, _, weights = groups
     total = splat(int32(_ROUNDING))
     for part in range(PARTS):
@@ -156,13 +156,13 @@ if not HAS_BYTE_PRODUCTS:
 
 @numba.njit(inline="always")
 def _resize_band(across, num_quads, groups, begin, end, band, quads, row):  # type: ignore[no-untyped-def]
-    """Resize a band into these groups of the rows of quads from `row` on."""
+    """Resize a band to the groups [begin, end) of rows of `quads`, starting with row `row`."""
     num_windows, width, wide = band.shape[1], band.shape[2], quads.shape[2]
     for group in range(begin, end):
         for q in range(BAND // QUAD):
             for c in range(num_windows):
                 joined = splat(int32(0))
-                for y in range(QUAD * q + QUAD - 1, QUAD * q - 1, -1):  # the first one ends in the highest byte
+                for y in range(QUAD * q + QUAD - 1, QUAD * q - 1, -1):  # the first byte ends up as the highest
                     at = (y * num_windows + c) * width + groups[0][group]
                     joined = append_byte(joined, across(band, at, group, groups, num_quads))
                 store(quads, ((row + q) * num_windows + c) * wide * QUAD + group * VECTOR_BYTES, joined)
@@ -170,7 +170,7 @@ def _resize_band(across, num_quads, groups, begin, end, band, quads, row):  # ty
 
 @_compiled(void(_STORED, _GREY, _GROUPS, _SIZES, _SCRATCH))
 def horizontal(stored, grey, groups, sizes, scratch):  # type: ignore[no-untyped-def]
-    """Window and resize every row of the slice: fills `quads` and `spans` of the scratch."""
+    """Window and resize all rows of the slice, filling `quads` and `spans` of the scratch memory."""
     begins, ends = groups[0], groups[1]
     edges, num_quads, near = sizes
     band, quads, spans = scratch
@@ -188,7 +188,7 @@ def horizontal(stored, grey, groups, sizes, scratch):  # type: ignore[no-untyped
                 at = line * quads_bytes
                 _clear(quads, at + left * VECTOR_BYTES, at + lit * VECTOR_BYTES)
                 _clear(quads, at + dark * VECTOR_BYTES, at + right * VECTOR_BYTES)
-            # A number of quads that is known here lets LLVM unroll the loops: 1 and 2 are nearly all there is.
+            # A constant number of quads lets LLVM unroll the loops; it is nearly always 1 or 2.
             if near and num_quads == 1:
                 _resize_band(_across_near, 1, groups, lit, dark, band, quads, row)
             elif near:
@@ -202,7 +202,7 @@ def horizontal(stored, grey, groups, sizes, scratch):  # type: ignore[no-untyped
 
 @numba.njit(inline="always")
 def _down(quads, at, step, weights, first, num_quads):  # type: ignore[no-untyped-def]
-    """Grey levels of sixteen pixels of an output row."""
+    """Return the grey levels of 16 pixels of an output row."""
     total = splat(int32(_ROUNDING))
     for part in range(PARTS):
         if part:
@@ -215,7 +215,7 @@ def _down(quads, at, step, weights, first, num_quads):  # type: ignore[no-untype
 
 @numba.njit(inline="always")
 def _resize_row(num_quads, quads, at, step, weights, first, begin, end, left, image, to):  # type: ignore[no-untyped-def]
-    """Resize groups of quads into a row of the image that begins at `to`; returns the sums by lane."""
+    """Resize groups [begin, end) of quads to the row of the image at offset `to`; return the two sums by lane."""
     sums, squares, side = splat(int32(0)), splat(int32(0)), image.shape[2]
     for group in range(begin, end):
         grey = _down(quads, at + group * VECTOR_BYTES, step, weights, first, num_quads)
@@ -230,7 +230,7 @@ def _resize_row(num_quads, quads, at, step, weights, first, begin, end, left, im
 
 @_compiled(void(_SCRATCH, int64, int64, _ROWS, uint8[:, :, ::1], uint64[:, ::1]))
 def vertical(scratch, i, left, rows, image, total):  # type: ignore[no-untyped-def]
-    """Resize the columns of `quads` from the group `left` on to the image of size number i, and sum its grey levels."""
+    """Resize the columns of `quads` that start at group `left` to the image of size number i, and sum grey levels."""
     firsts, counts, weights = rows
     _, quads, spans = scratch
     num_windows, row_bytes, side = quads.shape[1], quads.shape[2] * QUAD, image.shape[1]

@@ -1,6 +1,6 @@
-"""Render a slice in plain NumPy: the specification of the compiled passes, and their stand-in.
+"""Render a slice in plain NumPy: the specification of the compiled passes, and a slow replacement for them.
 
-Nothing here is fast. A test holds both forms to the same bytes, and a build uses this one where compilation fails.
+A test requires that both give the same bytes. A build uses this one if the compiled passes are not available.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.planning.catalog import Window
 
-FRACTION_BITS = 22  # as Pillow: 32 less 8 bits of the grey level less 2 of headroom
+FRACTION_BITS = 22  # as in Pillow: 32 bits minus 8 for the grey level and 2 of headroom
 
 
 def render(
@@ -22,7 +22,7 @@ def render(
     images: Sequence[np.ndarray],
     sums: Sequence[np.ndarray],
 ) -> None:
-    """Window and resize one slice into images of one or several sizes; arguments as for `pipeline.kernel.render`."""
+    """Window and resize one slice to one or more sizes; arguments as for `pipeline.kernel.render.render`."""
     levels = grey_levels(stored, slope, intercept, padding, windows)
     for image, total in zip(images, sums, strict=True):
         image[:] = resize(levels, image.shape[-1])
@@ -37,13 +37,12 @@ def grey_levels(
 
     Args:
         stored: (...) int16 or uint16.
-        slope: HU = stored x slope + intercept, in float64, never rounded.
-        intercept: in HU.
-        padding: inclusive range of stored values that are no tissue: 0 in every window; or None.
-        windows: C of them.
+        slope, intercept: HU = stored x slope + intercept, in float64 without rounding.
+        padding: inclusive range of stored values that are not tissue, which become 0; or None.
+        windows: the C windows.
 
     Returns:
-        (C, ...) uint8, floor(255 x + 0.5) of x = clip((HU - (level - width/2)) / width, 0, 1).
+        (C, ...) uint8, floor(255 x + 0.5) with x = clip((HU - (level - width/2)) / width, 0, 1).
     """
     hu = stored * np.float64(slope) + intercept
     levels = np.empty((len(windows), *stored.shape), np.uint8)
@@ -56,7 +55,7 @@ def grey_levels(
 
 
 def resize(levels: np.ndarray, size_px: int) -> np.ndarray:
-    """Resize (C, H, W) uint8 to (C, S, S) uint8: the horizontal pass, rounded to whole grey levels, then the vertical.
+    """Resize (C, H, W) uint8 to (C, S, S) uint8: first horizontally, rounded to whole grey levels, then vertically.
 
     Source: Pillow, `Image.resize((S, S), BILINEAR)`, `src/libImaging/Resample.c`.
     """
@@ -65,9 +64,9 @@ def resize(levels: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def _resize_rows(levels: np.ndarray, size_px: int) -> np.ndarray:
-    """(C, H, W) uint8 -> (C, H, S) uint8: each pixel the rounded sum of its taps."""
+    """Resize (C, H, W) uint8 to (C, H, S) uint8; each pixel is the rounded sum of its weighted taps."""
     start, weight = taps(levels.shape[2], size_px)
-    total = np.full((*levels.shape[:2], size_px), 1 << FRACTION_BITS - 1, np.int64)  # a half, to round
+    total = np.full((*levels.shape[:2], size_px), 1 << FRACTION_BITS - 1, np.int64)  # one half, for rounding
     for tap in range(weight.shape[1]):
         total += levels[:, :, start + tap] * weight[:, tap].astype(np.int64)
     return np.clip(total >> FRACTION_BITS, 0, 255).astype(np.uint8)
@@ -75,11 +74,11 @@ def _resize_rows(levels: np.ndarray, size_px: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def taps(length: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of a triangle filter, widened by the scale where it shrinks, that resize `length` pixels to `size_px`.
+    """Return the weights of a triangle filter, widened by the scale for downsizing, from `length` to `size_px` pixels.
 
     Returns:
-        (S,) int64 first input pixel of an output pixel; (S, K) int32 weights of it and those that follow, which sum to
-        2**22 but for their own rounding. All S have K taps, some of weight 0.
+        (S,) int64, the first input pixel of each output pixel; and (S, K) int32, the weights of that pixel and the next
+        K - 1. They sum to 2**22 except for rounding; some are 0.
 
     Source: Pillow, `src/libImaging/Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`.
     """
@@ -93,5 +92,5 @@ def taps(length: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     position = start[:, None] + np.arange(num_taps)
     distance = np.abs((position - centre[:, None] + 0.5) * (1 / support))
     weight = np.where((position >= first[:, None]) & (position < stop[:, None]), np.maximum(1 - distance, 0), 0)
-    weight /= np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds one after another, as Pillow; sum does not
+    weight /= np.cumsum(weight, axis=1)[:, -1:]  # unlike sum, cumsum adds in order, as Pillow does
     return start, np.floor(weight * (1 << FRACTION_BITS) + 0.5).astype(np.int32)

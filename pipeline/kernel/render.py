@@ -1,7 +1,7 @@
-"""Render a slice: stored values -> windows -> a resized uint8 image of each size, and its sums.
+"""Render a slice with the compiled passes: window stored values, and resize them to each size.
 
-The resize is Pillow's arithmetic: a horizontal pass, rounded to uint8, then a vertical pass, each with integer weights
-of 22 fractional bits. Only integers are added, so every CPU gives the same pixels and the same digest.
+The arithmetic of resizing is Pillow's: a horizontal pass, rounded to uint8, then a vertical pass, with integer weights
+of 22 fractional bits. Only integers are added, so all CPUs give the same pixels and digests.
 """
 
 import threading
@@ -17,7 +17,7 @@ from pipeline.planning.catalog import MAX_WINDOWS, Window
 
 _Scratch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-_threads = threading.local()  # the compiled passes release the GIL: working memory must not be shared
+_threads = threading.local()  # the compiled passes release the GIL, so each thread needs its own scratch memory
 
 
 def render(
@@ -29,22 +29,23 @@ def render(
     images: Sequence[np.ndarray],
     sums: Sequence[np.ndarray],
 ) -> None:
-    """Window and resize one slice into images of one or several sizes.
+    """Window and resize one slice to one or more sizes.
 
     Args:
         stored: (H, W) int16 or uint16 stored values, C order; may be read-only.
-        slope: HU = stored x slope + intercept, never rounded.
-        intercept: in HU.
-        padding: inclusive range of stored values that are no tissue: 0 in every window; or None.
-        windows: C of them, 1 to `catalog.MAX_WINDOWS`.
-        images: one (C, S, S) uint8 a size, C order, written; S may differ.
-        sums: one (C, 2) uint64 a size, C order, written: sum and sum of squares of the grey levels of a channel.
+        slope, intercept: HU = stored x slope + intercept, without rounding.
+        padding: inclusive range of stored values that are not tissue, which become 0; or None.
+        windows: the C windows, 1 to `catalog.MAX_WINDOWS`.
+        images: output, one (C, S, S) uint8 array for each size S, C order.
+        sums: output, one (C, 2) uint64 array for each size, C order: sum and sum of squares of the grey levels in each
+            channel.
 
     Raises:
-        ValueError: images or sums do not fit the windows; nothing was written.
+        ValueError: the shapes of images or sums do not fit the windows; nothing was written.
 
-    Source: equals the horizontal, then the vertical pass of Pillow's `Image.resize((S, S), BILINEAR)` on each channel
-        of `plain.grey_levels`. Pillow 13 goes vertical first for some frames that are not square: 1 grey level at most.
+    Source: equals Pillow's `Image.resize((S, S), BILINEAR)`, horizontal before vertical pass, of each channel of
+        `plain.grey_levels`. For some frames that are not square, Pillow 13 starts with the vertical pass, which differs
+        by at most 1 grey level.
     """
     _check_shapes(len(windows), images, sums)
     height, width = stored.shape
@@ -58,7 +59,7 @@ def render(
 
 
 def _check_shapes(num_windows: int, images: Sequence[np.ndarray], sums: Sequence[np.ndarray]) -> None:
-    """The compiled passes check no bounds: a wrong shape would corrupt memory."""
+    """Raise a ValueError for a wrong shape, which would corrupt memory as the compiled passes check no bounds."""
     if not 1 <= num_windows <= MAX_WINDOWS:
         raise ValueError(f"1 to {MAX_WINDOWS} windows, not {num_windows}")
     for image, total in zip(images, sums, strict=True):
@@ -68,12 +69,12 @@ def _check_shapes(num_windows: int, images: Sequence[np.ndarray], sums: Sequence
 
 
 def _scratch(height: int, width: int, num_windows: int, sizes_px: tuple[int, ...]) -> _Scratch:
-    """This thread's working memory, kept while the shape stays: fresh memory costs more in page faults than a pass.
+    """Return this thread's scratch memory, reused for equal shapes as new memory costs more in page faults than a pass.
 
     Returns:
-        band: (BAND, C, width) uint8, the grey levels of a band of rows, with room on both sides.
-        quads: (rows / 4, C, columns, 4) uint8, the slice after the horizontal pass, four rows interleaved.
-        spans: (sizes, bands, 2) int64, the groups of `quads` that are not black, by band.
+        band: (BAND, C, width) uint8, the grey levels of a band of rows, with margins.
+        quads: (rows / 4, C, columns, 4) uint8, the slice after the horizontal pass, groups of four rows interleaved.
+        spans: (sizes, bands, 2) int64, the range of groups of `quads` in each band that are not black.
     """
     shape = (height, width, num_windows, sizes_px)
     if getattr(_threads, "shape", None) != shape:

@@ -1,4 +1,4 @@
-"""Lay out which pixels a pixel of a resized image is made of, and their weights, as the passes take them."""
+"""The input pixels of each output pixel and their weights, in the layout that the compiled passes read."""
 
 from functools import lru_cache
 
@@ -17,14 +17,15 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @lru_cache(maxsize=64)
 def columns(width: int, sizes_px: tuple[int, ...]) -> tuple[Groups, Sizes, int]:
-    """The horizontal pass in groups of 16 output pixels, those of all sizes one after another.
+    """Return the layout of the horizontal pass: groups of 16 output pixels, for all sizes one after another.
 
     Returns:
-        groups: of G groups the first column they need of a band with its margin, (G,) int64; the one after the last,
-            (G,); of each lane its first column, from the group's, (16 G,) int64; the same of each pixel, uint8, as
-            `permute` takes it; the weights.
-        sizes: the groups where the sizes begin, and G, int64; the quads of a lane; whether `permute` reaches them all.
-        margin: columns on either side of a band's rows, as many as a group may read beyond them.
+        groups: for G groups, the first column of the band, including its margin, that each needs, (G,) int64; the
+            column after the last, (G,) int64; the first column of each lane relative to that of its group, (16 G,)
+            int64; the same for each pixel, uint8, for `permute`; and the weights, uint8.
+        sizes: the first group of each size, and G, int64; the number of quads of a lane; whether `permute` can be used,
+            as a vector covers all columns of a group.
+        margin: number of columns that a group may read beyond either end of a band's rows.
     """
     lines = [taps(width, size_px) for size_px in sizes_px]
     num_groups = [-(-size_px // LANES) for size_px in sizes_px]
@@ -49,10 +50,11 @@ def columns(width: int, sizes_px: tuple[int, ...]) -> tuple[Groups, Sizes, int]:
 
 @lru_cache(maxsize=64)
 def rows(height: int, size_px: int) -> Rows:
-    """The vertical pass, by output row.
+    """Return the layout of the vertical pass, by output row.
 
     Returns:
-        (S,) int64 first quad of input rows; (S,) int64 how many quads; their weights, the same in every lane.
+        (S,) int64, the first quad of input rows; (S,) int64, the number of quads; and the weights, uint8, which are the
+        same in all lanes.
     """
     start, weight = taps(height, size_px)
     first, place = start // QUAD, start % QUAD
@@ -67,7 +69,7 @@ def rows(height: int, size_px: int) -> Rows:
 
 
 def _aligned(numbers: np.ndarray) -> np.ndarray:
-    """The same bytes, flat, from the beginning of a cache line on: loads that straddle two take twice the time."""
+    """Return a flat copy that is aligned to a cache line, see `lanes.zeros`."""
     copy = zeros((numbers.size,))
     copy[:] = numbers.ravel()
     return copy

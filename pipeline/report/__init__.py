@@ -1,1 +1,1 @@
-"""Show what is in a cache on one page."""
+"""The HTML report of a cache."""

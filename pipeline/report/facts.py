@@ -1,4 +1,4 @@
-"""Count what the report says, record by record, over the slices that a commit names."""
+"""Compute the numbers of the report from the table of a commit and the records of its shards."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ from pipeline.tables.tables import ORIENTATION_COLUMNS, POSITION_COLUMNS, vector
 
 EXAMPLES = 3
 POSITION_BINS = 20
-# Direction cosines are written with 4 to 7 digits, and heads are never placed better than this.
-TURNED_DEGREES = 1.0
-# What is counted, and the fields of a slice's record that make its value.
+# Smaller rotations are within the precision of direction cosines (4 to 7 digits) and of positioning a head.
+ROTATED_DEGREES = 1.0
+# Name of a count -> the fields of `SliceRecord` that it counts.
 COUNTED = {
     "coding": ("transfer_syntax",),
-    "maker": ("manufacturer",),
+    "manufacturer": ("manufacturer",),
     "stored": ("bits_stored", "signed", "slope", "intercept"),
     "frame": ("height", "width"),
     "repair": ("repair",),
@@ -36,7 +36,7 @@ COUNTED = {
 
 
 class Count(NamedTuple):
-    """How many slices, in how many series, have a value."""
+    """The number of slices, and of their series, that have a value."""
 
     value: tuple[Any, ...]
     slices: int
@@ -45,7 +45,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What one size takes in the shards of the commit: images stored, dead ones included, and bytes with the index."""
+    """The images of one size in the shards of a commit, including dead ones, and their bytes, including the index."""
 
     images: int
     bytes: int
@@ -53,18 +53,18 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is counted over the slices of a commit.
+    """The numbers of a commit.
 
     Attributes:
-        table: sorted by row: row, patient_id, study_instance_uid, series_instance_uid, z_norm, one float column a
-            class, NaN where there is no label.
-        counted: by the names of `COUNTED`; the most slices first.
-        patients_from_study: patients for whom their study stands, because PatientID was empty.
-        z_from: what places a slice -> slices.
-        series: as `series.series_facts` gives it, and turned_degrees between the rows of the picture and the body's
-            left-right axis, in the axial plane, the median, 0 to 180; NaN without orientation.
-        storage: size as text -> what it takes.
-        versions: library -> every version that had a part in the shards or the commit, sorted.
+        table: sorted by row: row, patient_id, study_instance_uid, series_instance_uid, z_norm, and a float32 column for
+            each class, NaN without a label.
+        counted: name in `COUNTED` -> counts, most slices first.
+        patients_from_study: number of patients that are identified by their study, as PatientID was empty.
+        z_from: `z_from` of `series.place_slices` -> number of slices.
+        series: as from `series.series_facts`, and rotated_degrees: median angle between image rows and the body's
+            left-right axis in the axial plane, 0 to 180; NaN without orientations.
+        storage: size as text -> its storage.
+        versions: library -> all versions that wrote the shards or the commit, sorted.
     """
 
     table: pd.DataFrame
@@ -77,7 +77,7 @@ class Facts:
 
 
 def count_slices(cache: Cache, head: Commit) -> Facts:
-    """Read the commit's table and, one after another, the done-records of its shards.
+    """Read the table of a commit and the records of its shards, one at a time.
 
     Raises:
         CacheError: one of them is missing or damaged.
@@ -90,8 +90,8 @@ def count_slices(cache: Cache, head: Commit) -> Facts:
         seen.add(int(shard), require_record(cache, int(shard)), table.iloc[start:stop])
     geometry = seen.geometry()
     series = series_facts(geometry)
-    turned = pd.Series(np.degrees(np.abs(np.arctan2(geometry["ry"].to_numpy(), geometry["rx"].to_numpy()))))
-    series["turned_degrees"] = turned.groupby([geometry[column] for column in SERIES_KEY]).median()
+    rotated = pd.Series(np.degrees(np.abs(np.arctan2(geometry["ry"].to_numpy(), geometry["rx"].to_numpy()))))
+    series["rotated_degrees"] = rotated.groupby([geometry[column] for column in SERIES_KEY]).median()
     return Facts(
         table=table,
         counted={name: seen.tallies[name].counts() for name in COUNTED},
@@ -120,7 +120,7 @@ def _read_table(cache: Cache, head: Commit) -> pd.DataFrame:
 
 
 class _Tally:
-    """Counts slices, and knows their series, by value."""
+    """Counts slices and series by value."""
 
     def __init__(self) -> None:
         self._slices: Counter[tuple[Any, ...]] = Counter()
@@ -137,7 +137,7 @@ class _Tally:
 
 
 class _Seen:
-    """What the records that were read so far come to; of a slice only its place is kept, some 200 bytes."""
+    """The counts of the records that were read so far; of each slice it keeps only the geometry, some 200 bytes."""
 
     def __init__(self, head: Commit) -> None:
         self.tallies = {name: _Tally() for name in COUNTED}
@@ -151,7 +151,7 @@ class _Seen:
         self._note_versions(head.private.versions)
 
     def add(self, shard: int, record: ShardRecord, lines: pd.DataFrame) -> None:
-        """Add the slices of one shard that are in the table; `lines` are theirs, sorted by row."""
+        """Add the slices of one shard that are in the table, in `lines` sorted by row."""
         positions = (lines["row"] - shard * self._rows_per_shard).tolist()
         placed = [record.slices[position] for position in positions]
         columns = zip(*(found.record for found in placed if found), strict=True)
@@ -169,11 +169,11 @@ class _Seen:
 
     @property
     def sizes(self) -> list[str]:
-        """Image sides, as text."""
+        """Image sizes in pixels, as text."""
         return list(self._arrays)
 
     def geometry(self) -> pd.DataFrame:
-        """What `series.place_slices` needs, one line a slice."""
+        """Return the argument of `series.place_slices`, one line per slice."""
         return pd.DataFrame({name: np.concatenate(parts) for name, parts in self._geometry.items()})
 
     def _place(self, slices: Mapping[str, list[Any]], lines: pd.DataFrame) -> None:
@@ -194,17 +194,17 @@ class _Seen:
             self.versions[library].add(version)
 
 
-# --- what follows from them ----------------------------------------------------------------------------------------
+# --- prevalence and rejects ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Prevalence:
-    """How often a class is found.
+    """The prevalence of a class.
 
     Attributes:
-        slices, patients: with a label for it.
-        positive_slices, positive_patients: of these, a patient by any slice.
-        by_position: (20,) share of the labelled slices, by z_norm in steps of 0.05; NaN where there are none.
+        slices, patients: number of those with a label.
+        positive_slices, positive_patients: number of those that are positive; a patient is if any slice is.
+        by_position: (20,) float64, positive share of the labelled slices, by z_norm in steps of 0.05; NaN without any.
     """
 
     slices: int
@@ -231,8 +231,9 @@ class Rejected:
     """The lines of rejects.csv with one code.
 
     Attributes:
-        examples: the first few paths, each once.
-        more: whether there are other paths.
+        lines: number of lines.
+        examples: the first few different paths.
+        more: whether there are more paths.
     """
 
     lines: int
@@ -241,14 +242,14 @@ class Rejected:
 
 
 def count_rejects(cache: Cache, head: Commit) -> dict[str, Rejected]:
-    """Count the commit's rejects by code, the most first.
+    """Count the rejects of a commit by code, the most frequent first.
 
     Raises:
-        CacheError: their table is missing or damaged.
+        CacheError: rejects.csv is missing or damaged.
     """
     content = read_rejects(cache, head)
     found: dict[str, Rejected] = {}
-    # A path is what the file system has, not always text.
+    # A path is not always valid text.
     for line in csv.DictReader(io.StringIO(content.decode("utf-8", "backslashreplace"), newline="")):
         of = found.setdefault(line["code"], Rejected(0, [], more=False))
         of.lines += 1

@@ -1,7 +1,4 @@
-"""Set text, tables, charts and pictures into one HTML page that needs nothing else.
-
-How a block looks stands in templates/; here is what it shows.
-"""
+"""Render text, tables, charts and pictures as one self-contained HTML page, with the templates in templates/."""
 
 import base64
 import functools
@@ -18,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 44
 
 
 class Section(NamedTuple):
-    """A part of the page with a heading, which the contents line names."""
+    """A section of the page, with a heading that is also in the navigation."""
 
     title: str
     blocks: Sequence[str]
@@ -29,7 +26,7 @@ class Section(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A cell of a table that shows `part` of `whole`, as a bar and in percent."""
+    """A table cell that shows `part` / `whole` as a bar and in percent."""
 
     part: int
     whole: int
@@ -43,7 +40,13 @@ Row = list[str | Share]
 
 
 class Picture(NamedTuple):
-    """One picture of a card: PNG, what it shows, and two lines beneath it."""
+    """A picture of a card.
+
+    Attributes:
+        png: the image.
+        words: description of the image.
+        first, second: the two lines below it.
+    """
 
     png: bytes
     words: str
@@ -52,7 +55,7 @@ class Picture(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of a chart, in the picture's units, and what it says when pointed at."""
+    """A bar of a chart, in SVG units, with its tooltip."""
 
     x: float
     y: float
@@ -74,43 +77,54 @@ def _block(name: str, *values: object) -> str:
 
 
 def page(title: str, lead: str, sections: Sequence[Section], foot: str) -> str:
-    """Return the HTML document."""
+    """Return the HTML document.
+
+    Args:
+        title: of the page.
+        lead: text below the title.
+        sections: of the page.
+        foot: text at the end.
+    """
     template = _templates().get_template("page.html")
     return template.render(title=title, head=[paragraph(lead, "lead")], sections=sections, foot=paragraph(foot))
 
 
 def paragraph(text: str, kind: str = "text") -> str:
-    """Return a paragraph of text; what stands in backticks is code. `kind`: text, lead or notice."""
+    """Return a paragraph of kind text, lead or notice; text in backticks is set as code."""
     return _block("paragraph", [(part, odd % 2 == 1) for odd, part in enumerate(re.split("`(.+?)`", text))], kind)
 
 
 def tiles(numbers: Sequence[tuple[str, str]]) -> str:
-    """Return the row of key numbers, each a value and what it is."""
+    """Return a row of key numbers, each a value and its description."""
     return _block("tiles", numbers)
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Row], texts: Sequence[int] = ()) -> str:
-    """Return a table whose first column names the row.
+    """Return a table whose first column has the names of the rows.
 
     Args:
-        rows: text cells may hold small lines after a newline.
-        texts: columns of long text, set to the left.
+        caption: above the table.
+        head: names of the columns.
+        rows: cells; lines of a text cell after the first are set in small type.
+        texts: indices of columns of long text, which is aligned to the left.
     """
     return _block("table", caption, head, rows, texts)
 
 
 def tables(items: Sequence[str]) -> str:
-    """Return tables that stand side by side where there is room."""
+    """Return tables that are shown next to each other if there is room."""
     return _block("group", "tables", items)
 
 
 def chart(title: str, edges: np.ndarray, heights: np.ndarray, x_label: str, unit: str = "") -> str:
-    """Return bars over an axis, as a vector picture.
+    """Return a bar chart as SVG.
 
     Args:
-        edges: (n + 1,) float, of the bars.
-        heights: (n,) 0 or more; NaN leaves a bar out.
-        unit: after the numbers of the upright axis.
+        title: of the chart.
+        edges: (n + 1,) float, edges of the bars.
+        heights: (n,) float, 0 or more; NaN for no bar.
+        x_label: label of the x axis.
+        unit: appended to the numbers of the y axis.
     """
     heights = np.nan_to_num(np.asarray(heights, float))
     top = float(heights.max(initial=0)) or 1.0
@@ -140,7 +154,7 @@ def chart(title: str, edges: np.ndarray, heights: np.ndarray, x_label: str, unit
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from `low` to `high`, in steps of 1, 2 or 5 times a power of ten, at most `most` steps."""
+    """Return round numbers from `low` to `high` in at most `most` steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
@@ -153,10 +167,10 @@ def charts(items: Sequence[str], caption: str) -> str:
 
 
 def card(pictures: Sequence[Picture], name: str) -> str:
-    """Return pictures side by side, at most three, each with its lines beneath, and what they belong to."""
+    """Return a card of up to three pictures next to each other, with the lines below each, and a name."""
     return _block("card", pictures, name)
 
 
 def cards(items: Sequence[str], caption: str) -> str:
-    """Return a sheet of cards with one caption."""
+    """Return a figure of cards with one caption."""
     return _block("figure", "cards", items, caption)

@@ -1,4 +1,4 @@
-"""Choose the slices that the report shows and turn them into PNG pictures."""
+"""Choose the slices that the report shows, and encode them as PNG."""
 
 import hashlib
 import mmap
@@ -23,14 +23,14 @@ LARGEST_PX = 256
 
 
 def choose_slices(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], np.ndarray]]:
-    """Choose series by chance, and slices spread evenly over each; the same ones wherever their rows lie.
+    """Choose pseudo-random series, and evenly spaced slices of each; the choice does not depend on rows.
 
     Args:
-        table: as `report_facts.Facts.table`.
+        table: see `facts.Facts.table`.
 
     Returns:
-        at most 8 pairs: the series as `SERIES_KEY` names it; at most 3 lines of the table, in the order of z. One
-        series a patient as long as there are patients, and short series last.
+        At most 8 pairs of the `SERIES_KEY` of a series and the index of at most 3 of its lines in the table, in the
+        order of z. A second series of a patient, and series with fewer slices, are only chosen if there are no others.
     """
     grouped = table.groupby(list(SERIES_KEY))
     series = grouped.agg(patient=("patient_id", "first"), slices=("row", "size"))
@@ -50,7 +50,7 @@ def _spread(slices: pd.DataFrame) -> np.ndarray:
 
 
 def read_row(cache: Cache, head: Commit, row: int) -> np.ndarray:
-    """Read one image of the smallest size, (C, S, S) uint8; where S is above 256, means of blocks below it.
+    """Read one image of the smallest size, (C, S, S) uint8; if S is above 256, it is reduced by averaging blocks.
 
     Raises:
         CacheError: it is missing or damaged.
@@ -68,16 +68,16 @@ def read_row(cache: Cache, head: Commit, row: int) -> np.ndarray:
 
 
 def _shrink(image: np.ndarray, step: int) -> np.ndarray:
-    """Means of blocks of step x step pixels; an incomplete block at the edge is left out."""
+    """Return the means of blocks of step x step pixels; an incomplete block at the edge is dropped."""
     channels, side = image.shape[0], image.shape[1] // step
     blocks = image[:, : side * step, : side * step].reshape(channels, side, step, side, step)
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def encode_png(grey: np.ndarray) -> bytes:
-    """Encode (H, W) uint8 grey levels.
+    """Encode (H, W) uint8 grey levels as PNG, with filter 1 for all rows: the difference to the pixel on the left.
 
-    Source: PNG (ISO/IEC 15948) 11.2; every row with filter 1, the difference to the pixel on the left.
+    Source: PNG (ISO/IEC 15948) 11.2.
     """
     rows = np.diff(grey, axis=1, prepend=np.uint8(0))
     filtered = np.insert(rows, 0, 1, axis=1)

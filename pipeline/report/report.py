@@ -1,4 +1,4 @@
-"""Write the report of a cache: one page that shows what is in it, what is not, and some of its slices."""
+"""Write the report of a cache: counts, labels, geometry, rejects, storage, settings and some slices, on one page."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -56,8 +56,12 @@ MISFITS = {
 def write_report(cache: Cache, out: Path) -> None:
     """Write the report of the current commit.
 
+    Args:
+        cache: the cache.
+        out: path of the HTML file.
+
     Raises:
-        CacheError: there is no cache, or it is damaged, or it has no slices; or `out` cannot be written.
+        CacheError: the cache is missing, damaged or has no slices, or `out` cannot be written.
     """
     head = require_head(cache)
     if not head.attributes.num_slices:
@@ -99,13 +103,13 @@ def _summary(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
         [words, f"{counts[kind]:,}", Share(counts[kind], counts["files"])] for kind, words in FILES.items()
     ]
     rows.append(["all files", f"{counts['files']:,}", ""])
-    caption = "Every file of the source is counted once. A file counts as giving slices if it gave any."
+    caption = "Every file of the source, counted once. A file gave slices if any of its frames did."
     blocks = [tiles(numbers), tables([table(caption, ["files", "number", "share"], rows)])]
     if left := about["unfinished"]:
         done = f"{left['done']:,} of {left['shards']:,} shards"
         words = f"A later build was interrupted after {done}; run it again."
         if running := about["running"]:
-            words = f"A later build has done {done}: {running}."
+            words = f"A later build has finished {done}: {running}."
         blocks.append(paragraph(words, "notice"))
     return Section("Summary", blocks)
 
@@ -119,14 +123,14 @@ def _slices(cache: Cache, head: Commit, facts: Facts) -> Section:
         pictures = []
         for of in facts.table.loc[lines].to_dict("records"):
             image = read_row(cache, head, of["row"])  # (C, S, S)
-            words = f"slice at {of['z_norm']:.2f} of its series, windows from the top: {', '.join(windows)}"
+            words = f"slice at z_norm {of['z_norm']:.2f}, windows from top to bottom: {', '.join(windows)}"
             png = encode_png(image.reshape(-1, image.shape[2]))
             findings = ", ".join(klass for klass in classes if of[klass] == 1 and klass != "any")
             pictures.append(Picture(png, words, f"{of['z_norm']:.2f} · row {of['row']}", findings))
         items.append(card(pictures, _series_words(series[uid])))
     caption = (
         "Series chosen at random, up to three slices of each from foot to head, with position (z_norm), row in the "
-        f"cache, and findings where labels say so. Windows from the top (level/width): {', '.join(windows)}."
+        f"cache, and findings according to the labels. Windows from top to bottom (level/width): {', '.join(windows)}."
     )
     return Section("Slices", [cards(items, caption)])
 
@@ -145,7 +149,7 @@ def _labels(head: Commit, facts: Facts) -> Section:
     classes, left = head.terms.classes, head.attributes.label_counts
     found = {klass.name: find_prevalence(facts.table, klass.name) for klass in classes}
     if not any(of.slices for of in found.values()):
-        words = "No slice has a label. To add labels run the same build with --labels; no image is built again."
+        words = "No slice has a label. To add labels, run the same build with --labels; no image is converted again."
         return Section("Labels", [paragraph(words)])
     rows: list[Row] = [
         [
@@ -158,14 +162,17 @@ def _labels(head: Commit, facts: Facts) -> Section:
         for name, of in found.items()
     ]
     caption = (
-        "Of the labelled slices and patients, those with the finding. A patient has it if any of their slices has."
+        "Labelled slices and patients with the finding, and all labelled. A patient has it if any of their slices does."
     )
     head_row = ["class", "slices", "share of slices", "patients", "share of patients"]
     edges = np.linspace(0, 1, len(next(iter(found.values())).by_position) + 1)
     panels = [chart(name, edges, 100 * of.by_position, "z_norm, foot to head", " %") for name, of in found.items()]
     misfits: list[Row] = [[words, f"{left[name]:,}"] for name, words in MISFITS.items()]
-    prevalence, other = table(caption, head_row, rows), table("What did not match.", ["", "number"], misfits)
-    by_position = charts(panels, "Share of the labelled slices at each position that have the finding.")
+    prevalence, other = (
+        table(caption, head_row, rows),
+        table("Labels and slices that do not match.", ["", "number"], misfits),
+    )
+    by_position = charts(panels, "Share of labelled slices with the finding at each position.")
     return Section("Labels", [tables([prevalence]), by_position, tables([other])])
 
 
@@ -180,13 +187,13 @@ def _rejects(found: Mapping[str, Rejected]) -> Section:
         ]
         for code, of in found.items()
     ]
-    caption = "Files and frames that gave no slice, by reason, with some paths. rejects.csv names each, with a message."
-    words = "Paths and file names may identify patients: treat this page as you treat the files."
+    caption = "Files and frames that gave no slice, by reason, with some paths. rejects.csv lists all, with messages."
+    words = "Paths and file names may identify patients: treat this page like the files themselves."
     return Section("Rejects", [tables([table(caption, ["code", "number", "meaning"], rows, [2])]), paragraph(words)])
 
 
 def _shown_time(utc: str) -> str:
-    """ISO 8601 in UTC, without its seconds, for reading."""
+    """Format an ISO 8601 time in UTC for people, without seconds."""
     return f"{utc[:10]} {utc[11:16]} UTC"
 
 
@@ -206,12 +213,12 @@ def _storage(head: Commit, facts: Facts, about: Mapping[str, Any]) -> Section:
                 f"{about['bytes'][size] / 1e6:,.1f} MB",
             ]
         )
-    columns = ["size", "compression", "a slice", "uncompressed", "share left", "on disk"]
+    columns = ["size", "compression", "per slice", "uncompressed", "share of uncompressed", "on disk"]
     live = about["rows"]
     words = (
-        f"{live['stored']:,} rows are stored, {live['live']:,} of them are in the table: "
-        f"{100 * live['dead_share']:.1f} % are dead: those of duplicates and of "
-        f"files that were changed or removed. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
+        f"{live['stored']:,} rows are stored, and {live['live']:,} of them are in the table. The other "
+        f"{100 * live['dead_share']:.1f} % are dead: they belong to duplicates, or to files that were changed or "
+        f"removed. {about['bytes']['unused'] / 1e6:,.1f} MB are in shards and arrays "
         "that this commit does not use; `pipeline gc` lists what can be removed."
     )
     commits: list[Row] = [
@@ -237,7 +244,7 @@ def _settings(head: Commit, facts: Facts) -> Section:
         "windows": "; ".join(f"{w.name}: level {w.level_hu:g}, width {w.width_hu:g} HU" for w in of.windows),
         "sizes": ", ".join(f"{spec.size_px} px" for spec in of.arrays),
         "classes and weights": ", ".join(f"{klass.name} {klass.weight:g}" for klass in of.classes) or "none",
-        "splits": ", ".join(f"{side} {share:g}" for side, share in dataclasses.asdict(of.splits).items()),
+        "splits": ", ".join(f"{subset} {share:g}" for subset, share in dataclasses.asdict(of.splits).items()),
         "rows in a shard": f"{of.rows_per_shard:,}",
         "image_id": private.image_id,
         **private.reading_settings,
@@ -246,4 +253,4 @@ def _settings(head: Commit, facts: Facts) -> Section:
         "format": f"{FORMAT} {head.attributes.format_version}",
     }
     rows: list[Row] = [[name.replace("_", " "), str(value)] for name, value in lines.items()]
-    return Section("Settings", [tables([table("What this commit was built with.", ["setting", "value"], rows, [1])])])
+    return Section("Settings", [tables([table("Settings of this commit.", ["setting", "value"], rows, [1])])])

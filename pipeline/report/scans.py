@@ -1,4 +1,4 @@
-"""Write the report's sections on how the slices were made: scanners, codings, frames, geometry."""
+"""The sections of the report about the scans: scanners and geometry."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache.shard_record import KIND_NOT_KEPT
-from pipeline.report.facts import TURNED_DEGREES, Count, Facts
+from pipeline.report.facts import ROTATED_DEGREES, Count, Facts
 from pipeline.report.page import Row, Section, Share, chart, charts, paragraph, table, tables, ticks
 from pipeline.words import counted
 
 MOST_ROWS = 12
 MOST_BARS = 24
-# Source: DICOM PS3.6 table A-1, in plain words.
+# Source: DICOM PS3.6 table A-1, abbreviated.
 CODINGS = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
@@ -33,52 +33,54 @@ CODINGS = {
     "1.2.840.10008.1.2.5": "RLE",
 }
 KINDS = {
-    "perfusion": "are of perfusion, as ImageType says",
-    "material": "are of iodine or another material, or virtually without it, as ImageType says",
-    "projection": "are maximum or other projections (MIP), as ImageType says",
-    KIND_NOT_KEPT: "were read before the kind of image was kept; the next build reads them again",
+    "perfusion": "are perfusion images according to ImageType",
+    "material": "are material images (iodine, virtual non-contrast) according to ImageType",
+    "projection": "are projections (MIP) according to ImageType",
+    KIND_NOT_KEPT: "were read before the kind of image was stored; the next build reads them again",
 }
 PLACED_FROM = {
     "position": "ImagePositionPatient, along the slice normal",
     "slice_location": "SliceLocation",
     "instance_number": "InstanceNumber: only the order is known",
-    "none": "nothing: z_norm is 0.5",
+    "none": "none: z_norm is 0.5",
 }
 
 
 def scanners(facts: Facts) -> Section:
-    """Codings, makers, stored values, frame sizes, and slices with a history."""
+    """Return the section about codings, manufacturers, stored values, frame sizes and special slices."""
     slices = len(facts.table)
     found = [
-        _counted("Coding of the pixels in the files (transfer syntax).", "coding", facts.counted["coding"], _coding),
-        _counted("Makers, from a known list.", "maker", facts.counted["maker"], lambda value: str(value[0])),
+        _counted("Transfer syntax of the files.", "coding", facts.counted["coding"], _coding),
+        _counted(
+            "Manufacturers, from a fixed list.", "name", facts.counted["manufacturer"], lambda value: str(value[0])
+        ),
         _counted("Stored values. HU = stored x slope + intercept.", "stored as", facts.counted["stored"], _stored),
         _counted(
-            "Frames as they were before resizing.", "height x width", facts.counted["frame"], "{0[0]} x {0[1]}".format
+            "Size of the frames before resizing.", "height x width", facts.counted["frame"], "{0[0]} x {0[1]}".format
         ),
     ]
     rows: list[Row] = []
     lossy = sum(count.slices for count in facts.counted["lossy"] if count.value[0])
-    rows.append(["went through lossy coding, as far as the file tells", f"{lossy:,}", Share(lossy, slices)])
+    rows.append(["were compressed lossily, as far as the file says", f"{lossy:,}", Share(lossy, slices)])
     repairs = [count for count in facts.counted["repair"] if count.value[0]]
-    rows += [[f"repaired by {of.value[0]}", f"{of.slices:,}", Share(of.slices, slices)] for of in repairs]
+    rows += [[f"were repaired by {of.value[0]}", f"{of.slices:,}", Share(of.slices, slices)] for of in repairs]
     kinds = {of.value[0]: of.slices for of in facts.counted["kind"]}
     rows += [[words, f"{kinds[kind]:,}", Share(kinds[kind], slices)] for kind, words in KINDS.items() if kind in kinds]
     alone = sum(count.slices for count in facts.counted["from_study"] if count.value[0])
-    rows.append(["without PatientID, so that the study stands for the patient", f"{alone:,}", Share(alone, slices)])
-    found.append(table("Slices with a history.", ["slices that", "slices", "share of slices"], rows))
+    rows.append(["have no PatientID, so that the study counts as the patient", f"{alone:,}", Share(alone, slices)])
+    found.append(table("Special slices.", ["slices that", "slices", "share of slices"], rows))
     blocks = [tables(found)]
     if alone:
         words = (
-            f"Known by their study only: {counted(facts.patients_from_study, 'patient')}. A person with several of "
-            "these studies counts as several patients, and may end up in two parts of a split."
+            f"Identified by their study only: {counted(facts.patients_from_study, 'patient')}. A person with several "
+            "of these studies counts as several patients, and may be in two subsets of a split."
         )
         blocks.append(paragraph(words, "notice"))
     return Section("Scanners", blocks)
 
 
 def _coding(value: tuple[Any, ...]) -> str:
-    return f"{CODINGS[value[0]]}\n{value[0]}" if value[0] in CODINGS else "another coding"
+    return f"{CODINGS[value[0]]}\n{value[0]}" if value[0] in CODINGS else "other"
 
 
 def _stored(value: tuple[Any, ...]) -> str:
@@ -87,7 +89,7 @@ def _stored(value: tuple[Any, ...]) -> str:
 
 
 def _counted(caption: str, name: str, counts: Sequence[Count], words: Callable[[tuple[Any, ...]], str]) -> str:
-    """A table of the most frequent values; what is beyond its end is one line."""
+    """Return a table of the most frequent values, with the sum of the others in the last line."""
     total = sum(count.slices for count in counts)
     rows: list[Row] = [
         [words(of.value), f"{of.slices:,}", f"{of.series:,}", Share(of.slices, total)] for of in counts[:MOST_ROWS]
@@ -99,7 +101,7 @@ def _counted(caption: str, name: str, counts: Sequence[Count], words: Callable[[
 
 
 def geometry(facts: Facts) -> Section:
-    """Spacing, tilt and length of the series, what z was found from, and series to know of."""
+    """Return the section about spacing, tilt and length of series, sources of z, and special series."""
     series = facts.series
     panels = [
         _histogram("Spacing, median of a series", series["spacing_median_mm"], 20, "mm"),
@@ -107,7 +109,7 @@ def geometry(facts: Facts) -> Section:
         _histogram("Slices in a series", series["slices"], 500, "slices"),
     ]
     words = (
-        "Number of series. Bars are centred on round numbers; the last one also holds what is above 20 mm, 45 degrees "
+        "Number of series. Bars are centred on round numbers; the last one also counts values above 20 mm, 45 degrees "
         "or 500 slices."
     )
     repeated = int(series["repeated"].sum())
@@ -116,7 +118,7 @@ def geometry(facts: Facts) -> Section:
         [
             charts([panel for panel in panels if panel], words),
             tables([_placed(facts), _notes(series)]),
-            paragraph(f"Slices at a position that another slice of their series has already: {repeated:,}."),
+            paragraph(f"Slices at the position of another slice of their series: {repeated:,}."),
         ],
     )
 
@@ -124,7 +126,7 @@ def geometry(facts: Facts) -> Section:
 def _placed(facts: Facts) -> str:
     found = [(words, facts.z_from.get(name, 0)) for name, words in PLACED_FROM.items()]
     rows: list[Row] = [[words, f"{slices:,}", Share(slices, len(facts.table))] for words, slices in found]
-    return table("What the position of a slice was found from.", ["z from", "slices", "share of slices"], rows)
+    return table("Source of the position of slices.", ["z from", "slices", "share of slices"], rows)
 
 
 def _notes(series: pd.DataFrame) -> str:
@@ -135,16 +137,16 @@ def _notes(series: pd.DataFrame) -> str:
         "repeated positions\nslices within 0.001 mm of another": series["repeated"] > 0,
         "mixed orientations\nmore than one slice normal": series["orientations"] > 1,
         "two tilts\nof these, exactly two slice normals": series["orientations"] == 2,
-        "turned in the plane\nby more than 1 degree": series["turned_degrees"] > TURNED_DEGREES,
+        "rotated in the plane\nby more than 1 degree": series["rotated_degrees"] > ROTATED_DEGREES,
         "one position only\nz_norm is 0.5": one_position,
     }
     found = [(words, int(has.sum())) for words, has in notes.items()]
     rows: list[Row] = [[words, f"{number:,}", Share(number, len(series))] for words, number in found]
-    return table("Series to be aware of.", ["series with", "series", "share of series"], rows)
+    return table("Special series.", ["series with", "series", "share of series"], rows)
 
 
 def _histogram(title: str, values: pd.Series, limit: float, unit: str) -> str:
-    """Bars that count series; what is above `limit` is in the last one. "" where no series has a value."""
+    """Return a histogram of series, with values above `limit` in the last bar; "" if no series has a value."""
     known = values.dropna().to_numpy(float)
     if not known.size:
         return ""

@@ -62,10 +62,10 @@ def test_a_frame_of_its_own_type_is_of_that_kind() -> None:
 
 
 def history(small: Small) -> dict[str, str]:
-    """The report's table of slices with a history: what they are or went through -> how many."""
+    """The report's table of special slices: what is special -> number of slices."""
     out = small.folder / "report.html"
     run("report", small.out, "--out", out)
-    words = out.read_text("utf-8").partition("Slices with a history")[2].partition("</table>")[0]
+    words = out.read_text("utf-8").partition("Special slices")[2].partition("</table>")[0]
     return dict(re.findall(r"<tr><td>([^<]+)</td><td>(\d+)</td>", words))
 
 
@@ -77,7 +77,7 @@ def test_the_report_counts_the_kinds_and_an_ordinary_slice_is_none_of_them(tmp_p
         write(small.src / str(number), ct_file(gradient(), ImageType=["DERIVED", "SECONDARY", word], **place))
     small.build()
     found = history(small)
-    assert [number for words, number in found.items() if "as ImageType says" in words] == ["3", "1", "1"]
+    assert [number for words, number in found.items() if "according to ImageType" in words] == ["3", "1", "1"]
     assert not any("before the kind" in words for words in found)
 
 

@@ -64,9 +64,9 @@ def counted(slices: list[Dataset]) -> dict[str, dict[str, int]]:
         return f"{of.BitsStored} bits, {kind}\nslope {of.RescaleSlope:g}, intercept {of.RescaleIntercept:g}"
 
     return {
-        "Coding of the pixels": count(lambda of: f"{CODINGS[syntax(of)]}\n{syntax(of)}"),
-        "Makers": count(lambda of: MAKERS[of.Manufacturer]),
-        "Frames": count(lambda of: f"{of.Rows} x {of.Columns}"),
+        "Transfer syntax": count(lambda of: f"{CODINGS[syntax(of)]}\n{syntax(of)}"),
+        "Manufacturers": count(lambda of: MAKERS[of.Manufacturer]),
+        "Size of the frames": count(lambda of: f"{of.Rows} x {of.Columns}"),
         "Stored values": count(stored),
     }
 
@@ -80,10 +80,10 @@ def test_counts_what_the_files_hold(page: Page, slices: list[Dataset]) -> None:
         found = page.table(caption)
         assert numbers(found) == wanted
         assert sum(float(cells[2].removesuffix(" %")) for cells in found.values()) == pytest.approx(100, abs=0.3)
-    history = numbers(page.table("Slices with a history"))
+    history = numbers(page.table("Special slices"))
     assert list(history.values()) == [1, sum(not of.PatientID for of in slices)]
     series = {of.SeriesInstanceUID for of in slices if of.Manufacturer == "SIEMENS"}
-    assert page.table("Makers")["Siemens"][1] == str(len(series))
+    assert page.table("Manufacturers")["Siemens"][1] == str(len(series))
 
 
 def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -> None:
@@ -103,18 +103,18 @@ def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -
 
 
 def test_geometry_is_that_of_the_series(page: Page) -> None:
-    notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Series to be aware of")).items()}
+    notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Special series")).items()}
     assert notes == {
         "uneven spacing": 1,
         "gaps": 1,
         "repeated positions": 1,
         "mixed orientations": 1,
         "two tilts": 1,
-        "turned in the plane": 1,
+        "rotated in the plane": 1,
         "one position only": 1,
     }
-    assert [*numbers(page.table("What the position")).values()] == [sum(map(len, SERIES.values())), 0, 2, 0]
-    assert any(words.endswith("of their series has already: 1.") for words in page.words)
+    assert [*numbers(page.table("Source of the position")).values()] == [sum(map(len, SERIES.values())), 0, 2, 0]
+    assert any(words.endswith("of another slice of their series: 1.") for words in page.words)
 
 
 def test_label_prevalence_by_slice_and_patient(page: Page, cache: Small, slices: list[Dataset]) -> None:
@@ -127,10 +127,10 @@ def test_label_prevalence_by_slice_and_patient(page: Page, cache: Small, slices:
     )
     assert 0 < len(positive) < len(known) < len(slices)
     for klass in ("bleed", "any"):
-        cells = page.table("Of the labelled slices")[klass]
+        cells = page.table("Labelled slices")[klass]
         assert (cells[0], cells[2]) == (by_slice, by_patient)
         assert float(cells[1].removesuffix(" %")) == pytest.approx(100 * len(positive) / len(known), abs=0.051)
-    assert [*numbers(page.table("What did not match")).values()] == [len(slices) - len(known), 1, 0]
+    assert [*numbers(page.table("Labels and slices that do not match")).values()] == [len(slices) - len(known), 1, 0]
 
 
 def test_rejects_by_code_with_examples(page: Page, cache: Small) -> None:
@@ -174,7 +174,10 @@ def test_dead_rows_are_told(tmp_path: Path) -> None:
     page = Page(report(small))
     live = int(page.tiles["slices"])
     # The old rows of the nine files, and the duplicate's.
-    words = f"{live + 10} rows are stored, {live} of them are in the table: {100 * 10 / (live + 10):.1f} % are dead"
+    words = (
+        f"{live + 10} rows are stored, and {live} of them are in the table. "
+        f"The other {100 * 10 / (live + 10):.1f} % are dead"
+    )
     assert any(words in found for found in page.words)
     for caption, wanted in counted([dcmread(path) for path in (small.src / "good").iterdir()]).items():
         assert numbers(page.table(caption)) == wanted
