@@ -26,7 +26,7 @@ DEMO: dict[str, Any] = {
     # 2.5 mm per pixel: a bleed just large enough for a label (30 mm2) covers 5 pixels. At 64 px it would cover 2, and
     # 128 px would take twice the time.
     "size_px": 96,
-    # About two and a half minutes on two cores with 4,500 slices.
+    # About two and a half minutes on two cores with 3,500 slices.
     "epochs": 12,
     # Small, since with only a few thousand steps their number matters: after a minute of CPU time the validation loss
     # was .26 with this batch size and no rotation, and .30 with 32 (at 2e-3 and 7e-4, rotating by up to 10 degrees).
