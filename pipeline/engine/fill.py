@@ -12,7 +12,7 @@ from pipeline.engine.context import ShardResult, count_rejects
 from pipeline.engine.shard import OpenShard
 from pipeline.engine.versions import library_versions, now
 from pipeline.planning.jobs import HandedBack
-from pipeline.source.contents import certain
+from pipeline.source.contents import trusted_mtime
 
 
 def fill(shard: OpenShard) -> tuple[ShardRecord, ShardResult]:
@@ -79,7 +79,7 @@ def _read(unit: Unit, shard: OpenShard) -> _File | None:
     except MemoryError:
         why = Reject("too_large", "the file is larger than the memory limit for one file")
         return _File(0, UNKNOWN_TIME, UNREAD, why)
-    return _File(stamp.size, certain(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data), data)
+    return _File(stamp.size, trusted_mtime(stamp.mtime_ns), xxhash.xxh3_128_hexdigest(data), data)
 
 
 def _judge(unit: Unit, file: _File, shard: OpenShard) -> Slices | Reject | HandedBack:

@@ -74,7 +74,7 @@ def survey(
     refuse_cache_in_source(cache, settings.src)
     source = open_source(settings.src)
     if isinstance(source, Folder):
-        source = replace(source, apart=str(cache.root.resolve()))
+        source = replace(source, cache_root=str(cache.root.resolve()))
     listing = source.scan()
     known = replace(_known(cache, head, wanted), running=running)
     if head and retry_rejected:

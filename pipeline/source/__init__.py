@@ -1,1 +1,1 @@
-"""Find the files of a source and read them: folders, archives, addresses."""
+"""List and read the files of a source: a folder, an archive, a single file, or an address."""

@@ -23,10 +23,10 @@ from pipeline.source.zips import zip_members
 
 MAX_MEMBERS = 20_000_000
 MAX_MEMBER_BYTES = 1 << 30
-# Slices deflate to a half or a third, blank ones to a thousandth: above this size such a ratio is a bomb.
+# Slices compress to a half or a third, blank ones to a thousandth; in larger members, such a ratio means a zip bomb.
 MAX_RATIO, RATIO_MATTERS_BYTES = 100, 16 << 20
 _LOCAL_NAMES, _LOCAL_BYTES = struct.Struct("<2H"), 30
-# An index takes 64 bytes a member; a folder of archives has one a study.
+# Number of indexes kept in memory, 64 bytes per member; a folder of archives often has one for each study.
 _INDEXES = 64
 _END_BYTES = (1 << 16) + 22
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
@@ -49,10 +49,10 @@ class Index:
         self._columns = np.array(columns, np.int64)  # (6, members)
 
     def find(self, name: str) -> Member:
-        """Look a member up; of several with one name the last, which is the one that unpacking would leave.
+        """Return the member of this name; of several, the last one, which unpacking the archive would leave.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such member.
         """
         key = np.uint64(_hash(name))
         place = int(np.searchsorted(self._hashes, key, "right", sorter=self._order)) - 1
@@ -69,7 +69,7 @@ class Archive:
     kind: str
 
     def scan(self) -> Listing:
-        members = dict(list_members(self.file, self.kind))  # of several with one name the last
+        members = dict(list_members(self.file, self.kind))  # keeps the last of several with the same name
         if not members:
             raise SourceError(f"{self.file}: no files in it; give an archive of DICOM files")
         sizes = np.fromiter((member.size for member in members.values()), np.int64, len(members))
@@ -82,10 +82,11 @@ class Archive:
 
 
 def archive_kind(file: str) -> str | None:
-    """Tell from its content whether a file is a "zip" or a "tar", or None for another file.
+    """Return "zip" or "tar" according to the content of a file, None for any other file.
 
     Raises:
-        SourceError: an archive of a kind that is not read, such as a tar that is compressed as a whole.
+        SourceError: it is an archive of an unsupported kind, such as a tar that is compressed as a whole.
+        OSError: it cannot be read.
     """
     with open(file, "rb") as stream:
         head = stream.read(512)
@@ -113,10 +114,10 @@ def archive_kind(file: str) -> str | None:
 
 
 def list_members(file: str, kind: str) -> Iterator[tuple[str, Member]]:
-    """Yield (name, member) of every file in the archive, in archive order, hidden ones left out.
+    """Yield (name, member) for every file in the archive except hidden ones, in archive order.
 
     Raises:
-        SourceError: the archive is damaged or not there.
+        SourceError: the archive is damaged or cannot be read.
     """
     try:
         for name, member in (zip_members if kind == "zip" else tar_members)(file):
@@ -134,11 +135,12 @@ def list_members(file: str, kind: str) -> Iterator[tuple[str, Member]]:
 
 
 def read_member(file: str, kind: str, name: str) -> tuple[memoryview, Member]:
-    """Read one member whole.
+    """Read the complete content of a member.
 
     Raises:
-        FileNotFoundError: the archive, or the member in it, is gone.
-        OSError: it cannot be read: damaged, encrypted, or beyond the limits.
+        FileNotFoundError: the archive or the member no longer exists.
+        OSError: the member is damaged, encrypted, or over the limits.
+        SourceError: the archive is damaged.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -151,32 +153,32 @@ def read_member(file: str, kind: str, name: str) -> tuple[memoryview, Member]:
             if len(lengths) < _LOCAL_NAMES.size:
                 raise OSError(errno.EIO, "the archive ends before the member")
             offset += _LOCAL_BYTES + sum(_LOCAL_NAMES.unpack(lengths))
-        held = os.pread(descriptor, member.held, offset)
+        packed = os.pread(descriptor, member.packed_size, offset)
     finally:
         os.close(descriptor)
-    content = _inflate(held, member.size) if member.method == DEFLATED else held
+    content = _inflate(packed, member.size) if member.method == DEFLATED else packed
     if len(content) != member.size or member.crc not in (-1, zlib.crc32(content)):
         raise OSError(errno.EIO, "the member is damaged")
     return memoryview(content), member
 
 
 def is_gzipped(file: str) -> bool:
-    """Whether a name says that it is one file under gzip, such as `IM1.dcm.gz`; a compressed tar is another thing."""
+    """Return whether the name is that of a single file compressed with gzip, such as `IM1.dcm.gz`, and not of a tar."""
     name = file.lower()
     return name.endswith(".gz") and not name.endswith(".tar.gz")
 
 
-def gunzip(held: memoryview) -> bytes:
-    """Unpack a file under gzip, within the limits of a member.
+def gunzip(packed: memoryview) -> bytes:
+    """Decompress the content of a gzip file, within the limits for a member.
 
     Raises:
-        OSError: it is damaged, or beyond the limits.
+        OSError: it is damaged, or over the limits.
     """
-    limit = MAX_MEMBER_BYTES if MAX_RATIO * len(held) > MAX_MEMBER_BYTES else MAX_RATIO * len(held)
+    limit = MAX_MEMBER_BYTES if MAX_RATIO * len(packed) > MAX_MEMBER_BYTES else MAX_RATIO * len(packed)
     limit = max(limit, RATIO_MATTERS_BYTES)
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        content = unpacker.decompress(held, limit + 1)
+        content = unpacker.decompress(packed, limit + 1)
     except zlib.error:
         raise OSError(errno.EIO, "damaged gzip data") from None
     if len(content) > limit:
@@ -188,7 +190,7 @@ def gunzip(held: memoryview) -> bytes:
 
 @lru_cache(maxsize=_INDEXES)
 def _index(file: str, kind: str, size: int, mtime_ns: int) -> Index:
-    """Index an archive once a process; size and time are there to notice that it was replaced."""
+    """Return the index of an archive, made once per process and again if the archive's size or time has changed."""
     return Index(list_members(file, kind))
 
 
@@ -201,12 +203,12 @@ def _check_limits(member: Member) -> None:
         raise OSError(errno.ENOTSUP, REASONS[member.method])
     if member.size > MAX_MEMBER_BYTES:
         raise OSError(errno.EFBIG, f"the member is larger than {MAX_MEMBER_BYTES >> 30} GB")
-    if member.size > RATIO_MATTERS_BYTES and member.size > MAX_RATIO * member.held:
+    if member.size > RATIO_MATTERS_BYTES and member.size > MAX_RATIO * member.packed_size:
         raise OSError(errno.EFBIG, f"the member unpacks to more than {MAX_RATIO} times its size")
 
 
-def _inflate(held: bytes, size: int) -> bytes:
+def _inflate(packed: bytes, size: int) -> bytes:
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(held, size + 1)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
     except zlib.error:
         raise OSError(errno.EIO, "the member is damaged") from None

@@ -1,4 +1,4 @@
-"""Read a whole file into memory that is used again and again."""
+"""Read complete files into a buffer that is reused."""
 
 import errno
 import os
@@ -10,26 +10,29 @@ import numpy as np
 from pipeline.source.listing import Stamp
 from pipeline.system import READ_FLAGS, read_at, read_from_memory, read_past_cache
 
-# A file of 4 GB is no slice and no series; reading it would take a worker's memory.
+# No slice or series has 4 GB, and reading such a file would exhaust a worker's memory.
 MAX_FILE_BYTES = 4 << 30
 PAGE_BYTES = 4096
 
 
 class Buffer:
-    """Memory that is read into again and again: a fresh 512 KB array would cost more in page faults than the read."""
+    """Reusable memory to read into: the page faults of a new 512 KB array would take longer than the read."""
 
     def __init__(self) -> None:
         self._memory = _aligned(1 << 20)
 
     def view(self, size: int) -> memoryview:
-        """Return writable memory of `size` bytes from a page's beginning; it invalidates what was read before."""
+        """Return writable memory of `size` bytes that starts at a page boundary; this invalidates earlier views."""
         if size > self._memory.size:
             self._memory = _aligned(max(size, 2 * self._memory.size))
         return self._memory.data[:size]
 
 
 def _aligned(size: int) -> np.ndarray:
-    """New memory that begins a page: the system copies there in two thirds of the time, disks write nowhere else."""
+    """Return new memory that starts at a page boundary.
+
+    The system copies into it in two thirds of the time, and reads past the page cache require it.
+    """
     memory = np.empty(size + PAGE_BYTES - 1, np.uint8)
     return memory[-memory.ctypes.data % PAGE_BYTES :][:size]
 
@@ -37,8 +40,19 @@ def _aligned(size: int) -> np.ndarray:
 def read_file(
     file: str, buffer: Buffer, before_waiting: Callable[[], object] = lambda: None, *, past_cache: bool = False
 ) -> tuple[memoryview, Stamp]:
-    """Read a regular file whole, with one call if the system has it in memory or reads past its cache."""
-    # Without waiting: a named pipe that took the file's place since the scan must not hang the build.
+    """Read a complete regular file, in one call if the system has it in memory or `past_cache` is set.
+
+    Args:
+        before_waiting: called before the file is read from the disk, if the page cache does not have it.
+        past_cache: read past the page cache.
+
+    Returns:
+        the content, valid until the buffer is used again, and the file's stamp.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is too large.
+    """
+    # Non-blocking: a named pipe that took the file's place since the scan must not hang the build.
     descriptor = os.open(file, READ_FLAGS)
     try:
         status = os.fstat(descriptor)
@@ -59,10 +73,6 @@ def read_file(
 
 
 def check_size(size: int) -> None:
-    """Refuse a file that is too large to be read.
-
-    Raises:
-        OSError: it is.
-    """
+    """Raise an OSError if a file of `size` bytes is too large to be read."""
     if size > MAX_FILE_BYTES:
         raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES >> 30} GB")

@@ -1,4 +1,4 @@
-"""List and read a folder with the archives in it, and a single file."""
+"""List and read a folder, including the archives in it, or a single file."""
 
 import errno
 import os
@@ -18,22 +18,23 @@ from pipeline.source.names import opened_name
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder, with all folders and archives below it; `study.zip/1.dcm` is a member of an archive in it.
+    """A folder with all folders and archives below it; `study.zip/1.dcm` is a member of an archive in it.
 
     Attributes:
-        apart: a folder, resolved, that no link in it may lead to: the cache that is built of it.
+        root: absolute path of the folder.
+        cache_root: resolved path of the cache that is built from it, which no link may lead to; "" for none.
     """
 
     root: str
-    apart: str = field(default="", kw_only=True)
+    cache_root: str = field(default="", kw_only=True)
 
     def scan(self) -> Listing:
-        loose = listing_of(self.root, *_walk(self.root, self.apart))
+        loose = listing_of(self.root, *_walk(self.root, self.cache_root))
         archives = [path for path in loose.paths if _may_be_archive(path)]
         return with_members(loose, self._members(archives)) if archives else loose
 
     def _members(self, archives: list[str]) -> dict[str, Listing]:
-        """List the archives; one that cannot be listed stays a file, and reading it says why."""
+        """List the archives. One that cannot be listed remains a file; reading it raises the reason."""
         found = {}
         for path in archives:
             with suppress(SourceError, OSError):
@@ -49,23 +50,23 @@ class Folder:
         *,
         past_cache: bool = False,
     ) -> tuple[memoryview, Stamp]:
-        """As `Source.read`.
+        """See `Source.read`.
 
         Args:
-            before_waiting: called if the file has to come from the disk, before it does.
-            past_cache: do not look for it in the system's memory, nor leave it there; half the processor's time.
+            before_waiting: called before the file is read from the disk, if the page cache does not have it.
+            past_cache: read past the page cache, which takes half the CPU time.
         """
-        if not _may_be_packed(path):
+        if not _may_be_compressed(path):
             return read_file(self._name(path), buffer, before_waiting, past_cache=past_cache)
         archive, member = self._split(path)
         if member:
             return Archive(self._name(archive), _kind(self._name(archive)) or "zip").read(member, buffer)
         if _may_be_archive(path):
             _refuse_archive(self._name(path), path)
-        return _read_packed(self._name(path), buffer)
+        return _read_decompressed(self._name(path), buffer)
 
     def _split(self, path: str) -> tuple[str, str]:
-        """Divide a path where it enters an archive: (archive, member), or (path, "")."""
+        """Split a path into (archive, member); return (path, "") if it is not in an archive."""
         parts = path.split("/")
         for count in range(1, len(parts)):
             if _may_be_archive(parts[count - 1]):
@@ -75,7 +76,7 @@ class Folder:
         return path, ""
 
     def size(self, path: str) -> int:
-        """Bytes of a file; 0 where that cannot be told, and `read` will say why."""
+        """Return the size of a file in bytes; 0 if that is unknown, in which case `read` raises the reason."""
         try:
             return os.stat(self._name(path)).st_size
         except OSError:
@@ -101,15 +102,15 @@ class SingleFile:
         )
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-        return _read_packed(self.file, buffer) if is_gzipped(self.file) else read_file(self.file, buffer)
+        return _read_decompressed(self.file, buffer) if is_gzipped(self.file) else read_file(self.file, buffer)
 
 
 def _may_be_archive(path: str) -> bool:
     return path[-4:].lower() in (".zip", ".tar") or path[-4:].lower() == ".tgz" or path[-7:].lower() == ".tar.gz"
 
 
-def _may_be_packed(path: str) -> bool:
-    """Whether a path is, or leads through, what may be an archive or a file under gzip: of most files, not."""
+def _may_be_compressed(path: str) -> bool:
+    """Return whether a path may be that of an archive, a member of one, or a gzip file; a fast test for most files."""
     name = path.lower()
     return name.endswith((".zip", ".tar", ".tgz", ".gz")) or ".zip/" in name or ".tar/" in name
 
@@ -120,10 +121,10 @@ def _kind(file: str) -> str | None:
 
 
 def _refuse_archive(file: str, path: str) -> None:
-    """Raise the reason why an archive was not listed, as one of that file.
+    """Raise the reason why an archive could not be listed, as an error of that file.
 
     Raises:
-        OSError: it is one, or of a kind that is not read.
+        OSError: it is a damaged archive, or one of an unsupported kind.
     """
     try:
         if kind := archive_kind(file):
@@ -132,31 +133,33 @@ def _refuse_archive(file: str, path: str) -> None:
         raise OSError(errno.EIO, str(error).replace(f"{file}: ", "")) from None
 
 
-def _read_packed(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-    """Read a file, out of gzip where its name and its first bytes say so."""
+def _read_decompressed(file: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
+    """Read a file; decompress it if its name and its first bytes are those of a gzip file."""
     content, stamp = read_file(file, buffer)
     if is_gzipped(file) and bytes(content[:2]) == b"\x1f\x8b":
         content = memoryview(gunzip(content))
     return content, stamp
 
 
-def _require_apart(link: str, apart: str) -> None:
-    led_to, cache = Path(link).resolve(), Path(apart)
-    if apart and (led_to == cache or led_to in cache.parents or cache in led_to.parents):
+def _refuse_link_to_cache(link: str, cache_root: str) -> None:
+    target, cache = Path(link).resolve(), Path(cache_root)
+    if cache_root and (target == cache or target in cache.parents or cache in target.parents):
         raise SourceError(
             f"{link[:-1]}: leads to the cache that is built from it; remove the link, or give another --out"
         )
 
 
-def _walk(root: str, apart: str) -> tuple[list[str], "array[int]", "array[int]"]:
-    """List the regular files below a folder: paths relative to it, sizes, times.
+def _walk(root: str, cache_root: str) -> tuple[list[str], "array[int]", "array[int]"]:
+    """List the regular files below a folder.
 
-    Names that begin with a dot are left out: they hold what file managers and version control keep for themselves.
-    Links are followed; a folder that was seen is not entered again, so a link that leads back ends there. Real
-    folders are seen before linked ones.
+    Names that begin with a dot are left out, as they belong to file managers and version control. Links are followed,
+    after all real folders; a folder is entered only once, so that a link to a parent does no harm.
+
+    Returns:
+        paths relative to the folder, sizes in bytes, modification times in ns since 1970.
 
     Raises:
-        SourceError: a folder cannot be listed, or a link leads to `apart`.
+        SourceError: a folder cannot be listed, or a link leads to `cache_root`.
     """
     paths: list[str] = []
     sizes, times = array("q"), array("q")
@@ -166,7 +169,7 @@ def _walk(root: str, apart: str) -> tuple[list[str], "array[int]", "array[int]"]
             folder = folders.pop()
         else:
             folder = linked.pop()
-            _require_apart(f"{root}/{folder}", apart)
+            _refuse_link_to_cache(f"{root}/{folder}", cache_root)
         try:
             status = os.stat(f"{root}/{folder}")
             if (status.st_dev, status.st_ino) in seen:

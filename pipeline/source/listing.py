@@ -1,4 +1,4 @@
-"""Say what a source holds: the files, with what tells that each is unchanged."""
+"""The files of a source, with the size and time that show whether each has changed."""
 
 from array import array
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pipeline.source.names import listed_name
 
 
 class Stamp(NamedTuple):
-    """What tells that a file is unchanged: size in bytes, modification time in ns since 1970."""
+    """Size in bytes and modification time in ns since 1970; a file with the same stamp counts as unchanged."""
 
     size: int
     mtime_ns: int
@@ -26,7 +26,7 @@ class Listing:
         paths: relative to the source, with "/"; sorted, or in archive order.
         sizes: (files,) int64, bytes.
         mtimes_ns: (files,) int64, ns since 1970.
-        ordered: the order is that of an archive, and reading in it is much cheaper than in another.
+        ordered: whether the order is that of archives, in which reading is much cheaper than in any other.
     """
 
     paths: list[str]
@@ -36,10 +36,13 @@ class Listing:
 
 
 def listing_of(src: str, paths: list[str], sizes: "array[int]", times: "array[int]") -> Listing:
-    """Sort what was found in any order.
+    """Return the listing of files found in any order, sorted by path.
+
+    Args:
+        src: the source, for messages.
 
     Raises:
-        SourceError: it is nothing.
+        SourceError: there are no files.
     """
     if not paths:
         raise SourceError(f"{src}: no files in it; give a folder of DICOM files, an archive or one file")
@@ -52,18 +55,22 @@ def listing_of(src: str, paths: list[str], sizes: "array[int]", times: "array[in
 
 
 def with_members(loose: Listing, members: Mapping[str, Listing]) -> Listing:
-    """Put the members of each archive in its place, in its order."""
+    """Replace each archive in a listing by its members, in the archive's order.
+
+    Args:
+        members: path of an archive -> the listing of its members.
+    """
     paths: list[str] = []
     sizes, times = [], []
     at = 0
     for index, path in enumerate(loose.paths):
         if path not in members:
             continue
-        of_archive = members[path]
+        inside = members[path]
         paths += loose.paths[at:index]
-        paths += [f"{path}/{name}" for name in of_archive.paths]
-        sizes += [loose.sizes[at:index], of_archive.sizes]
-        times += [loose.mtimes_ns[at:index], of_archive.mtimes_ns]
+        paths += [f"{path}/{name}" for name in inside.paths]
+        sizes += [loose.sizes[at:index], inside.sizes]
+        times += [loose.mtimes_ns[at:index], inside.mtimes_ns]
         at = index + 1
     paths += loose.paths[at:]
     joined = np.concatenate([*sizes, loose.sizes[at:]]), np.concatenate([*times, loose.mtimes_ns[at:]])

@@ -1,65 +1,65 @@
-"""Write the name of a source file in tables and on a terminal: one text for every name.
+"""Convert names of source files to text that is safe in tables and on terminals, and back.
 
-A name is bytes, and may hold whatever a file system, an archive or a store lets pass. In the text that stands for it a
-byte that is no UTF-8, and each byte of a character that could break a table, a terminal or a spreadsheet, is the
-private-use character U+F700 + byte. So every sequence of bytes has one text, and the text leads back to the bytes.
+A name is bytes, and may contain anything that a file system, an archive or a store allows. In its text, a byte that is
+not UTF-8, and each byte of a character that could break a table, a terminal or a spreadsheet, becomes the private-use
+character U+F700 + byte. Every sequence of bytes thus has exactly one text, which can be converted back.
 """
 
 import unicodedata
 
 _FIRST, _LAST = 0xF700, 0xF7FF
-# Controls, direction marks and other invisible ones, lone surrogates, ends of lines and paragraphs.
+# Control characters, direction marks and other invisible characters, lone surrogates, line and paragraph separators.
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# A spreadsheet takes a cell that begins so for a formula.
+# A spreadsheet takes a cell that starts with one of these for a formula.
 _FORMULA = "=+-@"
 
 
 def listed_name(path: str) -> str:
-    """Return the text of a path that the file system, an archive or a command line gave.
+    """Return the text of a path from a file system, an archive or a command line.
 
     Args:
-        path: bytes that are no UTF-8 as Python has them, lone surrogates.
+        path: bytes that are not UTF-8 are lone surrogates, as in `os.fsdecode`.
     """
     if path.isprintable() and path[:1] not in _FORMULA:
         return path
     return "".join(
-        _bytes_shown(one) if _is_unsafe(one) or (place == 0 and one in _FORMULA) else one
-        for place, one in enumerate(path)
+        _as_private_use(char) if _is_unsafe(char) or (place == 0 and char in _FORMULA) else char
+        for place, char in enumerate(path)
     )
 
 
 def opened_name(path: str) -> str:
-    """Return the inverse: the path of a text as the file system has it."""
+    """Return the path to open for a text: the inverse of `listed_name`."""
     if path.isprintable():
         return path
     return b"".join(
-        bytes([ord(one) - _FIRST]) if _FIRST <= ord(one) <= _LAST else one.encode("utf-8", "surrogateescape")
-        for one in path
+        bytes([ord(char) - _FIRST]) if _FIRST <= ord(char) <= _LAST else char.encode("utf-8", "surrogateescape")
+        for char in path
     ).decode("utf-8", "surrogateescape")
 
 
 def escaped(text: str) -> str:
-    r"""Return text that holds names, as `listed_name` has them, for a terminal or a page.
+    r"""Return text that contains results of `listed_name`, escaped for a terminal or a page.
 
-    A byte that could do something there is `\xNN`; any other character that cannot be shown is Python's escape.
+    A private-use character is written as its byte, `\xNN`; any other character that is not printable gets Python's
+    escape.
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else _escape(one) for one in text)
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
-def _escape(one: str) -> str:
-    code = ord(one)
-    return f"\\x{code - _FIRST:02x}" if _FIRST <= code <= _LAST else one.encode("unicode_escape").decode()
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code - _FIRST:02x}" if _FIRST <= code <= _LAST else char.encode("unicode_escape").decode()
 
 
-def _is_unsafe(one: str) -> bool:
-    return unicodedata.category(one) in _UNSAFE or _FIRST <= ord(one) <= _LAST
+def _is_unsafe(char: str) -> bool:
+    return unicodedata.category(char) in _UNSAFE or _FIRST <= ord(char) <= _LAST
 
 
-def _bytes_shown(one: str) -> str:
-    code = ord(one)
-    escaped = 0xDC80 <= code <= 0xDCFF
+def _as_private_use(char: str) -> str:
+    is_byte = 0xDC80 <= ord(char) <= 0xDCFF
     return "".join(
-        chr(_FIRST + byte) for byte in one.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
+        chr(_FIRST + byte) for byte in char.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
     )

@@ -14,8 +14,8 @@ from pipeline.source.files import Buffer, check_size
 from pipeline.source.listing import Listing, Stamp, listing_of
 from pipeline.source.names import opened_name
 
-# What the clients of object stores raise, with other errors of their own, where it is not the file's fault.
-_NO_ANSWER = {
+# The error numbers that clients of object stores raise, beside errors of their own, if the server is unavailable.
+_UNAVAILABLE = {
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.EBUSY),
     *(errno.EHOSTUNREACH, errno.ENETUNREACH),
 }
@@ -23,16 +23,16 @@ _NO_ANSWER = {
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A folder behind an address that fsspec knows, such as s3://bucket/study.
+    """A folder at an address that fsspec supports, such as s3://bucket/study.
 
-    Reading takes two requests a file: one for its size and time, so that a giant is refused before it is fetched and
-    a change between the two shows, and one for its content.
+    Each file takes two requests: one for its size and time, so that too large a file is refused before it is fetched
+    and a change since the scan is noticed, and one for its content.
     """
 
     address: str
 
     def scan(self) -> Listing:
-        with _plain_errors(self.address):
+        with _scan_errors(self.address):
             system, root = _open_system(self.address)
             found = system.find(root, detail=True)
         paths, sizes, times = [], array("q"), array("q")
@@ -41,7 +41,7 @@ class Remote:
             if path and not any(part.startswith(".") for part in path.split("/")):
                 paths.append(path)
                 sizes.append(info["size"])
-                times.append(_changed_ns(info))
+                times.append(_mtime_ns(info))
         return listing_of(self.address, paths, sizes, times)
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
@@ -51,14 +51,14 @@ class Remote:
             system.invalidate_cache(name)
             info = system.info(name)
             check_size(info["size"])
-            # The range keeps s3fs from asking for the size once more, and the content from being larger than checked.
+            # With a range, s3fs does not request the size again, and the content cannot exceed the checked size.
             content = system.cat_file(name, start=0, end=info["size"]) if info["size"] else b""
-        return memoryview(content), Stamp(len(content), _changed_ns(info))
+        return memoryview(content), Stamp(len(content), _mtime_ns(info))
 
 
 @contextmanager
-def _plain_errors(address: str) -> Iterator[None]:
-    """Turn what fsspec and the packages behind it raise for a wrong address or a refused one into one line."""
+def _scan_errors(address: str) -> Iterator[None]:
+    """Turn the errors of fsspec and its packages, as for a wrong or a refused address, into a one-line SourceError."""
     try:
         yield
     except ImportError as error:
@@ -69,16 +69,16 @@ def _plain_errors(address: str) -> Iterator[None]:
 
 @contextmanager
 def _server_errors(address: str) -> Iterator[None]:
-    """Tell a server that does not answer, by whatever error its client has for that, from a file that cannot be read.
+    """Distinguish an unavailable server, whatever error its client raises, from a file that cannot be read.
 
     Raises:
-        SourceError: the server does not answer, or has no time.
+        SourceError: the server does not respond, or is busy.
         OSError: the file cannot be read.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in _NO_ANSWER:
+        if isinstance(error, OSError) and error.errno not in _UNAVAILABLE:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise SourceError(
@@ -87,14 +87,14 @@ def _server_errors(address: str) -> Iterator[None]:
 
 
 def _open_system(address: str) -> tuple[Any, str]:
-    """Return fsspec's file system, which it keeps open for the process, and the root in it."""
-    from fsspec.core import url_to_fs  # only for addresses: a plan of a folder does not wait for it
+    """Return the file system of an address, which fsspec caches per process, and the root path in it."""
+    from fsspec.core import url_to_fs  # imported only for addresses, so that a plan of a folder starts faster
 
     return url_to_fs(address)
 
 
-def _changed_ns(info: Mapping[str, Any]) -> int:
-    """Return the time of the last change in ns plus a checksum of the entity tag, if the store has either."""
+def _mtime_ns(info: Mapping[str, Any]) -> int:
+    """Return the modification time in ns since 1970 plus a checksum of the entity tag, each 0 if the store has none."""
     changed = next(
         (info[key] for key in ("LastModified", "mtime", "last_modified", "updated", "created") if info.get(key)), 0
     )

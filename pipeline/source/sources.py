@@ -1,4 +1,4 @@
-"""Tell what kind of source a path or an address is: a folder, one file, an archive, or an address."""
+"""Open the source at a path or an address: a folder, an archive, a single file, or a remote folder."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from pipeline.source.remote import Remote
 
 
 class Source(Protocol):
-    """Where the files are. Sources are small and can be pickled; they hold no open file."""
+    """The place that the DICOM files are read from; it is small, can be pickled, and keeps no file open."""
 
     def scan(self) -> Listing:
         """List the files.
@@ -23,16 +23,20 @@ class Source(Protocol):
         """
 
     def read(self, path: str, buffer: Buffer) -> tuple[memoryview, Stamp]:
-        """Read one file of the listing, whole; the memory is good until the buffer is used again.
+        """Read a complete file of the listing.
+
+        Returns:
+            its content, valid until the buffer is used again, and its stamp.
 
         Raises:
             FileNotFoundError: it has vanished.
             OSError: it cannot be read.
+            SourceError: the server or the archive that holds it cannot be read.
         """
 
 
 def open_source(src: str) -> Source:
-    """Tell from a path or an address what kind of source it is.
+    """Return the source at a path or an address.
 
     Raises:
         SourceError: there is no such path, or it cannot be read.

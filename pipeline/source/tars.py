@@ -1,4 +1,4 @@
-"""Read the headers of a tar, to its very end."""
+"""Read the headers of a tar archive, including those of tars concatenated to it."""
 
 import math
 import os
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline.errors import SourceError
-from pipeline.source.members import LEADS_NOWHERE, SPARSE, STORED, Member, placed
+from pipeline.source.members import DANGLING_LINK, SPARSE, STORED, Member, within_archive
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 1 << 20
-_MAX_LINKS = 40  # in a row, as of a file system
+_MAX_LINKS = 40  # in a chain, the limit of Linux for paths
 
 
 def tar_members(file: str) -> Iterator[tuple[str, Member]]:
-    """Yield the regular files of a tar, then its links as what they lead to; concatenated tars are read on.
+    """Yield the regular files of a tar and of tars concatenated to it, then its links as the files they point to.
 
     Raises:
-        SourceError: it does not end as a tar does.
+        SourceError: it does not end as a tar should.
         tarfile.TarError: it is damaged.
     """
     links: dict[str, str] = {}
@@ -34,7 +34,11 @@ def tar_members(file: str) -> Iterator[tuple[str, Member]]:
 
 
 def is_old_tar(head: bytes) -> bool:
-    """Whether a file begins with a header of tar's seventh edition, which has a checksum and no magic number."""
+    """Return whether a file starts with a header of the old (v7) tar format, which has a checksum but no magic number.
+
+    Args:
+        head: the first 512 bytes of the file.
+    """
     if len(head) < _BLOCK or not head[0] or head[257:262] == b"ustar":
         return False
     try:
@@ -45,9 +49,13 @@ def is_old_tar(head: bytes) -> bool:
 
 
 def _headers(file: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Yield each header with the size of the file.
+    """Yield each header with the size of the archive in bytes.
 
-    `tarfile` takes a damaged header for the end, and looks at nothing behind it; so where it stopped is looked at.
+    `tarfile` takes a damaged header for the end of the archive and ignores the rest, so the place where it stopped is
+    checked here.
+
+    Raises:
+        SourceError: the archive does not end there, or something else follows.
     """
     seen, at = 0, 0
     with open(file, "rb") as stream:
@@ -58,11 +66,11 @@ def _headers(file: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
                 for info in archive:
                     seen += 1
                     yield info, end
-                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte a member
+                    archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps a kilobyte per member
                 at = archive.offset  # type: ignore[attr-defined]
             if any(_read(stream, at, 2 * _BLOCK)) or at + 2 * _BLOCK > end:
                 raise SourceError(f"the tar has no end after {seen} members: damaged there, or cut off")
-            at = _first_byte(stream, at)
+            at = _first_nonzero(stream, at)
             if at >= end:
                 return
             at -= at % _BLOCK
@@ -74,8 +82,8 @@ def _read(stream: BinaryIO, at: int, count: int) -> bytes:
     return os.pread(stream.fileno(), count, at)
 
 
-def _first_byte(stream: BinaryIO, at: int) -> int:
-    """Return where the first byte that is not 0 lies, or the end."""
+def _first_nonzero(stream: BinaryIO, at: int) -> int:
+    """Return the offset of the first nonzero byte from `at` on, or the end of the file."""
     while chunk := _read(stream, at, _CHUNK_BYTES):
         if rest := chunk.lstrip(b"\0"):
             return at + len(chunk) - len(rest)
@@ -88,7 +96,7 @@ def _name(info: tarfile.TarInfo) -> str:
 
 
 def _target(info: tarfile.TarInfo) -> str:
-    """The name of what a link leads to: a hard link names a member, a symbolic one a path from its own folder."""
+    """Return the path that a link points to: a hard link names a member, a symbolic link a path from its own folder."""
     target = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
     return posixpath.normpath(target)
 
@@ -97,13 +105,13 @@ def _member(info: tarfile.TarInfo, end: int) -> Member:
     mtime_ns = int(info.mtime * 1e9) if math.isfinite(info.mtime) and abs(info.mtime) < 1 << 32 else 0
     if info.issparse():
         return Member(0, 0, 0, mtime_ns, SPARSE, -1)
-    return placed(Member(info.offset_data, info.size, info.size, mtime_ns, STORED, -1), end)
+    return within_archive(Member(info.offset_data, info.size, info.size, mtime_ns, STORED, -1), end)
 
 
 def _resolved(file: str, links: dict[str, str]) -> Iterator[tuple[str, Member]]:
-    """Yield each link as the member that it leads to, over other links; one that leads to none cannot be read.
+    """Yield each link as the member that it points to, directly or through other links; a dangling link is unreadable.
 
-    A link to a folder is left out: the files in it are there under their own names.
+    Links to folders are left out, as the files in those are listed under their own names.
     """
     by_path = {posixpath.normpath(name): target for name, target in links.items()}
     ends = {}
@@ -124,4 +132,4 @@ def _resolved(file: str, links: dict[str, str]) -> Iterator[tuple[str, Member]]:
         if target in found:
             yield name, found[target]
         elif target not in folders:
-            yield name, Member(0, 0, 0, 0, LEADS_NOWHERE, -1)
+            yield name, Member(0, 0, 0, 0, DANGLING_LINK, -1)

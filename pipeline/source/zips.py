@@ -1,4 +1,4 @@
-"""Read the central directory of a zip."""
+"""Read the central directory of a zip archive."""
 
 import os
 import struct
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pipeline.errors import SourceError
-from pipeline.source.members import DEFLATED, OTHER_METHOD, STORED, Member, placed
+from pipeline.source.members import DEFLATED, OTHER_METHOD, STORED, Member, within_archive
 
 _ENCRYPTED, _UTF8 = 1, 0x800
 _END, _END64_LOCATOR, _END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
@@ -15,9 +15,12 @@ _ABSENT = 0xFFFFFFFF
 
 
 def zip_members(file: str) -> Iterator[tuple[str, Member]]:
-    """Read the central directory of a zip, by its size: writers without Zip64 leave the count modulo 65,536.
+    """Yield the name and description of every entry in the central directory of a zip.
+
+    The directory is read up to its size, because writers without Zip64 store the number of entries modulo 65,536.
 
     Raises:
+        SourceError: the file is a part of a spanned zip.
         ValueError, struct.error: it is damaged.
 
     Source: PKWARE APPNOTE 6.3.9, 4.3.12 (central directory), 4.3.14-16 (its end), 4.5.3 (Zip64 sizes).
@@ -30,7 +33,7 @@ def zip_members(file: str) -> Iterator[tuple[str, Member]]:
     at = seen = 0
     while at < size:
         (
-            signature, _, _, flags, method, time, date, crc, held, unpacked,
+            signature, _, _, flags, method, time, date, crc, packed, unpacked,
             name_bytes, extra_bytes, comment_bytes, _, _, _, offset,
         ) = _ENTRY.unpack_from(directory, at)  # fmt: skip
         if signature != b"PK\1\2":
@@ -40,18 +43,23 @@ def zip_members(file: str) -> Iterator[tuple[str, Member]]:
         extra = directory[at + name_bytes : at + name_bytes + extra_bytes]
         at += name_bytes + extra_bytes + comment_bytes
         seen += 1
-        if _ABSENT in (held, unpacked, offset):
-            unpacked, held, offset = _zip64_numbers(extra, unpacked, held, offset)
+        if _ABSENT in (packed, unpacked, offset):
+            unpacked, packed, offset = _zip64_numbers(extra, unpacked, packed, offset)
         if flags & _ENCRYPTED or method not in (STORED, DEFLATED):
             method = OTHER_METHOD
-        yield name, placed(Member(offset, held, unpacked, _dos_time_ns(date, time) + crc, method, crc), end)
-    # 66,000 members without Zip64 are counted as 464, and some writers of macOS count fewer; none counts more.
+        mtime_ns = _dos_time_ns(date, time) + crc
+        yield name, within_archive(Member(offset, packed, unpacked, mtime_ns, method, crc), end)
+    # Without Zip64, 66,000 entries are counted as 464, and some macOS writers count fewer; no writer counts more.
     if at != size or seen < count:
         raise ValueError("the central directory does not match its end record")
 
 
 def _find_directory(descriptor: int, size: int) -> tuple[int, int, int]:
-    """Return the number of entries, and size and offset of the central directory."""
+    """Return the number of entries in the central directory, its size in bytes and its offset.
+
+    Args:
+        size: of the file, bytes.
+    """
     tail_at = max(0, size - (1 << 16) - _END.size - _END64_LOCATOR.size)
     tail = os.pread(descriptor, size - tail_at, tail_at)
     at = tail.rfind(b"PK\5\6")
@@ -82,7 +90,7 @@ def _zip64_numbers(extra: bytes, *numbers: int) -> list[int]:
 
 
 def _dos_time_ns(date: int, time: int) -> int:
-    """Turn a DOS time stamp into ns since 1970, taken as UTC; an impossible date is 0."""
+    """Convert a DOS time stamp, taken as UTC, to ns since 1970; return 0 for an impossible date."""
     try:
         moment = datetime(
             1980 + (date >> 9), date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2, tzinfo=UTC

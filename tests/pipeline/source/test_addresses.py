@@ -1,4 +1,4 @@
-"""Sources at addresses: fsspec's, buckets, and servers that do not answer."""
+"""Sources at addresses: any that fsspec supports, S3 buckets, and servers that are unavailable."""
 
 import hashlib
 import http.server
@@ -32,7 +32,7 @@ def test_an_fsspec_address_is_listed_and_read() -> None:
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
-    """As much of S3 as listing and reading need; it notes every request."""
+    """The part of S3 that listing and reading need; records every request."""
 
     requests: ClassVar[list[str]] = []
     protocol_version = "HTTP/1.1"
@@ -74,7 +74,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """An S3 server on this machine; gives the requests that it got."""
+    """Run an S3 server on this machine, and yield the requests that it receives."""
     pytest.importorskip("s3fs", reason="s3fs is not installed (extra s3)")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -87,7 +87,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     server.server_close()
 
 
-def test_s3_is_listed_at_once_and_read_with_two_requests_a_file(bucket: list[str]) -> None:
+def test_s3_is_listed_in_one_request_and_read_in_two_per_file(bucket: list[str]) -> None:
     source = open_source("s3://bucket/study")
     listing = source.scan()
     assert dict(zip(listing.paths, listing.sizes, strict=True)) == {k: len(v) for k, v in CONTENTS.items()}
@@ -106,7 +106,7 @@ def test_s3_is_listed_at_once_and_read_with_two_requests_a_file(bucket: list[str
     "error",
     [ConnectionRefusedError(111, "refused"), OSError(16, "SlowDown"), TimeoutError(110, "x"), RuntimeError("a\nb")],
 )
-def test_a_server_that_does_not_answer_is_not_a_broken_file(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_unavailable_server_is_not_a_damaged_file(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/bucket/a.dcm", b"first")
 

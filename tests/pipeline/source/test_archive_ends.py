@@ -1,4 +1,4 @@
-"""Archives as they come: read to their true end, or told in one line; never a front part in silence."""
+"""Damaged and unusual archives are read to their true end or refused in one line, never silently read in part."""
 
 import io
 import os
@@ -18,7 +18,7 @@ MEMBERS = {f"{number}.dcm": bytes([number]) * 700 for number in range(6)}
 
 
 def reasons(src: str) -> dict[str, str]:
-    """What each member that cannot be read says."""
+    """Return the error of each member that cannot be read."""
     source, found = open_source(src), {}
     for path in source.scan().paths:
         try:
@@ -38,7 +38,7 @@ def test_the_reported_archives(test_data: Path) -> None:
 # --- zip -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_directory_is_walked_by_its_size(tmp_path: Path) -> None:
+def test_a_zip_directory_is_read_up_to_its_size(tmp_path: Path) -> None:
     src = Path(write_zip(tmp_path / "x.zip", MEMBERS))
     data = bytearray(src.read_bytes())
     for count in (0, 2, 6):
@@ -52,7 +52,7 @@ def test_a_directory_is_walked_by_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [-46, -1, 1, 46])
-def test_a_directory_of_another_size_is_damaged(tmp_path: Path, change: int) -> None:
+def test_a_zip_directory_of_the_wrong_size_is_damaged(tmp_path: Path, change: int) -> None:
     src = Path(write_zip(tmp_path / "x.zip", MEMBERS))
     data = bytearray(src.read_bytes())
     (size,) = struct.unpack_from("<L", data, len(data) - 10)
@@ -63,7 +63,7 @@ def test_a_directory_of_another_size_is_damaged(tmp_path: Path, change: int) -> 
 
 
 @pytest.mark.parametrize("wide", [(1 << 63, 5, 0), (5, 1 << 63, 0), (5, 5, 1 << 63), (5, 1 << 40, 0), (2**64 - 1,) * 3])
-def test_a_member_with_numbers_past_the_end_costs_that_member(tmp_path: Path, wide: tuple[int, ...]) -> None:
+def test_a_member_beyond_the_end_makes_only_itself_unreadable(tmp_path: Path, wide: tuple[int, ...]) -> None:
     src = Path(write_zip(tmp_path / "x.zip", {"good": b"12345"} | {"bad": b"12345"}, zipfile.ZIP_STORED))
     data = src.read_bytes()
     at = data.rindex(b"PK\1\2")
@@ -78,7 +78,7 @@ def test_a_member_with_numbers_past_the_end_costs_that_member(tmp_path: Path, wi
     assert reasons(str(src)) == {"bad": "the member lies beyond the end of the archive"}
 
 
-def test_a_name_that_is_no_utf_8_costs_nothing(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_does_no_harm(tmp_path: Path) -> None:
     src = Path(write_zip(tmp_path / "x.zip", {"é.dcm": b"1", "b.dcm": b"2"}))
     src.write_bytes(src.read_bytes().replace("é".encode(), b"\xff\xfe"))
     assert sorted(read_all(str(src)).values()) == [b"1", b"2"]
@@ -88,14 +88,14 @@ def test_a_name_that_is_no_utf_8_costs_nothing(tmp_path: Path) -> None:
     ("head", "what"),
     [(b"MZ" + bytes(600), "self-extracting"), (b"#!/bin/sh\n", "self-extracting"), (b"PK\7\x08", "spanned")],
 )
-def test_zips_of_kinds_that_are_not_read_are_called_that(tmp_path: Path, head: bytes, what: str) -> None:
+def test_unsupported_kinds_of_zip_are_named(tmp_path: Path, head: bytes, what: str) -> None:
     src = Path(write_zip(tmp_path / "x.exe", MEMBERS))
     src.write_bytes(head + src.read_bytes())
     with pytest.raises(SourceError, match=what):
         open_source(str(src))
 
 
-def test_the_last_part_of_a_spanned_zip_is_called_that(tmp_path: Path) -> None:
+def test_the_last_part_of_a_spanned_zip_is_named(tmp_path: Path) -> None:
     src = Path(write_zip(tmp_path / "x.zip", MEMBERS))
     data = bytearray(src.read_bytes())
     data[-18:-14] = struct.pack("<2H", 2, 2)
@@ -108,7 +108,7 @@ def test_the_last_part_of_a_spanned_zip_is_called_that(tmp_path: Path) -> None:
 
 
 def packed(members: dict[str, bytes]) -> bytes:
-    """A tar without what follows its members."""
+    """Return a tar without its end-of-archive blocks."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, content in members.items():
@@ -123,7 +123,7 @@ END = bytes(1024)
 
 
 @pytest.mark.parametrize("cut", [0, 512, 700, 1536, 1536 * 4, 1536 * 4 + 100, 1536 * 6])
-def test_a_tar_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_tar_is_refused(tmp_path: Path, cut: int) -> None:
     src = tmp_path / "x.tar"
     src.write_bytes((packed(MEMBERS) + END)[: max(cut, 512)])
     with pytest.raises(SourceError, match=r"damaged (or incomplete )?tar"):
@@ -131,7 +131,7 @@ def test_a_tar_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize("number", range(1, 6))
-def test_a_broken_header_is_told_with_how_many_were_read(tmp_path: Path, number: int) -> None:
+def test_a_damaged_header_is_reported_with_the_number_of_members_before_it(tmp_path: Path, number: int) -> None:
     data = bytearray(packed(MEMBERS) + END)
     data[1536 * number + 150] ^= 1
     (tmp_path / "x.tar").write_bytes(data)
@@ -139,7 +139,7 @@ def test_a_broken_header_is_told_with_how_many_were_read(tmp_path: Path, number:
         open_source(str(tmp_path / "x.tar")).scan()
 
 
-def test_concatenated_tars_are_read_on(tmp_path: Path) -> None:
+def test_concatenated_tars_are_read_to_the_end(tmp_path: Path) -> None:
     first, second = dict(list(MEMBERS.items())[:2]), dict(list(MEMBERS.items())[2:])
     for between in (END, END + bytes(9216), END + bytes(512)):
         (tmp_path / "x.tar").write_bytes(packed(first) + between + packed(second) + END)
@@ -160,7 +160,7 @@ def write_links(path: Path, links: list[tuple[str, bytes, str]]) -> str:
     return str(path)
 
 
-def test_links_are_what_they_lead_to(tmp_path: Path) -> None:
+def test_links_are_read_as_their_targets(tmp_path: Path) -> None:
     src = write_links(
         tmp_path / "x.tar",
         [
@@ -186,7 +186,7 @@ def test_links_are_what_they_lead_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mtime", ["inf", "-inf", "nan", "1e30", "-1e30", "1e300"])
-def test_an_impossible_time_costs_nothing(tmp_path: Path, mtime: str) -> None:
+def test_an_impossible_time_does_no_harm(tmp_path: Path, mtime: str) -> None:
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("a")
         info.size, info.pax_headers = 3, {"mtime": mtime}
@@ -194,7 +194,7 @@ def test_an_impossible_time_costs_nothing(tmp_path: Path, mtime: str) -> None:
     assert read_all(str(tmp_path / "x.tar")) == {"a": b"abc"}
 
 
-def test_a_tar_of_the_old_kind_is_called_that(tmp_path: Path) -> None:
+def test_a_tar_in_the_old_format_is_named(tmp_path: Path) -> None:
     data = bytearray(packed(MEMBERS) + END)
     data[257:265] = bytes(8)
     data[148:156] = b" " * 8
@@ -204,7 +204,7 @@ def test_a_tar_of_the_old_kind_is_called_that(tmp_path: Path) -> None:
         open_source(str(tmp_path / "x.tar"))
 
 
-# --- among other files -----------------------------------------------------------------------------------------------
+# --- in folders ------------------------------------------------------------------------------------------------------
 
 
 def test_archives_and_compressed_files_in_a_folder_are_read_in_place(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_archives_and_compressed_files_in_a_folder_are_read_in_place(tmp_path: P
     assert read_all(str(tmp_path / "IM1.dcm.gz")) == {"IM1.dcm.gz": b"compressed" * 100}
 
 
-def test_what_cannot_be_read_in_a_folder_costs_that_file(tmp_path: Path) -> None:
+def test_an_unreadable_archive_in_a_folder_makes_only_itself_unreadable(tmp_path: Path) -> None:
     import gzip
 
     write_tar(tmp_path / "good.tar", MEMBERS)
@@ -242,7 +242,7 @@ def test_what_cannot_be_read_in_a_folder_costs_that_file(tmp_path: Path) -> None
     assert not any(str(tmp_path) in reason for reason in found.values())
 
 
-def test_a_folder_may_be_called_like_an_archive(tmp_path: Path) -> None:
+def test_a_folder_may_be_named_like_an_archive(tmp_path: Path) -> None:
     (tmp_path / "study.zip").mkdir()
     (tmp_path / "study.zip/a.dcm").write_bytes(b"a")
     assert read_all(str(tmp_path)) == {"study.zip/a.dcm": b"a"}

@@ -45,19 +45,19 @@ def test_names_in_an_archive_are_never_paths(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar", "x.zip"]
 
 
-def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_two_members_with_the_same_name_is_read(tmp_path: Path) -> None:
     src = write_zip(tmp_path / "x.zip", {"a": b"old", "b": b"new"}, zipfile.ZIP_STORED)
     data = Path(src).read_bytes()
     Path(src).write_bytes(data.replace(b"b", b"a"))
     assert read_all(src) == {"a": b"new"}
 
 
-def test_zip64_and_a_comment_are_understood(tmp_path: Path) -> None:
+def test_zip64_and_comments_are_supported(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("big", "w", force_zip64=True) as member:
             member.write(b"z" * 1000)
         archive.comment = b"PK\5\6 is not here" * 20
-    # What a writer stores for an archive of more than 4 GB, made by hand for a small one.
+    # Zip64 records as in an archive of more than 4 GB, here added by hand to a small one.
     data = (tmp_path / "x.zip").read_bytes()
     at = data.rindex(b"PK\5\6", 0, data.index(b"PK\5\6 is not here"))
     _, _, _, _, count, size, offset, _ = struct.unpack_from("<4s4H2LH", data, at)
@@ -68,7 +68,7 @@ def test_zip64_and_a_comment_are_understood(tmp_path: Path) -> None:
     assert read_all(str(tmp_path / "y.zip")) == {"big": b"z" * 1000}
 
 
-def test_a_member_that_changed_under_the_same_time_has_another_stamp(tmp_path: Path) -> None:
+def test_a_member_changed_without_its_time_has_another_stamp(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("a", (2020, 1, 1, 0, 0, 0))
     stamps = []
     for name, content in (("x", b"1234"), ("y", b"5678")):
@@ -78,7 +78,7 @@ def test_a_member_that_changed_under_the_same_time_has_another_stamp(tmp_path: P
     assert stamps[0] != stamps[1]
 
 
-def test_damaged_members_and_archives_are_told(tmp_path: Path) -> None:
+def test_damaged_members_and_archives_raise(tmp_path: Path) -> None:
     src = write_zip(tmp_path / "x.zip", {"a": os.urandom(1000), "b": b"good"})
     data = bytearray(Path(src).read_bytes())
     data[200] ^= 1
@@ -92,7 +92,7 @@ def test_damaged_members_and_archives_are_told(tmp_path: Path) -> None:
         open_source(src).scan()
 
 
-def test_vanished_members_and_archives_are_told(tmp_path: Path) -> None:
+def test_missing_members_and_archives_raise(tmp_path: Path) -> None:
     src = write_zip(tmp_path / "x.zip", CONTENTS)
     source = open_source(src)
     with pytest.raises(FileNotFoundError):
@@ -102,7 +102,7 @@ def test_vanished_members_and_archives_are_told(tmp_path: Path) -> None:
         source.read("a.dcm", Buffer())
 
 
-def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = write_zip(tmp_path / "x.zip", {"bomb": bytes(20 << 20), "blank": bytes(512 * 512 * 2)})
     source = open_source(src)
     monkeypatch.setattr(archives, "_inflate", None)
@@ -110,7 +110,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
         source.read("bomb", Buffer())
     monkeypatch.undo()
     assert len(source.read("blank", Buffer())[0]) == 512 * 512 * 2
-    # A member that is larger than it says is cut off at what it says.
+    # A member that is larger than its stated size is read only up to that size.
     data = bytearray(Path(src).read_bytes())
     entry = data.rindex(b"PK\1\2", 0, data.rindex(b"blank"))
     data[entry + 24 : entry + 28] = struct.pack("<L", 1000)
@@ -140,7 +140,7 @@ def test_a_compressed_tar_says_what_to_do(tmp_path: Path) -> None:
 def test_an_index_is_small(tmp_path: Path) -> None:
     src = write_zip(tmp_path / "x.zip", {f"stage_2_train/ID_{number:09x}.dcm": b"" for number in range(3000)})
     index = archives.Index(archives.list_members(src, "zip"))
-    held = sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray))
-    assert held <= 64 * 3000
+    size = sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray))
+    assert size <= 64 * 3000
     assert isinstance(open_source(src), Archive)
     assert index.find("stage_2_train/ID_000000bb7.dcm").size == 0

@@ -1,19 +1,19 @@
-"""How far a time stamp is believed: not while a later change could carry the same one."""
+"""A modification time is trusted only once no later change could have the same one."""
 
 import pytest
 
 from pipeline.cache.ledger import UNKNOWN_TIME
 from pipeline.source import contents
-from pipeline.source.contents import certain
+from pipeline.source.contents import trusted_mtime
 
 SECOND = 1_000_000_000
 WHOLE, FRACTION = 1_600_000_000 * SECOND, 1_600_000_000 * SECOND + 123_456_789
 
 
 @pytest.mark.parametrize(
-    ("mtime_ns", "age_ns", "believed"),
+    ("mtime_ns", "age_ns", "trusted"),
     [
-        (WHOLE, 2 * SECOND + 1, True),  # a file system that keeps whole seconds may round up to the next two
+        (WHOLE, 2 * SECOND + 1, True),  # a file system with whole seconds may round up to a multiple of two
         (WHOLE, 2 * SECOND, False),
         (WHOLE, 2 * SECOND - 1, False),
         (WHOLE, SECOND, False),
@@ -24,6 +24,6 @@ WHOLE, FRACTION = 1_600_000_000 * SECOND, 1_600_000_000 * SECOND + 123_456_789
         (WHOLE, 3600 * SECOND, True),
     ],
 )
-def test_two_seconds_where_they_are_whole_and_a_tick_elsewhere(monkeypatch, mtime_ns, age_ns, believed):
+def test_whole_seconds_resolve_two_seconds_and_other_times_a_tick(monkeypatch, mtime_ns, age_ns, trusted):
     monkeypatch.setattr(contents.time, "time_ns", lambda: mtime_ns + age_ns)
-    assert certain(mtime_ns) == (mtime_ns if believed else UNKNOWN_TIME)
+    assert trusted_mtime(mtime_ns) == (mtime_ns if trusted else UNKNOWN_TIME)

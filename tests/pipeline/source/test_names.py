@@ -1,4 +1,4 @@
-"""Every name has one text, which leads back to it and does nothing to tables, terminals and spreadsheets."""
+"""Every name maps to one text and back, and the text is harmless in tables, terminals and spreadsheets."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ ODD = [
 ]
 
 
-def as_python_has_it(name: bytes) -> str:
+def decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
@@ -46,18 +46,18 @@ def as_python_has_it(name: bytes) -> str:
 @example(b"=HYPERLINK(1)")
 @example("\u202egnp.exe\ufeff".encode())
 def test_every_sequence_of_bytes_maps_to_one_text_and_back(name: bytes) -> None:
-    text = listed_name(as_python_has_it(name))
+    text = listed_name(decoded(name))
     assert opened_name(text).encode("utf-8", "surrogateescape") == name
     assert text.encode() == text.encode("utf-8", "strict")
     for line in (text, escaped(text)):
-        assert not {unicodedata.category(one) for one in line} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        assert not {unicodedata.category(char) for char in line} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
         assert line.splitlines() in ([line], [])
     assert text[:1] not in tuple("=+-@")
 
 
 @given(st.lists(st.binary(max_size=8), max_size=8))
-def test_a_table_of_any_names_reads_back(names: list[bytes]) -> None:
-    texts = [listed_name(as_python_has_it(b"x" + name)) for name in names]
+def test_a_table_with_any_names_reads_back(names: list[bytes]) -> None:
+    texts = [listed_name(decoded(b"x" + name)) for name in names]
     table = to_csv(pd.DataFrame({"path": texts, "code": ["unreadable"] * len(texts)}))
     assert [row["path"] for row in csv.DictReader(io.StringIO(table.decode(), newline=""))] == texts
     if texts:
@@ -67,11 +67,11 @@ def test_a_table_of_any_names_reads_back(names: list[bytes]) -> None:
 
 def test_two_names_never_have_one_text() -> None:
     names = [bytes([byte]) for byte in range(256)] + [chr(0xF700 + byte).encode() for byte in range(256)]
-    assert len({listed_name(as_python_has_it(name)) for name in names}) == len(names)
+    assert len({listed_name(decoded(name)) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_files_and_members_of_any_name_are_read(tmp_path, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_files_and_members_with_any_name_are_read(tmp_path, name: str) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / name).write_bytes(b"content")
     assert list(read_all(str(tmp_path / "src")).values()) == [b"content"]

@@ -1,4 +1,4 @@
-"""A cache and what is not its own stay apart."""
+"""A cache is never built from its own files, and files of other programs in its folder are left alone."""
 
 from pathlib import Path
 
@@ -28,13 +28,13 @@ def test_a_cache_inside_its_own_source_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["the folder of the cache", "the cache", "a folder in it"])
-def test_a_link_in_the_source_that_leads_to_the_cache_is_refused_until_it_is_gone(tmp_path: Path, to: str) -> None:
-    """Else the cache is made of its own files, and made again at every build."""
+def test_a_link_from_the_source_to_the_cache_is_refused_until_it_is_removed(tmp_path: Path, to: str) -> None:
+    """Otherwise the cache would be built from its own files, and again by every build."""
     small = Small(tmp_path / "work")
     write(small.src / "a.dcm", ct_file(gradient()))
     write(tmp_path / "more" / "b.dcm", ct_file(gradient(), SOPInstanceUID="1.2.9"))
-    (small.src / "more").symlink_to(tmp_path / "more")  # which is read
-    (small.src / "back").symlink_to(small.src)  # and which leads to what was seen
+    (small.src / "more").symlink_to(tmp_path / "more")  # a link that is followed
+    (small.src / "back").symlink_to(small.src)  # a link to a folder that was already listed
     target = {"the folder of the cache": small.folder, "the cache": small.out, "a folder in it": small.out / "tables"}[
         to
     ]
