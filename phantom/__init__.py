@@ -1,1 +1,1 @@
-"""Make synthetic head CT studies with known findings."""
+"""Synthetic head CT studies with known bleeds."""

@@ -1,7 +1,7 @@
-"""Model a living head: the HU of every tissue at any point, from smooth implicit surfaces.
+"""Model of a head: the HU of each tissue at any point, from smooth implicit surfaces.
 
-Head coordinates are mm: x to the patient's left, y to the back, z up; (0, 0, 0) lies in the sella. All arrays of one
-slice are float32 of shape (G, G). Depths are mm, positive inside.
+Head coordinates are in mm: x to the patient's left, y to the back, z up; (0, 0, 0) is in the sella. All arrays of a
+slice are float32 of shape (G, G). Depths are in mm, positive inside.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import numpy as np
 
 from phantom.compiled import Array
 from phantom.shapes import Blob, Grid, Noise, draw, enlarge, mark
-from phantom.tissue import AIR, FAT, WHITE, add_membranes, clothe, flood, fold, harden, lay_matter
+from phantom.tissue import AIR, FAT, WHITE, add_fluid, add_membranes, fold_cortex, paint_bone, paint_matter, paint_scalp
 
-# Sizes and places follow axial atlas plates of the adult head; each patient's warp and scale vary them.
+# Sizes and positions follow axial atlas plates of the adult head; each patient's warp and scale vary them.
 VENTRICLES = (
     Blob((8.5, -27, 27), (4.4, 13, 9), 14),
     Blob((11.5, -3, 35), (5.0, 27, 6.5), -8),
@@ -45,7 +45,7 @@ DEEP_GREY = (
     Blob((10.5, 8, 19), (8, 14, 10), -22, 35.5, 3.0),
     Blob((40, -8, 15), (2.5, 16, 13), -8, 37, 2.0),
 )
-PALE = Blob((22, -4, 38), (9, 38, 9), -6, soft=10.0)  # white matter along the ventricles, which darkens with age
+PERIVENTRICULAR = Blob((22, -4, 38), (9, 38, 9), -6, soft=10.0)  # white matter that darkens with age
 HINDBRAIN = (
     Blob((24, 44, -14), (25, 26, 20), 0, 35, 4.0),
     Blob((0, 46, -12), (8, 22, 20), 0, 36.5, 2.5, paired=False),
@@ -91,13 +91,13 @@ CELLS = (
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What makes one patient's head different from another's.
+    """The parameters of a patient's head.
 
     Attributes:
         half_width, half_length, half_height: of the cranial cavity, mm.
         skull_mm, scalp_mm: thickness.
-        atrophy: 0 young to 1 old: widens ventricles, sulci and the space around the brain.
-        specks: calcium, metal and old scars, HU in them.
+        atrophy: from 0, young, to 1, old; it widens ventricles, sulci and the space around the brain.
+        specks: calcifications, metal and old infarcts.
     """
 
     half_width: float
@@ -110,14 +110,14 @@ class Head:
 
 
 class Surfaces(NamedTuple):
-    """One slice's surfaces.
+    """The surfaces of one slice.
 
     Attributes:
         skin, cavity: depth below the skin and below the inner table, mm.
-        across: way through the bone, 0 at its inner face, 1 at its outer one.
-        wall_mm: thickness of that bone.
-        soft: mm over which an edge is smeared, because the slice is thick and the bone leans.
-        foot: the point on the inner table that each pixel lies under, or on the skull base, above.
+        across: position in the bone, from 0 at its inner surface to 1 at its outer surface.
+        wall_mm: thickness of the bone.
+        soft: width of the blurred edge of the bone, mm, which grows with its slant relative to the slice.
+        foot: the point on the inner table above each pixel, or on the skull base below it.
     """
 
     skin: Array
@@ -129,13 +129,13 @@ class Surfaces(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """HU of one slice in three layers, each painted as if it were everywhere, and what blood can fill.
+    """HU of one slice in three layers, each painted over the full slice, and the spaces that blood can fill.
 
     Attributes:
-        outer: face, scalp and the air around.
-        bone: skull and its sinuses.
-        brain: everything inside the skull.
-        ventricles, cisterns: coverage in [0, 1]; sulci are among the cisterns.
+        outer: face and scalp, HU.
+        bone: skull and its sinuses, HU.
+        brain: everything inside the skull, HU.
+        ventricles, cisterns: coverage in [0, 1]; cisterns include sulci.
     """
 
     outer: Array
@@ -146,10 +146,12 @@ class Layers(NamedTuple):
 
 
 def surfaces(head: Head, grid: Grid, noise: Noise) -> Surfaces:
-    """Skin, skull and cranial cavity: worked out at every fourth pixel of the grid, for they are smooth, and enlarged.
+    """Compute skin, skull and cranial cavity, at every fourth pixel of the grid and then enlarged, as they are smooth.
 
     Args:
-        noise: varies thickness.
+        head: the parameters.
+        grid: coordinates of the slice.
+        noise: to vary the thickness.
     """
     grid = Grid(*(np.ascontiguousarray(axis[::4, ::4]) for axis in grid))
     x, y, z = grid
@@ -174,7 +176,7 @@ def surfaces(head: Head, grid: Grid, noise: Noise) -> Surfaces:
 
 
 def _vault(head: Head, grid: Grid) -> tuple[Array, Grid]:
-    """Depth below the inner table of an egg, wider behind, and the point of the table on the ray from its middle."""
+    """Return the depth below an egg-shaped inner table, wider at the back, and its point on the ray from its centre."""
     x, y, z = grid.x, grid.y - 2, grid.z - 15
     width = np.float32(head.half_width) * (1 + np.float32(0.0010) * y - np.float32(0.000010) * np.square(y))
     height = np.where(z > 0, np.float32(head.half_height), np.float32(74))
@@ -187,7 +189,7 @@ def _vault(head: Head, grid: Grid) -> tuple[Array, Grid]:
 
 
 def _floor(ax: Array, y: Array) -> tuple[Array, Array]:
-    """Height of the skull base under each point, and the thickness of the bone below it, mm."""
+    """Return the height of the skull base at each point, and the thickness of the bone below it, mm."""
     middle = np.exp(-np.square(np.square((ax - 42) / 29) + np.square((y + 9 - 0.25 * (ax - 37)) / 24)))
     sella = np.exp(-np.square(ax / 18) - np.square((y + 4) / 20))
     roof = np.exp(-np.square((y + 52) / 26)) * np.clip((ax - 8) / 36, 0, 1)
@@ -203,7 +205,7 @@ def _floor(ax: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _skin(head: Head, grid: Grid, skull: Array) -> Array:
-    """Depth below the skin: scalp over the vault, cheeks and neck below it, and a nose."""
+    """Return the depth below the skin: scalp over the vault, cheeks and neck below it, and a nose."""
     x, y, z = grid
     ax = np.abs(x)
     temple = np.exp(-np.square((y + 28) / 34) - np.square((z - 6) / 30)) * np.clip((ax - 40) / 20, 0, 1)
@@ -218,25 +220,29 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
     """Paint one slice without blood.
 
     Args:
-        pressed: mm by which something under the skull pushes the brain inward.
-        swollen: mm by which something widens sulci and cisterns.
+        head: the parameters.
+        grid: coordinates of the slice.
+        bones: surfaces of the slice.
+        pressed: mm by which the brain is pushed inward.
+        swollen: mm by which sulci and cisterns are widened.
+        noise: to vary the tissue.
     """
     grain = noise.smooth(grid, 14)
     outer, bone = np.empty_like(grid.x), np.empty_like(grid.x)
-    clothe(*grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain, outer)
+    paint_scalp(*grid, bones.skin, noise.smooth(grid._replace(y=0.4 * grid.y), 24), grain, outer)
     draw(outer, grid, FACE)
-    harden(bones.across, grain, bone)
+    paint_bone(bones.across, grain, bone)
     _carve_air((outer, bone), grid, noise)
     ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise=noise)
     brain = _brain(head, grid, cortex, noise)
-    flood(brain, ventricles, cisterns)
+    add_fluid(brain, ventricles, cisterns)
     add_membranes(brain, *grid, bones.cavity)
     draw(brain, grid, head.specks)
     return Layers(outer, bone, brain, ventricles, cisterns)
 
 
 def _carve_air(layers: tuple[Array, ...], grid: Grid, noise: Noise) -> None:
-    """Air in the bone and in the nose, in place: whole sinuses, then cells with walls between them."""
+    """Paint air in the bone and the nose, in place: sinuses, then cells with walls between them."""
     for hu in layers:
         draw(hu, grid, SINUSES, 550, 1.2)
         draw(hu, grid, SINUSES)
@@ -251,7 +257,7 @@ def _carve_air(layers: tuple[Array, ...], grid: Grid, noise: Noise) -> None:
 
 
 def _covered(grid: Grid, blob: Blob) -> tuple[Array, Array, Grid]:
-    """The n pixels that a blob covers: (n,) places in the flat image, coverage, and coordinates."""
+    """Return the n pixels that a blob covers: indices in the flat image and coverage, (n,) each, and coordinates."""
     cover = np.zeros_like(grid.x)
     mark(cover, grid, [blob])
     inside = np.flatnonzero(cover > 0)
@@ -259,10 +265,10 @@ def _covered(grid: Grid, blob: Blob) -> tuple[Array, Array, Grid]:
 
 
 def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
-    """HU of grey and white matter, without the spaces in it."""
+    """Return the HU of grey and white matter, without ventricles and cisterns."""
     brain, hind = np.empty_like(cortex), np.empty_like(cortex)
-    lay_matter(*grid, cortex, hind, brain)
-    draw(brain, grid, [PALE], WHITE - 2 - 6 * head.atrophy)
+    paint_matter(*grid, cortex, hind, brain)
+    draw(brain, grid, [PERIVENTRICULAR], WHITE - 2 - 6 * head.atrophy)
     draw(brain, grid, (*DEEP_GREY, *HINDBRAIN))
     inside, cover, here = _covered(grid, HINDBRAIN[0])
     brain.ravel()[inside] += 2.5 * cover * hind.ravel()[inside] * noise.at(here, 6)
@@ -272,11 +278,11 @@ def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
 def _spaces(
     head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, *, noise: Noise
 ) -> tuple[Array, Array, Array]:
-    """Coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
+    """Return the coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
     cortex, cisterns = np.zeros_like(grid.x), np.zeros_like(grid.x)
     slow = noise.smooth(grid, 60)
     shape = (*bones.foot, bones.cavity, pressed, swollen)
-    fold(*grid, *shape, noise.cells, slow, head.atrophy, cortex, cisterns)
+    fold_cortex(*grid, *shape, noise.cells, slow, head.atrophy, cortex, cisterns)
     ventricles = np.zeros_like(cortex)
     mark(ventricles, grid, VENTRICLES, 3.6 * head.atrophy - 0.8)
     mark(cisterns, grid, CISTERNS, 2.0 * head.atrophy - 0.4)

@@ -1,4 +1,4 @@
-"""Place the five kinds of intracranial bleeding in a head, and paint them into a slice."""
+"""Draw random bleeds of the five kinds, and paint them into a slice."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from phantom.anatomy import Head, Layers, Surfaces
-from phantom.compiled import Array, measure_away
+from phantom.compiled import Array, squared_distance
 from phantom.shapes import Blob, Grid, Noise, mark
 from phantom.tissue import tentorium_height
 
@@ -18,27 +18,32 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Bleed(ABC):
-    """A bleeding: `hu` of the clot; what it does to the brain around it, mm; and the pixels it fills, in [0, 1]."""
+    """A bleed.
+
+    Attributes:
+        kind: one of CLASSES.
+        hu: of the clot.
+    """
 
     kind: ClassVar[str]
     hu: float
 
     def presses(self, bones: Surfaces) -> Array:
-        """How far it pushes the brain away from the skull."""
+        """Return how far it pushes the brain away from the skull, (G, G) mm."""
         return np.zeros_like(bones.cavity)
 
     def swells(self, grid: Grid) -> Array:
-        """How far it widens sulci and cisterns."""
+        """Return how far it widens sulci and cisterns, (G, G) mm."""
         return np.zeros_like(grid.x)
 
     @abstractmethod
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
-        """The share of each pixel that is blood; may darken the brain layer around it, in place."""
+        """Return the share of blood in each pixel, (G, G) in [0, 1]; it may darken the brain layer in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epidural(Bleed):
-    """A lens between skull and dura, thickest over `centre` on the inner table."""
+    """A lens between skull and dura, thickest at `centre` on the inner table."""
 
     kind = "epidural"
     centre: Point
@@ -46,7 +51,7 @@ class Epidural(Bleed):
     thick_mm: float
 
     def presses(self, bones: Surfaces) -> Array:
-        away = _away(bones.foot, self.centre, (self.reach_mm,) * 3)
+        away = _distance(bones.foot, self.centre, (self.reach_mm,) * 3)
         return np.float32(self.thick_mm) * np.maximum(1 - away, 0) if away.min() < 1 else np.zeros_like(away)
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
@@ -55,7 +60,7 @@ class Epidural(Bleed):
 
 @dataclass(frozen=True, slots=True)
 class Subdural(Bleed):
-    """A crescent of even thickness with long thin ends over one half of the brain."""
+    """A crescent of uniform thickness with long thin ends over one hemisphere."""
 
     kind = "subdural"
     side: int
@@ -64,7 +69,7 @@ class Subdural(Bleed):
     thick_mm: float
 
     def presses(self, bones: Surfaces) -> Array:
-        away = _away(bones.foot, self.centre, self.radii)
+        away = _distance(bones.foot, self.centre, self.radii)
         if away.min() >= 1:
             return np.zeros_like(away)
         ends = np.clip(1.25 * (1 - np.square(away)), 0, 1)
@@ -76,7 +81,7 @@ class Subdural(Bleed):
 
 @dataclass(frozen=True, slots=True)
 class Interhemispheric(Bleed):
-    """A subdural bleeding along one side of the falx."""
+    """A subdural bleed along one side of the falx."""
 
     kind = "subdural"
     side: int
@@ -85,7 +90,7 @@ class Interhemispheric(Bleed):
     thick_mm: float
 
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
-        away = _away(grid._replace(x=np.zeros_like(grid.x)), self.centre, self.radii)
+        away = _distance(grid._replace(x=np.zeros_like(grid.x)), self.centre, self.radii)
         around = np.square((grid.y - 4) / 54) + np.square((grid.z - 4) / 42)
         thick = np.float32(self.thick_mm) * np.clip(1.3 * (1 - away), 0, 1) * np.clip(4 * (around - 1), 0, 1)
         across = grid.x * np.float32(self.side)
@@ -94,7 +99,7 @@ class Interhemispheric(Bleed):
 
 @dataclass(frozen=True, slots=True)
 class Tentorial(Bleed):
-    """A subdural bleeding that lies on one half of the tentorium."""
+    """A subdural bleed on one half of the tentorium."""
 
     kind = "subdural"
     side: int
@@ -109,7 +114,7 @@ class Tentorial(Bleed):
 
 @dataclass(frozen=True, slots=True)
 class Subarachnoid(Bleed):
-    """Blood in place of fluid, in the sulci and cisterns around `centre`."""
+    """Blood instead of fluid in the sulci and cisterns around `centre`."""
 
     kind = "subarachnoid"
     centre: Point
@@ -123,12 +128,12 @@ class Subarachnoid(Bleed):
         return layers.cisterns * self._near(grid)
 
     def _near(self, grid: Grid) -> Array:
-        return np.clip(2 * (1 - _away(grid, self.centre, self.radii)), 0, 1)
+        return np.clip(2 * (1 - _distance(grid, self.centre, self.radii)), 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Intraventricular(Bleed):
-    """Blood in the ventricles between two heights, below a level: the patient lies on the back, so it sinks to +y."""
+    """Blood in the ventricles near `centre`, with a level at y = `level_mm`: in a supine patient it sinks to +y."""
 
     kind = "intraventricular"
     level_mm: float
@@ -138,13 +143,13 @@ class Intraventricular(Bleed):
     def fills(self, layers: Layers, grid: Grid, bones: Surfaces) -> Array:
         sunk = np.clip((grid.y - np.float32(self.level_mm)) / 1.5 + 0.5, 0, 1)
         level = grid._replace(y=np.zeros_like(grid.y))
-        near = _away(level, self.centre, (self.reach_mm, 1.0, self.reach_mm))
+        near = _distance(level, self.centre, (self.reach_mm, 1.0, self.reach_mm))
         return layers.ventricles * sunk * np.clip(3 * (1 - near), 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Intraparenchymal(Bleed):
-    """Lobes of clot in the brain, with darker oedema of `oedema_mm` around them."""
+    """Lobes of clot in the brain, surrounded by darker oedema of width `oedema_mm`."""
 
     kind = "intraparenchymal"
     lobes: tuple[Blob, ...]
@@ -154,7 +159,7 @@ class Intraparenchymal(Bleed):
         clot, swelling = np.zeros_like(grid.x), np.zeros_like(grid.x)
         mark(clot, grid, self.lobes)
         mark(swelling, grid, [lobe._replace(soft=4.0) for lobe in self.lobes], self.oedema_mm)
-        if not swelling.any():  # it reaches farther than the clot
+        if not swelling.any():  # then there is no clot either
             return clot
         brain = np.clip((bones.cavity - 2) / 3, 0, 1)
         hu = layers.brain
@@ -162,10 +167,10 @@ class Intraparenchymal(Bleed):
         return clot * brain
 
 
-def _away(points: Grid, centre: Point, radii: Point) -> Array:
-    """Squared distance in units of the radii."""
+def _distance(points: Grid, centre: Point, radii: Point) -> Array:
+    """Return the squared distance from `centre` in units of the radii."""
     away = np.empty_like(points.x)
-    measure_away(*points, np.array(centre, np.float32), np.array(radii, np.float32), away)
+    squared_distance(*points, np.array(centre, np.float32), np.array(radii, np.float32), away)
     return away
 
 
@@ -175,7 +180,7 @@ def _under_skull(thick: Array, bones: Surfaces) -> Array:
 
 
 def press_and_swell(bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces) -> tuple[Array, Array]:
-    """What all bleeds together do to the brain: the arguments `pressed` and `swollen` of `anatomy.paint`."""
+    """Return the effect of all bleeds on the brain: `pressed` and `swollen` for `anatomy.paint`."""
     pressed, swollen = np.zeros_like(grid.x), np.zeros_like(grid.x)
     for bleed in bleeds:
         np.maximum(pressed, bleed.presses(bones), out=pressed)
@@ -183,18 +188,18 @@ def press_and_swell(bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces) -> t
     return pressed, swollen
 
 
-def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces, noise: Noise) -> Array:
-    """Paint the blood into the brain layer, in place.
+def paint_bleeds(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Surfaces, noise: Noise) -> Array:
+    """Paint bleeds into the brain layer, in place.
 
     Returns:
-        (G, G) uint8: 0 where there is no blood, else 1 + the index in CLASSES of the kind that fills the pixel.
+        (G, G) uint8: 0 without blood, else 1 + the index in CLASSES of the kind that fills the pixel.
     """
     owner = np.zeros(grid.x.shape, np.uint8)
     for bleed in bleeds:
         cover = bleed.fills(layers, grid, bones)
         if cover.max() < 0.05:  # most slices of most bleeds
             continue
-        inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)  # a little bone in the pixel hides the blood
+        inside = np.clip(bones.cavity / bones.soft + 0.5, 0, 1)  # even a little bone in a pixel hides blood
         if (cover * inside).max() < 0.05:
             continue
         clot = np.float32(bleed.hu) + 3 * noise.smooth(grid, 12)
@@ -205,12 +210,12 @@ def bleed_into(layers: Layers, bleeds: tuple[Bleed, ...], grid: Grid, bones: Sur
 
 
 def draw_bleeds(rng: np.random.Generator, kinds: list[str], head: Head) -> tuple[Bleed, ...]:
-    """Choose place, size and density for each kind; places cover the whole height that anatomy allows."""
+    """Draw a bleed of each kind with random position, size and HU; positions cover the full height of the anatomy."""
     return tuple(_DRAW[kind](rng, head) for kind in kinds)
 
 
 def _draw_on_vault(rng: np.random.Generator, head: Head) -> tuple[int, Point]:
-    """A side, and a point on the inner table of that side."""
+    """Return a random side, -1 or 1, and a point on the inner table of that side."""
     side = int(rng.choice((-1, 1)))
     turn, z = rng.uniform(-1.1, 1.1), rng.uniform(-8, 74)
     size = np.sqrt(max(1 - ((z - 15) / head.half_height) ** 2, 0.1))

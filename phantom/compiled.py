@@ -1,6 +1,6 @@
-"""The phantom's loops over pixels, compiled by numba: one core paints a slice in milliseconds.
+"""The phantom's loops over pixels, compiled with numba.
 
-Arrays are float32 and C-contiguous; points are (n,) of any order, images (G, G).
+Arrays are float32 and C-contiguous; points are (n,) in any order, images (G, G).
 """
 
 import math
@@ -13,26 +13,26 @@ from numba import float32, int16, int32, int64, njit, types, uint8, void
 Array = np.ndarray
 IMAGE = float32[:, ::1]
 POINTS = float32[::1]
-CELLS = 64  # along one side of the box of noise, a power of 2
+CELLS = 64  # along each axis of the box of noise; a power of 2
 
 
 def compiled(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compile a loop for one signature, and keep it on disk.
+    """Compile a loop for one signature, and cache it on disk.
 
-    No value is NaN and no zero has a sign that matters: only then do minimum and maximum run on many pixels at once.
+    Assuming no NaN and ignoring the sign of zeros allows LLVM to vectorise minimum and maximum.
     """
     return njit(signature, cache=True, nogil=True, fastmath={"nnan", "nsz"}, error_model="numpy")
 
 
 @njit(inline="always")
-def share(value: Any) -> Any:
+def clip(value: Any) -> Any:
     """Clip to [0, 1]."""
     return min(max(value, float32(0)), float32(1))
 
 
 @njit(inline="always")
 def value_at(cells: Array, x: float, y: float, z: float, wavelength_mm: float) -> Any:
-    """Trilinear value of the periodic box of noise at a point in mm; its waves are about `wavelength_mm` long."""
+    """Interpolate the periodic box of noise, with wavelengths of about `wavelength_mm`, at a point in mm."""
     one, middle = float32(1), float32(10 * CELLS)  # so that no coordinate is negative
     scale: Any = one / (float32(0.15) * float32(wavelength_mm))
     u, v, w = float32(x) * scale + middle, float32(y) * scale + middle, float32(z) * scale + middle
@@ -50,14 +50,14 @@ def value_at(cells: Array, x: float, y: float, z: float, wavelength_mm: float) -
 
 @compiled(void(POINTS, POINTS, POINTS, POINTS, float32, POINTS))
 def interpolate(cells: Array, x: Array, y: Array, z: Array, wavelength_mm: float, out: Array) -> None:
-    """Fill in the box's value at each of n points."""
+    """Compute the value of the box of noise at each of n points."""
     for n in range(len(x)):
         out[n] = value_at(cells, x[n], y[n], z[n], wavelength_mm)
 
 
 @njit(inline="always")
 def _window(axis: Array, low: float, high: float) -> tuple[int, int]:
-    """First and last + 1 of the rising coordinates between two."""
+    """Return first and stop of the ascending coordinates in [low, high)."""
     first = 0
     while first < len(axis) and axis[first] < low:
         first += 1
@@ -69,24 +69,25 @@ def _window(axis: Array, low: float, high: float) -> tuple[int, int]:
 
 @compiled(void(IMAGE, IMAGE, IMAGE, IMAGE, IMAGE, uint8))
 def paint_blobs(canvas: Array, x: Array, y: Array, z: Array, blobs: Array, blend: int) -> None:
-    """Paint ellipsoids one after the other, in place, into the pixels near them.
+    """Paint ellipsoids one after another, in place, only touching the pixels near them.
 
     Args:
-        x, y, z: head coordinates, mm; x rises along rows, y down columns, both nearly straight.
-        blobs: (n, 10): centre, radii, cosine and sine of the turn about z, HU, and mm over which the edge is smeared.
-        blend: 1 to blend HU by coverage, 0 to raise the canvas to the coverage where that is larger.
+        canvas: HU or coverage.
+        x, y, z: head coordinates, mm; x ascends along rows, y along columns, both almost linearly.
+        blobs: (n, 10): centre, radii, cosine and sine of the rotation about z, HU, and width of the blurred edge in mm.
+        blend: 1 to blend HU by coverage, 0 to set the canvas to the maximum of it and the coverage.
     """
     middle, side = canvas.shape[0] // 2, canvas.shape[0]
     across, down = x[middle], y[:, middle].copy()
     for n in range(len(blobs)):
         cx, cy, cz, rx, ry, rz, cosine, sine, hu, soft = blobs[n]
-        reach = max(rx, ry) + float32(5)  # the head's turn and the warp bend rows and columns by less
+        reach = max(rx, ry) + float32(5)  # rotation and warp of the head shift rows and columns by less
         top, bottom = _window(down, cy - reach, cy + reach)
         left, right = _window(across, cx - reach, cx + reach)
         if top == bottom or left == right:
             continue
         at_row, at_column = min((top + bottom) // 2, side - 1), min((left + right) // 2, side - 1)
-        if abs(z[at_row, at_column] - cz) > rz + float32(2) + float32(0.3) * reach:  # slices lean by less than 0.3
+        if abs(z[at_row, at_column] - cz) > rz + float32(2) + float32(0.3) * reach:  # the slope of slices is below 0.3
             continue
         smallest = min(rx, ry, rz)
         widest = float32(1) + float32(0.5) * soft / smallest
@@ -97,7 +98,7 @@ def paint_blobs(canvas: Array, x: Array, y: Array, z: Array, blobs: Array, blend
                 q = u * u + v * v + dz * dz
                 if q >= widest * widest:
                     continue
-                cover = share((float32(1) - math.sqrt(q)) * smallest / soft + float32(0.5))
+                cover = clip((float32(1) - math.sqrt(q)) * smallest / soft + float32(0.5))
                 if blend:
                     canvas[i, j] += cover * (hu - canvas[i, j])
                 else:
@@ -105,8 +106,8 @@ def paint_blobs(canvas: Array, x: Array, y: Array, z: Array, blobs: Array, blend
 
 
 @compiled(void(IMAGE, IMAGE, IMAGE, POINTS, POINTS, IMAGE))
-def measure_away(x: Array, y: Array, z: Array, centre: Array, radii: Array, out: Array) -> None:
-    """Fill in the squared distance of each point from a centre (3,), in units of radii (3,)."""
+def squared_distance(x: Array, y: Array, z: Array, centre: Array, radii: Array, out: Array) -> None:
+    """Compute the squared distance of each point from a centre (3,), in units of radii (3,)."""
     cx, cy, cz = centre
     rx, ry, rz = radii
     for i in range(out.shape[0]):
@@ -117,7 +118,7 @@ def measure_away(x: Array, y: Array, z: Array, centre: Array, radii: Array, out:
 
 @compiled(void(float32[:, :, ::1], int64, float32[:, :, ::1]))
 def enlarge_all(images: Array, times: int, out: Array) -> None:
-    """(n, H, W) -> (n, times H, times W) by linear interpolation; pixel (i, j) stays at times (i, j)."""
+    """Enlarge (n, H, W) to (n, times H, times W) by linear interpolation; pixel (i, j) moves to times (i, j)."""
     count, height, width = images.shape
     row, step = np.empty(width + 1, np.float32), float32(1) / float32(times)
     for n in range(count):
@@ -135,7 +136,7 @@ def enlarge_all(images: Array, times: int, out: Array) -> None:
 
 @njit(inline="always")
 def _inside(skin: Array) -> tuple[int, int]:
-    """First and last + 1 of the pixels that the head may touch, from depths below the skin."""
+    """Return first and stop of the pixels of a row that the head may touch, given their depths below the skin."""
     left, right = 0, len(skin) - 1
     while left < right and skin[left] < -1 and skin[left + 1] < -1:
         left += 1
@@ -146,13 +147,14 @@ def _inside(skin: Array) -> tuple[int, int]:
 
 @compiled(void(types.UniTuple(IMAGE, 8), IMAGE, IMAGE))
 def join(layers: tuple[Array, ...], around: Array, out: Array) -> None:
-    """Join the layers of one slice at twice their size, (2G, 2G) HU.
+    """Combine the layers of one slice at twice their size, (2G, 2G) HU.
 
-    Edges are drawn at full size from the surfaces, which are smooth; so they are as sharp as a scanner's.
+    Edges are computed at full size from the smooth surfaces, so they are as sharp as those of a scanner.
 
     Args:
-        layers: outer, bone, brain; skin, cavity, across, wall_mm and soft as in `Surfaces`.
+        layers: outer, bone and brain; skin, cavity, across, wall_mm and soft as in `Surfaces`.
         around: (2G, 2G) HU outside the head.
+        out: the result.
     """
     side = layers[0].shape[0]
     half, full = float32(0.5), float32(1)
@@ -174,16 +176,16 @@ def join(layers: tuple[Array, ...], around: Array, out: Array) -> None:
                 hard = (full - (across[j] + across[k]) * half) * (wall[j] + wall[k]) / (soft[j] + soft[k])
                 inside = (cavity[j] + cavity[k]) / (soft[j] + soft[k])
                 hu = (outer[j] + outer[k]) * half
-                hu += share(hard + half) * ((bone[j] + bone[k]) * half - hu)
-                hu += share(inside + half) * ((brain[j] + brain[k]) * half - hu)
+                hu += clip(hard + half) * ((bone[j] + bone[k]) * half - hu)
+                hu += clip(inside + half) * ((brain[j] + brain[k]) * half - hu)
                 beyond = into[2 * j + odd]
-                into[2 * j + odd] = beyond + share((skin[j] + skin[k]) * (half / float32(0.9)) + half) * (hu - beyond)
+                into[2 * j + odd] = beyond + clip((skin[j] + skin[k]) * (half / float32(0.9)) + half) * (hu - beyond)
 
 
 @njit(inline="always")
 def _roll(row: Array, right: int, into: Array, keep: Any) -> None:
-    """Fill in `keep` times what is there plus a row that is rolled to the right."""
-    # Slices, for an index that might be negative is looked at before each access.
+    """Set `into` to `keep` times its values plus a row rolled to the right."""
+    # With slices, numba need not check each index for being negative.
     start, rest, end = row[len(row) - right :], into[right:], into[:right]
     for j in range(len(end)):
         end[j] = keep * end[j] + start[j]
@@ -206,8 +208,13 @@ def digitise(
     """Add noise to (H, W) HU, round, and clip to stored values.
 
     Args:
-        tile, other: periodic noise of sigma 1, (H, W). rolls: how far down and right each of them is rolled.
+        image: HU.
+        tile, other: periodic noise of sigma 1, (H, W); their sum is scaled by `sigma`.
+        rolls: (4,), by how many pixels each of them is rolled down and to the right.
+        sigma: factor of the noise, HU.
+        intercept: HU = stored + intercept.
         low, high: limits of stored values.
+        out: the result.
     """
     height, width = image.shape
     noise = np.empty(width, np.float32)
@@ -218,4 +225,4 @@ def digitise(
         row, into = image[i], out[i]
         for j in range(width):
             value = min(max(row[j] + sigma * noise[j] - intercept, low), high)
-            into[j] = int16(int32(value + float32(40000.5)) - 40000)  # a positive number is rounded by truncation
+            into[j] = int16(int32(value + float32(40000.5)) - 40000)  # truncation rounds positive numbers

@@ -1,4 +1,4 @@
-"""Write a set of synthetic studies as RSNA 2019's files and labels."""
+"""Write synthetic studies as DICOM files and labels in the form of RSNA 2019."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from phantom.write import SliceAttributes, encode_slice
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was written: counts, and the positive slices of each class, in the order of LABELS."""
+    """The number of patients, studies, slices, and positive slices of each class in the order of LABELS."""
 
     patients: int
     studies: int
@@ -37,15 +37,18 @@ def write(
     workers: int = 0,
     make: Callable[[int, int, int], Study] | None = None,
 ) -> Summary:
-    """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines a slice: the same for any number of workers.
+    """Write `out/dicoms/ID_<9 hex>.dcm` and `out/labels.csv`, six lines per slice, the same for any number of workers.
 
     Args:
+        out: folder.
+        patients: number of patients.
+        seed: of all random numbers.
         progress: called after each patient with the number of patients done.
-        workers: processes that make patients; 0 makes them here, one after the other.
-        make: makes a study from seed, patient and number, as `make_study` does; see `planted`.
+        workers: number of processes; 0 runs in this one.
+        make: function of seed, patient and number that makes a study; None for `make_study`. See also `planted`.
 
     Raises:
-        PhantomError: `out/dicoms` holds files, which would mix with the new ones.
+        PhantomError: `out/dicoms` is not empty.
     """
     folder = _make_empty(out / "dicoms")
     positive, studies, slices = np.zeros(len(LABELS), np.int64), 0, 0
@@ -66,7 +69,7 @@ def write(
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map` over so many processes, in order; fresh ones, for a copy of a process with threads may hang."""
+    """Return `map` over processes, in order. They are spawned, as forking a process with threads may hang."""
     if not workers:
         yield map
         return

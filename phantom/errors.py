@@ -1,5 +1,5 @@
-"""The error that a user of the phantom can cause and can fix."""
+"""The error that a user of the phantom can fix."""
 
 
 class PhantomError(Exception):
-    """What was asked of the phantom cannot be made; the message is one line that says why and what to do."""
+    """The phantom cannot be written; the message is one line that says why and what to do."""

@@ -1,4 +1,4 @@
-"""Plant what only a series can tell: bleeds that fade at their ends, and slices out of order."""
+"""Studies whose slices can only be classified with their neighbours: bleeds fade at their ends; slices are shuffled."""
 
 from dataclasses import replace
 
@@ -6,19 +6,20 @@ import numpy as np
 
 from phantom.study import BLEEDING, Study, make_study
 
-FAINT = 0.08  # of the blood's contrast: 3 HU, as partial volume leaves it where a bleed reaches just into a slice
-SHORTEST = 3  # slices of a bleed that has edges
+FAINT = 0.08  # of the blood's contrast: 3 HU, like the partial volume of a bleed that barely reaches into a slice
+SHORTEST = 3  # slices of a bleed whose ends fade
 
 
 def make_planted(
     seed: int, patient: int, number: int = 0, *, edges: bool = False, shuffled: bool = False, bleeding: int = BLEEDING
 ) -> Study:
-    """Make a study as `make_study` does, a pure function of its arguments.
+    """Make a study with `make_study` and modify it; the result depends only on the arguments.
 
     Args:
-        edges: the first and the last slice of each bleed show it barely, slices beyond it not at all; labels stay.
-        bleeding: patients of each ten that bleed.
-        shuffled: the slices lie at each other's positions, in random order; pixels and labels stay theirs.
+        seed, patient, number: see `make_study`.
+        edges: whether bleeds are faint in their first and last slice, and absent from slices without a label.
+        shuffled: whether to shuffle the positions of the slices, which keep their pixels and labels.
+        bleeding: number of patients out of ten with a bleed.
     """
     study = make_study(seed, patient, number, bleeding=bleeding)
     if edges and study.labels.any():
@@ -27,23 +28,23 @@ def make_planted(
 
 
 def shuffle(study: Study, rng: np.random.Generator) -> Study:
-    """Put the slices of a study at each other's positions."""
+    """Shuffle the positions of the slices of a study."""
     order = rng.permutation(len(study.uids))
     return replace(study, geometry=replace(study.geometry, positions=study.geometry.positions[order]))
 
 
 def fade_edges(study: Study, bare: Study) -> Study:
-    """Mix a study with the same one without blood, slice by slice, as `visibility` says."""
+    """Blend each slice of a study with the same slice without blood, according to `visibility`."""
     shares = visibility(study.labels)[:, None, None]
     mixed = bare.stored + shares * (study.stored.astype(np.float32) - bare.stored)
     return replace(study, stored=np.rint(mixed).astype(study.stored.dtype))
 
 
 def visibility(labels: np.ndarray) -> np.ndarray:
-    """Return how much of the blood each slice shows, (N,) float32 in [0, 1].
+    """Return the visible share of the blood in each slice, (N,) float32 in [0, 1].
 
-    A slice without a label shows none. One that is the first or the last of every bleed that it has, a bleed being at
-    least SHORTEST slices of one class one after the other, shows FAINT of it; others all.
+    It is 0 without a label, and FAINT in a slice that is the first or the last of each of its bleeds, which are runs of
+    at least SHORTEST slices with the same class; otherwise 1.
 
     Args:
         labels: (N, 6), `any` last.

@@ -1,4 +1,4 @@
-"""The phantom's CT scanner: where the slices lie, how the head lies in it, noise, and stored values."""
+"""The phantom's CT scanner: positions of the slices, pose of the head, noise, and stored values."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,12 +11,12 @@ from phantom.shapes import Grid
 from phantom.tissue import AIR
 
 SIDE = 512
-PADDING = -2000  # stored outside the scan circle, and not declared: -3024 HU with an intercept of -1024
+PADDING = -2000  # stored outside the scan circle, without PixelPaddingValue: -3024 HU with an intercept of -1024
 
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How HU become stored values: stored = HU - intercept, clipped to what the bits hold."""
+    """The encoding of HU: stored = HU - intercept, clipped to the range of the bits."""
 
     bits_stored: int
     signed: bool
@@ -24,12 +24,12 @@ class Coding:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Smallest and largest stored value."""
+        """The smallest and the largest stored value."""
         low = -(1 << (self.bits_stored - 1)) if self.signed else 0
         return low, low + (1 << self.bits_stored) - 1
 
 
-# The codings of the RSNA 2019 files, the first two most often.
+# The codings of the RSNA 2019 files, with their approximate shares.
 CODINGS = (
     Coding(12, signed=False, intercept=-1024),
     Coding(16, signed=True, intercept=-1024),
@@ -42,13 +42,13 @@ CODING_SHARES = (0.50, 0.34, 0.08, 0.04, 0.04)
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the slices lie.
+    """The geometry of a series.
 
     Attributes:
-        positions: (N, 3) float64, ImagePositionPatient of each slice, mm, foot to head. The table moves along z while
-            the gantry is tilted, so x and y are the same for all.
-        orientation: ImageOrientationPatient, the same for all slices.
-        spacing_mm: between pixel centres, rows and columns alike.
+        positions: (N, 3) float64, ImagePositionPatient of each slice, mm, foot to head. The gantry is tilted but the
+            table moves along z, so x and y are the same for all slices.
+        orientation: ImageOrientationPatient of all slices.
+        spacing_mm: between pixel centres in both directions.
     """
 
     positions: Array
@@ -58,14 +58,20 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How the head lies in the scanner: head = turn @ (patient - origin) / size, in mm."""
+    """The pose of the head in the scanner: head = turn @ (patient - origin) / size, in mm.
+
+    Attributes:
+        turn: (3, 3) rotation matrix.
+        origin: (3,) mm.
+        size: scale of the head.
+    """
 
     turn: Array
     origin: Array
     size: float
 
     def grid(self, geometry: Geometry, position: Array) -> Grid:
-        """Head coordinates of every second pixel of the slice at `position`."""
+        """Return the head coordinates of every second pixel of the slice at `position`."""
         right, down = np.reshape(geometry.orientation, (2, 3))
         step = np.arange(0, SIDE, 2) * geometry.spacing_mm / self.size
         start = self.turn @ (position - self.origin) / self.size
@@ -75,7 +81,7 @@ class Pose:
 
 
 def draw_geometry(rng: np.random.Generator, origin: Array, size: float) -> Geometry:
-    """Slices from below the skull base to above the vertex; 92 % of studies are tilted, 44 % unevenly spaced."""
+    """Draw slices from below the skull base to above the vertex; 92 % of studies are tilted, 44 % unevenly spaced."""
     tilt = np.deg2rad(rng.uniform(4, 23)) if rng.random() < 0.92 else 0.0
     bottom, top = size * rng.uniform(-50, -34), size * rng.uniform(95, 104)
     if rng.random() < 0.44:
@@ -93,7 +99,7 @@ def draw_geometry(rng: np.random.Generator, origin: Array, size: float) -> Geome
 
 
 def draw_pose(rng: np.random.Generator, geometry: Geometry, origin: Array, size: float) -> Pose:
-    """The gantry is tilted to the head's own planes, nearly; the head is turned and off-centre a little."""
+    """Draw a pose: the gantry nearly follows the planes of the head, which is slightly rotated and off-centre."""
     pitch = np.arcsin(-geometry.orientation[5]) + np.deg2rad(rng.normal(0, 3.5))
     roll, yaw = np.deg2rad(rng.normal(0, 2.0)), np.deg2rad(rng.normal(0, 4.0))
     turn = _rotation(2, yaw) @ _rotation(1, roll) @ _rotation(0, pitch)
@@ -101,7 +107,7 @@ def draw_pose(rng: np.random.Generator, geometry: Geometry, origin: Array, size:
 
 
 def _rotation(axis: int, angle: float) -> Array:
-    """(3, 3) matrix that turns the coordinates about an axis."""
+    """Return the (3, 3) rotation matrix about an axis."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)
     matrix[i, i] = matrix[j, j] = np.cos(angle)
@@ -110,7 +116,7 @@ def _rotation(axis: int, angle: float) -> Array:
 
 
 class Scanner:
-    """What one examination adds to the head: head holder, noise, scan circle, and stored values."""
+    """Scans the head: adds head holder, noise and scan circle, and converts to stored values."""
 
     def __init__(self, rng: np.random.Generator, geometry: Geometry, coding: Coding) -> None:
         side_mm = (np.arange(SIDE, dtype=np.float32) - SIDE // 2) * np.float32(geometry.spacing_mm)
@@ -123,9 +129,9 @@ class Scanner:
         self._coding = coding
 
     def expose(self, layers: Layers, bones: Surfaces, rng: np.random.Generator) -> Array:
-        """Join the layers of one slice at full size and return its (512, 512) stored values, int16.
+        """Combine the layers of one slice at full size and return its stored values, (512, 512) int16.
 
-        The files' unsigned values are of 12 bits, so they fit.
+        Unsigned values have 12 bits, so they fit.
         """
         image = np.empty((SIDE, SIDE), np.float32)
         join((*layers[:3], *bones[:5]), self._holder, image)
@@ -140,7 +146,7 @@ class Scanner:
         return stored
 
     def _streaks(self, brain: Array) -> Array:
-        """Rays of light and dark from the densest point, which is metal."""
+        """Return bright and dark streaks around the densest point, which is metal, (512, 512) HU."""
         row, column = (2 * int(i) for i in np.unravel_index(int(brain.argmax()), brain.shape))
         y, x = self._side_mm[:, None] - self._side_mm[row], self._side_mm - self._side_mm[column]
         angle, radius = np.arctan2(y, x), np.hypot(x, y)
@@ -148,7 +154,7 @@ class Scanner:
 
 
 def _holder(side_mm: Array, rng: np.random.Generator) -> Array:
-    """(512, 512) HU of the head holder and its foam, the same in every slice; air elsewhere."""
+    """Return the head holder and its foam, the same in all slices, and air elsewhere, (512, 512) HU."""
     x, y = side_mm, side_mm[:, None] - np.float32(rng.uniform(2, 10))
     ring = np.cbrt(np.abs(x / 100) ** 3 + np.abs(y / 98) ** 3)
     shell = np.clip(1.7 - np.abs(ring - 1) * 90, 0, 1) * np.clip((y + np.float32(rng.uniform(-20, 20))) / 3, 0, 1)
@@ -157,9 +163,9 @@ def _holder(side_mm: Array, rng: np.random.Generator) -> Array:
 
 
 def noise_tile(rng: np.random.Generator) -> Array:
-    """(512, 512) noise of a soft-tissue kernel, sigma 1; it wraps around, so it can be rolled.
+    """Return the noise of a soft-tissue kernel, (512, 512) float32 of sigma 1, periodic so that it can be rolled.
 
-    Source: the autocorrelation at 1, 2, 3 pixels of white matter in a head CT (GE HiSpeed, STD+): 0.65, 0.13, -0.02.
+    Source: autocorrelation at 1, 2 and 3 pixels of white matter in a head CT (GE HiSpeed, STD+): 0.65, 0.13, -0.02.
     """
     power = _noise_power()
     waves = rng.standard_normal((*power.shape, 2), np.float32).view(np.complex64)[..., 0] * power
@@ -169,6 +175,6 @@ def noise_tile(rng: np.random.Generator) -> Array:
 
 @cache
 def _noise_power() -> Array:
-    """(512, 257) float32: how much of each wave, as `irfft2` takes them, the noise has."""
+    """Return the spectrum of the noise in the layout of `irfft2`, (512, 257) float32."""
     length = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     return (np.sqrt(length) * np.exp(-np.square(length / 0.21))).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The elements of a painted slice: coordinates, ellipsoids, smooth noise.
+"""The elements of a painted slice: coordinates, ellipsoids and smooth noise.
 
-All arrays of one slice are float32 of shape (G, G).
+All arrays of a slice are float32 of shape (G, G).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,15 @@ class Grid(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """An ellipsoid, turned by `angle` degrees about z (its mirror image the other way), blended over `soft` mm."""
+    """An ellipsoid, and its mirror image if paired.
+
+    Attributes:
+        centre, radii: mm.
+        angle: rotation about z in degrees; the mirror image is rotated the other way.
+        hu: value.
+        soft: width of the blurred edge, mm.
+        paired: whether there is a mirror image on the other side, at -x.
+    """
 
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -32,7 +40,7 @@ class Blob(NamedTuple):
 
 
 def draw(canvas: Array, grid: Grid, blobs: Sequence[Blob], hu: float | None = None, grow_mm: float = 0.0) -> None:
-    """Blend blobs into (G, G) HU in place, one after the other; only the pixels near them are touched."""
+    """Blend blobs into (G, G) HU in place, one after another, only touching the pixels near them."""
     paint_blobs(canvas, *grid, _table(tuple(blobs), hu, grow_mm), 1)
 
 
@@ -43,7 +51,7 @@ def mark(canvas: Array, grid: Grid, blobs: Sequence[Blob], grow_mm: float = 0.0)
 
 @lru_cache(maxsize=256)
 def _table(blobs: tuple[Blob, ...], hu: float | None, grow_mm: float) -> Array:
-    """The numbers of blobs as `paint_blobs` takes them: one line for each side of each."""
+    """Return the argument `blobs` of `paint_blobs`, with two lines for a paired blob."""
     lines = []
     for blob in blobs:
         radii = [radius + grow_mm for radius in blob.radii]
@@ -56,7 +64,7 @@ def _table(blobs: tuple[Blob, ...], hu: float | None, grow_mm: float) -> Array:
 
 
 class Noise:
-    """Smooth random values at any point, of mean 0, sigma 1: a periodic box of cells, interpolated."""
+    """Smooth noise with mean 0 and sigma 1 at any point, interpolated in a periodic box."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         band = _band()
@@ -65,20 +73,20 @@ class Noise:
         self.cells = (values / values.std()).astype(np.float32).ravel()
 
     def at(self, points: Grid, wavelength_mm: float) -> Array:
-        """Values at the points, their ups and downs about `wavelength_mm` apart; same shape, float32."""
+        """Return the noise at points, with wavelengths of about `wavelength_mm`; same shape as the points, float32."""
         flat = [np.ascontiguousarray(axis, np.float32).ravel() for axis in points]
         values = np.empty(flat[0].shape, np.float32)
         interpolate(self.cells, *flat, wavelength_mm, values)
         return values.reshape(points.x.shape)
 
     def smooth(self, grid: Grid, wavelength_mm: float) -> Array:
-        """As `at` for a whole slice and long wavelengths: taken at every fourth or eighth pixel and interpolated."""
+        """Approximate `at` for a slice and long wavelengths, interpolating between every fourth or eighth pixel."""
         step = 4 if wavelength_mm < 40 else 8
         return enlarge(self.at(Grid(*(axis[::step, ::step] for axis in grid)), wavelength_mm), step)
 
 
 def enlarge(images: Array, times: int = 2) -> Array:
-    """(..., H, W) -> (..., times H, times W) by linear interpolation; pixel (i, j) stays at times (i, j)."""
+    """Enlarge (..., H, W) to (..., times H, times W) by linear interpolation; pixel (i, j) moves to times (i, j)."""
     *leading, height, width = images.shape
     flat = np.ascontiguousarray(images, np.float32).reshape(-1, height, width)
     large = np.empty((len(flat), times * height, times * width), np.float32)
@@ -88,7 +96,7 @@ def enlarge(images: Array, times: int = 2) -> Array:
 
 @cache
 def _band() -> Array:
-    """(64, 64, 33) float32: how much of each wave, as `irfftn` takes them, the noise has."""
+    """Return the spectrum of the noise in the layout of `irfftn`, (64, 64, 33) float32."""
     each = np.fft.fftfreq(CELLS)
     length = np.sqrt(each[:, None, None] ** 2 + each[:, None] ** 2 + np.fft.rfftfreq(CELLS) ** 2)
     return np.exp(-np.square((length - 0.15) / 0.04)).astype(np.float32)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phantom.anatomy import Head, paint, surfaces
-from phantom.bleeds import CLASSES, Bleed, bleed_into, draw_bleeds, press_and_swell
+from phantom.bleeds import CLASSES, Bleed, draw_bleeds, paint_bleeds, press_and_swell
 from phantom.compiled import Array
 from phantom.scanner import (
     CODING_SHARES,
@@ -23,19 +23,20 @@ from phantom.shapes import Blob, Grid, Noise, enlarge
 LABELS = (*CLASSES, "any")
 VISIBLE_MM2 = 30.0
 MAX_SLICES = 64
-BLEEDING = 5  # patients of ten; of RSNA 2019's studies four in ten
+BLEEDING = 5  # patients out of ten; in RSNA 2019, four out of ten studies
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One study of one series.
+    """One study with one series.
 
     Attributes:
         uids: SOP Instance UID of each slice, foot to head.
-        windows: (centre, width) as text, as the files hold them.
+        windows: (centre, width) as text, as in the files.
+        implicit_vr: whether the files are Implicit VR Little Endian instead of Explicit VR.
         stored: (N, 512, 512) int16 or uint16; HU = stored + coding.intercept.
-        blood: (N, 256, 256) uint8, at every second pixel: 0 none, else 1 + index in CLASSES.
-        labels: (N, 6) uint8 in the order of LABELS: 1 where at least VISIBLE_MM2 of that blood lies in the slice.
+        blood: (N, 256, 256) uint8, at every second pixel: 0 for none, else 1 + index in CLASSES.
+        labels: (N, 6) uint8 in the order of LABELS: 1 if the slice has at least VISIBLE_MM2 of that kind of blood.
     """
 
     patient_id: str
@@ -52,22 +53,27 @@ class Study:
 
     @property
     def hu(self) -> Array:
-        """(N, 512, 512) int32 HU."""
+        """The HU, (N, 512, 512) int32."""
         return self.stored.astype(np.int32) + self.coding.intercept
 
 
 def count_studies(seed: int, patient: int) -> int:
-    """1, or 2 for one patient in forty: 55 of 2,144 had several in RSNA 2019."""
+    """Return the number of studies of a patient: 2 for one in forty, else 1.
+
+    Source: in RSNA 2019, 55 of 2,144 patients have several.
+    """
     return 1 + (np.random.default_rng((seed, patient, 2)).random() < 1 / 40)
 
 
 def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = False, bleeding: int = BLEEDING) -> Study:
-    """Make one study: a pure function of its arguments.
+    """Make one study, which depends only on the arguments.
 
     Args:
+        seed: of all random numbers.
+        patient: number of the patient.
         number: 0, or 1 for a patient's second study: the same head on another day.
-        bloodless: the very same scan, its noise too, without the bleeds.
-        bleeding: patients of each ten that bleed.
+        bloodless: whether to leave out the bleeds; scan and noise are otherwise identical.
+        bleeding: number of patients out of ten with a bleed.
     """
     body = np.random.default_rng((seed, patient, 3))
     head, shape, size = _draw_head(body), Noise(body), body.uniform(0.94, 1.05)
@@ -104,7 +110,7 @@ def _scan(
     coding: Coding,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """(N, 512, 512) stored values, and (N, 256, 256) what blood fills each second pixel."""
+    """Return `Study.stored` and `Study.blood`."""
     scanner = Scanner(rng, geometry, coding)
     stored = np.empty((len(geometry.positions), SIDE, SIDE), np.int16 if coding.signed else np.uint16)
     blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
@@ -112,20 +118,20 @@ def _scan(
         grid = _warp(pose.grid(geometry, position), shape)
         bones = surfaces(head, grid, shape)
         layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), noise=shape)
-        blood[k] = bleed_into(layers, bleeds, grid, bones, shape)
+        blood[k] = paint_bleeds(layers, bleeds, grid, bones, shape)
         stored[k] = scanner.expose(layers, bones, rng)
     return stored, blood
 
 
 def _label(blood: Array, spacing_mm: float) -> Array:
-    """(N, 6) uint8: which kinds of blood each slice shows."""
+    """Return `Study.labels`."""
     pixels = np.stack([np.bincount(plane.ravel(), minlength=len(LABELS))[1:] for plane in blood])
     shown = pixels * (2 * spacing_mm) ** 2 >= VISIBLE_MM2
     return np.concatenate([shown, shown.any(1, keepdims=True)], 1).astype(np.uint8)
 
 
 def scramble(number: int, bits: int, key: int) -> int:
-    """A permutation of the integers below 2**bits, so that different numbers never meet."""
+    """Map a number to another by a permutation of the integers below 2**bits, so that results are unique."""
     mask = (1 << bits) - 1
     for turn in range(3):
         odd = (0x9E3779B97F4A7C15 + 2 * (key * 0xD1B54A32D192ED03 + turn)) | 1
@@ -135,7 +141,7 @@ def scramble(number: int, bits: int, key: int) -> int:
 
 
 def draw_kinds(seed: int, patient: int, rng: np.random.Generator, bleeding: int = BLEEDING) -> list[str]:
-    """The kinds of bleeding: of each ten patients `bleeding` have some, and each kind is in turn the first of one."""
+    """Return the kinds of bleeds: `bleeding` out of ten patients have any; their first kinds cycle through CLASSES."""
     block = np.random.default_rng((seed, patient // 10, 5)).permutation(10)
     place = int(block[patient % 10])
     if place >= bleeding:
@@ -146,7 +152,7 @@ def draw_kinds(seed: int, patient: int, rng: np.random.Generator, bleeding: int 
 
 
 def _draw_head(rng: np.random.Generator) -> Head:
-    """A head: size, skull, age, and the specks that can be taken for blood."""
+    """Draw the parameters of a head: size, skull, age, and specks that can be mistaken for blood."""
     specks = []
     if rng.random() < 0.6:  # pineal gland
         specks.append(Blob((0, 26, 13), (2.0, 2.2, 3.0), 0, rng.uniform(120, 350), paired=False))
@@ -175,13 +181,13 @@ def _draw_head(rng: np.random.Generator) -> Head:
 
 
 def _draw_windows(rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
-    """Window centre and width as the files write them: often "00036", sometimes several."""
+    """Draw window centres and widths, as text like in RSNA 2019: often "00036", sometimes several."""
     window = (("00036", "00080"), ("40", "80"), ("30", "80"), ("40", "150"))[rng.integers(4)]
     return (window, window) if rng.random() < 0.2 else (window,)
 
 
 def _warp(grid: Grid, noise: Noise) -> Grid:
-    """Bend the coordinates a little, so that no two heads and no two halves are alike."""
+    """Warp the coordinates slightly, so that heads differ and are not symmetrical."""
     x, y, z = (axis[::8, ::8] for axis in grid)
     apart = (Grid(x + 300, y, z), Grid(x, y + 300, z), Grid(x, y, z + 300))
     bends = enlarge(np.stack([noise.at(of, 90) for of in apart]), 8)

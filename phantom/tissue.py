@@ -1,6 +1,6 @@
-"""The tissue in every pixel of a head, as loops that numba compiles: cortex, membranes, soft parts.
+"""The tissue of each pixel of a head, as loops compiled with numba: cortex, membranes, bone and scalp.
 
-Images are float32 (G, G), C-contiguous; coordinates and depths are mm. Loops are written for single pixels.
+Images are float32 (G, G), C-contiguous; coordinates and depths are in mm.
 """
 
 import math
@@ -8,14 +8,14 @@ from typing import Any
 
 from numba import float32, float64, njit, void
 
-from phantom.compiled import IMAGE, POINTS, Array, compiled, share, value_at
+from phantom.compiled import IMAGE, POINTS, Array, clip, compiled, value_at
 
 AIR, FAT, MUSCLE, SKIN = -1000.0, -100.0, 56.0, 45.0
 CSF, WHITE, GREY = 7.0, 28.0, 36.5
 
 
 def tentorium_height(x: Any, y: Any) -> Any:
-    """Height of the tent between cerebrum and cerebellum: highest in the middle, mm; numbers or arrays."""
+    """Return the height of the tentorium, between cerebrum and cerebellum, mm, for numbers or arrays."""
     return 22 - 0.48 * abs(x) - 0.10 * abs(y - 36)
 
 
@@ -24,13 +24,13 @@ _tent = njit(inline="always")(tentorium_height)
 
 @njit(inline="always")
 def _under_tentorium(x: float, y: float, z: float) -> Any:
-    """1 where the cerebellum and the brain stem are, 0 in the cerebrum."""
-    return share((_tent(x, y) - z) / 2) * share((y - 8 - 0.40 * abs(x)) / 4)
+    """Return 1 in the cerebellum and the brain stem, 0 in the cerebrum."""
+    return clip((_tent(x, y) - z) / 2) * clip((y - 8 - 0.40 * abs(x)) / 4)
 
 
 @compiled(void(IMAGE, IMAGE, IMAGE, IMAGE, IMAGE, IMAGE))
-def lay_matter(x: Array, y: Array, z: Array, cortex: Array, hind: Array, out: Array) -> None:
-    """Fill in HU of white and grey matter, and where the cerebellum and the brain stem are: 1, 0 in the cerebrum."""
+def paint_matter(x: Array, y: Array, z: Array, cortex: Array, hind: Array, out: Array) -> None:
+    """Compute the HU of white and grey matter, and `hind`: 1 in the cerebellum and the brain stem, else 0."""
     grey = float32(GREY - WHITE)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -41,36 +41,38 @@ def lay_matter(x: Array, y: Array, z: Array, cortex: Array, hind: Array, out: Ar
 
 
 @compiled(void(IMAGE, IMAGE, IMAGE))
-def flood(brain: Array, ventricles: Array, cisterns: Array) -> None:
-    """Fill the spaces in the brain with fluid, in place."""
+def add_fluid(brain: Array, ventricles: Array, cisterns: Array) -> None:
+    """Fill ventricles and cisterns with fluid, in place."""
     for i in range(brain.shape[0]):
         for j in range(brain.shape[1]):
             brain[i, j] += max(ventricles[i, j], cisterns[i, j]) * (float32(CSF) - brain[i, j])
 
 
 @compiled(void(IMAGE, IMAGE, IMAGE))
-def harden(across: Array, grain: Array, out: Array) -> None:
-    """Fill in HU of bone: two dense tables, and marrow between them.
+def paint_bone(across: Array, grain: Array, out: Array) -> None:
+    """Compute the HU of bone: two dense tables, and marrow between them.
 
     Args:
-        across: as in `Surfaces`. grain: noise of short waves.
+        across: see `Surfaces`.
+        grain: noise with short wavelengths.
+        out: the result.
     """
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            table = share(abs(float32(2) * across[i, j] - float32(1)) * float32(1.6) - float32(0.4))
+            table = clip(abs(float32(2) * across[i, j] - float32(1)) * float32(1.6) - float32(0.4))
             out[i, j] = float32(560) + float32(850) * table + float32(150) * grain[i, j]
 
 
 @njit(inline="always")
 def _fissure(x: float, y: float, z: float) -> float:
-    """Distance from the cleft between the halves of the brain, mm; far where the corpus callosum joins them."""
+    """Return the distance from the interhemispheric fissure, mm; it is large at the corpus callosum."""
     around = math.sqrt(((y - 4) / 52) ** 2 + ((z - 6) / 40) ** 2)
-    return abs(x) + 60 * share(1.05 - around)
+    return abs(x) + 60 * clip(1.05 - around)
 
 
 @njit(inline="always")
 def _is_core(x: float, y: float, z: float) -> bool:
-    """Whether a point lies in the middle of the brain, which has no cortex."""
+    """Return whether a point is in the core of the brain, which has no cortex."""
     return (x / 32) ** 2 + ((y - 2) / 38) ** 2 + ((z - 12) / 22) ** 2 < 1
 
 
@@ -78,7 +80,7 @@ _GRIDS = (IMAGE, IMAGE, IMAGE)
 
 
 @compiled(void(*_GRIDS, *_GRIDS, *_GRIDS, POINTS, IMAGE, float64, IMAGE, IMAGE))
-def fold(
+def fold_cortex(
     x: Array,
     y: Array,
     z: Array,
@@ -94,16 +96,19 @@ def fold(
     cortex: Array,
     space: Array,
 ) -> None:
-    """Fill in coverage of the cortical ribbon, and of sulci, fissure and the space around the brain.
+    """Compute the coverage of the cortical ribbon, and of sulci, fissure and the space around the brain.
 
-    Sulci are the zero lines of smooth noise on the brain's surface, carried inward: they stand upright on it, wander
-    along it, and end at their own depth.
+    Sulci are the zero crossings of smooth noise on the surface of the brain, extended inward at a right angle to it, to
+    varying depths.
 
     Args:
-        foot_x, foot_y, foot_z, cavity: of `Surfaces`.
-        pressed, swollen: as for `anatomy.paint`.
-        cells: of the noise. slow: noise of long waves at each pixel.
-        cortex, space: (G, G) of zeros.
+        x, y, z: head coordinates.
+        foot_x, foot_y, foot_z, cavity: see `Surfaces`.
+        pressed, swollen: see `anatomy.paint`.
+        cells: of the noise.
+        slow: noise with long wavelengths at each pixel.
+        atrophy: see `Head`.
+        cortex, space: the results, (G, G), initially zeros.
     """
     for i in range(cortex.shape[0]):
         for j in range(cortex.shape[1]):
@@ -126,15 +131,15 @@ def fold(
             width = (0.3 + 1.3 * atrophy + swell) * (1.2 - under / bottom)
             rim = under - (2.2 * atrophy + 0.5 * swell - 0.2)
             pia = min(rim, away - max(width, 0.0) + max(under - bottom, 0.0))
-            cortex[i, j] = share((4.4 - pia) / 3.0)
-            space[i, j] = share(0.5 - min(rim, away - width) / 1.2)
+            cortex[i, j] = clip((4.4 - pia) / 3.0)
+            space[i, j] = clip(0.5 - min(rim, away - width) / 1.2)
 
 
 @compiled(void(IMAGE, IMAGE, IMAGE, IMAGE, IMAGE))
 def add_membranes(brain: Array, x: Array, y: Array, z: Array, depth: Array) -> None:
-    """Falx, tentorium and the sinuses at their edges, in place: thin and a little brighter than cortex.
+    """Add falx, tentorium and the venous sinuses at their edges, in place: thin and slightly brighter than cortex.
 
-    Then beam hardening: bright under bone, dark between the petrous bones.
+    Then add beam hardening: bright below bone, dark between the petrous bones.
     """
     for i in range(brain.shape[0]):
         for j in range(brain.shape[1]):
@@ -144,12 +149,12 @@ def add_membranes(brain: Array, x: Array, y: Array, z: Array, depth: Array) -> N
             hu = brain[i, j]
             around = ((v - 4) / 60) ** 2 + ((w - 4) / 46) ** 2
             if w > 8:
-                hu += 0.68 * share(1.3 - u) * share(6 * (around - 1)) * (43 - hu)
+                hu += 0.68 * clip(1.3 - u) * clip(6 * (around - 1)) * (43 - hu)
             if u < 54:
-                sheet = share(1.5 - abs(w - _tent(u, v)))
-                hu += 0.68 * sheet * share((v - 14 - 0.45 * u) / 4) * (43 - hu)
+                sheet = clip(1.5 - abs(w - _tent(u, v)))
+                hu += 0.68 * sheet * clip((v - 14 - 0.45 * u) / 4) * (43 - hu)
             if w > 5:
-                hu += 0.85 * share(4.2 - u - 0.6 * d) * (48 - hu)
+                hu += 0.85 * clip(4.2 - u - 0.6 * d) * (48 - hu)
             if d < 25:
                 hu += 7 * math.exp(-((d / 7) ** 2))
             if u < 45 and abs(v - 10) < 40 and abs(w + 10) < 30:
@@ -158,17 +163,20 @@ def add_membranes(brain: Array, x: Array, y: Array, z: Array, depth: Array) -> N
 
 
 @compiled(void(*_GRIDS, IMAGE, IMAGE, IMAGE, IMAGE))
-def clothe(x: Array, y: Array, z: Array, below: Array, rough: Array, grain: Array, out: Array) -> None:
-    """Fill in HU of skin, fat and muscle inside the outline of the head.
+def paint_scalp(x: Array, y: Array, z: Array, below: Array, rough: Array, grain: Array, out: Array) -> None:
+    """Compute the HU of skin, fat and muscle inside the outline of the head.
 
     Args:
-        below: depth below the skin. rough, grain: noise of long and of short waves.
+        x, y, z: head coordinates.
+        below: depth below the skin.
+        rough, grain: noise with long and short wavelengths.
+        out: the result.
     """
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             d, coarse, fine = below[i, j], rough[i, j], grain[i, j]
             deep = (abs(x[i, j]) - 34) / 20 + abs(y[i, j] - 10) / 60 + (2 - z[i, j]) / 16
-            seams = share(3.2 * abs(coarse) - 2.6) + 0.12 * share(1 - 3 * abs(fine + 0.3 * coarse))
-            muscle = share(d / 3 - 1.6) * share(deep) * share(1 - 0.8 * seams)
+            seams = clip(3.2 * abs(coarse) - 2.6) + 0.12 * clip(1 - 3 * abs(fine + 0.3 * coarse))
+            muscle = clip(d / 3 - 1.6) * clip(deep) * clip(1 - 0.8 * seams)
             hu = FAT + (MUSCLE + 5 * fine - FAT) * muscle
-            out[i, j] = hu + share(2.4 - d) * (SKIN - hu)
+            out[i, j] = hu + clip(2.4 - d) * (SKIN - hu)

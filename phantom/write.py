@@ -1,4 +1,4 @@
-"""Write CT slices as DICOM files with the attributes of RSNA 2019's; the only module that writes them."""
+"""Encode CT slices as DICOM files with the attributes of RSNA 2019."""
 
 import io
 import math
@@ -17,14 +17,14 @@ IMPLEMENTATION_UID = "1.2.826.0.1.3680043.8.498.1"  # under pydicom's own root
 
 @dataclass(frozen=True, slots=True)
 class SliceAttributes:
-    """What a file says beside its pixels.
+    """The attributes of a slice.
 
     Attributes:
         position, orientation: ImagePositionPatient (mm) and ImageOrientationPatient.
-        spacing_mm: between rows, between columns.
+        spacing_mm: between rows, and between columns.
         bits_stored, intercept: of the coding; HU = stored + intercept.
-        windows: one (centre, width) or several, as text, because the files hold "00036".
-        implicit_vr: Implicit instead of Explicit VR Little Endian.
+        windows: one or more (centre, width), as text because RSNA 2019 has "00036".
+        implicit_vr: whether to write Implicit instead of Explicit VR Little Endian.
     """
 
     sop_instance_uid: str
@@ -44,10 +44,11 @@ def encode_slice(stored: np.ndarray, attributes: SliceAttributes) -> bytes:
     """Encode one slice as a DICOM Part 10 file, uncompressed.
 
     Args:
-        stored: (H, W) uint16 or int16 values; the dtype decides PixelRepresentation.
+        stored: (H, W) uint16 or int16 values; the dtype determines PixelRepresentation.
+        attributes: of the slice.
 
-    Source: DICOM PS3.10 section 7 (file format), PS3.3 C.7.6.3 (image pixel), C.11.1 (rescale). Which attributes are
-        there, and that UIDs are "ID_" and hex digits, follows the RSNA 2019 files; that is not valid DICOM.
+    Source: DICOM PS3.10 section 7 (file format), PS3.3 C.7.6.3 (image pixel), C.11.1 (rescale). The set of attributes,
+        and UIDs of "ID_" and hex digits, are those of the RSNA 2019 files, which are not valid DICOM.
     """
     uid, position = attributes.sop_instance_uid, [f"{value:.6f}" for value in attributes.position]
     blank_uid, blank_position = "X" * len(uid), tuple("1" * len(text) for text in position)
@@ -60,9 +61,10 @@ def encode_slice(stored: np.ndarray, attributes: SliceAttributes) -> bytes:
 
 @lru_cache(maxsize=64)
 def _header(attributes: SliceAttributes, position: tuple[str, ...], shape: tuple[int, ...], kind: str) -> bytes:
-    """Everything before the pixels, which is last; the slices of a study differ in it by UID and position only.
+    """Return all bytes before the pixels, which come last.
 
-    pydicom takes a millisecond for it, so it is written once for each length of these two texts.
+    The slices of a study only differ in UID and position. As pydicom takes a millisecond to write a header, it is
+    written once for each length of these two values.
     """
     dataset = _dataset(attributes, position)
     dataset.Rows, dataset.Columns = shape
@@ -77,7 +79,7 @@ def _header(attributes: SliceAttributes, position: tuple[str, ...], shape: tuple
 
 
 def _dataset(attributes: SliceAttributes, position: tuple[str, ...]) -> Dataset:
-    """Everything but the pixels."""
+    """Return the data set without pixels."""
     with _unchecked_uids():
         dataset = Dataset()
         dataset.file_meta = _file_meta(attributes)
@@ -109,7 +111,7 @@ def _file_meta(attributes: SliceAttributes) -> FileMetaDataset:
 
 @contextmanager
 def _unchecked_uids() -> Iterator[None]:
-    """Keep pydicom from warning about each "ID_..." UID."""
+    """Prevent pydicom from warning about UIDs like "ID_..."."""
     settings = config.settings
     reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
