@@ -34,7 +34,7 @@ from training.run.setup import check_context
 from training.run.streams import lines_of
 from training.run.tables import prediction_table, write_json, write_table
 from training.scores.content import content_of, open_own_cache, write_content
-from training.scores.evaluation import assess, log_look
+from training.scores.evaluation import assess, log_evaluation
 from training.scores.external import external_lines
 from training.scores.leakage import check_run
 from training.scores.metrics import score
@@ -256,7 +256,7 @@ def evaluate(
     write_table(run.path / f"predictions_{name}.csv", table)
     write_json(run.path / f"scores_{name}.json", scores)
     if subset != "validation":
-        log_look(run.path, name, cache.commit, len(lines), datetime.now(UTC))
+        log_evaluation(run.path, name, cache.commit, len(lines), datetime.now(UTC))
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Measure what position, neighbours and a head over the series add, by training with and without."""
+"""Measure what position, neighbours and a head over the series contribute, by training with and without each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from training.series import job as series
 
 TABLE = "ablation.csv"
 PAGE = "ablation.html"
-# What may be varied, the two runs that differ in it, and the settings that it decides.
+# What can be varied: the two kinds of run that differ in it, and the settings that it controls.
 VARIED = {
     "position": (("no-position", "position"), ("position",)),
     "context": (("position", "context"), ("context",)),
     "series": (("position", "series"), ("head",)),
 }
-# By kind of run; a series run is a head on the run with position.
+# The settings of each kind of run. A series run is a head on the run with position.
 KINDS: dict[str, dict[str, Any]] = {
     "no-position": {"position": False},
     "position": {"position": True},
@@ -35,11 +35,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """What an ablation trains on, and how.
+    """The inputs of an ablation.
 
     Attributes:
-        settings: of every run on images, other than what is varied. A head has its own defaults.
-        predictions: what to compare, test or validation.
+        cache: folder or address of the cache.
+        out: folder for the runs, the table and the page.
+        settings: settings of every run on images, except the varied ones. A head has its own defaults.
+        predictions: the subset to compare, test or validation.
+        local_copy: see `open_cache`.
     """
 
     cache: str | Path
@@ -52,21 +55,25 @@ class Ablation:
 
 
 def ablate(of: Ablation, models: Sequence[str], seeds: Sequence[int], vary: Sequence[str]) -> pd.DataFrame:
-    """Train each model with and without what is varied, with each seed, and compare; writes table and page.
+    """Train each model with and without each varied part, for each seed, compare the runs, and write table and page.
 
-    A seed decides the split too, so each seed is compared for itself. A run that is done is used as it is, one that
-    was stopped goes on.
+    A seed also decides the split, so the runs of each seed are compared separately. Finished runs are reused, and
+    stopped ones are resumed.
 
     Args:
+        of: the inputs.
+        models: names of models, as for --model.
+        seeds: seeds of the runs.
         vary: names in VARIED.
 
     Returns:
-        the lines of `compare` for each model, seed and thing varied, a without and b with it, after `model`, `seed`
-        and `vary`; the same in every process.
+        The lines of `compare` for each model, seed and varied part, where a is the run without it and b the run with
+        it, preceded by the columns `model`, `seed` and `vary`; the same in every process.
 
     Raises:
-        ConfigError: a setting that differs between the runs is among those of all. RunError: a run is there with other
-            settings. Stopped: asked to stop; the same call goes on.
+        ConfigError: if the settings of all runs include one that is varied, or `vary` has an unknown name.
+        RunError: if a run exists with other settings.
+        Stopped: if the process was asked to stop; the same call resumes.
     """
     _check(of, vary)
     tables = []
@@ -101,20 +108,20 @@ def _check(of: Ablation, vary: Sequence[str]) -> None:
     own = {"model", "seed", *(setting for name in vary for setting in VARIED[name][1])}
     if wrong := sorted(own & of.settings.keys()):
         raise ConfigError(
-            f"--set {wrong[0]}: it is what the runs differ in; leave it out, and choose with --model, --seed and --vary"
+            f"--set {wrong[0]}: the runs differ in this setting; leave it out, and use --model, --seed and --vary"
         )
 
 
 def _train_head(of: Ablation, path: Path, base: Path) -> None:
-    """Write the features of a run on images, and train a head on them."""
+    """Train a head on a run, after computing the run's features."""
     if (path / "report.html").exists():
         return
-    lent = {"cache_path": of.cache, "local_copy": of.local_copy}
+    at = {"cache_path": of.cache, "local_copy": of.local_copy}
     if (path / "settings.json").exists():
-        opened = series.resume(path, values={}, **lent)  # type: ignore[arg-type]
+        opened = series.resume(path, values={}, **at)  # type: ignore[arg-type]
     else:
-        series.features(base, subsets=(), runtime=of.runtime, processes=of.processes, **lent)  # type: ignore[arg-type]
-        opened = series.begin(path, base, values={}, processes=of.processes, **lent)  # type: ignore[arg-type]
+        series.features(base, subsets=(), runtime=of.runtime, processes=of.processes, **at)  # type: ignore[arg-type]
+        opened = series.begin(path, base, values={}, processes=of.processes, **at)  # type: ignore[arg-type]
     series.complete(*opened, of.runtime, of.processes)
 
 
@@ -124,18 +131,18 @@ def _train(of: Ablation, path: Path, values: Mapping[str, Any]) -> None:
     else:
         run, opened = job.begin(path, of.cache, settings.new_settings(values), of.processes, of.local_copy)
     done = (path / "report.html").exists()
-    of.processes.wait()  # nobody may find the report of another's end and leave it alone
+    of.processes.wait()  # otherwise a process could find the report that another has just written, and skip training
     if not done:
         job.complete(run, opened, of.runtime, of.processes)
 
 
 def over_seeds(table: pd.DataFrame) -> str:
-    """Return lines to print: the differences of each model's main scores over its seeds, and how they vary."""
+    """Return lines to print: mean, smallest and largest difference of each model's main scores over its seeds."""
     lines = []
     for (model, vary), of in table[table["score"].isin(MAIN_SCORES)].groupby(["model", "vary"], sort=False):
         without, with_it = VARIED[str(vary)][0]
         lines += ["", f"{model}: {with_it} minus {without} over {of['seed'].nunique()} seeds", ""]
-        lines.append(f"{'score':<20}{'class':<18}{'mean':>9}{'least':>9}{'largest':>9}")
+        lines.append(f"{'score':<20}{'class':<18}{'mean':>9}{'smallest':>9}{'largest':>9}")
         for (score, name), differences in of.groupby(["score", "class"], sort=False)["difference"]:
             values = (differences.mean(), differences.min(), differences.max())
             cells = "".join(f"{value:>+9.4f}" for value in values)

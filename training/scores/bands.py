@@ -1,4 +1,4 @@
-"""Put intervals around curves: ROC, precision-recall and reliability, by bootstrap over patients."""
+"""Intervals of ROC, precision-recall and reliability curves, by bootstrap over patients."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ GRID = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class Band:
-    """A curve on GRID with its pointwise 95 % interval; each (101,) float64, NaN with too few patients."""
+    """The pointwise 95 % interval of a curve on GRID; each (101,) float64, NaN with too few patients."""
 
     low: np.ndarray
     high: np.ndarray
@@ -22,11 +22,14 @@ class Band:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often slices of like probability have the finding; each (bins,) float64, NaN for an empty bin.
+    """The share of slices with the finding, by predicted probability; each (bins,) float64, NaN for an empty bin.
 
     Attributes:
-        predicted: mean probability. observed: share that has the finding. low, high: its 95 % interval.
-        count: labelled slices.
+        predicted: mean probability.
+        observed: mean label.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        count: number of labelled slices, 0 for an empty bin.
     """
 
     predicted: np.ndarray
@@ -37,12 +40,12 @@ class Reliability:
 
 
 def roc_band(ranking: Ranking, num_patients: int, seed: int = 0) -> Band:
-    """Return the interval of the true positive rate over GRID, the false positive rate."""
+    """Return the interval of the true positive rate at the false positive rates of GRID."""
     return _band([np.interp(GRID, *ranking.roc(weights)) for weights in _draws(num_patients, seed)])
 
 
 def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) -> Band:
-    """Return the interval of the precision over GRID, the recall: at the highest threshold that reaches it."""
+    """Return the interval of the precision at the recalls of GRID, each at the highest threshold that reaches it."""
     curves = []
     for weights in _draws(num_patients, seed):
         recall, precision = ranking.precision_recall(weights)
@@ -55,7 +58,7 @@ def precision_recall_band(ranking: Ranking, num_patients: int, seed: int = 0) ->
 
 
 def _draws(num_patients: int, seed: int) -> np.ndarray:
-    """Return the draws of the patients, (R, P) int64; none, R = 0, with fewer patients than an interval needs."""
+    """Return draws of the patients, (R, P) int64; R is 0 with fewer than MIN_PATIENTS patients."""
     if num_patients < MIN_PATIENTS:
         return np.empty((0, num_patients), np.int64)
     return np.concatenate(list(draw_patients(num_patients, CURVE_RESAMPLES, seed)))
@@ -66,7 +69,7 @@ def _band(curves: list[np.ndarray]) -> Band:
 
 
 def _tails(draws: np.ndarray) -> np.ndarray:
-    """Return the two tails of draws (R, M), (2, M); NaN where more than MAX_UNDEFINED of them are undefined."""
+    """Return the two tails of (R, M) draws, (2, M) float64; NaN where more than MAX_UNDEFINED of them are undefined."""
     low_high = np.full((2, draws.shape[1]), np.nan)
     some = np.isnan(draws).mean(axis=0) <= MAX_UNDEFINED if len(draws) else np.zeros(draws.shape[1], bool)
     if some.any():
@@ -77,10 +80,14 @@ def _tails(draws: np.ndarray) -> np.ndarray:
 def reliability(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, num_patients: int, seed: int = 0
 ) -> Reliability:
-    """Sum up one class in the bins of the calibration error.
+    """Return the reliability of one class in the bins of the calibration error.
 
     Args:
-        labels: (N,) float in [0, 1], or NaN. probabilities: (N,) float64. groups: (N,) int, the patient.
+        labels: (N,) float in [0, 1], NaN if missing.
+        probabilities: (N,) float64 in [0, 1].
+        groups: (N,) int in [0, num_patients), the patient of each slice.
+        num_patients: P.
+        seed: seed of the draws.
     """
     known = ~np.isnan(labels)
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)

@@ -1,4 +1,4 @@
-"""Estimate how far a score may be off: draw patients again and again, and score every draw."""
+"""Intervals of scores, by bootstrap over patients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -11,23 +11,23 @@ from training.scores.metrics import Scorer, Scores
 
 RESAMPLES = 1000
 LEVEL = 0.95
-# With fewer, an interval says nothing: that all of n patients lie on one side of 0 by chance has a probability of
-# 2 x 0.5^n, which is below 5 % from six on. Source: the sign test; Dixon and Mood, JASA 41 (1946).
+# With fewer patients an interval means nothing: the probability that all of n patients differ in one direction by
+# chance is 2 x 0.5^n, which is below 5 % only from n = 6. Source: the sign test; Dixon and Mood, JASA 41 (1946).
 MIN_PATIENTS = 6
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-# A percentile of draws says nothing about those in which the score is undefined, so only few of them may be.
+# Percentiles ignore the draws in which a score is undefined, so only a small share of them may be.
 MAX_UNDEFINED = 0.05
-DRAWS_AT_ONCE = 50  # of 20,000 patients are 8 MB of weights
+DRAWS_AT_ONCE = 50  # 8 MB of weights for 20,000 patients
 
 
 def draw_patients(num_patients: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield draws with replacement of as many patients as there are, some at a time.
+    """Yield draws of P patients out of P with replacement, some at a time.
 
     Yields:
         (r, P) int64, how often each patient is in each draw; the r add up to `resamples`.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 8: where observations belong together,
-    what is drawn is the whole of them; here a patient with all slices.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 8: observations that belong together are
+        drawn together, here the slices of a patient.
     """
     rng = np.random.default_rng(seed)
     for done in range(0, resamples, DRAWS_AT_ONCE):
@@ -38,17 +38,17 @@ def draw_patients(num_patients: int, resamples: int, seed: int) -> Iterator[np.n
 
 
 def bootstrap(scorer: Scorer, num_patients: int, resamples: int = RESAMPLES, seed: int = 0) -> Scores:
-    """Score as many draws of the patients, who are the scorer's groups; the same seed gives the same draws."""
+    """Return the scores of `resamples` draws of the scorer's groups, the patients; equal seeds give equal draws."""
     return join([scorer.scores(weights) for weights in draw_patients(num_patients, resamples, seed)])
 
 
 def join(parts: Sequence[Scores]) -> Scores:
-    """Put the draws of several Scores one after another."""
+    """Concatenate the draws of several Scores."""
     return _over_arrays(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def difference(a: Scores, b: Scores) -> Scores:
-    """Return b - a, draw by draw; n and positives are those of a."""
+    """Return b - a for each draw; n and positives are those of a."""
     values = _over_arrays(lambda of_a, of_b: of_b - of_a, a, b)
     return Scores(**vars(values) | {"n": a.n, "positives": a.positives})
 
@@ -63,7 +63,7 @@ def _over_arrays(function: Callable[..., np.ndarray], *scores: Scores) -> Scores
 
 
 def interval(draws: np.ndarray) -> list[float] | None:
-    """Return the 95 % percentile interval of (R,) draws; None where more than 5 % of them are undefined."""
+    """Return the 95 % percentile interval of (R,) draws, or None if more than 5 % of them are undefined."""
     if (defined := _defined(draws)) is None:
         return None
     low, high = np.quantile(defined, TAILS)
@@ -71,17 +71,18 @@ def interval(draws: np.ndarray) -> list[float] | None:
 
 
 def _defined(draws: np.ndarray) -> np.ndarray | None:
-    """Return the draws (R,) or (R, B) that are defined, if enough are."""
+    """Return the defined ones of (R,) or (R, B) draws, or None if more than 5 % are undefined."""
     defined = draws[~np.isnan(draws.reshape(len(draws), -1)).any(axis=1)]
     return defined if len(defined) and len(defined) >= (1 - MAX_UNDEFINED) * len(draws) else None
 
 
 def intervals(measured: Scores, draws: Scores, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the interval of every score, ready for JSON, under the names that the scores have.
+    """Return the interval of every score for JSON, under the same names as the scores.
 
     Args:
         measured: the scores themselves, R = 1.
-        draws: their bootstrap.
+        draws: the scores of the bootstrap draws.
+        classes: names of the K classes.
     """
 
     def of_each(values: Mapping[str, np.ndarray]) -> dict[str, Any]:

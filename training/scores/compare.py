@@ -1,4 +1,4 @@
-"""Compare runs on the same slices: how much better one is than another, and how sure that is."""
+"""Compare the scores of runs on the same slices, with intervals of the differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,19 +23,22 @@ COLUMNS = ("score", "class", "a", "b", "value_a", "value_b", "difference", "low"
 CALIBRATED = "calibrated_log_loss"
 MAIN_SCORES = ("weighted_log_loss", CALIBRATED, "log_loss", "roc_auc", "average_precision")
 HALF = 0.5
-# So far apart may float32 logits of one network be that were computed in batches of other sizes.
+# Float32 logits of one network may differ by this much between batches of different sizes.
 SAME_LOGIT = 1e-4
-# By score and class, R values of it each.
+# (score, class) -> its R values.
 Values = dict[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One run's predictions under the name that the comparison shows.
+    """The predictions of a run in a comparison.
 
     Attributes:
-        named_by: tells the lines of `known` apart.
-        calibration: what the run's validation fitted to its probabilities, if it was scored.
+        name: name of the run in the comparison.
+        known: the predictions with their labels.
+        class_weights: K weights, from the cache.
+        named_by: columns that together identify a line of `known`.
+        calibration: calibration fitted on the run's validation set, None if that has not been scored.
     """
 
     name: str
@@ -46,13 +49,14 @@ class Contestant:
 
 
 def read_contestants(runs: Sequence[Path], predictions: str) -> list[Contestant]:
-    """Read the predictions of runs to compare them, each under the name of its folder, or its path where names clash.
+    """Read the predictions of runs, each named after its folder, or its path if two folders have the same name.
 
     Args:
-        predictions: their name: test, validation, test_tta, validation_tta.
+        runs: folders of the runs.
+        predictions: test, validation, test_tta or validation_tta.
 
     Raises:
-        RunError: no run, or no such predictions.
+        RunError: if there is no such run, or it has no such predictions.
     """
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
@@ -76,22 +80,27 @@ def _read_contestant(run: Path, name: str, predictions: str) -> Contestant:
 
 
 def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Compare every pair by a paired bootstrap over patients: both are scored on the same draws.
+    """Compare every pair of runs by a paired bootstrap over patients, which scores both on the same draws.
 
-    Precision, recall, specificity and F1 are at a threshold of 0.5. CALIBRATED is the log loss with the slope and
-    offset of each run's logits that its own validation fitted, of pairs in which both were scored there: a model that
-    is only less sure of itself than another gains by log loss, but not by this one.
+    Precision, recall, specificity and F1 are at a threshold of 0.5. CALIBRATED is the log loss after each run's logits
+    were calibrated with slope and offset fitted on its own validation set, for pairs in which both have been: a model
+    that is merely less overconfident than another has a lower log loss, but not a lower calibrated one.
+
+    Args:
+        contestants: two runs or more.
+        resamples: number of bootstrap draws.
+        seed: seed of the draws.
 
     Returns:
-        one line a pair and score, COLUMNS: the two values, their difference b - a, and its 95 % interval; empty where
-        undefined, and then `no_interval` says why: among other reasons, fewer than MIN_PATIENTS patients differ.
-        `class` is a class, or "all" for a log loss weighted over the classes, "micro" or "macro".
+        One line per pair and score, with COLUMNS: both values, the difference b - a, and its 95 % interval, NaN if
+        undefined; `no_interval` then gives the reason, such as fewer than MIN_PATIENTS patients that differ. `class` is
+        a class, "all" for a log loss weighted over the classes, "micro" or "macro".
 
     Raises:
-        RunError: fewer than two, or they differ in slices, labels or classes.
+        RunError: if there are fewer than two runs, or they differ in slices, labels or classes.
     """
     if len(contestants) < 2:
-        raise RunError("compare: give two runs or more")
+        raise RunError("compare: give at least two runs")
     aligned = [_aligned(of, contestants[0]) for of in contestants]
     groups, patients = patient_groups(aligned[0].known)
     scored = [_scored(of, groups, patients, resamples, seed) for of in aligned]
@@ -104,7 +113,7 @@ def compare(contestants: Sequence[Contestant], resamples: int = RESAMPLES, seed:
 
 
 def _aligned(of: Contestant, first: Contestant) -> Contestant:
-    """Return a contestant with its slices in the order of the first's."""
+    """Return a contestant with its slices in the same order as those of `first`."""
     if of.known.classes != first.known.classes:
         raise RunError(
             f"{of.name}: has classes {', '.join(of.known.classes)}; {first.name} has "
@@ -113,9 +122,8 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
     places = _identities(of).get_indexer(_identities(first))
     if (places < 0).any() or len(of.known) != len(first.known):
         raise RunError(
-            f"{of.name}: was not scored on the same slices as {first.name}: {len(of.known)} there, "
-            f"{len(first.known)} here, "
-            f"{int((places >= 0).sum())} in both; compare runs with the same cache and --seed"
+            f"{of.name}: was not scored on the same slices as {first.name} ({len(of.known)} and {len(first.known)}, "
+            f"{int((places >= 0).sum())} in both); compare runs with the same cache and --seed"
         )
     labels = of.known.labels[places]
     if not np.array_equal(labels, first.known.labels, equal_nan=True):
@@ -127,13 +135,13 @@ def _aligned(of: Contestant, first: Contestant) -> Contestant:
 
 
 def _identities(of: Contestant) -> pd.MultiIndex:
-    """Return what tells slices apart: the frames of one file share its image_id, and some even the position."""
+    """Return a unique key per slice; numbered, as frames of a file share its image_id and sometimes the position."""
     named = of.known.slices[of.named_by]
     return pd.MultiIndex.from_frame(named.assign(number=named.groupby(of.named_by).cumcount()))
 
 
 def _differing(a: Predictions, b: Predictions, groups: np.ndarray) -> dict[str, int]:
-    """Return how many patients have another probability in a than in b of a labelled slice, by class and in all."""
+    """Return the number of patients with a labelled slice whose probabilities differ, by class and in total."""
     apart = np.abs(logit(a.probabilities) - logit(b.probabilities))
     other = (apart > SAME_LOGIT) & ~np.isnan(a.labels)
     counts = {name: len(np.unique(groups[other[:, k]])) for k, name in enumerate(a.classes)}
@@ -141,7 +149,7 @@ def _differing(a: Predictions, b: Predictions, groups: np.ndarray) -> dict[str, 
 
 
 def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
-    """Say why a difference has no interval; nothing where it has one."""
+    """Return the reason why a difference has no interval, "" if it has one."""
     if np.isnan(difference):
         return "undefined"
     if differ < MIN_PATIENTS:
@@ -150,23 +158,23 @@ def _why_none(difference: float, draws: np.ndarray, differ: int) -> str:
 
 
 def _scored(of: Contestant, groups: np.ndarray, patients: int, resamples: int, seed: int) -> tuple[Values, Values]:
-    """Return a contestant's scores, and those of each draw of the patients; the same seed draws the same ones."""
+    """Return a contestant's scores on all patients and on each draw; equal seeds give equal draws."""
     classes, half = of.known.classes, np.full(len(of.known.classes), HALF)
     scorer = Scorer(of.known.labels, of.known.probabilities, of.class_weights, half, groups)
     everyone = np.ones((1, patients), dtype=np.int64)
-    whole = _flat(scorer.scores(everyone), classes)
+    measured = _flat(scorer.scores(everyone), classes)
     drawn = _flat(bootstrap(scorer, patients, resamples, seed), classes)
     if of.calibration is None:
-        return whole, drawn
+        return measured, drawn
     losses = _calibrated(of, of.calibration, groups, patients)
     parts = [losses(draws) for draws in draw_patients(patients, resamples, seed)]
-    return whole | losses(everyone), drawn | {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return measured | losses(everyone), drawn | {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _calibrated(
     of: Contestant, calibration: Operating, groups: np.ndarray, patients: int
 ) -> Callable[[np.ndarray], Values]:
-    """Return what gives the log losses of calibrated probabilities in R draws of the patients, (R, P) int."""
+    """Return a function from R draws of the patients, (R, P) int, to the log losses of calibrated probabilities."""
     half = np.full(len(of.known.classes), HALF)
     sums = tally(of.known.labels, calibration.calibrate(of.known.probabilities), half, groups, patients)
     weights = np.asarray(of.class_weights, np.float64)
@@ -174,8 +182,8 @@ def _calibrated(
     def losses(draws: np.ndarray) -> Values:
         drawn = sums.weighted(draws.astype(np.float64))
         by_class = class_scores(drawn)["log_loss"]
-        whole: Values = {(CALIBRATED, "all"): weighted_log_loss(drawn, weights)}
-        return whole | {(CALIBRATED, name): by_class[:, k] for k, name in enumerate(of.known.classes)}
+        total: Values = {(CALIBRATED, "all"): weighted_log_loss(drawn, weights)}
+        return total | {(CALIBRATED, name): by_class[:, k] for k, name in enumerate(of.known.classes)}
 
     return losses
 
@@ -204,14 +212,14 @@ def _flat(values: Scores, classes: Sequence[str]) -> Values:
 
 
 def to_text(table: pd.DataFrame, *, every_score: bool = False) -> str:
-    """Return the comparison as lines to print: MAIN_SCORES, or all."""
+    """Return the comparison as lines to print, for MAIN_SCORES or every score."""
     shown = table if every_score else table[table["score"].isin(MAIN_SCORES)]
     lines = []
     for (a, b), pair in shown.groupby(["a", "b"], sort=False):
         lines += ["", f"{b} minus {a}, 95 % interval by bootstrap over patients", ""]
         lines.append(f"{'score':<20}{'class':<18}{'a':>8}{'b':>8}{'b - a':>9}  {'interval':<19}")
         lines += [_text_line(of) for of in pair.to_dict("records")]
-    lines += ["", "* the interval excludes 0; by chance, so does that of one in twenty scores that do not differ"]
+    lines += ["", "* the interval excludes 0, as it does by chance for one in twenty scores that do not differ"]
     return "\n".join(lines[1:])
 
 

@@ -1,4 +1,4 @@
-"""Remember what a run's cache held, slice by slice, so that another cache can be compared with it."""
+"""A record of the content of a run's cache, slice by slice, for comparison with other caches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ FILE = "content.npz"
 
 @dataclass(frozen=True)
 class Content:
-    """What a cache holds of each slice, as codes: equal codes, equal content.
+    """The content of each slice in a cache as hash codes, which are equal if the content is equal.
 
     Attributes:
         keys: (N,) uint64, `Cache.keys`, ascending.
-        facts: (N,) uint64, of patient, series, position and labels.
-        pixels: (N,) uint64, of the sums of grey levels and of their squares.
+        facts: (N,) uint64, codes of patient, study, series, position and labels.
+        pixels: (N,) uint64, codes of the sums of grey levels and of their squares.
     """
 
     keys: np.ndarray
@@ -31,9 +31,9 @@ class Content:
 
 
 def content_of(cache: Cache, size_px: int) -> Content:
-    """Return the content of a cache at one size, whatever rows it lies in."""
+    """Return the content of a cache at one image size; it does not depend on the order of rows."""
     texts = ["patient_id", "study_instance_uid", "series_instance_uid"]
-    # As objects, for pandas has several kinds of text, which differ from version to version.
+    # As objects, because the text types of pandas differ between versions.
     facts = cache.table[[*texts, "z_norm", *cache.classes]].astype(dict.fromkeys(texts, object))
     sums = cache.sums(size_px, cache.table["row"].to_numpy())
     order = np.argsort(cache.keys)
@@ -45,15 +45,15 @@ def _codes(table: pd.DataFrame) -> np.ndarray:
 
 
 def write_content(run: Path, content: Content) -> None:
-    """Write `content.npz`, some 24 bytes a slice."""
+    """Write `content.npz`, about 24 bytes per slice."""
     write_atomically(run / FILE, lambda file: np.savez(file, **vars(content)))
 
 
 def read_content(run: Path) -> Content:
-    """Read `content.npz` back.
+    """Read `content.npz`.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: if it is missing or damaged.
     """
     check(run / FILE, "evaluate on the run's own commit")
     try:
@@ -64,7 +64,7 @@ def read_content(run: Path) -> Content:
 
 
 def differences(before: Content, after: Content) -> list[str]:
-    """Say in what the content of two caches differs; nothing where it is the same."""
+    """Return the differences between the content of two caches, each as a phrase; empty if there are none."""
     _, old, new = np.intersect1d(before.keys, after.keys, assume_unique=True, return_indices=True)
     counts = {
         "gone": len(before.keys) - len(old),
@@ -79,11 +79,13 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
     """Open the cache that a run was trained on, or another with the same content.
 
     Args:
-        path: where it lies now; None for where it was.
-        local_copy: as `open_cache` takes it.
+        run: the run.
+        path: folder or address of the cache; None for the one recorded in the run.
+        local_copy: see `open_cache`.
 
     Raises:
-        RunError: the cache has neither the run's commit nor the same content; it says what differs.
+        RunError: if the cache has neither the run's commit nor the same content; the message lists the differences.
+        CacheError: if `path` has no cache that can be opened.
     """
     where = path or run.data.cache
     try:
@@ -94,7 +96,7 @@ def open_own_cache(run: Run, path: str | Path | None, local_copy: Path | None = 
         except CacheError as error:
             if path is not None:
                 raise
-            raise RunError(f"{error}; if the run's cache has moved, give its new place with --cache") from error
+            raise RunError(f"{error}; if the run's cache has moved, give its new path with --cache") from error
     changes = differences(read_content(run.path), content_of(cache, run.config.size_px))
     if changes:
         raise RunError(

@@ -1,4 +1,4 @@
-"""Score predictions in full: at every level, with intervals, at 0.5 and at what validation chose."""
+"""All scores of a run's predictions: at every level, with intervals, at 0.5 and at the chosen thresholds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,22 +21,28 @@ from training.scores.predictions import Predictions
 from training.words import counted
 
 Weights = Sequence[float] | np.ndarray
-LOOK_COLUMNS = ("time", "what", "commit", "slices")
+EVALUATION_COLUMNS = ("time", "what", "commit", "slices")
 
 
 def assess(run: Path, name: str, known: Predictions, class_weights: Weights, level: str = "slice") -> dict[str, Any]:
-    """Score predictions of a run in full; those on validation also choose the thresholds and the calibration.
+    """Return all scores of a run's predictions; those on validation also choose the thresholds and the calibration.
 
-    Writes `thresholds.json` and `calibration.json` if `name` is validation, and with TTA, which has other
-    probabilities, `thresholds_tta.json` and `calibration_tta.json`. Other predictions are scored with what is there.
+    If `name` is validation, this writes `thresholds.json` and `calibration.json`; if it is validation_tta,
+    `thresholds_tta.json` and `calibration_tta.json`, since TTA changes the probabilities. Other predictions are scored
+    with the files that exist.
 
     Args:
-        name: of the predictions: validation, test, validation_tta, test_tta, or of an external set.
+        run: the run's folder.
+        name: name of the predictions: validation, test or external, also with _tta.
+        known: the predictions, of slices.
         class_weights: (K,), from the cache.
-        level: what one label is for: slice, series, study or patient.
+        level: what a label describes: slice, series, study or patient.
 
     Returns:
-        the content of `scores_<name>.json`; see `evaluate_predictions`.
+        The content of `scores_<name>.json`; see `evaluate_predictions`.
+
+    Raises:
+        RunError: if the thresholds are damaged, or for other classes.
     """
     kind = "_tta" if name.endswith("_tta") else ""
     if name == f"validation{kind}":
@@ -48,16 +54,16 @@ def assess(run: Path, name: str, known: Predictions, class_weights: Weights, lev
         operating = read_operating(run, kind)
         if any(of.classes != known.classes for of in operating.values()):
             raise RunError(
-                f"{run / f'thresholds{kind}.json'}: is for other classes; run: train evaluate --run {run} --split "
+                f"{run / f'thresholds{kind}.json'}: is for different classes; run: train evaluate --run {run} --split "
                 "validation"
             )
     return evaluate_predictions(known, class_weights, operating, level=level)
 
 
 def choose_levels(known: Predictions, level: str = "slice") -> dict[str, Operating]:
-    """Choose thresholds and calibration for slices, series and patients: the largest of many is another quantity.
+    """Choose thresholds and calibration for slices, series, patients and `level`.
 
-    Where labels are of studies, for these too.
+    Each level has its own, because the maximum over many slices is distributed differently from one slice.
     """
     names = dict.fromkeys(("slice", *COARSER["slice"], level))
     levels = {name: at_level(known, name) for name in names}
@@ -65,13 +71,14 @@ def choose_levels(known: Predictions, level: str = "slice") -> dict[str, Operati
 
 
 def read_operating(run: Path, kind: str = "") -> dict[str, Operating]:
-    """Return what validation chose, by level; nothing where validation has not been scored.
+    """Return the thresholds and calibration chosen on validation, by level; empty if it has not been scored.
 
     Args:
+        run: the run's folder.
         kind: "" or "_tta".
 
     Raises:
-        RunError: the files are damaged.
+        RunError: if a file is damaged.
     """
     files = [run / f"{what}{kind}.json" for what in ("thresholds", "calibration")]
     if not all(file.exists() for file in files):
@@ -86,16 +93,22 @@ def read_operating(run: Path, kind: str = "") -> dict[str, Operating]:
         ) from error
 
 
-def log_look(run: Path, what: str, commit: str, slices: int, now: datetime) -> None:
-    """Add a line to `looks.csv`: each look at test makes the next choice a little less blind.
+def log_evaluation(run: Path, what: str, commit: str, slices: int, now: datetime) -> None:
+    """Add a line to `looks.csv`, since choices made after an evaluation on test are no longer independent of it.
 
     Args:
-        what: the predictions' name, test or test_tta say.
-        now: with its time zone.
+        run: the run's folder.
+        what: name of the predictions, such as test or test_tta.
+        commit: commit of the cache.
+        slices: number of slices scored.
+        now: the time, with its time zone.
+
+    Raises:
+        RunError: if `looks.csv` is damaged, or cannot be written.
     """
     file = run / "looks.csv"
-    check(file, "restore it; it records how often test was looked at")
-    before = file.read_text(encoding="utf-8") if file.exists() else ",".join(LOOK_COLUMNS) + "\n"
+    check(file, "restore it; it records how often the test set was scored")
+    before = file.read_text(encoding="utf-8") if file.exists() else ",".join(EVALUATION_COLUMNS) + "\n"
     line = ",".join((now.isoformat(timespec="seconds"), what, commit, str(slices)))
     write_atomically(file, lambda opened: opened.write(f"{before}{line}\n".encode()))
 
@@ -109,20 +122,21 @@ def evaluate_predictions(
     *,
     level: str = "slice",
 ) -> dict[str, Any]:
-    """Score predictions at the level that labels are for, and pooled above it.
+    """Return the scores of predictions at the level of the labels, and pooled to the levels above it.
 
     Args:
-        known: of slices.
-        level: what one label is for; slices that carry the label of a series are scored by the series.
+        known: the predictions, of slices.
         class_weights: (K,), from the cache.
-        operating: by level, thresholds and calibration that were chosen on validation; empty where there are none.
+        operating: thresholds and calibration chosen on validation, by level; may be empty.
+        resamples: number of bootstrap draws.
+        seed: seed of the draws.
+        level: what a label describes; if slices carry the label of their series, series are scored.
 
     Returns:
-        what `metrics.score` returns, at a threshold of 0.5; beside it `intervals`, with the same names;
-        `at_threshold` and `at_f1_threshold`, the scores at the thresholds chosen by Youden's index and by F1, and
-        `calibrated`, those of calibrated probabilities;
-        `level`, as given; `levels`: those above, series and patient for slices, each with all of these; and
-        `bootstrap`, how the intervals were found.
+        The result of `metrics.score` at a threshold of 0.5, and: `intervals`, with the same names; `at_threshold` and
+        `at_f1_threshold`, scores at the thresholds chosen by Youden's index and by F1; `calibrated`, scores of
+        calibrated probabilities; `level`, as passed; `levels`, all of these for each level above, such as series and
+        patient for slices; and `bootstrap`, the parameters of the intervals.
     """
     content = _level(at_level(known, level), class_weights, operating.get(level), resamples, seed)
     content["level"] = level
@@ -164,9 +178,9 @@ def _level(
 def score_intervals(
     known: Predictions, class_weights: Weights, thresholds: np.ndarray, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return the 95 % interval of every score by bootstrap over patients, ready for JSON.
+    """Return the 95 % interval of every score by bootstrap over patients, for JSON.
 
-    None for a score of fewer than MIN_PATIENTS labelled patients.
+    An interval is None with fewer than MIN_PATIENTS labelled patients.
     """
     groups, patients = patient_groups(known)
     scorer = Scorer(known.labels, known.probabilities, class_weights, thresholds, groups)
@@ -181,16 +195,17 @@ def score_intervals(
 
 
 def to_text(content: Mapping[str, Any], what: str) -> str:
-    """Return lines to print: by class the positives, log loss and ranked scores with their intervals.
+    """Return lines to print: positives, log loss and ranked scores per class, with intervals.
 
     Args:
-        what: was scored, test with TTA say.
+        content: the result of `evaluate_predictions`.
+        what: name of the scored set, such as "test with TTA".
     """
     shown = {"log_loss": "log loss", "roc_auc": "ROC AUC", "average_precision": "average precision"}
     patients = content["bootstrap"]["patients"]
     how = f"95 % intervals by bootstrap over {counted(patients, 'patient')}"
     if patients < MIN_PATIENTS:
-        how = f"no intervals: they need {MIN_PATIENTS} patients or more, and there are {patients}"
+        how = f"no intervals: they need at least {MIN_PATIENTS} patients, and there are {patients}"
     level = content.get("level", "slice")
     lines = [f"{what}, {level} by {level}; {how}", ""]
     lines.append(f"{'class':<18}{'positive':>8}   " + "".join(f"{words:<26}" for words in shown.values()).rstrip())
@@ -198,19 +213,19 @@ def to_text(content: Mapping[str, Any], what: str) -> str:
         span = content["intervals"]["classes"][name]
         cells = "".join(f"{_value(of[key], span[key]):<26}" for key in shown)
         lines.append(f"{name:<18}{of['positives']:>8,}   {cells}".rstrip())
-    whole = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
-    return "\n".join([*lines, "", f"weighted log loss on {what}: {whole}"])
+    loss = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
+    return "\n".join([*lines, "", f"weighted log loss on {what}: {loss}"])
 
 
-def in_a_line(content: Mapping[str, Any], what: str) -> str:
-    """Return one line to print: the loss, and the headline's ranked scores."""
+def summary_line(content: Mapping[str, Any], what: str) -> str:
+    """Return one line to print: the weighted log loss, and the ranked scores of the headline."""
     main = headline(content)
     ranked = (
         f"{words} {main.words} {_value(main.scores.get(key), None)}"
         for key, words in (("roc_auc", "ROC AUC"), ("average_precision", "average precision"))
     )
-    whole = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
-    return ", ".join([f"weighted log loss on {what} {whole}", *ranked])
+    loss = _value(content["weighted_log_loss"], content["intervals"]["weighted_log_loss"])
+    return ", ".join([f"weighted log loss on {what} {loss}", *ranked])
 
 
 def _value(value: float | None, span: Sequence[float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Choose the slices of an external set, and leave out the patients whom a run may have learned from."""
+"""The slices of an external set, without the patients from whom a run may have learned."""
 
 import numpy as np
 import pandas as pd
@@ -12,23 +12,25 @@ from training.run.runs import Run, check_same_kind
 from training.scores.content import read_content
 from training.scores.leakage import listed
 
-BY_NAME = "was in the run's training or validation"
-BY_SLICE = "has a slice of the run's cache, by SOP Instance UID or by all its grey levels"
+BY_NAME = "is in the run's training or validation set"
+BY_SLICE = "shares a slice with the run's cache: same SOP Instance UID or same grey levels"
 
 
 def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return the lines of another cache that may be scored, and the patients who may not.
+    """Return the lines of another cache that may be scored, and the patients who are left out.
 
-    Scored is every slice with a label, but of no patient who was in the run's training or validation, nor of one whom
-    the run's cache does not know by name but by a slice: all slices of such a patient are left out, for those that
-    the run has not seen are of a head that it has. A patient of the run's test set taught it nothing.
+    These are the slices with a label, except those of a patient who is in the run's training or validation set, or
+    whose id is not in the run's cache but who shares a slice with it. All slices of such a patient are left out, since
+    the run may know the same head from other slices. Patients of the run's test set stay, as the run did not learn
+    from them.
 
     Returns:
-        (n,) int64 lines; and a table of patient_id, slices, reason, and image_id, one such slice.
+        (n,) int64 lines; and a table with one line per patient left out: patient_id, slices, reason, and the image_id
+        of one of these slices.
 
     Raises:
-        RunError: no slice has a label, or none is left.
-        CacheError: the cache has no labels, or not the run's size.
+        RunError: if no slice has a label, none is left, or the cache has other windows or classes than the run.
+        CacheError: if the cache does not have the run's image size.
     """
     check_same_kind(run, cache)
     labelled = np.flatnonzero(~np.isnan(cache.labels()).all(axis=1))
@@ -41,20 +43,20 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
     seen = subset.isna().to_numpy() & _seen(run, cache, labelled)
     found = slices[["patient_id", "image_id"]].assign(reason=np.where(learned, BY_NAME, BY_SLICE))[learned | seen]
     left_out = found.drop_duplicates("patient_id").sort_values("patient_id")
-    gone = slices["patient_id"].isin(left_out["patient_id"]).to_numpy()
-    counts = left_out["patient_id"].map(slices["patient_id"][gone].value_counts())
-    left_out.insert(1, "slices", counts.astype(np.int64))  # where nobody is left out, pandas takes it for text
-    if gone.all():
+    excluded = slices["patient_id"].isin(left_out["patient_id"]).to_numpy()
+    counts = left_out["patient_id"].map(slices["patient_id"][excluded].value_counts())
+    left_out.insert(1, "slices", counts.astype(np.int64))  # an empty column would be text
+    if excluded.all():
         raise RunError(
-            f"{cache.path}: nothing is left to score: each of its {len(left_out)} labelled patients was in the run's "
-            "training or validation, or shares a slice with the run's cache: "
+            f"{cache.path}: nothing is left to score: each of its {len(left_out)} labelled patients is in the run's "
+            "training or validation set, or shares a slice with the run's cache: "
             f"{listed(left_out['patient_id'].tolist())}; give a cache with other patients"
         )
-    return labelled[~gone], left_out.reset_index(drop=True)
+    return labelled[~excluded], left_out.reset_index(drop=True)
 
 
 def _seen(run: Run, cache: Cache, lines: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether the run's cache has the slice, or another, not trivial, of the same grey levels."""
+    """Return (n,) bool: whether the run's cache has the slice, or a non-trivial slice with the same grey levels."""
     content = read_content(run.path)
     sums = cache.sums(run.config.size_px, cache.table["row"].to_numpy()[lines])
     same = np.isin(pixel_codes(sums), content.pixels) & ~blank(sums, run.config.size_px)

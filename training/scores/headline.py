@@ -1,20 +1,21 @@
-"""Choose the scores that stand for a whole set: those of `any`, or the mean over the classes."""
+"""The headline scores of a set: those of the class `any`, or the mean over the classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ANY = "any"  # the class that the others imply, in the competition's list
+ANY = "any"  # the class that all others imply, in the RSNA 2019 competition
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The scores that stand for a set.
+    """The headline scores of a set.
 
     Attributes:
-        words: what follows a score's name, "of any" say.
-        scores: by name, None where undefined. spans: their intervals.
-        n: labelled slices, the most of any class where it is a mean over the classes.
+        words: phrase to put after the name of a score, such as "of any".
+        scores: name -> value, None if undefined.
+        spans: name -> 95 % interval, None if there is none.
+        n: number of labelled slices; for a mean over the classes, the largest of any class.
     """
 
     words: str
@@ -24,14 +25,14 @@ class Headline:
 
 
 def main_class(classes: Sequence[str]) -> str | None:
-    """Return the class that stands for all: `any`, or the only one; None where there are several and no `any`."""
+    """Return `any`, or the only class; None if there are several classes without `any`."""
     if ANY in classes:
         return ANY
     return classes[0] if len(classes) == 1 else None
 
 
 def headline(content: Mapping[str, Any]) -> Headline:
-    """Return the headline of what `metrics.score` gives, with `intervals` beside it where there are any."""
+    """Return the headline of a result of `metrics.score`, which may also have `intervals`."""
     classes, spans = content["classes"], content.get("intervals") or {}
     if (name := main_class(list(classes))) is not None:
         return Headline(f"of {name}", classes[name], spans.get("classes", {}).get(name, {}), classes[name]["n"])

@@ -1,4 +1,4 @@
-"""Turn labels and probabilities into scores."""
+"""Scores of labels and probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from training.scores.ranking import Ranking, share
 
 CLIP = 1e-15
 CALIBRATION_BINS = 15
-SOFT_THRESHOLD = 0.5  # from which a label between 0 and 1, a share of readers say, counts as positive
+SOFT_THRESHOLD = 0.5  # a soft label, such as a share of readers, counts as positive from here on
 
 MACRO = ("precision", "recall", "f1", "roc_auc", "average_precision", "prevalence")
 WHY_UNDEFINED = {
     "precision": "no slice was predicted positive",
     "recall": "no positive label",
     "specificity": "no negative label",
-    "f1": "no positive label and none predicted",
-    "roc_auc": "labels of one kind only",
+    "f1": "no positive label and no positive prediction",
+    "roc_auc": "only positive or only negative labels",
     "average_precision": "no positive label",
     "weighted_log_loss": "no label",
 }
@@ -26,11 +26,15 @@ WHY_UNDEFINED = {
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over slices from which every score but the ranked ones follows; adding tallies pools their slices.
+    """Sums over the slices of G groups, from which all scores except the ranked ones follow; sums pool the slices.
 
     Attributes:
-        n, positives, predicted, hits: (G, K) float64; labels, positive labels, positive predictions, both.
-        loss, squared_error: (G, K) float64, sums of -log likelihood (nats) and of (p - y) squared.
+        n: (G, K) float64, number of labels.
+        positives: (G, K) float64, number of positive labels.
+        predicted: (G, K) float64, number of positive predictions.
+        hits: (G, K) float64, number of true positives.
+        loss: (G, K) float64, sum of -log likelihood (nats).
+        squared_error: (G, K) float64, sum of (p - y) squared.
         gaps: (G, K, CALIBRATION_BINS) float64, sum of p - y over the slices whose p falls in the bin.
     """
 
@@ -43,7 +47,7 @@ class Tally:
     gaps: np.ndarray
 
     def weighted(self, weights: np.ndarray) -> "Tally":
-        """The tallies (R, ...) of R resamples, each taking group g weights[r, g] times; weights are (R, G)."""
+        """Return the tallies of R resamples, (R, ...), that count group g weights[r, g] times; weights are (R, G)."""
         return Tally(*(np.tensordot(weights, sums, axes=1) for sums in vars(self).values()))
 
 
@@ -52,12 +56,14 @@ class Scores:
     """Every score of R sets of slices; NaN where undefined.
 
     Attributes:
-        weighted_log_loss: (R,).
-        classes: score -> (R, K).
-        micro, macro: score -> (R,).
-        gaps: (R, K, CALIBRATION_BINS), the part of the mean of p - y that each bin has; their absolute values add up
-            to the calibration error.
-        n, positives: (R, K), labels and positive labels.
+        weighted_log_loss: (R,) float64.
+        classes: score -> (R, K) float64.
+        micro: score -> (R,) float64.
+        macro: score -> (R,) float64.
+        gaps: (R, K, CALIBRATION_BINS) float64, contribution of each bin to the mean of p - y; the absolute values add
+            up to the calibration error.
+        n: (R, K), number of labels.
+        positives: (R, K), number of positive labels.
     """
 
     weighted_log_loss: np.ndarray
@@ -70,9 +76,9 @@ class Scores:
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each label, nats, probabilities clipped to [1e-15, 1 - 1e-15]; NaN stays NaN.
+    """Return the cross-entropy of each label (nats), with probabilities clipped to [1e-15, 1 - 1e-15]; NaN stays NaN.
 
-    Of a hard label it is the negative log likelihood; a soft one, readers' votes say, is a mean over the readers.
+    For a hard label this is the negative log likelihood, for a soft label such as readers' votes its mean over them.
     """
     clipped = np.clip(probabilities, CLIP, 1 - CLIP)
     return -(labels * np.log(clipped) + (1 - labels) * np.log(1 - clipped))
@@ -81,15 +87,16 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def tally(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, groups: np.ndarray, num_groups: int
 ) -> Tally:
-    """Sum up the slices of each group, a patient say.
+    """Return the sums over the slices of each group, such as a patient.
 
-    Losses and gaps take a soft label as it is; what is counted takes one of SOFT_THRESHOLD or more for positive.
+    Losses and gaps use soft labels as they are; counts treat labels of SOFT_THRESHOLD or more as positive.
 
     Args:
-        labels: (N, K) float in [0, 1], or NaN where there is none, which leaves the pair of slice and class out.
+        labels: (N, K) float in [0, 1], NaN if missing; a missing label leaves out the pair of slice and class.
         probabilities: (N, K) float64 in [0, 1].
-        thresholds: (K,) float64; a probability equal to it counts as positive.
+        thresholds: (K,) float64; probabilities at or above them count as positive.
         groups: (N,) int in [0, num_groups).
+        num_groups: G.
     """
 
     def by_group(values: np.ndarray) -> np.ndarray:
@@ -130,12 +137,12 @@ def _agreement(n: np.ndarray, positives: np.ndarray, predicted: np.ndarray, hits
 
 
 def class_scores(sums: Tally) -> dict[str, np.ndarray]:
-    """Scores by class, each (G, K) float64, NaN where undefined.
+    """Return the scores per class, each (G, K) float64, NaN where undefined.
 
-    `calibration_error` is the expected calibration error: the mean over slices of the gap between mean probability
-    and frequency in their bin, of 15 equal bins of [0, 1].
+    `calibration_error` is the expected calibration error with 15 equal bins of [0, 1]: the gap between mean probability
+    and frequency of a bin, averaged over the slices.
 
-    Source: Naeini et al., AAAI 2015 (calibration error); Brier, Mon. Weather Rev. 78 (1950).
+    Source: Naeini et al., AAAI 2015 (calibration error); Brier, Mon. Weather Rev. 78 (1950) (Brier score).
     """
     return {
         "log_loss": share(sums.loss, sums.n),
@@ -147,22 +154,22 @@ def class_scores(sums: Tally) -> dict[str, np.ndarray]:
 
 
 def micro_scores(sums: Tally) -> dict[str, np.ndarray]:
-    """Precision, recall and F1, each (G,) float64, of the pairs of slice and class pooled over the classes."""
+    """Return precision, recall and F1, each (G,) float64, over all pairs of slice and class."""
     pooled = _agreement(*(part.sum(axis=-1) for part in (sums.n, sums.positives, sums.predicted, sums.hits)))
     return {name: pooled[name] for name in ("precision", "recall", "f1")}
 
 
 def macro_scores(by_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scores, each (G,) float64, as the plain mean over the classes where they are defined."""
+    """Return the mean of each score over the classes for which it is defined, (G,) float64."""
     names = [name for name in MACRO if name in by_class]
     defined = {name: ~np.isnan(by_class[name]) for name in names}
     return {name: share(np.nansum(by_class[name], axis=-1), defined[name].sum(axis=-1)) for name in names}
 
 
 def weighted_log_loss(sums: Tally, class_weights: np.ndarray) -> np.ndarray:
-    """The competition's score, (G,) float64: log loss of the labelled pairs of slice and class, mean by class weight.
+    """Return the competition's score, (G,) float64: the log loss of all labels, averaged with the class weights.
 
-    Where every slice has every label this is the mean over slices of sum_k w_k loss_k / sum_k w_k.
+    If every slice has every label, it is the mean over slices of sum_k w_k loss_k / sum_k w_k.
 
     Source: RSNA Intracranial Hemorrhage Detection (Kaggle 2019), evaluation page.
     """
@@ -170,7 +177,7 @@ def weighted_log_loss(sums: Tally, class_weights: np.ndarray) -> np.ndarray:
 
 
 class Scorer:
-    """Labels and probabilities, prepared once and then scored many times with other weights of the groups."""
+    """Labels and probabilities, prepared once to be scored many times with different weights of the groups."""
 
     def __init__(
         self,
@@ -180,14 +187,14 @@ class Scorer:
         thresholds: np.ndarray,
         groups: np.ndarray,
     ) -> None:
-        """Sum up and sort.
+        """Sum over the groups and sort the probabilities.
 
         Args:
-            labels: (N, K) float in [0, 1], or NaN where there is none.
+            labels: (N, K) float in [0, 1], NaN if missing.
             probabilities: (N, K) float64 in [0, 1].
             class_weights: (K,), from the cache.
-            thresholds: (K,) float64, probability from which a slice counts as positive.
-            groups: (N,) int from 0 on: what is weighted together, a patient say.
+            thresholds: (K,) float64; probabilities at or above them count as positive.
+            groups: (N,) int from 0; slices of a group, such as a patient, are weighted together.
         """
         num_groups = int(groups.max(initial=0)) + 1
         self._class_weights = np.asarray(class_weights, dtype=np.float64)
@@ -195,11 +202,11 @@ class Scorer:
         self._rankings = [Ranking(y, p, groups) for y, p in zip(labels.T, probabilities.T, strict=True)]
 
     def summed(self, weights: np.ndarray) -> Tally:
-        """Return the sums of R draws, from which all scores but the ranked ones follow at once; as in `scores`."""
+        """Return the sums of R draws, from which all scores except the ranked ones follow; weights as in `scores`."""
         return self._tally.weighted(weights.astype(np.float64))
 
     def scores(self, weights: np.ndarray) -> Scores:
-        """Score R times, the r-th time with group g counted weights[r, g] times; (R, G) int."""
+        """Return R sets of scores; the r-th counts group g weights[r, g] times. The weights are (R, G) int."""
         sums = self.summed(weights)
         by_class = class_scores(sums)
         ranked = np.array([[ranking.scores(line) for ranking in self._rankings] for line in weights])
@@ -222,18 +229,18 @@ def score(
     class_weights: Sequence[float] | np.ndarray,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """All scores of one set of slices, ready for JSON.
+    """Return all scores of one set of slices, for JSON.
 
     Args:
-        labels: (N, K) float in [0, 1], or NaN where there is none.
+        labels: (N, K) float in [0, 1], NaN if missing.
         probabilities: (N, K) float64 in [0, 1].
         classes: K names.
         class_weights: K weights, from the cache.
-        threshold: probability from which a slice counts as positive.
+        threshold: probabilities at or above it count as positive.
 
     Returns:
-        `weighted_log_loss`; `classes`: name -> scores of that class, with `n` and `positives`; `micro`, `macro`.
-        A value that is not defined is None, and its reason stands beside it under `undefined`.
+        `weighted_log_loss`; `classes`: name -> scores of that class, with `n` and `positives`; `micro`; and `macro`.
+        An undefined value is None, and the `undefined` next to it gives the reason.
     """
     return score_at(labels, probabilities, classes, class_weights, np.full(len(classes), threshold))
 
@@ -245,7 +252,7 @@ def score_at(
     class_weights: Sequence[float] | np.ndarray,
     thresholds: np.ndarray,
 ) -> dict[str, Any]:
-    """As `score`, with a threshold for each class, (K,) float64."""
+    """Return the same as `score`, with one threshold per class, (K,) float64."""
     one_group = np.zeros(len(labels), dtype=np.int64)
     scorer = Scorer(labels, probabilities, class_weights, thresholds, one_group)
     values = scorer.scores(np.ones((1, 1), dtype=np.int64))

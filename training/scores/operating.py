@@ -1,4 +1,4 @@
-"""Choose thresholds and a calibration on validation, to be applied to test unchanged."""
+"""Thresholds and calibration, chosen on validation and applied unchanged to test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ import numpy as np
 from training.scores.metrics import CLIP, SOFT_THRESHOLD
 
 RULE = "largest recall + specificity - 1 on validation (Youden's index)"
-RULE_F1 = "largest F1 that calibrated probabilities expect on validation"
+RULE_F1 = "largest expected F1 on validation, by calibrated probabilities"
 NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Operating:
-    """How probabilities become decisions and calibrated probabilities, class by class.
+    """The thresholds and the calibration of each class.
 
     Attributes:
-        thresholds: (K,) float64, of the probability as predicted, by RULE, which decide; 0.5 where validation cannot
-            tell.
-        f1_thresholds: (K,) float64, by RULE_F1, at which F1 is reported; NaN where the run was scored before there
-            were such.
-        slopes, offsets: (K,) float64: calibrated = sigmoid(slope x logit + offset); 1 and 0 leave it as it is.
-        reasons: by class, why its validation slices could not tell.
+        classes: K names.
+        thresholds: (K,) float64, thresholds of the predicted probabilities by RULE, used for decisions; 0.5 if
+            validation has only positive or only negative labels.
+        f1_thresholds: (K,) float64, the same by RULE_F1, at which F1 is reported; NaN in files of version 0.2.0.
+        slopes: (K,) float64; calibrated = sigmoid(slope x logit + offset).
+        offsets: (K,) float64; slope 1 and offset 0 leave probabilities unchanged.
+        reasons: class -> why nothing could be chosen for it.
     """
 
     classes: tuple[str, ...]
@@ -34,7 +35,7 @@ class Operating:
     reasons: Mapping[str, str]
 
     def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities, (N, K) float64, of those predicted, (N, K)."""
+        """Return the calibrated probabilities, (N, K) float64, for (N, K) predicted ones."""
         return sigmoid(logit(probabilities) * self.slopes + self.offsets)
 
 
@@ -42,8 +43,9 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
     """Choose thresholds and calibration on the validation slices.
 
     Args:
-        labels: (N, K) float in [0, 1], or NaN.
+        labels: (N, K) float in [0, 1], NaN if missing.
         probabilities: (N, K) float64 in [0, 1].
+        classes: K names.
     """
     thresholds, for_f1, fits, reasons = [], [], [], {}
     for k, name in enumerate(classes):
@@ -53,7 +55,7 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
             thresholds.append(0.5)
             for_f1.append(0.5)
             fits.append((1.0, 0.0))
-            reasons[name] = "validation has labels of one kind only: threshold 0.5, no calibration"
+            reasons[name] = "validation has only positive or only negative labels: threshold 0.5, no calibration"
         else:
             slope, offset = platt(y, p)
             thresholds.append(youden_threshold(y, p))
@@ -64,35 +66,35 @@ def choose_operating(labels: np.ndarray, probabilities: np.ndarray, classes: Seq
 
 
 def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the probability from which calling a slice positive has the largest recall + specificity - 1.
+    """Return the threshold with the largest recall + specificity - 1, the highest of several.
 
-    Of several such the highest. The index weighs a missed bleed against false alarms without regard to how common
-    the bleed is, so it carries over to a set with another prevalence, which the threshold of the largest F1 does not.
+    The index weighs false negatives and false positives as rates, regardless of prevalence, so the threshold carries
+    over to a set with another prevalence. That of the largest F1 does not.
 
     Args:
-        labels: (N,) float in [0, 1], some on either side of a half.
-        probabilities: (N,) float64.
+        labels: (N,) float in [0, 1], both below and from 0.5.
+        probabilities: (N,) float64 in [0, 1].
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 3 (1950).
     """
     falling, hits, called = _candidates(labels >= SOFT_THRESHOLD, probabilities)
     positives, negatives = hits[-1], len(labels) - hits[-1]
-    # In integers: rounding would choose among equals.
+    # Integers, because rounding errors would decide between ties.
     return float(falling[np.argmax(hits * negatives - (called - hits) * positives)])
 
 
 def f1_threshold(probabilities: np.ndarray, calibrated: np.ndarray) -> float:
-    """Return the probability from which calling a slice positive has the largest F1 to be expected.
+    """Return the threshold with the largest expected F1, the highest of several.
 
-    Calling the n slices of the highest probabilities, of N, that is 2 sum_n q / (n + sum_N q) with calibrated
-    probabilities q; it is where q falls below half of that F1. Of several such the highest. Counting the labels
-    themselves would follow chance where positives are few: one slice in the right place moves the best threshold.
-    Of a rare class it is higher than Youden's, for a false alarm costs as much as a miss; and it moves with the
-    prevalence, so it is for a set like validation.
+    If the n of N slices with the highest probabilities are called positive, the expected F1 is
+    2 sum_n q / (n + sum_N q), with calibrated probabilities q. It is largest where q falls below half of this F1.
+    Counts of the labels themselves would depend on chance if positives are few, since a single slice can move the best
+    threshold. For a rare class the threshold is higher than Youden's, because a false positive costs as much as a false
+    negative. It depends on the prevalence, so it suits sets similar to validation.
 
     Args:
-        probabilities: (N,) float64, as predicted.
-        calibrated: (N,) float64, of the same slices.
+        probabilities: (N,) float64 in [0, 1], as predicted.
+        calibrated: (N,) float64 in [0, 1], calibrated probabilities of the same slices.
 
     Source: van Rijsbergen, "Information Retrieval", 2nd ed. (1979), chapter 7, for the measure; Lipton, Elkan,
         Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML PKDD 2014, for the threshold.
@@ -102,25 +104,28 @@ def f1_threshold(probabilities: np.ndarray, calibrated: np.ndarray) -> float:
 
 
 def _candidates(counted: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return every probability, (n,) falling, and the sum over slices with it or a higher one, and their number."""
+    """Return the distinct probabilities, (n,) descending; the sum of `counted` from each upwards; and their number."""
     order = np.argsort(-probabilities, kind="stable")
     falling = probabilities[order]
-    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # ties are called together
+    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # ties are on the same side of any threshold
     return falling[ends], np.cumsum(counted[order])[ends], ends + 1
 
 
 def platt(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """Fit slope and offset of calibrated = sigmoid(slope x logit + offset) by maximum likelihood.
 
-    The labels are drawn in a little, to (P + 1) / (P + 2) and 1 / (N + 2), so that the fit exists where a threshold
-    separates the classes.
+    The labels 1 and 0 are replaced by (P + 1) / (P + 2) and 1 / (N + 2), for P positives and N negatives, so that the
+    fit exists even if a threshold separates them.
 
     Args:
-        labels: (N,) float in [0, 1], some on either side of a half.
-        probabilities: (N,) float64 in [0, 1].
+        labels: (n,) float in [0, 1], both below and from 0.5.
+        probabilities: (n,) float64 in [0, 1].
 
-    Source: Platt, "Probabilistic outputs for support vector machines", 1999; step control after Lin, Lin, Weng,
-    "A note on Platt's probabilistic outputs", Machine Learning 68 (2007).
+    Returns:
+        Slope and offset.
+
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999; step control from Lin, Lin, Weng, "A note
+        on Platt's probabilistic outputs", Machine Learning 68 (2007).
     """
     positives = labels.sum()
     low, high = 1 / (len(labels) - positives + 2), (positives + 1) / (positives + 2)
@@ -147,7 +152,7 @@ def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def logit(probabilities: np.ndarray) -> np.ndarray:
-    """Return log(p / (1 - p)), p clipped to [1e-15, 1 - 1e-15]."""
+    """Return log(p / (1 - p)) for p clipped to [1e-15, 1 - 1e-15]."""
     clipped = np.clip(probabilities, CLIP, 1 - CLIP)
     return np.log(clipped) - np.log1p(-clipped)
 
@@ -158,7 +163,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def to_json(levels: Mapping[str, Operating]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the contents of `thresholds.json` and `calibration.json` for each level: slice, series, patient."""
+    """Return the content of `thresholds.json` and `calibration.json`, from level -> Operating."""
     thresholds = {
         "rule": RULE,
         "rule_f1": RULE_F1,
@@ -185,22 +190,23 @@ def to_json(levels: Mapping[str, Operating]) -> tuple[dict[str, Any], dict[str, 
 
 
 def from_json(thresholds: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Operating]:
-    """Return what `to_json` was given.
+    """Return level -> Operating, the inverse of `to_json`.
 
     Raises:
-        ValueError: the levels are of different classes. KeyError, TypeError, AttributeError: a part is missing.
+        ValueError: if the levels have different classes, or a value is not a number.
+        KeyError, TypeError, AttributeError: if a part is missing or has the wrong type.
     """
     levels: dict[str, Operating] = {}
     for level, of in thresholds["levels"].items():
         classes = tuple(of["classes"])
         fitted = calibration["levels"][level].keys()
         if fitted != {*classes} or any(classes != other.classes for other in levels.values()):
-            raise ValueError(f"level {str(level)[:20]} does not have the classes of the rest")
+            raise ValueError(f"level {str(level)[:20]} has other classes than the rest")
         fits = [calibration["levels"][level][name] for name in classes]
         levels[level] = Operating(
             classes=classes,
             thresholds=np.array(list(of["classes"].values()), dtype=np.float64),
-            # Version 0.2.0 wrote none.
+            # Version 0.2.0 did not write them.
             f1_thresholds=np.array([of.get("classes_f1", {}).get(name, np.nan) for name in classes], dtype=np.float64),
             slopes=np.array([fit["slope"] for fit in fits], dtype=np.float64),
             offsets=np.array([fit["offset"] for fit in fits], dtype=np.float64),

@@ -1,4 +1,4 @@
-"""Pool the predictions on slices into one for each series, study or patient."""
+"""Predictions on slices, pooled to one per series, study or patient."""
 
 import numpy as np
 import pandas as pd
@@ -7,26 +7,28 @@ from training.data.neighbours import SERIES
 from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 
-# A SeriesInstanceUID alone tells no series: there are sets in which patients or studies share one.
+# A SeriesInstanceUID alone does not identify a series, because patients or studies share one in some data sets.
 LEVELS = {"series": SERIES, "study": SERIES[:2], "patient": SERIES[:1]}
-# What is scored beside the level that labels are for: where slices have labels, studies say little that series do not.
+# The levels scored in addition to that of the labels. With labelled slices, studies add little to series.
 COARSER = {"slice": ("series", "patient"), "series": ("patient",), "study": ("patient",), "patient": ()}
 PLURAL = {"slice": "slices", "series": "series", "study": "studies", "patient": "patients"}
 
 
 def at_level(known: Predictions, level: str) -> Predictions:
-    """Return predictions on slices as they are, or one for each series, study or patient."""
+    """Return the predictions at a level: unchanged for "slice", pooled otherwise."""
     return known if level == "slice" else pool(known, level)
 
 
 def pool(known: Predictions, level: str) -> Predictions:
-    """Return one line for each series, study or patient: a finding anywhere is a finding of the whole.
+    """Return one line per series, study or patient, which has a finding if any of its slices has.
 
-    The probability is the largest of the slices'. It ranks well but is no longer calibrated: the largest of many
-    is high by chance. The label is the largest too, but NaN where it would be negative and a slice has none: among
-    unlabelled slices one may have the finding. What else is known is that of the slice with the largest probability.
+    The probability is the largest of the slices' probabilities. It ranks well but is not calibrated, since the largest
+    of many is high by chance. The label is the largest label too, but NaN if that is negative and some slice has no
+    label, because that slice may have the finding. The other columns are those of the slice with the largest
+    probability of any class.
 
     Args:
+        known: predictions on slices.
         level: "series", "study" or "patient".
     """
     groups = known.slices.groupby(LEVELS[level], sort=True)
@@ -47,6 +49,6 @@ def pool(known: Predictions, level: str) -> Predictions:
 
 
 def patient_groups(known: Predictions) -> tuple[np.ndarray, int]:
-    """Return the patient of each line, (N,) int64 from 0 on, and how many there are."""
+    """Return the patient of each line, (N,) int64 from 0, and the number of patients."""
     codes, names = pd.factorize(known.slices["patient_id"], sort=True)
     return codes.astype(np.int64), len(names)

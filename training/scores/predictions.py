@@ -1,4 +1,4 @@
-"""Read a run's predictions on one subset of its split back from CSV."""
+"""The predictions of a run, read from CSV."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ COLUMNS = ("row", *TEXT_COLUMNS, "z_norm")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about some slices, and what is known of them.
+    """The predictions of a model on some slices, and their labels.
 
     Attributes:
         slices: N lines: `row`, `image_id`, `patient_id`, `study_instance_uid`, `series_instance_uid`, `z_norm`.
         classes: K names.
-        labels: (N, K) float64 in [0, 1], or NaN where there is none.
+        labels: (N, K) float64 in [0, 1], NaN if missing.
         probabilities: (N, K) float64 in [0, 1].
     """
 
@@ -34,10 +34,10 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read `predictions_*.csv` of a run, every number as it was written.
+    """Read `predictions_*.csv` of a run; every number is exactly the one written.
 
     Raises:
-        RunError: the file cannot be read or is not a table of predictions.
+        RunError: if the file cannot be read or is not a table of predictions.
     """
     name = path.stem.removeprefix("predictions_")
     tta = " --tta" if name.endswith("_tta") else ""
@@ -45,7 +45,7 @@ def read_predictions(path: Path) -> Predictions:
     check(path, way_out)
     try:
         names = pd.read_csv(path, nrows=0).columns
-        # The parsers of pandas before 3.1 are off by a bit in some numbers; Python's is exact.
+        # Parsers of pandas before 3.1 are off by one bit for some numbers; Python's is exact.
         exact = [name for name in names if name == "z_norm" or name.startswith("p_")]
         table = pd.read_csv(
             path,
@@ -59,14 +59,15 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def from_table(table: pd.DataFrame) -> Predictions:
-    """Take a table of predictions apart; `p_<class>` columns name the classes.
+    """Return the predictions in a table; its columns `p_<class>` name the classes.
 
     Raises:
-        KeyError: a column is missing. ValueError: there is no class, or a number is none.
+        KeyError: if a column is missing.
+        ValueError: if there is no class, or a value is not a number.
     """
     classes = tuple(name.removeprefix("p_") for name in table.columns if name.startswith("p_"))
     if not classes:
-        raise ValueError("it has no column of probabilities, p_<class>")
+        raise ValueError("it has no column p_<class> of probabilities")
     return Predictions(
         slices=table[list(COLUMNS)],
         classes=classes,

@@ -1,22 +1,22 @@
-"""Order one class's probabilities once, and score the order under any weights of the patients."""
+"""ROC AUC, average precision and their curves for one class: sorted once, scored with any weights of the patients."""
 
 import numpy as np
 
 
 class Ranking:
-    """The order of one class's probabilities: sorted once, scored under any weights of the groups.
+    """The sorted probabilities of one class, to be scored with any weights of the groups.
 
-    Between two positives only the weight of the negatives matters, so a resample costs one gather and one running
-    sum over the negatives.
+    Between two positives only the total weight of the negatives matters, so a resample costs one gather and one
+    running sum over the negatives.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> None:
-        """Sort.
+        """Sort the labelled slices by probability.
 
         Args:
-            labels: (N,) float in [0, 1], positive from a half on, or NaN for none.
+            labels: (N,) float in [0, 1], positive from 0.5, NaN if missing.
             probabilities: (N,) float64.
-            groups: (N,) int.
+            groups: (N,) int from 0, such as the patient of each slice.
         """
         order = np.argsort(-probabilities, kind="stable")
         order = order[~np.isnan(labels[order])]
@@ -31,10 +31,10 @@ class Ranking:
         self._tied_through = np.searchsorted(at, at, side="right")
 
     def scores(self, weights: np.ndarray) -> tuple[float, float]:
-        """ROC AUC and average precision when group g counts weights[g] times; (G,) int; NaN where undefined.
+        """Return ROC AUC and average precision, NaN if undefined; group g counts weights[g] times, (G,) int.
 
-        Source: AUC as the Mann-Whitney statistic, ties by half (Hanley and McNeil, Radiology 143, 1982); average
-        precision as the step-wise sum over distinct thresholds, without interpolation, as scikit-learn defines it.
+        Source: AUC as the Mann-Whitney statistic, in which ties count half (Hanley and McNeil, Radiology 143, 1982);
+            average precision as the sum over distinct thresholds, without interpolation, as in scikit-learn.
         """
         positives = weights[self._positive_groups]
         true, false = self._running_sums(weights)
@@ -48,16 +48,16 @@ class Ranking:
         return 1 - above / (total_true * total_false), average_precision
 
     def roc(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positive rates, (M,) float64 each, from (0, 0) to (1, 1); NaN where undefined."""
+        """Return false and true positive rates, each (M,) float64, from (0, 0) to (1, 1); NaN if undefined."""
         true, false = self._running_sums(weights)
-        last = np.unique(self._tied_through) - 1  # one positive of each group of ties, which gives a slope
+        last = np.unique(self._tied_through) - 1  # one positive per group of ties, which form a sloped segment
         corners = np.stack([false[self._before], false[self._through]], axis=1)[last].ravel()
         heights = np.stack([true[self._tied_before], true[self._tied_through]], axis=1)[last].ravel()
         false_rate = share(np.concatenate([[0], corners, false[-1:]]), false[-1])
         return false_rate, share(np.concatenate([[0], heights, true[-1:]]), true[-1])
 
     def precision_recall(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Recall and precision, (M,) float64 each, at the probability of each positive, highest first."""
+        """Return recall and precision, each (M,) float64, at the probability of each positive, highest first."""
         true, false = self._running_sums(weights)
         return share(true[self._tied_through], true[-1]), self._precision(true, false)
 
@@ -76,6 +76,6 @@ def _running_sum(values: np.ndarray) -> np.ndarray:
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, NaN where whole is 0."""
+    """Return part / whole, NaN where `whole` is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)

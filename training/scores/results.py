@@ -1,4 +1,4 @@
-"""Read what a run has left behind, for the report and the model card."""
+"""The results in a run's folder, for the report and the model card."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,23 +16,25 @@ from training.run.runs import open_run
 from training.scores.pooling import at_level
 from training.scores.predictions import Predictions, read_predictions
 
-# The order in which a report prefers them: what was kept aside longest comes first.
+# In the order of the report.
 NAMES = ("external", "test", "validation")
 NUMBERS = tuple(name for name in LOG_COLUMNS if name != "split")
 
 
 @dataclass(frozen=True)
 class Results:
-    """What lies in a run's folder; whatever is not there yet is empty.
+    """The results in a run's folder; what does not exist yet is empty.
 
     Attributes:
-        level: what one label is for: slice, series, study or patient.
-        settings: settings.json.
-        split: `patient_id, split`.
-        log: columns as runs.LOG_COLUMNS has them.
-        linked: the slices that several patients share, as `linked.table_of` gives them.
-        looks: every look at test, as evaluation.LOOK_COLUMNS has them.
-        predictions, scores: at that level, by name: validation, test, external, and the same with _tta.
+        path: the run's folder.
+        level: what a label describes: slice, series, study or patient.
+        settings: content of settings.json.
+        split: content of split.csv, `patient_id, split`.
+        log: content of log.csv, with the columns `log.LOG_COLUMNS` and any others.
+        looks: evaluations on test and external sets from looks.csv, with `evaluation.EVALUATION_COLUMNS`.
+        linked: slices that several patients share, as returned by `linked.table_of`.
+        predictions: name -> predictions at `level`; names are validation, test and external, also with _tta.
+        scores: name -> content of scores_<name>.json.
     """
 
     path: Path
@@ -47,20 +49,20 @@ class Results:
 
     @property
     def name(self) -> str:
-        """The folder's name: a report is passed on, and where it was written is nobody's business."""
+        """The name of the folder without its path, because reports are passed on."""
         return self.path.resolve().name
 
     @property
     def shown(self) -> str | None:
-        """The set that the report shows in full: test where it has been looked at, else validation."""
+        """The set that the report shows in full: test if it has been scored, else validation; None without either."""
         return next((name for name in ("test", "validation") if name in self.scores and name in self.predictions), None)
 
 
 def read_results(run: Path) -> Results:
-    """Read what a run has left behind.
+    """Read the results in a run's folder.
 
     Raises:
-        RunError: there is no run, or one of its files is damaged.
+        RunError: if there is no run, or one of its files is damaged.
     """
     if not (run / "settings.json").exists():
         raise RunError(f"{run}: not a run, it has no settings.json; to make one: train run --cache C --out {run}")
@@ -88,10 +90,10 @@ def read_results(run: Path) -> Results:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object of a run.
+    """Read a JSON object from a run's folder.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: if the file is missing or damaged.
     """
     name = file.stem.removeprefix("scores_")
     again = f"run: train evaluate --run {file.parent} --split {name.removesuffix('_tta')}"

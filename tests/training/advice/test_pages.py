@@ -78,7 +78,7 @@ def test_a_cache_that_has_moved_is_given_by_its_new_path(world: World) -> None:
         follow(
             Case(
                 world.on_run("evaluate"),
-                "give its new place with (--cache)",
+                "give its new path with (--cache)",
                 lambda m: [world.on_run("evaluate", m[1], moved)],
             ),
             train,

@@ -92,7 +92,7 @@ def _thresholds_of_other_classes(world: World) -> Told:
         assess(world.run, "validation", fewer, of.class_weights[:2])
         assess(world.run, "test", fewer, of.class_weights[:2])
 
-    advice = "is for other classes; run: train evaluate --run .* --split validation"
+    advice = "is for different classes; run: train evaluate --run .* --split validation"
     return Told(lambda: assess(world.run, "test", fewer, of.class_weights[:2]), advice, chosen_anew)
 
 

@@ -79,16 +79,14 @@ def _a_disk_that_refuses(world: World) -> Case:
 @CASES.add
 def _runs_to_compare(world: World) -> Case:
     compare = ["compare", world.run]
-    return Case(compare, "compare: give two runs or more", lambda _: [[*compare, world.whole / "run"]])
+    return Case(compare, "compare: give at least two runs", lambda _: [[*compare, world.whole / "run"]])
 
 
 @CASES.add
 def _a_setting_that_ablation_varies(world: World) -> Case:
     ablate = ["ablate", "--cache", world.cache, "--out", world.folder / "a", "--set", "seed=3"]
     follow = by_hand(lambda: _reaches(world, [word for word in ablate if word not in ("--set", "seed=3")]))
-    return Case(
-        ablate, "it is what the runs differ in; leave it out, and choose with --model, --seed and --vary", follow
-    )
+    return Case(ablate, "the runs differ in this setting; leave it out, and use --model, --seed and --vary", follow)
 
 
 def _reaches(world: World, ablate: list[Any]) -> None:

@@ -92,7 +92,7 @@ def test_no_and_one_slice_are_scored(slices: int, tmp_path: Path) -> None:
         content = evaluate_predictions(known, [1.0] * 6, choose_levels(known))
     assert (content["weighted_log_loss"] is None) == (not slices)
     assert content["intervals"]["weighted_log_loss"] is None
-    assert "no intervals: they need 6 patients or more" in to_text(content, "test")
+    assert "no intervals: they need at least 6 patients" in to_text(content, "test")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_evaluate_reproduces_the_run_and_tta_is_stored_separately(run, cache, tm
     try:
         line = refused("evaluate", "--run", run, "--split", "validation", "--device", "cpu")
         assert "no cache here" in line
-        assert "give its new place with --cache" in line
+        assert "give its new path with --cache" in line
         options = ["--run", run, "--split", "validation", "--cache", moved, "--device", "cpu"]
         assert train("evaluate", *options).exit_code == 0
         assert (run / "scores_validation.json").read_bytes() == before

@@ -57,7 +57,7 @@ def check_context_and_series(of, written):
     assert list(whole.index) == ["context", "series"]
     assert whole["value_a"].nunique() == 1
     page = (of.out / "ablation.html").read_text()
-    assert "What the slices beside it add" in page
+    assert "What neighbouring slices add" in page
     assert f"{whole['difference']['context']:+.4f}".lstrip("+-") in page
     calibrated = table[(table["score"] == CALIBRATED) & (table["class"] == "all")].set_index("vary")["difference"]
     assert "log loss, calibrated" in page
@@ -66,6 +66,6 @@ def check_context_and_series(of, written):
 
 @pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])
 def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
-    with pytest.raises(ConfigError, match=f"--set {name}: it is what the runs differ in"):
+    with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in this setting"):
         ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, runtime(), HERE), ["resnet18"], [0], VARY)
     assert not (tmp_path / "out").exists()

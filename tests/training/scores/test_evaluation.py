@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from sklearn import metrics as sk
 
 from training.errors import RunError
-from training.scores.evaluation import assess, evaluate_predictions, log_look, read_operating
+from training.scores.evaluation import assess, evaluate_predictions, log_evaluation, read_operating
 from training.scores.metrics import score
 from training.scores.operating import choose_operating, f1_threshold, logit, platt, sigmoid, youden_threshold
 from training.scores.pooling import pool
@@ -213,7 +213,7 @@ def test_levels_are_the_scores_of_the_pooled_predictions() -> None:
 
 def test_each_look_at_test_is_a_line(tmp_path: Path) -> None:
     for minute in (1, 2):
-        log_look(tmp_path, "test", "c0ffee", 10, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
+        log_evaluation(tmp_path, "test", "c0ffee", 10, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
     lines = pd.read_csv(tmp_path / "looks.csv")
     assert list(lines["time"]) == ["2026-01-01T00:01:00+00:00", "2026-01-01T00:02:00+00:00"]
     assert list(lines.columns) == ["time", "what", "commit", "slices"]

@@ -17,7 +17,7 @@ from training.run.presets import PRESETS
 from training.run.preview import preview
 from training.run.rehearsal import rehearse
 from training.run.runs import Run
-from training.scores.evaluation import in_a_line
+from training.scores.evaluation import summary_line
 from training.scores.results import read_json
 
 
@@ -74,7 +74,7 @@ def train(
 
 def _print_scores(run: Run) -> None:
     for subset in filter(run.has, ("validation", "test")):
-        click.echo(in_a_line(read_json(run.path / f"scores_{subset}.json"), subset))
+        click.echo(summary_line(read_json(run.path / f"scores_{subset}.json"), subset))
     click.echo(str(run.path / "report.html"))
 
 
