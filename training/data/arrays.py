@@ -202,7 +202,7 @@ def read_rows(array: Any, files: Folder | Mirror, rows: np.ndarray) -> np.ndarra
             return array[chunk * per_chunk : (chunk + 1) * per_chunk]
         except (ValueError, RuntimeError) as error:
             file = files.where("/".join([array.path, "c", str(chunk), *["0"] * (array.ndim - 1)]))
-            raise CacheError(f"{file}: damaged ({error}); {files.way_out}") from error
+            raise CacheError(f"{file}: damaged ({error}); {files.remedy}") from error
 
     with ThreadPoolExecutor(REQUESTS) as readers:
         stored = list(readers.map(read, chunks.tolist()))

@@ -224,9 +224,9 @@ def _read_table(files: Folder | Mirror, commit: Commit) -> pd.DataFrame:
     try:
         content = read_whole(file)
     except OSError as error:
-        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.way_out}") from error
+        raise CacheError(f"{file}: the commit's table cannot be read ({error.strerror}); {files.remedy}") from error
     if hashlib.sha256(content).hexdigest() != commit.table_digest:
-        raise CacheError(f"{file}: the table is damaged: its digest does not match the commit; {files.way_out}")
+        raise CacheError(f"{file}: the table is damaged: its digest does not match the commit; {files.remedy}")
     table = pd.read_csv(
         io.BytesIO(content),
         dtype=dict.fromkeys(TEXT_COLUMNS, str)

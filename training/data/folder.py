@@ -26,11 +26,11 @@ class Folder:
 
     Attributes:
         address: the folder, as it was given.
-        way_out: what to do about a damaged file.
+        remedy: what to do about a damaged file.
     """
 
     address: str
-    way_out: str = REPAIR
+    remedy: str = REPAIR
 
     def origin(self, name: str) -> str:
         """Return how to name a file in an error about the cache itself, given its name in docs/cache_format.md."""

@@ -42,7 +42,7 @@ class Mirror:
     _tails: dict[tuple[str, int], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def way_out(self) -> str:
+    def remedy(self) -> str:
         """What to do about a damaged copy."""
         return f"remove this file, to have it copied again from {self.address}; if it is damaged there, {REPAIR}"
 
@@ -158,11 +158,11 @@ class Mirror:
         raise AssertionError("the last try returns or raises")
 
     def _unreachable(self, name: str, error: Exception) -> CacheError:
-        way_out = "check the address, the network and your access, and run the same command again"
+        remedy = "check the address, the network and your access, and run the same command again"
         if isinstance(error, ImportError):
-            way_out = "for s3:// run: pip install 'ich-cache[s3]'"
+            remedy = "for s3:// run: pip install 'ich-cache[s3]'"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return CacheError(f"{self.origin(name)}: cannot be read ({reason}); {way_out}")
+        return CacheError(f"{self.origin(name)}: cannot be read ({reason}); {remedy}")
 
 
 def _refuse_pipe(system: Any, path: str) -> None:

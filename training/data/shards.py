@@ -92,7 +92,7 @@ class SliceReader:
                     f"out: arrays of {destination.nbytes} bytes, but a slice {self.shape} has {wanted}"
                 ) from error
             files = self._array.files
-            raise self._damage_error(which[done], error, files.where, files.way_out) from error
+            raise self._damage_error(which[done], error, files.where, files.remedy) from error
 
     def fetching(self, parts: list[np.ndarray]) -> AbstractContextManager[None]:
         """Copy the shards of the next slices, given in (m,) parts, to local disk in the background.
@@ -146,7 +146,7 @@ class SliceReader:
         with self._opening:
             opened = self._opened[shard]
             if opened is None:
-                opened = self._opened[shard] = _map(file, self._array.files.way_out)
+                opened = self._opened[shard] = _map(file, self._array.files.remedy)
                 self._oldest.append(shard)
                 if len(self._oldest) > self._most_open:
                     # It stays mapped until all threads that are still reading it have released it.
@@ -182,10 +182,10 @@ class SliceReader:
             raise CacheError(f"{files.origin(name)}: the shard's index is damaged or truncated; {REPAIR}")
         return np.frombuffer(stored[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
 
-    def _damage_error(self, which: int, reason: object, where: Callable[[str], object], way_out: str) -> CacheError:
+    def _damage_error(self, which: int, reason: object, where: Callable[[str], object], remedy: str) -> CacheError:
         uid, frame = self._names.iloc[which]
         file = where(self._array.shard_name(self._shards[which]))
-        return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {way_out}")
+        return CacheError(f"{file}: slice {uid} frame {frame} cannot be read: {reason}; {remedy}")
 
 
 def _decompress_blosc(stored: np.ndarray, image: np.ndarray) -> None:
@@ -204,12 +204,12 @@ DECOMPRESS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
 }
 
 
-def _map(file: Path, way_out: str) -> tuple[mmap.mmap, np.ndarray]:
+def _map(file: Path, remedy: str) -> tuple[mmap.mmap, np.ndarray]:
     try:
         with system.open_file(file) as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise CacheError(f"{file}: the shard cannot be read ({error}); {way_out}") from error
+        raise CacheError(f"{file}: the shard cannot be read ({error}); {remedy}") from error
     return mapped, np.frombuffer(mapped, np.uint8)
 
 

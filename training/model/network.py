@@ -43,18 +43,18 @@ class FusionNet(nn.Module):
 
     def forward(self, images: Tensor, z_norm: Tensor) -> Tensor:
         """Return logits (B, K) float32 from normalised images (B, C, S, S) float and slice positions (B,) in [0, 1]."""
-        return self.judge(self.backbone(images), z_norm)
+        return self.logits(self.backbone(images), z_norm)
 
-    def judge(self, features: Tensor, z_norm: Tensor) -> Tensor:
+    def logits(self, features: Tensor, z_norm: Tensor) -> Tensor:
         """Return logits (B, K) float32 from the backbone's pooled features (B, D) and slice positions (B,) in [0, 1].
 
         Under autocast only the backbone computes in bf16: with its 8 significant bits, the positions of neighbouring
         slices could become equal, as could logits that differ by .01.
         """
         with full_precision(features.device.type):
-            return self._logits(features.float(), z_norm.float())
+            return self._fuse(features.float(), z_norm.float())
 
-    def _logits(self, features: Tensor, z_norm: Tensor) -> Tensor:
+    def _fuse(self, features: Tensor, z_norm: Tensor) -> Tensor:
         if self.position is not None:
             place = F.relu(self.position(z_norm[:, None]))  # (B, P)
             features = torch.cat([features, place], dim=1)

@@ -29,7 +29,7 @@ from training.report.sets import other_sets
 from training.report.slices import examples, mistakes, true_positives
 from training.report.strips import strips
 from training.report.subgroups import subgroups
-from training.run.config import OF_IMAGES
+from training.run.config import IMAGE_SETTINGS
 from training.run.digests import write_atomically
 from training.run.runs import open_run
 from training.scores.headline import headline
@@ -233,7 +233,7 @@ def repeat(results: Results) -> Section:
     start = f"train run --cache {cache} --out RUN"
     if base := data.get("base"):
         start = f"train series --run {Path(base).name} --out RUN"
-    settings = {key: value for key, value in config.items() if not (base and key in OF_IMAGES)}
+    settings = {key: value for key, value in config.items() if not (base and key in IMAGE_SETTINGS)}
     command = " \\\n    ".join([start, *(f"--set {key}={_setting(value)}" for key, value in settings.items())])
     words = (
         f"With the same cache content (commit {data.get('commit', '?')}) and the same split (SHA-256 "

@@ -10,7 +10,7 @@ from training.model.network import FusionNet
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import predict_views
-from training.run.runs import Run, check_same_kind
+from training.run.runs import Run, check_compatible
 from training.run.setup import load_slice_network
 from training.run.streams import open_evaluation
 from training.series.predict import predict_series
@@ -43,7 +43,7 @@ def run_predictions(
         Stopped: if `asked_to_stop` returned True.
     """
     if run.has_head:
-        check_same_kind(run, cache)
+        check_compatible(run, cache)
         predicted = predict_series(run, cache, lines, runtime, processes, tta=tta, net=net)
         return predicted.lines, predicted.probabilities
     found, by_view = run_views(run, cache, lines, runtime, processes, tta=tta, net=net, asked_to_stop=asked_to_stop)
@@ -62,7 +62,7 @@ def run_views(
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the predictions of a run without a head for each view, (n, V, K) float64; else as `run_predictions`."""
-    check_same_kind(run, cache)
+    check_compatible(run, cache)
     return predict_views(
         net or load_slice_network(run, processes),
         open_evaluation(run, cache, lines, runtime, processes),

@@ -194,8 +194,8 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
     if not paths:
         return None
     path = paths[-1]
-    way_out = "remove it to resume from the previous one" if len(paths) > 1 else "remove it to start from the beginning"
-    check(path, way_out)
+    remedy = "remove it to resume from the previous one" if len(paths) > 1 else "remove it to start from the beginning"
+    check(path, remedy)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**content["progress"])
@@ -203,7 +203,7 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
         config = settings.from_mapping(content["config"])
     except Exception as error:  # torch, pickle and zipfile each have their own errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: cannot be read ({reason}); {way_out}") from error
+        raise RunError(f"{path}: cannot be read ({reason}); {remedy}") from error
     changes = settings.differences(config, run.config)
     changes += [
         f"{name}: {str(content.get(name))[:64]} there, {getattr(run.data, name)} here"
@@ -216,7 +216,7 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
         )
     parts: list[Any] = [content.get(name) for name in ("model", "optimizer", "ema")]
     if not all(isinstance(part, dict) for part in parts[:2]) or not isinstance(parts[2], dict | None):
-        raise RunError(f"{path}: does not hold the state of a network and its optimizer; {way_out}")
+        raise RunError(f"{path}: does not hold the state of a network and its optimizer; {remedy}")
     return Checkpoint(content["model"], content["optimizer"], content["ema"], progress)
 
 

@@ -128,8 +128,8 @@ class Runtime:
 
 
 # Settings that apply to images, which a head over series does not see.
-OF_IMAGES = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
-OF_IMAGES |= {"noise_sigma", "compile", "sync_batch_norm"}
+IMAGE_SETTINGS = frozenset(("augment", "mixup_alpha", "flip_probability", "rotation_degrees", "brightness", "contrast"))
+IMAGE_SETTINGS |= {"noise_sigma", "compile", "sync_batch_norm"}
 # Common names for some settings.
 SHORT = {
     "lr": "learning_rate",

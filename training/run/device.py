@@ -87,8 +87,8 @@ def memory_error_explained(config: TrainConfig, run: Path) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY):
             raise
         smaller, more = max(1, config.batch_size // 2), config.accumulation * 2
-        way_out = f"start again with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
+        remedy = f"start again with --batch-size {smaller} --set accumulation={more}, for steps of the same size"
         raise RunError(
             f"{run}: out of GPU memory at a batch size of {config.batch_size} with {config.model} at "
-            f"{config.size_px} px; {way_out}"
+            f"{config.size_px} px; {remedy}"
         ) from error

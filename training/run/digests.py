@@ -91,12 +91,12 @@ def accept(root: Path, path: Path, new: Accepted) -> None:
         _write(root, {other: of for other, of in known.items() if other not in gone} | {name: [*now, new]})
 
 
-def check(path: Path, way_out: str) -> None:
+def check(path: Path, remedy: str) -> None:
     """Raise a RunError if a file of a run is not as the run wrote it.
 
     Args:
         path: the file.
-        way_out: what to do about a damaged file, for the message.
+        remedy: what to do about a damaged file, for the message.
     """
     if (root := root_of(path)) is None:
         return
@@ -105,8 +105,8 @@ def check(path: Path, way_out: str) -> None:
         if accepted is None or not path.exists() or any(_fits(path, of) for of in accepted):
             return
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
-    raise RunError(f"{path}: is damaged: its SHA-256 is not the one in {FILE}; {way_out}")
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    raise RunError(f"{path}: is damaged: its SHA-256 is not the one in {FILE}; {remedy}")
 
 
 def refuse_special_files(run: Path) -> None:
@@ -165,7 +165,7 @@ def _digest(path: Path, length: int | None = None) -> str:
 
 def _read(root: Path) -> dict[str, list[Accepted]]:
     file = root / FILE
-    way_out = "restore it; or remove it, after which nothing of this run is checked"
+    remedy = "restore it; or remove it, after which nothing of this run is checked"
     try:
         content = read_document(file)
         files = content["files"]
@@ -173,7 +173,7 @@ def _read(root: Path) -> dict[str, list[Accepted]]:
             raise ValueError("its own digest does not match")
         return {name: [(int(length), str(digest)) for length, digest in of] for name, of in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise RunError(f"{file}: is damaged ({error}); {way_out}") from error
+        raise RunError(f"{file}: is damaged ({error}); {remedy}") from error
 
 
 def _write(root: Path, files: dict[str, list[Accepted]]) -> None:

@@ -19,12 +19,12 @@ from training.data.split import SUBSETS, read_split, write_split
 from training.errors import ConfigError, RunError
 from training.run import config as settings
 from training.run.config import TrainConfig
+from training.run.data_section import Data, read_data, windows_of
 from training.run.digests import begin, cannot_write, check, refuse_special_files
 from training.run.documents import read_document
 from training.run.functions import announce
 from training.run.owner import HOLDER, LOCK, owned
 from training.run.tables import write_json, write_table
-from training.run.taken import Data, read_data, windows_of
 from training.system import read_whole
 
 UNFINISHED = ".unfinished"  # marks the folder of a run that is being created
@@ -217,8 +217,8 @@ def check_free(path: Path) -> None:
     """Raise a RunError unless `path` can be used for a new run: it is missing, empty, or left by a killed command."""
     is_run = (path / "settings.json").exists()
     if is_run or (path.exists() and (not path.is_dir() or _is_in_use(path))):
-        way_out = f"to continue it: train run --resume {path}" if is_run else "choose another folder"
-        raise RunError(f"{path}: exists and is not empty; {way_out}")
+        remedy = f"to continue it: train run --resume {path}" if is_run else "choose another folder"
+        raise RunError(f"{path}: exists and is not empty; {remedy}")
 
 
 def _is_in_use(path: Path) -> bool:
@@ -250,7 +250,7 @@ def open_run(path: Path) -> Run:
     return run
 
 
-def check_same_kind(run: Run, cache: Cache) -> None:
+def check_compatible(run: Run, cache: Cache) -> None:
     """Raise a RunError unless the cache suits the run's model: same windows, size, and classes if it has any."""
     if (windows := windows_of(cache)) != run.data.windows:
         raise RunError(

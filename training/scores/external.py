@@ -8,7 +8,7 @@ from training.data.pixels import blank, pixel_codes, trivial
 from training.data.shards import SliceReader
 from training.data.split import read_lines
 from training.errors import RunError
-from training.run.runs import Run, check_same_kind
+from training.run.runs import Run, check_compatible
 from training.scores.content import read_content
 from training.scores.leakage import listed
 
@@ -32,7 +32,7 @@ def external_lines(run: Run, cache: Cache) -> tuple[np.ndarray, pd.DataFrame]:
         RunError: if no slice has a label, none is left, or the cache has other windows or classes than the run.
         CacheError: if the cache does not have the run's image size.
     """
-    check_same_kind(run, cache)
+    check_compatible(run, cache)
     labelled = np.flatnonzero(~np.isnan(cache.labels()).all(axis=1))
     if not len(labelled):
         raise RunError(f"{cache.path}: no slice has a label; run: pipeline build ... --labels FILE")

@@ -41,8 +41,8 @@ def read_predictions(path: Path) -> Predictions:
     """
     name = path.stem.removeprefix("predictions_")
     tta = " --tta" if name.endswith("_tta") else ""
-    way_out = f"run: train evaluate --run {path.parent} --split {name.removesuffix('_tta')}{tta}"
-    check(path, way_out)
+    remedy = f"run: train evaluate --run {path.parent} --split {name.removesuffix('_tta')}{tta}"
+    check(path, remedy)
     try:
         names = pd.read_csv(path, nrows=0).columns
         # Parsers of pandas before 3.1 are off by one bit for some numbers; Python's is exact.
@@ -55,7 +55,7 @@ def read_predictions(path: Path) -> Predictions:
         )
         return from_table(table)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: cannot be read as predictions ({error}); {way_out}") from error
+        raise RunError(f"{path}: cannot be read as predictions ({error}); {remedy}") from error
 
 
 def from_table(table: pd.DataFrame) -> Predictions:

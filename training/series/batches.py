@@ -1,4 +1,4 @@
-"""Cut stored features into series in order of z, and gather series of any length into batches."""
+"""Series of stored features in order of z, and batches of series of any length."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +14,17 @@ from training.series.head import SeriesBatch
 
 @dataclass(frozen=True)
 class SeriesSet:
-    """The placed slices of some series, series after series, from foot to head.
+    """The slices of T series that have a z_mm, one series after another, from foot to head.
 
     Attributes:
         lines: (n,) int64 lines of the cache's table.
-        starts: (T + 1,) int64: series t has the slices starts[t]:starts[t + 1].
-        keys: (T,) uint64, one a series: the key of its lowest slice.
-        features: (m, D) float16, of these slices and maybe of others, in memory or in a file.
-        places: (n,) int64, where in `features` each slice's are.
-        logits: (n, K) float32. z_norm, gap_mm: (n,) float32.
+        starts: (T + 1,) int64; series t has the slices starts[t]:starts[t + 1].
+        keys: (T,) uint64, the key of each series' lowest slice.
+        features: (m, D) float16, of these and possibly other slices, in memory or in a file.
+        places: (n,) int64, the index of each slice in `features`.
+        logits: (n, K) float32, of the slice model.
+        z_norm: (n,) float32 in [0, 1].
+        gap_mm: (n,) float32, distance to the next slice towards the head, 0 for the last slice of a series.
     """
 
     lines: np.ndarray
@@ -38,10 +40,14 @@ class SeriesSet:
         return len(self.keys)
 
     def batch(self, series: np.ndarray, device: torch.device) -> tuple[SeriesBatch, np.ndarray]:
-        """Gather series into a batch.
+        """Return the batch of some series.
+
+        Args:
+            series: (B,) int64 indices of series.
+            device: device of the batch; `lengths` stays on the CPU.
 
         Returns:
-            the batch, and (B, L) int64 which slice of the set each place shows, -1 at padding.
+            The batch, and (B, L) int64, the slice of the set at each place, -1 for padding.
         """
         begins, lengths = self.starts[series], np.diff(self.starts)[series]
         numbers = np.arange(lengths.max())
@@ -64,7 +70,7 @@ class SeriesSet:
 
 
 def choose_series(order: SeriesOrder, lines: np.ndarray) -> SeriesOrder:
-    """Return the series, whole, that have any of `lines`."""
+    """Return the complete series that contain any of `lines`."""
     count = np.diff(order.starts)
     series = np.repeat(np.arange(len(count)), count)
     wanted = np.zeros(len(count), bool)
@@ -74,10 +80,12 @@ def choose_series(order: SeriesOrder, lines: np.ndarray) -> SeriesOrder:
 
 
 def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
-    """Put slices in the order of their series; their features stay where they are.
+    """Return the slices in the order of their series, without copying the features.
 
     Args:
-        found: of all slices of `order`, and maybe of others.
+        cache: the cache of the slices.
+        order: the series.
+        found: features of all slices of `order`, and possibly of others.
     """
     places = np.searchsorted(found.lines, order.lines)
     return SeriesSet(
@@ -93,22 +101,22 @@ def gather(cache: Cache, order: SeriesOrder, found: Features) -> SeriesSet:
 
 
 def gaps_mm(order: SeriesOrder) -> np.ndarray:
-    """Return the distance of each slice to the next one toward the head, (n,) float32; 0 at the last of a series."""
+    """Return the distance from each slice to the next towards the head, (n,) float32; 0 for the last of a series."""
     gap_mm = np.diff(order.z_mm, append=order.z_mm[-1:])
     gap_mm[order.starts[1:] - 1] = 0
     return gap_mm.astype(np.float32)
 
 
-def in_blocks(order: SeriesOrder, most: int) -> Iterator[SeriesOrder]:
-    """Yield the series in their order, some at a time: whole ones, of `most` slices together where they are shorter."""
+def in_blocks(order: SeriesOrder, max_slices: int) -> Iterator[SeriesOrder]:
+    """Yield blocks of complete series, of up to `max_slices` slices; a longer series is a block of its own."""
     begin = 0
     while begin < len(order.starts) - 1:
-        end = max(begin + 1, int(np.searchsorted(order.starts, order.starts[begin] + most, side="right")) - 1)
+        end = max(begin + 1, int(np.searchsorted(order.starts, order.starts[begin] + max_slices, side="right")) - 1)
         of = slice(order.starts[begin], order.starts[end])
         yield SeriesOrder(order.lines[of], order.starts[begin : end + 1] - order.starts[begin], order.z_mm[of])
         begin = end
 
 
 def series_of(cache: Cache, lines: np.ndarray) -> SeriesOrder:
-    """Return the series of a cache, whole, that have any of `lines`."""
+    """Return the complete series of a cache that contain any of `lines`."""
     return choose_series(order_series(cache), lines)

@@ -1,4 +1,4 @@
-"""A head over series, with its slice model, as a program over the slices of one series."""
+"""Export of a head over series, with its slice model, as one program over the slices of a series."""
 
 import numpy as np
 import torch
@@ -23,22 +23,27 @@ HERE = Processes(0, 1, torch.device("cpu"))
 INPUTS = {
     "images": "uint8 grey levels of the slices of one series that have a z position, from foot to head",
     "z_norm": "float32, position within the series, 0 foot, 1 head",
-    "gap_mm": "float32, distance to the next slice toward the head, 0 for the last one",
+    "gap_mm": "float32, distance in mm to the next slice towards the head, 0 for the last one",
 }
 
 
 def series_program(run: Run, cache: Cache, form: str) -> Program:
-    """Return a head's run as a program over the slices of one series; the first series of the cache are samples.
+    """Return the program of a head's run; its samples are the first series of the cache.
+
+    Args:
+        run: the head's run.
+        cache: a cache that suits the run.
+        form: "onnx" or "torch".
 
     Raises:
-        RunError: the run has no weights, or its head has no form in the format.
+        RunError: if the run has no weights, or the format does not support its head.
     """
     net = load_run_weights(run.config, len(run.data.classes), run.slice_weights, run.channels).eval()
     head, shares = load_head(run, HERE), read_mix(run)
     if run.config.head == "gru" and form == "torch":
         raise RunError(
-            f"{run.path}: a torch program holds a GRU only for one number of slices; write --format onnx, or export "
-            f"its slice model: train export --run {run.data.base} --format torch"
+            f"{run.path}: torch.export fixes the number of slices of a GRU; use --format onnx, or export the slice "
+            f"model: train export --run {run.data.base} --format torch"
         )
     some = torch.full((3,), 0.5)
     about = {
@@ -56,14 +61,14 @@ def series_program(run: Run, cache: Cache, form: str) -> Program:
 
 
 class ExportedSeries(nn.Module):
-    """Grey levels, positions and distances of the slices of a series in, probabilities out."""
+    """A network from grey levels, positions and distances of the slices of a series to their probabilities."""
 
     mean: Tensor
     std: Tensor
     shares: Tensor
 
     def __init__(self, net: FusionNet, head: SeriesHead, shares: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
-        """Take a run's networks, the share of the head by class, (K,), and mean and standard deviation by channel."""
+        """Take a run's networks, the head's share per class, (K,), and mean and standard deviation per channel."""
         super().__init__()
         self.net, self.head = net, head
         self.gru = OnnxGru(head.read.gru) if isinstance(head.read, GruReader) else None
@@ -72,23 +77,23 @@ class ExportedSeries(nn.Module):
         self.register_buffer("std", torch.as_tensor(np.where(std > 0, std, 1), dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: Tensor, z_norm: Tensor, gap_mm: Tensor) -> Tensor:
-        """Return probabilities (L, K) float32 from images (L, C, S, S) uint8, and (L,) float32 each of the others."""
+        """Return probabilities (L, K) float32 from images (L, C, S, S) uint8, positions and gaps (L,) float32."""
         features = self.net.backbone((images.float() / 255 - self.mean) / self.std).float()
-        logits = self.net.judge(features, z_norm)
-        brought = self.head.look(features.half().float(), logits, z_norm, gap_mm)  # as features are stored
+        logits = self.net.logits(features, z_norm)
+        slices = self.head.embed(features.half().float(), logits, z_norm, gap_mm)  # float16, as features are stored
         if self.gru is not None:
-            read = brought + self.gru(brought)
+            read = slices + self.gru(slices)
         else:
             assert isinstance(self.head.read, TransformerReader)
-            read = self.head.read.encoder(self.head.read.place(brought[None]))[0]
+            read = self.head.read.encoder(self.head.read.with_neighbours(slices[None]))[0]
         return torch.sigmoid(logits + self.shares * self.head.correct(read))
 
 
 class OnnxGru(nn.Module):
-    """A GRU in both directions as ONNX's operator, for PyTorch's own would be traced for one number of slices."""
+    """A bidirectional GRU as an ONNX operator, because tracing PyTorch's GRU would fix the number of slices."""
 
     def __init__(self, gru: nn.GRU) -> None:
-        """Take the weights of a GRU; ONNX has the update gate before the reset gate."""
+        """Take the weights of a GRU; ONNX orders the update gate before the reset gate."""
         super().__init__()
         self.layers, self.width = gru.num_layers, gru.hidden_size
 
@@ -101,13 +106,13 @@ class OnnxGru(nn.Module):
             self.register_buffer(f"recurrent_{layer}", both("weight_hh", layer))
             self.register_buffer(f"bias_{layer}", torch.cat([both("bias_ih", layer), both("bias_hh", layer)], 1))
 
-    def forward(self, brought: Tensor) -> Tensor:
-        """Return (L, W) from (L, W), when traced to ONNX; run by PyTorch it gives zeros.
+    def forward(self, slices: Tensor) -> Tensor:
+        """Return (L, W) from (L, W) when exported to ONNX; in PyTorch itself it returns zeros.
 
         Source: ONNX operators, GRU-14.
         """
-        length = brought.shape[0]
-        read = brought[:, None]
+        length = slices.shape[0]
+        read = slices[:, None]
         for layer in range(self.layers):
             weights = [getattr(self, f"{name}_{layer}") for name in ("input", "recurrent", "bias")]
             both = torch.onnx.ops.symbolic(
@@ -123,7 +128,7 @@ class OnnxGru(nn.Module):
 
 
 def _samples(run: Run, cache: Cache) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """The cache's first series and their probabilities, as `train predict` gives them."""
+    """Return inputs of the cache's first series, and their probabilities as computed by `train predict`."""
     order, found = order_series(cache), []
     every_gap = gaps_mm(order)
     for begin, end in list(zip(order.starts[:-1], order.starts[1:], strict=True))[:SAMPLE_SERIES]:

@@ -1,4 +1,4 @@
-"""Compute the pooled features and the logits of slices, and bring them to the run's store and back."""
+"""Pooled features and logits of slices: computing them, and writing them to and reading them from a run's store."""
 
 import math
 import tempfile
@@ -21,7 +21,7 @@ from training.model.network import FusionNet
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import views
-from training.run.runs import Run, check_same_kind
+from training.run.runs import Run, check_compatible
 from training.run.setup import load_slice_network
 from training.run.streams import open_plain
 from training.series.store import MissingFeatures, make_store, open_store, store_path
@@ -31,7 +31,7 @@ from training.words import counted
 
 @dataclass(frozen=True)
 class Features:
-    """What the slice model says of some slices.
+    """The slice model's output for some slices.
 
     Attributes:
         lines: (n,) int64 lines of the cache's table, ascending.
@@ -45,19 +45,19 @@ class Features:
 
 
 def in_memory(shape: tuple[int, ...]) -> np.ndarray:
-    """Make an array for features."""
+    """Return an empty array for features, in memory."""
     return np.empty(shape, np.float16)
 
 
 def on_disk(folder: Path) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """Return what makes an array for features in a file of the folder without a name, which goes with the array.
+    """Return a function that creates an array for features in an unnamed file in a folder, deleted with the array.
 
-    Of such an array the system keeps in memory what there is room for: 3.1 GB for RSNA 2019 and 2,048 features.
+    The system caches such an array in memory as far as there is room: 3.1 GB for RSNA 2019 and 2,048 features.
     """
 
     def make(shape: tuple[int, ...]) -> np.ndarray:
         with tempfile.TemporaryFile(dir=folder) as file:
-            reserve(file, 2 * math.prod(shape))  # a full disk that shows later kills the process
+            reserve(file, 2 * math.prod(shape))  # a disk found to be full later would kill the process
             return np.memmap(file, np.float16, "w+", shape=shape)
 
     return make
@@ -66,21 +66,26 @@ def on_disk(folder: Path) -> Callable[[tuple[int, ...]], np.ndarray]:
 def write_features(
     run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, tta: bool
 ) -> int:
-    """Write features and logits of slices that the store does not have yet, or has damaged.
+    """Write features and logits of those slices that are missing or damaged in the store.
 
-    Stopped anywhere, it goes on when called again. The store has the arrays `features` (N, D) float16, `logits` (N, K)
-    float32 and `done` (N,) uint8, in the order of the commit's table, and the attributes `commit`, `weights` (SHA-256
-    of weights.safetensors), `size_px` and `tta`.
+    If it is stopped, the next call resumes. The store has the arrays `features` (N, D) float16, `logits` (N, K) float32
+    and `done` (N,) uint8, in the order of the commit's table, and the attributes `commit`, `weights` (SHA-256 of
+    weights.safetensors), `size_px` and `tta`.
 
     Args:
+        run: the slice model's run.
+        cache: the cache.
         lines: (n,) lines of the cache's table.
+        runtime: device and threads.
+        processes: a single process.
+        tta: whether to write the means over the TTA views, to a store of their own.
 
     Returns:
-        how many were written.
+        The number of slices written.
 
     Raises:
-        RunError: the store is of other weights or of another commit, has damaged documents, or cannot be written.
-        ConfigError: several processes.
+        RunError: if the store is for other weights or another commit, has damaged documents, or cannot be written.
+        ConfigError: if there are several processes.
     """
     check_alone(processes)
     net = load_slice_network(run, processes)
@@ -106,15 +111,18 @@ def read_features(
     tta: bool,
     hold: Callable[[tuple[int, ...]], np.ndarray] = in_memory,
 ) -> Features:
-    """Read features and logits of slices from the store of a slice model's run, a block at a time.
+    """Read features and logits of slices from the store of a slice model's run, block by block.
 
     Args:
+        run: the slice model's run.
+        cache: the cache.
         lines: (n,) lines of the cache's table.
-        hold: makes the (n, D) float16 array that the features are read to, `on_disk` say.
+        tta: whether to read the means over the TTA views.
+        hold: creates the (n, D) float16 array for the features: `in_memory`, or the result of `on_disk`.
 
     Raises:
-        MissingFeatures: there is none, or it lacks some of the slices.
-        RunError: it is of other weights or another commit, or damaged.
+        MissingFeatures: if there is no store, or some of the slices are missing.
+        RunError: if the store is for other weights or another commit, or damaged.
     """
     store, lines = open_store(run, cache, tta=tta), np.sort(lines)
     logits = np.empty((len(lines), len(run.data.classes)), np.float32)
@@ -127,19 +135,22 @@ def read_features(
         features[of], logits[of] = block.features[places], block.logits[places]
         missing += int((block.done[places] == 0).sum())
     if missing:
-        raise MissingFeatures(f"{store.path}: lacks the features of {counted(missing, 'slice')}; {store.way_out}")
+        raise MissingFeatures(f"{store.path}: lacks the features of {counted(missing, 'slice')}; {store.remedy}")
     return Features(lines, features, logits)
 
 
 def extract(
     net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, *, processes: Processes, tta: bool
 ) -> Features:
-    """Compute features and logits of slices of a cache; with TTA the features' mean, and the logit of the mean.
+    """Compute features and logits of slices of a cache.
+
+    With TTA these are the mean features over the views, and the logit of the mean probability.
 
     Raises:
-        RunError: the cache has other windows or classes than the run.
+        RunError: if the cache has other windows or classes than the run.
+        CacheError: if the cache does not have the run's image size.
     """
-    check_same_kind(run, cache)
+    check_compatible(run, cache)
     normalise = Normalise(*run.mean_std, processes.device)
     lines = np.sort(lines)
     stream = open_plain(run, cache, lines, runtime, processes)
@@ -153,17 +164,15 @@ def extract(
 
 
 def check_alone(processes: Processes) -> None:
-    """Raise a ConfigError unless there is one process: series are read by one."""
+    """Raise a ConfigError if there are several processes, which series do not support."""
     if processes.count > 1:
-        raise ConfigError(
-            "features and heads over series are computed by one process; run the command without torchrun"
-        )
+        raise ConfigError("features and heads over series need a single process; run the command without torchrun")
 
 
 def _extract_batch(
     net: FusionNet, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return features (B, D) and logits (B, K), float32."""
+    """Return features (B, D) and logits (B, K), both float32."""
     grey = batch.images.float().div_(255)
     each = list(_views(net, grey, batch.z_norm, normalise, bf16=bf16, tta=tta))
     if len(each) == 1:
@@ -180,11 +189,11 @@ def _views(
     for view in views(grey, tta=tta):
         with torch.autocast(grey.device.type, torch.bfloat16, enabled=bf16 and on_gpu):
             features = net.backbone(normalise(view.contiguous(memory_format=torch.channels_last)))
-            logits = net.judge(features, z_norm)
+            logits = net.logits(features, z_norm)
         yield features.float(), logits.float()
 
 
 def _count_features(net: FusionNet, run: Run) -> int:
-    """Return D, of a network on any device, without computing anything of weight."""
+    """Return D, the number of features, from the shapes of the network's layers."""
     width = run.config.position_features if run.config.position else 0
     return net.fuse.in_features - width

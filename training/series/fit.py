@@ -1,4 +1,4 @@
-"""Train a head over series on stored features, with the schedule, checkpoints and log of every run."""
+"""Training of a head over series on stored features, with the schedule, checkpoints and log of any run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,11 +35,13 @@ from training.series.predict import corrections, load_head
 
 @dataclass(frozen=True)
 class SeriesJob(Job):
-    """What the training of a head works with besides.
+    """The state of a training job, with what a head needs in addition.
 
     Attributes:
-        train, validation: the whole series of a subset; slices without weight are read too.
-        labels: (N, K) float32, of all lines of the cache; NaN where there is none, or the run leaves the slice out.
+        train: the complete series of the training set, including slices without labels.
+        validation: the same of the validation set.
+        labels: (N, K) float32, for all lines of the cache; NaN if missing or if the run leaves out the slice.
+        loss: the loss function.
     """
 
     train: SeriesSet
@@ -48,20 +50,26 @@ class SeriesJob(Job):
     loss: Loss
 
     def scored(self, of: SeriesSet) -> np.ndarray:
-        """Return which slices of a set count, (m,) int64 places in it."""
+        """Return the indices of a set's slices that have labels, (m,) int64."""
         return np.flatnonzero(~np.isnan(self.labels[of.lines]).all(axis=1))
 
 
 def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
-    """Train a head from where it stands to its end, then choose its share by class on validation.
+    """Train a head to the end from its last checkpoint, then choose its share per class on validation.
 
-    Killed anywhere and called again, it ends with the same.
+    If it is killed at any point and called again, the result is the same.
 
     Args:
-        base: the slice model's run, whose features are read.
+        run: the head's run.
+        base: the slice model's run, which has the features.
+        cache: the cache of both.
+        runtime: device and threads.
+        processes: a single process.
 
     Raises:
-        RunError: features are missing, or of other weights or another commit. Stopped: asked to stop.
+        RunError: if features are missing, or for other weights or another commit.
+        ConfigError: if there are several processes, or the settings accumulate gradients.
+        Stopped: if the process was asked to stop.
     """
     job = _set_up(run, base, cache, runtime, processes)
     with _one_thread():
@@ -75,9 +83,9 @@ def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Pro
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: a step on a CPU is some thousand small operations, and threads wait for each other.
+    """Limit torch to one thread, since a step on a CPU is about a thousand small operations and threads would wait.
 
-    On two quiet cores a step of four series took 90 ms with two threads; its work is less than 30 ms.
+    On two idle cores a step of four series took 90 ms with two threads, for less than 30 ms of work.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -90,12 +98,12 @@ def _one_thread() -> Iterator[None]:
 def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> SeriesJob:
     check_alone(processes)
     if run.config.accumulation != 1:
-        raise ConfigError("accumulation: is not used for a head; set --batch-size to the number of series per step")
+        raise ConfigError("accumulation: does not apply to a head; set --batch-size to the number of series per step")
     subsets = [lines_of(run, cache, subset) for subset in ("train", "validation")]
     labels = np.full(cache.labels().shape, np.nan, np.float32)
-    for counting in subsets:
-        labels[counting] = cache.labels()[counting]
-    orders = [series_of(cache, counting) for counting in subsets]
+    for labelled in subsets:
+        labels[labelled] = cache.labels()[labelled]
+    orders = [series_of(cache, labelled) for labelled in subsets]
     lines = np.concatenate([order.lines for order in orders])
     found = read_features(base, cache, lines, tta=False, hold=on_disk(run.path))
     train, validation = (gather(cache, order, found) for order in orders)
@@ -138,7 +146,7 @@ def _train_epoch(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, sto
 
 
 def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray, watch: Watch) -> None:
-    """Update the head on some series; the loss is the mean over their labelled slices."""
+    """Update the head on a batch of series; the loss is the mean over their labelled slices."""
     progress = learner.progress
     batch, which = job.train.batch(series, job.device)
     lines = job.train.lines[which[which >= 0]]
@@ -158,7 +166,7 @@ def _train_step(job: SeriesJob, learner: Learner[SeriesHead], series: np.ndarray
 
 def _validate(job: SeriesJob, learner: Learner[SeriesHead], watch: Watch, stop: Callable[[], bool]) -> None:
     of = job.validation
-    if not len(of):  # nothing can be better or worse
+    if not len(of):  # nothing to compare epochs by
         keep_last(job, learner, watch)
         return
     scored = job.scored(of)

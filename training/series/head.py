@@ -1,4 +1,4 @@
-"""The head over a series: read the slices' features in order of z and correct their logits."""
+"""The head over a series: it takes the features of all slices in order of z, and corrects their logits."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.run.config import TrainConfig
 
-# B series, L slices of the longest, D features, K classes, W width of the head.
+# Sizes: B series, L slices of the longest, D features, K classes, W width of the head.
 
-MOST_GAP_MM = 50.0  # farther is as far: another part of the body, or another orientation in one series
+MAX_GAP_MM = 50.0  # larger gaps are equivalent: another part of the body, or another orientation in one series
 GAP_UNIT_MM = 10.0
 LOGIT_UNIT = 5.0
 ATTENTION_HEADS = 4
@@ -19,14 +19,14 @@ ATTENTION_HEADS = 4
 
 @dataclass(frozen=True)
 class SeriesBatch:
-    """Series of any length, padded at their ends.
+    """Series of any length, padded with zeros at the end.
 
     Attributes:
         features: (B, L, D) float32.
-        logits: (B, L, K) float32, the slice model's.
+        logits: (B, L, K) float32, of the slice model.
         z_norm: (B, L) float32 in [0, 1].
-        gap_mm: (B, L) float32, to the next slice toward the head, 0 at the last one.
-        lengths: (B,) int64 on the CPU, from 1 on.
+        gap_mm: (B, L) float32, distance to the next slice towards the head, 0 for the last one.
+        lengths: (B,) int64 on the CPU, at least 1.
     """
 
     features: Tensor
@@ -37,16 +37,16 @@ class SeriesBatch:
 
     @property
     def real(self) -> Tensor:
-        """(B, L) bool: where there is a slice, and no padding."""
+        """Mask of slices, (B, L) bool; false for padding."""
         length = self.logits.shape[1]
         return torch.arange(length, device=self.logits.device) < self.lengths.to(self.logits.device)[:, None]
 
 
 class SeriesHead(nn.Module):
-    """Features, logits, position and distance of every slice -> a correction of each slice's logits.
+    """A network from features, logits, position and distance of all slices to a correction of each slice's logits.
 
-    LayerNorm of the features; with the rest -> Linear(D + K + 2, W) -> GRU both ways, or a transformer encoder ->
-    Linear(W, K), which begins at zero: an untrained head changes nothing.
+    LayerNorm of the features; with the other inputs -> Linear(D + K + 2, W) -> bidirectional GRU or transformer encoder
+    -> Linear(W, K). The last layer is initialised with zeros, so that an untrained head changes nothing.
     """
 
     def __init__(self, num_features: int, num_classes: int, config: TrainConfig) -> None:
@@ -61,25 +61,25 @@ class SeriesHead(nn.Module):
         nn.init.zeros_(self.correct.bias)
 
     def forward(self, batch: SeriesBatch) -> Tensor:
-        """Return corrections (B, L, K), to be added to the slices' logits; 0 at padding."""
-        brought = self.dropout(self.look(batch.features, batch.logits, batch.z_norm, batch.gap_mm))
-        read = self.read(brought, batch.lengths, batch.real)
+        """Return corrections (B, L, K) float32, to be added to the slices' logits; 0 for padding."""
+        slices = self.dropout(self.embed(batch.features, batch.logits, batch.z_norm, batch.gap_mm))
+        read = self.read(slices, batch.lengths, batch.real)
         return self.correct(self.dropout(read)) * batch.real[..., None]
 
-    def look(self, features: Tensor, logits: Tensor, z_norm: Tensor, gap_mm: Tensor) -> Tensor:
-        """Return what is known of each slice by itself, (..., W), from (..., D), (..., K), (...) and (...)."""
-        gap = gap_mm[..., None].clamp(0.0, MOST_GAP_MM) / GAP_UNIT_MM
+    def embed(self, features: Tensor, logits: Tensor, z_norm: Tensor, gap_mm: Tensor) -> Tensor:
+        """Return an embedding of each slice by itself, (..., W), from (..., D), (..., K), (...) and (...)."""
+        gap = gap_mm[..., None].clamp(0.0, MAX_GAP_MM) / GAP_UNIT_MM
         facts = torch.cat([self.norm(features), logits / LOGIT_UNIT, z_norm[..., None], gap], dim=-1)
         return torch.relu(self.bring(facts))
 
 
 def _width(config: TrainConfig) -> int:
-    """W, which two directions and all attention heads divide."""
+    """Return W, a multiple of 8, so that two directions and the attention heads divide it."""
     return -(-config.head_features // 8) * 8
 
 
 class GruReader(nn.Module):
-    """A GRU in both directions, beside which what it reads goes past."""
+    """A bidirectional GRU with a residual connection."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class GruReader(nn.Module):
         dropout = config.dropout if layers > 1 else 0.0
         self.gru = nn.GRU(width, width // 2, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
-    def forward(self, brought: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
-        packed = pack_padded_sequence(brought, lengths, batch_first=True, enforce_sorted=False)
-        read, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=brought.shape[1])
-        return brought + read
+    def forward(self, slices: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
+        packed = pack_padded_sequence(slices, lengths, batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=slices.shape[1])
+        return slices + read
 
 
 class TransformerReader(nn.Module):
-    """A transformer encoder over slices that are told their order, and what lies beside each.
+    """A transformer encoder, preceded by positional encodings and a convolution over neighbouring slices.
 
-    Attention learns which slices are neighbours from their places alone, for which a few hundred series are too few: a
-    convolution over three slices says it outright.
+    A few hundred series are too few for attention to learn from positional encodings alone which slices are neighbours;
+    the convolution over three slices gives it this information.
 
     Source: Chu et al., "Conditional positional encodings for vision transformers", ICLR 2023, for the convolution.
     """
@@ -111,17 +111,17 @@ class TransformerReader(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, config.head_layers, enable_nested_tensor=False)
         self.beside = nn.Conv1d(width, width, 3, padding=1)
 
-    def forward(self, brought: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
-        return self.encoder(self.place(brought * real[..., None]), src_key_padding_mask=~real)
+    def forward(self, slices: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
+        return self.encoder(self.with_neighbours(slices * real[..., None]), src_key_padding_mask=~real)
 
-    def place(self, brought: Tensor) -> Tensor:
-        """Add to (B, L, W), 0 at padding, what lies beside each slice, and its place."""
-        beside = self.beside(brought.transpose(1, 2)).transpose(1, 2)
-        return brought + beside + places(brought.shape[1], brought.shape[2]).to(brought)
+    def with_neighbours(self, slices: Tensor) -> Tensor:
+        """Return (B, L, W), 0 for padding, plus the convolution over neighbours and the positional encodings."""
+        beside = self.beside(slices.transpose(1, 2)).transpose(1, 2)
+        return slices + beside + positions(slices.shape[1], slices.shape[2]).to(slices)
 
 
-def places(length: int, width: int) -> Tensor:
-    """Return (length, width) float32 that tell the slices' order: sines and cosines of their numbers.
+def positions(length: int, width: int) -> Tensor:
+    """Return positional encodings, (length, width) float32: sines and cosines of the slices' numbers.
 
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017, section 3.5.
     """

@@ -1,4 +1,4 @@
-"""Do a whole job with series: features of a run, and a head's run from its folder to its report."""
+"""Jobs with series: writing a run's features, and training a head from its new folder to its report."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ from training.series.features import check_alone, write_features
 from training.series.fit import fit_head
 from training.series.store import open_store
 
-# How a head is trained unless told otherwise. Features are frozen and series are few, so it is small, held back by
-# dropout, and passes are cheap; a batch is 16 series, some 500 slices.
+# Default settings of a head. Features are frozen and series are few, so the head is small and has much dropout, and
+# epochs are cheap. A batch is 16 series, about 500 slices.
 DEFAULTS: dict[str, Any] = {
     "head": "gru",
     "epochs": 20,
@@ -42,9 +42,9 @@ DEFAULTS: dict[str, Any] = {
     "compile": False,
     "sync_batch_norm": False,
 }
-# What the slice model decides.
-OF_SLICES = frozenset(("model", "weights", "size_px", "context", "context_windows", "split_fractions"))
-OF_SLICES |= {"position", "position_features", "fusion_features"}
+# Settings that the slice model determines.
+SLICE_SETTINGS = frozenset(("model", "weights", "size_px", "context", "context_windows", "split_fractions"))
+SLICE_SETTINGS |= {"position", "position_features", "fusion_features"}
 
 
 def features(
@@ -57,14 +57,21 @@ def features(
     tta: bool = False,
     local_copy: Path | None = None,
 ) -> int:
-    """Write the features of a run's slices on the commit that it was trained on; returns how many were missing.
+    """Write the missing features of a run's slices, and return how many there were.
 
     Args:
-        subsets: of the run's split; none for every slice of the cache.
+        path: the slice model's run.
+        cache_path: the run's cache; None for the one recorded in the run.
+        subsets: subsets of the run's split; empty for every slice of the cache.
+        runtime: device and threads.
+        processes: a single process.
+        tta: whether to write the means over the TTA views.
+        local_copy: see `open_cache`.
 
     Raises:
-        RunError: no weights, a store of other weights or of another commit, or another process is at the run's folder.
-        ConfigError: several processes.
+        RunError: if the run has no weights or is itself a head, the store is for other weights or another commit, or
+            another process is using the run's folder.
+        ConfigError: if there are several processes.
     """
     run = open_run(path)
     if run.has_head:
@@ -85,17 +92,22 @@ def begin(
     *,
     local_copy: Path | None = None,
 ) -> tuple[Run, Run, Cache]:
-    """Make the folder of a new head's run, with the slice model's weights and split in it.
+    """Create the folder of a new head's run, with the weights and the split of the slice model.
 
     Args:
+        path: folder to create.
         base_path: the slice model's run.
-        values: settings other than DEFAULTS; what the slice model decides is not among them.
+        cache_path: its cache; None for the one recorded in the run.
+        values: settings that differ from DEFAULTS; not those that the slice model determines.
+        processes: a single process.
+        local_copy: see `open_cache`.
 
     Returns:
-        the run, the slice model's run, and the cache.
+        The run, the slice model's run, and the cache.
 
     Raises:
-        TrainingError: the folder is not free, or the slice model has no features of its own weights and commit.
+        TrainingError: if the folder is not free, a setting is not allowed, or the slice model has no features of its
+            weights and commit.
     """
     check_alone(processes)
     check_free(path)
@@ -120,16 +132,17 @@ def begin(
 
 
 def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings of a head: those of its slice model, DEFAULTS, and what is given.
+    """Return the settings of a head: those of its slice model, overridden by DEFAULTS and then by `values`.
 
     Raises:
-        ConfigError: an unknown setting. RunError: one that the slice model decides, or that is for images.
+        ConfigError: if a setting is unknown or invalid.
+        RunError: if the slice model determines a setting, or it applies to images.
     """
-    given = settings.from_mapping(settings.to_mapping(base.config) | dict(values))
-    for name in sorted(OF_SLICES & values.keys()):
-        if getattr(given, name) != getattr(base.config, name):
+    wanted = settings.from_mapping(settings.to_mapping(base.config) | dict(values))
+    for name in sorted(SLICE_SETTINGS & values.keys()):
+        if getattr(wanted, name) != getattr(base.config, name):
             raise RunError(f"--set {name}: is taken from the slice model, {base.path}; leave it out")
-    for name in sorted(settings.OF_IMAGES & values.keys()):
+    for name in sorted(settings.IMAGE_SETTINGS & values.keys()):
         raise RunError(f"--set {name}: does not apply to a head, which reads features, not images; leave it out")
     return settings.from_mapping(settings.to_mapping(base.config) | DEFAULTS | dict(values))
 
@@ -137,10 +150,10 @@ def head_config(base: Run, values: Mapping[str, Any]) -> TrainConfig:
 def resume(
     path: Path, cache_path: str | Path | None, values: Mapping[str, Any], local_copy: Path | None = None
 ) -> tuple[Run, Run, Cache]:
-    """Open a head's run to go on with; as `begin` returns it.
+    """Open a head's run to resume it; returns the same as `begin`.
 
     Raises:
-        RunError: it is no head's run, a setting differs, or the slice model is gone or was trained on.
+        RunError: if it is not a head's run, a setting differs, or the slice model is missing or has changed.
     """
     run = open_run(path)
     if not run.has_head:
@@ -158,14 +171,14 @@ def resume(
 
 
 def complete(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
-    """Train a head to its end, score it on validation and test, and write its report; returns the scores on test."""
+    """Train a head to the end, score it on validation and test, and write its report; return what `finish` does."""
     with owned(run.path, again=f"run: train series --resume {run.path}") if processes.writes else nullcontext():
         fit_head(run, base, cache, runtime, processes)
         return finish(run, cache, runtime, processes)
 
 
 def _own_cache(base: Run, cache_path: str | Path | None, local_copy: Path | None) -> Cache:
-    """Open the commit that a slice model was trained on: features are of its lines."""
+    """Open the commit that a slice model was trained on, since its features refer to lines of that commit."""
     where = cache_path or base.data.cache
     try:
         return open_cache(where, base.data.commit, local_copy)

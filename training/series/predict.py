@@ -1,4 +1,4 @@
-"""Predict slices with a head over their series, mixed by class with the slice model's own logits."""
+"""Predictions of slices with a head over their series, mixed per class with the slice model's own logits."""
 
 import sys
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ from training.series.head import SeriesHead
 from training.series.mix import read_mix, sigmoid
 from training.series.store import MissingFeatures, store_path
 
-TOGETHER = 64  # series at a time
-BLOCK_SLICES = 16_384  # whose features are held in memory at a time
+BATCH_SERIES = 64
+BLOCK_SLICES = 16_384  # with features in memory at a time
 
 
 @dataclass(frozen=True)
 class SeriesPredictions:
-    """What a run with a head says of slices.
+    """The predictions of a run with a head.
 
     Attributes:
         lines: (n,) int64 lines of the cache's table, ascending.
-        probabilities: (n, K) float64, of slice model and head mixed.
+        probabilities: (n, K) float64, of slice model and head combined.
         of_slices: (n, K) float64, of the slice model alone.
     """
 
@@ -53,17 +53,24 @@ def predict_series(
     tta: bool,
     net: FusionNet | None = None,
 ) -> SeriesPredictions:
-    """Predict slices of a cache with a head over their series, each read whole, whichever lines are asked for.
+    """Predict slices of a cache with a head over their complete series, including slices that are not in `lines`.
 
-    Slices without z_mm have no place in a series and keep the slice model's logits. Features come from the store of
-    the slice model's run where that is of the same cache, or else are computed.
+    Slices without z_mm have no place in a series and keep the slice model's logits. Features are read from the store of
+    the slice model's run if it is for the same commit, and otherwise computed.
 
     Args:
-        net: the run's network that looks at slices, where it is in memory already.
+        run: the head's run.
+        cache: a cache that suits the run.
+        lines: (n,) lines of the cache's table.
+        runtime: device and threads.
+        processes: a single process.
+        tta: whether to use the means over the TTA views.
+        net: the run's slice network, if it is already in memory.
 
     Raises:
-        RunError: no weights yet, or a cache of other windows or classes. CacheError: no slice has a z_mm.
-        ConfigError: several processes.
+        RunError: if the run has no weights yet, or the cache has other windows or classes.
+        CacheError: if no slice has a z_mm.
+        ConfigError: if there are several processes.
     """
     check_alone(processes)
     lines = np.sort(lines)
@@ -84,7 +91,7 @@ def predict_series(
 
 
 class _Source:
-    """Where features come from: the store of the slice model's run where that will do, or else the images."""
+    """The source of features: the store of the slice model's run if it is usable, otherwise the images."""
 
     def __init__(
         self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, *, tta: bool, net: FusionNet | None
@@ -100,31 +107,31 @@ class _Source:
         if self._base is not None:
             try:
                 return read_features(self._base, cache, lines, tta=self._tta)
-            except MissingFeatures:  # the images will do
+            except MissingFeatures:  # compute them from the images
                 self._base = None
             except RunError as damaged:
-                _say_damaged(damaged)
+                _print_damaged(damaged)
                 self._base = None
         self._net = self._net or load_slice_network(run, processes)
         return extract(self._net, run, cache, lines, runtime, processes=processes, tta=self._tta)
 
 
 def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:
-    """Return the slice model's run if it is where it was, with the same weights, and has features of this commit."""
+    """Return the slice model's run if it is still there, has the same weights, and has features of this commit."""
     try:
         where = Path(run.data.base)
-        if not (where / "settings.json").exists():  # it is no longer where it was
+        if not (where / "settings.json").exists():  # it has been moved or removed
             return None
         base = open_run(where)
         if cache.commit != run.data.commit or digest(base.weights) != run.data.base_weights:
             return None
         return base if store_path(base, tta=tta).exists() else None
     except RunError as damaged:
-        _say_damaged(damaged)
+        _print_damaged(damaged)
         return None
 
 
-def _say_damaged(error: RunError) -> None:
+def _print_damaged(error: RunError) -> None:
     tqdm.write(f"{error}; reading the images instead", sys.stderr)
 
 
@@ -133,8 +140,8 @@ def corrections(head: SeriesHead, of: SeriesSet, device: torch.device) -> np.nda
     found = np.empty(of.logits.shape)
     head.eval()
     with torch.inference_mode():
-        for first in range(0, len(of), TOGETHER):
-            batch, which = of.batch(np.arange(first, min(first + TOGETHER, len(of))), device)
+        for first in range(0, len(of), BATCH_SERIES):
+            batch, which = of.batch(np.arange(first, min(first + BATCH_SERIES, len(of))), device)
             found[which[which >= 0]] = head(batch)[batch.real].double().cpu().numpy()
     return found
 
@@ -143,7 +150,7 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
     """Build a run's head with its best weights.
 
     Raises:
-        RunError: there are none yet, or they cannot be used.
+        RunError: if there are none yet, or they cannot be used.
     """
     if not run.weights.is_file():
         raise RunError(
@@ -155,6 +162,6 @@ def load_head(run: Run, processes: Processes) -> SeriesHead:
         state = load_file(run.weights)
         head = SeriesHead(len(state["norm.weight"]), len(run.data.classes), run.config)
         load_own(head, state)
-    except Exception as error:  # safetensors and torch each have their own
+    except Exception as error:  # safetensors and torch each raise their own types
         raise RunError(f"{run.weights}: not the weights of this run's head ({str(error).splitlines()[0]})") from error
     return head.to(processes.device).eval()

@@ -1,8 +1,8 @@
-"""Keep the features of a run's slices in a Zarr store, with a digest of every block that is checked on reading.
+"""The Zarr store of a run's features, with a digest of every block that is checked on reading.
 
-`features.zarr` has the arrays, and `features.digests.json` beside it the SHA-256 of each of its zarr.json files and of
-each block of lines. The new digest of a block stands beside the old one before the block is written, and a block is
-digested over the lines that are done: killed in between, it still has one of the two.
+`features.zarr` holds the arrays, and `features.digests.json` next to it the SHA-256 of each of its zarr.json files and
+of each block of lines. Before a block is written, its new digest is added to the old one. Digests cover only the lines
+that are done, so a block whose writing was interrupted still matches one of the two.
 """
 
 import hashlib
@@ -24,28 +24,29 @@ from training.run.runs import Run, digest
 from training.run.tables import write_json
 from training.system import read_whole
 
-# Lines of the table in one chunk, which is one file: 2 MB of 2,048 features.
+# Lines of the table per chunk, which is one file: 2 MB for 2,048 features.
 CHUNK_LINES = 512
-BLOCK_LINES = 8192  # lines between two notes of what is done
-ARRAYS = ("features", "logits", "done")  # in the order of writing: killed before `done`, the lines are computed again
+BLOCK_LINES = 8192  # lines per digest
+ARRAYS = ("features", "logits", "done")  # in the order of writing: lines without `done` are recomputed
 DOCUMENTS = ("zarr.json", *(f"{name}/zarr.json" for name in ARRAYS))
 
 
 class DamagedFeatures(RunError):
-    """Features that are not those that were written."""
+    """Stored features differ from those that were written."""
 
 
 class MissingFeatures(RunError):
-    """Features that nobody has written yet."""
+    """Features have not been written yet."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some lines of a store, one after the other.
+    """Consecutive lines of a store.
 
     Attributes:
-        features: (n, D) float16. logits: (n, K) float32.
-        done: (n,) uint8, 1 where the two are written.
+        features: (n, D) float16.
+        logits: (n, K) float32.
+        done: (n,) uint8, 1 if both have been written.
     """
 
     features: np.ndarray
@@ -53,7 +54,7 @@ class Block:
     done: np.ndarray
 
     def digest(self) -> str:
-        """SHA-256 of `done` and of what is done."""
+        """Return the SHA-256 of `done` and of the lines that are done."""
         found, written = hashlib.sha256(self.done.data), self.done.astype(bool)
         for values in (self.features, self.logits):
             found.update(np.ascontiguousarray(values if written.all() else values[written]).data)
@@ -62,12 +63,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store of N lines, of the wanted weights and commit.
+    """An open store of N lines, checked to be for the run's weights and commit.
 
     Attributes:
-        digests: the first line of a block, as text -> SHA-256s that it may have.
-        shape: N, D, K.
-        way_out: the command that writes what is missing or damaged.
+        path: folder of the store.
+        arrays: name -> Zarr array.
+        digests: first line of a block, as text -> its valid SHA-256 digests.
+        documents: name of a zarr.json file -> its SHA-256.
+        shape: N, D and K.
+        remedy: text for errors: the command that writes missing or damaged features.
     """
 
     path: Path
@@ -75,7 +79,7 @@ class Store:
     digests: dict[str, list[str]]
     documents: Mapping[str, str]
     shape: tuple[int, int, int]
-    way_out: str
+    remedy: str
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield the first line of each block, and the line after its last."""
@@ -83,7 +87,7 @@ class Store:
             yield first, min(first + BLOCK_LINES, self.shape[0])
 
     def read(self, first: int, end: int) -> Block:
-        """Read a block; raises DamagedFeatures unless it is as it was written."""
+        """Read a block, of zeros if it has not been written yet; raise DamagedFeatures if its digest does not match."""
         allowed = self.digests.get(str(first))
         if allowed is None:
             return self._empty(end - first)
@@ -94,26 +98,28 @@ class Store:
                 return block
         except (ValueError, OSError, RuntimeError) as error:  # zarr and its codecs
             reason = str(error)
-        raise DamagedFeatures(f"{self.path}: lines {first} to {end - 1} are damaged ({reason}); {self.way_out}")
+        raise DamagedFeatures(f"{self.path}: lines {first} to {end - 1} are damaged ({reason}); {self.remedy}")
 
     def done(self) -> np.ndarray:
-        """Return (N,) bool: the lines that are written and whole."""
+        """Return (N,) bool: the lines that have been written and are intact."""
         found = np.zeros(self.shape[0], bool)
         for first, end in self.blocks():
-            found[first:end] = self._whole(first, end).done
+            found[first:end] = self._read_intact(first, end).done
         return found
 
     def write(self, first: int, end: int, lines: np.ndarray, values: tuple[np.ndarray, np.ndarray]) -> None:
-        """Write lines of a block, which keeps what it has unless that is damaged.
+        """Write lines of a block and keep its other lines, unless the block is damaged.
 
         Args:
-            lines: (n,), counted from the block's first.
+            first: first line of the block.
+            end: line after its last.
+            lines: (n,), counted from `first`.
             values: features (n, D) and logits (n, K).
 
         Raises:
-            RunError: it cannot be written.
+            RunError: if the store cannot be written.
         """
-        block = self._whole(first, end)
+        block = self._read_intact(first, end)
         known = [block.digest()] if block.done.any() else []
         block.features[lines], block.logits[lines], block.done[lines] = *values, 1
         self.digests[str(first)] = [*known, block.digest()]
@@ -124,7 +130,8 @@ class Store:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def _whole(self, first: int, end: int) -> Block:
+    def _read_intact(self, first: int, end: int) -> Block:
+        """Read a block, of zeros if it is damaged."""
         try:
             return self.read(first, end)
         except DamagedFeatures:
@@ -136,26 +143,29 @@ class Store:
 
 
 def store_path(run: Run, *, tta: bool) -> Path:
-    """Where the features of a slice model's run lie."""
+    """Return the path of the features of a slice model's run."""
     return run.path / f"features{'_tta' if tta else ''}.zarr"
 
 
-def way_out(run: Run, *, tta: bool) -> str:
-    """What writes the features of a run."""
+def remedy(run: Run, *, tta: bool) -> str:
+    """Return the command that writes the features of a run, for an error message."""
     return f"run: train features --run {run.path}{' --tta' if tta else ''}"
 
 
 def open_store(run: Run, cache: Cache, *, tta: bool) -> Store:
-    """Open the store of a slice model's run, to read and to write.
+    """Open the store of a slice model's run for reading and writing.
 
     Args:
-        cache: whose lines they must be, of its commit.
+        run: the slice model's run.
+        cache: the commit that the store must be for.
+        tta: whether to open the store of means over the TTA views.
 
     Raises:
-        MissingFeatures: there is none. RunError: it is of other weights or another commit.
-        DamagedFeatures: a document of it is not the one that was written.
+        MissingFeatures: if there is no store.
+        RunError: if it is for other weights, another commit or another image size.
+        DamagedFeatures: if one of its documents is damaged or missing.
     """
-    path, again = store_path(run, tta=tta), way_out(run, tta=tta)
+    path, again = store_path(run, tta=tta), remedy(run, tta=tta)
     if not path.exists():
         raise MissingFeatures(f"{path}: has no features yet; {again}")
     again = f"remove {path}, then {again}"
@@ -166,9 +176,9 @@ def open_store(run: Run, cache: Cache, *, tta: bool) -> Store:
     try:
         group: Any = zarr.open_group(path, mode="r+")
         for name, wanted in _attributes(run, cache, tta=tta).items():
-            if (there := group.attrs.get(name)) != wanted:
-                different = f"{str(there)[:16]} there, {str(wanted)[:16]} wanted"
-                raise RunError(f"{path}: is for other {name} ({different}); {again}")
+            if (stored := group.attrs.get(name)) != wanted:
+                different = f"{name} {str(stored)[:16]} instead of {str(wanted)[:16]}"
+                raise RunError(f"{path}: is not for this run and cache ({different}); {again}")
         arrays = {name: group[name] for name in ARRAYS}
         width = arrays["features"].shape[-1]
         for name, (shape, dtype) in _layout(run, cache, width).items():
@@ -177,14 +187,14 @@ def open_store(run: Run, cache: Cache, *, tta: bool) -> Store:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DamagedFeatures(f"{path}: cannot be read as features ({error}); {again}") from error
     shapes = cache.num_slices, width, len(run.data.classes)
-    return Store(path, arrays, digests, documents, shapes, way_out(run, tta=tta))
+    return Store(path, arrays, digests, documents, shapes, remedy(run, tta=tta))
 
 
 def make_store(run: Run, cache: Cache, num_features: int, *, tta: bool) -> None:
-    """Make an empty store for all lines of a cache.
+    """Create an empty store for all lines of a cache.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: if it cannot be written.
     """
     path = store_path(run, tta=tta)
     unfinished = path.with_name(f".unfinished.{path.name}")
@@ -202,17 +212,17 @@ def make_store(run: Run, cache: Cache, num_features: int, *, tta: bool) -> None:
 
 
 def digests_path(store: Path) -> Path:
-    """Where the digests of a store lie: beside it, for a file inside would be no part of a Zarr group."""
+    """Return the path of a store's digests, next to it because they are not part of a Zarr group."""
     return store.with_suffix(".digests.json")
 
 
 def write_digests(store: Path, documents: Mapping[str, str], blocks: Mapping[str, list[str]]) -> None:
-    """Write down the digests of a store's documents and blocks."""
+    """Write the digests of a store's documents and blocks."""
     write_json(digests_path(store), {"documents": documents, "blocks": blocks})
 
 
 def digest_of(file: Path) -> str | None:
-    """Return the SHA-256 of a small file; None where it cannot be read."""
+    """Return the SHA-256 of a small file, None if it cannot be read."""
     try:
         return hashlib.sha256(read_whole(file)).hexdigest()
     except OSError:
@@ -231,7 +241,7 @@ def _read_digests(store: Path, again: str) -> tuple[dict[str, str], dict[str, li
 
 
 def _layout(run: Run, cache: Cache, num_features: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each array."""
+    """Return the shape and the dtype of each array."""
     n = cache.num_slices
     return {
         "features": ((n, num_features), "float16"),

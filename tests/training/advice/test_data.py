@@ -19,7 +19,7 @@ from tests.training.run.test_train_cli import train
 from training.data.cache import open_cache
 from training.data.neighbours import order_series
 from training.data.stream import Draw, Stream
-from training.run.runs import check_same_kind, open_run
+from training.run.runs import check_compatible, open_run
 from training.run.setup import open_stream
 from training.scores.external import external_lines
 
@@ -56,13 +56,13 @@ def _another_size(world: World) -> Told:
 def _other_windows(world: World) -> Told:
     run, one = open_run(world.run), world.other(windows=(("brain", 40.0, 80.0),))
     advice = "run: pipeline build with the run's windows in data_catalog.yaml"
-    return Told(lambda: check_same_kind(run, one), advice, lambda: check_same_kind(run, world.other(seed=2)))
+    return Told(lambda: check_compatible(run, one), advice, lambda: check_compatible(run, world.other(seed=2)))
 
 
 def _other_classes(world: World) -> Told:
     run, two = open_run(world.run), world.other(classes=("bleed", "any"))
     advice = "run: pipeline build with the run's classes in data_catalog.yaml"
-    return Told(lambda: check_same_kind(run, two), advice, lambda: check_same_kind(run, world.other(seed=2)))
+    return Told(lambda: check_compatible(run, two), advice, lambda: check_compatible(run, world.other(seed=2)))
 
 
 def _no_cache_there(world: World) -> Told:

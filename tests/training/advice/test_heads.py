@@ -89,7 +89,7 @@ def _a_setting_for_images(world: World) -> Case:
 
 @CASES.add
 def _accumulation(world: World) -> Case:
-    advice = "is not used for a head; set (--batch-size) to the number of series per step"
+    advice = "does not apply to a head; set (--batch-size) to the number of series per step"
     return Case(_series(world, "--set", "accumulation=2"), advice, lambda m: [_another(world, m[1], 6)])
 
 

@@ -56,13 +56,13 @@ def finished(tmp_path_factory, cache):
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_flipped_bit_is_detected_by_the_command_that_reads_it(name, finished, tmp_path):
-    command, way_out = READERS[name]
+    command, remedy = READERS[name]
     run = shutil.copytree(finished, tmp_path / "run")
     file = sorted((run / "checkpoints").iterdir())[-1] if name == "checkpoint" else run / name
     flip_bit(file, np.random.default_rng(len(name)))
     line = refused(*command, run)
     assert file.name in line
-    assert re.search(way_out, line), line
+    assert re.search(remedy, line), line
 
 
 def test_the_remedy_for_a_damaged_checkpoint_works(finished, tmp_path):
@@ -150,8 +150,8 @@ def test_a_write_error_gives_one_line_and_leaves_no_partial_files(name, number, 
     assert os.strerror(number) in line
     assert "free up space" in line
     assert not list(path.rglob("*.partial"))
-    way_out = re.search(r"run: train (run --resume \S+)$", line)
-    assert train(*way_out[1].split(), "--device", "cpu").exit_code == 0
+    remedy = re.search(r"run: train (run --resume \S+)$", line)
+    assert train(*remedy[1].split(), "--device", "cpu").exit_code == 0
 
 
 @pytest.mark.parametrize("bytes_taken", [0, 64, 4096])

@@ -18,7 +18,7 @@ from training.errors import CacheError, RunError
 from training.run.digests import write_atomically
 from training.run.job import environment
 from training.run.log import LOG_COLUMNS, Log
-from training.run.runs import check_same_kind, create_run, new_folder, open_run
+from training.run.runs import check_compatible, create_run, new_folder, open_run
 from training.run.tables import prediction_table, write_json, write_table
 from training.scores.predictions import read_predictions
 
@@ -102,15 +102,15 @@ def test_a_different_cache_is_checked_for_windows_size_and_classes(tmp_path, run
         root = write_cache(path, sizes=attributes.pop("sizes", (32,)), classes=attributes.pop("classes", CLASSES)).path
         return dataclasses.replace(open_cache(root), **attributes)
 
-    check_same_kind(run, changed())
-    check_same_kind(run, changed(classes=()))
+    check_compatible(run, changed())
+    check_compatible(run, changed(classes=()))
     windows = changed().windows
     with pytest.raises(RunError, match=r"built for windows subdural \(50, 130\), brain .* needs brain \(40, 80\)"):
-        check_same_kind(run, changed(windows=(windows[1], windows[0], windows[2])))
+        check_compatible(run, changed(windows=(windows[1], windows[0], windows[2])))
     with pytest.raises(RunError, match="has classes any, "):
-        check_same_kind(run, changed(classes=tuple(reversed(CLASSES))))
+        check_compatible(run, changed(classes=tuple(reversed(CLASSES))))
     with pytest.raises(CacheError, match="built at 16 px; this run needs 32"):
-        check_same_kind(run, changed(sizes=(16,)))
+        check_compatible(run, changed(sizes=(16,)))
 
 
 def test_the_log_is_truncated_to_a_length(tmp_path):
