@@ -61,7 +61,7 @@ def test_what_is_given_is_corrected_as_told(tmp_path: Path) -> None:
         _gathered(_zip(tmp_path / "many.zip", 9), tmp_path / "d", files=5)
     _gathered(whole, tmp_path / "e", files=5)
     denied = patch("builtins.open", side_effect=PermissionError(13, "Permission denied"))
-    with pytest.raises(StudyError, match=r"cannot be read .*; give a file that can"), denied:
+    with pytest.raises(StudyError, match=r"cannot be read .*; give a readable file"), denied:
         sources.is_zip(whole)
     assert sources.is_zip(whole)
 
@@ -85,7 +85,7 @@ def test_extras_that_messages_name_bring_what_is_missing(run: Run, tmp_path: Pat
     holds("codecs", "imagecodecs")
     assert building.INSTALL in building._last_words("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
     away = patch.multiple(building, _is_installed=lambda: False), patch("shutil.which", lambda _: None)
-    with pytest.raises(StudyError, match="is not installed, and it reads the DICOM files; run: "), away[0], away[1]:
+    with pytest.raises(StudyError, match="which reads the DICOM files, is not installed; run: "), away[0], away[1]:
         building.find_pipeline()
     assert building.find_pipeline()
     lacking = patch.object(command, "find_spec", lambda _: None)
@@ -154,10 +154,10 @@ def _series(frames: list[int], of: int) -> tuple[Any, Any, dict[str, pydicom.Dat
 def test_a_series_of_some_of_a_files_frames_has_no_map() -> None:
     """A map's frames stand for all frames of its source."""
     answer, heat, headers = _series([1, 3], of=3)
-    with pytest.raises(StudyError, match=r"some of several files' frames: no parametric .*; leave --heatmap out"):
+    with pytest.raises(StudyError, match=r"not exactly the frames of one file, .*; leave --heatmap out"):
         dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={})
     answer, heat, headers = _series([1, 2, 3], of=3)
-    with pytest.raises(StudyError, match=r"lacks what a parametric map must repeat .*; leave --heatmap out"):
+    with pytest.raises(StudyError, match=r"lacks an attribute that a parametric map requires .*; leave --heatmap out"):
         dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={"model": "x", "name": "x"})
 
 

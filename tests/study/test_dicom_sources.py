@@ -96,7 +96,7 @@ def test_frames_of_one_file_are_slices_and_referred_to_by_number(run, enhanced, 
     document = json.loads((tmp_path / "out" / "answer.json").read_text())
     assert [line["frame"] for line in document["slices"]] == [3, 2, 1]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "slice 1, frame 3 of its file: show it large" in page
+    assert "slice 1, frame 3 of its file: enlarge" in page
     report = hd.sr.srread(tmp_path / "out" / "sr" / "study-1.dcm")
     groups = {of.tracking_identifier: of for of in report.content.get_image_measurement_groups()}
     for number, frame in ((1, 3), (2, 2), (3, 1)):

@@ -19,7 +19,7 @@ from training.study.desk import Desk, Rules
 from training.study.model import open_model
 from training.study.service import make_app
 
-ADVICE = "free space there, or set TMPDIR to a folder with room"
+ADVICE = "free up space there, or set TMPDIR to a folder with enough space"
 
 
 def full(*_: Any, **__: Any) -> Any:
@@ -65,7 +65,7 @@ def test_no_room_for_temporary_files_names_their_folder(place, run, archive, tem
         said = predict(run.path, (archive,), out)
     [line] = said.stderr.strip().splitlines()
     assert said.exit_code == 1
-    assert line.startswith(f"error: {temporary}: no room for the temporary files of a study (")
+    assert line.startswith(f"error: {temporary}: no space for the temporary files of a study (")
     assert line.endswith(ADVICE)
     assert not list(temporary.iterdir())
     assert {path.name for path in temporary.parent.iterdir()} == {"temporary", "study.zip"}
@@ -87,7 +87,7 @@ def test_a_folder_with_room_is_what_goes_on(run, archive, temporary, monkeypatch
 
 def test_no_room_for_the_answer_names_it_and_leaves_nothing(tmp_path):
     def write() -> None:
-        with writing.whole_folder(tmp_path / "deep" / "out") as folder:
+        with writing.complete_folder(tmp_path / "deep" / "out") as folder:
             (folder / "slices.csv").touch()
             full()
 

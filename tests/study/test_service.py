@@ -98,7 +98,7 @@ def test_a_body_that_is_no_study_is_refused_in_one_line(client, files, tmp_path)
         (client.post("/studies", content=b"{}", headers={"content-type": "application/json"}), 415, "not accepted"),
         (client.post("/studies", content=body[:-40], headers=headers), 400, "has no end"),
         (client.post("/studies", content=b"junk" + body, headers=headers), 400, "is damaged"),
-        (client.post("/studies?answer=pdf", content=body, headers=headers), 400, "ask for json, page, sr"),
+        (client.post("/studies?answer=pdf", content=body, headers=headers), 400, "use one of json, page, sr"),
         (client.post("/studies?identifiers=1", content=body, headers=headers), 403, "--identifiers"),
         (client.post("/studies", files=[("f", ("a", b"no DICOM", "x/y"))]), 422, "none of its files is a CT slice"),
         (

@@ -1,4 +1,4 @@
-"""Turn the probabilities of a study's slices into its answer: by slice, series and study, with decisions."""
+"""The answer to a study: probabilities and decisions per slice, series and study."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.scores.operating import Operating
 
-# Which of validation's thresholds each table is decided with; a study is decided as validation's patients were.
+# The level of the thresholds for each table. Those for studies were chosen on the patients of validation.
 LEVELS = {"slices": "slice", "series": "series", "studies": "patient"}
 NUMBERS = {"slices": ["study", "series", "slice"], "series": ["study", "series"], "studies": ["study"]}
 UIDS = {
@@ -24,18 +24,20 @@ KINDS = ("probability", "calibrated", "threshold", "decision")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run says of one or several studies.
+    """The answer of a run to one or several studies.
+
+    The three tables have the columns: numbers from 1, UIDs, and for each class <class>_probability, _calibrated,
+    _threshold and _decision (1 positive, 0 negative). The last three are empty if the run has no thresholds.
 
     Attributes:
         classes: K names.
-        slices, series, studies: a line each, foot to head within a series. Columns: numbers from 1 on, UIDs, and for
-            each class <class>_probability, _calibrated, _threshold and _decision (1 positive, 0 negative); the last
-            three are empty where the run chose no thresholds on validation. `warning` of a series says why its
-            decisions are withheld.
-        left_out: path, code, message: a line a file or frame that gave no slice.
-        patients: how many the files name.
+        slices: one line per slice, from foot to head within a series.
+        series: one line per series; `warning` gives the reason if its decisions are withheld.
+        studies: one line per study.
+        left_out: path, code and message of each file or frame without a slice.
+        patients: number of patients.
         lines: (n,) lines of the cache's table, in the order of `slices`.
-        undefined: by level and class, why validation could choose no threshold, so that it is 0.5.
+        undefined: level -> class -> why validation could not choose a threshold, which is then 0.5.
     """
 
     classes: tuple[str, ...]
@@ -48,12 +50,12 @@ class Answer:
     undefined: Mapping[str, Mapping[str, str]]
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return one of the three tables by name."""
+        """Return the table "slices", "series" or "studies"."""
         tables = {"slices": self.slices, "series": self.series, "studies": self.studies}
         return tables[name]
 
     def probabilities(self, name: str, kind: str = "probability") -> np.ndarray:
-        """Return (n, K) float64 of a table; NaN where there is none."""
+        """Return one of KINDS for each line of a table and each class, (n, K) float64, NaN if missing."""
         return self.table(name)[[f"{of}_{kind}" for of in self.classes]].to_numpy(float)
 
 
@@ -67,15 +69,19 @@ def make_answer(
     warnings: Mapping[tuple[str, ...], str],
     left_out: pd.DataFrame,
 ) -> Answer:
-    """Put together the answer to what a cache holds.
+    """Return the answer to the studies in a cache.
 
-    A finding in one slice is a finding of the series and of the study: their probability is the largest of their
-    slices'. Each level has a threshold and a calibration of its own: the largest of many is another quantity.
+    A series or study has a finding if any of its slices has, so its probability is the largest of its slices'. Each
+    level has its own thresholds and calibration, because the maximum over many slices is distributed differently.
 
     Args:
-        lines: (n,) of the cache's table. probabilities: (n, K) float64.
-        operating: by level, what validation chose; empty where it has not been scored.
-        warnings: by `series_keys`, why a series should not be believed; it has no part in its study's answer.
+        cache: the cache of the studies.
+        lines: (n,) lines of the cache's table.
+        probabilities: (n, K) float64, of these lines.
+        classes: K names.
+        operating: thresholds and calibration chosen on validation, by level; may be empty.
+        warnings: key from `series_keys` -> why the series should not be trusted; its study's answer ignores it.
+        left_out: path, code and message of files and frames without a slice.
     """
     order = _anatomical_order(cache.table.iloc[lines])
     table = _numbered(cache.table.iloc[lines[order]].reset_index(drop=True))
@@ -98,18 +104,18 @@ def make_answer(
 
 
 def series_keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return what tells the series of each line: patient, study and series, since a UID alone may be shared."""
+    """Return patient, study and series of each line, which identify its series, as its UID alone may be shared."""
     return list(table[list(SERIES)].itertuples(index=False, name=None))
 
 
 def _anatomical_order(table: pd.DataFrame) -> np.ndarray:
-    """Return the order of lines: by study, series, and foot to head; patients matter where UIDs are shared."""
+    """Return the order of lines by study, patient (studies may share UIDs), series, and from foot to head."""
     names = ["study_instance_uid", "patient_id", "series_instance_uid", "z_norm", "sop_instance_uid", "frame"]
     return table[names].reset_index(drop=True).sort_values(names, kind="stable").index.to_numpy()
 
 
 def _numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the numbers of study, series and slice, from 1 on, to lines in anatomical order."""
+    """Return lines in anatomical order with the numbers of study, series and slice, from 1."""
     table = table.copy()
     table["study"] = table.groupby(["study_instance_uid", "patient_id"], sort=False).ngroup() + 1
     series = table.groupby(["study", "series_instance_uid"], sort=False).ngroup()
@@ -119,7 +125,7 @@ def _numbered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pooled(table: pd.DataFrame, of_slices: pd.DataFrame, level: str) -> pd.DataFrame:
-    """Return a line a group with the largest probability of its slices, NaN where none has one."""
+    """Return one line per group with the largest probabilities of its slices, NaN if they have none."""
     names = NUMBERS[level] + UIDS[level]
     groups = pd.concat([table[names], of_slices], axis=1).groupby(names, sort=True)
     pooled: pd.DataFrame = groups.max()
@@ -128,16 +134,16 @@ def _pooled(table: pd.DataFrame, of_slices: pd.DataFrame, level: str) -> pd.Data
 
 
 def _decided(table: pd.DataFrame, classes: Sequence[str], operating: Operating | None) -> pd.DataFrame:
-    """Replace each class's column by its probability, calibrated probability, threshold and decision."""
+    """Replace the column of each class by its probability, calibrated probability, threshold and decision."""
     raw = table[list(classes)].to_numpy(float)
     absent = np.full(len(classes), np.nan)
     thresholds = absent if operating is None else operating.thresholds
-    with np.errstate(invalid="ignore"):  # what has no probability has no calibrated one
+    with np.errstate(invalid="ignore"):  # probabilities may be NaN
         calibrated = np.full_like(raw, np.nan) if operating is None else operating.calibrate(raw)
-    believed = np.isfinite(raw)
+    trusted = np.isfinite(raw)
     if "warning" in table:
-        believed &= (table["warning"] == "").to_numpy()[:, None]
-    decided = np.where(believed & np.isfinite(thresholds), raw >= thresholds, np.nan)
+        trusted &= (table["warning"] == "").to_numpy()[:, None]
+    decided = np.where(trusted & np.isfinite(thresholds), raw >= thresholds, np.nan)
     columns: dict[str, Any] = {}
     for k, name in enumerate(classes):
         columns[f"{name}_probability"] = raw[:, k]

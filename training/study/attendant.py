@@ -1,4 +1,4 @@
-"""Keep a `pipeline` running beside the service that builds one study after another: its start costs seconds."""
+"""A `pipeline` process that builds one study after another for the service, because starting it takes seconds."""
 
 import contextlib
 import json
@@ -11,64 +11,64 @@ from typing import cast
 
 from training.study.building import Order, begin_build, check_outcome, find_pipeline, finish_build, too_late
 
-GRACE_S = 5.0  # for its end, once nothing more is asked of it
+GRACE_S = 5.0  # to exit after its input is closed
 
 
 class Attendant:
-    """A `pipeline attend`, which is asked for one build at a time; one that has died is started anew."""
+    """A `pipeline attend` process that runs one build at a time, and is restarted if it has died."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> "subprocess.Popen[str]":
-        """Start the process, unless it runs; it imports what a build needs meanwhile.
+        """Start the process unless it is running, so that it can import its modules in advance.
 
         Raises:
-            StudyError: the command is not installed.
+            StudyError: if the command is not installed.
         """
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 (find_pipeline(), "attend"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 text=True, encoding="utf-8", env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-                start_new_session=True,  # Ctrl-C is the service's: it answers what is in hand
+                start_new_session=True,  # Ctrl-C is for the service, which finishes the current studies
             )  # fmt: skip
         return self._process
 
     def build(self, order: Order, timeout_s: float) -> Path:
-        """Have a cache built, and return it.
+        """Build a cache and return its path.
 
-        A file that kills the decoder kills the process: then the build runs with a worker of its own, whose death
-        leaves a line among the rejects.
+        A file that crashes the decoder also ends the process. The build is then repeated with a worker process, whose
+        crash is recorded as a reject.
 
         Raises:
-            StudyError: as `finish_build`.
+            StudyError: if no file has a CT slice, the build fails, or it takes too long.
         """
         deadline = time.monotonic() + timeout_s
         process = self.start()
         timer = threading.Timer(timeout_s, process.kill)
         timer.start()
         try:
-            answered = _ask(process, order)
+            reply = _request(process, order)
         finally:
             timer.cancel()
         left = deadline - time.monotonic()
-        if answered is None:
+        if reply is None:
             self.close()
             if left <= 0:
                 raise too_late(order, timeout_s)
             return finish_build(begin_build(order, workers=1), left)
-        code, said = answered
-        check_outcome(order, code, said)
+        code, output = reply
+        check_outcome(order, code, output)
         return order.cache
 
     def close(self) -> None:
-        """End the process, which ends by itself when nothing more can be asked of it."""
+        """End the process by closing its input; kill it if it does not exit."""
         process, self._process = self._process, None
         if process is None:
             return
         assert process.stdin
         assert process.stdout
-        with contextlib.suppress(OSError):  # of what could not be flushed
+        with contextlib.suppress(OSError):  # from flushing
             process.stdin.close()
         try:
             process.wait(GRACE_S)
@@ -78,14 +78,14 @@ class Attendant:
         process.stdout.close()
 
 
-def _ask(process: "subprocess.Popen[str]", order: Order) -> tuple[int, str] | None:
-    """Ask for one build; return its exit code and what it said, or None where the process died."""
+def _request(process: "subprocess.Popen[str]", order: Order) -> tuple[int, str] | None:
+    """Request one build; return its exit code and its output, or None if the process died."""
     assert process.stdin
     assert process.stdout
     try:
         process.stdin.write(json.dumps([*order.options, "--workers", "0"]) + "\n")
         process.stdin.flush()
-        answered = json.loads(process.stdout.readline())
-        return int(answered["exit_code"]), cast(str, answered["said"])
-    except (OSError, ValueError):  # an empty line, the end, is no JSON either
+        reply = json.loads(process.stdout.readline())
+        return int(reply["exit_code"]), cast(str, reply["said"])
+    except (OSError, ValueError):  # at the end, the line is empty and not JSON
         return None

@@ -1,4 +1,4 @@
-"""Have the installed `pipeline` command build a temporary cache of a study, with a run's windows and size."""
+"""Builds of a temporary cache of a study by the installed `pipeline` command, with a run's windows and size."""
 
 import json
 import os
@@ -18,19 +18,19 @@ from training.study.scratch import no_room
 DISTRIBUTION, COMMAND = "ich-cache", "pipeline"
 INSTALL = "pip install 'ich-cache[pipeline,codecs]'"
 DATASET = "study"
-# Of all studies the same, so that the same files give the same order of lines; it protects nobody, and the cache that
-# it is used for is removed.
+# The same for all studies, so that equal files give lines in equal order. It protects nobody; the cache that uses it is
+# removed.
 PATIENT_KEY = "00" * 32
 
 
 @dataclass(frozen=True)
 class Order:
-    """A build that is wanted.
+    """A build to run.
 
     Attributes:
-        cache: the folder of the cache that it makes.
-        source: the folder of DICOM files.
-        options: of `pipeline build`, but for the number of workers.
+        cache: path of the cache to build.
+        source: folder of DICOM files.
+        options: options of `pipeline build`, without the number of workers.
     """
 
     cache: Path
@@ -40,10 +40,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Build:
-    """A build that runs beside this process.
+    """A build that runs in another process.
 
     Attributes:
-        workers: processes of its own; 0 builds in the command's own, which starts soonest.
+        order: the build.
+        workers: number of its worker processes; 0 builds in the command's own process, which starts fastest.
+        process: the process of the command.
     """
 
     order: Order
@@ -52,17 +54,17 @@ class Build:
 
 
 def find_pipeline() -> str:
-    """Return the path of the `pipeline` command: this environment's, or else the first on PATH.
+    """Return the path of the `pipeline` command of this environment, or else of the first on PATH.
 
     Raises:
-        StudyError: there is none; it says what to install.
+        StudyError: if there is none; the message says what to install.
     """
     here = Path(sys.executable).with_name(COMMAND)
     if _is_installed() and here.exists():
         return str(here)
     found = shutil.which(COMMAND)
     if found is None:
-        raise StudyError(f"the command {COMMAND} is not installed, and it reads the DICOM files; run: {INSTALL}")
+        raise StudyError(f"the command {COMMAND}, which reads the DICOM files, is not installed; run: {INSTALL}")
     return found
 
 
@@ -75,10 +77,12 @@ def _is_installed() -> bool:
 
 
 def write_catalog(path: Path, run: Run, *, identifiers: bool) -> None:
-    """Write a catalog, JSON, which is YAML, that asks for the windows and size of a run, in one shard a hundred files.
+    """Write a catalog with the windows, classes and size of a run, as JSON, which is also YAML.
 
     Args:
-        identifiers: keep PatientID in the temporary cache; else a hash stands there.
+        path: the file to write.
+        run: the run.
+        identifiers: whether to keep PatientID in the temporary cache instead of a hash.
     """
     windows = [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in run.data.windows]
     classes = [
@@ -89,7 +93,7 @@ def write_catalog(path: Path, run: Run, *, identifiers: bool) -> None:
         "sizes": [run.config.size_px],
         "datasets": {
             DATASET: {
-                "description": "a study to be answered",
+                "description": "a study to predict",
                 "patient_ids": "keep" if identifiers else "hash",
                 "classes": classes,
             }
@@ -99,7 +103,7 @@ def write_catalog(path: Path, run: Run, *, identifiers: bool) -> None:
 
 
 def make_order(run: Run, source: Path, work: Path, *, identifiers: bool = False) -> Order:
-    """Write down, in a folder that will hold the cache too, what is to be built of a study for a run."""
+    """Return the build of a study for a run; write its catalog and key to `work`, which will also hold the cache."""
     cache, catalog, key = work / "cache.zarr", work / "catalog.yaml", work / "patient.key"
     write_catalog(catalog, run, identifiers=identifiers)
     key.write_text(PATIENT_KEY)
@@ -112,10 +116,10 @@ def make_order(run: Run, source: Path, work: Path, *, identifiers: bool = False)
 
 
 def begin_build(order: Order, workers: int = 0) -> Build:
-    """Start `pipeline build` beside this process, so that torch is imported meanwhile.
+    """Start `pipeline build` in another process, so that torch can be imported meanwhile.
 
     Raises:
-        StudyError: the command is not installed.
+        StudyError: if the command is not installed.
     """
     command = (find_pipeline(), "build", *order.options, "--workers", str(workers))
     process = subprocess.Popen(
@@ -126,17 +130,18 @@ def begin_build(order: Order, workers: int = 0) -> Build:
 
 
 def finish_build(build: Build, timeout_s: float | None = None) -> Path:
-    """Wait for a build and return its cache.
+    """Wait for a build and return the path of its cache.
 
-    A file that kills the decoder kills a build in one process: that is tried again with a worker of its own, whose
-    death leaves a line among the rejects.
+    A file that crashes the decoder also ends a build without workers. It is then repeated with a worker process, whose
+    crash is recorded as a reject.
 
     Raises:
-        StudyError: none of its files is a CT slice, the build failed, or it took too long; in the pipeline's own words.
+        StudyError: if no file has a CT slice, the build fails, or it takes too long; with the pipeline's message.
+        NoRoomError: if the cache cannot be written.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
-        said = build.process.communicate(timeout=timeout_s)[1]
+        output = build.process.communicate(timeout=timeout_s)[1]
     except subprocess.TimeoutExpired as error:
         end(build)
         raise too_late(build.order, timeout_s) from error
@@ -144,7 +149,7 @@ def finish_build(build: Build, timeout_s: float | None = None) -> Path:
     if code < 0 and build.workers == 0:
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
         return finish_build(begin_build(build.order, workers=1), left)
-    check_outcome(build.order, code, said)
+    check_outcome(build.order, code, output)
     return build.order.cache
 
 
@@ -153,28 +158,30 @@ def too_late(order: Order, timeout_s: float | None) -> StudyError:
     return StudyError(f"{order.source}: not read within {timeout_s:.0f} s; give one study at a time")
 
 
-def check_outcome(order: Order, code: int, said: str) -> None:
-    """Raise a StudyError in the pipeline's own words unless a build's exit code is 0.
+def check_outcome(order: Order, code: int, output: str) -> None:
+    """Raise an error if the exit code of a build is not 0.
 
     Raises:
-        NoRoomError: what it says is of the cache, which is temporary, so what it advises is not for the user.
+        StudyError: with the pipeline's message.
+        NoRoomError: if the message is about the cache, which is temporary, so that its advice does not apply.
     """
     if code:
-        words = _last_words(said, code, order.source)
+        words = _message(output, code, order.source)
         if words.startswith(str(order.cache.absolute())):
             raise no_room(words.split("; ")[0].partition(": ")[2])
         raise StudyError(words)
 
 
 def end(build: Build) -> None:
-    """End a build that is no longer wanted."""
+    """Kill a build if it is still running."""
     if build.process.poll() is None:
         build.process.kill()
         build.process.communicate()
 
 
-def _last_words(said: str, code: int, source: Path) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _message(output: str, code: int, source: Path) -> str:
+    """Return the error message in the output of `pipeline build`."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     if "ModuleNotFoundError" in last:
         return f"{last.removeprefix('ModuleNotFoundError: ')}: the pipeline is not fully installed; run: {INSTALL}"

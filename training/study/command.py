@@ -1,4 +1,4 @@
-"""Answer studies by one command: from DICOM files to a folder with tables, a page, and DICOM answers."""
+"""Predictions for studies by one command: from DICOM files to a folder with tables, a page, and DICOM objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from training.run.runs import open_run
 from training.study.building import begin_build, end, finish_build, make_order
 from training.study.scratch import needs_room, temporary_folder
 from training.study.sources import Limits, gather
-from training.study.writing import check_out, whole_folder, write_tables
+from training.study.writing import check_out, complete_folder, write_tables
 
 if TYPE_CHECKING:
     from training.study.answer import Answer
@@ -21,12 +21,13 @@ DICOM_EXTRA = "pip install 'ich-cache[dicom-out]'"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user wants of an answer.
+    """The options of an answer.
 
     Attributes:
-        sr: a DICOM structured report a study. heatmap: heat maps, on the page and as DICOM parametric maps.
-        identifiers: PatientID, UIDs and file names on the page and in the JSON.
-        tta: average over mirror images and small rotations.
+        sr: whether to write a DICOM structured report per study.
+        heatmap: whether to compute heat maps, for the page and as DICOM parametric maps.
+        identifiers: whether to show UIDs and file names on the page and in the JSON.
+        tta: whether to average over mirror images and small rotations.
     """
 
     sr: bool = False
@@ -36,23 +37,30 @@ class Wanted:
 
 
 def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Wanted, device: str) -> "Answer":
-    """Answer what DICOM files hold with a run's best weights, and write the answer's folder.
+    """Predict the studies in DICOM files with a run's best weights, and write the answer to a folder.
+
+    Args:
+        run_path: the run's folder.
+        given: folders, zip archives and DICOM files.
+        out: folder to create.
+        wanted: the options.
+        device: as for --device.
 
     Raises:
-        TrainingError: there is nothing to answer, or something is missing; no folder is left.
+        TrainingError: if there is no slice to predict, or a requirement is missing; no folder is left then.
     """
     run = open_run(run_path)
     check_out(out)
     if wanted.sr or wanted.heatmap:
         check_dicom_out()
-    with temporary_folder() as work, whole_folder(out) as folder:
+    with temporary_folder() as work, complete_folder(out) as folder:
         with needs_room():
             (unpacked := Path(work) / "source").mkdir()
             source = gather(given, unpacked, Limits())
             order = make_order(run, source, Path(work), identifiers=wanted.identifiers)
         build = begin_build(order)
         try:
-            # Torch takes seconds to import, which pass while the pipeline reads.
+            # Importing torch takes seconds, during which the pipeline reads the files.
             from training.study.model import answer, describe, heat_maps, heat_of, images_of, open_model
 
             model = open_model(run, device, tta=wanted.tta)
@@ -76,6 +84,6 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Want
 
 
 def check_dicom_out() -> None:
-    """Raise a StudyError where highdicom is missing, which writes DICOM, before anything is computed."""
+    """Raise a StudyError if highdicom is missing, before anything is computed."""
     if find_spec("highdicom") is None:
         raise StudyError(f"--sr and --heatmap need highdicom, which is not installed; run: {DICOM_EXTRA}")

@@ -1,4 +1,4 @@
-"""Answer the studies of the service: a few builds at once, one at a time on the model, within a time."""
+"""The studies of the service: a few are built at once, the model predicts one at a time, each has a time limit."""
 
 import functools
 import queue
@@ -25,15 +25,15 @@ KINDS = {"json": "application/json", "page": "text/html; charset=utf-8", "sr": "
 
 @dataclass(frozen=True)
 class Rules:
-    """What the service allows.
+    """The limits of the service.
 
     Attributes:
-        waiting: studies in hand at once, those that wait among them; more are refused.
-        builds: studies built at once, each by a pipeline of its own.
-        seconds: from a request's first byte to its answer.
-        megabytes: of a body.
+        waiting: maximum number of studies in progress, including those waiting; more are refused.
+        builds: maximum number of studies built at once, each by its own pipeline process.
+        seconds: time limit from the first byte of a request to its answer.
+        megabytes: maximum size of a body.
         identifiers: whether a request may ask for UIDs in its answer.
-        token: that requests must bear, or None.
+        token: token that requests must send, or None.
     """
 
     waiting: int = 16
@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass
 class Counts:
-    """What became of requests, for /metrics; every method may be called from any thread."""
+    """Counts of requests by outcome, for /metrics; all methods are thread-safe."""
 
     in_hand: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -54,17 +54,17 @@ class Counts:
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(self, most: int) -> bool:
-        """Count a request in, unless there are `most` already."""
+    def enter(self, limit: int) -> bool:
+        """Count a new request and return True, or return False if `limit` requests are in progress."""
         with self._lock:
-            if self.in_hand >= most:
+            if self.in_hand >= limit:
                 self.outcomes["refused_busy"] += 1
                 return False
             self.in_hand += 1
             return True
 
     def leave(self, outcome: str, seconds: float, slices: int = 0) -> None:
-        """Count a request out."""
+        """Count the end of a request."""
         with self._lock:
             self.in_hand -= 1
             self.outcomes[outcome] += 1
@@ -72,7 +72,7 @@ class Counts:
             self.slices += slices
 
     def to_text(self) -> str:
-        """Return the counts as Prometheus reads them."""
+        """Return the counts in the text format of Prometheus."""
         with self._lock:
             lines = ["# TYPE ich_requests_total counter"]
             lines += [f'ich_requests_total{{outcome="{name}"}} {n}' for name, n in sorted(self.outcomes.items())]
@@ -83,40 +83,45 @@ class Counts:
 
 
 class Desk:
-    """One model in memory, and the studies that are brought to it."""
+    """A model in memory that answers studies, one at a time."""
 
     def __init__(self, model: StudyModel, rules: Rules) -> None:
         self.model, self.rules, self.counts = model, rules, Counts()
         self.about = describe(model)
-        self._attendants: queue.LifoQueue[Attendant] = queue.LifoQueue()  # the one used last is warm
+        self._attendants: queue.LifoQueue[Attendant] = queue.LifoQueue()  # the last one used is warm
         for _ in range(rules.builds):
             self._attendants.put(Attendant())
         self._model = threading.Lock()
 
     def start(self) -> None:
-        """Start what builds now, and not at the first study."""
+        """Start the pipeline processes in advance, rather than with the first study."""
         for attendant in list(self._attendants.queue):
             attendant.start()
 
     def close(self) -> None:
-        """End what builds."""
+        """End the pipeline processes."""
         for attendant in list(self._attendants.queue):
             attendant.close()
 
     def serve(
         self, source: Path, work: Path, kind: str, deadline: float, *, heatmap: bool, identifiers: bool
     ) -> tuple[bytes, int]:
-        """Answer the study whose files lie in a folder.
+        """Return the answer to the study in a folder.
 
         Args:
-            kind: json, page or sr. deadline: on the monotonic clock.
+            source: the folder of DICOM files.
+            work: an empty folder for the temporary cache.
+            kind: json, page or sr.
+            deadline: time limit on the monotonic clock.
+            heatmap: whether the page has heat maps.
+            identifiers: whether the answer has UIDs and file names.
 
         Returns:
-            the answer's bytes, and how many slices it is of.
+            The bytes of the answer, and the number of slices.
 
         Raises:
-            Refused: nothing to answer (422), or too late (504).
-            NoRoomError: the disk of temporary files is full.
+            Refused: if there is no slice to predict (422), or the deadline has passed (504).
+            NoRoomError: if the disk for temporary files is full.
         """
         cache_path, run = self._build(source, work, deadline, identifiers=identifiers), self.model.run
         if not self._model.acquire(timeout=_left(deadline)):
@@ -174,5 +179,5 @@ def _late() -> Refused:
 
 
 def _without_paths(message: str, source: Path) -> str:
-    """Return a message of the pipeline without the temporary folder and the file that it names."""
+    """Return a message of the pipeline without the temporary folder and without its advice."""
     return message.replace(str(source.absolute()), "the upload").split("; ")[0]

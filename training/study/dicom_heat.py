@@ -1,4 +1,4 @@
-"""Make an answer's heat maps as DICOM parametric maps, which lie over the slices they are of."""
+"""The heat maps of an answer as DICOM parametric maps, aligned with their slices."""
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from training.study.dicom_sr import MANUFACTURER
 from training.study.model import Heat
 
 SERIES_NUMBER = 9902
-WHAT = "Evidence of the likeliest class: above 0 raised, below 0 lowered"
+DESCRIPTION = "Evidence of the likeliest class: above 0 raised, below 0 lowered"
 
 
 def parametric_map(
@@ -29,13 +29,19 @@ def parametric_map(
     *,
     model: Mapping[str, Any],
 ) -> hd.pm.ParametricMap:
-    """Return the heat maps of one series, float32 in [-1, 1], at the size and place of its slices.
+    """Return the heat maps of one series, float32 in [-1, 1], with the size and position of its slices.
 
     Args:
-        sources: headers by SOP Instance UID.
+        answer: the answer.
+        study: number of the study.
+        series: number of the series in it.
+        sources: SOP Instance UID -> header.
+        heat: heat maps of all slices of the answer.
+        model: description of the model, from `describe`.
 
     Raises:
-        StudyError: the slices are frames of one file, differ in size, or lack what a parametric map must repeat.
+        StudyError: if the slices differ in size, have frames but are not exactly those of one file, or lack an
+            attribute that a parametric map must repeat.
     """
     chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy().nonzero()[0]
     lines = answer.slices.iloc[chosen]
@@ -44,17 +50,17 @@ def parametric_map(
     frames = sum(int(dataset.get("NumberOfFrames") or 1) for dataset in datasets)
     if len(sizes) > 1 or (lines["frame"].any() and (len(datasets) > 1 or frames != len(lines))):
         raise StudyError(
-            f"study {study}, series {series}: slices of several sizes, or some of several files' frames: no parametric "
-            "map can be laid over them; leave --heatmap out"
+            f"study {study}, series {series}: slices differ in size, or are not exactly the frames of one file, so no "
+            "parametric map can refer to them; leave --heatmap out"
         )
-    if len(datasets) == 1:  # a map's frames are then in the order of the file's
+    if len(datasets) == 1:  # the frames of the map must be in the order of the file
         chosen = chosen[np.argsort(lines["frame"].to_numpy(), kind="stable")]
     rows, columns = sizes.pop()
     _fill_thickness(datasets, lines["z_mm"])
     maps = np.stack([stretch(one, rows, columns) for one in heat.maps[chosen]])
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="HEAT",
-        lut_explanation=WHAT,
+        lut_explanation=DESCRIPTION,
         unit=codes.UCUM.NoUnits,
         value_range=(-1.0, 1.0),
         slope=1.0,
@@ -67,24 +73,24 @@ def parametric_map(
             manufacturer_model_name=str(model["name"])[:64], software_versions=version("ich-cache"),
             device_serial_number="none", contains_recognizable_visual_features=False,
             real_world_value_mappings=[mapping], window_center=0.0, window_width=2.0, content_label="HEAT",
-            content_description=WHAT,
+            content_description=DESCRIPTION,
         )  # fmt: skip
     except (AttributeError, KeyError, ValueError) as error:
         raise StudyError(
-            f"study {study}, series {series}: a file lacks what a parametric map must repeat ({_name_of(error)}); "
-            "leave --heatmap out"
+            f"study {study}, series {series}: a file lacks an attribute that a parametric map requires "
+            f"({_name_of(error)}); leave --heatmap out"
         ) from error
-    made.Laterality = ""  # the head is no paired part, and nothing else says so where BodyPartExamined is absent
+    made.Laterality = ""  # required without BodyPartExamined; empty, as the head is not a paired body part
     return made
 
 
 def _name_of(error: Exception) -> str:
-    """Return the name that a file has no element of; the message could quote a value."""
+    """Return the name of the missing attribute if known; the message of an error could quote a value."""
     return str(getattr(error, "name", "") or type(error).__name__)
 
 
 def _fill_thickness(datasets: Sequence[pydicom.Dataset], z_mm: pd.Series) -> None:
-    """Give slices that state no thickness, as RSNA's, the distance of neighbours: a map must state one."""
+    """Set missing slice thicknesses, as in RSNA 2019, to the median distance of slices, because a map requires one."""
     distance = np.median(np.diff(np.sort(z_mm))) if len(z_mm) > 1 else np.nan
     for dataset in datasets:
         if not dataset.get("SliceThickness") and "PerFrameFunctionalGroupsSequence" not in dataset and distance > 0:
@@ -92,6 +98,6 @@ def _fill_thickness(datasets: Sequence[pydicom.Dataset], z_mm: pd.Series) -> Non
 
 
 def stretch(heat: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Return heat, (S, S) float32, at a slice's own size, (rows, columns): the way back of the pipeline's resize."""
+    """Return heat, (S, S) float32, resized to the original size of a slice, (rows, columns) float32."""
     resized = Image.fromarray(heat.astype(np.float32)).resize((columns, rows), Image.Resampling.BILINEAR)
     return np.clip(np.asarray(resized, np.float32), -1, 1)

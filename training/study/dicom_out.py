@@ -1,4 +1,4 @@
-"""Read the headers that a DICOM answer must repeat, and write the answer's DICOM files."""
+"""The DICOM files of an answer, and the source headers whose attributes they must repeat."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from training.study.dicom_heat import parametric_map
 from training.study.dicom_sr import structured_report
 from training.study.model import Heat
 
-# Of the modules Patient and General Study: type 2, so there, if empty.
+# Type 2 attributes of the modules Patient and General Study: required, but may be empty.
 TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 NOT_STATED = "not stated in the source"
@@ -30,15 +30,20 @@ UID_NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOf
 def write_dicom(
     folder: Path, source: Path, answer: Answer, heat: Heat | None, *, model: Mapping[str, Any], sr: bool
 ) -> None:
-    """Write sr/study-<n>.dcm, with heat heatmap/study-<n>-series-<m>.dcm, and uids.csv where a UID was none.
+    """Write sr/study-<n>.dcm, heatmap/study-<n>-series-<m>.dcm, and uids.csv if a UID is invalid.
 
     Args:
-        source: the folder of the DICOM files; patient data come from there, and from nowhere else.
+        folder: folder of the answer.
+        source: folder of the DICOM files, the only source of patient data.
+        answer: the answer.
+        heat: heat maps, None for no parametric maps.
+        model: description of the model, from `describe`.
+        sr: whether to write structured reports.
 
     Raises:
-        StudyError: a file lacks what a DICOM answer must repeat, or is gone.
+        StudyError: if a file lacks a required attribute, or has been removed.
     """
-    # highdicom and pydicom would quote patient data in their warnings.
+    # Warnings of highdicom and pydicom could quote patient data.
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         sources = read_sources(source, set(answer.slices["sop_instance_uid"]))
@@ -56,13 +61,13 @@ def write_dicom(
 
 
 def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> bytes:
-    """Return the structured report of the one study that an answer is of.
+    """Return the structured report of an answer's only study as the bytes of a DICOM file.
 
     Raises:
-        StudyError: there are several, or as `write_dicom`.
+        StudyError: if there are several studies, or for the same reasons as in `write_dicom`.
     """
     if len(answer.studies) != 1:
-        raise StudyError(f"{len(answer.studies)} studies, and an SR is about one; send one study at a time")
+        raise StudyError(f"{len(answer.studies)} studies, but an SR covers only one; send one study at a time")
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         sources = read_sources(source, set(answer.slices["sop_instance_uid"]))
@@ -77,17 +82,14 @@ def _save(dataset: pydicom.Dataset, path: Path) -> None:
 
 
 def read_sources(folder: Path, wanted: set[str]) -> dict[str, pydicom.Dataset]:
-    """Return by SOP Instance UID the headers of the files that gave slices; pixels are not read.
-
-    A name that the standard calls for and the file lacks is there, empty.
-    """
+    """Return SOP Instance UID -> header of the wanted files, without pixels; missing type 2 attributes are empty."""
     found: dict[str, pydicom.Dataset] = {}
     for path in files_of(folder):
         try:
             with pydicom.config.disable_value_validation():
                 dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
                 uid = str(dataset.get("SOPInstanceUID", ""))
-        except Exception:  # whatever is wrong with a file that gave a slice is the pipeline's to say
+        except Exception:  # the pipeline reports unreadable files
             continue
         if uid in wanted and uid not in found:
             found[uid] = _completed(dataset)
@@ -95,7 +97,7 @@ def read_sources(folder: Path, wanted: set[str]) -> dict[str, pydicom.Dataset]:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, through links too, each folder once; as the pipeline finds them."""
+    """Yield the files below a folder as the pipeline does: links are followed, and each folder is visited once."""
     entered = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         entered.add(os.path.realpath(place))
@@ -104,7 +106,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 
 def valid_uid(uid: str) -> str:
-    """Return a UID that is one as it is, else 2.25. and the number of its text's UUID, which is always the same.
+    """Return a valid UID unchanged, and an invalid one as a UUID derived UID, the same for equal texts.
 
     Source: DICOM PS3.5 B.2 (UUID derived UID); RFC 9562, 5.5 (UUID version 5), with the name space of OIDs.
     """
@@ -113,7 +115,7 @@ def valid_uid(uid: str) -> str:
 
 
 def replaced_uids(answer: Answer) -> pd.DataFrame:
-    """Return the UIDs of an answer's slices that are none, and what stands for them in DICOM: original, given."""
+    """Return the invalid UIDs of an answer's slices (original) and their replacements in DICOM (given)."""
     names = [name for name in UIDS["slices"] if name.endswith("_uid")]
     uids = pd.unique(answer.slices[names].to_numpy(str).ravel())
     pairs = [(uid, valid_uid(uid)) for uid in sorted(uids)]
@@ -121,9 +123,9 @@ def replaced_uids(answer: Answer) -> pd.DataFrame:
 
 
 def _completed(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    """Fill in, empty, what must be there, and the SOP class out of the file meta information; make UIDs valid.
+    """Add missing type 2 attributes, and the SOP class from the file meta information, and make UIDs valid.
 
-    The slices of a series lie in one frame of reference, also where nothing names it.
+    Slices without a frame of reference get one per series.
     """
     if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" in dataset.file_meta:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
@@ -141,16 +143,16 @@ def _completed(dataset: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def study_sources(answer: Answer, study: int, sources: Mapping[str, pydicom.Dataset]) -> list[pydicom.Dataset]:
-    """Return the headers of a study's slices, each file once.
+    """Return the headers of a study's files, in the order of its slices.
 
     Raises:
-        StudyError: a file is gone.
+        StudyError: if a file has been removed.
     """
     lines = answer.slices[answer.slices["study"] == study]
     uids = list(dict.fromkeys(lines["sop_instance_uid"]))
     if any(uid not in sources for uid in uids):
         raise StudyError(
-            f"study {study}: one of its files, to which a DICOM answer must refer, was removed in the meantime; "
-            "keep the files, and run it again"
+            f"study {study}: one of its files, which the DICOM answer refers to, was removed in the meantime; "
+            "keep the files, and run the command again"
         )
     return [sources[uid] for uid in uids]

@@ -1,4 +1,4 @@
-"""Make an answer's DICOM structured report: every probability of a study, in a form that others read."""
+"""The DICOM structured report of an answer, with every probability of a study."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from pydicom.sr.codedict import codes
 from training.study.answer import Answer
 
 MANUFACTURER, SCHEME = "ich-cache", "99ICHCACHE"
-SERIES_NUMBER = 9901  # above those that scanners give
+SERIES_NUMBER = 9901  # above those of scanners
 NO_UNITS = codes.UCUM.NoUnits
 PROBABILITY = CodedConcept("PROBABILITY", SCHEME, "Probability of the finding, as predicted")
 CALIBRATED = CodedConcept("CALIBRATED", SCHEME, "Probability of the finding, calibrated")
@@ -34,7 +34,7 @@ DECISION = CodedConcept("DECISION", SCHEME, "Decision at the threshold")
 THRESHOLD = CodedConcept("THRESHOLD", SCHEME, "Threshold of the probability")
 DECIDED = {1: codes.SCT.Positive, 0: codes.SCT.Negative}  # CID 250
 RSNA_CLASSES = {"epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"}
-# Of DICOM's own context groups, but for the two that name a kind of bleeding: those have no group.
+# From DICOM's context groups, except the two kinds of haemorrhage, for which there is none.
 # Source: SNOMED CT, 274100004 |Cerebral hemorrhage|, 21454007 |Subarachnoid intracranial hemorrhage|.
 FINDINGS = {
     "any": codes.SCT.IntracranialHemorrhage,
@@ -49,10 +49,10 @@ SITES = {
 
 
 def finding_of(name: str, classes: Sequence[str]) -> tuple[CodedConcept, list[FindingSite] | None]:
-    """Return what a class finds, and where.
+    """Return the codes of a class's finding and of its sites.
 
-    The classes of RSNA 2019 have public codes where we know of one. All others have a code of our own: a class of
-    the same name among other classes may mean anything.
+    Classes of RSNA 2019 have public codes as far as they exist. All others have a private code, because a class of the
+    same name in another set of classes may have another meaning.
     """
     own = CodedConcept(f"CLASS_{name.upper()}"[:16], SCHEME, name[:64])
     if set(classes) != RSNA_CLASSES:
@@ -63,11 +63,13 @@ def finding_of(name: str, classes: Sequence[str]) -> tuple[CodedConcept, list[Fi
 def structured_report(
     answer: Answer, study: int, datasets: Sequence[pydicom.Dataset], model: Mapping[str, Any]
 ) -> hd.sr.Comprehensive3DSR:
-    """Return the Comprehensive 3D SR of one study: a measurement group for each class of study, series and slice.
+    """Return the Comprehensive 3D SR of one study, with a measurement group per class of study, series and slice.
 
     Args:
-        datasets: headers of the study's files, in the order of its slices, as `study_sources` gives them.
-        model: as `describe` gives it.
+        answer: the answer.
+        study: number of the study.
+        datasets: headers of the study's files, in the order of its slices, from `study_sources`.
+        model: description of the model, from `describe`.
 
     Source: DICOM PS3.16, TID 1500 (Measurement Report), TID 1501.
     """
@@ -96,7 +98,7 @@ def structured_report(
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
-        series_description="Research only: probabilities by slice",
+        series_description="Research only: probabilities per slice",
     )
 
 
@@ -106,7 +108,7 @@ def _groups(
     algorithm = AlgorithmIdentification(
         name=f"{MANUFACTURER}: {model['model']}, run {model['name']}"[:64],
         version=version("ich-cache"),
-        parameters=[f"commit of the training cache: {model['commit']}", "research only, no medical device"],
+        parameters=[f"commit of the training cache: {model['commit']}", "research only, not a medical device"],
     )
     for level in ("studies", "series", "slices"):
         table = answer.table(level)
@@ -129,7 +131,7 @@ def _source(record: Mapping[Hashable, Any], by_uid: Mapping[str, pydicom.Dataset
 
 
 def tracking_name(level: str, record: Mapping[Hashable, Any], name: str) -> str:
-    """Return what a measurement group is called, by which its probability is found again."""
+    """Return the tracking identifier of a measurement group, which identifies its line and class in the tables."""
     numbers = [str(record[of]) for of in ("study", "series", "slice") if of in record]
     return f"{level} {'.'.join(numbers)} {name}"
 

@@ -1,4 +1,4 @@
-"""Turn an answer into plain values for JSON, without anything that names a patient unless asked."""
+"""The answer as JSON values, without patient identifiers unless requested."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,14 @@ from training.scores.operating import RULE
 from training.study.answer import KINDS, LEVELS, NUMBERS, Answer
 
 FORMAT, FORMAT_VERSION = "ich-answer", 1
-NOTICE = "Not a medical device: research software, not made, tested or approved for the care of patients."
+NOTICE = "Not a medical device: research software, not designed, tested or approved for patient care."
 NO_THRESHOLDS = (
-    "none: the run has not been scored on validation, so nothing is decided or calibrated; "
+    "none: the run has not been scored on validation, so there are no decisions or calibrated probabilities; "
     "run: train evaluate --run RUN --split validation"
 )
-# Whether a value is of the patient or only of the picture.
 IDENTIFIERS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
 PLACE = ("frame", "z_mm", "z_norm")
-# The pipeline's messages quote nothing of a file, but these name another file's path.
+# The pipeline's messages do not quote files, but these two contain the path of another file.
 WITHOUT_PATHS = {
     "duplicate": "the same slice as in another file",
     "duplicate_conflict": "the same SOP Instance UID as another file, but different content; none of them is used",
@@ -25,10 +24,10 @@ WITHOUT_PATHS = {
 
 
 def to_document(answer: Answer, model: Mapping[str, Any], *, identifiers: bool) -> dict[str, Any]:
-    """Return the answer for JSON.
+    """Return the answer as values for JSON.
 
-    Studies, series and slices are numbered as in the tables. What was left out is counted by its reason; with
-    identifiers UIDs and paths are added.
+    Studies, series and slices are numbered as in the tables. Files that were left out are counted by reason. With
+    `identifiers`, UIDs and paths are added.
     """
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -48,7 +47,7 @@ def to_document(answer: Answer, model: Mapping[str, Any], *, identifiers: bool) 
 
 
 def left_out(rejects: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return how many files were left out for which reason: code, message, files; no path."""
+    """Return code, message and number of files for each reason for which files were left out, without paths."""
     if rejects.empty:
         return []
     groups = rejects.groupby("code")

@@ -1,4 +1,4 @@
-"""Keep one run's model in memory and ask it about the caches of studies, one after another."""
+"""A run's model in memory, which predicts the caches of studies."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,16 +25,20 @@ from training.scores.operating import Operating
 from training.study.answer import Answer, make_answer
 from training.study.plausible import warnings_of
 
-TOGETHER = 16  # slices whose heat maps are computed at once
+HEAT_BATCH = 16
 
 
 @dataclass(frozen=True)
 class StudyModel:
-    """A run that is ready to answer.
+    """A run whose model is in memory.
 
     Attributes:
-        operating: thresholds and calibration by level, empty where validation has not been scored (with TTA).
-        tta: average over mirror images and small rotations.
+        run: the run.
+        net: its slice network.
+        processes: the process and its device.
+        runtime: device and threads.
+        operating: thresholds and calibration by level; empty if validation has not been scored (with TTA).
+        tta: whether to average over mirror images and small rotations.
     """
 
     run: Run
@@ -47,11 +51,11 @@ class StudyModel:
 
 @dataclass(frozen=True)
 class Heat:
-    """Where the evidence of each slice lies.
+    """The heat maps of an answer's slices.
 
     Attributes:
         maps: (n, S, S) float32 in [-1, 1], in the order of the answer's slices.
-        classes: (n,) int64, the class that each map is of.
+        classes: (n,) int64, index of the class of each map.
     """
 
     maps: np.ndarray
@@ -59,10 +63,11 @@ class Heat:
 
 
 def open_model(run: Run, device: str, *, tta: bool = False) -> StudyModel:
-    """Bring a run's best weights into memory.
+    """Load a run's best weights.
 
     Raises:
-        RunError: it has no weights, or its thresholds cannot be read. ConfigError: no such device.
+        RunError: if the run has no weights, or its thresholds cannot be read.
+        ConfigError: if there is no such device.
     """
     processes = Processes(0, 1, choose_device(device))
     operating = read_operating(run.path, "_tta" if tta else "")
@@ -72,13 +77,17 @@ def open_model(run: Run, device: str, *, tta: bool = False) -> StudyModel:
 def answer(
     model: StudyModel, cache_path: Path, deadline: float | None = None, clock: Callable[[], float] = time.monotonic
 ) -> tuple[Answer, Cache]:
-    """Answer what a study's cache holds.
+    """Return the answer to the studies in a cache, and the opened cache.
 
     Args:
-        deadline: on the clock; None for no limit.
+        model: the model.
+        cache_path: path of the cache.
+        deadline: time limit on the clock; None for no limit.
+        clock: the clock, in seconds.
 
     Raises:
-        StudyError: the deadline has passed. RunError: the cache is not of the run's kind.
+        StudyError: if the deadline has passed.
+        RunError: if the cache has other windows or classes than the run.
     """
     cache, run = open_cache(cache_path), model.run
     everything = np.arange(cache.num_slices)
@@ -97,20 +106,20 @@ def answer(
 
 
 def read_rejects(cache: Path) -> pd.DataFrame:
-    """Return rejects.csv of a cache that nobody else builds: path, code, message."""
+    """Return rejects.csv of a cache that no other process builds: path, code, message."""
     return pd.read_csv(cache / "rejects.csv", dtype=str, keep_default_na=False)
 
 
 def images_of(found: Answer, cache: Cache, size_px: int) -> np.ndarray:
-    """Return the images of an answer's slices, in its order, (n, C, S, S) uint8."""
+    """Return the images of an answer's slices in their order, (n, C, S, S) uint8."""
     return read_images(cache, size_px, cache.table["row"].to_numpy()[found.lines])
 
 
 def heat_maps(run: Run) -> HeatMaps:
-    """Return what asks a run's network where its evidence lies.
+    """Return the heat maps of a run.
 
     Raises:
-        StudyError: the network or the installation gives no heat maps.
+        StudyError: if the run has no weights, or captum is not installed.
     """
     maps = open_heat_maps(run)
     if maps is None:
@@ -119,21 +128,21 @@ def heat_maps(run: Run) -> HeatMaps:
 
 
 def heat_of(maps: HeatMaps, run: Run, found: Answer, cache: Cache) -> Heat:
-    """Say where in each slice the evidence of its likeliest class lies; `any` is asked for only where it is alone."""
+    """Return a heat map of the likeliest class of each slice; `any` counts only if it is the only class."""
     probabilities = found.probabilities("slices")
-    asked = [k for k, name in enumerate(found.classes) if name != "any"] or [0]
-    classes = np.array(asked, np.int64)[probabilities[:, asked].argmax(axis=1)]
+    candidates = [k for k, name in enumerate(found.classes) if name != "any"] or [0]
+    classes = np.array(candidates, np.int64)[probabilities[:, candidates].argmax(axis=1)]
     places, rows = found.slices["z_norm"].to_numpy(), cache.table["row"].to_numpy()[found.lines]
     parts = []
-    for at in range(0, len(rows), TOGETHER):
-        of = slice(at, at + TOGETHER)
+    for at in range(0, len(rows), HEAT_BATCH):
+        of = slice(at, at + HEAT_BATCH)
         images = read_images(cache, run.config.size_px, rows[of], maps.context)
         parts.append(maps.compute(images, places[of], classes[of]))
     return Heat(np.concatenate(parts), classes)
 
 
 def describe(model: StudyModel) -> dict[str, Any]:
-    """Say in plain values which model answers and what it was trained on."""
+    """Return a description of the model and its training as JSON values."""
     run = model.run
     windows = [{"name": name, "level_hu": level, "width_hu": width} for name, level, width in run.data.windows]
     return {

@@ -1,6 +1,6 @@
-"""Show an answer on one HTML page that needs nothing else: strips of slices, probabilities, a viewer.
+"""An answer as one self-contained HTML page: strips of slices, probabilities, and a viewer.
 
-How it looks and moves stands in templates/; here is what it shows.
+The templates in templates/ define how it looks and behaves; this module, what it shows.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from training.report.pictures import LOWERED, MAX_OPACITY, RAISED, png_address
 from training.study.model import Heat
 
-# Okabe and Ito, "Color universal design", 2008: told apart by every kind of colour vision.
+# After Okabe and Ito, "Color universal design", 2008: distinguishable with any kind of colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 CELL_PX = 84  # width of a slice in the strip
 PLOT_PX = 170  # height of the plot
@@ -23,7 +23,7 @@ MARGIN_PX = 12  # above and below its curves
 
 @dataclass(frozen=True)
 class Mark:
-    """A slice's probability in the plot: its place in pixels, and whether it lies at or above the threshold."""
+    """The probability of a slice in the plot: position in pixels, and whether it is at or above the threshold."""
 
     x: float
     y: float
@@ -32,7 +32,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Curve:
-    """A class's probabilities along a series."""
+    """The probabilities of a class along a series."""
 
     name: str
     colour: str
@@ -45,7 +45,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ShownSlice:
-    """A slice on the page: its line of the document, its picture in each window, and its heat, "" without."""
+    """A slice on the page: its line in the document, a picture per window, its heat map or "", and the map's class."""
 
     line: Mapping[str, Any]
     pictures: Sequence[str]
@@ -70,8 +70,9 @@ def study_page(document: Mapping[str, Any], images: np.ndarray, heat: Heat | Non
     """Return the HTML page of an answer.
 
     Args:
-        document: as `to_document` makes it.
+        document: the result of `to_document`.
         images: (n, C, S, S) uint8, in the order of the document's slices.
+        heat: heat maps in the same order, or None.
     """
     shown = _slices(document, images, heat)
     series = [_series(line, document, shown) for line in document["series"]]
@@ -83,19 +84,19 @@ def study_page(document: Mapping[str, Any], images: np.ndarray, heat: Heat | Non
 
 
 def colours(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the colour of each class; `any` is ink, the others differ."""
+    """Return the colour of each class; `any` has the colour of the text."""
     names = [name for name in document["classes"] if name != "any"]
     return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)} | {"any": "#1b1f24"}
 
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    # The look is the one of all pages, so it is the report's.
+    # The style sheet is that of the report.
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader("training.study"), jinja2.PackageLoader("training.report")])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # classes stand in the run's order
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # keep the order of the classes
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
     return environment
 
@@ -110,10 +111,10 @@ def _slices(document: Mapping[str, Any], images: np.ndarray, heat: Heat | None) 
 
 
 def heat_address(heat: np.ndarray) -> str:
-    """Return heat, (S, S) in [-1, 1], as a transparent picture to lay over a slice: orange above 0, blue below."""
+    """Return heat, (S, S) float in [-1, 1], as a transparent overlay, orange above 0 and blue below, as a data URL."""
     colour = np.where(heat[..., None] > 0, RAISED, LOWERED)
     opacity = 255 * MAX_OPACITY * np.abs(heat[..., None])
-    # A quarter of the colours' and opacities' steps: nobody sees it, and the file is half as large.
+    # Opacity in steps of 4 halves the size of the file without a visible difference.
     return png_address(np.concatenate([colour, np.round(opacity / 4) * 4], axis=-1).astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Make the temporary folder of a study, and remove those that killed commands have left."""
+"""The temporary folder of a study, and the removal of folders left by killed commands."""
 
 import contextlib
 import functools
@@ -18,12 +18,12 @@ PREFIX, HELD = "ich-study-", "held.lock"
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[str]:
-    """Give a new folder that only this user may read, and remove it at the end with what is in it.
+    """Yield a new folder that only this user can read, and remove it with its content at the end.
 
-    A lock that dies with its process tells which folders are in use; a process's first call removes this user's others.
+    A lock that ends with its process marks folders in use. The first call in a process removes this user's others.
 
     Raises:
-        NoRoomError: it cannot be made.
+        NoRoomError: if the folder cannot be created.
     """
     with contextlib.ExitStack() as kept:
         with needs_room():
@@ -36,7 +36,7 @@ def temporary_folder() -> Iterator[str]:
 
 @contextlib.contextmanager
 def needs_room() -> Iterator[None]:
-    """Have a disk that refuses a study's temporary files be a NoRoomError."""
+    """Raise a NoRoomError if a study's temporary files cannot be written."""
     try:
         yield
     except OSError as error:
@@ -48,14 +48,14 @@ def needs_room() -> Iterator[None]:
 def no_room(reason: str) -> NoRoomError:
     """Return the error for temporary files that cannot be written."""
     return NoRoomError(
-        f"{tempfile.gettempdir()}: no room for the temporary files of a study ({reason}); free space there, or set "
-        "TMPDIR to a folder with room"
+        f"{tempfile.gettempdir()}: no space for the temporary files of a study ({reason}); free up space there, or "
+        "set TMPDIR to a folder with enough space"
     )
 
 
 @functools.cache
 def remove_left_behind(place: str) -> None:
-    """Remove what nobody holds; a folder without a lock may just be being made, and stays."""
+    """Remove folders whose lock is free; a folder without a lock may be about to be locked, and stays."""
     for lock in Path(place).glob(f"{PREFIX}*/{HELD}"):
         with contextlib.suppress(OSError, Timeout):
             if is_own(lock.parent) and is_own(lock):

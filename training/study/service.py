@@ -1,4 +1,4 @@
-"""Serve HTTP: what may be asked, who may ask, and how an answer or a refusal goes back."""
+"""The HTTP service: its endpoints, authorisation, and responses."""
 
 import asyncio
 import hmac
@@ -20,13 +20,13 @@ from training.study.uploads import Refused, receive
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOG = logging.getLogger("uvicorn.error")
-OPEN_PATHS = ("/health",)  # what may be asked without the token
+OPEN_PATHS = ("/health",)  # need no token
 
 
 def make_app(desk: Desk, host: str = "127.0.0.1") -> FastAPI:
     """Return the application: POST /studies, GET /health and /metrics."""
     app = FastAPI(title="ich-cache: answers to head-CT studies; research only", docs_url=None, redoc_url=None)
-    if host in LOOPBACK:  # a page elsewhere must not reach the service by a name of its own
+    if host in LOOPBACK:  # protects against DNS rebinding by web pages
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "testserver"])
 
     @app.middleware("http")
@@ -59,11 +59,11 @@ def _bears(request: Request, token: str) -> bool:
 
 
 async def _answer_counted(desk: Desk, request: Request) -> Response:
-    """Answer one request, and count what became of it, whatever it was."""
-    begun, outcome, slices = time.monotonic(), "failed", 0
+    """Answer one request, and count its outcome in any case."""
+    start, outcome, slices = time.monotonic(), "failed", 0
     try:
         kind = _kind(request)
-        content, slices = await _answer(desk, request, kind, begun + desk.rules.seconds)
+        content, slices = await _answer(desk, request, kind, start + desk.rules.seconds)
         outcome = "answered"
         return Response(content, media_type=KINDS[kind])
     except Refused as error:
@@ -77,28 +77,28 @@ async def _answer_counted(desk: Desk, request: Request) -> Response:
         LOG.error("%s", error)
         return JSONResponse({"error": "the service's disk is full; send the study again later"}, 507)
     except Exception:
-        LOG.exception("a study was not answered")  # a fault of this program; it quotes no value of a file
+        LOG.exception("a study was not answered")  # a bug; the traceback quotes no value of a file
         return JSONResponse({"error": "an internal error of the service; see its log"}, 500)
     finally:
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start
         desk.counts.leave(outcome, seconds, slices)
         LOG.info("study: %s, %d slices, %.2f s", outcome, slices, seconds)
 
 
 def _kind(request: Request) -> str:
-    """Return which answer is asked for, by ?answer= or else by the header Accept; JSON where neither says."""
-    asked = request.query_params.get("answer")
+    """Return the requested kind of answer, from ?answer= or else the Accept header; JSON by default."""
+    requested = request.query_params.get("answer")
     accepted = request.headers.get("accept", "")
-    kind = asked or next((name for name, media in KINDS.items() if media.split(";")[0] in accepted), "json")
+    kind = requested or next((name for name, media in KINDS.items() if media.split(";")[0] in accepted), "json")
     if kind not in KINDS:
-        raise Refused(400, f"answer={kind}: ask for {', '.join(KINDS)}")
+        raise Refused(400, f"answer={kind}: use one of {', '.join(KINDS)}")
     return kind
 
 
 async def _answer(desk: Desk, request: Request, kind: str, deadline: float) -> tuple[bytes, int]:
     identifiers = _flag(request, "identifiers")
     if identifiers and not desk.rules.identifiers:
-        raise Refused(403, "the service does not give identifiers; start it with --identifiers")
+        raise Refused(403, "the service does not return identifiers; start it with --identifiers")
     with temporary_folder() as work, needs_room():
         (source := Path(work) / "source").mkdir()
         try:
@@ -121,7 +121,7 @@ def _flag(request: Request, name: str) -> bool:
 
 @asynccontextmanager
 async def _body(request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Give the body piece by piece; a client that goes away is a body that is cut off."""
+    """Yield the body in pieces; a client that disconnects is a refused request."""
     from starlette.requests import ClientDisconnect
 
     try:

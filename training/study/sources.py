@@ -1,4 +1,4 @@
-"""Make one folder of what a study is given as: folders, zip archives, single files, or several of them."""
+"""The input of a study as one folder: from folders, zip archives, single files, or several of these."""
 
 import os
 import shutil
@@ -15,11 +15,11 @@ ZIP_BEGINS = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a study may take; a larger one is refused before it is unpacked.
+    """The limits of a study; larger archives are refused before they are unpacked.
 
     Attributes:
-        files: in all archives together.
-        bytes: unpacked, of all archives together. 3,000 slices of 512 x 512 take 1.6 GB.
+        files: maximum number of files in all archives.
+        bytes: maximum unpacked size of all archives; 3,000 slices of 512 x 512 take 1.6 GB.
     """
 
     files: int = 50_000
@@ -27,15 +27,16 @@ class Limits:
 
 
 def gather(given: Sequence[Path], work: Path, limits: Limits, *, keep_names: bool = True) -> Path:
-    """Return one folder that holds everything given; a single folder is taken as it lies.
+    """Return one folder with all inputs; a single folder is returned unchanged.
 
     Args:
-        given: folders, zip archives, DICOM files.
-        work: an empty folder for what must be unpacked or linked.
-        keep_names: False numbers the members of archives: a member's name may name a patient.
+        given: folders, zip archives and DICOM files.
+        work: an empty folder for unpacked archives and links.
+        limits: limits of the archives.
+        keep_names: whether to keep the names in archives, which may contain patient names, instead of numbers.
 
     Raises:
-        StudyError: something is not there, is an archive that cannot be unpacked, or exceeds the limits.
+        StudyError: if an input does not exist, cannot be read or unpacked, or exceeds the limits.
     """
     for path in given:
         if not path.exists():
@@ -53,22 +54,22 @@ def gather(given: Sequence[Path], work: Path, limits: Limits, *, keep_names: boo
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file begins as a zip archive does; a DICOM file's preamble may be anything, but is not this."""
+    """Return whether a file starts like a zip archive, which no DICOM preamble is expected to do."""
     try:
         with open(path, "rb") as file:
             return file.read(len(ZIP_BEGINS)) == ZIP_BEGINS
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give a file that can") from error
+        raise StudyError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
 
 
 def unpack(archive: Path, folder: Path, limits: Limits, *, keep_names: bool) -> Limits:
-    """Unpack a zip archive into a new folder; return what is left of the limits.
+    """Unpack a zip archive into a new folder, and return the remaining limits.
 
-    zipfile reads no more of a member than the size it states, and takes `..` and `/` out of names.
+    zipfile reads no more of a member than its stated size, and removes `..` and leading `/` from names.
 
     Raises:
-        StudyError: it is damaged, encrypted or too large; the folder is then gone.
-        OSError: the disk refuses to be written; so too.
+        StudyError: if the archive is damaged, encrypted or too large; the folder is then removed.
+        OSError: if the disk cannot be written; the folder is then removed.
     """
     name = archive if keep_names else "the archive"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Take the body of a request to disk: DICOM files in a form, as STOW-RS sends them, a zip, or one file."""
+"""The body of a request, written to disk: a form of DICOM files, a STOW-RS body, a zip archive, or one file."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,17 +11,17 @@ from training.errors import StudyError
 from training.study.sources import Limits, is_zip, unpack
 
 ACCEPTED = (
-    "multipart/form-data with DICOM files, multipart/related; type=application/dicom as STOW-RS has it, "
+    "multipart/form-data with DICOM files, multipart/related; type=application/dicom as in STOW-RS, "
     "application/zip, or application/dicom"
 )
 MAX_PARTS = 50_000
 
 
 class Refused(StudyError):
-    """A request that is not answered.
+    """A request was refused.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status code.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -30,12 +30,19 @@ class Refused(StudyError):
 
 
 async def receive(content_type: str, body: AsyncIterator[bytes], folder: Path, max_bytes: int) -> None:
-    """Write the files of a request's body into a folder, numbered: what they were called may name a patient.
+    """Write the files of a request's body to a folder, and unpack zip archives among them.
 
-    Zip archives among them are unpacked.
+    The files are numbered, because their names may contain a patient's.
+
+    Args:
+        content_type: the Content-Type header.
+        body: the body in pieces.
+        folder: an empty folder.
+        max_bytes: maximum size of the body; archives may take eight times as much when unpacked.
 
     Raises:
-        Refused: another media type, a body that is cut off or too large.
+        Refused: if the media type is not accepted, or the body is truncated, damaged or too large.
+        StudyError: if an archive cannot be unpacked.
     """
     kind, options = parse_options_header(content_type)
     parts = _Parts(folder)
@@ -84,7 +91,7 @@ class _Parts:
 
 
 class _Whole:
-    """A body that is one file."""
+    """A body that consists of one file."""
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
@@ -98,7 +105,7 @@ class _Whole:
 
 
 class _Form:
-    """A body of several parts, whose headers say nothing that is needed: what a part is shows in its first bytes."""
+    """A multipart body; the headers of its parts are ignored, since the first bytes show what a part is."""
 
     def __init__(self, boundary: bytes, parts: _Parts) -> None:
         self._ended = False
@@ -118,7 +125,7 @@ class _Form:
     def write(self, piece: bytes) -> None:
         try:
             self._parser.write(piece)
-        except ValueError as error:  # what python-multipart raises is one
+        except ValueError as error:  # errors of python-multipart are ValueErrors
             raise Refused(400, "the multipart body is damaged; send it again") from error
 
     def finish(self) -> None:

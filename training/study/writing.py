@@ -1,4 +1,4 @@
-"""Write an answer's folder, whole or not at all."""
+"""The folder of an answer, written completely or not at all."""
 
 import json
 import os
@@ -16,17 +16,18 @@ from training.system import REFUSALS
 
 
 def check_out(out: Path) -> None:
-    """Raise a StudyError unless a folder may be made at `out`: what is there is never mixed with a new answer."""
+    """Raise a StudyError unless `out` does not exist or is an empty folder, so that answers are never mixed."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"{out}: exists and is not an empty folder; choose another --out, or remove it")
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to that becomes `out` when all is written, and is removed when something fails.
+def complete_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that is renamed to `out` at the end, or removed if something fails.
 
     Raises:
-        NotWrittenError: the disk refuses to be written.
+        StudyError: if `out` is not free.
+        NotWrittenError: if the disk cannot be written.
     """
     check_out(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -45,7 +46,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def write_tables(folder: Path, answer: Answer, document: dict[str, Any]) -> None:
-    """Write slices.csv, series.csv, studies.csv, rejects.csv, and all of it as answer.json."""
+    """Write slices.csv, series.csv, studies.csv and rejects.csv, and answer.json with all of them."""
     for name in LEVELS:
         write_table(folder / f"{name}.csv", answer.table(name))
     write_table(folder / "rejects.csv", answer.left_out)
@@ -53,5 +54,5 @@ def write_tables(folder: Path, answer: Answer, document: dict[str, Any]) -> None
 
 
 def as_json(document: dict[str, Any]) -> str:
-    """Return a document's JSON on one line; it has no NaN."""
+    """Return a document as JSON on one line, without NaN."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False)

@@ -135,9 +135,7 @@ def test_features_to_train_on_are_never_in_memory_as_a_whole(
 def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
     run, cache = made
     write_features(run, cache, np.arange(4), runtime(), HERE, tta=False)
-    with pytest.raises(
-        RunError, match=r"\(commit .* instead of .*remove .*, then run: train features --run"
-    ):
+    with pytest.raises(RunError, match=r"\(commit .* instead of .*remove .*, then run: train features --run"):
         read_features(run, replace(cache, commit="0123456789abcdef"), np.arange(4), tta=False)
     save_file(build_model(settings(seed=4), 6).state_dict(), run.weights)
     for call in (
