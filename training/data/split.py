@@ -76,13 +76,20 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
     """
     subsets = read_lines(path).set_index("patient_id")["split"]
     if not subsets.index.is_unique:
-        raise RunError(f"{path}: lists patient {subsets.index[subsets.index.duplicated()][0]} more than once")
+        twice = subsets.index[subsets.index.duplicated()][0]
+        raise RunError(f"{path}: lists patient {twice} more than once; restore it, or start a new run")
     if unknown := set(subsets) - set(SUBSETS):
-        raise RunError(f"{path}: unknown split {sorted(unknown)[0]!r}; it must be one of {', '.join(SUBSETS)}")
+        raise RunError(
+            f"{path}: unknown subset {sorted(unknown)[0]!r}, not one of {', '.join(SUBSETS)}; restore it, or start a new "
+            "run"
+        )
     found = subsets.reindex(table["patient_id"])
     if found.isna().any():
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
-        raise RunError(f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}")
+        raise RunError(
+            f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}; restore it, give "
+            "the run's own cache, or start a new run"
+        )
     return found.to_numpy(dtype=str)
 
 

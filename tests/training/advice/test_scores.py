@@ -10,7 +10,7 @@ from testkit.tiny_run import HERE, settings
 from tests.training.advice.world import Told, World, advised, call
 from training.data.cache import open_cache
 from training.data.linked import read_linked
-from training.data.split import read_lines
+from training.data.split import read_lines, read_split
 from training.run.job import begin
 from training.run.runs import open_run
 from training.run.setup import lines_of
@@ -45,6 +45,42 @@ def _a_split_that_is_not_a_table(world: World) -> Told:
         return read_lines(file)
 
     return Told(lambda: read_lines(file), "restore it, or start a new run", restored)
+
+
+def _edited_split(world: World, edit: Callable[[str], str], advice: str) -> Told:
+    file, table = world.run / "split.csv", open_cache(world.cache).table
+    file.write_text(edit(file.read_text()))
+
+    def restored() -> object:
+        world.restore("split.csv")
+        return read_split(file, table)
+
+    return Told(lambda: read_split(file, table), advice, restored)
+
+
+def _a_patient_listed_twice(world: World) -> Told:
+    repeated = lambda text: text + text.splitlines()[1] + "\n"  # noqa: E731
+    return _edited_split(world, repeated, "more than once; restore it, or start a new run")
+
+
+def _an_unknown_subset(world: World) -> Told:
+    renamed = lambda text: text.replace(",train", ",training")  # noqa: E731
+    return _edited_split(world, renamed, "unknown subset 'training', .*; restore it, or start a new run")
+
+
+def _a_split_without_a_patient(world: World) -> Told:
+    shortened = lambda text: text[: text.rstrip().rindex("\n") + 1]  # noqa: E731
+    advice = "lacks 1 patient of the cache, .*; restore it, give the run's own cache, or start a new run"
+    return _edited_split(world, shortened, advice)
+
+
+def _a_cache_with_a_patient_that_the_split_lacks(world: World) -> Told:
+    """The run's own cache fits the split again."""
+    run = open_run(world.run)
+    table = open_cache(world.cache).table
+    other = table.assign(patient_id=table["patient_id"].replace(table["patient_id"].iloc[0], "another"))
+    advice = "lacks 1 patient of the cache, such as another; .* give the run's own cache"
+    return Told(lambda: read_split(run.split, other), advice, lambda: read_split(run.split, table))
 
 
 def _a_patient_in_two_subsets(world: World) -> Told:
@@ -125,6 +161,10 @@ TOLD = (
     _a_set_without_a_label,
     _a_subset_whose_labels_are_gone,
     _a_split_that_is_not_a_table,
+    _a_patient_listed_twice,
+    _an_unknown_subset,
+    _a_split_without_a_patient,
+    _a_cache_with_a_patient_that_the_split_lacks,
     _a_patient_in_two_subsets,
     _linked_patients_that_cannot_be_read,
     _predictions_that_are_not_there,
