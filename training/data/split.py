@@ -80,15 +80,15 @@ def read_split(path: Path, table: pd.DataFrame) -> np.ndarray:
         raise RunError(f"{path}: lists patient {twice} more than once; restore it, or start a new run")
     if unknown := set(subsets) - set(SUBSETS):
         raise RunError(
-            f"{path}: unknown subset {sorted(unknown)[0]!r}, not one of {', '.join(SUBSETS)}; restore it, or start a new "
-            "run"
+            f"{path}: unknown subset {sorted(unknown)[0]!r}, not one of {', '.join(SUBSETS)}; "
+            "restore it, or start a new run"
         )
     found = subsets.reindex(table["patient_id"])
     if found.isna().any():
         missing = table["patient_id"].to_numpy()[found.isna().to_numpy()]
         raise RunError(
-            f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}; restore it, give "
-            "the run's own cache, or start a new run"
+            f"{path}: lacks {counted(len(set(missing)), 'patient')} of the cache, such as {missing[0]}; "
+            "restore it, give the run's own cache, or start a new run"
         )
     return found.to_numpy(dtype=str)
 

@@ -1,4 +1,4 @@
-"""Test the ablation: pairs of runs that differ in the position branch alone, made once, and compared."""
+"""Test the ablation: pairs of runs that differ only in the varied part, trained once, and compared."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from training.run.runs import open_run
 from training.scores.ablate import Ablation, ablate, over_seeds
 from training.scores.compare import CALIBRATED
 
-MODEL = "squeezenet1_1"  # the quickest to train
+MODEL = "squeezenet1_1"  # the fastest to train
 VARY = ["position", "context"]
 KINDS = ("no-position", "position")
 OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | {
@@ -22,7 +22,7 @@ OTHERS = {name: value for name, value in SETTINGS.items() if name != "model"} | 
 }
 
 
-def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
+def test_pairs_differ_only_in_position_and_are_trained_once(tmp_path):
     cache, out = write_cache(tmp_path / "c.zarr", patients=16, slices=4).path, tmp_path / "ablation"
     of, what = Ablation(cache, out, OTHERS, runtime(), HERE), ([MODEL], [0, 1], ["position"])
     table = ablate(of, *what)
@@ -46,26 +46,26 @@ def test_pairs_differ_in_position_alone_and_are_made_once(tmp_path):
 
 
 def check_context_and_series(of, written):
-    """They are varied on the run with position that is there."""
+    """Both are compared with the existing run with position."""
     table = ablate(of, [MODEL], [0], ["context", "series"])
     runs = {kind: of.out / f"{MODEL}-{kind}-seed0" for kind in ("position", "context", "series")}
     assert open_run(runs["context"]).config.context == 1
     assert open_run(runs["series"]).config.head == "gru"
     assert open_run(runs["series"]).data.split == open_run(runs["position"]).data.split
     assert all(file.stat().st_mtime_ns == then for file, then in written.items())
-    whole = table[table["score"] == "weighted_log_loss"].set_index("vary")
-    assert list(whole.index) == ["context", "series"]
-    assert whole["value_a"].nunique() == 1
+    main = table[table["score"] == "weighted_log_loss"].set_index("vary")
+    assert list(main.index) == ["context", "series"]
+    assert main["value_a"].nunique() == 1
     page = (of.out / "ablation.html").read_text()
     assert "What neighbouring slices add" in page
-    assert f"{whole['difference']['context']:+.4f}".lstrip("+-") in page
+    assert f"{main['difference']['context']:+.4f}".lstrip("+-") in page
     calibrated = table[(table["score"] == CALIBRATED) & (table["class"] == "all")].set_index("vary")["difference"]
     assert "log loss, calibrated" in page
     assert f"{calibrated['context']:+.4f}".lstrip("+-") in page
 
 
 @pytest.mark.parametrize(("name", "value"), [("position", False), ("seed", 3), ("model", "resnet18"), ("context", 2)])
-def test_what_the_runs_differ_in_is_no_setting_of_all(tmp_path, name, value):
+def test_varied_settings_cannot_be_set_for_all_runs(tmp_path, name, value):
     with pytest.raises(ConfigError, match=f"--set {name}: the runs differ in this setting"):
         ablate(Ablation(tmp_path / "c", tmp_path / "out", {name: value}, runtime(), HERE), ["resnet18"], [0], VARY)
     assert not (tmp_path / "out").exists()

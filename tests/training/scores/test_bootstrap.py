@@ -1,4 +1,4 @@
-"""Test the bootstrap: draws of whole patients, against plain loops, and intervals that cover the truth."""
+"""Test the bootstrap: draws of patients, against plain loops, and the coverage of the intervals."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ HALF = np.full(2, 0.5)
 
 
 def simulate(rng: np.random.Generator, patients: int, slices: int, correlated: float = 2.0) -> tuple[np.ndarray, ...]:
-    """Labels (N, 2), probabilities (N, 2), groups (N,): slices of a patient share their findings and their errors."""
+    """Return labels (N, 2), probabilities (N, 2) and groups (N,); slices of a patient share findings and errors."""
     groups = np.repeat(np.arange(patients), slices)
     shared = rng.normal(0, correlated, (patients, 2))[groups]
     labels = (shared + rng.normal(0, 1, shared.shape) > 1).astype(float)
@@ -36,7 +36,7 @@ def intervals_of(
     return intervals(measured, bootstrap(scorer, units, resamples, seed), CLASSES)
 
 
-def test_draws_are_whole_samples_and_repeat() -> None:
+def test_draws_have_the_sample_size_and_depend_only_on_the_seed() -> None:
     draws = np.concatenate(list(draw_patients(13, 120, seed=4)))
     assert draws.shape == (120, 13)
     assert (draws.sum(axis=1) == 13).all()
@@ -46,13 +46,13 @@ def test_draws_are_whole_samples_and_repeat() -> None:
     assert (draws != other).any()
 
 
-def test_draws_have_the_multinomials_moments() -> None:
+def test_draws_have_the_moments_of_a_multinomial_distribution() -> None:
     draws = np.concatenate(list(draw_patients(10, 20_000, seed=0)))
     assert draws.mean(axis=0) == pytest.approx(np.ones(10), abs=0.03)
     assert draws.var(axis=0) == pytest.approx(np.full(10, 0.9), abs=0.05)
 
 
-def test_equals_repeating_the_patients_slices() -> None:
+def test_a_draw_equals_repeating_the_slices_of_patients() -> None:
     labels, probabilities, groups = simulate(np.random.default_rng(0), 12, 5)
     draws = bootstrap(Scorer(labels, probabilities, WEIGHTS, HALF, groups), 12, resamples=20, seed=1)
     for r, weights in enumerate(np.concatenate(list(draw_patients(12, 20, seed=1)))):
@@ -64,12 +64,12 @@ def test_equals_repeating_the_patients_slices() -> None:
         assert draws.classes["f1"][r, 1] == pytest.approx(expected["classes"]["any"]["f1"], abs=1e-12)
 
 
-def test_interval_is_the_percentiles_of_the_draws() -> None:
+def test_an_interval_consists_of_the_percentiles_of_the_draws() -> None:
     draws = np.random.default_rng(0).normal(size=1001)
     assert interval(draws) == pytest.approx([np.percentile(draws, 2.5), np.percentile(draws, 97.5)])
 
 
-def test_interval_of_a_score_that_is_often_undefined_is_none() -> None:
+def test_a_score_that_is_often_undefined_has_no_interval() -> None:
     draws = np.arange(100.0)
     draws[:5] = np.nan
     assert interval(draws) is not None
@@ -77,7 +77,7 @@ def test_interval_of_a_score_that_is_often_undefined_is_none() -> None:
     assert interval(draws) is None
 
 
-def test_intervals_hold_the_scores_they_are_of() -> None:
+def test_intervals_contain_their_scores() -> None:
     labels, probabilities, groups = simulate(np.random.default_rng(2), 60, 5)
     scores = score(labels, probabilities, CLASSES, WEIGHTS)
     got = intervals_of(labels, probabilities, groups, 300)
@@ -87,7 +87,7 @@ def test_intervals_hold_the_scores_they_are_of() -> None:
             assert low <= scores["classes"][name][key] <= high, key
 
 
-def test_paired_differences_of_a_score_with_itself_are_nothing() -> None:
+def test_paired_differences_of_a_score_with_itself_are_zero() -> None:
     labels, probabilities, groups = simulate(np.random.default_rng(3), 20, 4)
     draws = bootstrap(Scorer(labels, probabilities, WEIGHTS, HALF, groups), 20, 50)
     same = difference(draws, draws)
@@ -96,7 +96,7 @@ def test_paired_differences_of_a_score_with_itself_are_nothing() -> None:
 
 
 def coverage(of_slices: bool, simulations: int = 150) -> float:
-    """How often the interval of the log loss and of the ROC AUC holds the truth, on data correlated in patients."""
+    """Return how often intervals of log loss and ROC AUC cover the truth, for slices correlated within patients."""
     labels, probabilities, _ = simulate(np.random.default_rng(99), 200_000, 4)
     truth = score(labels, probabilities, CLASSES, WEIGHTS)
     inside = []
@@ -120,7 +120,7 @@ def test_intervals_over_patients_cover_and_over_slices_do_not() -> None:
 
 
 def sharpened(rng: np.random.Generator, patients: int, sharpness: float) -> tuple[np.ndarray, ...]:
-    """As `simulate`: calibrated probabilities whose logits are multiplied."""
+    """Return the same as `simulate`, with calibrated probabilities whose logits are multiplied by `sharpness`."""
     groups = np.repeat(np.arange(patients), 4)
     logits = rng.normal(-1, 1, (patients, 2))[groups]
     labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
@@ -128,7 +128,7 @@ def sharpened(rng: np.random.Generator, patients: int, sharpness: float) -> tupl
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 2.0])
-def test_the_calibration_errors_interval_covers(sharpness: float) -> None:
+def test_intervals_of_the_calibration_error_cover_the_truth(sharpness: float) -> None:
     labels, probabilities, _ = sharpened(np.random.default_rng(99), 200_000, sharpness)
     truth = score(labels, probabilities, CLASSES, WEIGHTS)["classes"]
     inside = []
@@ -136,11 +136,11 @@ def test_the_calibration_errors_interval_covers(sharpness: float) -> None:
         got = intervals_of(*sharpened(np.random.default_rng(seed), 150, sharpness), 200, seed)["classes"]
         spans = {name: got[name]["calibration_error"] for name in CLASSES}
         inside += [low <= truth[name]["calibration_error"] <= high for name, (low, high) in spans.items()]
-    # 200 intervals: the standard error of the share is 1.5 %. The percentiles of the draws hold none of the first.
+    # 200 intervals: the standard error of the share is 1.5 %. Percentiles of the draws would never cover the first.
     assert np.mean(inside) >= 0.91
 
 
-def test_a_calibration_error_with_little_noise_has_the_percentiles() -> None:
+def test_with_little_noise_the_interval_of_a_calibration_error_is_the_percentiles() -> None:
     measured = np.array([0.1, -0.2, 0.05])
     draws = measured + np.random.default_rng(0).normal(0, 0.001, (4000, 3))
     assert calibration_interval(measured, draws, (0.025, 0.975)) == pytest.approx(
@@ -148,7 +148,7 @@ def test_a_calibration_error_with_little_noise_has_the_percentiles() -> None:
     )
 
 
-def test_noise_alone_has_a_calibration_error_from_0() -> None:
+def test_with_noise_alone_the_interval_of_a_calibration_error_starts_at_0() -> None:
     draws = np.random.default_rng(0).normal(0, 0.01, (4000, 15))
     low, high = calibration_interval(draws[0], draws + draws[0], (0.025, 0.975))
     assert low == 0 < np.abs(draws[0]).sum() < high
@@ -187,7 +187,7 @@ def test_pooling_takes_the_largest_probability_and_any_label(level: str) -> None
             assert pooled.labels[line, k] == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_series_uid_of_two_patients_or_studies_names_two_series() -> None:
+def test_a_series_uid_shared_by_patients_or_studies_stands_for_several_series() -> None:
     known = make_predictions(np.array([[1.0, 0], [0, 0], [0, 0]]), np.full((3, 2), 0.5), np.arange(3))
     slices = known.slices.assign(
         series_instance_uid="s", patient_id=["a", "b", "b"], study_instance_uid=["t", "t", "u"]

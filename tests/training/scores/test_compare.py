@@ -1,4 +1,4 @@
-"""Test the comparison of runs: paired draws, the same slices, and differences that are there or not."""
+"""Test the comparison of runs: paired draws, the same slices, and differences that exist or not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_worse_run_is_clearly_worse() -> None:
     assert line(table, "weighted_log_loss", "all")["low"] > 0
 
 
-def test_what_calibration_alone_gains_is_no_gain_when_both_are_calibrated() -> None:
+def test_a_gain_in_calibration_alone_vanishes_if_both_are_calibrated() -> None:
     known = predictions(0, patients=80)
     pair = [contestant("right", known), contestant("too_sure", known, skill=3.0)]
     pair = [replace(of, calibration=choose_operating(known.labels, of.known.probabilities, CLASSES)) for of in pair]
@@ -62,7 +62,7 @@ def test_what_calibration_alone_gains_is_no_gain_when_both_are_calibrated() -> N
 
 
 def test_calibrated_draws_are_those_of_the_other_scores() -> None:
-    """Where calibration changes nothing they are the plain log losses, interval and all; one run alone has none."""
+    """With an identity calibration they equal the plain log losses, as do the intervals; both runs need one."""
     known = predictions(0, patients=80)
     nothing = choose_operating(known.labels, known.probabilities, CLASSES)
     nothing = replace(nothing, slopes=np.ones(2), offsets=np.zeros(2))
@@ -82,8 +82,8 @@ def test_a_run_equals_itself() -> None:
     assert (table[["difference", "low", "high"]].fillna(0) == 0).all().all()
 
 
-def test_what_differs_by_rounding_alone_has_no_interval() -> None:
-    """A head whose share of a class is 0 gives the slice model's probabilities, computed in other batches."""
+def test_differences_by_rounding_alone_have_no_interval() -> None:
+    """A head with share 0 for a class returns the slice model's probabilities, computed in other batches."""
     known = predictions(0, patients=80)
     table = compare([contestant("a", known), contestant("b", known, noise=1e-6)], resamples=50)
     assert (table["no_interval"] != "").all()
@@ -115,10 +115,10 @@ def test_order_of_slices_does_not_matter() -> None:
     assert table["difference"].abs().max() < 1e-12
 
 
-def test_frames_of_one_file_are_told_apart() -> None:
+def test_frames_of_one_file_are_distinguished() -> None:
     known = predictions(0)
     number = np.arange(len(known))
-    frames = known.slices.assign(image_id=(number // 4).astype(str), z_norm=number % 4 // 2 / 2)  # two at each place
+    frames = known.slices.assign(image_id=(number // 4).astype(str), z_norm=number % 4 // 2 / 2)  # two at each position
     order = np.argsort(-frames["z_norm"], kind="stable").to_numpy()
     a = contestant("a", Predictions(frames, CLASSES, known.labels, known.probabilities))
     moved = frames.iloc[order].reset_index(drop=True)
@@ -145,7 +145,7 @@ def test_every_pair_of_three_is_compared() -> None:
     assert "ccc minus bb" in to_text(table)
 
 
-def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+def test_runs_with_the_same_name_are_named_by_their_paths(tmp_path: Path) -> None:
     cache = open_cache(write_cache(tmp_path / "cache.zarr", patients=12, slices=4).path)
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     for seed, path in enumerate(paths):

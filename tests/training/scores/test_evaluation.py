@@ -1,4 +1,4 @@
-"""Test the full evaluation: thresholds and calibration come from validation alone, levels are pooled."""
+"""Test the full evaluation: thresholds and calibration come only from validation, and levels are pooled."""
 
 import json
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ def predictions(seed: int, patients: int = 40, slices: int = 6) -> Predictions:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 @example(seed=3_988_564_787, ties=False)  # two thresholds are equally good
-def test_youdens_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
+def test_youden_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
     y = np.append((rng.random(80) < 0.3).astype(float), [0.0, 1.0])
     p = np.round(rng.random(82), 1 if ties else 9)
@@ -58,7 +58,7 @@ def test_youdens_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
-def test_the_threshold_of_f1_expects_the_best_of_all_and_is_half_of_it(seed: int, ties: bool) -> None:
+def test_f1_threshold_has_the_best_expected_f1_and_equals_half_of_it(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
     p = np.round(rng.random(80), 1 if ties else 9)
     q = sigmoid(1.7 * logit(p) - 2)
@@ -70,8 +70,8 @@ def test_the_threshold_of_f1_expects_the_best_of_all_and_is_half_of_it(seed: int
     assert q[p >= got].min() >= best / 2 - 1e-9
 
 
-def test_with_few_positives_the_threshold_of_f1_is_better_than_the_best_on_validation() -> None:
-    def f1(y: np.ndarray, called: np.ndarray) -> float:  # scikit-learn's takes 4 ms, 12,000 times
+def test_with_few_positives_f1_threshold_beats_the_best_count_on_validation() -> None:
+    def f1(y: np.ndarray, called: np.ndarray) -> float:  # called 12,000 times; scikit-learn's takes 4 ms
         return float(2 * (y * called).sum() / (y.sum() + called.sum()))
 
     rng = np.random.default_rng(0)
@@ -103,14 +103,14 @@ def test_platt_is_the_maximum_of_the_likelihood(seed: int) -> None:
     assert platt(y, p) == pytest.approx(minimize(loss, [1.0, 0.0], tol=1e-12).x, abs=1e-4)
 
 
-def test_platt_stays_finite_where_a_threshold_separates() -> None:
+def test_platt_stays_finite_if_a_threshold_separates_the_labels() -> None:
     y = np.repeat([0.0, 1.0], 50)
     slope, offset = platt(y, np.repeat([0.0, 1.0], 50))
     assert np.isfinite([slope, offset]).all()
     assert slope > 0
 
 
-def test_calibration_corrects_probabilities_that_are_too_sure() -> None:
+def test_calibration_corrects_overconfident_probabilities() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(-1, 1.5, (4000, 2))
     labels = (rng.random(truth.shape) < sigmoid(truth)).astype(float)
@@ -123,7 +123,7 @@ def test_calibration_corrects_probabilities_that_are_too_sure() -> None:
         assert after["classes"][name]["roc_auc"] == pytest.approx(before["classes"][name]["roc_auc"])
 
 
-def test_a_class_that_validation_lacks_keeps_its_probabilities_and_says_so() -> None:
+def test_a_class_without_positives_keeps_its_probabilities_with_a_reason() -> None:
     labels = np.column_stack([np.zeros(30), np.tile([0.0, 1.0], 15)])
     operating = choose_operating(labels, np.random.default_rng(0).random((30, 2)), CLASSES)
     assert operating.thresholds[0] == operating.f1_thresholds[0] == 0.5
@@ -131,7 +131,7 @@ def test_a_class_that_validation_lacks_keeps_its_probabilities_and_says_so() -> 
     assert operating.calibrate(np.array([[0.3, 0.3]]))[0, 0] == pytest.approx(0.3)
 
 
-def test_test_uses_what_validation_chose_whatever_test_is(tmp_path: Path) -> None:
+def test_test_uses_the_thresholds_and_calibration_of_validation(tmp_path: Path) -> None:
     validation, test = predictions(0), predictions(1)
     assess(tmp_path, "validation", validation, WEIGHTS)
     chosen = (tmp_path / "thresholds.json").read_bytes(), (tmp_path / "calibration.json").read_bytes()
@@ -150,7 +150,7 @@ def test_test_uses_what_validation_chose_whatever_test_is(tmp_path: Path) -> Non
         assert content["classes"][name]["recall"] == pytest.approx(sk.recall_score(test.labels[:, k], half))
 
 
-def test_tta_has_thresholds_of_its_own(tmp_path: Path) -> None:
+def test_tta_has_its_own_thresholds(tmp_path: Path) -> None:
     assess(tmp_path, "validation", predictions(0), WEIGHTS)
     assert "at_threshold" not in assess(tmp_path, "test_tta", predictions(1), WEIGHTS)
     assess(tmp_path, "validation_tta", predictions(2), WEIGHTS)
@@ -171,7 +171,7 @@ def test_thresholds_of_other_classes_are_refused(tmp_path: Path, which: slice) -
         assess(tmp_path, "test", predictions(1), WEIGHTS)
 
 
-def test_what_was_chosen_reads_back_exactly(tmp_path: Path) -> None:
+def test_thresholds_and_calibration_read_back_exactly(tmp_path: Path) -> None:
     assess(tmp_path, "validation", predictions(0), WEIGHTS)
     known = predictions(0)
     read = read_operating(tmp_path)["slice"]
@@ -182,7 +182,7 @@ def test_what_was_chosen_reads_back_exactly(tmp_path: Path) -> None:
     assert (read.offsets == made.offsets).all()
 
 
-def test_a_run_of_0_2_0_is_scored_without_thresholds_for_f1(tmp_path: Path) -> None:
+def test_a_run_of_0_2_0_is_scored_without_f1_thresholds(tmp_path: Path) -> None:
     assess(tmp_path, "validation", predictions(0), WEIGHTS)
     content = json.loads((tmp_path / "thresholds.json").read_text())
     for of in content["levels"].values():
@@ -211,7 +211,7 @@ def test_levels_are_the_scores_of_the_pooled_predictions() -> None:
     json.dumps(content, allow_nan=False)
 
 
-def test_each_look_at_test_is_a_line(tmp_path: Path) -> None:
+def test_each_evaluation_on_test_is_logged(tmp_path: Path) -> None:
     for minute in (1, 2):
         log_evaluation(tmp_path, "test", "c0ffee", 10, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
     lines = pd.read_csv(tmp_path / "looks.csv")
@@ -219,7 +219,7 @@ def test_each_look_at_test_is_a_line(tmp_path: Path) -> None:
     assert list(lines.columns) == ["time", "what", "commit", "slices"]
 
 
-def test_one_patient_has_scores_and_no_interval() -> None:
+def test_one_patient_has_scores_but_no_interval() -> None:
     content = evaluate_predictions(predictions(4, patients=1, slices=30), WEIGHTS, {}, resamples=20)
     assert content["weighted_log_loss"] is not None
     assert content["intervals"]["weighted_log_loss"] is None

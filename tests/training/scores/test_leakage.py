@@ -1,4 +1,4 @@
-"""Plant leakage and other content, and check that both are found and named."""
+"""Test that leakage, and differences between caches, are detected and reported."""
 
 import dataclasses
 from pathlib import Path
@@ -30,7 +30,7 @@ def split_of(cache: Cache) -> pd.DataFrame:
     return pd.DataFrame({"patient_id": patients, "split": subsets})
 
 
-def test_clean_data_pass(fake: FakeCache) -> None:
+def test_a_split_without_leakage_passes(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     check_leakage(split_of(cache), cache, SIZE)
 
@@ -47,7 +47,7 @@ def test_same_pixels_in_two_subsets_are_named(fake: FakeCache) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_same_pixels_in_one_subset_are_no_leak(fake: FakeCache) -> None:
+def test_same_pixels_in_one_subset_are_not_leakage(fake: FakeCache) -> None:
     plant(fake, 17, fake.images[SIZE][3])  # patients 0 and 3 are both in training
     cache = open_cache(fake.path)
     check_leakage(split_of(cache), cache, SIZE)
@@ -71,7 +71,7 @@ def make_run(path: Path, cache: Cache) -> Run:
     return run
 
 
-def test_content_is_the_same_in_other_rows(fake: FakeCache, tmp_path: Path) -> None:
+def test_content_does_not_depend_on_the_order_of_rows(fake: FakeCache, tmp_path: Path) -> None:
     other = write_cache(tmp_path / "other.zarr", patients=6, slices=5, row_seed=9, rows_per_shard=4)
     assert list(other.table["row"]) != list(fake.table["row"])
     assert differences(*(content_of(open_cache(path), SIZE) for path in (fake.path, other.path))) == []
@@ -84,7 +84,7 @@ def test_content_reads_back(fake: FakeCache, tmp_path: Path) -> None:
         assert (array == getattr(content, name)).all()
 
 
-def test_each_difference_is_named(fake: FakeCache) -> None:
+def test_each_difference_is_reported(fake: FakeCache) -> None:
     cache = open_cache(fake.path)
     before = content_of(cache, SIZE)
     table = cache.table.copy()
@@ -100,7 +100,7 @@ def test_each_difference_is_named(fake: FakeCache) -> None:
 
 
 def commit_again(path: Path) -> str:
-    """Let a cache have another commit only, of the same content."""
+    """Replace the commit of a cache by another with the same content, and return its id."""
     before = current(path)
     after = recommit(path, lambda commit: commit["attributes"].update(created="2026-02-02T00:00:00Z"))
     (path / "commits" / f"{before}.json").unlink()
@@ -126,7 +126,7 @@ def test_own_cache_with_other_content_is_refused_with_the_difference(fake: FakeC
 def test_external_set_leaves_out_patients_of_training_and_names_them(fake: FakeCache, tmp_path: Path) -> None:
     cache = open_cache(fake.path)
     lines, left_out = external_lines(make_run(tmp_path / "run", cache), cache)
-    assert sorted(set(cache.table["patient_id"].iloc[lines])) == ["ID_00000002", "ID_00000005"]  # of test
+    assert sorted(set(cache.table["patient_id"].iloc[lines])) == ["ID_00000002", "ID_00000005"]  # of the test set
     assert left_out["patient_id"].tolist() == [f"ID_0000000{n}" for n in (0, 1, 3, 4)]
     assert left_out["slices"].tolist() == [5] * 4
     assert set(left_out["reason"]) == {BY_NAME}
@@ -136,7 +136,7 @@ def renamed(cache: Cache) -> Cache:
     return dataclasses.replace(cache, table=cache.table.assign(patient_id="new " + cache.table["patient_id"]))
 
 
-def test_external_set_is_all_that_has_a_label(fake: FakeCache, tmp_path: Path) -> None:
+def test_external_set_is_every_slice_with_a_label(fake: FakeCache, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", open_cache(fake.path))
     other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, unlabelled=2, seed=5)
     lines, left_out = external_lines(run, renamed(open_cache(other.path)))
@@ -151,7 +151,7 @@ def test_external_set_leaves_out_the_runs_patients_under_another_name(fake: Fake
     other = write_cache(tmp_path / "other.zarr", patients=4, slices=3, seed=5)
     plant(other, 4, fake.images[SIZE][8])
     lines, left_out = external_lines(run, renamed(open_cache(other.path)))
-    assert list(lines) == [0, 1, 2, *range(6, 12)]  # the whole patient is gone
+    assert list(lines) == [0, 1, 2, *range(6, 12)]  # all slices of the patient are left out
     assert left_out.to_numpy().tolist() == [["new ID_00000001", 3, other.table["image_id"].iloc[4], BY_SLICE]]
 
 

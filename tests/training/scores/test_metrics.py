@@ -1,4 +1,4 @@
-"""Test the scores against scikit-learn, the competition's known values and the rules for the undefined."""
+"""Test the scores against scikit-learn, known values of the competition, and the rules for undefined scores."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def simulate(seed: int, n: int = 400, missing: float = 0.0, ties: bool = False) 
 
 
 def expected_class(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    """scikit-learn's answer for one class, NaN where it has none."""
+    """Return the scores of one class by scikit-learn, NaN if undefined."""
     known = ~np.isnan(y)
     y, p = y[known].astype(int), p[known]
     hard = p >= 0.5
@@ -142,12 +142,12 @@ def test_competition_component_losses() -> None:
 
 
 @pytest.mark.parametrize(("label", "probability"), [(1.0, 0.0), (0.0, 1.0)])
-def test_certain_and_wrong_is_clipped(label: float, probability: float) -> None:
+def test_loss_of_a_certain_error_is_clipped(label: float, probability: float) -> None:
     got = score(np.array([[label]]), np.array([[probability]]), ["any"], [2.0])
     assert got["weighted_log_loss"] == pytest.approx(-math.log(1e-15), rel=1e-2)
 
 
-def test_certain_and_right_costs_nothing() -> None:
+def test_a_certain_and_correct_probability_has_no_loss() -> None:
     assert score(np.array([[1.0]]), np.array([[1.0]]), ["any"], [2.0])["weighted_log_loss"] < 1e-14
 
 
@@ -179,7 +179,7 @@ def test_undefined_values_are_null_with_the_reason() -> None:
     assert "NaN" not in json.dumps(got, allow_nan=False)
 
 
-def test_no_slice_at_all_is_undefined_not_an_error() -> None:
+def test_scores_of_no_slices_are_undefined() -> None:
     got = score(np.empty((0, 6)), np.empty((0, 6)), CLASSES, WEIGHTS)
     assert got["weighted_log_loss"] is None
 
@@ -201,7 +201,7 @@ def test_weights_of_groups_equal_repeated_slices(seed: int, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_curves_lie_on_scikit_learns(ties: bool) -> None:
+def test_curves_contain_the_points_of_scikit_learn(ties: bool) -> None:
     labels, probabilities = simulate(6, ties=ties)
     y, p = labels[:, 0], probabilities[:, 0]
     ranking = Ranking(y, p, np.zeros(len(y), int))
