@@ -68,7 +68,7 @@ def _input(results: Results) -> str:
     shares = ", ".join(f"{name} {share:.2f}" for name, share in _shares(results).items()) or "not chosen yet"
     return (
         f"all slices of an axial head-CT series, from foot to head. A slice model takes each slice ({of_slice}); a "
-        f"head over the series ({config['head']}) takes its features and corrects its logits\n"
+        f"head over the series ({config['head']}) reads its features and corrects its logits\n"
         f"- Share of the correction used for each class, chosen on validation: {shares}"
     )
 

@@ -165,7 +165,7 @@ def _a_torch_program_of_a_gru(world: World) -> Case:
     out = world.folder / "m.pt2"
     export = ["export", "--run", world.whole / "heads" / "head", "--format", "torch", "--out", out]
     slice_model = lambda m: [[*advised(m[1]), "--out", out]]  # noqa: E731
-    return Case(export, "or export its slice model: (train export --run .* --format torch)", slice_model)
+    return Case(export, "or export the slice model: (train export --run .* --format torch)", slice_model)
 
 
 @CASES.add

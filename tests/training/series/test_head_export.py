@@ -91,7 +91,7 @@ def test_a_torch_program_equals_the_run_at_any_length(heads: dict[str, Run], tmp
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-def test_a_gru_as_a_torch_program_is_refused_with_what_can_be_done(heads: dict[str, Run], tmp_path: Path) -> None:
+def test_exporting_a_gru_as_a_torch_program_is_refused_with_a_remedy(heads: dict[str, Run], tmp_path: Path) -> None:
     line = refused("export", "--run", heads["gru"].path, "--format", "torch", "--out", tmp_path / "m.pt2")
     base = heads["gru"].data.base
-    assert line.endswith(f"write --format onnx, or export its slice model: train export --run {base} --format torch")
+    assert line.endswith(f"use --format onnx, or export the slice model: train export --run {base} --format torch")
