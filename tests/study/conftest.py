@@ -1,4 +1,4 @@
-"""Make one answer to several studies at once, which the tests look at from all sides."""
+"""One answer to several studies, shared by the tests."""
 
 import zipfile
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from training.run.runs import Run
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer and what it was of: a real study, real odd series, a zipped phantom, and a chest."""
+    """An answer and its inputs: a real study, unusual real series, a zipped phantom, and a chest."""
 
     run: Run
     given: tuple[Path, ...]

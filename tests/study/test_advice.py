@@ -1,4 +1,4 @@
-"""Messages about studies and the service that name a way out: each is called up and followed by its own words."""
+"""Test messages about studies and the service that give a remedy: trigger each, and follow it."""
 
 import sys
 import zipfile
@@ -47,7 +47,7 @@ def _gathered(given: Path, folder: Path, files: int = 100) -> Path:
     return sources.gather([given], folder, sources.Limits(files=files))
 
 
-def test_what_is_given_is_corrected_as_told(tmp_path: Path) -> None:
+def test_input_corrected_as_advised_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="does not exist; give a folder, a zip archive or a DICOM file"):
         _gathered(tmp_path / "none", tmp_path / "a")
     whole, cut = _zip(tmp_path / "whole.zip"), tmp_path / "cut.zip"
@@ -66,7 +66,7 @@ def test_what_is_given_is_corrected_as_told(tmp_path: Path) -> None:
     assert sources.is_zip(whole)
 
 
-def test_an_answer_is_given_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_free_folder_is_accepted_for_the_answer(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(StudyError, match="choose another --out, or remove it"):
@@ -79,11 +79,11 @@ def test_an_answer_is_given_a_folder_of_its_own(tmp_path: Path) -> None:
 # --- packages --------------------------------------------------------------------------------------------------------
 
 
-def test_extras_that_messages_name_bring_what_is_missing(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+def test_extras_in_messages_contain_the_missing_packages(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
     assert building.INSTALL == "pip install 'ich-cache[pipeline,codecs]'"
     holds("pipeline", "pydicom")
     holds("codecs", "imagecodecs")
-    assert building.INSTALL in building._last_words("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
+    assert building.INSTALL in building._message("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
     away = patch.multiple(building, _is_installed=lambda: False), patch("shutil.which", lambda _: None)
     with pytest.raises(StudyError, match="which reads the DICOM files, is not installed; run: "), away[0], away[1]:
         building.find_pipeline()
@@ -100,19 +100,19 @@ def test_extras_that_messages_name_bring_what_is_missing(run: Run, tmp_path: Pat
         holds("serve", package)
 
 
-def test_a_build_that_dies_is_tried_by_its_command(tmp_path: Path) -> None:
+def test_the_suggested_command_explains_a_crashed_build(tmp_path: Path) -> None:
     advice = f"try: pipeline build --src {tmp_path}"
-    assert building._last_words("", -9, tmp_path).endswith(advice)
+    assert building._message("", -9, tmp_path).endswith(advice)
     from pipeline.cli.main import main as pipeline
 
     said = CliRunner().invoke(pipeline, [*advice.split()[2:], "--out", str(tmp_path.with_suffix(".zarr"))])
-    assert "no files in it" in said.stderr, "the command says what is wrong, which its death could not"
+    assert "no files in it" in said.stderr, "the command reports the reason, unlike a crash"
 
 
-# --- what a run can ---------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_without_thresholds_gets_them_by_the_command(tmp_path: Path) -> None:
+def test_the_suggested_command_creates_missing_thresholds(tmp_path: Path) -> None:
     run = trained_run(tmp_path, scored=False)
     for file in (*run.path.glob("thresholds*"), *run.path.glob("calibration*")):
         file.unlink()
@@ -121,7 +121,7 @@ def test_a_run_without_thresholds_gets_them_by_the_command(tmp_path: Path) -> No
     assert open_model(run, "cpu").operating.keys() == read_operating(run.path).keys() != set()
 
 
-def test_a_limit_of_time_is_raised(run: Run) -> None:
+def test_a_higher_time_limit_helps(run: Run) -> None:
     opened = open_model(run, "cpu")
     with pytest.raises(StudyError, match="give one study at a time, or allow more time"):
         model.answer(opened, Path(run.data.cache), deadline=0.0)
@@ -131,7 +131,7 @@ def test_a_limit_of_time_is_raised(run: Run) -> None:
     assert "give one study at a time" in str(building.too_late(order, 3.0))  # type: ignore[arg-type]
 
 
-def test_heat_maps_that_a_network_does_not_give_are_left_out(run: Run) -> None:
+def test_the_suggested_extra_enables_heat_maps(run: Run) -> None:
     lacking = patch.object(model, "open_heat_maps", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'ich-cache\[training\]'.*; leave --heatmap out"), lacking:
         model.heat_maps(run)
@@ -143,7 +143,7 @@ def test_heat_maps_that_a_network_does_not_give_are_left_out(run: Run) -> None:
 
 
 def _series(frames: list[int], of: int) -> tuple[Any, Any, dict[str, pydicom.Dataset]]:
-    """An answer on some frames of one file of several, its heat, and the file's header."""
+    """Return an answer on some frames of a multi-frame file, its heat, and the file's header."""
     dataset = pydicom.Dataset()
     dataset.Rows = dataset.Columns = 4
     dataset.NumberOfFrames = of
@@ -151,8 +151,8 @@ def _series(frames: list[int], of: int) -> tuple[Any, Any, dict[str, pydicom.Dat
     return SimpleNamespace(slices=slices), SimpleNamespace(maps=np.zeros((len(frames), 4, 4))), {"1.2": dataset}
 
 
-def test_a_series_of_some_of_a_files_frames_has_no_map() -> None:
-    """A map's frames stand for all frames of its source."""
+def test_some_frames_of_a_file_have_no_parametric_map() -> None:
+    """The frames of a map correspond to all frames of its source."""
     answer, heat, headers = _series([1, 3], of=3)
     with pytest.raises(StudyError, match=r"not exactly the frames of one file, .*; leave --heatmap out"):
         dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={})
@@ -161,12 +161,12 @@ def test_a_series_of_some_of_a_files_frames_has_no_map() -> None:
         dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={"model": "x", "name": "x"})
 
 
-def test_dicom_answers_are_of_one_study_whose_files_stay() -> None:
+def test_dicom_answers_need_one_study_and_its_files() -> None:
     two = SimpleNamespace(studies=[1, 2])
-    with pytest.raises(StudyError, match="an SR is about one; send one study at a time"):
+    with pytest.raises(StudyError, match="an SR covers only one; send one study at a time"):
         dicom_out.report_bytes(Path("x"), two, {})  # type: ignore[arg-type]
     answer, _, headers = _series([1], of=1)
-    with pytest.raises(StudyError, match="keep the files, and run it again"):
+    with pytest.raises(StudyError, match="keep the files, and run the command again"):
         dicom_out.study_sources(answer, 1, {})
     assert dicom_out.study_sources(answer, 1, headers) == [headers["1.2"]]
 
@@ -183,7 +183,7 @@ def desk(run: Run) -> Iterator[Desk]:
 
 @dataclass
 class Sent:
-    """A request as it is refused, and as it is answered when sent as told."""
+    """A refused request, and the same request corrected as advised."""
 
     refused: Callable[[TestClient], Any]
     status: int
@@ -223,7 +223,7 @@ SENT = {
 
 
 @pytest.mark.parametrize("what", SENT)
-def test_a_request_that_is_sent_as_told_is_answered(what: str, desk: Desk) -> None:
+def test_a_request_corrected_as_advised_is_answered(what: str, desk: Desk) -> None:
     sent = SENT[what]
 
     def client(rules: Rules) -> TestClient:
@@ -235,7 +235,7 @@ def test_a_request_that_is_sent_as_told_is_answered(what: str, desk: Desk) -> No
     assert sent.right(client(sent.better or sent.rules)).status_code == 200
 
 
-def test_parts_in_number_are_sent_study_by_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "MAX_PARTS", 1)
     parts = uploads._Parts(tmp_path)
     parts.begin()
@@ -245,7 +245,7 @@ def test_parts_in_number_are_sent_study_by_study(tmp_path: Path, monkeypatch: py
     assert "send one study at a time" in str(vars(refused.value)) + str(refused.value)
 
 
-def test_an_answer_that_is_late_is_given_more_time(desk: Desk) -> None:
+def test_a_late_answer_is_refused_with_the_option_for_more_time(desk: Desk) -> None:
     work = Path("unused")
     with patch.object(desk, "_attendants", SimpleNamespace(get=_never)), pytest.raises(Exception) as refused:
         desk.serve(work, work, "json", 0.0, heatmap=False, identifiers=False)
@@ -258,7 +258,7 @@ def _never(**_: Any) -> Any:
     raise queue.Empty
 
 
-def test_others_may_reach_the_service_with_a_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_hosts_can_be_served_with_a_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     serve = ["serve", "--run", str(run.path), "--device", "cpu"]
     monkeypatch.delenv("TRAIN_SERVE_TOKEN", raising=False)
     said = CliRunner().invoke(main, [*serve, "--host", "0.0.0.0"])

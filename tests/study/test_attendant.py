@@ -1,4 +1,4 @@
-"""The pipeline beside the service: it builds as the command does, dies without harm, and is ended in time."""
+"""Test the pipeline process of the service: it builds like the command, may crash, and is ended in time."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def order(run, folder: Path, name: str, source: Path):
     return make_order(run, source, folder / name)
 
 
-def test_one_process_builds_one_study_after_another_and_a_killed_one_is_replaced(run, attendant, tmp_path):
+def test_a_process_builds_several_studies_and_is_replaced_if_killed(run, attendant, tmp_path):
     files = write_phantom(tmp_path / "dicom", keep=2)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "note.txt").write_text("no DICOM")
@@ -50,21 +50,21 @@ def pipeline_that(does: str, path: Path) -> str:
     return str(path)
 
 
-def test_a_study_that_kills_it_is_built_by_a_worker_of_its_own(run, attendant, tmp_path, monkeypatch):
+def test_a_study_that_crashes_it_is_built_by_a_worker(run, attendant, tmp_path, monkeypatch):
     files = write_phantom(tmp_path / "dicom", keep=2)
     fake = pipeline_that("read line; kill -9 $$", tmp_path / "pipeline")
     monkeypatch.setattr(attendant_module, "find_pipeline", lambda: fake)
     assert open_cache(attendant.build(order(run, tmp_path, "1", files[0].parent), 100)).num_slices == 2
 
 
-def test_it_is_ended_when_the_time_is_over(run, attendant, tmp_path, monkeypatch):
+def test_it_is_ended_at_the_time_limit(run, attendant, tmp_path, monkeypatch):
     files = write_phantom(tmp_path / "dicom", keep=1)
     fake = pipeline_that("exec sleep 600", tmp_path / "pipeline")
     monkeypatch.setattr(attendant_module, "find_pipeline", lambda: fake)
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(StudyError, match="not read within 0 s; give one study at a time"):
         attendant.build(order(run, tmp_path, "1", files[0].parent), 0.3)
-    assert time.monotonic() - begun < 300
+    assert time.monotonic() - start < 300
     assert attendant._process is None
 
 

@@ -1,4 +1,4 @@
-"""What cannot be answered: one line that says why and what to do, exit code 1, and nothing half-written."""
+"""Test invalid input: one line with reason and remedy, exit code 1, and no partial output."""
 
 import shutil
 import zipfile
@@ -21,19 +21,19 @@ def refused(said, out: Path) -> str:
     return line
 
 
-def test_a_study_in_mr_has_no_slice(run, test_data, tmp_path):
+def test_an_mr_study_has_no_slice(run, test_data, tmp_path):
     (tmp_path / "mr").mkdir()
     shutil.copy(test_data / "odd" / "emri_small.dcm", tmp_path / "mr")
     said = predict(run.path, (tmp_path / "mr",), tmp_path / "out")
     assert "none of its files is a CT slice (1 files, 1 not a slice)" in refused(said, tmp_path / "out")
 
 
-def test_a_folder_without_files_and_one_that_is_not_there(run, tmp_path):
+def test_a_missing_folder_is_refused(run, tmp_path):
     said = predict(run.path, (tmp_path / "none",), tmp_path / "out")
     assert "none: does not exist; give a folder" in refused(said, tmp_path / "out")
 
 
-def test_an_answer_is_never_mixed_with_another(run, tmp_path):
+def test_a_folder_with_content_is_never_written_to(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     said = predict(run.path, (tmp_path,), tmp_path / "out")
@@ -42,7 +42,7 @@ def test_an_answer_is_never_mixed_with_another(run, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_without_the_pipeline_it_says_what_to_install(run, tmp_path, monkeypatch):
+def test_a_missing_pipeline_is_reported_with_the_package_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "_is_installed", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     write_phantom(tmp_path / "dicom", keep=1)
@@ -50,12 +50,12 @@ def test_without_the_pipeline_it_says_what_to_install(run, tmp_path, monkeypatch
     assert "pip install 'ich-cache[pipeline,codecs]'" in line
 
 
-def test_a_pipeline_without_its_libraries_says_so(tmp_path):
+def test_a_pipeline_without_its_libraries_is_reported(tmp_path):
     said = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'numba'\n"
-    assert building.INSTALL in building._last_words(said, 1, tmp_path)
+    assert building.INSTALL in building._message(said, 1, tmp_path)
 
 
-def test_a_run_without_weights(run, tmp_path):
+def test_a_run_without_weights_is_refused(run, tmp_path):
     other = tmp_path / "run"
     other.mkdir()
     shutil.copy(run.path / "settings.json", other)
@@ -65,7 +65,7 @@ def test_a_run_without_weights(run, tmp_path):
 
 
 def encrypted(content: bytes) -> bytes:
-    """Set the flag of encryption in the headers of a member, before it and in the directory (APPNOTE 4.3.7, 4.3.12)."""
+    """Set the encryption flag of a member in its local header and in the directory (APPNOTE 4.3.7, 4.3.12)."""
     flagged = bytearray(content)
     flagged[6] |= 1
     flagged[content.index(b"PK\x01\x02") + 8] |= 1
@@ -80,7 +80,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_an_archive_that_cannot_be_unpacked(what, tmp_path):
+def test_an_archive_that_cannot_be_unpacked_is_refused(what, tmp_path):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("a", bytes(5000))
@@ -91,7 +91,7 @@ def test_an_archive_that_cannot_be_unpacked(what, tmp_path):
     assert not list((tmp_path / "work").iterdir())
 
 
-def test_archives_are_held_to_limits_before_they_are_unpacked(tmp_path):
+def test_limits_of_archives_apply_before_they_are_unpacked(tmp_path):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""DICOM answers: right by dciodvfy, read back by pydicom and highdicom, with the patient of the source and no other."""
+"""Test DICOM answers: valid by dciodvfy, readable by pydicom and highdicom, with the patient data of the source."""
 
 import shutil
 import subprocess
@@ -49,7 +49,7 @@ def test_every_probability_reads_back_equal(answered):
                     if np.isfinite(record[f"{name}_probability"]):
                         check(groups[tracking_name(level, record, name)], record, name)
                         seen += 1
-    assert seen == 6 * (len(tables["slices"]) + len(tables["series"]) + 4)  # the chest's study has no answer
+    assert seen == 6 * (len(tables["slices"]) + len(tables["series"]) + 4)  # not the chest's study
 
 
 def check(group, record, name):
@@ -63,7 +63,7 @@ def check(group, record, name):
         assert image.referenced_sop_instance_uid == record["sop_instance_uid"]
 
 
-def test_the_patient_is_the_sources_and_nothing_private_is_taken(answered):
+def test_patient_data_are_those_of_the_source_without_comments(answered):
     report = pydicom.dcmread(reports(answered)[0])
     sources = {}
     for folder in answered.given:
@@ -80,7 +80,7 @@ def test_the_patient_is_the_sources_and_nothing_private_is_taken(answered):
         assert "SECRET COMMENT" not in str(report)
 
 
-def test_heat_lies_over_the_slices_that_it_is_of(answered):
+def test_heat_maps_refer_to_their_slices(answered):
     maps = [pydicom.dcmread(path) for path in sorted((answered.out / "heatmap").iterdir())]
     real = next(of for of in maps if of.NumberOfFrames == 28)
     slices = pd.read_csv(answered.out / "slices.csv")
@@ -94,7 +94,7 @@ def test_heat_lies_over_the_slices_that_it_is_of(answered):
     assert np.abs(pixels).max() > 0.9
 
 
-def test_stretching_undoes_the_resize_of_frames_that_are_not_square():
+def test_stretching_restores_the_size_of_frames_that_are_not_square():
     heat = np.zeros((32, 32), np.float32)
     heat[8, 24] = 1
     large = stretch(heat, 256, 512)
@@ -104,7 +104,7 @@ def test_stretching_undoes_the_resize_of_frames_that_are_not_square():
     assert abs(x - 24.5 * 16) <= 9
 
 
-def test_a_class_has_a_public_code_where_dicom_knows_one_and_a_private_one_among_other_classes(answered):
+def test_rsna_classes_have_public_codes_and_others_private_ones(answered):
     report = hd.sr.srread(reports(answered)[0])
     groups = {of.tracking_identifier: of for of in report.content.get_image_measurement_groups()}
     found = {name: groups[f"studies 1 {name}"] for name in CLASSES}

@@ -1,4 +1,4 @@
-"""DICOM answers to studies that are not as the standard has them: UIDs that are none, frames of one file."""
+"""Test DICOM answers to unusual studies: invalid UIDs, and several frames in one file."""
 
 import hashlib
 import io
@@ -30,17 +30,17 @@ def errors_of(path: Path) -> list[str]:
 
 
 def by_the_rule(text: str) -> str:
-    """Worked out as RFC 9562 has it, byte by byte: SHA-1 of name space and name, version and variant set."""
+    """Return the UID of a text, computed byte by byte as in RFC 9562: SHA-1 with version and variant set."""
     digest = bytearray(hashlib.sha1(uuid.NAMESPACE_OID.bytes + text.encode()).digest()[:16])
     digest[6], digest[8] = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
     return f"2.25.{int.from_bytes(digest, 'big')}"
 
 
-def test_a_uid_is_kept_and_what_is_none_becomes_one_by_the_rule():
+def test_valid_uids_are_kept_and_invalid_ones_replaced_by_the_rule():
     assert valid_uid("1.2.840.10008.1.1") == "1.2.840.10008.1.1"
-    for none in ("ID_0a1b2c3d4", "", "1.2.03", "1." * 40 + "1"):
-        assert valid_uid(none) == by_the_rule(none)
-        assert pydicom.uid.UID(valid_uid(none)).is_valid
+    for invalid in ("ID_0a1b2c3d4", "", "1.2.03", "1." * 40 + "1"):
+        assert valid_uid(invalid) == by_the_rule(invalid)
+        assert pydicom.uid.UID(valid_uid(invalid)).is_valid
 
 
 def test_a_study_of_rsna_2019_has_dicom_answers(run, tmp_path):
@@ -65,7 +65,7 @@ def test_a_study_of_rsna_2019_has_dicom_answers(run, tmp_path):
 
 @pytest.fixture
 def enhanced(tmp_path: Path) -> tuple[Path, list[float]]:
-    """One file of three frames, which lie from head to foot, with what a heat map must repeat."""
+    """A file of three frames from head to foot, with the attributes that a parametric map requires."""
     places = [20.0, 10.0, 0.0]
     shape = np.hypot(*np.mgrid[-32:32, -32:32]) < 28
     stored = np.stack([np.where(shape, 1064 + 8 * k, 24).astype(np.int16) for k in range(3)])
@@ -86,7 +86,7 @@ def enhanced(tmp_path: Path) -> tuple[Path, list[float]]:
     return tmp_path / "dicom", places
 
 
-def test_frames_of_one_file_are_slices_and_referred_to_by_number(run, enhanced, tmp_path):
+def test_frames_of_one_file_are_slices_and_referenced_by_number(run, enhanced, tmp_path):
     folder, places = enhanced
     said = predict(run.path, (folder,), tmp_path / "out", "--sr", "--heatmap")
     assert said.exit_code == 0, said.output + said.stderr

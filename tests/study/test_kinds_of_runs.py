@@ -1,4 +1,4 @@
-"""Studies answered by runs that look at more than one slice: with its neighbours, or with a head over the series."""
+"""Test answers of runs with context, and with a head over the series."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def run_with_a_head(folder: Path) -> Run:
     made = write_cache(folder / "train.zarr", patients=20, slices=3, sizes=(SIZE_PX,))
     base = train(folder / "base", made.path, settings(epochs=1))
     features(base.path, None, (), runtime(), HERE)
-    small = {"head_features": 16, "batch_size": 3, "epochs": 1, "head_share": "all"}  # the head must have a say here
+    small = {"head_features": 16, "batch_size": 3, "epochs": 1, "head_share": "all"}  # uses all of the correction
     run, of_slices, cache = begin(folder / "run", base.path, None, small, HERE)
     fit.fit_head(run, of_slices, cache, runtime(), HERE)
     evaluate(run, cache, "validation", runtime(), HERE, tta=False)
@@ -38,7 +38,7 @@ def run_with_a_head(folder: Path) -> Run:
 
 
 @pytest.mark.parametrize("make", [run_with_neighbours, run_with_a_head])
-def test_it_answers_as_on_a_cache(make, tmp_path):
+def test_answers_equal_predictions_on_a_cache(make, tmp_path):
     run = make(tmp_path)
     files = write_phantom(tmp_path / "dicom", keep=5)
     said = predict(run.path, (files[0].parent,), tmp_path / "out", "--heatmap", "--sr")

@@ -1,4 +1,4 @@
-"""A full disk under a study's temporary files, or under its answer: one line that says what to do, nothing left."""
+"""Test a full disk for temporary files or the answer: one line with a remedy, and no files left."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ NEEDS = "error: {}: 3 slices need about 5 MB, 1 MB are free; make room, or give 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_room_for_temporary_files_names_their_folder(place, run, archive, temporary, monkeypatch):
+def test_no_space_for_temporary_files_is_reported_with_their_folder(place, run, archive, temporary, monkeypatch):
     order = SimpleNamespace(cache=temporary / "ich-study-x" / "cache.zarr", source=archive)
     for name, stand_in in (("begin_build", lambda _: order), ("end", lambda _: None)):
         monkeypatch.setattr(command, name, stand_in)
@@ -71,8 +71,8 @@ def test_no_room_for_temporary_files_names_their_folder(place, run, archive, tem
     assert {path.name for path in temporary.parent.iterdir()} == {"temporary", "study.zip"}
 
 
-def test_a_folder_with_room_is_what_goes_on(run, archive, temporary, monkeypatch):
-    """TMPDIR decides where the temporary files lie; the cache of a study too, whose build is asked for there."""
+def test_another_temporary_folder_helps(run, archive, temporary, monkeypatch):
+    """TMPDIR sets the folder of all temporary files, including the cache of a study."""
     (other := temporary.parent / "other").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(other))
@@ -85,7 +85,7 @@ def test_a_folder_with_room_is_what_goes_on(run, archive, temporary, monkeypatch
     assert "begun" in predict(run.path, (archive,), temporary.parent / "out").stderr
 
 
-def test_no_room_for_the_answer_names_it_and_leaves_nothing(tmp_path):
+def test_no_space_for_the_answer_is_reported_and_leaves_no_files(tmp_path):
     def write() -> None:
         with writing.complete_folder(tmp_path / "deep" / "out") as folder:
             (folder / "slices.csv").touch()
@@ -109,7 +109,7 @@ SERVED = {
 
 
 @pytest.mark.parametrize("place", SERVED)
-def test_the_service_says_that_it_is_full_and_its_log_where(place, run, archive, temporary, monkeypatch, caplog):
+def test_the_service_reports_a_full_disk_and_its_log_the_folder(place, run, archive, temporary, monkeypatch, caplog):
     client = TestClient(make_app(Desk(open_model(run, "cpu"), Rules())))
     with monkeypatch.context() as context:
         context.setattr(*SERVED[place])
@@ -119,7 +119,7 @@ def test_the_service_says_that_it_is_full_and_its_log_where(place, run, archive,
     assert answered.json() == {"error": "the service's disk is full; send the study again later"}
     assert not list(temporary.iterdir())
     [error] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert error.startswith(f"{temporary}: no room for")
+    assert error.startswith(f"{temporary}: no space for")
     assert error.endswith(ADVICE)
     assert 'outcome="refused_507"} 1' in client.get("/metrics").text
     monkeypatch.setattr(Attendant, "build", begun)

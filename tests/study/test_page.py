@@ -1,4 +1,4 @@
-"""The page of an answer in a real browser: it fits, needs no network, and its keys do what it says."""
+"""Test the page of an answer in a real browser: it fits, needs no network, and its keys work."""
 
 import asyncio
 from pathlib import Path
@@ -59,7 +59,7 @@ async def keys(page: Page, width: int) -> None:
     assert seen["window"] == "brain"
     assert seen["side"] >= (512 if width > 512 else width - 32)
     assert seen["cut"] == 0
-    assert seen["natural"] == 32  # as the cache has it
+    assert seen["natural"] == 32  # the size in the cache
     for key, name, value in (
         ("ArrowUp", "title", "slice 6 of 28"), ("ArrowDown", "title", "slice 5 of 28"),
         ("End", "title", "slice 28 of 28"), ("ArrowRight", "title", "slice 28 of 28"),

@@ -1,4 +1,4 @@
-"""Answers of `train predict --dicom`: the same pixels as a build, whole tables, marked parts, no patient's name."""
+"""Test `train predict --dicom`: pixels as in a build, complete tables, warnings, and no patient names."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "
 
 @pytest.fixture(scope="module")
 def built(answered: Answered, tmp_path_factory: pytest.TempPathFactory):
-    """The same real study, built by hand with the catalog that comes with the pipeline."""
+    """The same real study, built by the pipeline with its own catalog."""
     out = tmp_path_factory.mktemp("built") / "cache.zarr"
     options = ("--size", SIZE_PX, "--workers", 0, "--dataset", "rsna")
     command = [PIPELINE, "build", "--src", answered.given[0], "--out", out, *options]
@@ -37,7 +37,7 @@ def of_study(answered: Answered, built, name: str) -> pd.DataFrame:
     return table[table["study_instance_uid"] == built.table["study_instance_uid"][0]].reset_index(drop=True)
 
 
-def test_it_says_what_it_answered_and_where(answered):
+def test_the_command_prints_a_summary_and_the_path(answered):
     assert answered.said.exit_code == 0, answered.said.output + answered.said.stderr
     assert answered.said.stdout.count("slices; epidural") == 5
     assert "the files belong to 4 patients" in answered.said.stderr
@@ -52,7 +52,7 @@ def test_probabilities_and_positions_are_those_of_a_build(answered, built):
         assert slices[column].tolist() == built.table[column].to_numpy()[order].tolist()
     _, probabilities = run_predictions(answered.run, built, np.arange(28), runtime(), HERE, tta=False)
     found = slices[[f"{name}_probability" for name in CLASSES]].to_numpy()
-    np.testing.assert_allclose(found, probabilities[order], rtol=0, atol=1e-6)  # other batches, other last bits
+    np.testing.assert_allclose(found, probabilities[order], rtol=0, atol=1e-6)  # other batches give other last bits
 
 
 def test_decisions_follow_the_thresholds_of_each_level(answered, built):
@@ -67,7 +67,7 @@ def test_decisions_follow_the_thresholds_of_each_level(answered, built):
     assert studies["any_probability"][0] == slices["any_probability"].max()
 
 
-def test_a_chest_is_marked_and_not_decided(answered):
+def test_a_chest_has_a_warning_and_no_decision(answered):
     series = pd.read_csv(answered.out / "series.csv", keep_default_na=False)
     marked = series[series["warning"] != ""]
     assert marked["slices"].tolist() == [3]
@@ -75,7 +75,7 @@ def test_a_chest_is_marked_and_not_decided(answered):
     assert (series[series["warning"] == ""]["any_decision"] != "").all()
 
 
-def test_what_was_left_out_has_its_reason(answered):
+def test_left_out_files_have_a_reason(answered):
     rejects = pd.read_csv(answered.out / "rejects.csv")
     codes = rejects["code"].value_counts()
     assert codes["truncated"] == 1
@@ -84,7 +84,7 @@ def test_what_was_left_out_has_its_reason(answered):
     assert sum(of["files"] for of in document["left_out"]) == len(rejects)
 
 
-def test_no_patient_is_named_on_the_page_in_the_json_or_in_what_is_said(answered):
+def test_no_patient_is_named_on_the_page_in_the_json_or_in_the_output(answered):
     slices = pd.read_csv(answered.out / "slices.csv")
     words = {"SECRET", "QMNx85rKkkg", "HEAD PLASTIC", *slices["sop_instance_uid"], *slices["study_instance_uid"]}
     texts = [(answered.out / name).read_text() for name in ("report.html", "answer.json")]
@@ -92,8 +92,8 @@ def test_no_patient_is_named_on_the_page_in_the_json_or_in_what_is_said(answered
         assert not [word for word in words if word in text]
 
 
-def test_another_window_set_and_identifiers(run: Run, tmp_path: Path):
-    """The run's windows are built whatever the catalog says; and with one line less, no thresholds."""
+def test_other_windows_and_identifiers(run: Run, tmp_path: Path):
+    """The cache has the run's windows, not those of the catalog; a run without thresholds has no decisions."""
     other = tmp_path / "run"
     other.mkdir()
     for name in ("weights.safetensors", "split.csv"):
@@ -114,7 +114,7 @@ def test_another_window_set_and_identifiers(run: Run, tmp_path: Path):
     assert "train evaluate --run" in page
 
 
-def test_the_temporary_cache_holds_the_pixels_of_a_build_bit_for_bit(answered, built, tmp_path):
+def test_the_temporary_cache_equals_a_build_bit_for_bit(answered, built, tmp_path):
     from training.study.building import begin_build, finish_build, make_order
 
     cache = open_cache(finish_build(begin_build(make_order(answered.run, answered.given[0], tmp_path))))

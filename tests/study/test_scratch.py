@@ -1,4 +1,4 @@
-"""Temporary folders of studies: gone at the end, and after a kill by the next command."""
+"""Test temporary folders of studies: removed at the end, or after a kill by the next command."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_is_gone_at_the_end_and_nobody_else_reads_it(place: Path) -> None:
+def test_a_folder_is_private_and_removed_at_the_end(place: Path) -> None:
     with scratch.temporary_folder() as folder:
         assert Path(folder).stat().st_mode & 0o077 == 0
         (Path(folder) / "cache").mkdir()
     assert not list(place.iterdir())
 
 
-def test_what_a_killed_process_left_goes_and_what_is_in_use_or_strange_stays(place: Path) -> None:
+def test_folders_of_killed_processes_are_removed_and_others_stay(place: Path) -> None:
     child = os.fork()
     if child == 0:
         with scratch.temporary_folder() as folder:

@@ -1,4 +1,4 @@
-"""The service: the command's answers over HTTP in every form, clear refusals, and no patient's name in its log."""
+"""Test the service: the answers of the command in every form, its refusals, and a log without patient names."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def zipped(files: list[Path]) -> bytes:
     return content.getvalue()
 
 
-def test_its_answers_are_the_commands_in_every_form(run, client, files, tmp_path, capfd):
+def test_answers_equal_those_of_the_command_in_every_form(run, client, files, tmp_path, capfd):
     said = predict(run.path, (files[0].parent,), tmp_path / "answer", "--sr")
     assert said.exit_code == 0, said.output + said.stderr
     expected = json.loads((tmp_path / "answer" / "answer.json").read_text())
@@ -92,7 +92,7 @@ def values(dataset: pydicom.Dataset) -> list[float]:
     return found
 
 
-def test_a_body_that_is_no_study_is_refused_in_one_line(client, files, tmp_path):
+def test_an_invalid_body_is_refused_in_one_line(client, files, tmp_path):
     body, headers = stow(files)
     cases = [
         (client.post("/studies", content=b"{}", headers={"content-type": "application/json"}), 415, "not accepted"),
@@ -119,7 +119,7 @@ def test_limits_of_size_time_and_number(run, desk, files, monkeypatch):
     small = Desk(desk.model, Rules(megabytes=1))
     assert TestClient(make_app(small)).post("/studies", files=form(files)).status_code == 413
     slow = Desk(desk.model, Rules(seconds=1.0, builds=1))
-    slow._attendants.get()  # somebody else's study is being read, and is not done in time
+    slow._attendants.get()  # another study is being built, and does not finish in time
     late = TestClient(make_app(slow)).post("/studies", files=form(files[:1]))
     assert (late.status_code, late.json()["error"][:30]) == (504, "the study was not answered in ")
     full = Desk(desk.model, Rules(waiting=1))
@@ -128,7 +128,7 @@ def test_limits_of_size_time_and_number(run, desk, files, monkeypatch):
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
 
 
-def test_a_token_where_there_is_one_and_only_on_loopback_without(desk, run, monkeypatch):
+def test_a_token_is_required_if_set_and_other_hosts_need_one(desk, run, monkeypatch):
     guarded = TestClient(make_app(Desk(desk.model, replace(desk.rules, token="open sesame")), host="0.0.0.0"))
     assert guarded.get("/health").status_code == 200
     assert guarded.get("/metrics").status_code == 401
@@ -143,8 +143,8 @@ def test_a_token_where_there_is_one_and_only_on_loopback_without(desk, run, monk
     assert "set a token in TRAIN_SERVE_TOKEN" in said.stderr
 
 
-def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypatch):
-    """As benchmarks/service.py does with a thousand: every request has its answer, and nothing is left in hand."""
+def test_many_requests_at_once_some_of_them_damaged(desk, client, files, monkeypatch):
+    """Every request is answered and none stays in progress; benchmarks/service.py sends a thousand."""
 
     def build(self, order, timeout_s):
         if any(path.read_bytes()[:4] == b"junk" for path in order.source.iterdir()):
@@ -155,7 +155,7 @@ def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypa
     prepared = real_build(desk, files)
     monkeypatch.setattr(Attendant, "build", build)
 
-    def ask(number: int) -> tuple[int, str]:
+    def send(number: int) -> tuple[int, str]:
         if number % 10 == 0:
             content = body[: len(body) // 2] if number % 20 else b"--cut\r\n\r\njunk\r\n--cut--\r\n"
             answered = client.post("/studies", content=content, headers=headers)
@@ -164,7 +164,7 @@ def test_many_at_once_with_damaged_ones_among_them(desk, client, files, monkeypa
         return answered.status_code, answered.text
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(40)))
+        answers = list(pool.map(send, range(40)))
     good = {text for number, (status, text) in enumerate(answers) if number % 10}
     assert len(good) == 1
     assert [status for status, _ in answers[::10]] == [422, 400, 422, 400]

@@ -1,4 +1,4 @@
-"""Reports in these tests have their figures."""
+"""Reports in these tests have figures."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Open the report in a real browser: no error, no broken picture, nothing too wide at 400 and 1400 px."""
+"""Test the report in a real browser: no broken images or links, and nothing too wide at 400 and 1400 px."""
 
 import pytest
 
@@ -22,7 +22,7 @@ MEASURES = {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium")
-def test_renders(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_report_renders(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("browser")
     cache = open_cache(write_cache(path / "cache.zarr", patients=24, slices=5).path)
     write_run(path / "run", cache)

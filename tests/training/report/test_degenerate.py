@@ -1,4 +1,4 @@
-"""Test the pages, scores and comparisons of sets in which something is missing: honest text throughout."""
+"""Test pages, scores and comparisons of sets with missing labels, classes, patients or errors."""
 
 import re
 import warnings
@@ -24,9 +24,9 @@ from training.scores.predictions import Predictions
 from training.scores.ranking import Ranking
 from training.scores.results import read_results
 
-SAID = {1: "1 patient differs", 5: "5 patients differ"}
+REASONS = {1: "1 patient differs", 5: "5 patients differ"}
 PERFECT = {"skill": 60.0, "noise": 0.0}
-# name: the cache, labels to set (None keeps them), the run, and a text that the report must have.
+# name: options of the cache, labels to set (None keeps them), options of the run, and a text in its report.
 SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
     "perfect": ({"patients": 24}, None, PERFECT, "No mistakes on test"),
     "all negative": ({"patients": 24}, 0, {"skill": 6.0}, "No curves: no class has both"),
@@ -42,7 +42,7 @@ SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How sure an interval is does not matter here."""
+    """Use few draws, because the precision of intervals does not matter here."""
     monkeypatch.setattr(evaluation.evaluate_predictions, "__defaults__", (40, 0))
     monkeypatch.setattr(bands, "CURVE_RESAMPLES", 20)
     monkeypatch.setattr(subgroups, "GROUP_RESAMPLES", 20)
@@ -60,7 +60,7 @@ def open_set(folder: Path, options: dict[str, Any], label: float | None) -> Cach
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_page_of_a_set_in_which_something_is_missing(name: str, tmp_path: Path) -> None:
+def test_all_output_of_an_incomplete_set(name: str, tmp_path: Path) -> None:
     options, label, of_run, words = SETS[name]
     cache = open_set(tmp_path, options, label)
     with warnings.catch_warnings():
@@ -85,8 +85,8 @@ def test_every_page_of_a_set_in_which_something_is_missing(name: str, tmp_path: 
 def test_no_and_one_slice_are_scored(slices: int, tmp_path: Path) -> None:
     cache = open_set(tmp_path, {"patients": 4}, None)
     write_run(tmp_path / "run", cache)
-    whole = read_results(tmp_path / "run").predictions["test"]
-    known = Predictions(whole.slices[:slices], CLASSES, whole.labels[:slices], whole.probabilities[:slices])
+    full = read_results(tmp_path / "run").predictions["test"]
+    known = Predictions(full.slices[:slices], CLASSES, full.labels[:slices], full.probabilities[:slices])
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         content = evaluate_predictions(known, [1.0] * 6, choose_levels(known))
@@ -104,7 +104,7 @@ def test_the_headline_does_not_depend_on_the_order_of_classes(classes: tuple[str
 
 
 @pytest.mark.parametrize(("patients", "starred"), [(1, False), (5, False), (6, True)])
-def test_a_difference_needs_patients_that_differ(patients: int, starred: bool, tmp_path: Path) -> None:
+def test_a_difference_needs_six_patients_that_differ(patients: int, starred: bool, tmp_path: Path) -> None:
     cache = open_set(tmp_path, {"patients": 60, "slices": 4}, None)
     for name in ("a", "b"):
         write_run(tmp_path / name, cache)
@@ -115,18 +115,18 @@ def test_a_difference_needs_patients_that_differ(patients: int, starred: bool, t
     table = compare([first, replace(second, known=replace(second.known, probabilities=better))], resamples=200)
     line = table[(table["score"] == "weighted_log_loss")].iloc[0]
     assert np.isnan(line["low"]) == (not starred)
-    assert line["no_interval"] == ("" if starred else f"{SAID[patients]}, it needs 6")
+    assert line["no_interval"] == ("" if starred else f"{REASONS[patients]}, it needs 6")
     assert ("*" in compared(table[table["score"] == "weighted_log_loss"]).split("* the")[0]) == starred
 
 
-def test_a_draw_without_a_positive_widens_no_band() -> None:
+def test_draws_without_positives_leave_the_band_undefined() -> None:
     labels = np.repeat([1.0, *[0.0] * 9], 2)
     ranking = Ranking(labels, labels * 0.8 + 0.1, np.repeat(np.arange(10), 2))
     band = bands.precision_recall_band(ranking, 10)
-    assert np.isnan(band.low).all()  # a third of the draws have no curve, which says nothing of a perfect one
+    assert np.isnan(band.low).all()  # a third of the draws have no curve
 
 
-def test_curves_of_a_model_without_mistakes_span_the_square_and_no_axis_leaves_a_score(
+def test_curves_of_a_perfect_model_span_the_square_and_axes_stay_within_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, list[Any]] = {}

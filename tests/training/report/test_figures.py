@@ -1,4 +1,4 @@
-"""What a figure says can be read: no text lies on another."""
+"""Test that no texts in a figure overlap."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""Test heat maps: they lie where the evidence is, and are signed."""
+"""Test heat maps: they show the position of the evidence, and its sign."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ PLAIN = Normalise(np.zeros(3), np.ones(3), torch.device("cpu"))
 
 
 class Brightness(nn.Module):
-    """A backbone whose features are the mean brightness of one feature map and of its opposite."""
+    """A backbone whose features are the mean brightness of a feature map and of its negative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Brightness(nn.Module):
         return self.maps(images).mean(dim=(2, 3))
 
 
-def test_evidence_lies_where_the_bright_square_is() -> None:
+def test_evidence_is_at_the_bright_square() -> None:
     net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
     with torch.no_grad():
         for layer in (net.fuse, net.classify):
@@ -40,18 +40,18 @@ def test_evidence_lies_where_the_bright_square_is() -> None:
     assert heat[9, 31] == pytest.approx(1.0)
     assert heat[38, 8] == 0.0
     (other,) = HeatMaps(net, PLAIN).compute(images, np.zeros(1), np.ones(1))
-    assert (other == 0).all()  # the opposite feature is cut off by ReLU, so nothing raises or lowers it
+    assert (other == 0).all()  # ReLU cuts off the negative feature, so nothing changes it
 
 
 class Brightest(Brightness):
-    """A backbone whose features are the brightest place of a feature map, and the mean of the map and its opposite."""
+    """A backbone whose features are the maximum of a feature map, and the mean of its negative."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.maps(images)
         return torch.stack([maps[:, 0].amax(dim=(1, 2)), maps[:, 1].mean(dim=(1, 2))], dim=1)
 
 
-def test_evidence_that_is_one_place_of_many_lies_at_this_place() -> None:
+def test_evidence_of_a_maximum_is_at_its_place() -> None:
     net = FusionNet(Brightest(), 2, 1, TrainConfig(position=False, fusion_features=2)).eval()
     with torch.no_grad():
         net.fuse.weight.copy_(torch.eye(2))
@@ -64,7 +64,7 @@ def test_evidence_that_is_one_place_of_many_lies_at_this_place() -> None:
     assert np.abs(heat[:16]).max() < 0.01
 
 
-def test_what_lowers_a_class_is_below_zero() -> None:
+def test_evidence_against_a_class_is_negative() -> None:
     net = FusionNet(Brightness(), 2, 2, TrainConfig(position=False, fusion_features=2)).eval()
     with torch.no_grad():
         for layer, sign in ((net.fuse, 1.0), (net.classify, -1.0)):
@@ -78,7 +78,7 @@ def test_what_lowers_a_class_is_below_zero() -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "efficientnet_b3"])
-def test_named_models_have_maps(model: str) -> None:
+def test_torchvision_models_have_maps(model: str) -> None:
     net = build_model(TrainConfig(model=model, weights="none", size_px=64), 6).eval()
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
     heat = HeatMaps(net, PLAIN).compute(images, np.array([0.1, 0.9]), np.array([0, 5]))

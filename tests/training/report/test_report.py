@@ -1,4 +1,4 @@
-"""Test the report: what it says is what the run's files say, and it needs nothing but itself."""
+"""Test that the report agrees with the run's files, and is self-contained."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Cache) -> Path:
-    """A run with its report, which the tests only look at."""
+    """A run with its report, not to be changed."""
     path = tmp_path_factory.mktemp("finished") / "run"
     write_run(path, cache)
     write_report(path, cache)
@@ -39,7 +39,7 @@ def run(tmp_path: Path, finished: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_shows_the_scores_of_the_run(finished: Path) -> None:
+def test_the_report_has_the_scores_of_the_run(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     scores = read_results(finished).scores["test"]
     assert f"<b>{scores['weighted_log_loss']:.4f}</b>" in text
@@ -50,14 +50,14 @@ def test_shows_the_scores_of_the_run(finished: Path) -> None:
         assert row in text
 
 
-def test_the_run_stands_beside_position_alone_and_the_training_shares(finished: Path) -> None:
+def test_the_baselines_are_position_alone_and_the_training_shares(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     table = text[text.index("Baselines</h") :]
     rows = [table.index(words) for words in ("this run", "position alone", "shares of the training slices")]
     assert rows == sorted(rows)
 
 
-def test_asks_nothing_of_a_network(finished: Path) -> None:
+def test_the_report_loads_nothing_from_a_network(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert addresses
@@ -67,7 +67,7 @@ def test_asks_nothing_of_a_network(finished: Path) -> None:
     assert "url(" not in text
 
 
-def test_names_from_outside_are_text_on_the_page_and_on_the_card(run: Path) -> None:
+def test_names_from_the_data_are_escaped_on_page_and_card(run: Path) -> None:
     (run / "digests.json").unlink(missing_ok=True)
     evil = "<img src=x onerror=alert(1)>"
     settings = json.loads((run / "settings.json").read_text())
@@ -110,12 +110,12 @@ def test_model_card_has_the_scores_and_both_checklists(finished: Path) -> None:
 
 
 def items(text: str) -> set[int]:
-    """Read item numbers as the checklist has them: 1, 2, 14-18."""
+    """Return the item numbers in a checklist cell such as 1, 2, 14-18."""
     spans = [part.split("-") for part in text.split(",") if part.strip()]
     return {item for span in spans for item in range(int(span[0]), int(span[-1]) + 1)}
 
 
-def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
+def test_the_report_shows_validation_if_test_has_not_been_scored(run: Path) -> None:
     for file in ("split.csv", "log.csv", "thresholds.json", "predictions_test.csv"):
         (run / file).unlink()
     with bare_figures():
@@ -125,7 +125,7 @@ def test_shows_validation_where_test_has_not_been_looked_at(run: Path) -> None:
     assert "The cache is needed to show slices." in text
 
 
-def test_bare_run_and_no_cache(run: Path) -> None:
+def test_a_run_without_results_and_cache_has_a_report(run: Path) -> None:
     for file in run.iterdir():
         if file.name != "settings.json":
             file.unlink()
@@ -145,12 +145,12 @@ def test_damaged_scores_are_the_users_error(run: Path) -> None:
         write_report(run, None)
 
 
-def test_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path, cache: Cache) -> None:
+def test_the_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path, cache: Cache) -> None:
     other = shutil.copytree(finished, tmp_path / "run")
     assert (finished / "report.html").read_bytes() == write_report(other, cache).read_bytes()
 
 
-def test_sheet_shows_every_finding(finished: Path) -> None:
+def test_example_slices_show_every_finding(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     chosen = choose_slices(known, 12)
     assert len(set(chosen)) == len(chosen) <= 12
@@ -159,7 +159,7 @@ def test_sheet_shows_every_finding(finished: Path) -> None:
     assert (shown == 0).all(axis=1).any()
 
 
-def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
+def test_example_slices_do_not_depend_on_the_order_of_lines(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     order = np.random.default_rng(0).permutation(len(known))
     shuffled = type(known)(
@@ -169,7 +169,7 @@ def test_sheet_does_not_depend_on_the_order_of_lines(finished: Path) -> None:
     assert list(names[choose_slices(known, 12)]) == list(names[order][choose_slices(shuffled, 12)])
 
 
-def test_what_was_found_is_positive_and_called_in_every_class(finished: Path) -> None:
+def test_true_positives_are_shown_for_every_class(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     thresholds = np.quantile(known.probabilities, 0.5, axis=0)
     found = choose_true_positives(known, thresholds, 10)
@@ -180,7 +180,7 @@ def test_what_was_found_is_positive_and_called_in_every_class(finished: Path) ->
     assert "true positive ·" in (finished / "report.html").read_text()
 
 
-def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
+def test_mistakes_are_the_most_confident_errors(finished: Path) -> None:
     known = read_results(finished).predictions["test"]
     error = np.abs(known.probabilities - known.labels)
     found = most_confident_mistakes(known, 12)
@@ -191,7 +191,7 @@ def test_mistakes_are_the_worst_and_wrong(finished: Path) -> None:
     assert error[line, k] == error[:, k].max()
 
 
-def test_tta_and_an_external_set_stand_beside_the_others_with_what_they_change(run: Path, cache: Cache) -> None:
+def test_the_report_has_tta_and_an_external_set_with_their_differences(run: Path, cache: Cache) -> None:
     for name in ("test_tta", "external"):
         for file, suffix in (("predictions", "csv"), ("scores", "json")):
             shutil.copy(run / f"{file}_test.{suffix}", run / f"{file}_{name}.{suffix}")

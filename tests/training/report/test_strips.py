@@ -1,4 +1,4 @@
-"""Test which series the report of a head shows."""
+"""Test the choice of series in the report of a head."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from training.report.strips import choose_series
 from training.scores.predictions import Predictions
 
 
-def test_a_uid_that_two_studies_share_is_two_series():
+def test_a_uid_shared_by_two_studies_stands_for_two_series():
     slices = pd.DataFrame(
         {
             "patient_id": ["P"] * 5 + ["Q"] * 2,

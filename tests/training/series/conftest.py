@@ -21,5 +21,5 @@ def trained_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(trained_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slice model with features, for the tests of a file, which may write into it."""
+    """A copy of a slice model with features for each test file, which may write to it."""
     return shutil.copytree(trained_base, tmp_path_factory.mktemp("base") / "base")

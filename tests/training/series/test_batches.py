@@ -1,4 +1,4 @@
-"""Test that a batch of series shows each slice what is its own, in order of z, and that the head reads all of it."""
+"""Test that batches hold the data of each slice in order of z, and that the head uses all of it."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Of three patients, of whom the second has two slices at one position and one without any."""
+    """A cache of three patients; the second has two slices at one position, and one without a position."""
     opened = open_cache(write_cache(tmp_path_factory.mktemp("batches") / "cache.zarr", patients=3, slices=5).path)
     z_mm = opened.table["z_mm"].copy()
     z_mm[7], z_mm[9] = z_mm[6], np.nan
@@ -28,15 +28,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     )
 
 
-def test_distances_are_those_to_the_next_slice_of_the_series() -> None:
+def test_gaps_are_the_distances_to_the_next_slice_of_the_series() -> None:
     order = SeriesOrder(np.array([3, 0, 2, 1, 4, 5]), np.array([0, 3, 5, 6]), np.array([-5.0, 0, 0, 10, 70.5, 7]))
     assert gaps_mm(order).tolist() == [5, 0, 0, 60.5, 0, 0]
 
 
-def test_each_place_of_a_batch_shows_what_is_of_its_slice(cache: Cache) -> None:
+def test_each_place_of_a_batch_has_the_data_of_its_slice(cache: Cache) -> None:
     rng, lines = np.random.default_rng(0), np.arange(1, cache.num_slices)
     found = Features(lines, rng.random((len(lines), 4)).astype(np.float16), rng.random((len(lines), 2)).astype("f4"))
-    order = series_of(cache, np.array([7, 12]))  # a line of each brings its series whole
+    order = series_of(cache, np.array([7, 12]))  # one line selects its complete series
     of = gather(cache, order, found)
     batch, which = of.batch(np.array([1, 0]), CPU)
     table = cache.table
@@ -59,7 +59,7 @@ def test_each_place_of_a_batch_shows_what_is_of_its_slice(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("name", ["features", "logits", "z_norm", "gap_mm"])
-def test_the_head_reads_all_that_it_is_told(name: str) -> None:
+def test_the_head_uses_every_input(name: str) -> None:
     torch.manual_seed(0)
     net = SeriesHead(4, 2, TrainConfig(head="gru", head_features=16)).eval()
     torch.nn.init.normal_(net.correct.weight)
@@ -72,13 +72,13 @@ def test_the_head_reads_all_that_it_is_told(name: str) -> None:
         assert not torch.allclose(net(batch), net(replace(batch, **{name: changed})), atol=1e-4)
 
 
-def test_farther_than_50_mm_is_as_far() -> None:
+def test_gaps_over_50_mm_are_equivalent() -> None:
     net = SeriesHead(4, 2, TrainConfig(head="gru", head_features=16)).eval()
     torch.nn.init.normal_(net.correct.weight)
-    told = torch.rand(1, 3, 4), torch.rand(1, 3, 2), torch.rand(1, 3)
+    others = torch.rand(1, 3, 4), torch.rand(1, 3, 2), torch.rand(1, 3)
     with torch.inference_mode():
         near, far, farther = (
-            net(SeriesBatch(*told, torch.tensor([[gap, gap, 0.0]]), torch.tensor([3]))) for gap in (40.0, 50.0, 700.0)
+            net(SeriesBatch(*others, torch.tensor([[gap, gap, 0.0]]), torch.tensor([3]))) for gap in (40.0, 50.0, 700.0)
         )
     assert torch.equal(far, farther)
     assert not torch.allclose(near, far, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Test that features are those of the run's network, that their store goes on, and that it knows its run."""
+"""Test that features are those of the run's network, and that their store resumes and belongs to its run."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from training.series.store import make_store, open_store, store_path
 
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Run, Cache]:
-    """A run whose weights are those it begins with."""
+    """A run with its initial weights."""
     torch.set_num_threads(1)
     fake = write_cache(tmp_path / "cache.zarr", patients=8, slices=3)
     run, cache = begin(tmp_path / "run", fake.path, settings(), HERE)
@@ -38,7 +38,7 @@ def made(tmp_path: Path) -> tuple[Run, Cache]:
     return run, cache
 
 
-def test_any_zarr_reader_finds_the_features_of_the_network(made: tuple[Run, Cache]) -> None:
+def test_zarr_reads_the_features_of_the_network(made: tuple[Run, Cache]) -> None:
     run, cache = made
     assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 24
     store = zarr.open_group(store_path(run, tta=False), mode="r")
@@ -54,7 +54,7 @@ def test_any_zarr_reader_finds_the_features_of_the_network(made: tuple[Run, Cach
     np.testing.assert_allclose(store["logits"][:], logits.numpy(), atol=1e-4)
 
 
-def test_tta_gives_the_mean_probability(made: tuple[Run, Cache]) -> None:
+def test_logits_with_tta_are_those_of_the_mean_probability(made: tuple[Run, Cache]) -> None:
     from training.run.apply import run_predictions
 
     run, cache = made
@@ -64,7 +64,7 @@ def test_tta_gives_the_mean_probability(made: tuple[Run, Cache]) -> None:
     np.testing.assert_allclose(sigmoid(found.logits.astype(float)), expected, atol=1e-5)
 
 
-def test_a_stopped_store_goes_on(made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_store_resumes(made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
     run, cache = made
     monkeypatch.setattr(store_module, "BLOCK_LINES", 5)
     extract, calls = module.extract, []
@@ -103,7 +103,7 @@ def test_subsets_of_the_split_are_written_alone(made: tuple[Run, Cache]) -> None
 
 
 def peak_mb(call: Callable[[], object]) -> float:
-    """How much the call allocates at its height."""
+    """Return the peak memory that a call allocates, in MB."""
     tracemalloc.start()
     call()
     peak = tracemalloc.get_traced_memory()[1]
@@ -111,10 +111,8 @@ def peak_mb(call: Callable[[], object]) -> float:
     return peak / 1e6
 
 
-def test_features_to_train_on_are_never_in_memory_as_a_whole(
-    made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A block of the store is, and of RSNA 2019's 3.1 GB that is 34 MB."""
+def test_training_features_are_read_block_by_block(made: tuple[Run, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block is 34 MB of the 3.1 GB of RSNA 2019."""
     run, cache = made[0], replace(made[1], num_slices=20_000)
     monkeypatch.setattr(store_module, "BLOCK_LINES", 1024)
     make_store(run, cache, 512, tta=False)
@@ -123,9 +121,9 @@ def test_features_to_train_on_are_never_in_memory_as_a_whole(
     for first, end in store.blocks():
         store.write(first, end, block[: end - first], (written[: end - first], np.zeros((end - first, 6), np.float32)))
     lines = np.arange(0, 20_000, 2)
-    whole = peak_mb(lambda: read_features(run, cache, lines, tta=False))
+    in_memory = peak_mb(lambda: read_features(run, cache, lines, tta=False))
     streamed = peak_mb(lambda: read_features(run, cache, lines, tta=False, hold=on_disk(run.path)))
-    assert whole > lines.size * 512 * 2 / 1e6 > 10
+    assert in_memory > lines.size * 512 * 2 / 1e6 > 10
     assert streamed < 5
     found = read_features(run, cache, lines, tta=False, hold=on_disk(run.path)).features
     np.testing.assert_array_equal(found[:512], written[::2])

@@ -1,4 +1,4 @@
-"""Test that a head begins as nothing, sees no padding, and reads a series whatever it is batched with."""
+"""Test that an untrained head changes nothing, and that neither padding nor the rest of a batch matters."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_an_untrained_head_corrects_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-def test_a_series_does_not_depend_on_what_it_is_batched_with(kind: str) -> None:
+def test_a_series_does_not_depend_on_the_rest_of_its_batch(kind: str) -> None:
     of, net = made((3, 70, 1, 12)), head(kind)
     together = corrections(net, of, CPU)
     for series in range(4):
@@ -55,7 +55,7 @@ def test_a_series_does_not_depend_on_what_it_is_batched_with(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-def test_what_stands_in_the_padding_does_not_matter(kind: str) -> None:
+def test_values_in_the_padding_do_not_matter(kind: str) -> None:
     batch, _ = made((2, 5)).batch(np.array([0, 1]), CPU)
     noise = torch.where(batch.real[..., None], batch.features, torch.full_like(batch.features, 9.0))
     other = SeriesBatch(noise, batch.logits, batch.z_norm, batch.gap_mm, batch.lengths)
@@ -67,7 +67,7 @@ def test_what_stands_in_the_padding_does_not_matter(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-def test_the_neighbours_are_read_on_both_sides(kind: str) -> None:
+def test_slices_on_both_sides_are_used(kind: str) -> None:
     batch, _ = made((9,)).batch(np.array([0]), CPU)
     net = head(kind)
     for moved in (0, 8):
@@ -79,8 +79,8 @@ def test_the_neighbours_are_read_on_both_sides(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-def test_some_dozens_of_series_teach_a_head_what_lies_beside(kind: str) -> None:
-    """A slice is positive where the one on either side shows a sign; attention alone would take hundreds of series."""
+def test_a_head_learns_from_neighbours_with_a_few_dozen_series(kind: str) -> None:
+    """A slice is positive if a neighbour shows a sign; attention alone would need hundreds of series."""
     rng = np.random.default_rng(0)
     net, of = head(kind, trained=False), made((10,) * 48, seed=3)
     signs = rng.random((48, 10)) < 0.2
@@ -97,10 +97,10 @@ def test_some_dozens_of_series_teach_a_head_what_lies_beside(kind: str) -> None:
         optimizer.step()
     with torch.inference_mode():
         others = F.binary_cross_entropy_with_logits((batch.logits + net(batch))[32:, :, 0], labels[32:])
-    assert others < 0.25  # 0.63 without looking
+    assert others < 0.25  # 0.63 without the neighbours
 
 
-def test_blocks_hold_whole_series() -> None:
+def test_blocks_hold_complete_series() -> None:
     lengths = (3, 4, 50, 2, 2)
     order = SeriesOrder(np.arange(61), np.append(0, np.cumsum(lengths)), np.arange(61.0))
     blocks = list(in_blocks(order, 8))

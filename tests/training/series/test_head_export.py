@@ -1,4 +1,4 @@
-"""An exported head takes a series of any length and gives the probabilities of its run."""
+"""Test that an exported head accepts series of any length and reproduces its run."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ SHARES = [1.0, 0.5, 0.0, 1.0, 1.0, 0.3]
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """A run with each head, one of them on a slice model that sees the neighbours; shares by class as set here."""
+    """A run with each kind of head, one of them on a slice model with context; the shares are SHARES."""
     folder = tmp_path_factory.mktemp("heads")
     fake = write_cache(folder / "cache.zarr", patients=10, slices=5)
     made = {}
@@ -36,14 +36,14 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         opened = job.begin(folder / head, base.path, None, values, HERE)
         fit_head(*opened, runtime(), HERE)
         mix = {"shares": dict(zip(opened[0].data.classes, SHARES, strict=True))}
-        (folder / head / "digests.json").unlink()  # an edit on purpose
+        (folder / head / "digests.json").unlink()  # permits the edit
         (folder / head / "mix.json").write_text(json.dumps(mix))
         made[head] = opened[0]
     return made
 
 
 def some_series(run: Run, cache: Cache, slices: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The first slices of the last series: what goes in, and what the run says when the series has these alone."""
+    """Return inputs of the last series cut to some slices, and the run's probabilities for it."""
     from dataclasses import replace
 
     order = order_series(cache)

@@ -1,4 +1,4 @@
-"""Test what a head over series takes from its settings and its folder: its loss, what it refuses, its one trainer."""
+"""Test the settings of a head over series, and the locks of its folder."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ OWN_LOSS = "testkit.own_code:focal"
 SMALL = {"head_features": 16, "batch_size": 3, "epochs": 1}
 
 
-def test_own_loss_decides_a_heads_weights(base: Path, tmp_path: Path) -> None:
+def test_a_heads_weights_depend_on_the_users_loss(base: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     weights = []
     for name, values in (("default", {}), ("own", {"loss": OWN_LOSS})):
@@ -34,14 +34,14 @@ def test_own_loss_decides_a_heads_weights(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_own_loss_sees_labelled_slices_only(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_loss_gets_only_labelled_slices(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def looking(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
+    def recording(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
         seen.append(labels)
         return logits.sum(1)
 
-    monkeypatch.setattr("testkit.own_code.focal", looking)
+    monkeypatch.setattr("testkit.own_code.focal", recording)
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"loss": OWN_LOSS}, HERE)
     train_lines = np.flatnonzero(run.subsets(cache) == "train")
     monkeypatch.setattr(type(run), "left_out", lambda self, cache: np.isin(np.arange(40), train_lines[:2]))
@@ -51,7 +51,7 @@ def test_own_loss_sees_labelled_slices_only(base: Path, tmp_path: Path, monkeypa
     assert not labels.isnan().all(1).any()
 
 
-def test_what_is_for_images_is_refused(base: Path) -> None:
+def test_settings_for_images_are_refused(base: Path) -> None:
     for name, value in (("augment", "testkit.own_code:dim"), ("mixup_alpha", 0.4), ("rotation_degrees", 5.0)):
         with pytest.raises(RunError, match=f"--set {name}: does not apply to a head"):
             head_config(open_run(base), {name: value})
@@ -59,7 +59,7 @@ def test_what_is_for_images_is_refused(base: Path) -> None:
         head_config(open_run(base), {"size_px": 64})
 
 
-def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
     with owned(run.path):
         with pytest.raises(RunError, match="is training this run; wait for it"):
@@ -69,7 +69,7 @@ def test_a_head_has_one_trainer(base: Path, tmp_path: Path) -> None:
     assert not run.weights.exists()
 
 
-def test_features_have_one_writer_and_the_second_learns_who_it_is(base: Path) -> None:
+def test_a_second_writer_of_features_is_refused_with_the_first_ones_process(base: Path) -> None:
     command = ["features", "--run", str(base), "--device", "cpu"]
     with owned(base, "is writing its features"):
         result = CliRunner().invoke(main, command)
@@ -81,21 +81,21 @@ def test_features_have_one_writer_and_the_second_learns_who_it_is(base: Path) ->
     assert CliRunner().invoke(main, command).exit_code == 0
 
 
-def test_whoever_writes_features_holds_the_run(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_is_locked_while_features_are_written(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def meet(*_: object, **__: object) -> int:
+    def check_lock(*_: object, **__: object) -> int:
         with pytest.raises(RunError, match="is writing its features; wait for it"), owned(base):
             pass
         seen.append(1)
         return 0
 
-    monkeypatch.setattr(series_job, "write_features", meet)
+    monkeypatch.setattr(series_job, "write_features", check_lock)
     features(base, None, (), runtime(), HERE)
     assert seen == [1]
 
 
-def test_an_unknown_tracker_is_refused_before_anything_is_made(base: Path, tmp_path: Path) -> None:
+def test_an_unknown_tracker_is_refused_before_a_folder_is_created(base: Path, tmp_path: Path) -> None:
     command = ["series", "--run", str(base), "--out", str(tmp_path / "head"), "--logger", "wandbb", "--device", "cpu"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1

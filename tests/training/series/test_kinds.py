@@ -1,4 +1,4 @@
-"""Every command takes every kind of run: slice, neighbours, a head over either."""
+"""Test every command with every kind of run: slice, context, and a head over either."""
 
 from itertools import combinations
 from pathlib import Path
@@ -36,18 +36,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def test_each_pair_is_compared(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_every_pair_of_kinds_is_compared(runs: dict[str, Path], tmp_path: Path) -> None:
     said = call("compare", *runs.values(), "--out", tmp_path / "table.csv")
     for a, b in combinations(KINDS, 2):
         assert f"{b} minus {a}, 95 % interval" in said
     table = pd.read_csv(tmp_path / "table.csv")
-    whole = table[table["score"] == "weighted_log_loss"]
-    assert len(whole) == 6
-    assert whole["difference"].notna().all()
+    losses = table[table["score"] == "weighted_log_loss"]
+    assert len(losses) == 6
+    assert losses["difference"].notna().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_predicted_and_reported(runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+def test_every_kind_predicts_and_reports(runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
     run = runs[kind]
     tested = pd.read_csv(run / "predictions_test.csv")
     cache = run.parent / "cache.zarr"

@@ -1,4 +1,4 @@
-"""How much of a head counts: none where it is no better than by chance, and nearly all where it is far better."""
+"""Test the share of a head: 0 if it is no better than chance, and nearly 1 if it is much better."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def drawn(seed: int) -> tuple[Predictions, np.ndarray]:
-    """Slices of some patients, and logits whose labels are drawn as they say."""
+    """Return slices of some patients, and logits from whose probabilities the labels are drawn."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-1, 1.5, (PATIENTS * SLICES, len(CLASSES)))
     labels = (rng.random(logits.shape) < sigmoid(logits)).astype(float)
@@ -38,26 +38,26 @@ def drawn(seed: int) -> tuple[Predictions, np.ndarray]:
     return Predictions(slices, tuple(CLASSES), labels, sigmoid(logits)), logits
 
 
-def test_a_head_of_chance_is_left_out_and_one_that_knows_counts(run: Run) -> None:
+def test_a_random_head_has_share_0_and_an_informed_one_a_large_share(run: Run) -> None:
     kept = []
     for seed in range(10):
         known, logits = drawn(seed)
         noise = np.random.default_rng(100 + seed).normal(0, 1, logits.shape)
         kept.append(choose_mix(run, known, logits, noise))
-        knows = choose_mix(run, known, logits, 3 * (2 * known.labels - 1))
-        assert (knows > 0.8).all()
-        assert read_mix(run).tolist() == knows.tolist()
+        informed = choose_mix(run, known, logits, 3 * (2 * known.labels - 1))
+        assert (informed > 0.8).all()
+        assert read_mix(run).tolist() == informed.tolist()
     assert np.mean(np.array(kept) == 0) > 0.75
     assert np.mean(kept) < 0.05
 
 
-def test_a_head_that_only_calibrates_is_left_out(run: Run) -> None:
-    """The slice model is three times too sure; the head corrects that, and knows nothing besides."""
+def test_a_head_that_only_calibrates_has_share_0(run: Run) -> None:
+    """The slice model's logits are three times too large; the head corrects that and nothing else."""
     for seed in range(3):
         known, logits = drawn(seed)
         assert choose_mix(run, known, 3 * logits, -2 * logits + 0.5).tolist() == [0.0] * len(CLASSES)
-        knows = choose_mix(run, known, 3 * logits, 3 * (2 * known.labels - 1))
-        assert (knows > 0.8).all()
+        informed = choose_mix(run, known, 3 * logits, 3 * (2 * known.labels - 1))
+        assert (informed > 0.8).all()
 
 
 def test_the_share_is_the_smallest_within_one_standard_error() -> None:
@@ -75,7 +75,7 @@ def test_the_share_is_the_smallest_within_one_standard_error() -> None:
     assert 0 < wanted < SHARES[np.argmin([sum(sums) for sums in by_patient])]
 
 
-def test_a_class_that_one_patient_has_labels_of_keeps_the_slice_model(run: Run) -> None:
+def test_a_class_labelled_in_one_patient_keeps_the_slice_model(run: Run) -> None:
     known, logits = drawn(0)
     known.labels[OWNER != 3, 0] = np.nan
     chosen = choose_mix(run, known, logits, 3 * (2 * np.nan_to_num(known.labels) - 1))
@@ -83,9 +83,8 @@ def test_a_class_that_one_patient_has_labels_of_keeps_the_slice_model(run: Run) 
     assert (chosen[1:] > 0.8).all()
 
 
-def test_labels_of_whole_series_choose_by_the_series(run: Run) -> None:
-    """A head that is right of every series, and wrong of most of its slices, counts."""
-
+def test_with_labels_of_series_the_share_is_chosen_by_series(run: Run) -> None:
+    """A head that is right for every series but wrong for most slices has a large share."""
     known, logits = drawn(1)
     series = at_level(known, "series").labels[OWNER]
     known = replace(known, labels=series)
@@ -97,15 +96,15 @@ def test_labels_of_whole_series_choose_by_the_series(run: Run) -> None:
     assert (choose_mix(run, known, np.full_like(logits, -1.0), right) < 0.3).all()
 
 
-def test_all_of_it_counts_where_the_settings_say_so(run: Run) -> None:
+def test_the_share_is_1_if_the_settings_say_so(run: Run) -> None:
     known, logits = drawn(0)
-    asked = replace(run, config=replace(run.config, head_share="all"))
+    with_all = replace(run, config=replace(run.config, head_share="all"))
     assert choose_mix(run, known, logits, 0 * logits).tolist() == [0.0] * len(CLASSES)
-    assert choose_mix(asked, known, logits, 0 * logits).tolist() == [1.0] * len(CLASSES)
-    assert read_mix(asked).tolist() == [1.0] * len(CLASSES)
+    assert choose_mix(with_all, known, logits, 0 * logits).tolist() == [1.0] * len(CLASSES)
+    assert read_mix(with_all).tolist() == [1.0] * len(CLASSES)
 
 
-def test_without_a_validation_set_all_of_it_counts(run: Run) -> None:
+def test_the_share_is_1_without_a_validation_set(run: Run) -> None:
     known, logits = drawn(0)
     none = Predictions(known.slices[:0], known.classes, known.labels[:0], known.probabilities[:0])
     assert choose_mix(run, none, logits[:0], logits[:0]).tolist() == [1.0] * len(CLASSES)
@@ -113,12 +112,12 @@ def test_without_a_validation_set_all_of_it_counts(run: Run) -> None:
 
 
 @pytest.mark.parametrize("share", [None, "0.5", "\x1b]0;x\x07", -0.05, 1.05, True, [1], {}])
-def test_a_share_of_a_stranger_is_a_number_from_0_to_1(run: Run, tmp_path: Path, share: object) -> None:
-    strangers = replace(run, path=tmp_path)
+def test_a_share_that_is_not_a_number_from_0_to_1_is_refused(run: Run, tmp_path: Path, share: object) -> None:
+    copied = replace(run, path=tmp_path)
     file = tmp_path / "mix.json"
     file.write_text(json.dumps({"shares": dict.fromkeys(CLASSES, 1)}))
-    assert read_mix(strangers).tolist() == [1] * len(CLASSES)
+    assert read_mix(copied).tolist() == [1] * len(CLASSES)
     for shares in (dict.fromkeys(CLASSES, 1) | {CLASSES[0]: share}, dict.fromkeys(CLASSES[1:], 1), share):
         file.write_text(json.dumps({"shares": shares}))
         with pytest.raises(RunError, match=r"mix\.json: cannot be read .* run: train series --resume"):
-            read_mix(strangers)
+            read_mix(copied)

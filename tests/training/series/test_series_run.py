@@ -1,4 +1,4 @@
-"""Test heads over series as a user trains and uses them, from features to a report."""
+"""Test the training and use of heads over series by command, from features to a report."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def refused(*arguments: object) -> str:
     return line
 
 
-def test_an_untrained_head_is_the_slice_model(base: Path, tmp_path: Path) -> None:
+def test_an_untrained_head_equals_the_slice_model(base: Path, tmp_path: Path) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
     fit.fit_head(run, of_slices, cache, runtime(), HERE)
     assert not read_mix(run).any()
@@ -56,7 +56,7 @@ def test_an_untrained_head_is_the_slice_model(base: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("head", ["gru", "transformer"])
-def test_a_head_that_was_stopped_ends_with_the_same_weights(
+def test_a_stopped_and_resumed_head_has_the_same_weights(
     base: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = SMALL | {"head": head}
@@ -80,7 +80,7 @@ def test_a_head_that_was_stopped_ends_with_the_same_weights(
     assert open_run(tmp_path / "whole").data.base_weights
 
 
-def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
+def test_every_command_accepts_a_head(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "head"
     quick = ["--device", "cpu", "--epochs", 2, "--set", "head_features=16"]
     assert "weighted log loss on test" in call("series", "--run", base, "--out", out, *quick)
@@ -91,9 +91,9 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     card = (out / "model_card.md").read_text()
     assert "all slices of an axial head-CT series" in card
     assert "a head over the series (gru) reads its features" in card
-    assert "Share of the correction by class, chosen on validation: epidural " in card
-    assert "judged each slice within its series, by a head (gru)" in card
-    assert "a frozen slice model, begun as small_resnet, none weights (random initialisation" in card
+    assert "Share of the correction used for each class, chosen on validation: epidural " in card
+    assert "predicts each slice within its series, by a head (gru)" in card
+    assert "a frozen slice model, trained from small_resnet, none weights (random initialisation" in card
     assert set(json.loads((out / "mix.json").read_text())["shares"]) == set(open_run(base).data.classes)
     stored = (out / "predictions_test.csv").read_text()
     moved = tmp_path / "moved"
@@ -101,12 +101,12 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     content = json.loads((moved / "settings.json").read_text())
     content["data"]["base"] = "/nowhere"
     (moved / "settings.json").write_text(json.dumps(content))
-    (moved / "digests.json").unlink()  # an edit on purpose
+    (moved / "digests.json").unlink()  # permits the edit
     flip_bit(moved / "slice_weights.safetensors", np.random.default_rng(0))
     line = refused("evaluate", "--run", moved, "--device", "cpu")
     assert "slice_weights.safetensors: not the weights that the head was trained on; restore the file" in line
     shutil.copy(out / "slice_weights.safetensors", moved)
-    call("evaluate", "--run", moved, "--device", "cpu")  # without the slice model's run: features come from the images
+    call("evaluate", "--run", moved, "--device", "cpu")  # the slice model's run is not there: uses the images
     again, known = pd.read_csv(moved / "predictions_test.csv"), pd.read_csv(out / "predictions_test.csv")
     pd.testing.assert_frame_equal(again, known, rtol=1e-4)
     assert stored == (out / "predictions_test.csv").read_text()
@@ -119,14 +119,14 @@ def test_every_command_takes_a_head(base: Path, tmp_path: Path) -> None:
     assert line.endswith(f"is a head over series; features are those of its slice model: {base}")
 
 
-def test_one_process_reads_series(base: Path, tmp_path: Path) -> None:
+def test_several_processes_are_refused(base: Path, tmp_path: Path) -> None:
     two = replace(HERE, count=2)
-    for asked in (
+    for call_it in (
         lambda: features(base, None, (), runtime(), two),
         lambda: begin(tmp_path / "head", base, None, SMALL, two),
     ):
         with pytest.raises(ConfigError, match=r"need a single process; run the command without torchrun$"):
-            asked()
+            call_it()
     assert not (tmp_path / "head").exists()
 
 
@@ -163,7 +163,7 @@ def test_labels_of_series_score_the_series_and_the_report_shows_its_slices(
         assert known.slices["z_norm"].iloc[lines].is_monotonic_increasing
 
 
-def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
+def test_left_out_slices_are_read_but_do_not_count_in_the_loss(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
@@ -177,7 +177,7 @@ def test_slices_that_the_run_leaves_out_are_read_and_count_for_nothing(
     assert not np.isin(first, made.train.lines[made.scored(made.train)]).any()
 
 
-def test_a_store_of_features_that_is_damaged_is_said_and_not_needed_to_predict(
+def test_predictions_report_a_damaged_feature_store_and_use_the_images(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = tmp_path / "base"
@@ -199,7 +199,7 @@ def test_a_store_of_features_that_is_damaged_is_said_and_not_needed_to_predict(
     assert capsys.readouterr().err == ""
 
 
-def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(base: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(base, bare)
     shutil.rmtree(bare / "features.zarr")
@@ -211,7 +211,7 @@ def test_what_cannot_be_is_said_in_one_line(base: Path, tmp_path: Path) -> None:
     weights[-1] ^= 1
     (bare / "weights.safetensors").write_bytes(weights)
     assert "weights.safetensors: is damaged" in refused("series", "--run", bare, *out)
-    (bare / "digests.json").unlink()  # nothing is checked any more
+    (bare / "digests.json").unlink()  # disables the checks
     (bare / "weights.safetensors").write_bytes((base / "weights.safetensors").read_bytes())
     (bare / "linked.csv").write_text((base / "linked.csv").read_text().replace("done", "dome"))
     assert "linked.csv: is not the one that the run started with" in refused("series", "--run", bare, *out)

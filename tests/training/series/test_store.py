@@ -1,4 +1,4 @@
-"""Flip bits anywhere in a store of features: the command that reads it says so, and the same features come back."""
+"""Test the store of features: damage is detected and repaired as advised, and a kill loses nothing."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ ALL = np.arange(24)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A run of weights as they come, with features of all its slices."""
+    """A run with random weights and the features of all its slices."""
     folder = tmp_path_factory.mktemp("store")
     fake = write_cache(folder / "cache.zarr", patients=8, slices=3)
     run, cache = begin(folder / "run", fake.path, settings(), HERE)
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def copied(made: Made, tmp_path: Path) -> Made:
-    """The same in a folder of its own."""
+    """A copy of `made`, to be damaged."""
     run, cache = made
     path = Path(shutil.copytree(run.path, tmp_path / "run"))
     return Run(path, run.config, run.data, run.environment), cache
@@ -50,7 +50,7 @@ def store_files(run: Run) -> list[Path]:
 
 
 def follow(run: Run, cache: Cache, advice: str) -> None:
-    """Do what an error says."""
+    """Follow the advice of an error."""
     store = store_path(run, tta=False)
     assert advice.endswith(f"run: train features --run {run.path}")
     if f"remove {store}" in advice:
@@ -59,7 +59,7 @@ def follow(run: Run, cache: Cache, advice: str) -> None:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_a_flipped_bit_is_found_and_the_advice_brings_the_features_back(copied: Made, number: int) -> None:
+def test_a_flipped_bit_is_found_and_the_advice_restores_the_features(copied: Made, number: int) -> None:
     run, cache = copied
     files, right = store_files(run), read_features(run, cache, ALL, tta=False)
     assert len(files) == 8
@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_found_and_the_advice_brings_the_features_back(copied: 
     np.testing.assert_allclose(found.logits, right.logits, atol=1e-5)
 
 
-def test_a_chunk_that_is_missing_is_not_taken_for_zeros(copied: Made) -> None:
+def test_a_missing_chunk_is_not_read_as_zeros(copied: Made) -> None:
     run, cache = copied
     store = store_path(run, tta=False)
     shutil.rmtree(store / "logits" / "c")
@@ -80,8 +80,8 @@ def test_a_chunk_that_is_missing_is_not_taken_for_zeros(copied: Made) -> None:
         read_features(run, cache, ALL, tta=False)
 
 
-def test_a_writer_killed_anywhere_leaves_what_is_read_or_missing(copied: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few lines are done; more are written, and each of the writer's steps is its last."""
+def test_a_killed_writer_leaves_lines_that_are_intact_or_missing(copied: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five lines are done; the write of the others is interrupted at each of its steps."""
     run, cache = copied
     shutil.rmtree(store_path(run, tta=False))
     write_features(run, cache, ALL[:5], runtime(), HERE, tta=False)
@@ -108,9 +108,7 @@ def test_a_writer_killed_anywhere_leaves_what_is_read_or_missing(copied: Made, m
     assert (read_features(run, cache, ALL[5:], tta=False).logits == 1).all()
 
 
-def test_a_disk_without_room_for_features_is_an_error_and_no_signal(
-    copied: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_raises_an_error_rather_than_a_signal(copied: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     run, cache = copied
 
     def full(descriptor: int, offset: int, length: int) -> None:
