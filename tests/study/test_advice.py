@@ -203,6 +203,7 @@ def _post(body: bytes = BODY, query: str = "", **headers: str) -> Callable[[Test
 
 SENT = {
     "media type": Sent(lambda c: c.post("/studies", content=b"{}"), 415, "is not accepted; send ", _post()),
+    "answer": Sent(_post(query="?answer=pdf"), 400, "use one of json, page, sr", _post(query="?answer=page")),
     "cut off": Sent(_post(BODY[:-10]), 400, "has no end; send it again", _post()),
     "damaged": Sent(_post(b"junk" + BODY), 400, "is damaged; send it again", _post()),
     "too large": Sent(
