@@ -1,4 +1,4 @@
-"""Real data, and the rules that CI skips nothing and that no test changes what Ctrl-C does: shared by all tests."""
+"""Shared by all tests: the real data, and the rules that CI skips no test and no test changes the SIGINT handler."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Machines are shared: how long an example takes says nothing.
+# No deadline, because the duration of an example on a shared machine means nothing.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
 hypothesis.settings.load_profile("shared-machine")
 
 ROOT = Path(__file__).parent.parent
 TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
-# The files that take longest, the longest first: a worker that meets one at the end leaves the other idle.
+# The slowest files, in descending order, run first, so that no worker is left with one at the end.
 LONGEST = (
     "test_slurm.py",
     "test_crash.py",
@@ -39,7 +39,7 @@ LONGEST = (
     "test_failures.py",
 )
 CTRL_C = signal.getsignal(signal.SIGINT)
-# What CI's machine does not have either.
+# CI has no GPU either.
 ALLOWED_SKIPS = ("needs a GPU",)
 
 
@@ -62,9 +62,9 @@ def pytest_runtest_makereport(item, call):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(allowed in reason for allowed in ALLOWED_SKIPS):
             report.outcome = "failed"
-            report.longrepr = f"{item.nodeid} was skipped where nothing may be skipped: {reason}"
+            report.longrepr = f"{item.nodeid} was skipped, although NO_SKIPS is set: {reason}"
     if call.when == "teardown" and signal.getsignal(signal.SIGINT) is not CTRL_C:
         signal.signal(signal.SIGINT, CTRL_C)
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} leaves a handler of SIGINT behind: an import of dask_jobqueue does, for one"
+        report.longrepr = f"{item.nodeid} changed the SIGINT handler, as importing dask_jobqueue does"
     return report

@@ -1,4 +1,4 @@
-"""Hold the list of messages that name a way out, `advice.toml`: a test follows each of them."""
+"""Test that advice.toml lists every message with a remedy, and that the test it names exists."""
 
 import ast
 import re
@@ -17,12 +17,12 @@ VERBS = (
     "install|join|keep|label|leave|load|lower --|make|move|name|pack|pip|predict|publish|put|quote|raise|read|"
     "remove|rename|repack|replace|restore|run|save|say|send|set|split|start|take|train|try|unpack|unset|update|upgrade|use|wait|write"
 )
-# The imperative stands at the start, after a semicolon, a colon or a bracket, or gives the other way out.
+# The imperative is at the start, after a semicolon, colon or bracket, or follows "or" as an alternative.
 ADVICE = re.compile(rf"(?:^|[;:(?] |, or |^or |\. )(?:{VERBS})\b(?! of\b)|(?:[;.,/]+ |^)[Rr]un: ")
 
 
 def _text(node: ast.AST) -> str | None:
-    """A string's words, with `{}` for what is filled in."""
+    """Return the text of a string, with `{}` for interpolated values, or None."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -31,11 +31,11 @@ def _text(node: ast.AST) -> str | None:
 
 
 def _strings(tree: ast.AST) -> Iterator[str]:
-    """Every string of a module but docstrings, help texts of options, and the parts of other strings."""
+    """Yield the strings of a module except docstrings, help texts of options, and parts of other strings."""
     left_out: set[int] = set()
     for node in ast.walk(tree):
-        whole = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "help")
-        if whole or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        skips_parts = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "help")
+        if skips_parts or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             left_out |= {id(part) for part in ast.walk(node) if part is not node}
         if id(node) not in left_out and (words := _text(node)):
             yield words
@@ -43,7 +43,7 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 
 @cache
 def _messages() -> dict[str, str]:
-    """Messages with advice, and where each is."""
+    """Return message with advice -> its file."""
     found = {}
     for package in PACKAGES:
         for file in sorted((TESTS.parent / package).rglob("*.py")):
@@ -55,24 +55,24 @@ def _messages() -> dict[str, str]:
 
 
 def _entries() -> list[tuple[str, str, str]]:
-    """(file, function, piece of a message) of the list."""
+    """Return file, function and part of a message for each entry of the list."""
     files = tomllib.loads((TESTS / "advice.toml").read_text("utf-8"))
     return [(file, test, piece) for file, of in files.items() for test, pieces in of.items() for piece in pieces]
 
 
-def test_each_message_that_names_a_way_out_has_a_test_that_follows_it() -> None:
+def test_each_message_with_advice_has_a_test_that_follows_it() -> None:
     pieces = [piece for _, _, piece in _entries()]
     missing = [f"{where}: {words}" for words, where in _messages().items() if not any(p in words for p in pieces)]
-    assert not missing, "follow these in a test, and name it in tests/advice.toml:\n" + "\n".join(missing)
+    assert not missing, "follow these messages in tests, and list them in tests/advice.toml:\n" + "\n".join(missing)
 
 
-def test_the_list_names_messages_that_there_are() -> None:
+def test_listed_messages_exist() -> None:
     gone = [piece for _, _, piece in _entries() if not any(piece in words for words in _messages())]
     assert not gone, f"no message has these words: {gone}"
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _, _ in _entries()}))
-def test_the_tests_that_the_list_names_are_there(file: str) -> None:
+def test_listed_tests_exist(file: str) -> None:
     tree = ast.parse((TESTS / file).read_text("utf-8"))
     functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     assert {test for of, test, _ in _entries() if of == file} <= functions

@@ -1,4 +1,4 @@
-"""The diffs of docs/changes.md: each applies to today's tree, touches the files it names and no other, and works."""
+"""Test the diffs in docs/changes.md: each applies to the current tree, touches only the files it names, and works."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ SECTION = re.compile(
 
 @dataclass(frozen=True)
 class Change:
-    """A section of the page."""
+    """A section of docs/changes.md."""
 
     title: str
     files: frozenset[str]
@@ -47,11 +47,11 @@ def apply(diff: str, folder: Path, *how: str) -> None:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree with every change in it."""
+    """A copy of the tree with all changes applied."""
     folder = tmp_path_factory.mktemp("tree")
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name)  # with what is compiled, which takes seconds
+            shutil.copytree(ROOT / name, folder / name)  # with compiled kernels, to save seconds
         else:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -62,7 +62,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("change", changes(), ids=lambda change: change.title)
-def test_a_change_applies_alone_and_touches_what_its_line_names(change: Change) -> None:
+def test_a_change_applies_alone_and_touches_only_the_files_it_names(change: Change) -> None:
     apply(change.diff, ROOT, "--check")
     touched = set(re.findall(r"^\+\+\+ b/(.+)$", change.diff, re.MULTILINE))
     assert touched == change.files

@@ -1,6 +1,6 @@
-"""Both packages joined, as a user joins them: from DICOM files to scores, predictions and a report, by the commands.
+"""Test both packages together by command, from DICOM files to scores, predictions and a report.
 
-The first of each command is the installed one, in a process of its own; the others are run in this process.
+The first call of each command uses the installed one in a new process; later calls run in this process.
 """
 
 import json
@@ -35,7 +35,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def call(*arguments: object, code: int = 0) -> Result:
-    """As `run`, in this process."""
+    """Do the same as `run` in this process."""
     torch.set_num_threads(1)
     command = {"pipeline": pipeline.cli.main.main, "train": training.cli.main.main}[str(arguments[0])]
     done = CliRunner().invoke(command, [str(argument) for argument in arguments[1:]])
@@ -73,7 +73,7 @@ def test_training_reads_the_pixels_that_the_pipeline_wrote(home):
     assert sorted(seen) == lines.tolist()
 
 
-def test_a_reader_of_a_commit_goes_on_while_and_after_the_next_one_lands(home, tmp_path):
+def test_a_reader_of_a_commit_continues_during_and_after_the_next_build(home, tmp_path):
     out = tmp_path / "cache.zarr"
     src = tmp_path / "dicoms"
     src.mkdir()
@@ -95,7 +95,7 @@ def test_a_reader_of_a_commit_goes_on_while_and_after_the_next_one_lands(home, t
     pd.testing.assert_frame_equal(reopened.table, before.table)
 
 
-def test_the_run_folder_holds_what_others_rely_on(trained, home):
+def test_the_files_of_a_run_have_the_documented_content(trained, home):
     for name in ("split.csv", "log.csv", "weights.safetensors", "report.html", "settings.json"):
         assert (trained / name).stat().st_size > 0, name
     assert any((trained / "checkpoints").iterdir())
@@ -118,14 +118,14 @@ def test_the_run_folder_holds_what_others_rely_on(trained, home):
 
 
 def competition_loss(predictions: pd.DataFrame) -> float:
-    """The weighted log loss, written down once more from its definition."""
+    """Return the weighted log loss, computed from its definition."""
     labels = predictions[CLASSES].to_numpy(float)
     p = np.clip(predictions[[f"p_{name}" for name in CLASSES]].to_numpy(float), 1e-15, 1 - 1e-15)
     losses = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
     return float((losses @ [1, 1, 1, 1, 1, 2]).mean() / 7)
 
 
-def test_evaluation_and_prediction_by_command(trained, home, tmp_path):
+def test_evaluation_with_tta_and_a_submission(trained, home, tmp_path):
     call("train", "evaluate", "--run", trained, "--split", "test", "--tta")
     out = tmp_path / "submission.csv"
     call("train", "predict", "--run", trained, "--cache", home / "cache.zarr", "--out", out)
@@ -136,7 +136,7 @@ def test_evaluation_and_prediction_by_command(trained, home, tmp_path):
     assert submission["Label"].between(0, 1).all()
 
 
-def test_a_cache_of_another_size_or_without_labels_is_one_line(trained, home, tmp_path):
+def test_a_cache_without_the_size_or_labels_is_an_error_in_one_line(trained, home, tmp_path):
     bare = tmp_path / "bare.zarr"
     call("pipeline", "build", "--src", home / "dicoms", "--out", bare, "--size", 16, "--workers", 0)
     options = ("--model", "resnet18", "--weights", "none", "--device", "cpu")

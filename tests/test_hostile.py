@@ -1,4 +1,4 @@
-"""Hostile caches, archives, catalogs, label files and run folders; benchmarks/hostile.py tries more of them."""
+"""Test hostile caches, archives, catalogs, label files and run folders; benchmarks/hostile.py tests more."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from testkit.hostile import caches, runs, sources
 from testkit.hostile.engine import Kind, Tried, attack
 
-SEEDS = {"cache": 3, "run": 2, "zip": 5, "tar": 4, "catalog": 4, "label file": 4}  # of each kind
+SEEDS = {"cache": 3, "run": 2, "zip": 5, "tar": 4, "catalog": 4, "label file": 4}  # inputs of each kind
 
 
 @pytest.fixture(scope="module")

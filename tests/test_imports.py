@@ -1,4 +1,4 @@
-"""Who may import whom: the two packages never meet, and each library has its home."""
+"""Test which module imports what: the packages are separate, and each library has its home."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "training", "phantom")
-# Library -> the modules that may import it; everything else asks them.
+# Library -> the only modules that may import it.
 HOMES = {
     "pipeline": {
         "pydicom": {"pipeline.dicom"},
@@ -31,7 +31,7 @@ HOMES = {
         "click": {"training.cli"},
         "fcntl": {"training.system"},
         "resource": {"training.system"},
-        # Only what writes DICOM answers and serves them, each with an extra of its own.
+        # DICOM answers and the service have their own extras.
         "pydicom": {"training.study.dicom"},
         "highdicom": {"training.study.dicom"},
         "fastapi": {"training.study.service"},
@@ -52,7 +52,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(file: Path) -> set[str]:
-    """Full names of every module that a file imports, wherever in it."""
+    """Return the full names of all modules that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -76,12 +76,12 @@ def test_each_library_has_its_home(package):
         for library, homes in HOMES[package].items():
             if library in {found.split(".")[0] for found in imports(file)}:
                 assert any(name == home or name.startswith((f"{home}.", f"{home}_")) for home in homes), (
-                    f"{name} imports {library}, whose home is {sorted(homes)}"
+                    f"{name} imports {library}, which only {sorted(homes)} may import"
                 )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_two_modules_import_each_other_in_a_circle(package):
+def test_no_modules_import_each_other_in_a_circle(package):
     known = modules(package)
     edges = {name: imports(file) & known.keys() - {name, package} for name, file in known.items()}
     done: set[str] = set()
@@ -105,13 +105,13 @@ def test_no_two_modules_import_each_other_in_a_circle(package):
         ("import training.cli.main", "torch torchvision pandas sklearn zarr matplotlib"),
     ],
 )
-def test_what_must_be_quick_imports_nothing_heavy(command, heavy):
+def test_commands_that_must_start_fast_import_nothing_heavy(command, heavy):
     code = f"{command}\nimport sys\nprint(*(set({heavy.split()!r}) & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert found.strip() == ""
 
 
-def test_one_module_prints():
+def test_only_one_module_prints():
     for name, file in modules("pipeline").items():
         nodes = ast.walk(ast.parse(file.read_text()))
         calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
@@ -120,11 +120,11 @@ def test_one_module_prints():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_module_says_what_it_is_for_and_no_function_is_long(package):
+def test_every_module_has_a_docstring_and_no_function_is_long(package):
     for name, file in modules(package).items():
         tree = ast.parse(file.read_text())
         if file.read_text().strip():
-            assert ast.get_docstring(tree), f"{name}: no docstring says what the module is for"
+            assert ast.get_docstring(tree), f"{name}: has no docstring"
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1

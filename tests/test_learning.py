@@ -1,4 +1,4 @@
-"""What `make demo` trains learns: it finds blood in heads that it has not seen, and not by where a slice lies."""
+"""Test that the model of `make demo` detects blood in unseen heads, beyond what the slice position tells."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ from training.cli.main import main as train
 
 
 def twins(seed: int, patient: int, number: int) -> Study:
-    """The slices of a bleeding patient that show blood, and beside each the very same scan of it without."""
+    """Return the slices of a bleeding patient that show blood, each with a twin: the same scan without blood."""
     shown, bare = (make_study(seed, patient, number, bleeding=10, bloodless=of) for of in (False, True))
     places = np.flatnonzero(shown.labels[:, -1])
     positions = shown.geometry.positions[places]
@@ -39,7 +39,7 @@ def call(command: click.Command, *arguments: object) -> None:
     assert done.exit_code == 0, done.output
 
 
-def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path) -> None:
+def test_the_model_of_the_demo_finds_blood_better_than_position_alone(tmp_path: Path) -> None:
     write(tmp_path, 40, 3, make=twins)
     options = ("--dataset", "phantom", "--labels", tmp_path / "labels.csv", "--size", 48, "--workers", 0)
     call(pipeline, "build", "--src", tmp_path / "dicoms", "--out", tmp_path / "c.zarr", *options)
@@ -52,7 +52,7 @@ def test_the_demo_s_model_finds_blood_that_position_does_not_tell(tmp_path: Path
 
 
 def by_position(folder: Path) -> float:
-    """ROC AUC of `any` on the run's test patients, from the position alone."""
+    """Return the ROC AUC of `any` on the run's test patients from the position alone."""
     table = pd.read_csv(folder / "c.zarr" / "metadata.csv").merge(pd.read_csv(folder / "run" / "split.csv"))
     train, test = (table[table["split"] == subset] for subset in ("train", "test"))
     model = HistGradientBoostingClassifier(random_state=0).fit(train[["z_norm"]], train["any"])

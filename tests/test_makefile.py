@@ -1,4 +1,4 @@
-"""The Makefile: what its commands see of the machine they run on."""
+"""Test the environment of the Makefile's commands."""
 
 import subprocess
 from pathlib import Path
@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(("given", "seen"), [({}, "1"), ({"UV_SYSTEM_CERTS": "0"}, "0")])
-def test_uv_trusts_the_certificates_that_the_machine_trusts(given, seen):
-    """A network that inspects TLS signs with a certificate of its own, which uv's own list does not have."""
+def test_uv_trusts_the_certificates_of_the_system(given, seen):
+    """Networks that inspect TLS use their own certificate, which is not in uv's bundled list."""
     show = ["make", "--silent", "--eval", "show: ; @echo $$UV_SYSTEM_CERTS", "show"]
     environment = {"PATH": "/usr/bin:/bin", **given}
     said = subprocess.run(show, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)

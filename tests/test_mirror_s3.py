@@ -1,4 +1,4 @@
-"""Test local copies of a cache in a bucket, against a server on loopback that speaks S3's protocol."""
+"""Test local copies of a cache in a bucket, with a local S3 server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "nobody")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the library, which waits between them; ours are what is tested
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the library would wait between its attempts; this tests ours
     monkeypatch.setattr(training.data.mirror, "RETRY_AFTER_S", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     yield server
@@ -36,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: Any, tmp_path: Path) -> None:
+def test_a_cache_in_a_bucket_streams_from_local_copies(server: Any, tmp_path: Path) -> None:
     fake = write_cache(tmp_path / "cache.zarr")
     bucket = s3fs.S3FileSystem()
     bucket.mkdir("bucket")
@@ -59,6 +59,6 @@ def test_a_cache_in_a_bucket_streams_by_way_of_copies(server: Any, tmp_path: Pat
             open_cache(wrong, commit, copies)
 
     server.stop()
-    assert len(list(stream.epoch(0, 1))) == 5  # all is here
+    assert len(list(stream.epoch(0, 1))) == 5  # everything has been copied
     with pytest.raises(CacheError, match="network"):
         open_cache(address, local_copy=copies)

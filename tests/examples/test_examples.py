@@ -1,4 +1,4 @@
-"""Run every example on a small phantom, as its first line says, and the notebook from its first cell."""
+"""Run every example on a small phantom, and all cells of the notebook."""
 
 import math
 import runpy
@@ -27,8 +27,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("ignore")  # of the frameworks, about each other
-def test_example_trains(
+@pytest.mark.filterwarnings("ignore")  # warnings of the frameworks about each other
+def test_an_example_trains(
     script: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def test_example_trains(
     assert f"python examples/{script.name} cache.zarr" in lines[0]
 
 
-def test_notebook_goes_from_dicom_to_a_figure_and_keeps_its_output_small() -> None:
+def test_the_notebook_runs_from_dicom_to_a_figure_and_is_stored_without_output() -> None:
     file = FOLDER / "dicom_to_figure.ipynb"
     notebook = nbformat.read(file, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER.parent)}}).execute()

@@ -1,4 +1,4 @@
-"""Runs in these tests write reports without figures; what figures show is tested in report/."""
+"""Runs in these tests write reports without figures, which are tested in training/report/."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Test trackers: what a run logs reaches them, as one run even if it was stopped, and nothing unasked."""
+"""Test trackers: they receive the log of a run as one run, even if it was stopped, and are optional."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ def fit(fake: FakeCache, path: Path, *loggers: str) -> dict[str, Any]:
 
 
 def stop_in_the_middle(monkeypatch: pytest.MonkeyPatch, fake: FakeCache, path: Path, *loggers: str) -> None:
-    """Stop a run after its seventh step; the last ones are noted again when it goes on from its checkpoint."""
+    """Stop a run after its seventh step; steps after its checkpoint are logged again when it resumes."""
     trained, steps = loop.train_step, []
 
     def stopping(*arguments: Any) -> None:
@@ -75,7 +75,7 @@ def test_wandb_offline_has_one_run_with_the_log_and_the_scores(
 
 
 def read_wandb(files: list[Path]) -> dict[int, float]:
-    """Return the loss by step out of W&B's own files."""
+    """Return step -> loss from the files of W&B."""
     from wandb.proto import wandb_internal_pb2
 
     history: dict[int, float] = {}
@@ -89,7 +89,7 @@ def read_wandb(files: list[Path]) -> dict[int, float]:
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a log in LevelDB's form behind 7 bytes, which is how W&B keeps a run offline."""
+    """Yield the records of an offline W&B file: a log in LevelDB's format after 7 bytes."""
     at, kept = 7, b""
     while at + 7 <= len(data):
         if (room := 32768 - at % 32768) < 7:
@@ -98,13 +98,13 @@ def records(data: bytes) -> Iterator[bytes]:
         length, kind = struct.unpack_from("<HB", data, at + 4)
         kept += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             yield kept
             kept = b""
 
 
-def train_and_tell(path: Path, folder: Path, imported: Any) -> None:
-    """Train with trackers and without; tell which packages of trackers were imported."""
+def train_and_report_imports(path: Path, folder: Path, imported: Any) -> None:
+    """Train with and without TensorBoard, and put the imported packages of other trackers into a queue."""
     torch.set_num_threads(1)
     with bare_figures():
         for number, names in enumerate([("tensorboard", "csv"), ("csv",)]):
@@ -113,20 +113,20 @@ def train_and_tell(path: Path, folder: Path, imported: Any) -> None:
     imported.put({"mlflow", "wandb"} & sys.modules.keys())
 
 
-def test_nothing_unasked_is_imported_and_no_tracker_means_none(fake: FakeCache, tmp_path: Path) -> None:
+def test_only_the_chosen_trackers_are_imported_and_used(fake: FakeCache, tmp_path: Path) -> None:
     imported = tiny_run.SPAWNED.SimpleQueue()
-    process = tiny_run.SPAWNED.Process(target=train_and_tell, args=(fake.path, tmp_path, imported))
+    process = tiny_run.SPAWNED.Process(target=train_and_report_imports, args=(fake.path, tmp_path, imported))
     process.start()
     process.join()
     assert process.exitcode == 0
     assert imported.get() == set()
-    assert len(list((tmp_path / "0" / "tensorboard").iterdir())) == 2  # of the training, and of the scores
+    assert len(list((tmp_path / "0" / "tensorboard").iterdir())) == 2  # one of the training, one of the scores
     assert not (tmp_path / "1" / "tensorboard").exists()
     assert not (tmp_path / "1" / "tracker.json").exists()
     assert len(logged(tmp_path / "1")) > 1
 
 
-def test_a_tracker_that_fails_under_way_does_not_end_the_run(
+def test_a_tracker_that_fails_later_does_not_end_the_run(
     fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def failing(*_: Any, **__: Any) -> None:
@@ -141,7 +141,9 @@ def test_a_tracker_that_fails_under_way_does_not_end_the_run(
     )
 
 
-def test_what_cannot_be_opened_is_one_line(fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_cannot_be_opened_is_an_error_in_one_line(
+    fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tiny_run.train(tmp_path / "run", fake.path, tiny_run.settings(epochs=1), loggers=("csv",))
     with pytest.raises(training.ConfigError, match="did you mean wandb"):
         Loggers(run, ["wandbb"], 0)
@@ -154,7 +156,7 @@ def test_what_cannot_be_opened_is_one_line(fake: FakeCache, tmp_path: Path, monk
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_disk_that_is_full_for_tensorboard_ends_no_run_and_is_one_line(
+def test_a_full_disk_in_tensorboard_is_one_line_and_does_not_end_the_run(
     fake: FakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter

@@ -1,4 +1,4 @@
-"""Test backbones of timm: features, channels, size, licence, and the way from training to export."""
+"""Test backbones of timm: features, channels, size, licence, training and export."""
 
 from pathlib import Path
 
@@ -24,30 +24,30 @@ def test_a_model_of_timm_trains_loads_and_exports(name: str, size_px: int, tmp_p
     assert train_save_load_export(name, tmp_path, cache.path) < PARITY
 
 
-def test_features_are_timms_own_pooled_ones() -> None:
+def test_features_are_the_pooled_features_of_timm() -> None:
     net = build_model(config(model="timm:resnet18"), 6).eval()
-    whole = timm.create_model("resnet18", num_classes=3)
-    whole.load_state_dict(net.backbone.state_dict(), strict=False)
+    reference = timm.create_model("resnet18", num_classes=3)
+    reference.load_state_dict(net.backbone.state_dict(), strict=False)
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        expected = whole.eval().forward_head(whole.forward_features(images), pre_logits=True)
+        expected = reference.eval().forward_head(reference.forward_features(images), pre_logits=True)
         torch.testing.assert_close(net.backbone(images), expected)
     assert net.fuse.in_features == 512 + 64
 
 
-def test_a_transformer_gets_the_size_of_the_run_and_the_channels_of_the_cache() -> None:
+def test_a_transformer_has_the_size_of_the_run_and_the_channels_of_the_cache() -> None:
     net = build_model(config(model="timm:vit_tiny_patch16_224", size_px=48), 6, channels=(0, 1, 2, 3)).eval()
     with torch.inference_mode():
         assert net(torch.rand(1, 4, 48, 48), torch.zeros(1)).shape == (1, 6)
 
 
-def test_weights_say_where_they_come_from_and_under_which_licence() -> None:
+def test_weights_are_described_with_their_origin_and_licence() -> None:
     assert describe_pretrained("timm:resnet50") == "timm:resnet50.a1_in1k, timm/resnet50.a1_in1k; licence apache-2.0"
     text = describe_pretrained("timm:convnext_tiny.in12k_ft_in1k")
     assert text == "timm:convnext_tiny.in12k_ft_in1k, timm/convnext_tiny.in12k_ft_in1k; licence apache-2.0"
 
 
-def test_unknown_name_and_weights_out_of_reach_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_unreachable_weights_are_errors_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="nearest: timm:resnet50,"):
         build_model(config(model="timm:resnet_50"), 6)
 

@@ -1,4 +1,4 @@
-"""Test trackers against an MLflow server on this machine: a killed run and its resumption are one run, heads too."""
+"""Test trackers with a local MLflow server: a killed and resumed run is one run, as is a head."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from testkit import tiny_run
 from testkit.fake_cache import FakeCache, write_cache
 from training.cli.main import main
 
-PATIENCE = 180  # seconds for the server to answer: it imports for many of them on a busy machine
+TIMEOUT_S = 180  # for the server to start: its imports take long on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = address.rpartition(":")[2]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven more processes
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # would start seven more processes
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [*command, *stores], stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=10):
@@ -72,7 +72,7 @@ def _train_until_killed(path: Path, cache: Path, environment: dict[str, str]) ->
 
 @pytest.fixture(scope="module")
 def finished(server: str, fake: FakeCache) -> Path:
-    """A run that was killed, SIGKILL, and then trained to its end, all told to the server's experiment `killed`."""
+    """A run that was killed and then trained to the end, logged to the experiment `killed`."""
     path = fake.path.parent / "run"
     environment = {"MLFLOW_TRACKING_URI": server, "MLFLOW_EXPERIMENT_NAME": "killed"}
     process = tiny_run.SPAWNED.Process(target=_train_until_killed, args=(path, fake.path, environment))
@@ -106,7 +106,7 @@ def _same_losses(client: Any, run: Any, log: Path) -> None:
     )
 
 
-def test_a_killed_run_that_goes_on_is_one_run_of_the_server(
+def test_a_killed_and_resumed_run_is_one_run_on_the_server(
     server: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -123,7 +123,7 @@ def test_a_killed_run_that_goes_on_is_one_run_of_the_server(
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "model_card.md", "log.csv"}
 
 
-def test_a_head_over_series_is_a_run_of_its_own(
+def test_a_head_over_series_is_a_separate_run(
     server: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -139,6 +139,6 @@ def test_a_head_over_series_is_a_run_of_its_own(
 
 
 def _call(*arguments: object) -> None:
-    given = [*map(str, arguments), "--device", "cpu"]
-    result = CliRunner().invoke(main, given, catch_exceptions=False)
+    command = [*map(str, arguments), "--device", "cpu"]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
