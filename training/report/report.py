@@ -114,8 +114,8 @@ def summary(results: Results, cache: Cache | None) -> Section:
     tests = results.looks[results.looks["what"].astype(str).str.startswith("test")]
     if len(tests) > 1:
         words = (
-            f"The test set has been scored {len(tests)} times (looks.csv). Changes made in between may have been made "
-            "with knowledge of it."
+            f"The test set has been scored {len(tests)} times (looks.csv). Choices made in between may have been "
+            "influenced by it."
         )
         blocks.append(page.paragraph(words, "notice"))
     return Section("Summary", blocks)

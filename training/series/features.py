@@ -109,7 +109,7 @@ def read_features(
     lines: np.ndarray,
     *,
     tta: bool,
-    hold: Callable[[tuple[int, ...]], np.ndarray] = in_memory,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = in_memory,
 ) -> Features:
     """Read features and logits of slices from the store of a slice model's run, block by block.
 
@@ -118,7 +118,7 @@ def read_features(
         cache: the cache.
         lines: (n,) lines of the cache's table.
         tta: whether to read the means over the TTA views.
-        hold: creates the (n, D) float16 array for the features: `in_memory`, or the result of `on_disk`.
+        allocate: creates the (n, D) float16 array for the features: `in_memory`, or the result of `on_disk`.
 
     Raises:
         MissingFeatures: if there is no store, or some of the slices are missing.
@@ -126,7 +126,7 @@ def read_features(
     """
     store, lines = open_store(run, cache, tta=tta), np.sort(lines)
     logits = np.empty((len(lines), len(run.data.classes)), np.float32)
-    features, missing = hold((len(lines), store.shape[1])), 0
+    features, missing = allocate((len(lines), store.shape[1])), 0
     for first, end in store.blocks():
         of = slice(*np.searchsorted(lines, (first, end)))
         if of.start == of.stop:

@@ -105,7 +105,7 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
         labels[labelled] = cache.labels()[labelled]
     orders = [series_of(cache, labelled) for labelled in subsets]
     lines = np.concatenate([order.lines for order in orders])
-    found = read_features(base, cache, lines, tta=False, hold=on_disk(run.path))
+    found = read_features(base, cache, lines, tta=False, allocate=on_disk(run.path))
     train, validation = (gather(cache, order, found) for order in orders)
     return SeriesJob(
         run=run,

@@ -122,10 +122,10 @@ def test_training_features_are_read_block_by_block(made: tuple[Run, Cache], monk
         store.write(first, end, block[: end - first], (written[: end - first], np.zeros((end - first, 6), np.float32)))
     lines = np.arange(0, 20_000, 2)
     in_memory = peak_mb(lambda: read_features(run, cache, lines, tta=False))
-    streamed = peak_mb(lambda: read_features(run, cache, lines, tta=False, hold=on_disk(run.path)))
+    streamed = peak_mb(lambda: read_features(run, cache, lines, tta=False, allocate=on_disk(run.path)))
     assert in_memory > lines.size * 512 * 2 / 1e6 > 10
     assert streamed < 5
-    found = read_features(run, cache, lines, tta=False, hold=on_disk(run.path)).features
+    found = read_features(run, cache, lines, tta=False, allocate=on_disk(run.path)).features
     np.testing.assert_array_equal(found[:512], written[::2])
     assert not [file for file in run.path.iterdir() if file.name.startswith("tmp")]
 

@@ -116,4 +116,4 @@ def test_a_full_disk_raises_an_error_rather_than_a_signal(copied: Made, monkeypa
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
-        read_features(run, cache, ALL, tta=False, hold=on_disk(run.path))
+        read_features(run, cache, ALL, tta=False, allocate=on_disk(run.path))
