@@ -33,15 +33,13 @@ def parametric_map(
 
     Args:
         answer: the answer.
-        study: number of the study.
-        series: number of the series in it.
+        study, series: number of the study, and of the series in it.
         sources: SOP Instance UID -> header.
         heat: heat maps of all slices of the answer.
         model: description of the model, from `describe`.
 
     Raises:
-        StudyError: if the slices differ in size, have frames but are not exactly those of one file, or lack an
-            attribute that a parametric map must repeat.
+        StudyError: if slices differ in size, are not exactly the frames of one file, or lack a required attribute.
     """
     chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy().nonzero()[0]
     lines = answer.slices.iloc[chosen]
