@@ -7,8 +7,8 @@ result is 6 % smaller than that of blosc's LZ4 at level 5 and decodes in three q
 encoding time; `benchmarks/compression.py` measures this.
 
 Encoding is limited by mispredicted branches too, so the encoder has few branches: common bytes are counted 64 at a
-time, lengths are written without branching on how many bytes they take, and the image is read at an earlier place only
-if sixteen more bits of the hash agree.
+time, lengths are written without branching on how many bytes they take, and an earlier position of the image is read
+only if sixteen more bits of the hash agree.
 
 Source: lz4, doc/lz4_Block_format.md; c-blosc, README_CHUNK_FORMAT.rst.
 """
@@ -23,15 +23,15 @@ from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
 MIN_MATCH = 7  # bytes; 8 decodes and encodes 4 to 7 % faster but takes 1.5 % more bytes; 6 has the opposite effect
-LATER = 2  # a match that begins up to this many bytes later is preferred
-LONGER = 2  # if it is at least this many bytes longer: one byte is not worth the misprediction
+LAZY_BYTES = 2  # a match that begins up to this many bytes later is preferred
+LAZY_GAIN = 2  # if it is at least this many bytes longer: one byte is not worth the misprediction
 WIDE = 64  # bytes compared or copied at once, one bit each of a 64-bit mask; 32 is 4 % slower, even without AVX-512
 HASH_BITS = 13  # entries of four bytes, 32 KB in all; half as many take 0.8 % more bytes and 4 % less time
 SKIP_BITS = 5  # after 2**5 misses in a row the search advances two bytes per step, after another 2**5 three
 
 WINDOW = 1 << 16  # an offset has 16 bits
 LAST_LITERALS = 5  # bytes at the end that no match may cover
-LAST_BEGIN = LATER + WIDE + LAST_LITERALS  # the search ends this many bytes before the end; the format requires 12
+LAST_BEGIN = LAZY_BYTES + WIDE + LAST_LITERALS  # the search ends this many bytes before the end; the format requires 12
 # Two versions, flags, item size; size, block size, stored size; offset of the only block.
 CHUNK_HEADER = struct.Struct("<4B4I")
 BLOCK_LENGTH = struct.Struct("<I")
@@ -107,14 +107,14 @@ def _expect_not(context: Any, condition: Any) -> Any:
     return types.boolean(types.boolean), generate
 
 
-_eight: Any = intrinsic(_load)
+_read_eight: Any = intrinsic(_load)
 _in_common: Any = intrinsic(_compare)
 _copy_wide: Any = intrinsic(_copy)
-_seldom: Any = intrinsic(_expect_not)
+_unlikely: Any = intrinsic(_expect_not)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any, unit: Any) -> Any:
-    """Return an LLVM pointer to a unit of several bytes that begins at an element of a uint8 array.
+    """Return an LLVM pointer to a unit of several bytes that starts at an element of a uint8 array.
 
     It is converted from an integer: otherwise LLVM would derive one of two overlapping loads from the other, which is
     slower.
@@ -139,7 +139,7 @@ def _look_up(source: np.ndarray, entries: np.ndarray, at: int, likely: bool) -> 
     Returns:
         The offset back to that position, and the number of bytes in common, or 0.
     """
-    first = _eight(source, at) << uint64(64 - 8 * MIN_MATCH)
+    first = _read_eight(source, at) << uint64(64 - 8 * MIN_MATCH)
     hashed = first * uint64(0x9E3779B185EBCA87) >> uint64(64 - HASH_BITS - 16)
     slot, entry = hashed >> uint64(16), uint32(hashed << uint64(16) | uint64(at & WINDOW - 1))
     earlier, entries[slot] = entries[slot], entry
@@ -171,8 +171,8 @@ def _begin_of_match(source: np.ndarray, at: int, offset: int, start: int) -> int
 
 
 @njit(inline="always")
-def _write_rest(out: np.ndarray, at: int, rest: int) -> int:
-    """Write the part of a length that exceeds the token's four bits, nothing if negative; return the next offset."""
+def _write_length(out: np.ndarray, at: int, rest: int) -> int:
+    """Write what a length exceeds the token's four bits by, nothing if negative; return the next offset."""
     while rest >= 255:
         out[uint64(at)] = 255
         at += 1
@@ -188,13 +188,13 @@ def _write_match(
     """Write the literals from `written` to `begin`, then a match; return the next offset."""
     literals = begin - written
     out[uint64(at)] = min(literals, 15) << 4 | min(length - 4, 15)
-    at = _write_rest(out, at + 1, literals - 15)
+    at = _write_length(out, at + 1, literals - 15)
     _copy_wide(source, written, out, at)
     for i in range(WIDE, literals, WIDE):  # up to 63 bytes too many, which are overwritten later
         _copy_wide(source, written + i, out, at + i)
     at += literals
     out[uint64(at)], out[uint64(at + 1)] = offset & 255, offset >> 8
-    return _write_rest(out, at + 2, length - 19)
+    return _write_length(out, at + 2, length - 19)
 
 
 # Indices are cast to unsigned where numba would otherwise check whether they are negative.
@@ -211,9 +211,9 @@ def _encode(source: np.ndarray, out: np.ndarray, at: int) -> int:
             tries += 1
             continue
         begin, end = here, here + length
-        for later in range(here + 1, here + 1 + LATER):
+        for later in range(here + 1, here + 1 + LAZY_BYTES):
             other, length = _look_up(source, entries, later, True)
-            if _seldom(length >= end - begin + LONGER):
+            if _unlikely(length >= end - begin + LAZY_GAIN):
                 begin, offset, end = later, other, later + length
         if end - begin == WIDE:
             end = _end_of_match(source, end, offset, stop)
@@ -222,7 +222,7 @@ def _encode(source: np.ndarray, out: np.ndarray, at: int) -> int:
         written = here = end
         tries = 1 << SKIP_BITS
     out[uint64(at)] = min(len(source) - written, 15) << 4
-    at = _write_rest(out, at + 1, len(source) - written - 15)
+    at = _write_length(out, at + 1, len(source) - written - 15)
     for i in range(written, len(source)):
         out[uint64(at + i - written)] = source[uint64(i)]
     return at + len(source) - written

@@ -18,10 +18,10 @@ def parse(kind: type[T], content: Any, where: str = "") -> T:
     Args:
         kind: a dataclass, named tuple, `tuple`, `Mapping` with text keys, union with None, or plain type. A dataclass
             may have a method `problem` that returns what is wrong with its values, or None.
-        where: place of the content in its document, for messages.
+        where: location of the content in its document, for messages.
 
     Raises:
-        ValueError: the content does not match `kind`; the message names the place.
+        ValueError: the content does not match `kind`; the message names the location.
     """
     return typing.cast(T, _parser(typing.cast(Any, kind))(content, where))
 

@@ -23,7 +23,7 @@ _RECORD = re.compile(r"(0|[1-9][0-9]{0,7})\.json")
 class Cache:
     """A cache, identified by its folder, which also stands for it in messages.
 
-    The paths returned here need not exist: only `recorded_shards`, `commit_ids` and `partials` look at the disk.
+    The paths returned here need not exist: only `recorded_shards`, `commit_ids` and `partials` read the disk.
 
     Attributes:
         root: the folder, which Zarr readers open as the root group.
@@ -203,7 +203,7 @@ class Cache:
         return {path.stem for path in self.commits_folder.glob("*.json") if COMMIT_ID.fullmatch(path.stem)}
 
     def partials(self) -> Iterator[Path]:
-        """Yield the temporary files of writers that were killed or are still at work, in this program's places only."""
+        """Yield the temporary files of writers that were killed or are still at work, in this program's folders only."""
         beside = [self.root / name for name in os.listdir(self.root)] if self.root.is_dir() else []
         yield from (path for path in beside if self.is_partial(path) and path.is_file())
         for own in OWN_FOLDERS:

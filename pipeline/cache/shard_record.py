@@ -74,10 +74,11 @@ class ShardRecord:
     """A finished shard.
 
     Attributes:
-        reading: fingerprint of how its files were read.
+        reading: fingerprint of the settings that its files were read with.
         built, versions: when they were read, and with which libraries.
-        files: by slot.
-        slices: by row; None in a row whose record has been lost.
+        files: one per slot.
+        slices: one per row; None in a row whose slice has been lost.
+        rejects: files and frames that gave no slice.
         arrays: name of the array -> what it stores.
     """
 
