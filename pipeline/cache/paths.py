@@ -203,7 +203,7 @@ class Cache:
         return {path.stem for path in self.commits_folder.glob("*.json") if COMMIT_ID.fullmatch(path.stem)}
 
     def partials(self) -> Iterator[Path]:
-        """Yield the temporary files of writers that were killed or are still at work, in this program's folders only."""
+        """Yield the temporary files of writers that were killed or are still at work, in this program's places only."""
         beside = [self.root / name for name in os.listdir(self.root)] if self.root.is_dir() else []
         yield from (path for path in beside if self.is_partial(path) and path.is_file())
         for own in OWN_FOLDERS:

@@ -1,4 +1,4 @@
-"""A small source that is not built yet, for the tests of what a failure leaves."""
+"""A small source without a cache, for the tests of failures."""
 
 import pytest
 

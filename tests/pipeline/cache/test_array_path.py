@@ -1,4 +1,4 @@
-"""Test that the path of an array is of one form, when it is read and when it is joined."""
+"""Array paths of any other form are refused, both when they are read and when they are joined."""
 
 import pytest
 
@@ -20,7 +20,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_path_of_another_form_is_neither_read_nor_joined(text, tmp_path):
+def test_a_path_of_any_other_form_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match="is not an array's path"):
         ArraySpec.of_path(text)
     with pytest.raises(ValueError, match="is not an array's path"):
@@ -29,14 +29,14 @@ def test_a_path_of_another_form_is_neither_read_nor_joined(text, tmp_path):
         zarr_documents({}, {text: {}})
 
 
-def test_the_paths_of_an_array_are_of_that_form():
+def test_the_paths_of_an_array_have_the_required_form():
     spec = ArraySpec(8, "0123abcd")
     assert [type(path) for path in (spec.images_path, spec.sums_path)] == [ArrayPath, ArrayPath]
     assert ArraySpec.of_path(spec.sums_path) == spec
 
 
 @pytest.mark.parametrize("settings", [{"clevel": []}, {"level": "1"}, {"cname": 4}, {"clevel": None}])
-def test_a_compressor_of_other_types_is_no_array_of_the_format(settings):
+def test_a_compressor_setting_of_the_wrong_type_is_refused(settings):
     spec = ArraySpec(8, "0123abcd")
     document = new_array_metadata(spec, 3, 8, 8, Codec("lz4", 5))[spec.images_path]
     assert stored_array(document).shape == (3, 8, 8)

@@ -1,4 +1,4 @@
-"""Metadata that zarr-python has written in another way is no damage; metadata that says something else is."""
+"""Metadata that zarr-python writes differently is not damage; metadata with another meaning is."""
 
 import json
 
@@ -21,7 +21,7 @@ def small(original, tmp_path) -> Small:
     return original.copy(tmp_path)
 
 
-def test_what_zarr_python_writes_anew_is_no_damage(small):
+def test_metadata_rewritten_by_zarr_python_is_not_damage(small):
     before = {path: path.read_bytes() for path in small.out.rglob("zarr.json")}
     for path in small.out.glob("*/*/zarr.json"):
         array = zarr.open_array(path.parent, mode="r+")
@@ -37,8 +37,8 @@ def test_what_zarr_python_writes_anew_is_no_damage(small):
     small.verify()
 
 
-def test_other_documents_that_say_the_same_are_no_damage(small):
-    """Keys in another order, a default left out."""
+def test_equivalent_metadata_is_not_damage(small):
+    """The keys have another order, and a default is left out."""
     for path in small.out.rglob("zarr.json"):
         document = json.loads(path.read_bytes())
         if document["node_type"] == "array":
@@ -51,7 +51,7 @@ def test_other_documents_that_say_the_same_are_no_damage(small):
     ("before", "after"),
     [("noshuffle", "bitshuffle"), ('"clevel":5', '"clevel":4'), ('"fill_value":0', '"fill_value":1')],
 )
-def test_metadata_that_say_something_else_are_damage(small, before, after):
+def test_metadata_with_another_meaning_is_damage(small, before, after):
     [array] = small.out.glob("images/*/zarr.json")
     for path in (small.out / "zarr.json", array):
         content = path.read_text()

@@ -1,4 +1,4 @@
-"""The same series in other files: shuffled, renamed, archived, coded anew without loss. Pixels and z stay the same."""
+"""Shuffled, renamed, archived or losslessly recompressed files of a series give the same pixels and z."""
 
 import hashlib
 import shutil
@@ -41,7 +41,7 @@ def expected(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def digests(src: Path, folder: Path) -> tuple[str, str]:
-    """Build a cache of a source; digest its z and pixels as any reader finds them, and have it digest itself."""
+    """Build a cache; return a digest of its z and pixels as any reader sees them, and its own logical digest."""
     out = folder / "cache.zarr"
     run("build", "--src", src, "--out", out, "--workers", 0, "--size", SIZES[0], "--size", SIZES[1])
     group, found = zarr.open_group(out, mode="r"), hashlib.sha256()
@@ -57,11 +57,11 @@ def digests(src: Path, folder: Path) -> tuple[str, str]:
     return found.hexdigest(), run("info", out, "--digest").stdout.strip()
 
 
-# --- other names, orders and containers ----------------------------------------------------------------------------
+# --- names, order and containers -----------------------------------------------------------------------------------
 
 
 def shuffled(originals: list[Path], src: Path, rng: np.random.Generator) -> Path:
-    """The names change hands, and times rise in yet another order."""
+    """Permute the names of the files, and their times in another way."""
     names, times = rng.permutation(len(originals)), rng.permutation(len(originals))
     for path, name, time in zip(originals, names, times, strict=True):
         write(src / f"{name + 1:02d}.dcm", path.read_bytes(), 10**18 + int(time) * MINUTE_NS)
@@ -69,7 +69,7 @@ def shuffled(originals: list[Path], src: Path, rng: np.random.Generator) -> Path
 
 
 def renamed(originals: list[Path], src: Path, rng: np.random.Generator) -> Path:
-    """Folders of any depth and names without order or extension."""
+    """Use folders of any depth, and names without order or extension."""
     for path in originals:
         folder = src.joinpath(*rng.choice(["IM", "Série 2", "x.dcm"], rng.integers(3)))
         write(folder / rng.bytes(6).hex(), path.read_bytes())
@@ -77,7 +77,7 @@ def renamed(originals: list[Path], src: Path, rng: np.random.Generator) -> Path:
 
 
 def doubled(originals: list[Path], src: Path, rng: np.random.Generator) -> Path:
-    """Some of the files are there twice."""
+    """Copy some of the files twice."""
     shutil.copytree(originals[0].parent, src / "all")
     for path in rng.choice(originals, 7, replace=False):
         write(src / "again" / path.name, path.read_bytes())
@@ -95,23 +95,23 @@ def tarred(originals: list[Path], src: Path, rng: np.random.Generator) -> Path:
 
 
 @pytest.mark.parametrize("copy", [shuffled, renamed, doubled, zipped, tarred])
-def test_the_same_files_elsewhere_give_the_same_pixels_and_z(
+def test_the_same_files_in_another_place_give_the_same_pixels_and_z(
     copy: Callable[..., Path], originals: list[Path], expected: tuple[str, str], tmp_path: Path
 ) -> None:
     assert digests(copy(originals, tmp_path / "dicoms", np.random.default_rng(0)), tmp_path) == expected
 
 
-# --- other codings -------------------------------------------------------------------------------------------------
+# --- encodings -----------------------------------------------------------------------------------------------------
 
 
 def by_pydicom(dataset: pydicom.Dataset, syntax: str) -> bytes:
-    """Coded by pydicom: RLE its own, JPEG-LS by CharLS, JPEG 2000 by OpenJPEG."""
+    """Encode with pydicom: RLE by its own code, JPEG-LS by CharLS, JPEG 2000 by OpenJPEG."""
     dataset.compress(syntax, generate_instance_uid=False)
     return encode(dataset, syntax)
 
 
 def by_imagecodecs(dataset: pydicom.Dataset, syntax: str) -> bytes:
-    """Coded by libjpeg-turbo or OpenJPH, for which pydicom has no encoder."""
+    """Encode with OpenJPH or libjpeg-turbo, for whose formats pydicom has no encoder."""
     cells = dataset.pixel_array.view(np.uint16)
     code = (
         imagecodecs.htj2k_encode(cells, reversible=True) if syntax == HTJ2KLossless else imagecodecs.ljpeg_encode(cells)
@@ -135,7 +135,7 @@ CODERS: dict[str, Callable[[pydicom.Dataset, str], bytes]] = {
 
 
 @pytest.mark.parametrize("syntax", CODERS)
-def test_the_same_slices_coded_anew_give_the_same_pixels_and_z(
+def test_the_same_slices_in_another_encoding_give_the_same_pixels_and_z(
     syntax: str, originals: list[Path], expected: tuple[str, str], tmp_path: Path
 ) -> None:
     for path in originals:
@@ -148,7 +148,7 @@ def test_the_same_slices_coded_anew_give_the_same_pixels_and_z(
     assert digests(tmp_path / "dicoms", tmp_path) == expected
 
 
-def test_a_series_in_which_every_slice_is_coded_otherwise(
+def test_a_series_with_a_different_encoding_for_each_slice_gives_the_same_pixels_and_z(
     originals: list[Path], expected: tuple[str, str], tmp_path: Path
 ) -> None:
     for number, path in enumerate(originals):

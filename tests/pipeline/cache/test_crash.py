@@ -1,4 +1,4 @@
-"""Killed, interrupted, full, robbed of its source: nothing is lost, and the same command goes on."""
+"""A build that is killed or interrupted loses nothing, and the same command resumes it."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ needs_strace = pytest.mark.skipif(not strace_works(), reason="needs strace, and 
 
 
 @needs_strace
-def test_killed_at_every_rename_of_a_first_build(tmp_path):
+def test_a_first_build_killed_at_any_rename_can_be_resumed(tmp_path):
     when = 0
     killed = True
     while killed:
@@ -50,9 +50,9 @@ def test_killed_at_every_rename_of_a_first_build(tmp_path):
     [("change", "rename", 3, 5), ("rewindow", "rename", 6, 3), ("relabel", "rename", 4, 2), ("change", "write", 9, 2),
      ("collect", "unlink", 2, 3), ("damage", "rename", 3, 5)],
 )  # fmt: skip
-def test_killed_at_each_step_with_a_reader_looking_on(tmp_path, act, syscall, step, at_least):
+def test_a_kill_at_any_step_is_invisible_to_a_reader(tmp_path, act, syscall, step, at_least):
     victim = Victim.make(tmp_path)
-    if act in ("collect", "damage"):  # which take away, at once, what a reader may be in
+    if act in ("collect", "damage"):  # these remove what a reader may be using
         assert victim.kill_at_each(getattr(victim, act), syscall, step) >= at_least
         return
     valid = victim.valid_images(LEVELS if act == "rewindow" else LEVELS[:1])
@@ -62,8 +62,8 @@ def test_killed_at_each_step_with_a_reader_looking_on(tmp_path, act, syscall, st
     assert seen.views > 0
 
 
-def test_killed_twice_builds_no_finished_shard_again(small, monkeypatch):
-    """Ended after one shard, then after another: the third build does the last one alone."""
+def test_a_build_killed_twice_rebuilds_no_finished_shard(small, monkeypatch):
+    """The first two builds end after one shard each; the third only builds the remaining shards."""
     publish, left = drafts.Drafts.publish, [1]
 
     def publish_and_die(self, paths, last):
@@ -113,7 +113,7 @@ def run_without_copies(small: Small) -> None:
     [(0, signal.SIGINT, 130), (1, signal.SIGINT, 130), (1, signal.SIGHUP, 129), (1, signal.SIGTERM, 143)],
     ids=["while workers start", "while they work", "terminal closed", "preempted"],
 )
-def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
+def test_an_interrupted_build_says_how_to_resume(small, begun, end, code, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(small.folder / "tmp"))
     (small.folder / "tmp").mkdir()
     small.build()
@@ -128,7 +128,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
     if end == signal.SIGTERM:
         process.terminate()
     else:
-        os.killpg(process.pid, end)  # as a terminal does it: workers get it too
+        os.killpg(process.pid, end)  # like a terminal, which also signals the workers
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - started < 10
     assert process.returncode == code
@@ -146,7 +146,7 @@ def test_interrupted_says_how_to_go_on(small, begun, end, code, monkeypatch):
 # --- two builders --------------------------------------------------------------------------------------------------
 
 
-def test_a_second_builder_is_told_who_is_first_and_since_when(small):
+def test_a_second_builder_is_told_who_holds_the_lock_and_since_when(small):
     with lock(small.cache):
         said = small.build(code=1).stderr
     assert f"process {os.getpid()} on" in said

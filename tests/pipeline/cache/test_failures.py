@@ -1,4 +1,4 @@
-"""Disks that fail, sources that go, and readers of old commits: nothing is lost."""
+"""Failing disks, lost sources, and readers of old commits: nothing is lost."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ needs_strace = pytest.mark.skipif(not strace_works(), reason="needs strace, and 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO"])
 @pytest.mark.parametrize(("syscall", "when"), [("fsync", 1), ("rename", 3), ("write", 2), ("mkdir", 2)])
 @needs_strace
-def test_a_disk_that_fails_is_one_line_and_the_old_commit_stays(small, error, syscall, when):
+def test_a_failing_disk_is_one_line_and_the_old_commit_stays(small, error, syscall, when):
     small.build()
     before = zarr.open_group(small.out, mode="r").attrs["commit"]
     write(small.src / "new.dcm", slice_bytes(30))
@@ -40,7 +40,7 @@ def test_a_disk_that_fails_is_one_line_and_the_old_commit_stays(small, error, sy
 
 
 def fails(small: Small, inject: str) -> tuple[int, str]:
-    """Build under strace with a system call on the cache's files answered by an error."""
+    """Build under strace, which injects an error into a system call; return the exit code and the output."""
     path = small.folder / "said"
     waiting, go = os.pipe()
     pid = os.fork()
@@ -62,7 +62,7 @@ def fails(small: Small, inject: str) -> tuple[int, str]:
     return os.WEXITSTATUS(status), path.read_text()
 
 
-def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch):
+def test_a_source_lost_during_a_build_is_one_line_and_the_build_is_resumable(small, monkeypatch):
     small.build()
     before = zarr.open_group(small.out, mode="r").attrs["commit"]
     for number in range(20, 40):
@@ -83,11 +83,11 @@ def test_a_source_that_goes_mid_way_is_one_line_and_resumable(small, monkeypatch
     (small.folder / "unmounted").rename(small.src)
     with counted() as work:
         small.build()
-    assert len(work.shards) == 2, "one of three was finished before the source went"
+    assert len(work.shards) == 2, "one of three was finished before the source was lost"
     check_clean(small)
 
 
-def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small, monkeypatch):
+def test_an_unresponsive_file_system_does_not_make_files_count_as_damaged(small, monkeypatch):
     import errno
 
     from pipeline.source.folder import Folder
@@ -105,7 +105,7 @@ def test_a_file_system_that_answers_no_more_is_not_taken_for_broken_files(small,
 # --- readers -------------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_of_an_old_commit_is_not_disturbed(small):
+def test_a_reader_of_an_old_commit_is_not_affected(small):
     import json
 
     small.build()
@@ -144,7 +144,7 @@ def everything_valid(small: Small) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_history_leaves_no_trace_in_the_content(tmp_path, monkeypatch, seed):
+def test_the_content_does_not_depend_on_the_history(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing is killed here
     check_history(tmp_path, seed, changes=4)
     assert not shutil.os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Test the encoder of LZ4 against blosc's decoder: whatever comes in comes out, and comes out fast."""
+"""The LZ4 encoder, tested with blosc's decoder and a plain one: every input round-trips, in few and long matches."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,7 @@ from pipeline.cache.shards import room_for
 
 
 def compress(data: np.ndarray) -> bytes:
-    """Compress into the middle of memory whose bytes on both sides must stay."""
+    """Compress into the middle of a buffer; the bytes on both sides must not change."""
     room, at = room_for(data), 37
     memory = np.full(at + room + 64, 171, np.uint8)
     end = compress_into(data, memory, at)
@@ -24,7 +24,7 @@ def compress(data: np.ndarray) -> bytes:
 
 
 def decompress(chunk: bytes, size: int) -> np.ndarray:
-    """Decode by blosc into memory of exactly the right size, framed by bytes that must stay."""
+    """Decode with blosc into memory of exactly the right size, between bytes that must not change."""
     framed = np.full(size + 64, 171, np.uint8)
     numcodecs.blosc.decompress(chunk, framed[32 : 32 + size])
     assert (framed[:32] == 171).all()
@@ -40,7 +40,7 @@ def check(data: np.ndarray) -> bytes:
 
 
 def read_block(chunk: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
-    """Decode by the letter of the block format; returns the data and begin, offset and length of each match."""
+    """Decode strictly by the block format; return the data, and the start, offset and length of each match."""
     at, data, found = CHUNK_HEADER.size + 4, bytearray(), []
     while True:
         token = chunk[at]
@@ -58,7 +58,7 @@ def read_block(chunk: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
 
 
 def matches(chunk: bytes) -> list[tuple[int, int]]:
-    """Offset and length of each match."""
+    """Return the offset and length of each match."""
     return [(offset, length) for _, offset, length in read_block(chunk)[1]]
 
 
@@ -78,13 +78,13 @@ stretches = st.one_of(
 
 @given(st.lists(stretches, min_size=1, max_size=12))
 @settings(max_examples=400, deadline=None)
-def test_what_goes_in_comes_out(parts: list[bytes]) -> None:
+def test_any_data_round_trips(parts: list[bytes]) -> None:
     check(np.frombuffer(b"".join(parts), np.uint8))
 
 
 @given(st.lists(stretches, min_size=1, max_size=12))
 @settings(max_examples=100, deadline=None)
-def test_a_block_is_as_the_format_asks(parts: list[bytes]) -> None:
+def test_a_block_follows_the_format(parts: list[bytes]) -> None:
     data = b"".join(parts)
     chunk = compress(np.frombuffer(data, np.uint8))
     if len(chunk) == len(data) + 16:
@@ -95,14 +95,14 @@ def test_a_block_is_as_the_format_asks(parts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("size", [*range(1, 128), 269, 270, 271, 525, 4096])
-def test_every_small_size(size: int) -> None:
+def test_every_small_size_round_trips(size: int) -> None:
     for data in (np.zeros(size, np.uint8), np.arange(size, dtype=np.uint8) % 7, np.arange(size, dtype=np.uint8)):
         check(data)
 
 
 @pytest.mark.parametrize("literals", [14, 15, 16, 269, 270, 271, 525])
 @pytest.mark.parametrize("length", [MIN_MATCH, 18, 19, 20, WIDE - 1, WIDE, WIDE + 1, 2 * WIDE, 273, 274, 275])
-def test_lengths_around_what_a_byte_holds(literals: int, length: int) -> None:
+def test_lengths_at_the_limits_of_their_encoding_round_trip(literals: int, length: int) -> None:
     rng = np.random.default_rng(literals)
     repeated = rng.permutation(256).astype(np.uint8)
     repeated = np.concatenate([repeated, repeated[::-1]])[:length]
@@ -110,20 +110,20 @@ def test_lengths_around_what_a_byte_holds(literals: int, length: int) -> None:
     check(np.concatenate([repeated, noise, repeated, noise[:LAST_BEGIN]]))
 
 
-def test_noise_is_stored() -> None:
+def test_noise_is_stored_uncompressed() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
     assert len(check(noise)) == noise.size + 16
 
 
-def test_nothing_is_matched_that_the_format_cannot_reach() -> None:
+def test_no_match_is_farther_than_the_format_can_express() -> None:
     noise = np.random.default_rng(0).integers(0, 256, WINDOW + 100, dtype=np.uint8)
     assert len(check(np.concatenate([noise, noise]))) == 2 * noise.size + 16
     chunk = check(np.concatenate([noise[: WINDOW - 1], noise]))
     assert {offset for offset, _ in matches(chunk)} == {WINDOW - 1}
 
 
-def test_a_place_that_left_the_window_is_not_taken_for_one_inside() -> None:
-    """The places that are remembered repeat after WINDOW bytes."""
+def test_a_position_outside_the_window_is_not_mistaken_for_one_inside() -> None:
+    """The stored positions repeat after WINDOW bytes."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, 256, (40, 12), dtype=np.uint8)
     for gap in (WINDOW - 12, WINDOW, WINDOW + 12, 2 * WINDOW):
@@ -131,14 +131,14 @@ def test_a_place_that_left_the_window_is_not_taken_for_one_inside() -> None:
         check(np.concatenate([words.reshape(-1), noise, words.reshape(-1), words[::-1].reshape(-1), noise[:1000]]))
 
 
-def test_matches_are_as_long_as_promised() -> None:
+def test_matches_have_the_minimum_length() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 4, (3, 80, 80)).astype(np.uint8)
     assert min(length for _, length in matches(check(image))) >= MIN_MATCH
 
 
-def test_smaller_than_blosc_in_fewer_matches() -> None:
-    """Smooth tissue with a little noise, as the bone window has it, beside air."""
+def test_chunks_are_smaller_than_those_of_blosc_with_fewer_matches() -> None:
+    """The image is smooth tissue with a little noise next to air, as in the bone window."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:224j, -1:1:224j]
     inside = np.hypot(x, y) < 0.7
@@ -151,7 +151,7 @@ def test_smaller_than_blosc_in_fewer_matches() -> None:
     assert len(matches(own)) < 0.85 * len(matches(blosc))
 
 
-def test_threads_do_not_share_memory() -> None:
+def test_threads_do_not_interfere() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 8, rng.integers(1000, 60_000)).astype(np.uint8) for _ in range(40)]
     expected = [compress(image) for image in images]

@@ -1,4 +1,4 @@
-"""The paths inside a cache have one home."""
+"""The paths inside a cache are defined in one module."""
 
 import ast
 from pathlib import Path
@@ -9,8 +9,8 @@ from pipeline.cache import paths
 PACKAGE = Path(pipeline.__file__).parent
 
 
-def joins_of_a_cache(source: str) -> list[str]:
-    """Expressions that put a text of their own behind the folder of a cache."""
+def joined_paths(source: str) -> list[str]:
+    """Return the expressions that append a string to the folder of a cache."""
     return [
         ast.unparse(node)
         for node in ast.walk(ast.parse(source))
@@ -21,11 +21,11 @@ def joins_of_a_cache(source: str) -> list[str]:
     ]
 
 
-def test_only_one_module_knows_where_things_lie_in_a_cache() -> None:
+def test_only_one_module_defines_paths_inside_a_cache() -> None:
     home = Path(paths.__file__)
-    others = {file: joins_of_a_cache(file.read_text("utf-8")) for file in PACKAGE.rglob("*.py") if file != home}
+    others = {file: joined_paths(file.read_text("utf-8")) for file in PACKAGE.rglob("*.py") if file != home}
     assert {file.name: found for file, found in others.items() if found} == {}
-    assert joins_of_a_cache("cache.root / 'tables'; found.cache.private / f'{name}.csv'; folder / 'x'") == [
+    assert joined_paths("cache.root / 'tables'; found.cache.private / f'{name}.csv'; folder / 'x'") == [
         "cache.root / 'tables'",
         "found.cache.private / f'{name}.csv'",
     ]

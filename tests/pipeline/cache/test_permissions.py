@@ -1,4 +1,4 @@
-"""What others may read of a cache and of what it is published to is what the umask says."""
+"""The files of a cache, a published cache and a report have the permissions that the umask gives."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from testkit.small import Small, run, slice_bytes, write, write_slices
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_a_cache_and_its_copies_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+def test_a_cache_and_its_copies_follow_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         small = Small(tmp_path, rows=4)

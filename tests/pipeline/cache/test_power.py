@@ -1,4 +1,4 @@
-"""The power goes: whatever a disk has kept, the old commit or the new one is whole, and the same command goes on."""
+"""After a power cut the old or the new commit is intact, whatever reached the disk, and the same command resumes."""
 
 import shutil
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import pytest
 from testkit.power import Disk, restore
 from testkit.small import LONG_AGO_NS, Small, run, slice_bytes, write, write_slices
 
-# What may be stale after a cut: copies of the current commit's tables, the note of which commit was copied, and the
-# second records of the current commit and of a shard. Each has its first one, and the next build writes them anew.
+# What may be stale after a power cut: the copies of the current commit's tables, the record of which commit was copied,
+# and the second records of the current commit and of a shard. Their originals are intact; the next build rewrites them.
 COPIES = {"metadata.csv", "rejects.csv", ".pipeline/copied", ".pipeline/head"}
 SECOND_RECORDS = ".pipeline/records/"
 LABELS = {f"1.2.3.0.{number}": number % 2 for number in range(20)}
@@ -22,7 +22,7 @@ def first(small: Small) -> list[object]:
 
 
 def change(small: Small) -> list[object]:
-    """One file is new, one has other content, one is gone."""
+    """Add a file, change one and remove one."""
     write(small.src / "new.dcm", slice_bytes(15))
     write(small.src / "003.dcm", slice_bytes(3, content=1), LONG_AGO_NS + 10**9)
     (small.src / "004.dcm").unlink()
@@ -72,6 +72,6 @@ def test_a_power_cut_before_any_sync_loses_nothing(act: Callable[[Small], list[o
 
 
 def damages(small: Small) -> set[str]:
-    """The files that verify names."""
+    """Return the files that `verify` reports."""
     lines = small.verify(code=None).stdout.splitlines()
     return {line.removeprefix(f"damaged: {small.out}/").split(": ")[0] for line in lines if line.startswith("damaged")}

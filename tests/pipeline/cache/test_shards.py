@@ -1,4 +1,4 @@
-"""Shard files against zarr-python and tensorstore, damage that must be found, and files that appear together."""
+"""Shard files are readable with zarr-python and tensorstore, damage is found, and files appear together."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CODECS = (Codec("lz4", 5), Codec("lz4hc", 9), Codec("zstd", 1))
 
 
 def make_images(count: int, seed: int = 0) -> np.ndarray:
-    """Images of which the first is noise, the second black, the others in between."""
+    """Return images: the first is noise, the second black, the others are in between."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     images[1::2, :, 6:] = 0
@@ -32,7 +32,7 @@ def make_images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def write_array(root: Path, images: np.ndarray, rows: int, codec: Codec, skip: frozenset[int] = frozenset()) -> None:
-    """An image array and its sums array with one shard, as a build leaves them."""
+    """Write an image array of one shard and the metadata of its sums array, as a build does."""
     documents = new_array_metadata(SPEC, 3, rows, rows, codec)
     for path, document in documents.items():
         (root / path).mkdir(parents=True)
@@ -50,7 +50,7 @@ def write_array(root: Path, images: np.ndarray, rows: int, codec: Codec, skip: f
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("rows", [1, 32, 97])
 @pytest.mark.parametrize("write_bytes", [1, 20_000, shards.WRITE_BYTES])
-def test_zarr_and_our_reader_read_what_was_written(tmp_path, monkeypatch, codec, rows, write_bytes):
+def test_zarr_and_our_reader_read_the_images_written(tmp_path, monkeypatch, codec, rows, write_bytes):
     monkeypatch.setattr(shards, "WRITE_BYTES", write_bytes)
     images = make_images(rows)
     write_array(tmp_path, images, rows, codec)
@@ -63,7 +63,7 @@ def test_zarr_and_our_reader_read_what_was_written(tmp_path, monkeypatch, codec,
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_tensorstore_reads_what_was_written(tmp_path, codec):
+def test_tensorstore_reads_the_images_written(tmp_path, codec):
     tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
     images = make_images(40)
     write_array(tmp_path, images, 40, codec)
@@ -71,7 +71,7 @@ def test_tensorstore_reads_what_was_written(tmp_path, codec):
     np.testing.assert_array_equal(tensorstore.open(spec, open=True).result().read().result(), images)
 
 
-def test_a_row_without_an_image_reads_as_fill_and_a_black_image_is_stored(tmp_path):
+def test_a_row_without_an_image_reads_as_zeros_and_a_black_image_is_stored(tmp_path):
     images = make_images(5)
     write_array(tmp_path, images, 5, CODECS[0], skip=frozenset({3}))
     file = tmp_path / SPEC.images_path / "c" / "0" / "0" / "0" / "0"
@@ -103,7 +103,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory, where, bit, codec):
     assert len([problem for problem in problems if problem]) == 1
 
 
-def test_a_write_that_is_taken_in_parts_is_completed(tmp_path, monkeypatch):
+def test_a_partial_write_is_completed(tmp_path, monkeypatch):
     write = os.write
     monkeypatch.setattr(shards.os, "write", lambda handle, content: write(handle, content[:1000]))
     images = make_images(40)
@@ -111,7 +111,7 @@ def test_a_write_that_is_taken_in_parts_is_completed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(zarr.open_array(tmp_path / SPEC.images_path, mode="r")[:], images)
 
 
-def test_a_disk_that_fails_while_images_are_made_is_not_overlooked(tmp_path, monkeypatch):
+def test_a_disk_failure_in_the_background_is_raised(tmp_path, monkeypatch):
     def fail(handle):
         raise OSError(5, "Input/output error")
 
@@ -124,20 +124,20 @@ def test_a_disk_that_fails_while_images_are_made_is_not_overlooked(tmp_path, mon
 # --- files that appear together ------------------------------------------------------------------------------------
 
 
-def test_the_last_file_appears_when_the_others_are_durable(tmp_path, monkeypatch):
+def test_the_last_file_appears_once_the_others_are_durable(tmp_path, monkeypatch):
     events: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
-    def noting_fsync(handle):
+    def recording_fsync(handle):
         events.append(("sync", os.readlink(f"/proc/self/fd/{handle}")))
         fsync(handle)
 
-    def noting_replace(source, target):
+    def recording_replace(source, target):
         events.append(("name", str(target)))
         replace(source, target)
 
-    monkeypatch.setattr(drafts.os, "fsync", noting_fsync)
-    monkeypatch.setattr(drafts.os, "replace", noting_replace)
+    monkeypatch.setattr(drafts.os, "fsync", recording_fsync)
+    monkeypatch.setattr(drafts.os, "replace", recording_replace)
     first, second, last = tmp_path / "a" / "b" / "1", tmp_path / "a" / "2", tmp_path / "c" / "done"
     with Drafts(tmp_path) as group:
         for path in (first, second, last):
@@ -153,7 +153,7 @@ def test_the_last_file_appears_when_the_others_are_durable(tmp_path, monkeypatch
     assert events[-1] == ("sync", str(last.parent))
 
 
-def test_drafts_that_are_not_published_are_gone(tmp_path):
+def test_unpublished_drafts_are_removed(tmp_path):
     with Drafts(tmp_path) as group:
         group.begin(tmp_path / "a" / "1").write_bytes(b"content")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

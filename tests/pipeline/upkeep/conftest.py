@@ -1,4 +1,4 @@
-"""Caches for the tests of their upkeep: each is built once, and a test gets a copy."""
+"""Caches for the tests of upkeep: each is built once, and a test gets a copy."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from testkit.small import LONG_AGO_NS, Small, frames_bytes, slice_bytes, write, 
 
 @pytest.fixture(scope="package")
 def with_history(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """Two sizes, a second commit, dead rows, labels, a duplicate, a file of many frames."""
+    """A cache with two sizes, two commits, dead rows, labels, a duplicate and a multi-frame file."""
     labels = {f"1.2.3.0.{number}": number % 2 for number in range(20)}
     small = Small(tmp_path_factory.mktemp("history"), sizes=(8, 12), labels=labels)
     write_slices(small.src, range(14))
@@ -25,13 +25,13 @@ def with_history(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture
 def built(with_history: Small, tmp_path: Path) -> Small:
-    """A cache with a history."""
+    """A copy of `with_history`."""
     return with_history.copy(tmp_path)
 
 
 @pytest.fixture(scope="package")
 def two_commits(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A cache of two commits, the second with one slice less."""
+    """A cache of two commits; the second has one slice fewer."""
     small = Small(tmp_path_factory.mktemp("two"), rows=4, labels={f"1.2.3.0.{n}": n % 2 for n in range(9)})
     write_slices(small.src, range(6))
     write(small.src / "notes.txt", b"not DICOM")
@@ -43,7 +43,7 @@ def two_commits(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="package")
 def three_shards(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """20 slices in 3 shards, committed."""
+    """A cache of 20 slices in 3 shards."""
     small = Small(tmp_path_factory.mktemp("three"))
     write_slices(small.src, range(20))
     small.build()

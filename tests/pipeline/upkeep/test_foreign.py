@@ -1,4 +1,4 @@
-"""What is no file of the cache, or no file at all, costs one line: links, pipes, files of other programs."""
+"""Links, pipes, files of other programs and a missing private folder: one line of error, and no harm."""
 
 import itertools
 import os
@@ -26,12 +26,12 @@ def small(original: Small, tmp_path: Path) -> Small:
 
 
 def commands(small: Small) -> tuple[tuple[object, ...], ...]:
-    """Every command that reads or writes a cache."""
+    """Return every command that reads or writes a cache; build comes last."""
     out = small.out
-    look = (("info", out), ("info", out, "--digest"), ("why", out, "000.dcm"), ("plan", *small.options()))
+    read = (("info", out), ("info", out, "--digest"), ("why", out, "000.dcm"), ("plan", *small.options()))
     page = ("report", out, "--out", small.folder / "report.html")
     work = (("verify", out), ("gc", out, "--yes"), ("publish", out, f"file://{small.folder / 'there'}"))
-    return (*look, page, *work, ("build", *small.options(), "--workers", 0))
+    return (*read, page, *work, ("build", *small.options(), "--workers", 0))
 
 
 # --- links ---------------------------------------------------------------------------------------------------------
@@ -40,8 +40,8 @@ def commands(small: Small) -> tuple[tuple[object, ...], ...]:
 @pytest.mark.parametrize(
     "place", ["images/*/c", "sums/*/c", "images/*/c/2", ".pipeline/aside/images", ".pipeline/shards"]
 )
-def test_a_link_below_a_cache_leads_no_write_outside(small, tmp_path, place):
-    """Those of shards that are not there yet are found when they are written, not before every command."""
+def test_a_link_inside_a_cache_never_leads_a_write_outside(small, tmp_path, place):
+    """Links in folders of shards are found when a shard is written, not before every command."""
     outside = tmp_path / "outside"
     [array] = small.out.glob("images/*-*")
     link = small.out / place.replace("*", array.name)
@@ -63,7 +63,7 @@ def test_a_link_below_a_cache_leads_no_write_outside(small, tmp_path, place):
     small.verify()
 
 
-def test_a_link_below_an_address_leads_no_upload_outside(small, tmp_path):
+def test_a_link_inside_an_address_never_leads_an_upload_outside(small, tmp_path):
     there, outside = tmp_path / "there", tmp_path / "outside"
     run("publish", small.out, f"file://{there}")
     shutil.rmtree(there / "tables")
@@ -77,12 +77,12 @@ def test_a_link_below_an_address_leads_no_upload_outside(small, tmp_path):
 # --- pipes ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_waited_for_by_nobody_and_repaired(small):
-    digest, looks = small.digest(), itertools.cycle(commands(small)[:-1])
+def test_pipes_and_devices_block_no_command_and_are_repaired(small):
+    digest, others = small.digest(), itertools.cycle(commands(small)[:-1])
     for number, path in enumerate(sorted(path for path in small.out.rglob("*") if path.is_file())):
         path.unlink()
         os.symlink("/dev/zero", path) if number % 2 else os.mkfifo(path)
-        for command in itertools.islice(looks, 2):
+        for command in itertools.islice(others, 2):
             assert len(error_lines(run(*command, code=None).stderr)) <= 1
         if path.is_symlink() or path.name in ("lock", "publishing"):
             path.unlink()
@@ -91,7 +91,7 @@ def test_what_is_no_file_is_waited_for_by_nobody_and_repaired(small):
     small.verify()
 
 
-def test_a_file_of_any_size_is_read_up_to_what_a_cache_has(small):
+def test_a_file_larger_than_any_in_a_cache_is_not_read(small):
     [commit] = (small.out / "commits").iterdir()
     content = commit.read_bytes()
     os.truncate(commit, 1 << 40)
@@ -105,7 +105,7 @@ def test_a_file_of_any_size_is_read_up_to_what_a_cache_has(small):
 # --- other programs' files -----------------------------------------------------------------------------------------
 
 
-def test_other_programs_files_survive_a_repair(small):
+def test_files_of_other_programs_survive_a_repair(small):
     others = [
         small.out / "rsync" / "images" / ".x.partial",
         small.out / ".zarr.json.Ab3.partial",
@@ -120,14 +120,14 @@ def test_other_programs_files_survive_a_repair(small):
     assert "moved aside" not in said
 
 
-def test_an_address_that_holds_another_programs_files_loses_none_of_them(small, tmp_path):
+def test_an_address_with_files_of_another_program_loses_none_of_them(small, tmp_path):
     other = tmp_path / "there" / ".big.iso.partial"
     write(other, b"half")
     assert "holds files that do not belong" in run("publish", small.out, f"file://{other.parent}", code=1).stderr
     assert other.exists()
 
 
-def test_what_was_moved_aside_is_offered_and_goes_when_asked_for(small):
+def test_files_moved_aside_are_listed_and_removed_only_on_request(small):
     stray = small.out / "tables" / "mine.csv"
     write(stray, b"mine")
     small.repair()
@@ -145,10 +145,10 @@ def test_what_was_moved_aside_is_offered_and_goes_when_asked_for(small):
     small.verify()
 
 
-# --- a cache that was copied in part -------------------------------------------------------------------------------
+# --- a partial copy ------------------------------------------------------------------------------------------------
 
 
-def test_a_cache_without_its_private_folder_is_refused_by_every_command_with_ways_out_that_work(small, tmp_path):
+def test_every_command_refuses_a_cache_without_its_private_folder_with_advice_that_works(small, tmp_path):
     private = small.out / ".pipeline"
     shutil.move(private, tmp_path / "kept")
     before = sorted(small.folder.rglob("*"))
@@ -157,9 +157,9 @@ def test_a_cache_without_its_private_folder_is_refused_by_every_command_with_way
         [line] = error_lines(run(*command, code=1).stderr)
         assert "copied without its folder .pipeline: it can be used for training, but not extended" in line, command
         assert "copy that folder too, or build into a new --out" in line
-    assert sorted(small.folder.rglob("*")) == before, "nothing is half made"
-    digest = small.clean_digest(tmp_path / "new")  # one way out
-    shutil.move(tmp_path / "kept", private)  # the other
+    assert sorted(small.folder.rglob("*")) == before, "nothing was written"
+    digest = small.clean_digest(tmp_path / "new")  # one remedy
+    shutil.move(tmp_path / "kept", private)  # the other remedy
     small.verify()
     small.build()
     assert small.digest() == digest

@@ -1,4 +1,4 @@
-"""Which commit is the current one is never guessed, nothing whole is lost to a repair, strangers' paths go nowhere."""
+"""The current commit is never guessed, a repair loses nothing intact, and caches of older versions open."""
 
 import json
 import shutil
@@ -20,12 +20,12 @@ def small(two_commits: Small, tmp_path: Path) -> Small:
     return two_commits.copy(tmp_path / "copy")
 
 
-# --- which commit is the current one -------------------------------------------------------------------------------
+# --- the current commit --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rot", [b"", None, b"{}", b"\0" * 5000])
 @pytest.mark.parametrize("also", [None, "head", "copied"])
-def test_a_lost_root_comes_back_as_the_commit_that_was_recorded(small, rot, also):
+def test_a_lost_root_is_restored_from_the_recorded_commit(small, rot, also):
     head, every = head_of(small), commit_files(small)
     root = small.out / "zarr.json"
     root.write_bytes(rot) if rot is not None else root.unlink()
@@ -38,7 +38,7 @@ def test_a_lost_root_comes_back_as_the_commit_that_was_recorded(small, rot, also
     small.verify()
 
 
-def test_where_every_record_is_lost_the_user_says_which(small):
+def test_if_every_record_is_lost_the_user_chooses_the_commit(small):
     head, every = head_of(small), commit_files(small)
     [other] = set(every) - {head}
     for name in ("zarr.json", ".pipeline/head", ".pipeline/copied"):
@@ -50,10 +50,10 @@ def test_where_every_record_is_lost_the_user_says_which(small):
     small.verify("--repair", "--head", other, "--src", small.src)
     assert head_of(small) == other
     aside = small.out / ".pipeline" / "aside" / "commits" / f"{head}.json"
-    assert aside.exists(), "the other one is whole and was moved aside"
+    assert aside.exists(), "the other commit is intact and was moved aside"
 
 
-def test_a_root_that_was_put_back_hides_no_newer_commit(small):
+def test_an_older_root_that_was_put_back_does_not_hide_the_newer_commit(small):
     before, head = (small.out / "zarr.json").read_bytes(), head_of(small)
     write(small.src / "new.dcm", slice_bytes(7))
     small.build()
@@ -66,7 +66,7 @@ def test_a_root_that_was_put_back_hides_no_newer_commit(small):
     assert newest != head
 
 
-def test_a_whole_commit_that_cannot_be_placed_is_moved_aside(small):
+def test_an_intact_commit_that_cannot_be_placed_is_moved_aside(small):
     head = head_of(small)
     [other] = set(commit_files(small)) - {head}
     stray = json.loads((small.out / "commits" / f"{other}.json").read_bytes())
@@ -80,16 +80,16 @@ def test_a_whole_commit_that_cannot_be_placed_is_moved_aside(small):
     small.verify()
 
 
-def test_a_commit_is_not_old_because_a_clock_was_wrong():
+def test_a_wrong_clock_does_not_make_a_commit_old():
     day, now = 86400.0, 1e9
     assert replaced_at([now - 1, now - 9 * day], now) == [now, now - 1]
-    assert replaced_at([-day, now - 9 * day], now) == [now, now], "a commit from before its elder"
-    assert replaced_at([now + day, now - 9 * day], now) == [now, now], "from the future"
+    assert replaced_at([-day, now - 9 * day], now) == [now, now], "a time before that of the earlier commit"
+    assert replaced_at([now + day, now - 9 * day], now) == [now, now], "a time in the future"
     assert replaced_at([now - 1, -day, now - 9 * day], now) == [now, now - 1, now - 1]
     assert replaced_at([now - 1, now - 2 * day, now - 9 * day], now) == [now, now - 1, now - 2 * day]
 
 
-# --- documents that are lost ---------------------------------------------------------------------------------------
+# --- lost files ----------------------------------------------------------------------------------------------------
 
 
 def remove(path: Path) -> None:
@@ -107,7 +107,7 @@ def make_folder(path: Path) -> None:
 
 
 def private_files(small: Small) -> Iterator[str]:
-    """One file of each kind, relative to the cache; of commits the current one's."""
+    """Yield one private file of each kind, relative to the cache; for commits, that of the current one."""
     head = head_of(small)
     of_head = (f"private/{head}.json", f"ledgers/{head}", f"spares/{head}.zip", "shards/0.json", "records/0.z")
     yield from (f".pipeline/{name}" for name in ("head", "copied", *of_head))
@@ -116,7 +116,7 @@ def private_files(small: Small) -> Iterator[str]:
 
 @pytest.mark.parametrize("root_too", [False, True], ids=["alone", "with the root"])
 @pytest.mark.parametrize("fate", [remove, garble, make_folder])
-def test_a_private_document_comes_back(small, fate, root_too):
+def test_a_lost_private_file_is_restored(small, fate, root_too):
     digest, head, every = small.digest(), head_of(small), commit_files(small)
     for name in private_files(small):
         fate(small.out / name)
@@ -128,11 +128,11 @@ def test_a_private_document_comes_back(small, fate, root_too):
     small.verify()
 
 
-def test_a_folder_in_the_place_of_any_file_is_repaired(small):
+def test_a_folder_in_place_of_any_file_is_repaired(small):
     digest = small.digest()
     files = sorted(path for path in small.out.rglob("*") if path.is_file() and path.name not in ("lock", "publishing"))
     for path in files:
-        if not path.exists():  # the older commit has gone with a slice of it whose file is gone
+        if not path.exists():  # the older commit was moved aside with a slice whose source file is gone
             continue
         make_folder(path)
         assert f"{path.relative_to(small.out)}: is a folder" in small.verify(code=1).stdout
@@ -142,7 +142,7 @@ def test_a_folder_in_the_place_of_any_file_is_repaired(small):
 
 
 @pytest.mark.parametrize("name", [".pipeline/lock", "zarr.json", ".pipeline/pending.json"])
-def test_a_folder_is_one_line_to_other_commands(small, name):
+def test_a_folder_in_place_of_a_file_is_one_line_in_other_commands(small, name):
     (small.out / name).unlink(missing_ok=True)
     (small.out / name).mkdir()
     write(small.src / "new.dcm", slice_bytes(7))
@@ -152,19 +152,16 @@ def test_a_folder_is_one_line_to_other_commands(small, name):
         assert result.exit_code in (0, 1)
 
 
-# --- a stranger's cache --------------------------------------------------------------------------------------------
-
-
-# --- names, and caches of before -----------------------------------------------------------------------------------
+# --- names, and format version 1 -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a\0b.txt", "\0", "", chr(0xDCFF), chr(0xD800), "\uf7a0", "a\nb"])
-def test_a_ledger_keeps_any_name(name):
+def test_a_ledger_stores_any_name(name):
     ledger = ledger_of([Entry(path, 1, 2, "0" * 31 + "1", 0, 0, 1) for path in sorted({name, "z"})])
     assert Ledger.decode(ledger.encode()).paths == sorted({name, "z"})
 
 
-def test_a_cache_of_format_version_1_opens_and_gets_an_identity_by_the_next_build(small):
+def test_a_cache_of_format_version_1_opens_and_the_next_build_gives_it_an_identity(small):
     digest = small.digest()
     old = to_version_1(small)
     assert head_of(small) == old
@@ -183,7 +180,7 @@ def test_a_cache_of_format_version_1_opens_and_gets_an_identity_by_the_next_buil
 
 
 def to_version_1(small: Small) -> str:
-    """Write the cache's current commit as version 1 did, without the one before it."""
+    """Rewrite the current commit as format version 1, without the commit before it; return its id."""
     run("gc", small.out, "--older-than", "0s", "--yes")
     [file] = (small.out / "commits").iterdir()
     private_file = small.out / ".pipeline" / "private" / file.name
@@ -207,5 +204,5 @@ def to_version_1(small: Small) -> str:
     file.unlink()
     (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
     (small.out / "zarr.json").write_bytes(canonical(root))
-    small.verify("--repair")  # writes the backup that was there
+    small.verify("--repair")  # writes the backup
     return name

@@ -1,4 +1,4 @@
-"""What info and why say of a cache, and what damage says to those who read."""
+"""What info and why report about a cache, intact or damaged."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from testkit.dicom_files import ct_file, gradient
 from testkit.small import LONG_AGO_NS, Small, run, slice_bytes, write, write_slices
 
 
-def test_the_digest_depends_on_content_alone(built, tmp_path):
+def test_the_digest_depends_on_content_only(built, tmp_path):
     digest = built.digest()
     assert re.fullmatch(r"[0-9a-f]{64}", digest)
     other = Small(tmp_path / "other", sizes=(8, 12), rows=5, labels=built.labels)
@@ -27,7 +27,7 @@ def test_the_digest_depends_on_content_alone(built, tmp_path):
         assert other.digest() != digest, change
 
 
-def test_info_tells_what_is_there(built):
+def test_info_reports_the_contents_of_a_cache(built):
     found = json.loads(run("info", built.out, "--json").stdout)
     counts = dict(found["counts"])
     assert counts.pop("files") == sum(counts.values()) == 16
@@ -41,7 +41,7 @@ def test_info_tells_what_is_there(built):
     assert "no such cache" in run("info", built.folder / "absent", code=1).stderr
 
 
-def test_why_tells_how_a_file_came_in(with_history):
+def test_why_reports_how_a_file_was_processed(with_history):
     table = pd.read_csv(with_history.out / "metadata.csv").set_index("sop_instance_uid")
     first = run("why", with_history.out, with_history.src / "000.dcm").stdout
     assert "the first build" in first
@@ -61,8 +61,8 @@ def test_why_tells_how_a_file_came_in(with_history):
 
 
 @pytest.mark.parametrize("rot", [None, b"rot", b"[]"])
-def test_a_damaged_zarr_json_harms_no_build(built, rot):
-    """The commit says what the array is, and writes it again."""
+def test_a_damaged_zarr_json_does_not_affect_a_build(built, rot):
+    """The commit describes the array, and the next commit writes the file again."""
     for path in built.out.glob("images/*/zarr.json"):
         path.write_bytes(rot) if rot else path.unlink()
     write(built.src / "new.dcm", slice_bytes(40))
@@ -71,7 +71,7 @@ def test_a_damaged_zarr_json_harms_no_build(built, rot):
     assert built.digest() == built.clean_digest(built.folder / "clean")
 
 
-def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch):
+def test_a_damaged_zarr_json_of_an_uncommitted_array_is_one_line(built, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -89,7 +89,7 @@ def test_a_damaged_zarr_json_that_no_commit_knows_is_one_line(built, monkeypatch
 
 @pytest.mark.parametrize("rot", [None, b"rot"], ids=["missing", "damaged"])
 @pytest.mark.parametrize("part", ["tables/*", ".pipeline/rejects/*", ".pipeline/shards/*", ".pipeline/ledgers/*"])
-def test_damage_is_one_line_to_those_who_read(built, part, rot):
+def test_damage_is_one_line_for_commands_that_read(built, part, rot):
     for path in built.out.glob(part):
         path.write_bytes(rot) if rot else path.unlink()
     said = run("why", built.out, "000.dcm", code=1).stderr
@@ -98,7 +98,7 @@ def test_damage_is_one_line_to_those_who_read(built, part, rot):
     assert all(line.startswith("error:") and "pipeline verify --repair" in line for line in said.splitlines())
 
 
-def test_why_knows_a_name_that_is_not_utf8(tmp_path):
+def test_why_finds_a_name_that_is_not_utf8(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     name = os.fsdecode(b"\xff.txt")
@@ -107,7 +107,7 @@ def test_why_knows_a_name_that_is_not_utf8(tmp_path):
     assert "not_dicom" in run("why", small.out, small.src / name).stdout
 
 
-def test_why_tells_what_placed_a_slice(tmp_path):
+def test_why_reports_what_gave_a_slice_its_position(tmp_path):
     small, absent = Small(tmp_path, rows=4), {}
     for steps, lacks in enumerate(("", "ImagePositionPatient", "SliceLocation", "InstanceNumber")):
         absent |= {lacks: None} if lacks else {}

@@ -1,4 +1,4 @@
-"""A cache is uploaded whole, root last, and a second time only in what has changed; S3 is moto's server."""
+"""A cache is uploaded completely with the root last; a second upload sends only what has changed."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ def small(three_shards: Small, tmp_path: Path) -> Small:
 
 
 class Recording(FolderTarget):
-    """A folder that keeps what is written to it, in order."""
+    """A folder target that records the names of the files written to it, in order."""
 
     written: ClassVar[list[str]] = []
 
@@ -38,13 +38,13 @@ class Recording(FolderTarget):
 
 @pytest.fixture
 def sent(monkeypatch) -> list[str]:
-    """Every file that is sent, in order."""
+    """The names of all files sent, in order."""
     monkeypatch.setattr(Recording, "written", [])
     monkeypatch.setattr(module, "open_target", lambda address: Recording(Path(address.removeprefix("file://"))))
     return Recording.written
 
 
-def test_a_folder_gets_the_commit_and_nothing_private(small, tmp_path, sent):
+def test_a_folder_receives_the_commit_and_nothing_private(small, tmp_path, sent):
     there = tmp_path / "there"
     assert "files sent" in run("publish", small.out, f"file://{there}").stdout
     same_content(small.out, there)
@@ -55,7 +55,7 @@ def test_a_folder_gets_the_commit_and_nothing_private(small, tmp_path, sent):
         assert private.encode() not in everything
 
 
-def test_only_what_is_lacking_is_sent(small, tmp_path, sent):
+def test_only_missing_files_are_sent(small, tmp_path, sent):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     first = set(sent)
@@ -69,7 +69,7 @@ def test_only_what_is_lacking_is_sent(small, tmp_path, sent):
     same_content(small.out, there)
 
 
-def test_a_copy_of_the_same_size_is_sent(small, tmp_path):
+def test_changed_tables_of_the_same_size_are_sent(small, tmp_path):
     small.labels = {f"1.2.3.0.{number}": number % 2 for number in range(20)}
     for flip in (0, 1):
         small.labels = {uid: label ^ flip for uid, label in small.labels.items()}
@@ -78,7 +78,7 @@ def test_a_copy_of_the_same_size_is_sent(small, tmp_path):
         same_content(small.out, tmp_path / "there")
 
 
-def test_a_broken_upload_leaves_the_old_commit_and_is_gone_on_with(small, tmp_path, monkeypatch):
+def test_an_incomplete_upload_leaves_the_old_commit_and_can_be_resumed(small, tmp_path, monkeypatch):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     before = (there / "zarr.json").read_bytes()
@@ -93,7 +93,7 @@ def test_a_broken_upload_leaves_the_old_commit_and_is_gone_on_with(small, tmp_pa
     same_content(small.out, there)
 
 
-# --- whose address it is -------------------------------------------------------------------------------------------
+# --- the owner of an address ---------------------------------------------------------------------------------------
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -101,8 +101,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
-def test_another_cache_at_the_address_is_refused_and_stays(small, tmp_path, kind):
-    """Names and sizes of the sums are the same, so that a comparison by size would mix the two."""
+def test_an_address_with_another_cache_is_refused_and_unchanged(small, tmp_path, kind):
+    """The sums files have the same names and sizes, so comparing sizes would mix the two caches."""
     address = f"{kind}://{tmp_path / 'there'}"
     run("publish", small.out, address)
     other = Small(tmp_path / "other")
@@ -116,14 +116,14 @@ def test_another_cache_at_the_address_is_refused_and_stays(small, tmp_path, kind
     assert {name: system.cat_file(name) for name in system.find(top)} == before
 
 
-def test_an_address_with_other_files_is_refused(small, tmp_path):
+def test_an_address_with_unrelated_files_is_refused(small, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
     assert "holds files that do not belong" in run("publish", small.out, f"file://{tmp_path / 'there'}", code=1).stderr
     assert tree(tmp_path / "there") == {"notes.txt": b"mine"}
 
 
-def test_a_copy_that_went_another_way_is_refused(small, tmp_path):
+def test_a_diverged_copy_is_refused(small, tmp_path):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     copy = Small(tmp_path / "copy")
@@ -137,7 +137,7 @@ def test_a_copy_that_went_another_way_is_refused(small, tmp_path):
     same_content(small.out, there)
 
 
-def test_other_bytes_of_the_same_size_are_sent(small, tmp_path, sent):
+def test_shards_with_other_bytes_of_the_same_size_are_sent(small, tmp_path, sent):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     for path in [*there.glob("published/*"), *there.glob("sums/*/c/0/0/0")]:
@@ -147,23 +147,23 @@ def test_other_bytes_of_the_same_size_are_sent(small, tmp_path, sent):
         assert path.read_bytes() == (there / path.relative_to(small.out)).read_bytes()
 
 
-def test_the_commit_that_was_set_out_with_is_the_one_that_is_published(small, tmp_path, monkeypatch):
-    """The files beside the commit may be a later build's; what readers there see is the commit, all of it."""
+def test_the_commit_at_the_start_is_the_one_published(small, tmp_path, monkeypatch):
+    """Files next to the root may change during the upload; readers there see the complete commit."""
     there, head = tmp_path / "there", zarr.open_group(small.out, mode="r").attrs["commit"]
     send = FolderTarget.send
 
-    def send_while_it_is_built(self, root, names):
+    def send_and_build(self, root, names):
         send(self, root, names)
         write(small.src / "new.dcm", slice_bytes(77))
         assert "is working on it" in small.build(code=1).stderr
         (small.out / "zarr.json").write_bytes(b"of another")
 
-    monkeypatch.setattr(FolderTarget, "send", send_while_it_is_built)
+    monkeypatch.setattr(FolderTarget, "send", send_and_build)
     run("publish", small.out, f"file://{there}")
     assert zarr.open_group(there, mode="r").attrs["commit"] == head
 
 
-def test_a_second_publisher_is_told(small, tmp_path):
+def test_a_second_publisher_is_refused(small, tmp_path):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     with publisher_lock(small.cache):
@@ -176,7 +176,7 @@ def test_a_second_publisher_is_told(small, tmp_path):
     assert not (there / "publishing.json").exists()
 
 
-def test_killed_anywhere_readers_see_one_commit_and_the_same_command_goes_on(small, tmp_path):
+def test_a_publisher_killed_at_any_step_leaves_one_commit_and_the_command_resumes(small, tmp_path):
     there = tmp_path / "there"
     run("publish", small.out, f"file://{there}")
     for step in itertools.count(0, 3):
@@ -185,7 +185,7 @@ def test_killed_anywhere_readers_see_one_commit_and_the_same_command_goes_on(sma
         views = {view(there)}
         small.build()
         views.add(view(small.out))
-        killed = die_at_write(small, there, step)
+        killed = dies_at_write(small, there, step)
         assert view(there) in views
         run("publish", small.out, f"file://{there}")
         assert view(there) == view(small.out)
@@ -196,7 +196,7 @@ def test_killed_anywhere_readers_see_one_commit_and_the_same_command_goes_on(sma
 
 
 def view(cache: Path) -> tuple[str, bytes, bytes]:
-    """What a reader sees: the commit, its table and every pixel of it."""
+    """Return what a reader sees: the commit's id, its table and all its pixels."""
     group = zarr.open_group(cache, mode="r")
     table = (cache / str(group.attrs["metadata"]["file"])).read_bytes()
     rows = [int(line.split(b",")[0]) for line in table.splitlines()[1:]]
@@ -204,8 +204,8 @@ def view(cache: Path) -> tuple[str, bytes, bytes]:
     return str(group.attrs["commit"]), table, images
 
 
-def die_at_write(small: Small, there: Path, step: int) -> bool:
-    """Publish in another process, which dies at a rename, link or removal; says whether it came to that."""
+def dies_at_write(small: Small, there: Path, step: int) -> bool:
+    """Publish in a process that dies at its `step`-th rename, link or removal; return whether it got that far."""
     pid = os.fork()
     if pid == 0:
         left = [step]
@@ -228,7 +228,7 @@ def die_at_write(small: Small, there: Path, step: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
-def test_what_cannot_be_uploaded_is_one_line(small, tmp_path):
+def test_a_failed_upload_is_one_line(small, tmp_path):
     assert "has no commit yet" in run("publish", tmp_path / "empty", "memory://x", code=1).stderr
     assert "nonsense" in run("publish", small.out, "nonsense://x", code=1).stderr
     shard = next(small.out.glob("images/*/c/1/0/0/0"))

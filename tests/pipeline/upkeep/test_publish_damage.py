@@ -1,4 +1,4 @@
-"""Test that publish puts no damaged file in the place of a good one."""
+"""Publishing never replaces an intact file by a damaged one."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from testkit.small import Small, run, write_slices
 
 
 @pytest.mark.parametrize("pattern", ["images/*/c/0/0/0/0", "sums/*/c/0/0/0"])
-def test_a_damaged_shard_is_not_sent_over_a_good_one(tmp_path: Path, pattern: str) -> None:
+def test_a_damaged_shard_does_not_replace_an_intact_one(tmp_path: Path, pattern: str) -> None:
     small, there = Small(tmp_path), tmp_path / "there"
     write_slices(small.src, range(3))
     small.build()

@@ -1,4 +1,4 @@
-"""From a bucket to a cache to a bucket; S3 is moto's server."""
+"""Build from a bucket and publish to a bucket, with moto's server as S3."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def small(three_shards: Small, tmp_path: Path) -> Small:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """The address of a bucket on moto's server, on loopback, and the log of its requests."""
+    """Yield the address of a bucket on a local moto server, and the path of the server's log."""
     pytest.importorskip("moto", reason="moto is not installed")
     pytest.importorskip("s3fs", reason="s3fs is not installed (extra s3)")
     with socket.socket() as probe:
@@ -51,7 +51,7 @@ def s3(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 
 def requests(log: Path) -> list[tuple[str, str]]:
-    """Method and path of every request that the server has answered."""
+    """Return the method and path of every request that the server has answered."""
     return re.findall(r"(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP", log.read_text())
 
 

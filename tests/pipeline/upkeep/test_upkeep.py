@@ -1,4 +1,4 @@
-"""verify finds and repairs, gc removes only what is unused, info and why tell the truth."""
+"""`verify` finds and repairs damage, and `gc` removes only what is unused."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def files_of(small: Small) -> list:
 def test_a_flipped_bit_in_any_file_is_found_and_repaired(built):
     digest, rng = built.digest(), np.random.default_rng(0)
     for path in files_of(built):
-        if not path.exists():  # the first commit has gone with a slice of it whose file is gone
+        if not path.exists():  # the first commit was moved aside with a slice whose source file is gone
             continue
         flip(path, int(rng.integers(path.stat().st_size * 8)))
         found = built.verify(code=1)
@@ -33,8 +33,8 @@ def test_a_flipped_bit_in_any_file_is_found_and_repaired(built):
     built.verify()
 
 
-def test_a_flipped_bit_costs_no_old_commit(built):
-    """The first commit names slices whose files are gone: only the record still knows them."""
+def test_a_flipped_bit_loses_no_old_commit(built):
+    """The first commit has slices whose source files are gone, so that only the record still describes them."""
     commits = sorted((built.out / "commits").iterdir())
     rng = np.random.default_rng(2)
     for record in built.out.glob(".pipeline/shards/*"):
@@ -58,7 +58,7 @@ def test_a_missing_file_is_found_and_repaired(built, kind):
     built.verify()
 
 
-def test_many_damages_at_once(built):
+def test_many_damaged_files_are_repaired_at_once(built):
     digest, rng = built.digest(), np.random.default_rng(1)
     shards = [path for path in files_of(built) if path.parts[-5:-4] == ("c",) or path.parts[-4:-3] == ("c",)]
     for path in [*shards, *built.out.glob("*.csv"), *built.out.glob("tables/*"), *built.out.glob("**/zarr.json")]:
@@ -69,7 +69,7 @@ def test_many_damages_at_once(built):
     built.verify()
 
 
-def test_damaged_rows_are_named_and_only_images_need_the_source(built):
+def test_damaged_rows_are_reported_and_only_images_need_the_source(built):
     [shard, *_] = sorted(built.out.glob("images/12-*/c/0/0/0/0"))
     flip(shard, 8 * 20)
     found = built.verify(code=1)
@@ -82,7 +82,7 @@ def test_damaged_rows_are_named_and_only_images_need_the_source(built):
 
 
 @pytest.mark.parametrize("fate", ["gone", "changed"])
-def test_a_slice_whose_source_is_lost_leaves_by_a_new_commit(built, fate):
+def test_a_new_commit_leaves_out_a_slice_whose_source_is_lost(built, fate):
     commit = zarr.open_group(built.out, mode="r").attrs["commit"]
     table = pd.read_csv(built.out / "metadata.csv")
     row = int(table.set_index("sop_instance_uid").loc["1.2.3.0.0", "row"])
@@ -103,7 +103,7 @@ def test_a_slice_whose_source_is_lost_leaves_by_a_new_commit(built, fate):
     built.verify()
 
 
-def test_a_lost_record_and_source_leave_together(built):
+def test_files_lost_with_their_record_are_left_out(built):
     for path in built.out.glob(".pipeline/shards/0.json"):
         path.unlink()
     gone = sorted(built.src.glob("0*.dcm"))[:4]
@@ -115,7 +115,7 @@ def test_a_lost_record_and_source_leave_together(built):
     assert built.digest() == built.clean_digest(built.folder / "clean")
 
 
-def test_leftovers_are_told_and_collected_but_never_a_users_file(built):
+def test_leftovers_are_reported_and_removed_but_never_a_file_of_the_user(built):
     partial = built.out / "images" / ".x.1234.partial"
     partial.write_bytes(b"half")
     note = built.out / "notes.txt"
@@ -128,7 +128,7 @@ def test_leftovers_are_told_and_collected_but_never_a_users_file(built):
     assert note.exists()
 
 
-def test_what_cannot_be_verified_is_one_line(tmp_path, built):
+def test_a_cache_that_cannot_be_verified_is_one_line(tmp_path, built):
     assert "no such cache" in run("verify", tmp_path / "absent.zarr", code=1).stderr
     with lock(built.cache):
         assert re.search(r"process \d+ on \S+, since 20", built.verify(code=1).stderr)
@@ -140,7 +140,7 @@ def test_what_cannot_be_verified_is_one_line(tmp_path, built):
 # --- gc ------------------------------------------------------------------------------------------------------------
 
 
-def test_gc_removes_what_no_kept_commit_uses(built):
+def test_gc_removes_only_what_no_kept_commit_uses(built):
     built.level = 60
     built.build()
     digest = built.digest()

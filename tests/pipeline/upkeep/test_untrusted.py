@@ -1,4 +1,4 @@
-"""A stranger's cache: what it says is not believed, and no path of it leads outside."""
+"""An untrusted cache: its contents are checked, and none of its paths leads outside."""
 
 import hashlib
 import json
@@ -55,15 +55,15 @@ def set_nesting(commit: dict, private: dict) -> None:
     commit["attributes"]["windows"] = nested
 
 
-LIES = [set_table, set_absolute_table, set_digest, set_rejects, set_before, set_array, set_next_shard, set_nesting]
+EDITS = [set_table, set_absolute_table, set_digest, set_rejects, set_before, set_array, set_next_shard, set_nesting]
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_strangers_commit_reads_and_writes_nothing_outside(small, lie: Callable[[dict, dict], None]):
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_untrusted_commit_cannot_read_or_write_outside_the_cache(small, edit: Callable[[dict, dict], None]):
     head = head_of(small)
     commit = json.loads((small.out / "commits" / f"{head}.json").read_bytes())
     private = json.loads((small.out / ".pipeline" / "private" / f"{head}.json").read_bytes())
-    lie(commit, private)
+    edit(commit, private)
     commit["private"] = hashlib.sha256(canonical(private)).hexdigest()
     name = identify(commit)
     (small.out / "commits" / f"{name}.json").write_bytes(canonical(commit))
@@ -87,8 +87,8 @@ def test_a_folder_that_is_a_link_is_refused(small, tmp_path):
     assert "is a link" in error_lines(small.repair(code=1).stderr)[0]
 
 
-def test_a_backup_of_another_content_is_not_written(small):
-    """A stranger's backup may have the right checksum and hold anything."""
+def test_a_backup_of_another_commit_is_not_restored(small):
+    """An untrusted backup may have a valid checksum and any content."""
     head = head_of(small)
     [other] = set(commit_files(small)) - {head}
     spares = small.out / ".pipeline" / "spares"
