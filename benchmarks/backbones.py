@@ -1,8 +1,8 @@
-"""Train, save, load and export the common backbones of timm, each for a step with random weights.
+"""Train common timm backbones with random weights for one step each, then save, load and export them.
 
     python benchmarks/backbones.py [--onnx] [NAME ...]
 
-Prints the largest difference of a probability between the run and the exported file, and exits with 1 if one fails.
+Prints the largest difference in probability between the run and the exported file, and exits with 1 if one fails.
 """
 
 import argparse
@@ -27,11 +27,11 @@ def main() -> None:
             began = time.perf_counter()
             try:
                 form = "onnx" if options.onnx else "torch"
-                said = f"{train_save_load_export(name, Path(folder) / name, cache.path, form):.1e}"
-            except Exception as error:  # the others are to be tried too
+                result = f"{train_save_load_export(name, Path(folder) / name, cache.path, form):.1e}"
+            except Exception as error:  # go on with the others
                 failed.append(name)
-                said = f"FAILED {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            print(f"{name:32} {time.perf_counter() - began:6.1f} s  {said}", flush=True)
+                result = f"FAILED {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"{name:32} {time.perf_counter() - began:6.1f} s  {result}", flush=True)
     print(f"{len(options.names) - len(failed)} of {len(options.names)} passed")
     sys.exit(bool(failed))
 

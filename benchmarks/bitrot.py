@@ -1,11 +1,11 @@
-"""Flip single bits in a cache: verify must find each that tells, and --repair must bring the digest back.
+"""Flip single bits in a cache: verify must report each that matters, and --repair must restore the digest.
 
     python benchmarks/bitrot.py [--flips 200] [--together 5] [--src FOLDER]
 
-First one flip at a time, in any file of the cache but the lock; then several shards, tables and zarr.json at once. A
-flip that verify does not name must change nothing that zarr-python reads: one in the bytes of a shard that its index
-left behind after a repair, or in the name of a codec's setting that has its default value.
-The slices are made up, or those of FOLDER.
+First one flip at a time, in any file of the cache except the lock; then several at once, in shards, tables and
+zarr.json. A flip that verify does not report must change nothing that zarr-python reads: it is in bytes of a shard
+that its index no longer refers to after a repair, or in the name of a codec setting that has its default value.
+The slices are synthetic, or those of FOLDER.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from testkit.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, write
 
 
 def make_cache(folder: Path, deck: Deck) -> Small:
-    """Two sizes, several shards, a second commit, rejects, a duplicate and a file of many frames."""
+    """Build a cache with two sizes, several shards, two commits, rejects, a duplicate and a multi-frame file."""
     slices = min(len(deck.files) or 31, 31) - 1
     small = Small(folder, sizes=(8, 12), labels={deck.uid(number): number % 2 for number in range(slices)})
     deck.write(small.src, range(slices))
@@ -38,7 +38,7 @@ def make_cache(folder: Path, deck: Deck) -> Small:
 
 
 def flip(path: Path, rng: np.random.Generator) -> bytes:
-    """Flip a bit of a file; return the content before."""
+    """Flip a random bit of a file and return the previous content."""
     before = path.read_bytes()
     content, bit = bytearray(before), int(rng.integers(len(before) * 8))
     content[bit // 8] ^= 1 << bit % 8
@@ -58,14 +58,14 @@ def contents(small: Small) -> dict[str, bytes]:
     return {"": repr(dict(root.attrs)).encode()} | {path: array[:].tobytes() for path, array in arrays.items()}
 
 
-def tells(small: Small, path: Path, others: dict[Path, bytes], before: dict[str, bytes]) -> bool:
-    """Return whether a flip changes what zarr-python reads, the other files of this round as they were."""
+def changes_content(small: Small, path: Path, others: dict[Path, bytes], before: dict[str, bytes]) -> bool:
+    """Return whether a flip changes what zarr-python reads, with the other files of this round restored."""
     flipped = {other: other.read_bytes() for other in others if other != path}
     for other in flipped:
         other.write_bytes(others[other])
     try:
         return contents(small) != before
-    except Exception:  # whatever a reader raises: the flip is noticed by reading, not by verify
+    except Exception:  # whatever a reader raises: reading notices the flip, although verify did not
         return True
     finally:
         for other, content in flipped.items():
@@ -77,7 +77,7 @@ def main() -> None:
     options.add_argument("--flips", type=int, default=200)
     options.add_argument("--together", type=int, default=5)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--src", type=Path, help="Uncompressed slices, 7 at least.")
+    options.add_argument("--src", type=Path, help="at least 7 uncompressed slices")
     given = options.parse_args()
     rng, kinds, idle, missed, unrepaired = np.random.default_rng(given.seed), Counter[str](), 0, 0, 0
     started = time.perf_counter()
@@ -91,16 +91,18 @@ def main() -> None:
             chosen = rng.choice(files, 1) if alone else rng.choice(open_to_all, given.together, replace=False)
             originals = {path: flip(path, rng) for path in chosen}
             kinds.update(kind(small, path) for path in originals)
-            said = small.verify(code=None).stdout
-            unnamed = [path for path in originals if str(path.relative_to(small.out)) not in said]
-            not_found = [path for path in unnamed if tells(small, path, originals, before)]
-            missed, idle = missed + len(not_found), idle + len(unnamed) - len(not_found)
+            report = small.verify(code=None).stdout
+            unreported = [path for path in originals if str(path.relative_to(small.out)) not in report]
+            not_found = [path for path in unreported if changes_content(small, path, originals, before)]
+            missed, idle = missed + len(not_found), idle + len(unreported) - len(not_found)
             small.verify("--repair", "--src", small.src, code=None)
             unrepaired += small.digest() != digest or "damaged:" in small.verify(code=None).stdout
     print(
-        f"{sum(kinds.values())} flips, {given.flips} alone and the others {given.together} at a time, in {dict(kinds)}"
+        f"{sum(kinds.values())} flips, {given.flips} single, the others in groups of {given.together}, in {dict(kinds)}"
     )
-    print(f"{idle} change nothing, {missed} not found, {unrepaired} left; {time.perf_counter() - started:.0f} s")
+    print(
+        f"{idle} change nothing, {missed} not found, {unrepaired} not repaired; {time.perf_counter() - started:.0f} s"
+    )
     sys.exit(bool(missed or unrepaired))
 
 

@@ -1,10 +1,10 @@
-"""Measure what a slice costs: the usual way, the project's own shard task, and the floor below both.
+"""Measure the time per slice of the usual way, of our shard task, and of reading alone, the lower bound.
 
     python benchmarks/build.py [--slices 512] [--repeats 5] [--folder DIR] [--data DIR]
 
-One process, one core, one run; page cache warm but for the last line. Every way reads the same phantom files. The
-ways take turns and the best of the repeats counts, so that a busy machine disturbs the ratios little. Compressed
-files need the extra `codecs`.
+One process, one core, one run; page cache warm except for the last line. All ways read the same phantom files, in
+turns, and the best of the repeats counts, so a busy machine hardly affects the ratios. Compressed files need the extra
+`codecs`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import imagecodecs  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import zarr  # noqa: E402
-from frame import Took, best, machine, table, timed  # noqa: E402
+from frame import Duration, best, machine, table, timed  # noqa: E402
 from PIL import Image  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGLSLossless  # noqa: E402
@@ -55,15 +55,15 @@ from pipeline.source import folder as source_folder  # noqa: E402
 
 SIZES = ((224,), (380,), (224, 380))
 USUAL = "the usual way"
-SLICES_A_PATIENT = 20  # at least, in the phantom
-CODED = 256  # slices that are written again as compressed files
+SLICES_PER_PATIENT = 20  # at least, in the phantom
+CODED = 256  # slices that are rewritten as compressed files
 
 
 # --- the ways ------------------------------------------------------------------------------------------------------
 
 
 def usual_way(files: Sequence[Path], sizes_px: Sequence[int], windows: Sequence[catalog.Window], folder: Path) -> None:
-    """What a script does: dcmread, float windows, Pillow, one assignment a slice through zarr-python."""
+    """Convert files as a typical script does: dcmread, float windows, Pillow, one zarr-python assignment per slice."""
     group = zarr.open_group(folder, mode="w")
     arrays = [
         group.create_array(str(side), shape=(len(files), 3, side, side), chunks=(1, 3, side, side), dtype="uint8")
@@ -83,7 +83,7 @@ def usual_way(files: Sequence[Path], sizes_px: Sequence[int], windows: Sequence[
 
 
 def floor(files: Sequence[Path]) -> None:
-    """Open, read and close every file: no way is faster."""
+    """Open, read and close every file, the lower bound."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.read(descriptor, os.fstat(descriptor).st_size)
@@ -92,7 +92,7 @@ def floor(files: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[ShardResult]]]:
-    """The tasks that `pipeline build --workers 0` would run into a new cache, ready to be run."""
+    """Yield a function that runs the tasks of `pipeline build --workers 0` for a new cache."""
     cache = Cache(root)
     with lock(cache) as token:
         found = survey(cache, settings)
@@ -100,14 +100,14 @@ def shard_tasks(settings: Settings, root: Path) -> Iterator[Callable[[], list[Sh
         yield lambda: list(run_jobs(context, found.plan.jobs, Workers(0), print))
 
 
-def own_way(settings: Settings, root: Path) -> Took:
-    """Build a new cache's shards with the project's task."""
+def own_way(settings: Settings, root: Path) -> Duration:
+    """Build the shards of a new cache with our task, and time it."""
     results: list[ShardResult] = []
     with shard_tasks(settings, root) as run:
         took = timed(lambda: results.extend(run()))
     rejects = sum(result.failed + result.other_files for result in results)
     if rejects:
-        raise SystemExit(f"{rejects} phantom files were rejected: the figures would mean nothing")
+        raise SystemExit(f"{rejects} phantom files were rejected, so the figures would be meaningless")
     return took
 
 
@@ -115,7 +115,7 @@ def own_way(settings: Settings, root: Path) -> Took:
 
 
 class Stopwatch:
-    """Time by step, each function's own: what it calls under another step counts there."""
+    """Time per step; time in a nested step counts only for the nested one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -140,7 +140,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def watch(self, owner: Any, attribute: str, name: str) -> Iterator[None]:
-        """Count the time of a function, wherever it is called from, under a step."""
+        """Count the time of a function, wherever it is called, for a step."""
         function = getattr(owner, attribute)
 
         @functools.wraps(function)
@@ -173,7 +173,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
 
 
 def time_by_step(settings: Settings, root: Path) -> dict[str, float]:
-    """Run the shard tasks once with every step timed; returns seconds by step, the rest under its own name."""
+    """Run the shard tasks once and return the seconds of each step and of the rest."""
     watch = Stopwatch()
     with contextlib.ExitStack() as stack:
         for name, owner, attribute in STEPS:
@@ -189,11 +189,11 @@ def time_by_step(settings: Settings, root: Path) -> dict[str, float]:
 
 
 def make_slices(folder: Path, count: int) -> list[Path]:
-    """Phantom files in `folder`, exactly `count` of them; those that are there already are used."""
+    """Return exactly `count` phantom files in `folder`, reusing existing ones."""
     dicoms = folder / "dicoms"
     if not dicoms.exists():
         print(f"making {count} phantom slices", flush=True)
-        phantom.write(folder, math.ceil(count / SLICES_A_PATIENT), seed=0)
+        phantom.write(folder, math.ceil(count / SLICES_PER_PATIENT), seed=0)
     found = sorted(dicoms.glob("*.dcm"))
     for surplus in found[count:]:
         surplus.unlink()
@@ -201,26 +201,26 @@ def make_slices(folder: Path, count: int) -> list[Path]:
 
 
 def fresh(folder: Path) -> Path:
-    """An empty folder of this name."""
+    """Empty a folder, or create it, and return its path."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
-def wanted(data: Path, sizes_px: tuple[int, ...]) -> Settings:
-    """The settings of `pipeline build --dataset phantom --src data/dicoms --size ...`, without labels."""
+def make_build_settings(data: Path, sizes_px: tuple[int, ...]) -> Settings:
+    """Return the settings of `pipeline build --dataset phantom --src data/dicoms --size ... --no-labels`."""
     found = catalog.load(None)
     request = Request(src=str(data / "dicoms"), dataset="phantom", sizes=sizes_px, no_labels=True)
     return make_settings(found, request, built=None, key_digest="")
 
 
 def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeats: int, folder: Path) -> None:
-    settings = wanted(data, sizes_px)
-    own_way(settings, fresh(folder / "warm-up"))  # compiles, or loads what was compiled
+    settings = make_build_settings(data, sizes_px)
+    own_way(settings, fresh(folder / "warm-up"))  # compiles, or loads compiled code
     usual = functools.partial(usual_way, files, sizes_px, settings.windows)
-    ways: dict[str, Callable[[], Took]] = {
+    ways: dict[str, Callable[[], Duration]] = {
         USUAL: lambda: timed(lambda: usual(fresh(folder / "usual"))),
-        "pipeline build, its shard task": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
+        "shard task of pipeline build": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
         "open, read, close": lambda: timed(lambda: floor(files)),
     }
     took = best(ways, repeats)
@@ -237,11 +237,11 @@ def measure(data: Path, files: Sequence[Path], sizes_px: tuple[int, ...], repeat
         )
         for name, (wall, cpu) in took.items()
     ]
-    print(table(("way", "slices/s", "ms a slice", "ratio", "CPU ms", "ratio"), rows))
+    print(table(("way", "slices/s", "ms per slice", "ratio", "CPU ms", "ratio"), rows))
     fastest = fastest_by_step(settings, files, repeats, folder)
     whole, names = sum(fastest.values()), (*(name for name, _, _ in STEPS), "the rest of the task")
     steps = [(name, f"{each * fastest.get(name, 0.0):.4f}", f"{fastest.get(name, 0.0) / whole:.1%}") for name in names]
-    print("\n" + table(("step, of the fastest of the runs", "ms a slice", "share"), steps))
+    print("\n" + table(("step of the fastest run", "ms per slice", "share"), steps))
 
 
 def fastest_by_step(settings: Settings, files: Sequence[Path], repeats: int, folder: Path) -> dict[str, float]:
@@ -250,8 +250,8 @@ def fastest_by_step(settings: Settings, files: Sequence[Path], repeats: int, fol
 
 
 def code(file: Path, target: Path) -> None:
-    """Write a slice again, its pixels in JPEG-LS."""
-    warnings.filterwarnings("ignore", module="pydicom")  # of UIDs such as ID_12ab
+    """Write a copy of a slice with its pixels in JPEG-LS."""
+    warnings.filterwarnings("ignore", module="pydicom")  # about UIDs such as ID_12ab
     dataset = pydicom.dcmread(file)
     dataset.PixelData = encapsulate([imagecodecs.jpegls_encode(dataset.pixel_array.view(np.uint16))])
     dataset["PixelData"].VR = "OB"
@@ -260,28 +260,28 @@ def code(file: Path, target: Path) -> None:
 
 
 def measure_coded(files: Sequence[Path], repeats: int, folder: Path) -> None:
-    """The shard task at 224 on compressed files, its decoder aside, against the same slices uncompressed."""
+    """Compare the shard task at 224 px on compressed files, without their decoder, with that on uncompressed files."""
     took = {}
     for coding, write in {"plain": shutil.copyfile, "JPEG-LS": code}.items():
         target = fresh(folder / coding / "dicoms")
         for file in files:
             write(file, target / file.name)
         written = sorted(target.glob("*.dcm"))
-        took[coding] = fastest_by_step(wanted(folder / coding, (224,)), written, repeats, folder)
+        took[coding] = fastest_by_step(make_build_settings(folder / coding, (224,)), written, repeats, folder)
     decoder = took["JPEG-LS"].pop("decoder of a compressed file")
     rest, plain = (1000 * sum(took[coding].values()) / len(files) for coding in ("JPEG-LS", "plain"))
-    print(f"\n224 px, JPEG-LS: {1000 * decoder / len(files):.2f} ms a slice in the decoder,", end=" ")
-    print(f"{rest:.3f} in the rest, {rest / plain:.2f} of a plain file's")
+    print(f"\n224 px, JPEG-LS: {1000 * decoder / len(files):.2f} ms per slice in the decoder,", end=" ")
+    print(f"{rest:.3f} in the rest, {rest / plain:.2f} times an uncompressed file's")
 
 
 def warm(files: Sequence[Path], way: Callable[[], Any]) -> Any:
-    """Run a way with every file in the system's memory: some systems free it of files within seconds."""
+    """Run a function with all files in the page cache, from which some systems evict files within seconds."""
     floor(files)
     return way()
 
 
 def forget(files: Sequence[Path]) -> None:
-    """Take files out of the system's page cache."""
+    """Evict files from the page cache."""
     os.sync()
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
@@ -297,17 +297,17 @@ def read_sequentially(file: Path) -> None:
 
 
 def measure_cold(data: Path, files: Sequence[Path], repeats: int, folder: Path) -> None:
-    """The shard task at 224 with no file in memory, against one long file read from end to end."""
-    settings, long = wanted(data, (224,)), folder / "long"
+    """Compare the shard task at 224 px with a cold page cache to reading one long file sequentially."""
+    settings, long = make_build_settings(data, (224,)), folder / "long"
     with long.open("wb") as target:
         for file in files:
             target.write(file.read_bytes())
 
-    def after_forgetting(paths: Sequence[Path], way: Callable[[], Took]) -> Took:
+    def after_forgetting(paths: Sequence[Path], way: Callable[[], Duration]) -> Duration:
         forget(paths)
         return way()
 
-    ways: dict[str, Callable[[], Took]] = {
+    ways: dict[str, Callable[[], Duration]] = {
         "cold": lambda: after_forgetting(files, lambda: own_way(settings, fresh(folder / "own"))),
         "warm": lambda: warm(files, lambda: own_way(settings, fresh(folder / "own"))),
         "disk": lambda: after_forgetting([long], lambda: timed(lambda: read_sequentially(long))),
@@ -322,8 +322,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where scratch goes")
-    parser.add_argument("--data", type=Path, help="a folder that keeps the phantom files for the next run")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for temporary files")
+    parser.add_argument("--data", type=Path, help="folder in which to keep the phantom files for the next run")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as scratch:

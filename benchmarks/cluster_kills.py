@@ -2,11 +2,10 @@
 
     python benchmarks/cluster_kills.py [--workers 30] [--schedulers 3] [--commands 3] [--shards 400] [--src FOLDER]
 
-`dask scheduler` and two `dask worker --no-nanny` processes on loopback; each that is killed is started again. After
-the loss of a scheduler, or of the command, the same `pipeline build --scheduler tcp://...` runs again. Reading a file
-takes a while longer than it does, so that the build outlives the kills. No shard that had a record may have been
-written again, and the digest must be that of a local build. The slices are made up, or those of FOLDER, which must
-not be compressed.
+`dask scheduler` and two `dask worker --no-nanny` processes run on loopback; each is restarted when it has been killed.
+After the loss of a scheduler or of the command, the same `pipeline build --scheduler tcp://...` runs again. Reading a
+file is slowed down so that the build lasts longer than the kills. No shard with a done-record may be written again, and
+the digest must be that of a local build. The slices are synthetic, or those of FOLDER, which must be uncompressed.
 """
 
 import argparse
@@ -37,14 +36,14 @@ BUILD = (
 
 @dataclass
 class Shards:
-    """The shards that have a done-record, and those that were written again after that."""
+    """The shards that have a done-record, and those that were written again afterwards."""
 
     small: Small
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
 
     def count(self) -> int:
-        """Look at the records, and return how many there are."""
+        """Scan the records and return how many shards have one."""
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.small.out / ".pipeline" / "shards"):
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
@@ -57,7 +56,7 @@ class Shards:
 
 @dataclass
 class Campaign:
-    """One build, whose processes are killed and started again."""
+    """One build whose processes are killed and restarted."""
 
     small: Small
     address: str
@@ -77,7 +76,7 @@ class Campaign:
         return Campaign(small, address, random.Random(seed), Shards(small), *started)
 
     def wait_for_a_shard(self) -> bool:
-        """Wait until one more shard is finished, and then up to the time that one takes; False when all are."""
+        """Wait for one more finished shard, and then at most as long as a shard takes; return False if all are done."""
         before = self.shards.count()
         while self.shards.count() == before:
             if self.command.poll() is not None:
@@ -95,23 +94,23 @@ class Campaign:
         self.workers[number] = worker(self.small, self.address)
 
     def kill_scheduler(self) -> None:
-        """The command must end with one line, after those of its progress."""
+        """Kill the scheduler; the command must end with one line after those of its progress."""
         end(self.scheduler)
-        said = self.command.communicate(timeout=180)[1]
-        assert self.command.returncode == 1, said
-        assert "Traceback" not in said, said
-        self.lines.append(said.splitlines()[-1].replace(self.address, "tcp://..."))
+        stderr = self.command.communicate(timeout=180)[1]
+        assert self.command.returncode == 1, stderr
+        assert "Traceback" not in stderr, stderr
+        self.lines.append(stderr.splitlines()[-1].replace(self.address, "tcp://..."))
         for process in self.workers:
             end(process)
         self.scheduler = scheduler(self.address)
         self.workers = [worker(self.small, self.address) for _ in self.workers]
-        self.go_on()
+        self.restart_command()
 
     def kill_command(self) -> None:
         end(self.command)
-        self.go_on()
+        self.restart_command()
 
-    def go_on(self) -> None:
+    def restart_command(self) -> None:
         self.command = build(self.small, self.address)
         self.builds += 1
 
@@ -197,7 +196,7 @@ def main() -> None:
         print(f"killed {killed}; {campaign.builds} builds, {time.monotonic() - started:.0f} s")
         print(f"{len(campaign.shards.files)} shards, {len(campaign.shards.again)} of them written again when finished")
         equal = small.digest() == small.clean_digest(small.folder / "clean")
-        print(f"digest {'equal to' if equal else 'DIFFERENT FROM'} a local build's")
+        print(f"digest {'equal to' if equal else 'DIFFERENT FROM'} that of a local build")
         print(f"verify: {small.verify(code=None).stdout.splitlines()[-1]}")
         for line in sorted(set(campaign.lines)):
             print(f"the command, when the scheduler died: {line}")

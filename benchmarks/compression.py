@@ -1,9 +1,9 @@
-"""Measure the encoders that a cache may be written with: bytes, time to encode, time to decode.
+"""Measure the encoders available for a cache: size, encoding time and decoding time.
 
     python benchmarks/compression.py [--cache cache.zarr | --patients 20] [--repeats 20]
 
-One core, CPU time, the encoders in turns, the best of the repeats. Decoding is blosc's for all of them, into a ring of
-batches, in shuffled order and without checksums.
+One core, CPU time, encoders in turns, best of the repeats. All are decoded by blosc into a ring of batches, in shuffled
+order and without checksums.
 """
 
 import argparse
@@ -31,12 +31,12 @@ RING = 6  # batches of memory
 blosc.use_threads = False
 
 
-def by_blosc(name: str, level: int) -> Callable[[np.ndarray], bytes]:
+def blosc_encoder(name: str, level: int) -> Callable[[np.ndarray], bytes]:
     return lambda image: blosc.compress(image, name.encode(), level, blosc.NOSHUFFLE, 0, 1)
 
 
-def by_us(image: np.ndarray) -> bytes:
-    """Into memory that stays, as a shard's writer does, and out of it, as blosc's callers get it."""
+def our_encoder(image: np.ndarray) -> bytes:
+    """Compress into reused memory, as the shard writer does, and return a copy, as blosc does."""
     if memory.size < room_for(image):
         memory.resize(room_for(image), refcheck=False)
     return memory[: compress_into(image, memory, 0)].tobytes()
@@ -44,24 +44,24 @@ def by_us(image: np.ndarray) -> bytes:
 
 memory = np.empty(0, np.uint8)
 ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
-    "this encoder": by_us,
-    "blosc lz4 5": by_blosc("lz4", 5),
-    "blosc lz4 9": by_blosc("lz4", 9),
-    "blosc lz4hc 4": by_blosc("lz4hc", 4),
-    "blosc lz4hc 9": by_blosc("lz4hc", 9),
-    "blosc blosclz 9": by_blosc("blosclz", 9),
+    "this encoder": our_encoder,
+    "blosc lz4 5": blosc_encoder("lz4", 5),
+    "blosc lz4 9": blosc_encoder("lz4", 9),
+    "blosc lz4hc 4": blosc_encoder("lz4hc", 4),
+    "blosc lz4hc 9": blosc_encoder("lz4hc", 9),
+    "blosc blosclz 9": blosc_encoder("blosclz", 9),
 }
 
 
 def read_images(cache_path: Path, size: int) -> np.ndarray:
-    """Return up to IMAGES slices of a cache, (n, 3, S, S) uint8, of its patients in turn."""
+    """Return up to IMAGES slices of a cache in shuffled order, (n, 3, S, S) uint8."""
     cache = open_cache(cache_path)
     stream = Stream(cache, size, np.arange(cache.num_slices), IMAGES)
     return next(stream.epoch(0, 0)).images.numpy().copy()
 
 
 def seconds(work: Callable[..., object], *lists: list | np.ndarray) -> float:
-    """Return the CPU time of a function over all items."""
+    """Return the CPU time of calling a function on all items."""
     began = time.thread_time()
     for _ in map(work, *lists):
         pass
@@ -69,7 +69,7 @@ def seconds(work: Callable[..., object], *lists: list | np.ndarray) -> float:
 
 
 def report(images: np.ndarray, repeats: int) -> None:
-    """Measure all encoders in turns and print the table."""
+    """Measure all encoders in turn and print the table."""
     flat = images.reshape(len(images), -1)
     chunks = {name: [encode(image) for image in flat] for name, encode in ENCODERS.items()}
     ring = np.ones((RING, BATCH, flat.shape[1]), np.uint8)
@@ -82,8 +82,8 @@ def report(images: np.ndarray, repeats: int) -> None:
             stored, batch = [chunks[name][i] for i in some], ring[repeat % RING]
             decoding[name] = min(decoding[name], seconds(blosc.decompress, stored, batch))
             if not np.array_equal(batch[: len(some)], flat[some]):
-                raise SystemExit(f"{name}: other pixels came back")
-    print(f"{len(flat)} images of {flat.shape[1] / 1000:.1f} KB; ms and images/s of one core")
+                raise SystemExit(f"{name}: decoded pixels differ")
+    print(f"{len(flat)} images of {flat.shape[1] / 1000:.1f} KB; times and rates are for one core")
     print(f"{'KB':>6} {'of raw':>6} {'encode, ms':>10} {'decode, images/s':>16}")
     for name, stored in chunks.items():
         size = np.mean([len(chunk) for chunk in stored])
@@ -93,7 +93,7 @@ def report(images: np.ndarray, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="measure on this cache instead of a phantom's")
+    parser.add_argument("--cache", type=Path, help="measure this cache instead of a phantom")
     parser.add_argument("--patients", type=int, default=20, help="of the phantom")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=20)

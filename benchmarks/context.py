@@ -1,19 +1,18 @@
-"""Try neighbours and heads over the series on the phantom, where only they can tell, and where they cannot.
+"""Measure neighbours and heads over series on phantoms in which only they can help, and in which they cannot.
 
     python benchmarks/context.py [--patients 160] [--epochs 18] [--second 8] [--seed 2] [--folder DIR]
 
-`pipeline phantom --faint-edges` writes heads in which a bleed can barely be seen in its first and its last slice: only
-the slices beside them tell. With `--shuffled` besides, the same slices lie in random order within their series: now no
-place tells of another. All patients bleed into the brain, and into nothing else: else the rest of a series would tell
-that there is blood in it, and of which kind, in whatever order it lies; and clots in the brain are what a small network
-learns to see in minutes.
+`pipeline phantom --faint-edges` writes heads in which a bleed is barely visible in its first and last slice, so only
+the neighbouring slices show it. With `--shuffled`, the same slices are in random order within their series, so no slice
+tells anything about another. All patients have an intraparenchymal bleed and no other; otherwise the rest of a series
+would reveal that there is blood, and of which kind, in any order. A small network learns to see such bleeds in minutes.
 
-A network learns what blood looks like, from nothing; the slice model and the one with a slice on each side then begin
-with its weights and learn on, alike. They and the heads over the series are compared on held-out patients by log loss,
-as the runs score it and once more with each run's logits calibrated on validation: a second training may correct one
-that is overconfident, which would be no context. A second table says on which slices. Settings were chosen on
-validation, with other patients: --seed 1. It takes eight minutes of CPU time. Stopped anywhere, the same command with
-the same DIR goes on.
+A network is trained from scratch; the slice model and the one with a neighbour on each side then start with its weights
+and continue in the same way. They and the heads over series are compared on held-out patients by log loss, as scored
+by the runs and after calibration of each run's logits on validation, because a second training may only correct
+overconfidence, which is not context. A second table shows on which slices they differ. Settings were chosen on
+validation with other patients (--seed 1). It takes eight minutes of CPU time. If it is stopped, the same command with
+the same DIR continues.
 """
 
 import argparse
@@ -36,19 +35,19 @@ from training.run.presets import DEMO
 from training.scores.predictions import read_predictions
 
 SIZE = 64
-BLEEDING = 10  # patients of each ten
+BLEEDING = 10  # of ten patients
 ORDERS = ("in order", "in random order")
 SHARES = (0.45, 0.15, 0.4)
-# From weights that know blood already; averaged, for a model that is too sure would be corrected by any further one.
+# Starts from trained weights; averaged, because any further model would improve on an overconfident one.
 SECOND = {"learning_rate": 1e-3, "warmup_fraction": 0.1, "ema_decay": 0.95}
-# The demo's: a batch of 16 series would be six steps an epoch.
-OF_HEADS = {"epochs": 15, "batch_size": 4, "learning_rate": 2e-3}
+# Those of the demo; batches of 16 series would give only six steps per epoch.
+HEAD_SETTINGS = {"epochs": 15, "batch_size": 4, "learning_rate": 2e-3}
 
 
 def prepare(folder: Path, patients: int, seed: int) -> None:
-    """Write the caches of the same slices, in order and in random order, where they are not there yet.
+    """Write caches of the same slices in order and in random order, unless they exist.
 
-    FOLDER/faint.txt has the keys of the slices that hardly show their bleed.
+    FOLDER/faint.txt lists the slices that hardly show their bleed.
     """
     if all(_cache(folder, order).exists() for order in ORDERS):
         return
@@ -69,7 +68,7 @@ def prepare(folder: Path, patients: int, seed: int) -> None:
 
 
 def _bleeds_into_the_brain(seed: int, patient: int) -> bool:
-    """Whether a patient has that alone; as `make_study` draws it, first of all."""
+    """Return whether a patient has only an intraparenchymal bleed, drawn as the first draw of `make_study`."""
     return draw_kinds(seed, patient, np.random.default_rng((seed, patient, 4, 0)), BLEEDING) == ["intraparenchymal"]
 
 
@@ -78,7 +77,7 @@ def _cache(folder: Path, order: str) -> Path:
 
 
 def _lines(study: Study, first_row: int) -> list[dict[str, Any]]:
-    """The slices of a study as a cache's table has them."""
+    """Return the lines of a cache's table for the slices of a study."""
     z_mm = study.geometry.positions[:, 2]
     z_norm = (z_mm - z_mm.min()) / np.ptp(z_mm)
     return [
@@ -99,7 +98,7 @@ def _lines(study: Study, first_row: int) -> list[dict[str, Any]]:
 
 
 def _images(study: Study) -> np.ndarray:
-    """(N, C, SIZE, SIZE) uint8: the windows of each slice, reduced by the mean of squares of pixels."""
+    """Return the windows of each slice, reduced by averaging blocks of pixels: (N, C, SIZE, SIZE) uint8."""
     hu = study.hu.astype(np.float32)
     side = hu.shape[1] // SIZE
     shown = [np.clip((hu - level) / width + 0.5, 0, 1) for _, level, width in WINDOWS]
@@ -111,18 +110,18 @@ def measure(cache: Path, start: Path, epochs: int) -> None:
     """Train the slice model and the one with context from the same weights, and both heads on the slice model.
 
     Args:
-        start: the run whose weights both begin with.
+        start: the run whose weights both start with.
     """
     folder = cache.parent
     for name, context in IMAGES.items():
         config = settings(epochs, context=context, weights=str(start / "weights.safetensors"), **SECOND)
         score(*train_images(folder / name, cache, config))
         assert (folder / name / "split.csv").read_bytes() == (start / "split.csv").read_bytes()
-    train_heads(folder, folder / "slice", OF_HEADS)
+    train_heads(folder, folder / "slice", HEAD_SETTINGS)
 
 
 def settings(epochs: int, **changes: Any) -> TrainConfig:
-    """The demo's settings, at another size and with every epoch."""
+    """Return the demo's settings with another size and without early stopping."""
     own = {"size_px": SIZE, "epochs": epochs, "patience_epochs": epochs, "split_fractions": SHARES}
     return TrainConfig(**(DEMO | own | changes))
 
@@ -134,18 +133,20 @@ def print_kinds(folder: Path) -> None:
     for order, name in product(ORDERS, (*IMAGES, *HEADS)):
         read = read_predictions(_cache(folder, order).with_name(name) / "predictions_test.csv")
         losses = -np.log(np.where(read.labels == 1, read.probabilities, 1 - read.probabilities).clip(1e-15))[:, 0]
-        hardly = read.slices["image_id"].isin(faint).to_numpy()
-        means = (f"{losses[of].mean():.4f} ({of.sum()})" for of in (hardly, ~hardly))
+        faint_ones = read.slices["image_id"].isin(faint).to_numpy()
+        means = (f"{losses[of].mean():.4f} ({of.sum()})" for of in (faint_ones, ~faint_ones))
         print(f"| {' | '.join((order, name, *means))} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=18, help="of the network that learns from nothing")
-    parser.add_argument("--second", type=int, default=8, help="epochs that slice model and context learn on")
+    parser.add_argument("--epochs", type=int, default=18, help="of the network that is trained from scratch")
+    parser.add_argument("--second", type=int, default=8, help="further epochs of the slice model and of context")
     parser.add_argument("--seed", type=int, default=2, help="which patients")
-    parser.add_argument("--folder", type=Path, help="where to write, and to go on; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="folder to write to, and to resume from; default: a temporary folder"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, began = options.folder or Path(temporary), time.process_time()

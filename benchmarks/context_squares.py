@@ -1,12 +1,12 @@
-"""Try on planted squares whether neighbours and a head over the series help where they can, and only there.
+"""Check on planted squares that neighbours and a head over series help where they can, and only there.
 
     python benchmarks/context_squares.py [--patients 160] [--epochs 10] [--folder DIR]
 
-Each series has one bleed, visible as a bright square but for its first and its last slice, which show (almost) nothing
-and are labelled all the same: only the slices beside them tell. Every series has as many such slices as any other, and
-each slice has its square at a place of its own. The same slices are then put in random order within their series,
-labels kept: now no slice tells of another. `benchmarks/context.py` does the same to whole heads, which a network takes
-far longer to learn from nothing. Stopped anywhere, the same command with the same DIR goes on.
+Each series has one bleed, visible as a bright square except in its first and last slice, which show almost nothing but
+are labelled, so only the neighbouring slices show it. All series have the same number of such slices, and the squares
+are at independent positions. The same slices are then put in random order within their series, with their labels, so
+that no slice tells anything about another. `benchmarks/context.py` does the same with heads, which a network takes far
+longer to learn from scratch. If it is stopped, the same command with the same DIR continues.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from training.run.config import TrainConfig
 SIZE, SLICES, BLEED = 32, 16, 5
 CLASSES = ("any",)
 ORDERS = ("in order", "in random order")
-FAINT, BRIGHT = 3, 120  # grey levels above a background that spreads over 50
+FAINT, BRIGHT = 3, 120  # grey levels above a background with a range of 50
 SETTINGS: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
     "weights": "none",
     "size_px": SIZE,
     "batch_size": 32,
     "learning_rate": 1e-3,
-    "ema_decay": 0.98,  # a slice model that is too sure would be corrected by any further one, context or not
+    "ema_decay": 0.98,  # any further model would improve on an overconfident slice model, with or without context
     "mixup_alpha": 0.0,
     "dropout": 0.1,
     "fusion_features": 32,
@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def write_planted(path: Path, patients: int, *, shuffled: bool) -> None:
-    """Write a cache of one series a patient; `shuffled` gives the same slices other places in their series."""
+    """Write a cache with one series per patient; with `shuffled`, the same slices in random order."""
     rng = np.random.default_rng(0)
     images = rng.integers(40, 90, (patients * SLICES, 3, SIZE, SIZE), np.uint8)
     lines = []
@@ -77,7 +77,7 @@ def _line(patient: int, row: int, place: int, label: int) -> dict[str, Any]:
 
 
 def measure(cache: Path, folder: Path, epochs: int) -> None:
-    """Train the slice model, the one with context and both heads, and score them."""
+    """Train and score the slice model, the one with context, and both heads."""
     for name, context in IMAGES.items():
         config = TrainConfig(**SETTINGS, epochs=epochs, patience_epochs=epochs, context=context)
         score(*train_images(folder / name, cache, config))
@@ -88,7 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--folder", type=Path, help="where to write, and to go on; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="folder to write to, and to resume from; default: a temporary folder"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.process_time()

@@ -1,6 +1,8 @@
-"""The demo as a whole: for each seed the time of each step, the scores, and whether heat maps lie on the bleeds.
+"""Run the demo with several seeds: the time of each step, the scores, and whether heat maps peak on the bleeds.
 
-python -m benchmarks.demo --seed 0 --seed 1 --seed 2 --folder demos    # four to five minutes a seed on two quiet cores
+    python -m benchmarks.demo --seed 0 --seed 1 --seed 2 --folder demos
+
+Takes four to five minutes per seed on two quiet cores.
 """
 
 import json
@@ -23,40 +25,42 @@ from training.run.runs import open_run
 from training.scores.results import read_results
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "demo.sh"
-BLEEDING = 9  # as scripts/demo.sh has it
-NEAR_PX = 4  # half a place of small_resnet's last feature maps at 96 px: nearer is within it
-INSIDE = 55  # grey level of the bone window above which a pixel is no air
+BLEEDING = 9  # as in scripts/demo.sh
+NEAR_PX = 4  # half a cell of small_resnet's last feature maps at 96 px
+INSIDE = 55  # grey level of the bone window above which a pixel is not air
 
 
 @click.command()
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("demos"), help="Gets a folder a seed.")
-@click.option("--again", is_flag=True, help="Do not run what is there: only read it.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("demos"), help="Folder in which each seed gets a folder."
+)
+@click.option("--again", is_flag=True, help="Do not run the demo, only read existing results.")
 def main(seeds: tuple[int, ...], folder: Path, again: bool) -> None:
     """Run the demo with each seed, and print a table."""
     lines = []
     for seed in seeds:
         out = folder.resolve() / str(seed)
         times = {} if again else run_demo(out, seed)
-        lines.append({"seed": str(seed), **times, **figures(out), **on_bleeds(out, seed)})
+        lines.append({"seed": str(seed), **times, **scores_of(out), **peaks_on_bleeds(out, seed)})
     print("| " + " | ".join(lines[0]) + " |\n" + "|---" * len(lines[0]) + "|")
     for line in lines:
         print("| " + " | ".join(line.values()) + " |")
 
 
 def run_demo(out: Path, seed: int) -> dict[str, str]:
-    """Run it; return the seconds of each step, and of all."""
+    """Run the demo and return the seconds of each step and in total."""
     environment = os.environ | {"DEMO_OUT": str(out), "DEMO_SEED": str(seed)}
     done = subprocess.run(["bash", SCRIPT], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     print(done.stdout, file=sys.stderr)
     steps = re.findall(r"^\$ (?:pipeline|train) (\w+).*?\((\d+) s since the start\)$", done.stdout, re.M | re.S)
     ends = [int(end) for _, end in steps]
     taken = np.diff([0, *ends]).tolist()
-    return {f"{name}, s": str(of) for (name, _), of in zip(steps, taken, strict=True)} | {"all, s": str(ends[-1])}
+    return {f"{name}, s": str(of) for (name, _), of in zip(steps, taken, strict=True)} | {"total, s": str(ends[-1])}
 
 
-def figures(out: Path) -> dict[str, str]:
-    """Return the scores of the slice model and of the head, on test."""
+def scores_of(out: Path) -> dict[str, str]:
+    """Return the test scores of the slice model and of the head."""
     found = {}
     for name in ("run", "series"):
         scores = json.loads((out / name / "scores_test.json").read_text())
@@ -64,14 +68,14 @@ def figures(out: Path) -> dict[str, str]:
         found[f"{name}: AUC, AP of any"] = f"{of_any['roc_auc']:.3f}, {of_any['average_precision']:.3f}"
         found[f"{name}: log loss"] = f"{scores['weighted_log_loss']:.3f}"
         by_rule = (scores[key]["macro"]["f1"] for key in ("at_f1_threshold", "at_threshold"))
-        found[f"{name}: mean F1 (F1's, Youden's thresholds)"] = ", ".join(f"{f1:.3f}" for f1 in by_rule)
+        found[f"{name}: mean F1 (F1 thresholds, Youden's thresholds)"] = ", ".join(f"{f1:.3f}" for f1 in by_rule)
     return found
 
 
-def on_bleeds(out: Path, seed: int) -> dict[str, str]:
-    """Return in how many true positives of the slice model the heat's peak lies within NEAR_PX of that blood.
+def peaks_on_bleeds(out: Path, seed: int) -> dict[str, str]:
+    """Return the share of the slice model's true positives whose heat map peaks within NEAR_PX of that blood.
 
-    Beside it what chance would have: the share of the head that lies so near.
+    The value by chance, in brackets, is the share of the head that is as near.
     """
     run, cache = open_run(out / "run"), open_cache(out / "cache.zarr")
     results = read_results(out / "run")
@@ -95,13 +99,11 @@ def on_bleeds(out: Path, seed: int) -> dict[str, str]:
             hits.append(near.ravel()[one.argmax()])
             inside = image[-1] > INSIDE
             chance.append((near & inside).sum() / inside.sum())
-    return {
-        "peaks on the bleed, of true positives (chance)": f"{np.mean(hits):.2f} of {len(hits)} ({np.mean(chance):.2f})"
-    }
+    return {"heat map peaks on the bleed (chance)": f"{np.mean(hits):.2f} of {len(hits)} ({np.mean(chance):.2f})"}
 
 
 def planted(seed: int, patients: set[str], slices: int) -> dict[str, np.ndarray]:
-    """Return by image the planted blood, (256, 256) uint8, of the patients named."""
+    """Return the planted blood of the given patients by image name, (256, 256) uint8 each."""
     found: dict[str, np.ndarray] = {}
     for patient in range(slices):
         if len(patients) == 0:
@@ -116,7 +118,7 @@ def planted(seed: int, patients: set[str], slices: int) -> dict[str, np.ndarray]
 
 
 def shrink(mask: np.ndarray, size: int) -> np.ndarray:
-    """(H, H) bool -> (size, size): where any of it lies."""
+    """Reduce a mask, (H, H) bool, to (size, size); a cell is True if any of its pixels is."""
     small = np.zeros((size, size), bool)
     rows, columns = np.nonzero(mask)
     small[rows * size // len(mask), columns * size // len(mask)] = True

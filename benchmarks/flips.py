@@ -2,8 +2,8 @@
 
     python benchmarks/flips.py [--flips 1000] [--seed 0] [--scene cache] [--commands evaluate,predict]
 
-The command must name the file in a line, or do all that it does while nothing is damaged. `bitrot.py` asks only
-`pipeline verify` and `--repair`; this one asks every command that opens the file.
+The command must name the file in one line, or give the same result as without damage. `bitrot.py` tests only `pipeline
+verify` and `--repair`; this benchmark tests every command that opens the file.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--flips", type=int, default=1000)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--scene", choices=[*SCENES, ""], default="", help="Only this one.")
-    options.add_argument("--commands", default="", help="Only these, with commas between them.")
+    options.add_argument("--scene", choices=[*SCENES, ""], default="", help="run only this scene")
+    options.add_argument("--commands", default="", help="run only these commands, comma-separated")
     given = options.parse_args()
     logging.disable()
     names = [name for name in given.commands.split(",") if name]
@@ -36,7 +36,8 @@ def main() -> None:
         for scene in scenes:
             unread = [name for name in scene.files if name not in scene.readers]
             print(
-                f"{scene.folder.parent.name}: {len(scene.readers)} files that commands read, not {unread}", flush=True
+                f"{scene.folder.parent.name}: {len(scene.readers)} files are read by commands; not read: {unread}",
+                flush=True,
             )
         for number in range(given.flips):
             before = len(found.wrong)
@@ -44,9 +45,9 @@ def main() -> None:
             for wrong in found.wrong[before:]:
                 print(f"flip {number}: {wrong}", flush=True)
     said, nothing = found.said.total(), found.nothing.total()
-    print(f"{given.flips} flips: {said} said, {nothing} changed nothing, {len(found.wrong)} wrong")
+    print(f"{given.flips} flips: {said} reported, {nothing} without effect, {len(found.wrong)} wrong")
     for name in sorted({*found.said, *found.nothing}):
-        print(f"  {name}: {found.said[name]} said, {found.nothing[name]} changed nothing")
+        print(f"  {name}: {found.said[name]} reported, {found.nothing[name]} without effect")
     print(f"{dict(sorted(found.kinds.items()))}; {time.perf_counter() - started:.0f} s, {os.times().user:.0f} s of CPU")
     sys.exit(bool(found.wrong))
 

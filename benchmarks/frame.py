@@ -1,4 +1,4 @@
-"""Time what benchmarks compare: ways that take turns, the least of the repeats, the machine, and a table."""
+"""Common parts of benchmarks: timing functions in turns, the best of repeats, the machine, and a table."""
 
 import os
 import platform
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 
-class Took(NamedTuple):
-    """Seconds on the clock, and on cores of this process and of its children that have ended.
+class Duration(NamedTuple):
+    """Wall time, and CPU time of this process and of its children that have ended, in seconds.
 
-    Only the first counts waiting for a disk; only the second means something on a busy machine.
+    Only wall time includes waiting for a disk; only CPU time is meaningful on a busy machine.
     """
 
     wall: float
@@ -28,15 +28,15 @@ def cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def timed(function: Callable[[], object]) -> Took:
-    """Call a function and return what it took."""
+def timed(function: Callable[[], object]) -> Duration:
+    """Call a function and return how long it took."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     function()
-    return Took(time.perf_counter() - wall, cpu_seconds() - cpu)
+    return Duration(time.perf_counter() - wall, cpu_seconds() - cpu)
 
 
 def best(ways: Mapping[str, Callable[[], Figures]], repeats: int) -> dict[str, Figures]:
-    """Return the least of each figure of each way, the ways taking turns: a busy machine disturbs ratios little."""
+    """Run the functions in turns, so that a busy machine hardly affects ratios, and return the least of each figure."""
     runs: dict[str, list[Figures]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -45,12 +45,12 @@ def best(ways: Mapping[str, Callable[[], Figures]], repeats: int) -> dict[str, F
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def machine() -> str:
-    """Return the line that says where figures come from."""
+    """Return a line that describes the machine."""
     about = Path("/proc/cpuinfo")
     models = [
         line.partition(":")[2].strip() for line in about.read_text().splitlines() if line.startswith("model name")
@@ -60,7 +60,7 @@ def machine() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text under their heads: the first column to the left, figures to the right."""
+    """Return a table as text, with the first column left-aligned and the others right-aligned."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(

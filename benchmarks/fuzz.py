@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py --mutants 20000
 
-Mutant I of a seed is always the same bytes; `--only I --save FILE` writes it for a look. Every batch runs in a child
-with limits, so that an abort, a hang or a memory bomb of a native decoder is found, named and stepped over.
+Mutant I of a seed always has the same bytes; `--only I --save FILE` writes it to a file. Batches run in a child process
+with limits, so that an abort, a hang or a memory bomb in a native decoder is reported and skipped.
 """
 
 import argparse
@@ -25,15 +25,15 @@ DATA = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
 LARGEST_SEED_BYTES = 2 << 20
 HANG_SECONDS = 10
 MEMORY_LIMIT_BYTES = 1 << 30
-# The interpreter with its libraries maps more than it uses; this stops a bomb before it stops the machine.
+# The interpreter and its libraries map more than they use; this limit stops a bomb before it stops the machine.
 ADDRESS_SPACE_BYTES = 6 << 30
-# HU of a slice: the limits of slope and intercept times 16 bits.
+# Bound on the HU of a slice, from the limits of slope and intercept with 16 bits.
 HU_LIMIT = 100 * 65536 + 100_000
 
 
 @dataclass
 class Campaign:
-    """What was seen.
+    """The results of a campaign.
 
     Attributes:
         outcomes: reject code or "slice" -> mutants.
@@ -47,12 +47,12 @@ class Campaign:
 
 
 def main() -> int:
-    """Run the campaign and print what was seen; exit code 1 if anything died, hung or was wrong."""
+    """Run the campaign and print the results; return 1 if anything died, hung or was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one mutant, in this process")
+    parser.add_argument("--only", type=int, help="judge one mutant in this process")
     parser.add_argument("--save", type=Path, help="write the mutant of --only to this file")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -84,7 +84,7 @@ def report(campaign: Campaign, mutants: int, seed: int) -> None:
 def load_seeds() -> list[tuple[str, bytes]]:
     """Read the files to damage: the project's real data and the pydicom package's own test files.
 
-    Files that give slices stand for two thirds: what is turned away by its SOP class exercises little.
+    Files that give slices make up two thirds of the list, because files rejected by SOP class exercise little code.
     """
     import pydicom
 
@@ -97,7 +97,7 @@ def load_seeds() -> list[tuple[str, bytes]]:
     seeds = [(path.name, path.read_bytes()) for path in paths if 0 < path.stat().st_size <= LARGEST_SEED_BYTES]
     reading = Reading(patient_ids="keep")
     accepted = [seed for seed in seeds if any(isinstance(item, Slice) for item in read_slices(seed[1], reading, None))]
-    # One slice of the 28 alike is enough.
+    # One of the 28 similar slices is enough.
     accepted = [seed for seed in accepted if not seed[0][:2].isdigit()] + [
         seed for seed in accepted if seed[0] == "05.dcm"
     ]
@@ -115,7 +115,7 @@ def make_mutant(seeds: list[tuple[str, bytes]], seed: int, number: int) -> tuple
 
 
 def _place(data: bytearray, rng: random.Random, width: int) -> int:
-    """Choose an offset: in the header, or as often anywhere."""
+    """Choose an offset, half of the time in the header, otherwise anywhere."""
     end = max(1, len(data) - width)
     return rng.randrange(min(end, 8192)) if rng.random() < 0.5 else rng.randrange(end)
 
@@ -139,13 +139,13 @@ def drop_bytes(data: bytearray, rng: random.Random) -> None:
 
 
 def repeat_bytes(data: bytearray, rng: random.Random) -> None:
-    """Put a piece of the file in once more."""
+    """Insert a copy of a piece of the file."""
     at, size = _place(data, rng, 1), rng.randint(1, 400)
     data[at:at] = data[at : at + size]
 
 
 def write_extreme(data: bytearray, rng: random.Random) -> None:
-    """Overwrite 2 or 4 bytes, as of a length or of Rows, with a value at a limit."""
+    """Overwrite 2 or 4 bytes, which may be a length or Rows, with an extreme value."""
     value = rng.choice((0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF, len(data)))
     packed = struct.pack(rng.choice("<>") + "L", value & 0xFFFFFFFF)[: rng.choice((2, 4))]
     at = _place(data, rng, 4)
@@ -153,7 +153,7 @@ def write_extreme(data: bytearray, rng: random.Random) -> None:
 
 
 def edit_element(data: bytearray, rng: random.Random) -> None:
-    """Change tag, VR or length of an element that matters."""
+    """Change a byte of the tag, VR, length or value of an important element."""
     tags = (b"\x28\0\x10\0", b"\x28\0\x11\0", b"\x28\0\0\1", b"\x28\0\1\1", b"\x28\0\x03\1", b"\x28\0\x08\0")
     tags += (b"\x28\0\x52\x10", b"\x28\0\x53\x10", b"\xe0\x7f\x10\0", b"\x02\0\x10\0", b"\x20\0\x32\0", b"\x20\0\x37\0")
     at = data.find(rng.choice(tags))
@@ -169,7 +169,7 @@ def judge(data: bytes) -> str:
     """Read a mutant; return "slice", or the code of its first reject.
 
     Raises:
-        AssertionError: a slice that breaks what a slice promises.
+        AssertionError: if a slice is invalid.
     """
     import numpy as np
 
@@ -197,7 +197,7 @@ def judge(data: bytes) -> str:
 
 
 def run_child(seed: int, first: int, stop: int) -> int:
-    """Judge mutants one after another; say on stdout which one begins and how it ended."""
+    """Judge mutants one after another, and print the start and outcome of each."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seeds = load_seeds()
@@ -217,7 +217,7 @@ def run_child(seed: int, first: int, stop: int) -> int:
 
 
 def run_campaign(seed: int, first: int, stop: int) -> Campaign:
-    """Run mutants first to stop - 1 in children; a child that dies or hangs is replaced behind the mutant it had."""
+    """Run mutants first to stop - 1 in child processes; a child that dies or hangs is replaced after its mutant."""
     campaign = Campaign()
     while first < stop:
         first = _run_one_child(campaign, seed, first, stop)
@@ -225,7 +225,7 @@ def run_campaign(seed: int, first: int, stop: int) -> Campaign:
 
 
 def _run_one_child(campaign: Campaign, seed: int, first: int, stop: int) -> int:
-    """Return the mutant to go on with."""
+    """Run one child process and return the number of the mutant to continue with."""
     command = [sys.executable, __file__, "--child", "--seed", str(seed), "--first", str(first)]
     child = subprocess.Popen([*command, "--mutants", str(stop - first)], stdout=subprocess.PIPE)
     current = None
@@ -247,13 +247,13 @@ def _run_one_child(campaign: Campaign, seed: int, first: int, stop: int) -> int:
     status = child.wait()
     if current is None:
         raise RuntimeError(f"the child ended with {status} between mutants, before mutant {first}")
-    campaign.failures[current] = f"no answer within {HANG_SECONDS} s" if status == -9 else f"died with {status}"
+    campaign.failures[current] = f"no result within {HANG_SECONDS} s" if status == -9 else f"died with {status}"
     campaign.outcomes["hung" if status == -9 else "died"] += 1
     return current + 1
 
 
 def _lines(child: subprocess.Popen) -> Iterator[str]:
-    """Yield the child's lines until it ends or is silent for too long."""
+    """Yield the lines of the child until it ends or prints nothing for too long."""
     assert child.stdout is not None
     descriptor, pending = child.stdout.fileno(), b""
     patience = 120  # imports and the first pass over the files

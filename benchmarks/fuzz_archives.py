@@ -1,10 +1,10 @@
-"""Damage small archives in thousands of ways: each is listed and read, or told in one line.
+"""Damage small archives in thousands of ways: each must be read or refused in one line.
 
     python benchmarks/fuzz_archives.py --mutants 10000
 
-Of a damaged archive either all members are there (read, or told one by one), or the archive is refused. Where fewer are
-there than before, Python's own readers must not see more: a name that now begins with a dot, a member that became a
-folder, an archive that cannot be told from one without damage.
+All members of a damaged archive must be listed (and read, or reported one by one), or the archive must be refused. If
+fewer members are listed than before, Python's own readers must not see more either: a name may now begin with a dot, a
+member may have become a folder, or the archive may look undamaged.
 """
 
 import io
@@ -25,7 +25,7 @@ MEMBERS = {f"study/{number}.dcm": bytes([number]) * 300 for number in range(8)}
 
 
 def seeds() -> dict[str, bytes]:
-    """Archives of each kind, with the same eight members."""
+    """Return an archive of each kind, all with the same eight members."""
     found = {}
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         file = io.BytesIO()
@@ -45,10 +45,10 @@ def seeds() -> dict[str, bytes]:
 
 
 def judge(file: Path, content: bytes) -> str:
-    """Write an archive and read all of it; return in a word what came of it.
+    """Write an archive, read all of it, and return the outcome.
 
     Raises:
-        Exception: whatever is neither a refusal of the archive nor one of a member.
+        Exception: anything other than a refusal of the archive or of a member.
     """
     file.write_bytes(content)
     try:
@@ -56,24 +56,24 @@ def judge(file: Path, content: bytes) -> str:
         listing = source.scan()
     except SourceError as error:
         return "refused" if len(str(error).splitlines()) == 1 else "refused in several lines"
-    told = 0
+    unreadable = 0
     for path in listing.paths:
         try:
             source.read(path, Buffer())
         except OSError:
-            told += 1
+            unreadable += 1
     if type(source).__name__ == "Archive":
-        if (there := visible_members(file)) > len(listing.paths):
-            return f"lost {there - len(listing.paths)}"
+        if (visible := visible_members(file)) > len(listing.paths):
+            return f"lost {visible - len(listing.paths)}"
         if len(listing.paths) < len(MEMBERS):
-            return "fewer there"
-    return "told" if told else "read"
+            return "fewer members"
+    return "members unreadable" if unreadable else "read"
 
 
 def visible_members(file: Path) -> int:
-    """Count the files in an archive as Python's own reader has them, without those that are hidden by their names.
+    """Count the files that Python's own reader lists in an archive, without hidden ones.
 
-    0 where it refuses the archive. It ends a tar at a damaged header, where ours refuses all of it.
+    Return 0 if it refuses the archive. It ends a tar at a damaged header, whereas ours refuses all of it.
     """
     try:
         if zipfile.is_zipfile(file):
@@ -82,7 +82,7 @@ def visible_members(file: Path) -> int:
         else:
             with tarfile.open(file, "r:", errors="surrogateescape") as tar:
                 names = {info.name.removeprefix("./") for info in tar if info.isreg() and info.name[-1:] != "/"}
-    except Exception:  # whatever it raises for what it does not read
+    except Exception:  # it raises many types
         return 0
     parts = [name.split("/") for name in names]
     return sum(of[0] != "__MACOSX" and not any(part[:1] == "." and part != ".." for part in of) for of in parts)

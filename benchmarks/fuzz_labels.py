@@ -1,8 +1,8 @@
-"""Damage small label files in thousands of ways: each is read whole, or refused in one line.
+"""Damage small label files in thousands of ways: each must be read completely or refused in one line.
 
     python benchmarks/fuzz_labels.py --mutants 10000
 
-What a file that is read says of an image must be in the table: Python's csv reader is asked.
+Every image that Python's csv reader finds in a file that is read must be in the table.
 """
 
 import csv
@@ -23,7 +23,7 @@ IMAGES = [f"ID_{number:09x}" for number in range(12)]
 
 
 def seeds() -> dict[str, bytes]:
-    """Label files of each kind, of the same twelve images."""
+    """Return a label file of each kind, all for the same twelve images."""
     labels = {image: (number % 2, number % 3 == 0, 1) for number, image in enumerate(IMAGES)}
     long = [
         "ID,Label",
@@ -43,7 +43,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def edit_text(data: bytearray, rng: random.Random) -> None:
-    """Put a character that tables know in another's place."""
+    """Replace a character with one that is special in tables."""
     if data:
         data[rng.randrange(len(data))] = rng.choice(b',;\t"\n\r 01.-x_\xff\0')
 
@@ -52,19 +52,19 @@ DAMAGES = (flip_bits, truncate, drop_bytes, repeat_bytes, edit_text, edit_text)
 
 
 def judge(content: bytes) -> str:
-    """Read a mutant; return in a word what came of it."""
+    """Read a mutant and return the outcome."""
     try:
         table = read_labels(LabelFile(filepath="labels.csv"), content, CLASSES)
     except SourceError as error:
         return "refused" if len(escaped(str(error)).splitlines()) == 1 else "refused in several lines"
     if not table.isin((0, 1)).where(table.notna(), True).all(axis=None) or not table.index.is_unique:
-        return "wrong: a label that is none, or an image twice"
+        return "wrong: an invalid label, or a duplicate image"
     lost = images_of(content) - set(table.index)
     return f"lost {sorted(lost)[0]!r}" if lost else "read"
 
 
 def images_of(content: bytes) -> set[str]:
-    """The images that a file names; none where a carriage return stands alone, which for csv alone ends a line."""
+    """Return the images in a file; none if it has a lone carriage return, which ends a line only for csv."""
     if b"\r" in content.replace(b"\r\n", b""):
         return set()
     text = content.decode("utf-8-sig")

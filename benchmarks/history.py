@@ -1,10 +1,10 @@
-"""Play random histories of a source and its settings: none may leave a trace in the cache's content.
+"""Replay random histories of a source and its settings, which must leave no trace in the cache's content.
 
     python benchmarks/history.py [--histories 200] [--changes 5] [--src FOLDER]
 
-Each history adds, changes, touches, renames, copies and removes files, relabels, re-windows, re-sizes and reads in
-another way, and builds now and then. Each build's files and shards must be those that the plan named, and the digest
-at the end must be that of a clean build. The slices are made up, or those of FOLDER.
+Each history adds, changes, touches, renames, copies and removes files, changes labels, windows, sizes and how files are
+read, and builds now and then. Each build must read and write the files and shards that its plan named, and the final
+digest must be that of a clean build. The slices are synthetic, or those of FOLDER.
 """
 
 import argparse
@@ -25,10 +25,10 @@ def main() -> None:
     options.add_argument("--histories", type=int, default=200)
     options.add_argument("--changes", type=int, default=5)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--src", type=Path, help="Uncompressed slices, 13 at least.")
+    options.add_argument("--src", type=Path, help="at least 13 uncompressed slices")
     given = options.parse_args()
     deck = Deck.of(given.src) if given.src else MADE_UP
-    os.fsync = lambda handle: None  # type: ignore[assignment]  # nothing is killed here
+    os.fsync = lambda handle: None  # type: ignore[assignment]  # nothing is killed, so nothing must be durable
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     started, builds, steps = time.perf_counter(), 0, 0
     for seed in range(given.seed, given.seed + given.histories):
@@ -37,7 +37,7 @@ def main() -> None:
         builds += history.steps.count("build")
         steps += len(history.steps) - history.steps.count("build")
     print(f"{given.histories} histories, {steps:,} changes, {builds:,} builds in {time.perf_counter() - started:.0f} s")
-    print("0 digests differ from a clean build's; 0 plans differ from what ran")
+    print("all digests equal those of clean builds; all builds did what their plans said")
 
 
 if __name__ == "__main__":

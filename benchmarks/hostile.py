@@ -1,10 +1,11 @@
-"""Try commands on hostile inputs: caches, archives, catalogs, label files and run folders.
+"""Run commands on hostile inputs: caches, archives, catalogs, label files and run folders.
 
     python benchmarks/hostile.py [--inputs 300] [--seed 0] [--kinds cache]
 
-Seeded edits make them of valid ones, by path, number, type and structure. None may write outside its folders, end a
-command in a traceback, hang it (10 s of computing, or two minutes of waiting), have it say over 100 KB, or be believed
-and change a pixel, a label, a weight or a split. A new kind of input is a function in `testkit/hostile/`.
+They are made from valid inputs by seeded edits of paths, numbers, types and structure. None may cause writes outside
+its folders, end a command in a traceback, hang it (10 s of computing, or two minutes of waiting), make it print more
+than 100 KB, or silently change a pixel, a label, a weight or a split. To add a kind of input, add a function to
+`testkit/hostile/`.
 """
 
 import argparse
@@ -27,21 +28,23 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--inputs", type=int, default=300)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--kinds", default="", help="Only those whose name begins so.")
+    options.add_argument("--kinds", default="", help="run only kinds whose names begin with this")
     given = options.parse_args()
     logging.disable()
-    tried, each, said, started = Tried(), Counter[str](), 0, time.perf_counter()
+    tried, each, printed, started = Tried(), Counter[str](), 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
-        made = {name: room.kinds(top / name) for name, room in (("cache", caches), ("run", runs), ("source", sources))}
+        made = {
+            name: module.kinds(top / name) for name, module in (("cache", caches), ("run", runs), ("source", sources))
+        }
         kinds = {name: kind for of in made.values() for name, kind in of.items() if name.startswith(given.kinds)}
         for number in range(given.inputs):
             name = list(kinds)[number % len(kinds)]
             attack(kinds[name], top / "around" / str(number), np.random.default_rng([given.seed, number]), tried)
             each[name] += 1
-            for wrong in tried.wrong[said:]:
+            for wrong in tried.wrong[printed:]:
                 print(f"{name}, input {number}: {wrong}", flush=True)
-            said = len(tried.wrong)
+            printed = len(tried.wrong)
     seconds = time.perf_counter() - started
     print(f"{tried.inputs} hostile inputs, {tried.refused} refused; {len(tried.wrong)} wrong; {seconds:.0f} s")
     print(", ".join(f"{count} {name}" for name, count in each.items()))

@@ -1,6 +1,6 @@
-"""Measure how often 95 % intervals hold the truth on simulated patients, and how fast they are made.
+"""Measure how often 95 % intervals contain the true value on simulated patients, and how fast they are computed.
 
-Run: python benchmarks/intervals.py [--simulations 1000] [--slices 750000]
+python benchmarks/intervals.py [--simulations 1000] [--slices 750000]
 """
 
 import argparse
@@ -24,10 +24,10 @@ UNITS = ("patients", "slices")
 
 
 def simulate(rng: np.random.Generator, patients: int, slices: int, correlated: float) -> tuple[np.ndarray, ...]:
-    """Return labels (N, 2), probabilities (N, 2), patients (N,): slices share the patient's findings and errors.
+    """Return labels (N, 2), probabilities (N, 2), patients (N,); a patient's slices share findings and errors.
 
     Args:
-        correlated: standard deviation of what a patient's slices share, that of each slice alone being 1.
+        correlated: standard deviation of the part shared by a patient's slices; that of the other part is 1.
     """
     groups = np.repeat(np.arange(patients), slices)
     shared = rng.normal(0, correlated, (patients, 2))[groups]
@@ -37,7 +37,7 @@ def simulate(rng: np.random.Generator, patients: int, slices: int, correlated: f
 
 
 def coverage(simulations: int, patients: int, slices: int, correlated: float, draws: int) -> None:
-    """Print for each score the share of intervals that hold the truth, drawn over patients and over slices."""
+    """Print the coverage of each score's intervals, drawn over patients and over slices."""
     labels, probabilities, _ = simulate(np.random.default_rng(10**6), 400_000, slices, correlated)
     truth = flat(score(labels, probabilities, CLASSES, WEIGHTS))
     held = {name: dict.fromkeys(UNITS, 0) for name in truth}
@@ -51,10 +51,10 @@ def coverage(simulations: int, patients: int, slices: int, correlated: float, dr
             for name, value in truth.items():
                 low, high = spans[name]
                 held[name][unit] += low <= value <= high
-    # A slice shares correlated^2 of its variance correlated^2 + 1 with the patient's others.
+    # Of its variance correlated^2 + 1, a slice shares correlated^2 with the patient's other slices.
     within = correlated**2 / (correlated**2 + 1)
     print(f"{simulations:,} simulations of {patients} patients with {slices} slices, correlation {within:.1f} within a")
-    print(f"patient, {draws:,} draws each: share of the 95 % intervals that hold the truth, when what is drawn are")
+    print(f"patient, {draws:,} draws each: share of the 95 % intervals that contain the true value, when drawing")
     print(f"{'score':<22}{'truth':>8}" + "".join(f"{unit:>12}" for unit in UNITS))
     for name, of in held.items():
         print(f"{name:<22}{truth[name]:>8.3f}" + "".join(f"{100 * of[unit] / simulations:>10.1f} %" for unit in UNITS))
@@ -63,10 +63,10 @@ def coverage(simulations: int, patients: int, slices: int, correlated: float, dr
 def simulate_sharpness(
     rng: np.random.Generator, patients: int, slices: int, sharpness: float
 ) -> tuple[np.ndarray, ...]:
-    """Return labels (N, 1), probabilities (N, 1), patients (N,), as `simulate` does, of a model that is calibrated.
+    """Return labels (N, 1), probabilities (N, 1), patients (N,), as `simulate` does, for a calibrated model.
 
     Args:
-        sharpness: times its logits; 1 leaves them calibrated, more makes them too sure.
+        sharpness: factor applied to its logits; 1 leaves the model calibrated, more makes it overconfident.
     """
     groups = np.repeat(np.arange(patients), slices)
     seen, hidden = rng.normal(0, 2, (2, patients, 1))[:, groups]
@@ -75,8 +75,8 @@ def simulate_sharpness(
 
 
 def calibration_coverage(simulations: int, patients: int, slices: int, draws: int) -> None:
-    """Print how often the interval of the calibration error, and the draws' percentiles, hold the truth."""
-    print(f"calibration error alone, {simulations:,} simulations, drawn over patients:")
+    """Print the coverage of the calibration error's interval, and of the percentiles of the draws."""
+    print(f"calibration error only, {simulations:,} simulations, drawn over patients:")
     print(f"{'logits times':<22}{'truth':>8}{'interval':>12}{'percentiles':>14}")
     for sharpness in (1.0, 1.25, 1.5, 2.0):
         labels, probabilities, _ = simulate_sharpness(np.random.default_rng(10**6), 400_000, slices, sharpness)
@@ -107,7 +107,7 @@ def flat(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def speed(slices: int, patients: int, draws: int) -> None:
-    """Print the time for the log loss of all draws at full size, and its ratio to scoring once per draw."""
+    """Print the time to score all draws at full size, and its ratio to scoring draw by draw."""
     rng = np.random.default_rng(0)
     groups = np.sort(rng.integers(0, patients, slices))
     labels = (rng.random((slices, 6)) < 0.06).astype(float)
@@ -125,11 +125,11 @@ def speed(slices: int, patients: int, draws: int) -> None:
     print(machine())
     print(f"{slices:,} slices of {patients:,} patients, 6 classes, {draws:,} draws:")
     print(f"log loss and all other summed scores: {sums:.1f} s, 1/{draws * once / sums:,.0f} of scoring draw by draw")
-    print(f"ROC AUC and average precision too: {everything:.0f} s (from a twentieth of the draws)")
+    print(f"with ROC AUC and average precision: {everything:.0f} s (from a twentieth of the draws)")
 
 
 def main() -> None:
-    """Measure both."""
+    """Measure coverage and speed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--slices", type=int, default=750_000)

@@ -2,9 +2,9 @@
 
     python benchmarks/kernel.py [--slices 12] [--repeats 30] [--data DIR]
 
-One process, one run, one thread; the ways take turns, each twice in a row, and the best repeat of each slice counts:
-stored values are in the CPU's cache, as after reading a file, and a busy machine disturbs the ratios little.
-Kinds of slices: synthetic heads; noise without any black, the worst case; a real series under --data.
+One process, one run, one thread. The functions take turns, each twice in a row, and the best repeat of each slice
+counts, so stored values are in the CPU's cache, as after reading a file, and a busy machine hardly affects the ratios.
+Kinds of slices: synthetic heads; noise without black, the worst case; a real series in --data.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from frame import Took, best, machine, timed
+from frame import Duration, best, machine, timed
 from PIL import Image
 
 from pipeline import kernel
@@ -30,11 +30,11 @@ from pipeline.planning.catalog import Window
 
 WINDOWS = (Window("brain", 40.0, 80.0), Window("subdural", 50.0, 130.0), Window("bone", 600.0, 2800.0))
 SIZES = ((224,), (380,), (224, 380))
-INTERCEPT = -1024.0  # of the synthetic slices, and close enough for the real ones: only the time is looked at
+INTERCEPT = -1024.0  # of the synthetic slices, and close enough for real ones, since only the time is measured
 
 
 def usual_way(stored: np.ndarray, images: Sequence[np.ndarray]) -> None:
-    """Float HU, one float window a channel, Pillow a channel and size."""
+    """Compute HU and one window per channel in floats, and resize each channel and size with Pillow."""
     hu = stored.astype(np.float32) + np.float32(INTERCEPT)
     for c, window in enumerate(WINDOWS):
         low = window.level_hu - window.width_hu / 2
@@ -46,7 +46,7 @@ def usual_way(stored: np.ndarray, images: Sequence[np.ndarray]) -> None:
 
 @numba.njit(nogil=True)
 def fill_bands(stored, grey, band):  # type: ignore[no-untyped-def]
-    """The part of the kernel's horizontal pass that all sizes share."""
+    """Run the part of the kernel's horizontal pass that is shared by all sizes."""
     for top in range(0, stored.shape[0], band.shape[0]):
         rows = stored[top : top + band.shape[0]]
         begin, end = passes._lit_span(rows, grey[3], grey[4])
@@ -54,7 +54,7 @@ def fill_bands(stored, grey, band):  # type: ignore[no-untyped-def]
 
 
 def synthetic_head(seed: int) -> np.ndarray:
-    """A skull of 16 x 20 cm in a field of 25 cm, brain with noise inside: (512, 512) int16."""
+    """Return a skull of 16 x 20 cm with noisy brain in a field of 25 cm, (512, 512) int16."""
     random = np.random.default_rng(seed)
     y, x = (np.mgrid[:512, :512] - 255.5) / 256
     radius = np.hypot(x / 0.64, y / 0.8)
@@ -63,7 +63,7 @@ def synthetic_head(seed: int) -> np.ndarray:
 
 
 def make_slices(count: int, data: Path) -> dict[str, list[np.ndarray]]:
-    """Stored values by kind."""
+    """Return stored values by kind of slice."""
     random = np.random.default_rng(0)
     slices = {
         "synthetic heads": [synthetic_head(seed) for seed in range(count)],
@@ -81,7 +81,7 @@ def make_slices(count: int, data: Path) -> dict[str, list[np.ndarray]]:
 def best_ms(
     ways: dict[str, Callable[[np.ndarray], object]], slices: Sequence[np.ndarray], repeats: int
 ) -> dict[str, float]:
-    """Milliseconds a slice of each way: mean over the slices of the best repeat."""
+    """Return the milliseconds per slice of each function: the mean over slices of the best repeat."""
     took = [
         best({name: partial(timed_again, partial(way, stored)) for name, way in ways.items()}, repeats)
         for stored in slices
@@ -89,14 +89,14 @@ def best_ms(
     return {name: 1000 * float(np.mean([of[name].wall for of in took])) for name in ways}
 
 
-def timed_again(function: Callable[[], object]) -> Took:
+def timed_again(function: Callable[[], object]) -> Duration:
     """Return what a second call takes: the first brings memory into the core's caches."""
     function()
     return timed(function)
 
 
 def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Callable[[np.ndarray], object]]:
-    """The two ways, and the kernel's parts, each a function of the stored values."""
+    """Return the usual way, the kernel, and the kernel's parts, as functions of the stored values."""
     images = [np.zeros((len(WINDOWS), side, side), np.uint8) for side in sizes_px]
     sums = [np.zeros((len(WINDOWS), 2), np.uint64) for _ in sizes_px]
     grey = grey_of(1.0, INTERCEPT, None, True, WINDOWS)
@@ -119,7 +119,7 @@ def make_ways(sizes_px: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Ca
 
 
 def import_seconds(code: str, cache_dir: str) -> float:
-    """CPU time of a fresh process that runs `code`, numba's compiled code kept in `cache_dir`."""
+    """Return the CPU time of a new process that runs `code` with numba's cache in `cache_dir`."""
     environment = os.environ | {"NUMBA_CACHE_DIR": cache_dir}
     return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment)).cpu
 

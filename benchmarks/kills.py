@@ -1,16 +1,16 @@
-"""Kill commands on a cache, over and over: no view may be torn, and the same command must finish the work.
+"""Kill commands on a cache repeatedly: no view may be torn, and the same command must finish the work.
 
     python benchmarks/kills.py [--random 100] [--step 1] [--write-step 5] [--src FOLDER]
 
-1. By strace, at each rename, unlink, fsync and mkdir and at a sample of writes, of a first build, of one that adds and
-   removes files, of one with a new window, of new labels (the commit alone), of a gc and of a repair. A reader opens
-   the cache and checks pixels against the table all the while, except where there is none yet, or where gc or damage
-   takes away what it may be in.
-2. At random times, the whole process group or the parent alone, of builds with two local workers.
+1. With strace, at each rename, unlink, fsync and mkdir and at a sample of writes, in a first build, in one that adds
+   and removes files, in one with a new window, with new labels (only the commit), in a gc and in a repair. Meanwhile a
+   reader opens the cache and checks pixels against the table, unless there is no cache yet, or gc or damage removes
+   what it may be reading.
+2. At random times, the whole process group or only the parent, in builds with two local workers.
 
-After each kill the same command runs again; then `verify` must find nothing, the digest must be a clean build's, and
-no shard that had a record may have been written again. The slices are made up, or those of FOLDER; --step 7 kills at
-each seventh call only.
+After each kill the same command runs again; then `verify` must find nothing, the digest must be that of a clean build,
+and no shard with a done-record may have been written again. The slices are synthetic, or those of FOLDER; --step 7
+kills only at every seventh call.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def kill_at_each_step(deck: Deck, slices: int, step: int, write_step: int) -> No
                 views += seen.views if seen else 0
                 torn += seen.wrong if seen else 0
             print(f"{act:>9} {syscall:>7}: {done} kills", flush=True)
-    print(f"{kills} kills at system calls; {views:,} views by the reader, {torn} torn; every digest as it must be")
+    print(f"{kills} kills at system calls; {views:,} views by the reader, {torn} torn; every digest correct")
 
 
 def kill_at_random(deck: Deck, slices: int, times: int, seed: int) -> None:
@@ -68,7 +68,7 @@ def kill_at_random(deck: Deck, slices: int, times: int, seed: int) -> None:
                 killed += process.poll() is None
                 with contextlib.suppress(ProcessLookupError):
                     if number % 2:
-                        os.kill(process.pid, signal.SIGKILL)  # its workers may go on for a while
+                        os.kill(process.pid, signal.SIGKILL)  # its workers may continue for a while
                     else:
                         os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -89,7 +89,7 @@ def main() -> None:
     options.add_argument("--random", type=int, default=100)
     options.add_argument("--step", type=int, default=1)
     options.add_argument("--write-step", type=int, default=5)
-    options.add_argument("--src", type=Path, help="Uncompressed slices, 5 at least.")
+    options.add_argument("--src", type=Path, help="at least 5 uncompressed slices")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     deck = Deck.of(given.src) if given.src else MADE_UP
@@ -98,7 +98,7 @@ def main() -> None:
     if strace_works():
         kill_at_each_step(deck, slices, given.step, given.write_step)
     else:
-        print("no strace, or no right to trace a child: kills at system calls are left out")
+        print("strace is missing or not permitted: kills at system calls are skipped")
     kill_at_random(deck, slices, given.random, given.seed)
 
 

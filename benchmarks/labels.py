@@ -1,10 +1,10 @@
-"""Measure how long a label file of the published size takes, on one core, and how much memory.
+"""Measure the time, on one core, and the memory of reading a label file of the published size.
 
     python benchmarks/labels.py [--images 752803]
 
-The file is made up in the published form: ID,Label, six lines an image, a few lines twice. Each way of saving it is
-read by a process of its own, from disk to labels, so that the peak of memory is its own; the first line is what a
-process has that has imported everything and read nothing.
+The file is synthetic, in the published form: ID,Label, six lines per image, a few lines repeated. Each format is read
+from disk by a separate process, so that the peak of memory is its own; the first line is for a process that has only
+imported everything.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CLASSES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "
 
 
 def write_files(folder: Path, images: int) -> list[Path]:
-    """The same labels as published, and as one line an image."""
+    """Write the same labels in the published form, and with one line per image."""
     rng = np.random.default_rng(0)
     names = [f"ID_{number:09x}" for number in rng.permutation(images) * 16381]
     labels = rng.integers(0, 2, (images, len(CLASSES)))
@@ -43,11 +43,11 @@ def images_in(file: Path) -> int:
 
 
 def read(file: Path | None) -> None:
-    """Read one file and print what that took; in a process of its own."""
+    """Read one file, in this process, and print the time and memory."""
     images: list[int] = []
     took = timed(lambda: images.append(images_in(file) if file else 0))
     size = file.stat().st_size / 1e6 if file else 0
-    seconds = f"{took.cpu:.2f} s of one core, {took.wall:.2f} s in all"
+    seconds = f"{took.cpu:.2f} s of CPU, {took.wall:.2f} s of wall time"
     print(
         f"{file.name if file else 'nothing':<10}{size:>6.0f} MB{images[0]:>10,} images: {seconds}, {peak_mb():,.0f} MB"
     )

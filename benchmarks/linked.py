@@ -1,9 +1,10 @@
-"""Measure what it costs to find, join and split patients who share slices, in a simulated published set.
+"""Measure the cost of finding, joining and splitting patients who share slices, in a simulated data set.
 
     python -m benchmarks.linked --slices 750000 --groups 4073
 
-Prints CPU seconds: of reading the suspects' images from memory, of all of `link`, and of the split with and without it.
-The images are noise, so decoding them is not in it: that is 1/throughput of the stream for each (docs/stream.md).
+Prints the CPU seconds of reading the candidates' images from memory, of `link` as a whole, and of the split with and
+without it. The images are noise, so decoding is not included: per image, it takes as long as in the stream
+(docs/stream.md).
 """
 
 import time
@@ -26,7 +27,7 @@ SLICES_OF_A_PATIENT = 40
 
 @dataclass(frozen=True)
 class Simulated:
-    """What `link` asks of a cache: a table, labels, and sums that are equal within a group."""
+    """The parts of a cache that `link` uses: a table, labels, and sums that are equal within a group."""
 
     table: pd.DataFrame
     stored: np.ndarray
@@ -46,7 +47,7 @@ class Simulated:
 
 
 class Reader:
-    """Gives each line an image of noise, the same within a group."""
+    """Reads an image of noise for each line, the same within a group."""
 
     def __init__(self, cache: Simulated, size: int, lines: np.ndarray) -> None:
         self.shape = (3, size, size)
@@ -59,7 +60,7 @@ class Reader:
 
 
 def simulate(slices: int, groups: int, seed: int) -> Simulated:
-    """Make a set in which so many pairs of slices of different patients are equal."""
+    """Simulate a data set with `groups` pairs of equal slices of different patients."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"patient_id": [f"ID_{n // SLICES_OF_A_PATIENT:08x}" for n in range(slices)]})
     table["row"] = np.arange(slices)
@@ -95,7 +96,9 @@ def main(slices: int, groups: int, size: int, seed: int) -> None:
     split_patients(cache.table, CLASSES, SHARES, seed=0, units=links.units)
     joined = time.process_time() - began
     click.echo(f"{slices:,} slices, {len(found):,} groups, {links.left_out.sum():,} slices left out")
-    click.echo(f"same pixels {shared:.1f} s, link in all {whole:.1f} s, split {plain:.1f} s, by units {joined:.1f} s")
+    click.echo(
+        f"same pixels {shared:.1f} s, all of link {whole:.1f} s, split {plain:.1f} s, split by units {joined:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ways to deliver shuffled batches that `stream.py` compares: ours, and the loaders that people use."""
+"""The loaders of shuffled batches that `stream.py` compares: ours, and those in common use."""
 
 import importlib
 import io
@@ -21,19 +21,19 @@ from training.data.neighbours import Context
 from training.data.shards import CRC32C_OF_INTACT
 from training.data.stream import Stream
 
-WORKER_EPOCHS = 8  # that a worker reads before its CPU time is known, for its start is not to count
-RING = 4  # batches of preallocated memory, for the ways that fill memory they are given
+WORKER_EPOCHS = 8  # read before a worker's CPU time is known, so that its start-up hardly counts
+RING = 4  # batches of preallocated memory, for loaders that fill given memory
 Epoch = Callable[[np.ndarray], Iterable[Any]]  # (n,) order -> batches
 
 
 @dataclass(frozen=True)
 class Slices:
-    """The slices of a cache, for every way to store as it likes.
+    """The slices of a cache, for each loader to store in its own format.
 
     Attributes:
         pixels: (n, 3, S, S) uint8, a memory map, in the order of the cache's table.
         dicoms: the folder that the cache was built from, or None.
-        folder: where the ways may write.
+        folder: a folder for the loaders' files.
     """
 
     cache: Cache
@@ -45,7 +45,7 @@ class Slices:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the slices in the cache; its shards may also hold rows that no commit names."""
+        """Bytes of the slices in the cache; its shards may also contain unused rows."""
         stream = Stream(self.cache, self.size, np.arange(self.cache.num_slices), self.batch_size)
         return int(stream.stored_bytes.sum())
 
@@ -55,7 +55,7 @@ class Slices:
         return Path(self.cache.path, self.cache.array(self.size).name)
 
     def batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the parts of an order that make up its batches."""
+        """Split an order into batches."""
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
@@ -66,12 +66,12 @@ class Slices:
             yield from slots
 
     def loader(self, dataset: Dataset) -> Epoch:
-        """Deliver a map-style dataset by torch's DataLoader, in this process: there is one core."""
+        """Read a map-style dataset with torch's DataLoader, in this process because only one core is used."""
         return lambda order: DataLoader(dataset, self.batch_size, sampler=order.tolist())
 
 
 class Items(Dataset):
-    """A map-style dataset of one function."""
+    """A map-style dataset based on a function."""
 
     def __init__(self, count: int, read: Callable[[int], torch.Tensor]) -> None:
         self.count, self.read = count, read
@@ -83,7 +83,7 @@ class Items(Dataset):
         return self.read(line)
 
 
-# --- the ways: each stores the slices, and returns the bytes it takes and how an epoch is read ----------------------
+# --- loaders: each stores the slices, and returns the bytes used and a function that reads an epoch ------------------
 
 
 def this_stream(slices: Slices) -> tuple[int, Epoch]:
@@ -94,7 +94,7 @@ def this_stream(slices: Slices) -> tuple[int, Epoch]:
 
 
 def this_stream_with_context(slices: Slices) -> tuple[int, Epoch]:
-    """training.data.stream with one thread, and of each slice also the one below and the one above (--context 1)."""
+    """training.data.stream with one thread, each slice with its two neighbours (--context 1)."""
     context = Context(1, tuple(range(len(slices.cache.windows))))
     lines = np.arange(slices.cache.num_slices)
     stream = Stream(slices.cache, slices.size, lines, slices.batch_size, threads=1, context=context)
@@ -103,7 +103,7 @@ def this_stream_with_context(slices: Slices) -> tuple[int, Epoch]:
 
 
 def memory_map(slices: Slices) -> tuple[int, Epoch]:
-    """The floor: raw pixels, gathered into a ring."""
+    """Memory map of raw pixels, gathered into a ring (the lower bound)."""
     ring = slices.ring()
 
     def epoch(order: np.ndarray) -> Iterator[np.ndarray]:
@@ -143,7 +143,7 @@ def dataset_in_worker(slices: Slices) -> tuple[int, Epoch]:
 
 
 def zarr_batch(slices: Slices) -> tuple[int, Epoch]:
-    """zarr-python, one read a batch; from 3.3 on it joins reads of a shard."""
+    """zarr-python, one read per batch; from version 3.3 it joins reads of a shard."""
     import zarr
 
     stored: Any = zarr.open_array(slices.array, mode="r")
@@ -152,7 +152,7 @@ def zarr_batch(slices: Slices) -> tuple[int, Epoch]:
 
 
 def annbatch_loader(slices: Slices) -> tuple[int, Epoch]:
-    """annbatch, each slice drawn by itself (chunk_size=1), its shards and zstd."""
+    """annbatch, each slice drawn separately (chunk_size=1), its shards and zstd."""
     import zarr
 
     annbatch = importlib.import_module("annbatch")
@@ -172,7 +172,7 @@ def annbatch_loader(slices: Slices) -> tuple[int, Epoch]:
 
 
 def tensorstore_batch(slices: Slices) -> tuple[int, Epoch]:
-    """tensorstore, one read a batch."""
+    """tensorstore, one read per batch."""
     tensorstore = importlib.import_module("tensorstore")
     path = slices.array
     store = tensorstore.open(
@@ -202,7 +202,7 @@ def lmdb_lz4_checksum(slices: Slices) -> tuple[int, Epoch]:
 
 
 def _lmdb(slices: Slices, name: str, verify: Callable[[memoryview], None]) -> tuple[int, Epoch]:
-    """Store LZ4 and its CRC-32C; open as the documents advise for reading in random order."""
+    """Store LZ4 with its CRC-32C; open as the documentation recommends for random access."""
     lmdb = importlib.import_module("lmdb")
     path, ring = slices.folder / name, slices.ring()
     with lmdb.open(str(path), map_size=slices.pixels.nbytes * 2) as environment, environment.begin(write=True) as write:
@@ -275,7 +275,7 @@ def litdata_loader(slices: Slices) -> tuple[int, Epoch]:
 
 
 class _PixelReader:
-    """Reads a slice from the raw pixels; LitData runs it in a process of its own."""
+    """Reads a slice from the raw pixels; LitData runs it in a separate process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -319,7 +319,7 @@ def monai_in_memory(slices: Slices) -> tuple[int, Epoch]:
 
 
 def _as_tensor(slices: Slices) -> Any:
-    """Return the transform from a line to its slice; MONAI keeps the results of its own Transform classes only."""
+    """Return the transform from a line to its slice; MONAI caches only results of its own Transform classes."""
     transforms = importlib.import_module("monai.transforms")
 
     class ReadSlice(transforms.Transform):  # type: ignore[misc, name-defined]
@@ -357,7 +357,7 @@ def bytes_in(folder: Path) -> int:
 
 
 FLOOR = memory_map
-# A fork leaves the memory of this process, rings and all, to be copied page by page when it is next written.
+# After a fork, the memory of this process, including rings, is copied page by page when it is next written.
 FORKS = (dataset_in_worker,)
 WAYS: tuple[Callable[[Slices], tuple[int, Epoch]], ...] = (
     memory_map,

@@ -1,11 +1,11 @@
-"""Measure what --local-copy costs while it copies, and that it costs nothing afterwards.
+"""Measure the cost of --local-copy while it copies, and afterwards.
 
     python benchmarks/mirror.py [--patients 10] [--delay-ms 1] [--megabytes-per-s 1000] [--repeats 3] [--folder DIR]
     python benchmarks/mirror.py --cache cache.zarr
 
 The store is a folder that answers each request after a delay and sends at a limited rate; nothing else of a bucket is
-imitated. One process, one thread that decodes, the same shuffled epoch every way, the ways in turns; the best of the
-repeats counts. The phantom's shards hold 16 slices, so that a small cache has many: a store's delay is paid by shard.
+simulated. One process, one decoding thread, the same shuffled epoch in each case, cases in turns; the best of the
+repeats counts. The phantom's shards have 16 slices, so that a small cache has many, because the delay is per shard.
 """
 
 import argparse
@@ -33,12 +33,12 @@ CATALOG = Path(__file__).parents[1] / "data_catalog.yaml"
 
 
 class FarStore(LocalFileSystem):
-    """A folder of this machine behind far://, as far away as the options say."""
+    """A local folder behind far://, with the delay and rate given by the options."""
 
     protocol = "far"
     delay_s = 0.0
     bytes_per_s = 1e9
-    line = threading.Lock()  # what is sent goes through one line
+    line = threading.Lock()  # all content is sent through one line
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         time.sleep(self.delay_s)
@@ -59,7 +59,7 @@ class Epoch(NamedTuple):
 
 
 def whole_epoch(batches: Iterator[Any]) -> Epoch:
-    """Read an epoch to its end."""
+    """Read an epoch to its end and time it."""
     began = time.perf_counter()
     next(batches)
     first = time.perf_counter() - began
@@ -69,7 +69,7 @@ def whole_epoch(batches: Iterator[Any]) -> Epoch:
 
 
 def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str, Callable[[], Epoch]]:
-    """Return what is measured; the second epoch goes on with the stream, and so the copies, of the first."""
+    """Return the cases to measure; the second epoch uses the stream, and so the copies, of the first."""
 
     def open_stream(address: str, local_copy: Path | None) -> Stream:
         cache = open_cache(address, local_copy=local_copy)
@@ -86,17 +86,17 @@ def ways(cache_path: Path, size: int, batch_size: int, copies: Path) -> dict[str
         return whole_epoch(far.epoch(0, 0))
 
     return {
-        "a folder of this machine, no copy": lambda: whole_epoch(near.epoch(0, 1)),
+        "local folder, no copy": lambda: whole_epoch(near.epoch(0, 1)),
         "first epoch, copying whole shards": first_epoch,
         "second epoch, from the copies": lambda: whole_epoch(far.epoch(0, 1)),
-        f"no copy: one request a slice, {REQUESTS} at a time, not decoded": lambda: whole_epoch(
+        f"no copy: one request per slice, {REQUESTS} at a time, not decoded": lambda: whole_epoch(
             ranges(near, cache_path, batch_size)
         ),
     }
 
 
 def ranges(stream: Stream, cache_path: Path, batch_size: int) -> Iterator[list[bytes]]:
-    """Yield the stored bytes of the slices, batch by batch, as a loader without local copies would ask for them."""
+    """Yield the stored bytes of the slices batch by batch, as a loader without local copies would request them."""
     reader = stream._reader
     everything = reader._places(np.arange(len(stream.stored_bytes)))
     places = [(f"{cache_path}/{reader._array.shard_name(shard)}", start, stop) for shard, start, stop in everything]
@@ -109,14 +109,14 @@ def ranges(stream: Stream, cache_path: Path, batch_size: int) -> Iterator[list[b
 
 
 def report(cache_path: Path, size: int, batch_size: int, folder: Path, repeats: int) -> None:
-    """Measure all ways in turns and print the table."""
+    """Measure all cases in turns and print the table."""
     measured = ways(cache_path, size, batch_size, folder / "copies")
     shortest = best(measured, repeats)
     cache = open_cache(cache_path)
     array = cache.array(size)
     print(
         f"{cache.num_slices} slices at {size} px in {array.shards} shards, batches of {batch_size}; the store takes "
-        f"{FarStore.delay_s * 1e3:g} ms a request and sends {FarStore.bytes_per_s / 1e6:g} MB/s; {machine()}"
+        f"{FarStore.delay_s * 1e3:g} ms per request and sends {FarStore.bytes_per_s / 1e6:g} MB/s; {machine()}"
     )
     local = shortest[next(iter(shortest))].whole
     rows = [
@@ -128,14 +128,14 @@ def report(cache_path: Path, size: int, batch_size: int, folder: Path, repeats: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="measure on this cache instead of a phantom's")
+    parser.add_argument("--cache", type=Path, help="measure this cache instead of a phantom")
     parser.add_argument("--patients", type=int, default=10, help="of the phantom")
-    parser.add_argument("--delay-ms", type=float, default=1.0, help="of the store, each request")
-    parser.add_argument("--megabytes-per-s", type=float, default=1000.0, help="of the store, all requests together")
+    parser.add_argument("--delay-ms", type=float, default=1.0, help="of the store, per request")
+    parser.add_argument("--megabytes-per-s", type=float, default=1000.0, help="of the store, for all requests together")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder to write to; default: a temporary folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     FarStore.delay_s, FarStore.bytes_per_s = options.delay_ms / 1e3, options.megabytes_per_s * 1e6

@@ -1,4 +1,4 @@
-"""The loop of the campaigns that damage small inputs: take one, damage it, judge what is made of it, count."""
+"""The loop of the campaigns that damage small inputs: choose one, damage it, judge the outcome, count."""
 
 import argparse
 import collections
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 HANG_SECONDS = 10
-FINE = ("read", "told", "refused", "fewer there")
+FINE = ("read", "members unreadable", "refused", "fewer members")
 
 Damage = Callable[[bytearray, random.Random], None]
 
@@ -15,11 +15,11 @@ Damage = Callable[[bytearray, random.Random], None]
 def campaign(
     description: str | None, seeds: Mapping[str, bytes], damages: Sequence[Damage], judge: Callable[[bytes], str]
 ) -> int:
-    """Judge as many mutants as the command line asks for, and print what was seen.
+    """Judge as many mutants as the command line says, and print the results.
 
     Args:
-        seeds: name -> an input without damage.
-        judge: says in words what came of a mutant. Words other than `FINE`, and any exception, are failures.
+        seeds: name -> an undamaged input.
+        judge: returns the outcome of a mutant. Outcomes other than `FINE`, and any exception, are failures.
 
     Returns:
         The exit code.
@@ -50,7 +50,7 @@ def campaign(
 
 
 def timed(judge: Callable[[bytes], str], mutant: bytes) -> str:
-    """Return what came of a mutant, an exception or too long a time among it."""
+    """Return the outcome of a mutant, which may be an exception or a time-out."""
     started = time.perf_counter()
     try:
         found = judge(mutant)

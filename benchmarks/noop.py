@@ -1,10 +1,10 @@
-"""Measure what a build costs that has nothing, or next to nothing, to do.
+"""Measure the cost of a build that has nothing, or almost nothing, to do.
 
     python benchmarks/noop.py [--files 100000] [--among 10000] [--entries 750000]
 
 1. A no-op build of many files, against a bare os.scandir + stat walk of the same tree and `pipeline --help`.
-2. One file changed among `--among`: the ratio to the no-op, what is decoded and what is written.
-3. A simulated record of `--entries` files, read, compared and planned: time and peak memory.
+2. One changed file among `--among`: the ratio to the no-op, and what is decoded and written.
+3. A simulated ledger of `--entries` files, read, compared and planned: time and peak memory.
 """
 
 import argparse
@@ -26,12 +26,12 @@ REPEATS = 5
 
 
 def shortest(function: Callable[[], object]) -> float:
-    """The shortest of some runs, in seconds: a busy machine makes a run longer, never shorter."""
+    """Return the time of the shortest of several runs, in seconds: a busy machine only makes runs longer."""
     return best({"": lambda: timed(function)}, REPEATS)[""].wall
 
 
 def walk(folder: str) -> int:
-    """List every file below a folder with its size and time."""
+    """Stat every file below a folder and return their number."""
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -44,7 +44,7 @@ def walk(folder: str) -> int:
 
 
 def make_source(small: Small, files: int) -> None:
-    """So many tiny files, 500 a folder, that are no DICOM, and one slice: their conversion is not measured here."""
+    """Write one slice and many tiny files that are not DICOM, 500 per folder, since conversion is not measured here."""
     write(small.src / "slice.dcm", slice_bytes(1))
     for number in range(files - 1):
         folder = small.src / f"{number // 500:04d}"
@@ -68,7 +68,7 @@ def measure_noop(files: int) -> None:
         walked, helped = shortest(lambda: walk(str(small.src))), shortest(lambda: call("--help"))
         built = shortest(lambda: call("build", *options))
     print(f"no-op of {files:,} files: {built:.2f} s; walk {walked:.2f} s, --help {helped:.2f} s")
-    print(f"  (no-op - help) / walk = {(built - helped) / walked:.2f}   (at most 3)")
+    print(f"  (no-op - help) / walk = {(built - helped) / walked:.2f}   (limit 3)")
 
 
 def measure_one_changed(files: int) -> None:
@@ -93,7 +93,7 @@ def measure_one_changed(files: int) -> None:
 
 
 def measure_record(entries: int) -> None:
-    """Read, compare and plan with a record of so many files, nothing else; in a process of its own."""
+    """Read a ledger of that many files, compare and plan, in a separate process."""
     code = f"""
 import resource, time
 import numpy as np
@@ -118,9 +118,9 @@ for what, there in (("unchanged", times), ("one changed", times + (places == 7))
     known = Known(ledger, "r", "t", frozenset({{"224-01234567"}}), ledger, {{}}, {{}}, frozenset(), 3000)
     made = plan.make(listing, known, resolved, [], wanted, rows_per_shard=256)
     print(f"  {{what}}: {{time.perf_counter() - started:.1f}} s, {{len(made.jobs):,}} tasks")
-print(f"  peak memory {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB (under 1)")
+print(f"  peak memory {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB (limit 1)")
 """
-    print(f"simulated record of {entries:,} files: read, compared, planned (under 10 s)", flush=True)
+    print(f"simulated ledger of {entries:,} files: read, compared, planned (limit 10 s)", flush=True)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

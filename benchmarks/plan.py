@@ -1,8 +1,8 @@
-"""Measure what 750,000 slices cost before the first is read: planning, the ledger, the labels.
+"""Measure the cost of 750,000 slices before the first is read: planning, the ledger, the labels.
 
     python benchmarks/plan.py [--files 752803]
 
-The files are simulated: a listing as a scan gives it. Memory is the process's peak.
+The files are simulated by a listing like that of a scan. Memory is the peak of the process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FILE_BYTES = 526_000
 
 
 class Simulated:
-    """A source of which only the listing is there."""
+    """A source that has only a listing."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
@@ -36,12 +36,12 @@ class Simulated:
         return self.listing
 
 
-def say(what: str, function: Callable[[], object]) -> None:
+def measure(what: str, function: Callable[[], object]) -> None:
     print(f"{what:<44}{timed(function).wall:>7.2f} s{peak_mb():>8,.0f} MB", flush=True)
 
 
 def label_file(images: list[str]) -> bytes:
-    """RSNA's long form, six lines an image."""
+    """Return labels in RSNA's long form, six lines per image."""
     lines = (f"{image}_{klass},{(hash(image) >> bit) & 1}\n" for image in images for bit, klass in enumerate(CLASSES))
     return b"ID,Label\n" + "".join(lines).encode()
 
@@ -56,16 +56,16 @@ def main() -> None:
     listing = Listing(paths, np.full(count, FILE_BYTES), lines)
     settings = make_settings(load(None), Request("simulated", "rsna", (224,)), None, "")
     with tempfile.TemporaryDirectory() as root, patch.object(survey, "open_source", lambda src: Simulated(listing)):
-        say("plan of a first build", lambda: survey.survey(Cache(Path(root)), settings))
+        measure("plan of a first build", lambda: survey.survey(Cache(Path(root)), settings))
     shards, slots = (lines // 256).astype(np.int32), (lines % 256).astype(np.int32)
     digests, parts = np.ones((count, 2), np.uint64), np.ones(count, np.int32)
     ledger = Ledger(paths, listing.sizes, listing.mtimes_ns, digests, shards, slots, parts)
-    say("comparison, nothing changed", lambda: changes.compare(listing, ledger))
+    measure("comparison, nothing changed", lambda: changes.compare(listing, ledger))
     touched = Listing(paths, listing.sizes, listing.mtimes_ns + lines % 3 // 2)
-    say("comparison, a third touched", lambda: changes.compare(touched, ledger))
-    say("ledger written and read", lambda: Ledger.decode(ledger.encode()))
+    measure("comparison, a third touched", lambda: changes.compare(touched, ledger))
+    measure("ledger written and read", lambda: Ledger.decode(ledger.encode()))
     content = label_file(images)
-    say(f"labels of {6 * count:,} lines", lambda: read_labels(LabelFile("rsna_long", "labels"), content, CLASSES))
+    measure(f"labels of {6 * count:,} lines", lambda: read_labels(LabelFile("rsna_long", "labels"), content, CLASSES))
 
 
 if __name__ == "__main__":

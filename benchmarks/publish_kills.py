@@ -1,11 +1,11 @@
-"""Kill `pipeline publish` at its requests, to S3 and to a folder: a reader there may never see a mixture.
+"""Kill `pipeline publish` at its requests, to S3 and to a folder: a reader must never see a mixture of commits.
 
     python benchmarks/publish_kills.py [--kills 50] [--seed 0]
 
-Half of the kills are at a request to moto's S3 server, half at a rename, link or removal in a folder, at a random one
-each. Before each the cache has got other labels, and one slice other pixels, which lie in new shards. A reader opens
-what is there all the while, by id the second time, and compares commit, table and every pixel with what that commit
-was built with. After each kill the same command must finish the work.
+Half of the kills are at a random request to moto's S3 server, half at a random rename, link or removal in a folder.
+Before each, the cache gets other labels, and other pixels of one slice, in new shards. Meanwhile a reader opens what is
+published, first the current commit and then the same by id, and compares commit, table and every pixel with those of
+the build. After each kill, the same command must finish the work.
 """
 
 import argparse
@@ -52,7 +52,7 @@ publish(Cache(Path(sys.argv[1])), sys.argv[2])
 
 
 def publish(small: Small, address: str, requests: int) -> bool:
-    """Publish in a process that dies after so many requests; says whether it came to that."""
+    """Publish in a process that dies after so many requests; return whether it died."""
     command = [sys.executable, "-c", PUBLISHER, str(small.out), address, str(requests)]
     code = subprocess.run(command, stderr=subprocess.PIPE, check=False)
     if code.returncode not in (0, 9):
@@ -61,7 +61,7 @@ def publish(small: Small, address: str, requests: int) -> bool:
 
 
 def view(address: str, commit: str | None = None) -> tuple[str, bytes, bytes]:
-    """What a reader sees: the commit, its table, every image by its row's digest."""
+    """Return what a reader sees: the commit's id, its table, and the pixels of all its images."""
     import fsspec
     import zarr
 
@@ -78,9 +78,9 @@ def view(address: str, commit: str | None = None) -> tuple[str, bytes, bytes]:
     return attributes["commit"], table, b"".join(images)
 
 
-def read_all_the_while(address: str, endpoint: str, stop: Any, seen: Any) -> None:
-    """Look again and again, at what is current and at every commit that was; send what was seen."""
-    use(endpoint)
+def read_repeatedly(address: str, endpoint: str, stop: Any, seen: Any) -> None:
+    """Read the current commit, and the same commit by id, until stopped; then send what was seen."""
+    configure(endpoint)
     known: set[tuple[str, bytes, bytes]] = set()
     views = 0
     while not stop.is_set():
@@ -90,7 +90,7 @@ def read_all_the_while(address: str, endpoint: str, stop: Any, seen: Any) -> Non
     seen.put((views, known))
 
 
-def use(endpoint: str) -> None:
+def configure(endpoint: str) -> None:
     import fsspec
 
     fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "any", "secret": "any"}
@@ -100,15 +100,15 @@ def campaign(small: Small, address: str, endpoint: str, kills: int, rng: np.rand
     spawn = multiprocessing.get_context("spawn")
     stop, seen = spawn.Event(), spawn.Queue()
     publish(small, address, 10**9)
-    right = {view(f"file://{small.out}")}
-    reader = spawn.Process(target=read_all_the_while, args=(address, endpoint, stop, seen))
+    correct = {view(f"file://{small.out}")}
+    reader = spawn.Process(target=read_repeatedly, args=(address, endpoint, stop, seen))
     reader.start()
     killed = 0
     for turn in itertools.count(1):
         small.labels = {f"1.2.3.0.{number}": (number + turn) % 2 for number in range(20)}
         write(small.src / "003.dcm", slice_bytes(3, content=turn), LONG_AGO_NS + turn * 10**9)
         small.build()
-        right.add(view(f"file://{small.out}"))
+        correct.add(view(f"file://{small.out}"))
         killed += publish(small, address, int(rng.integers(40)))
         publish(small, address, 10**9)
         assert view(address) == view(f"file://{small.out}")
@@ -117,8 +117,10 @@ def campaign(small: Small, address: str, endpoint: str, kills: int, rng: np.rand
     stop.set()
     views, known = seen.get()
     reader.join()
-    print(f"{address.partition(':')[0]:>4}: {killed} kills, {turn} uploads; {views} views, {len(known - right)} mixed")
-    if known - right:
+    print(
+        f"{address.partition(':')[0]:>4}: {killed} kills, {turn} uploads; {views} views, {len(known - correct)} mixed"
+    )
+    if known - correct:
         sys.exit(1)
 
 
@@ -130,7 +132,7 @@ def main() -> None:
     rng, port = np.random.default_rng(given.seed), 5000 + os.getpid() % 20000
     endpoint = f"http://127.0.0.1:{port}"
     os.environ["S3_ENDPOINT"] = endpoint
-    use(endpoint)
+    configure(endpoint)
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

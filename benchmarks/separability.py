@@ -1,10 +1,10 @@
-"""Show that models learn the phantom from its pictures: their scores beside those of position alone.
+"""Show that models learn the phantom from its images: their scores compared with those of position alone.
 
     python benchmarks/separability.py [--patients 160] [--epochs 8] [--size 96] [--model resnet18] [--folder DIR]
 
-Writes a phantom, builds its cache, trains, and compares ROC AUC by class on the test patients: of the run; of extra
-trees on simple features of the pictures (how many pixels of which HU lie how deep under the skull, and left against
-right); and of a gradient boosting on `z_norm`. All are fitted to the same training patients. Minutes on two cores.
+Writes a phantom, builds its cache, trains, and compares the ROC AUC of each class on the test patients: of the run; of
+extra trees on simple features of the images (numbers of pixels by HU and depth under the skull, and left against
+right); and of gradient boosting on `z_norm`. All are fitted to the same training patients. Takes minutes on two cores.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def run(*arguments: object) -> None:
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
-    """Make phantom, cache and run where the folder does not have them yet."""
+    """Create phantom, cache and run, unless the folder has them."""
     if not (folder / "cache.zarr" / "zarr.json").exists():
         run("pipeline", "phantom", "--out", folder, "--patients", options.patients, "--seed", 1)
         labels = ("--labels", folder / "labels.csv", "--dataset", "phantom", "--size", options.size)
@@ -40,7 +40,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def compare(folder: Path) -> pd.DataFrame:
-    """ROC AUC by class on the test slices: of the run, and of position alone."""
+    """Return the ROC AUC of each class on the test slices: of the run, of image features, and of position alone."""
     table = pd.read_csv(folder / "cache.zarr" / "metadata.csv")
     split = pd.read_csv(folder / "run" / "split.csv").set_index("patient_id")["split"]
     train = table[table["patient_id"].map(split) == "train"]
@@ -56,11 +56,11 @@ def compare(folder: Path) -> pd.DataFrame:
         simple = trees.fit(pictures[0], train[name]).predict_proba(pictures[1])[:, 1]
         scores = [roc_auc_score(test[name], p) for p in (test[f"p_{name}"], simple, alone)]
         lines.append((name, int(test[name].sum()), *scores))
-    return pd.DataFrame(lines, columns=["class", "positive slices", "run", "picture features", "position alone"])
+    return pd.DataFrame(lines, columns=["class", "positive slices", "run", "image features", "position alone"])
 
 
 def features(cache: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, F) float32 features of the pictures in these rows."""
+    """Return features of the images in these rows, (n, F) float32."""
     group = zarr.open_group(cache, mode="r")
     (path,) = group.attrs["sizes"].values()
     images = group[path].oindex[rows]
@@ -80,7 +80,7 @@ def features(cache: Path, rows: np.ndarray) -> np.ndarray:
 
 
 def depth_under(bone: np.ndarray) -> np.ndarray:
-    """How many pixels deep each pixel lies inside the ring of bone, 0 outside; (n, S, S) from (n, S, S) bool."""
+    """Return each pixel's depth inside the ring of bone in pixels, 0 outside, (n, S, S), from (n, S, S) bool."""
     reach = np.logical_or.accumulate
     inside = reach(bone, 1) & reach(bone[:, ::-1], 1)[:, ::-1] & ~bone
     inside &= reach(bone, 2) & reach(bone[:, :, ::-1], 2)[:, :, ::-1]
@@ -97,7 +97,7 @@ def depth_under(bone: np.ndarray) -> np.ndarray:
 
 
 def smooth(hu: np.ndarray) -> np.ndarray:
-    """Mean of 3 x 3 pixels; the rim stays as it is."""
+    """Return the mean of 3 x 3 pixels, leaving the border unchanged."""
     mean = hu.copy()
     size = hu.shape[1]
     shifted = [hu[:, 1 + y : size - 1 + y, 1 + x : size - 1 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)]

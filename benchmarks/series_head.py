@@ -2,9 +2,9 @@
 
     python -m benchmarks.series_head [--series 147] [--slices 34] [--epochs 20]
 
-The features are random numbers in the store of a ResNet-50's run, as `train features` would have left it: what a step
-takes does not depend on what they say. Reading the store, validation after each epoch, checkpoints and the choice of
-the shares are in the time; imports, and scores and report at the end, are not.
+The features are random numbers in the store of a ResNet-50 run, as `train features` would write it; the time of a step
+does not depend on their values. The time includes reading the store, validation after each epoch, checkpoints and the
+choice of the shares, but not imports, nor the scores and the report at the end.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RUNTIME = Runtime(device="cpu", input_threads=0)
 
 
 def slice_model(folder: Path, patients: int, slices: int) -> Run:
-    """Make a ResNet-50's run with weights as they come, and a store of random features."""
+    """Create a ResNet-50 run with random weights, and a store of random features."""
     fake = write_cache(folder / "cache.zarr", patients=patients, slices=slices)
     run, cache = begin(folder / "base", fake.path, TrainConfig(weights="none", size_px=32), HERE)
     save_file(build_model(run.config, len(cache.classes)).state_dict(), run.weights)
@@ -58,7 +58,7 @@ def main() -> None:
             values = {"head": head, "epochs": options.epochs, "patience_epochs": options.epochs}
             opened = series.begin(Path(folder, head), base.path, None, values, HERE)
             took = timed(functools.partial(fit_head, *opened, RUNTIME, HERE))
-            taken = f"{took.cpu:.1f} s of CPU time, {took.wall:.1f} s by the clock"
+            taken = f"{took.cpu:.1f} s of CPU time, {took.wall:.1f} s of wall time"
             print(f"{head}: {options.series * options.slices:,} slices, {options.epochs} epochs: {taken}", flush=True)
 
 

@@ -1,9 +1,8 @@
-"""Send a running `train serve` a thousand studies, eight at a time, a tenth of them damaged, and watch it.
+"""Send a thousand studies to `train serve`, eight at a time, a tenth of them damaged.
 
     python -m benchmarks.service --run RUN --dicom STUDY [--requests 1000]
 
-It starts the service itself, and prints what came back, how long it took, and the memory of the service and of what
-builds for it.
+Starts the service, and prints the answers, the times, and the memory of the service and of its build processes.
 """
 
 import argparse
@@ -24,28 +23,28 @@ AT_ONCE = 8
 
 
 def main() -> None:
-    """Run the campaign; exit code 1 where an answer was not the expected one."""
+    """Run the campaign; exit with an error if any answer was not the expected one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
     parser.add_argument("--dicom", type=Path, required=True, help="folder of one study")
     parser.add_argument("--requests", type=int, default=1000)
-    asked = parser.parse_args()
-    files = [file.read_bytes() for file in sorted(asked.dicom.iterdir()) if file.is_file()]
+    options = parser.parse_args()
+    files = [file.read_bytes() for file in sorted(options.dicom.iterdir()) if file.is_file()]
     with tempfile.TemporaryDirectory() as work:
-        expected = answer_of_the_command(asked.run, asked.dicom, Path(work) / "answer")
+        expected = answer_of_the_command(options.run, options.dicom, Path(work) / "answer")
     port = free_port()
-    serve = [Path(sys.executable).with_name("train"), "serve", "--run", asked.run, "--device", "cpu"]
+    serve = [Path(sys.executable).with_name("train"), "serve", "--run", options.run, "--device", "cpu"]
     command = [*serve, "--port", port, "--seconds", 3600]
     service = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
     try:
-        sys.exit(campaign(f"http://127.0.0.1:{port}", service.pid, body_of(files), expected, asked.requests))
+        sys.exit(campaign(f"http://127.0.0.1:{port}", service.pid, body_of(files), expected, options.requests))
     finally:
         service.terminate()
         service.wait(60)
 
 
 def campaign(address: str, pid: int, body: bytes, expected: str, requests: int) -> int:
-    """Send the requests; return how many answers were wrong."""
+    """Send the requests and return the number of wrong answers."""
     with httpx.Client(base_url=address, timeout=600) as client:
         wait_until_up(client)
         memory, seconds, seen = [resident_mb(pid)], [], collections.Counter[str]()
@@ -68,7 +67,7 @@ def campaign(address: str, pid: int, body: bytes, expected: str, requests: int) 
     median = sorted(seconds)[len(seconds) // 2]
     print(f"{requests} requests, {AT_ONCE} at once: {took:.0f} s; one {median:.2f} s (median)")
     print(f"answers: {dict(seen)}; in hand afterwards: {in_hand}")
-    for which, of in enumerate(("the service", "what builds for it")):
+    for which, of in enumerate(("the service", "its build processes")):
         seen_mb = [pair[which] for pair in memory]
         second, last = max(seen_mb[quarter : 2 * quarter]), max(seen_mb[-quarter:])
         print(f"memory of {of}, MB: {second:.0f} at most in the second quarter, {last:.0f} in the last")
@@ -85,7 +84,7 @@ def body_of(files: list[bytes]) -> bytes:
 
 
 def damaged(body: bytes, number: int) -> bytes:
-    """Return the body cut off, with bytes flipped, with a boundary broken, or of junk, by the number."""
+    """Return the body truncated, with bytes overwritten, with a broken boundary, or junk, depending on the number."""
     half = len(body) // 2
     kinds = (body[:half], body[:200] + bytes(5000) + body[5200:], body.replace(b"--cut-here", b"--cut-her", 2),
              b"--cut-here\r\n\r\njunk\r\n--cut-here--\r\n")  # fmt: skip
@@ -93,7 +92,7 @@ def damaged(body: bytes, number: int) -> bytes:
 
 
 def answer_of_the_command(run: str, dicom: Path, out: Path) -> str:
-    """Return what `train predict` gives, as the service writes it."""
+    """Return the answer of `train predict`, as the service writes it."""
     command = [Path(sys.executable).with_name("train"), "predict", "--run", run, "--dicom", dicom, "--out", out]
     subprocess.run([*map(str, command), "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
 
@@ -101,25 +100,25 @@ def answer_of_the_command(run: str, dicom: Path, out: Path) -> str:
 
 
 def wait_until_up(client: httpx.Client) -> None:
-    """Wait until the service answers."""
+    """Wait until the service responds."""
     for _ in range(3000):
         try:
             client.get("/health").raise_for_status()
             return
         except httpx.HTTPError:
             time.sleep(0.2)
-    sys.exit("the service did not come up")
+    sys.exit("the service did not start")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def resident_mb(pid: int) -> tuple[float, float]:
-    """Return the resident memory of the service, and of the processes that build for it, MB."""
+    """Return the resident memory of the service and of its build processes in MB."""
     children = [child for of in Path(f"/proc/{pid}/task").glob("*/children") for child in of.read_text().split()]
     return _pages_mb(str(pid)), sum(_pages_mb(child) for child in children)
 
@@ -127,7 +126,7 @@ def resident_mb(pid: int) -> tuple[float, float]:
 def _pages_mb(pid: str) -> float:
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
+    except (OSError, IndexError):  # the process has just ended
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -1,9 +1,9 @@
-"""Time an answer: a study of 40 slices by ResNet-50 at 224 px, from a cold start and in the service.
+"""Time the answer to a study of 40 slices by ResNet-50 at 224 px, from a cold start and in the service.
 
     python -m benchmarks.study [--repeats 3]
 
-It makes the run (fresh weights: they cost what trained ones cost) and the study, a phantom's, and prints wall and CPU
-seconds of the whole and of its parts.
+Creates the run, with random weights, which take as long as trained ones, and a phantom study, and prints wall and CPU
+seconds in total and by part.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TRAIN = Path(sys.executable).with_name("train")
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure everything and print one JSON object per line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
@@ -50,22 +50,24 @@ def main() -> None:
             options = ("--src", study, "--out", Path(folder) / f"{next(outs)}.zarr", "--workers", 0)
             quietly(TRAIN.with_name("pipeline"), "build", *options)
 
-        say("train predict --dicom, cold", predict, repeats)
-        say("the same with --heatmap --sr", lambda: predict("--heatmap", "--sr"), 1)
-        say("of it: pipeline build, beside the rest", build, repeats)
-        say("of it: importing torch, torchvision, pandas", lambda: quietly(sys.executable, "-c", IMPORTS), repeats)
+        measure("train predict --dicom, cold", predict, repeats)
+        measure("the same with --heatmap --sr", lambda: predict("--heatmap", "--sr"), 1)
+        measure("of which: pipeline build, in parallel with the rest", build, repeats)
+        measure(
+            "of which: importing torch, torchvision, pandas", lambda: quietly(sys.executable, "-c", IMPORTS), repeats
+        )
         with served(run) as client:
             body = body_of([file.read_bytes() for file in sorted(study.iterdir())])
             for kind in ("json", "page", "sr"):
                 ask = f"/studies?answer={kind}"
-                say(f"the service, {kind}", lambda ask=ask: post(client, ask, body), repeats)  # type: ignore[misc]
+                measure(f"the service, {kind}", lambda ask=ask: post(client, ask, body), repeats)  # type: ignore[misc]
 
 
 IMPORTS = "import torch, torchvision, pandas, training.study.model"
 
 
 def make_run(folder: Path) -> Path:
-    """Make a run of ResNet-50 with fresh weights and no thresholds."""
+    """Create a ResNet-50 run with random weights and no thresholds."""
     cache = write_cache(folder / "cache.zarr", patients=12, slices=2, sizes=(224,))
     config = TrainConfig(model="resnet50", weights="none")
     run, _ = begin(folder / "run", cache.path, config, HERE)
@@ -74,25 +76,25 @@ def make_run(folder: Path) -> Path:
 
 
 def make_phantom(folder: Path) -> Path:
-    """Write 40 slices of the first phantom that has so many."""
+    """Write 40 slices of the first phantom that has at least that many."""
     patient = next(number for number in range(1000) if len(make_study(0, number, 0).uids) >= SLICES)
     write_phantom(folder / "study", patient=patient, keep=SLICES)
     return folder / "study"
 
 
 def quietly(*command: object) -> None:
-    """Run a command to its end."""
+    """Run a command without output."""
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def post(client: httpx.Client, ask: str, body: bytes) -> None:
-    """Ask the service once."""
+    """Send one request to the service."""
     client.post(ask, content=body, headers=HEADERS).raise_for_status()
 
 
 @contextmanager
 def served(run: Path) -> Iterator[httpx.Client]:
-    """Start the service, and end it."""
+    """Start the service, yield a client, and stop the service."""
     port = free_port()
     command = [TRAIN, "serve", "--run", run, "--port", port, "--device", "cpu"]
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
@@ -105,8 +107,8 @@ def served(run: Path) -> Iterator[httpx.Client]:
         process.wait(60)
 
 
-def say(what: str, do: Callable[[], object], repeats: int) -> None:
-    """Print the shortest wall and CPU seconds of some repeats; a service that runs on is not in the latter."""
+def measure(what: str, do: Callable[[], object], repeats: int) -> None:
+    """Print the least wall and CPU seconds of the repeats; CPU seconds do not include a running service."""
     wall, cpu = best({what: lambda: timed(do)}, repeats)[what]
     print(json.dumps({"what": what, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}), flush=True)
 

@@ -1,11 +1,11 @@
-"""Measure what workers cost and bring: start-up, Dask's share of the time, two against one, memory.
+"""Measure the cost and gain of workers: start-up, Dask's share of the time, two against one, memory.
 
     python benchmarks/workers.py [--shards 40] [--repeats 3] [--data DIR]
 
-Every task builds a shard from the same 256 phantom slices, page cache warm, at 224 px. Start-up is the time to the
-first task's begin; Dask's share is what one worker did not spend in tasks once it was at work. The last line tells how
-much of two against one is the machine's own: the same for processes that run the tasks without Dask. The ways take
-turns, and of each the fastest run counts.
+Every task builds a shard from the same 256 phantom slices at 224 px, page cache warm. Start-up is the time until the
+first task begins; Dask's share is the time that one worker, once busy, did not spend in tasks. The last line also has
+the ratio of two to one for processes that run the tasks without Dask, which shows the limit of the machine. The cases
+take turns, and the fastest run of each counts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from build import floor, fresh, make_slices, wanted
+from build import floor, fresh, make_build_settings, make_slices
 
 from pipeline.cache.lock import lock
 from pipeline.cache.paths import Cache
@@ -35,7 +35,7 @@ ROWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Seconds to the first task; then slices/s, and how many workers were in a task on average; MB of workers."""
+    """Seconds to the first task, then slices/s, the mean number of workers in a task, and memory of workers in MB."""
 
     start: float
     rate: float
@@ -44,13 +44,13 @@ class Run:
 
 
 def worker_memory_mb() -> float:
-    """Resident memory of the largest process below this one."""
+    """Return the resident memory of the largest descendant of this process in MB."""
     return max((child.memory_info().rss for child in psutil.Process().children(recursive=True)), default=0) / 1e6
 
 
 def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
-    """Run the tasks; the rate leaves out the first, while workers still start, and the last, while some have none."""
-    settings = wanted(data, (224,))
+    """Run the tasks; the rate excludes the first, while workers start, and the last, while some workers are idle."""
+    settings = make_build_settings(data, (224,))
     with lock(cache) as token:
         found = survey(cache, settings)
         context = make_context(Work(cache, settings, found, token, BuildOptions()))
@@ -59,7 +59,7 @@ def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
         for result in run_jobs(context, jobs, Workers(workers), lambda line: None):
             came.append(time.perf_counter())
             tasks.append(result.seconds)
-            if len(came) % max(1, shards // 20) == 0:  # looking takes time of the scheduler, which runs here
+            if len(came) % max(1, shards // 20) == 0:  # measuring takes time from the scheduler, which runs here
                 memory.append(worker_memory_mb())
     first, last = 2 * workers, shards - 1 - workers
     seconds = came[last] - came[first]
@@ -68,8 +68,8 @@ def run(data: Path, cache: Cache, workers: int, shards: int) -> Run:
 
 
 def rate_without_dask(data: Path, cache: Cache, processes: int, shards: int) -> float:
-    """Slices/s of processes that run the same tasks and share nothing but the machine."""
-    settings = wanted(data, (224,))
+    """Return the slices/s of processes that run the same tasks and share only the machine."""
+    settings = make_build_settings(data, (224,))
     with lock(cache) as token, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         found = survey(cache, settings)
         context = make_context(Work(cache, settings, found, token, BuildOptions()))
@@ -93,16 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--data", type=Path, help="a folder that keeps the phantom files for the next run")
+    parser.add_argument("--data", type=Path, help="folder in which to keep the phantom files for the next run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         data, root = (options.data or Path(scratch)) / f"{ROWS}-slices", Path(scratch) / "cache"
         files = make_slices(data, ROWS)
-        run(data, Cache(fresh(root)), 0, 4)  # compiles, or loads what was compiled
+        run(data, Cache(fresh(root)), 0, 4)  # compiles, or loads compiled code
         runs, rates = defaultdict(list), defaultdict(list)
         for _ in range(options.repeats):
             for workers in (0, 1, 2):
-                floor(files)  # into the system's memory
+                floor(files)  # warms the page cache
                 runs[workers].append(run(data, Cache(fresh(root)), workers, options.shards))
             for processes in (1, 2):
                 floor(files)
