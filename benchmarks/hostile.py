@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from testkit.hostile import caches, runs, sources
-from testkit.hostile.engine import Tried, attack
+from testkit.hostile.engine import Campaign, attack
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     options.add_argument("--kinds", default="", help="run only kinds whose names begin with this")
     given = options.parse_args()
     logging.disable()
-    tried, each, printed, started = Tried(), Counter[str](), 0, time.perf_counter()
+    campaign, each, printed, started = Campaign(), Counter[str](), 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
         made = {
@@ -40,15 +40,15 @@ def main() -> None:
         kinds = {name: kind for of in made.values() for name, kind in of.items() if name.startswith(given.kinds)}
         for number in range(given.inputs):
             name = list(kinds)[number % len(kinds)]
-            attack(kinds[name], top / "around" / str(number), np.random.default_rng([given.seed, number]), tried)
+            attack(kinds[name], top / "around" / str(number), np.random.default_rng([given.seed, number]), campaign)
             each[name] += 1
-            for wrong in tried.wrong[printed:]:
+            for wrong in campaign.wrong[printed:]:
                 print(f"{name}, input {number}: {wrong}", flush=True)
-            printed = len(tried.wrong)
+            printed = len(campaign.wrong)
     seconds = time.perf_counter() - started
-    print(f"{tried.inputs} hostile inputs, {tried.refused} refused; {len(tried.wrong)} wrong; {seconds:.0f} s")
+    print(f"{campaign.inputs} hostile inputs, {campaign.refused} refused; {len(campaign.wrong)} wrong; {seconds:.0f} s")
     print(", ".join(f"{count} {name}" for name, count in each.items()))
-    sys.exit(bool(tried.wrong))
+    sys.exit(bool(campaign.wrong))
 
 
 if __name__ == "__main__":

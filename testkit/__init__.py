@@ -1,1 +1,1 @@
-"""Made-up inputs, injected faults and histories to replay, shared by tests and benchmarks."""
+"""Synthetic inputs, injected faults and random histories, shared by tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""Call up a message that names a way out, and follow it by its own words."""
+"""Provoke an error message that gives advice, and follow the advice literally."""
 
 import contextlib
 import re
@@ -15,14 +15,14 @@ State = Callable[[], AbstractContextManager[Any]]
 
 @dataclass
 class Case:
-    """A refused command and what its message says to do.
+    """A command that fails, and the advice in its message.
 
     Attributes:
-        command: the refused one.
-        advice: a pattern that its message must have.
-        follow: does what the advice says, and gives the command or commands that it names, of the match.
-        again: whether the refused command must then pass as it was.
-        state: what holds while the command is refused, and ends before the advice is followed.
+        command: the command.
+        advice: a pattern that its message must match.
+        follow: given the match, follows the advice and returns the commands that it names, which must then succeed.
+        again: whether the same command must then succeed.
+        state: a context in which the command fails; it ends before the advice is followed.
     """
 
     command: list[Any]
@@ -33,10 +33,11 @@ class Case:
 
 
 def follow(case: Case, call: Callable[..., Result]) -> None:
-    """See that a command is refused with its advice, and that what follows the advice passes.
+    """Check that a command fails with its advice, and that it or other commands succeed after following the advice.
 
     Args:
-        call: gives words to the program.
+        case: the command and its advice.
+        call: runs the program with command-line arguments.
     """
     with case.state():
         refused = call(*case.command)
@@ -49,7 +50,7 @@ def follow(case: Case, call: Callable[..., Result]) -> None:
 
 
 def by_hand(act: Callable[[], object]) -> Follow:
-    """Advice that is followed without a command."""
+    """Return a `Case.follow` that calls a function and names no commands."""
 
     def follow(_: re.Match[str]) -> list[list[Any]]:
         act()

@@ -1,4 +1,4 @@
-"""Builds that are refused with advice, and the words that follow it."""
+"""Helpers for cases of `testkit.advice` in which `pipeline build` fails."""
 
 import shlex
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from testkit.small import Small, run, write_slices
 
 
 class Cases(dict[str, Callable[[Small], Case]]):
-    """Cases by name, each a function that makes the state of it from three slices that are not built yet."""
+    """Cases by name, each a function that prepares the case from a source of three slices without a cache."""
 
     def add(self, make: Callable[[Small], Case]) -> Callable[[Small], Case]:
         self[make.__name__.strip("_").replace("_", " ")] = make
@@ -23,19 +23,19 @@ class Cases(dict[str, Callable[[Small], Case]]):
 
 
 def follow_build(case: Case) -> None:
-    """As `follow`, of `pipeline`."""
+    """Call `follow` with the command `pipeline`."""
     follow(case, lambda *words: run(*words, code=None))
 
 
 def build(small: Small, *more: object, **changes: object) -> list[Any]:
-    """A build's words; `changes` are options in place of the usual ones, None takes one away."""
+    """Return the arguments of a build; `changes` replace options, or remove them if None."""
     options = dict(zip(*[iter(small.options())] * 2, strict=True))
     options |= {f"--{name}": value for name, value in changes.items()}
     return ["build", "--workers", 0, *(word for pair in options.items() if pair[1] for word in pair), *more]
 
 
 def advised(words: str, small: Small) -> list[str]:
-    """A command as a message gives it, with the data set of the test in the place that the message leaves open."""
+    """Return the arguments of a command from a message, with the test's source instead of the placeholder DICOMS."""
     return shlex.split(words.replace("DICOMS", str(small.src)))[1:]
 
 

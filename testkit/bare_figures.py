@@ -1,4 +1,4 @@
-"""Leave the drawing of a report's figures out: it takes longer than a small run's training."""
+"""Skip drawing the figures of reports, which takes longer than training a small run."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ DRAWN: list[tuple[ModuleType, str, Callable[..., bytes]]] = [
 
 @contextlib.contextmanager
 def bare_figures() -> Iterator[None]:
-    """Put an empty figure in the place of every one, for tests of anything else than the report."""
+    """Replace all figures by an empty one, for tests of anything but the report."""
     with contextlib.ExitStack() as patched:
         for module, name, _ in DRAWN:
             patched.enter_context(patch.object(module, name, lambda *_, **__: BARE))
@@ -27,7 +27,7 @@ def bare_figures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drawn_figures() -> Iterator[None]:
-    """Draw every figure again, inside `bare_figures`."""
+    """Draw figures nevertheless, inside `bare_figures`."""
     with contextlib.ExitStack() as patched:
         for module, name, function in DRAWN:
             patched.enter_context(patch.object(module, name, function))

@@ -1,4 +1,4 @@
-"""Drive a headless Chromium by its DevTools protocol: open a page, press keys, and evaluate expressions."""
+"""Control a headless Chromium with the DevTools protocol: open a page, press keys, and evaluate expressions."""
 
 import asyncio
 import base64
@@ -22,8 +22,8 @@ class Page:
     """A page in the browser.
 
     Attributes:
-        errors: what its scripts threw, and what the console said.
-        requested: addresses that it asked the network for.
+        errors: exceptions of its scripts, and messages on the console.
+        requested: addresses that it requested from the network.
     """
 
     def __init__(self, socket: WebSocketClientConnection) -> None:
@@ -32,21 +32,21 @@ class Page:
         self.requested: list[str] = []
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol and return its result; what happens meanwhile is noted."""
+        """Call a method of the protocol and return its result; events in the meantime are recorded."""
         self._number += 1
         await self._socket.write_message(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            said = json.loads(await asyncio.wait_for(self._socket.read_message(), 60) or "null")
-            if said.get("id") == self._number:
-                assert "error" not in said, said
-                return said["result"]
-            if said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.errors.append(json.dumps(said["params"]))
-            if said.get("method") == "Network.requestWillBeSent":
-                self.requested.append(said["params"]["request"]["url"])
+            message = json.loads(await asyncio.wait_for(self._socket.read_message(), 60) or "null")
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.errors.append(json.dumps(message["params"]))
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requested.append(message["params"]["request"]["url"])
 
     async def open(self, address: str, width: int, height: int = 900) -> None:
-        """Open a page in a window of so many CSS pixels."""
+        """Open a page in a window of the given size in CSS pixels."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
         await self.call(
@@ -63,20 +63,20 @@ class Page:
         return found["result"].get("value")
 
     async def press(self, key: str) -> None:
-        """Press and let go a key, as a keyboard does."""
+        """Press and release a key."""
         of = {"key": key, "windowsVirtualKeyCode": CODES.get(key) or ord(key.upper())}
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
         await self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **of)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **of)
 
     async def picture(self, path: Path) -> None:
-        """Write a PNG of what is seen."""
+        """Write a screenshot as PNG."""
         shot = await self.call("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
 def browse(profile: Path, visit: Callable[[Page], Awaitable[None]]) -> None:
-    """Start Chromium with a fresh profile, visit a page, and end it."""
+    """Start Chromium with a new profile, call `visit` with a page, and end it."""
     command = [str(CHROMIUM), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

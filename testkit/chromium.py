@@ -1,4 +1,4 @@
-"""Find Chromium, and measure a page in frames of several widths: a window cannot be as narrow as a telephone."""
+"""Find Chromium, and measure a page in frames of several widths, as a window cannot be as narrow as a phone."""
 
 import html
 import json
@@ -35,7 +35,7 @@ PAGE_WIDTH = "(page) => page.documentElement.scrollWidth"
 
 
 def sticking_out(parts: str) -> str:
-    """A measure: how many of these parts, a CSS selector, reach beyond the right edge."""
+    """Return JavaScript that counts the elements of a CSS selector that extend beyond the right edge."""
     beyond = "(part) => part.getBoundingClientRect().right > width + 0.5"
     return f'(page, width) => [...page.querySelectorAll("{parts}")].filter({beyond}).length'
 
@@ -43,13 +43,13 @@ def sticking_out(parts: str) -> str:
 def measured(
     page: Path, widths: Sequence[int], measures: Mapping[str, str], profile: Path
 ) -> dict[int, dict[str, Any]]:
-    """Open a page in one browser, in a frame of each width.
+    """Open a page in a frame of each width, and evaluate measures in each.
 
     Args:
-        page: an HTML file; the frames' page is written beside it.
+        page: an HTML file; the page with the frames is written next to it.
         widths: CSS pixels.
-        measures: by name, functions of JavaScript from the page's document and the width to a value.
-        profile: a folder for the browser.
+        measures: name -> JavaScript function of the page's document and the width.
+        profile: a folder for the browser's profile.
 
     Returns:
         width -> name -> value.

@@ -1,4 +1,4 @@
-"""Run the command `train` in processes forked from one that has imported everything: seconds less than a new one."""
+"""Run the command `train` in processes forked from one that has imported everything, which saves seconds for each."""
 
 import os
 import socket
@@ -16,7 +16,12 @@ from training.cli.main import main
 
 @dataclass(frozen=True)
 class Command:
-    """A command that was started, and where its output goes."""
+    """A command that was started.
+
+    Attributes:
+        process: its process.
+        folder: with its output, in the files `stdout` and `stderr`.
+    """
 
     process: Any
     folder: Path
@@ -48,7 +53,7 @@ def start_several(folder: Path, count: int, *arguments: object) -> list[Command]
 
 
 def _run(folder: Path, arguments: list[str], before: Callable[[], None] | None, environment: dict[str, str]) -> None:
-    """Be the command: what its process prints is held back as it is in a pipe."""
+    """Run the command in the forked process, with output that is buffered as in a pipe."""
     sys.stdout, sys.stderr = open(folder / "stdout", "w"), open(folder / "stderr", "w")  # noqa: SIM115
     os.environ.update(environment)
     torch.set_num_threads(1)

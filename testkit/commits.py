@@ -1,4 +1,4 @@
-"""What the files of a cache say of its commits, read and named as docs/cache_format.md tells."""
+"""Read the commits of a cache from its files, according to docs/cache_format.md."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ def commit_files(small: Small) -> list[str]:
 
 
 def identify(commit: dict) -> str:
-    """Give a commit the id that its content makes."""
+    """Set the id of a commit according to its content, and return it."""
     unnamed = {key: value for key, value in commit["attributes"].items() if key != "commit"}
     digest = hashlib.sha256(canonical([unnamed, commit["arrays"], commit["private"]])).hexdigest()
     commit["attributes"]["commit"] = digest[:16]
@@ -27,12 +27,12 @@ def identify(commit: dict) -> str:
 
 
 def error_lines(text: str) -> list[str]:
-    """The lines of a command's output that are errors."""
+    """Return the lines of a command's output that are errors."""
     return [line for line in text.splitlines() if line.startswith("error:")]
 
 
 def same_content(here: Path, there: Path) -> None:
-    """Check that a copy has the commit of a cache, its pixels and its table."""
+    """Assert that a copy of a cache has the same commit, pixels and table."""
     ours, theirs = zarr.open_group(here, mode="r"), zarr.open_group(there, mode="r")
     assert dict(ours.attrs) == dict(theirs.attrs)
     for path in ours.attrs["sizes"].values():

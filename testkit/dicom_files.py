@@ -1,4 +1,4 @@
-"""Make small DICOM files with pydicom, so that the reader is tested against another's writing."""
+"""Make small DICOM files with pydicom, so that the reader is tested against another implementation."""
 
 import io
 import zlib
@@ -25,13 +25,13 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 
 def gradient(height: int = 12, width: int = 10, dtype: str = "int16") -> np.ndarray:
-    """Distinct stored values with some below and above zero HU."""
+    """Return distinct stored values, with HU below and above zero."""
     return (np.arange(height * width).reshape(height, width) * 7 + 900).astype(dtype)
 
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Let pydicom take values that the standard forbids, such as RSNA's UIDs, and say nothing."""
+    """Make pydicom accept values that the standard forbids, such as RSNA's UIDs, without a warning."""
     settings = config.settings
     reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
@@ -43,7 +43,7 @@ def _unchecked() -> Iterator[None]:
 
 @_unchecked()
 def ct_dataset(stored: np.ndarray, **changes: Any) -> Dataset:
-    """A CT slice; `changes` are attributes to set, None takes one away."""
+    """Return a CT slice; `changes` are attributes to set, or to remove if None."""
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = CT_IMAGE, "1.2.3.1"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
@@ -70,7 +70,7 @@ def ct_dataset(stored: np.ndarray, **changes: Any) -> Dataset:
 
 @_unchecked()
 def encode(dataset: Dataset, transfer_syntax: str = ExplicitVRLittleEndian, preamble: bool = True) -> bytes:
-    """Write a data set as a file."""
+    """Encode a data set as a file."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
     file = io.BytesIO()
@@ -79,12 +79,12 @@ def encode(dataset: Dataset, transfer_syntax: str = ExplicitVRLittleEndian, prea
 
 
 def ct_file(stored: np.ndarray, transfer_syntax: str = ExplicitVRLittleEndian, **changes: Any) -> bytes:
-    """A CT slice as a file."""
+    """Return a CT slice as a file."""
     return encode(ct_dataset(stored, **changes), transfer_syntax)
 
 
 def frame_groups(z_mm: float, slope: float, intercept: float, kind: str = "HU") -> Dataset:
-    """Functional groups of one frame of an enhanced CT."""
+    """Return the functional groups of one frame of an enhanced CT."""
     position, orientation, values, group = Dataset(), Dataset(), Dataset(), Dataset()
     position.ImagePositionPatient = [0, 0, z_mm]
     orientation.ImageOrientationPatient = AXIAL
@@ -96,7 +96,7 @@ def frame_groups(z_mm: float, slope: float, intercept: float, kind: str = "HU") 
 
 
 def enhanced_file(stored: np.ndarray, groups: list[Dataset], **changes: Any) -> bytes:
-    """An enhanced multi-frame CT of (frames, H, W) stored values."""
+    """Return an enhanced multi-frame CT of (frames, H, W) stored values as a file."""
     absent = dict.fromkeys(
         ("RescaleSlope", "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient", "SliceLocation")
     )
@@ -107,28 +107,28 @@ def enhanced_file(stored: np.ndarray, groups: list[Dataset], **changes: Any) -> 
 
 
 def deflate(data: bytes) -> bytes:
-    """Raw deflate, as the deflated transfer syntax has it."""
+    """Compress with raw deflate, as in the deflated transfer syntax."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(data) + packer.flush()
 
 
-# --- what the reader makes of them ---------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read(data: bytes, reading: Reading = KEEP, key: bytes | None = None) -> list[Slice | Reject]:
-    """What the reader gives for a file: a slice or a reject for each frame, or one reject."""
+    """Read a file: return a slice or a reject for each frame, or one reject."""
     return list(read_slices(data, reading, key))
 
 
 def read_one(data: bytes, reading: Reading = KEEP) -> Slice:
-    """The slice of a file that gives one."""
+    """Read a file that must give one slice."""
     (found,) = read(data, reading)
     assert isinstance(found, Slice), found
     return found
 
 
 def code_of(data: bytes, reading: Reading = KEEP) -> str:
-    """The reject code of a file that gives none."""
+    """Return the code of a file that must be rejected."""
     (found,) = read(data, reading)
     assert isinstance(found, Reject), found.record
     assert found.code in REJECT_CODES
@@ -136,10 +136,10 @@ def code_of(data: bytes, reading: Reading = KEEP) -> str:
 
 
 def to_hu(found: Slice) -> np.ndarray:
-    """HU of a slice, float64."""
+    """Return the HU of a slice, float64."""
     return found.stored.astype(np.float64) * found.record.slope + found.record.intercept
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of the real data, without what is about them."""
+    """Return the files of a folder of real data, without its README and LICENSE."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("LICENSE", "README.md"))

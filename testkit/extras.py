@@ -1,4 +1,4 @@
-"""Follow the advice to install an extra as far as a test can: see that it brings what is missing."""
+"""Test the advice to install an extra, by checking that the extra installs the missing package."""
 
 import re
 import tomllib
@@ -14,6 +14,6 @@ def _extras() -> dict[str, set[str]]:
     return {extra: {re.split(r"[^\w-]", line)[0].lower() for line in lines} for extra, lines in lists.items()}
 
 
-def holds(extra: str, package: str) -> None:
+def assert_installs(extra: str, package: str) -> None:
     """Assert that an extra of this project installs a package."""
-    assert package in _extras()[extra], f"{extra} brings {sorted(_extras()[extra])}"
+    assert package in _extras()[extra], f"{extra} installs {sorted(_extras()[extra])}"

@@ -1,4 +1,4 @@
-"""Write a small right cache with plain zarr-python, after docs/cache_format.md and without `pipeline`."""
+"""Write a small valid cache with plain zarr-python, according to docs/cache_format.md and without `pipeline`."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ CACHE = "00c0ffee" * 4
 
 @dataclass(frozen=True)
 class FakeCache:
-    """A cache on disk and what it must give.
+    """A cache on disk and its expected content.
 
     Attributes:
         path: its folder.
-        table: (N,) lines as in the format.
+        table: metadata.csv, N lines.
         images: size -> (N, C, S, S) uint8, in the order of the table, not of rows.
     """
 
@@ -53,15 +53,17 @@ def write_cache(
     windows: tuple[tuple[str, float, float], ...] = WINDOWS,
     label_level: str = "slice",
 ) -> FakeCache:
-    """Write a cache of patients x slices slices, one series a patient.
+    """Write a cache of patients x slices slices, with one series per patient.
 
-    A label of class k shows as a bright square at a place of its own, so that a model can learn it. Rows are in
-    pseudo-random order with holes; rows that no line names hold noise or nothing.
+    A label of class k appears as a bright square at a position of its own, so that a model can learn it. Rows are in
+    pseudo-random order with holes; rows that are not in the table have noise or nothing.
 
     Args:
-        unlabelled: so many lines, the first of the table, have no label.
+        path: folder of the cache.
+        unlabelled: number of lines at the start of the table without labels.
         z: whether z_mm is known, or only the order.
-        seed: of the content. row_seed: of the rows, which mean nothing.
+        seed: of the content.
+        row_seed: of the order of rows, which has no meaning.
     """
     rng = np.random.default_rng(seed)
     table = make_table(rng, patients, slices, classes, unlabelled)
@@ -69,7 +71,7 @@ def write_cache(
         table["z_mm"] = np.nan
     capacity = -(-(len(table) * 4 // 3) // rows_per_shard) * rows_per_shard
     table["row"] = np.random.default_rng(row_seed).permutation(capacity)[: len(table)]
-    if label_level != "slice":  # one series a patient
+    if label_level != "slice":  # a patient has one series
         table[list(classes)] = table.groupby("patient_id")[list(classes)].transform("max")
     labels = table[list(classes)].to_numpy(float) if classes else np.zeros((len(table), 0))
     images = {size: _images(np.random.default_rng((seed, size)), labels, size, len(windows)) for size in sizes}
@@ -88,7 +90,7 @@ def write_cache(
 def make_table(
     rng: np.random.Generator, patients: int, slices: int, classes: tuple[str, ...], unlabelled: int
 ) -> pd.DataFrame:
-    """Make the lines of patients x slices slices, rows still 0; half the slices have the finding of their patient."""
+    """Make the table of patients x slices slices, with rows still 0; half of them have the finding of their patient."""
     lines: list[dict[str, Any]] = []
     for patient in range(patients):
         study, series = (f"ID_{rng.integers(1 << 40):010x}" for _ in range(2))
@@ -120,17 +122,17 @@ def make_table(
 
 def _images(rng: np.random.Generator, labels: np.ndarray, size: int, channels: int) -> np.ndarray:
     images = rng.integers(40, 90, (len(labels), channels, size, size), np.uint8)
-    images[:, :, :2, :] = 0  # air, so that a chunk compresses
+    images[:, :, :2, :] = 0  # air, so that chunks compress
     side = size // 4
     for k in range(labels.shape[1]):
         top, left = 1 + side * (k // 3), 1 + side * (k % 3)
         images[labels[:, k] == 1, :, top : top + side, left : left + side] = 230
-    images[0] = 0  # the format: a live row of nothing but 0 has a stored chunk too
+    images[0] = 0  # in the format, a live row of zeros has a stored chunk too
     return images
 
 
 def create_arrays(path: Path, size: int, rows: int, channels: int, rows_per_shard: int, compressor: str) -> Any:
-    """Create the empty arrays of one size in a group that is there: images (rows, C, S, S), sums (rows, C, 2)."""
+    """Create the empty arrays of one size in an existing group: images (rows, C, S, S) and sums (rows, C, 2)."""
     images = zarr.create_array(
         path,
         name=f"images/{size}-0badcafe",
@@ -156,7 +158,7 @@ def create_arrays(path: Path, size: int, rows: int, channels: int, rows_per_shar
 
 
 def write_arrays(path: Path, size: int, stored: np.ndarray, rows_per_shard: int, compressor: str) -> None:
-    """Write the image array of one size, (rows, C, S, S), and its sums into a group that is there."""
+    """Write the images of one size, (rows, C, S, S), and their sums to an existing group."""
     images, sums = create_arrays(path, size, len(stored), stored.shape[1], rows_per_shard, compressor)
     images[:] = stored
     sums[:] = sums_of(stored)
@@ -176,7 +178,7 @@ def commit_table(
     sizes: tuple[int, ...],
     rows_per_shard: int,
 ) -> None:
-    """Write the table, the attributes and the commit that make arrays a cache."""
+    """Write table, attributes and commit for existing arrays, which makes them a cache."""
     text = table.to_csv(index=False, lineterminator="\n").encode()
     digest = hashlib.sha256(text).hexdigest()
     attributes: dict[str, Any] = {
@@ -218,7 +220,7 @@ def commit_table(
 
 
 def _write_commit(path: Path, commit: dict[str, Any]) -> str:
-    """Write a commit and the root that names it, with the id that the commit's content makes: docs/cache_format.md."""
+    """Write a commit, with the id of its content as in docs/cache_format.md, and the root attributes; return the id."""
     attributes = {key: value for key, value in commit["attributes"].items() if key != "commit"}
     content = [attributes, commit["arrays"], commit["private"]]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + "\n"
@@ -232,23 +234,19 @@ def _write_commit(path: Path, commit: dict[str, Any]) -> str:
 
 
 def recommit(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
-    """Make a new current commit, the last one with a change in its attributes, arrays or private part.
-
-    Returns:
-        its id.
-    """
+    """Copy the current commit, change its attributes, arrays or private part, make it current, and return its id."""
     commit = json.loads((path / "commits" / f"{current(path)}.json").read_text())
     change(commit)
     return _write_commit(path, commit)
 
 
 def current(path: Path) -> str:
-    """The id of the current commit."""
+    """Return the id of the current commit."""
     return str(json.loads((path / "zarr.json").read_text())["attributes"]["commit"])
 
 
 def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> None:
-    """Give a line other pixels, (C, S, S) uint8, with their sums."""
+    """Replace the pixels of a line, (C, S, S) uint8, and their sums."""
     row = int(fake.table["row"].iloc[to_line])
     group = zarr.open_group(fake.path, mode="r+")
     group[f"images/{size}-0badcafe"][row] = image  # type: ignore[index]
@@ -257,7 +255,7 @@ def plant(fake: FakeCache, to_line: int, image: np.ndarray, size: int = 32) -> N
 
 
 def relabel(fake: FakeCache, values: dict[tuple[int, str], float], **attributes: str) -> None:
-    """Give lines other labels, by line and class, in a table of a new digest, and the commit other attributes."""
+    """Change labels, by line and class, and attributes, in a new commit."""
     for (line, name), value in values.items():
         fake.table[name] = fake.table[name].astype("Float64")
         fake.table.loc[line, name] = value

@@ -1,4 +1,4 @@
-"""Write a run's folder as training leaves it, with predictions that know the labels to some degree."""
+"""Write the folder of a trained run, with predictions of a given skill."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_run(
     noise: float = 1.2,
     subsets: tuple[str, ...] = ("validation", "test"),
 ) -> None:
-    """Write a run on `cache`, whose logits are `skill` apart between negatives and positives on average."""
+    """Write a run on `cache`, whose mean logits of positives and negatives differ by `skill`."""
     path.mkdir(parents=True)
     subset_of_line = split_patients(cache.table, cache.classes, seed=0, fractions=(0.4, 0.3, 0.3))
     lines = pd.DataFrame({"patient_id": cache.table["patient_id"], "split": subset_of_line})

@@ -1,4 +1,4 @@
-"""A source whose files do to a worker what broken files do to native decoders, and a check of its build."""
+"""A source whose files crash, hang or exhaust a worker, as damaged files do to native decoders."""
 
 import os
 import signal
@@ -27,20 +27,22 @@ READ_SLICES = shard.read_slices
 
 @dataclass(frozen=True)
 class Faulty(Folder):
-    """A folder. Files named after one of FAULTS do that when they are decoded; reading any of them takes `pause_s`."""
+    """A folder in which decoding a file that is named after one of FAULTS calls it, and reading any takes `pause_s`."""
 
     pause_s: float = 0.0
 
     def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
         time.sleep(self.pause_s)
-        shard.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)  # in this process, till the next
+        shard.read_slices = FAULTS.get(
+            Path(path).stem.split("-")[0], READ_SLICES
+        )  # in this process, until the next file
         return super().read(path, buffer, *how, **past)
 
 
 def slow_build(small: Small, workers: int, pause_s: float) -> "subprocess.Popen[str]":
-    """Start a build as the leader of a session of its own; reading a file takes it `pause_s`."""
+    """Start a build in a new session, in which reading a file takes `pause_s`."""
     script = small.folder / "command.py"
-    script.write_text(  # what workers import as they start is light, as it is in the real command
+    script.write_text(  # workers import it when they start, so its imports are light, as in the real command
         "if __name__ == '__main__':\n"
         "    from pipeline.planning import survey\n    from pipeline.cli.main import main\n"
         "    from testkit.faulty import Faulty\n"
@@ -60,7 +62,7 @@ def _quit(*arguments: Any) -> NoReturn:
 
 
 def _hang(*arguments: Any) -> None:
-    assert 1 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60, "the engine has set no limit"
+    assert 1 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60, "the engine has not set a time limit"
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     time.sleep(600)
 
@@ -73,32 +75,35 @@ FAULTS: dict[str, Callable[..., Any]] = {"abort": _abort, "quit": _quit, "hang":
 
 
 def check_neighbours(folder: Path, files: int, rows: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> pd.DataFrame:
-    """Build so many files without and with files that kill their worker: these must be all that differs.
+    """Build caches without and with files that kill their worker, and check that only those differ.
 
     Args:
-        rows: in a shard.
+        folder: for both caches.
+        files: number of other files.
+        rows: rows of a shard.
+        kinds: of faults, one file each.
 
     Returns:
         path, code and message of the files that kill.
     """
-    without, amid = (Small(folder / name, rows=rows) for name in ("without", "amid"))
-    for small in (without, amid):
+    without, faulty = (Small(folder / name, rows=rows) for name in ("without", "faulty"))
+    for small in (without, faulty):
         write_slices(small.src, range(files - 3))
         write(small.src / "cut.dcm", slice_bytes(files)[:-50])
         write(small.src / "notes.txt", b"not DICOM")
         write(small.src / "twin.dcm", slice_bytes(0))
     for number, kind in enumerate(kinds):
-        write(amid.src / f"{kind}-1.dcm", slice_bytes(files + 1 + number))
+        write(faulty.src / f"{kind}-1.dcm", slice_bytes(files + 1 + number))
     without.build("--max-rejects", 1)
     with patch.object(survey, "open_source", Faulty):
-        run("build", *amid.options(), "--workers", 2, "--max-rejects", 1, code=1)
-    counts, others = (zarr.open_group(small.out, mode="r").attrs["counts"] for small in (amid, without))
+        run("build", *faulty.options(), "--workers", 2, "--max-rejects", 1, code=1)
+    counts, others = (zarr.open_group(small.out, mode="r").attrs["counts"] for small in (faulty, without))
     more = {"files": len(kinds), "failed": len(kinds)}
     assert counts == {name: number + more.get(name, 0) for name, number in others.items()}
-    assert amid.digest() == without.digest()
-    rejects, expected = (pd.read_csv(small.out / "rejects.csv") for small in (amid, without))
+    assert faulty.digest() == without.digest()
+    rejects, expected = (pd.read_csv(small.out / "rejects.csv") for small in (faulty, without))
     killed = rejects["path"].isin([f"{kind}-1.dcm" for kind in kinds])
     pd.testing.assert_frame_equal(rejects[~killed].reset_index(drop=True), expected)
     assert set(rejects["code"][killed]) == {"killed_worker"}
-    amid.verify()
+    faulty.verify()
     return rejects[killed]

@@ -1,4 +1,4 @@
-"""A store of files that counts, delays and fails as a test wants, and what reads a cache from it."""
+"""A remote store that counts, delays and fails requests, and helpers to read a cache from it."""
 
 import threading
 import time
@@ -21,10 +21,10 @@ SIZE = 32
 
 
 class FaultyStore(LocalFileSystem):
-    """A store behind faulty://, a folder of this machine really, that counts, delays and fails as a test wants."""
+    """A store at faulty://, backed by a local folder, that counts, delays and fails requests."""
 
     protocol = "faulty"
-    requests: ClassVar[Counter[tuple[str, bool]]] = Counter()  # (path, whether the whole file was asked for)
+    requests: ClassVar[Counter[tuple[str, bool]]] = Counter()  # (path, whether the complete file was requested)
     at_once = most_at_once = 0
     delay_s = 0.0
     fault: Callable[[str], None] = staticmethod(lambda path: None)
@@ -37,7 +37,7 @@ class FaultyStore(LocalFileSystem):
 
     @classmethod
     def whole(cls) -> Counter[str]:
-        """Return how often each shard was asked for whole."""
+        """Return how often each complete shard was requested."""
         return Counter({path: n for (path, whole), n in cls.requests.items() if whole and "/images/" in path})
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
@@ -74,7 +74,7 @@ def stream_of(cache: Cache, threads: int = 1, lines: np.ndarray | None = None) -
 
 
 def check_epoch(fake: FakeCache, stream: Stream, epoch: int = 0) -> None:
-    """Read an epoch and compare every pixel."""
+    """Read an epoch and compare all pixels."""
     seen = []
     for batch in stream.epoch(0, epoch):
         assert np.array_equal(batch.images.numpy(), fake.images[SIZE][batch.lines.numpy()])

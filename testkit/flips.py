@@ -1,7 +1,7 @@
-"""Flip one bit of a cache or a run: a command that reads the file says so, repairs it, or acts as if it were whole.
+"""Flip a bit of a cache or a run, and check that a command that reads the file reports it, or works as if undamaged.
 
-Which commands read a file is no list: each is watched once as it opens files. What a command does is all that it says
-and all that lies in the folder afterwards, the flipped file and the digests of a run left out.
+The commands that read a file are found by recording the files that each command opens. The result of a command is its
+output and the content of the folder, except for the flipped file and the digests of a run.
 """
 
 import functools
@@ -30,10 +30,13 @@ from training.run.digests import FILE
 
 @dataclass(frozen=True)
 class Done:
-    """What a command did.
+    """The result of a command.
 
     Attributes:
+        code: exit code.
+        said: lines of its output.
         files: path below the folder -> SHA-256.
+        error: repr of an exception that was not handled, or "".
     """
 
     code: int
@@ -44,13 +47,14 @@ class Done:
 
 @dataclass
 class Scene:
-    """A folder, commands on it, and what each of them reads and does while nothing is damaged.
+    """A folder, commands that use it, and the files that each reads and its result without damage.
 
     Attributes:
-        parts: the folders below it whose files are flipped.
+        folder: the folder.
+        parts: folders below it in whose files bits are flipped.
         commands: name -> program and command.
-        done: name -> what it does.
-        readers: file below the folder -> the commands that open it.
+        done: name -> result.
+        readers: file below the folder -> names of the commands that open it.
     """
 
     folder: Path
@@ -65,17 +69,17 @@ class Scene:
 
     @property
     def files(self) -> list[str]:
-        """The files of its parts that have anything in them."""
+        """The files of its parts that are not empty."""
         found = (path for part in self.parts for path in (self.pristine / part).rglob("*"))
         return sorted(str(path.relative_to(self.pristine)) for path in found if path.is_file() and path.stat().st_size)
 
     def renew(self) -> None:
-        """Bring the folder back to its beginning."""
+        """Restore the folder to its initial state."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.pristine, self.folder, symlinks=True)
 
     def do(self, name: str, opened: set[str] | None = None) -> Done:
-        """Run a command in the folder as it is; `opened` takes the files below it that the command opens."""
+        """Run a command on the current folder; add the files below it that the command opens to `opened`."""
         if opened is not None:
             _watch(self.folder, opened)
         code, said, error = call(*self.commands[name])
@@ -90,7 +94,7 @@ class Scene:
 
 
 def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tuple[click.Command, Command]]) -> Scene:
-    """Watch each command twice; what differs between the two times (the time of day) is not compared."""
+    """Run each command twice; output and files that differ between the two, such as times, will not be compared."""
     scene = Scene(folder, parts, commands)
     folder.rename(scene.pristine)
     first: dict[str, Done] = {}
@@ -102,7 +106,7 @@ def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tupl
         for file in scene.files:
             if file in with_files:
                 scene.readers.setdefault(file, []).append(name)
-    time.sleep(1.1)  # what says the time says another one
+    time.sleep(1.1)  # so that times differ
     for name, once in first.items():
         scene.renew()
         again = scene.do(name)
@@ -116,7 +120,7 @@ _watched: list[Any] = [None, set()]
 
 @functools.cache
 def _hook() -> None:
-    """Note the files below the watched folder that are opened; Python lets no audit hook go again."""
+    """Record opened files below the watched folder, with one hook as Python cannot remove audit hooks."""
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
         folder, found = _watched
@@ -135,7 +139,14 @@ def _watch(folder: Path | None, found: set[str]) -> None:
 
 @dataclass
 class Found:
-    """What came of flips, by command: how many were said, how many changed nothing; and what was wrong."""
+    """The outcomes of flips.
+
+    Attributes:
+        said: number of flips that each command reported.
+        nothing: number of flips that changed nothing, by command.
+        kinds: number of flips by kind of file.
+        wrong: descriptions of flips that were neither.
+    """
 
     said: Counter[str] = field(default_factory=Counter)
     nothing: Counter[str] = field(default_factory=Counter)
@@ -144,7 +155,7 @@ class Found:
 
 
 def flip(scene: Scene, rng: np.random.Generator, found: Found) -> None:
-    """Flip a bit of a file that some command reads, and run one of those commands."""
+    """Flip a random bit of a file that some command reads, and run one of these commands."""
     file = sorted(scene.readers)[rng.integers(len(scene.readers))]
     name = scene.readers[file][rng.integers(len(scene.readers[file]))]
     scene.renew()
@@ -163,7 +174,7 @@ def flip(scene: Scene, rng: np.random.Generator, found: Found) -> None:
 
 
 def names(line: str, file: str) -> bool:
-    """Whether a line names a file of the scene, or the store of features that it is part of."""
+    """Return whether a line contains the path of a file, or of the store of features that it is part of."""
     inside = file.partition("/")[2] or file
     if ".zarr/" in inside:
         inside = f"{inside.partition('.zarr/')[0]}.zarr"
@@ -171,7 +182,7 @@ def names(line: str, file: str) -> bool:
 
 
 def kind_of(file: str) -> str:
-    """The kind of file, for the count: the folders that hold it, and its suffix."""
+    """Return the kind of a file, for counting: its folders and its suffix."""
     return "/".join(part for part in Path(file).parent.parts[:3] if "-" not in part) + f"/*{Path(file).suffix}"
 
 
@@ -190,7 +201,7 @@ def _difference(done: Done, right: Done, file: str) -> str:
 
 
 def cache_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
-    """A cache that `pipeline` built, and what both packages do with it; of `names` only where any are given."""
+    """Return a cache built by `pipeline`, and commands of both packages; only those in `names` if there are any."""
     folder.mkdir()
     small = caches.valid_cache(folder / "case")
     out = small.out
@@ -220,7 +231,7 @@ def cache_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
 
 
 def run_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
-    """A run with features and a head on them, and what `train` does with the two; only `names` where any are given."""
+    """Return a run with features and a head, and commands of `train`; only those in `names` if there are any."""
     folder.mkdir()
     case = folder / "case"
     runs.valid_run(case)

@@ -1,4 +1,4 @@
-"""Make random histories of a source and its settings, for the property test and its campaign."""
+"""Random histories of a source and its settings, for a property test and its benchmark."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ MAX_FILES = 9
 
 @dataclass
 class History:
-    """A small source under change; every change is drawn from `rng`.
+    """A small source with random changes.
 
     Attributes:
-        steps: what was done, for a failure's message.
+        steps: descriptions of the changes, for assertion messages.
     """
 
     small: Small
@@ -29,18 +29,18 @@ class History:
 
     @property
     def anchor(self) -> int:
-        """The number of a slice that is always there: a source without any is refused."""
+        """The number of a slice that is never removed, as an empty source is an error."""
         return 40 if self.deck is MADE_UP else 12
 
     def begin(self) -> None:
-        """Write a first source and build it."""
+        """Write the initial source and build it."""
         write(self.small.src / "anchor.dcm", self.deck.slice(self.anchor))
         for _ in range(3):
             self.add()
         self.build()
 
     def change(self) -> None:
-        """Make one to three changes, then build, and check the plan against what ran."""
+        """Make one to three changes, then build, and compare the plan with the work of the build."""
         changes: list[Callable[[], None]] = [
             self.add, self.add, self.add_frames, self.copy, self.rewrite, self.touch, self.rename, self.remove,
             self.relabel, self.rewindow, self.resize, self.reread,
@@ -58,7 +58,7 @@ class History:
         shards = {f"{array}/c/{task['shard']}/0/0/0" for task in made["tasks"] for array in task["arrays"]}
         written = {str(Path(shard).relative_to(self.small.out.resolve())) for shard in work.shards}
         handed_back = [file for file in set(work.read) if file.startswith("frames")]
-        if not handed_back:  # how many frames a file has is known only when it is opened
+        if not handed_back:  # the number of frames is not known before a file is opened
             assert sorted(work.read) == sorted(files), self.steps
             assert written <= shards, self.steps
         assert set(work.read) == set(files), self.steps
@@ -138,7 +138,7 @@ class History:
 
 
 def check_history(folder: Path, seed: int, changes: int, deck: Deck = MADE_UP) -> History:
-    """Play one history and check that it leaves no trace in the content."""
+    """Run one history and check that the content equals that of a clean build."""
     rng = np.random.default_rng(seed)
     history = History(Small(folder / "history", sizes=(4,), rows=4), rng, deck)
     history.small.folder.mkdir()

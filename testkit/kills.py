@@ -1,4 +1,4 @@
-"""Kill commands at chosen system calls, by strace, while a reader looks on: for tests and a campaign."""
+"""Kill commands at given system calls with strace, while a reader reads the cache: for tests and a benchmark."""
 
 import contextlib
 import ctypes
@@ -20,28 +20,28 @@ import xxhash
 from testkit.small import LONG_AGO_NS, MADE_UP, Deck, Small, frames_bytes, run, write
 
 LEVELS = (40, 45, 50, 55, 60, 65)
-# A reader may be that long in a commit that has been replaced.
+# A reader may use a replaced commit for this long.
 GC_AGE = "4s"
 PR_SET_PTRACER, PR_SET_PTRACER_ANY = 0x59616D61, -1
 
 
 def strace_works() -> bool:
-    """Whether a system call of a process can be answered with a signal here."""
+    """Return whether strace can kill a process at a system call here."""
     if not shutil.which("strace"):
         return False
     return run_killed(lambda: os.rename("/nowhere", "/nowhere"), "rename", 1) is None
 
 
 def run_killed(command: Callable[[], object], syscall: str, when: int) -> int | None:
-    """Fork, and run a command that is killed as it enters its `when`-th call of `syscall`.
+    """Run a command in a forked process that is killed when it enters its `when`-th call of `syscall`.
 
     Returns:
-        the exit code, or None where it was killed.
+        The exit code, or None if it was killed.
     """
     waiting, go = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _be_traced(waiting, command)
+        _run_traced(waiting, command)
     os.close(waiting)
     inject = f"inject={syscall}:signal=KILL:when={when}"
     strace = subprocess.Popen(
@@ -57,7 +57,7 @@ def run_killed(command: Callable[[], object], syscall: str, when: int) -> int | 
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _be_traced(waiting: int, command: Callable[[], object]) -> None:
+def _run_traced(waiting: int, command: Callable[[], object]) -> None:
     code = 99
     try:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
@@ -78,13 +78,14 @@ def _be_traced(waiting: int, command: Callable[[], object]) -> None:
 
 
 def read_view(root: Path, valid: dict[str, set[str]]) -> tuple[str, list[str]]:
-    """Read what a training job reads, and say what is wrong with it.
+    """Read the current commit like a training job, and check it.
 
     Args:
-        valid: SOP Instance UID -> the digests of every image that it may have.
+        root: folder of the cache.
+        valid: SOP Instance UID -> digests of all images that it may have.
 
     Returns:
-        the commit; problems.
+        The id of the commit, and descriptions of problems.
     """
     import zarr
 
@@ -121,7 +122,14 @@ def _keep_reading(root: Path, valid: dict[str, set[str]], ready: Any, stop: Any,
 
 @dataclass
 class Seen:
-    """What a reader saw: views, different commits, and views that were torn."""
+    """The result of a reader.
+
+    Attributes:
+        views: how often it read the cache.
+        commits: number of different commits.
+        problems: the first few problems.
+        wrong: number of problems.
+    """
 
     views: int = 0
     commits: int = 0
@@ -131,7 +139,7 @@ class Seen:
 
 @contextlib.contextmanager
 def reader(root: Path, valid: dict[str, set[str]]) -> Iterator[Seen]:
-    """Read the cache again and again in another process."""
+    """Read the cache repeatedly in another process."""
     spawn = multiprocessing.get_context("spawn")
     ready, stop, results, seen = spawn.Event(), spawn.Event(), spawn.Queue(), Seen()
     process = spawn.Process(target=_keep_reading, args=(root, valid, ready, stop, results))
@@ -145,12 +153,12 @@ def reader(root: Path, valid: dict[str, set[str]]) -> Iterator[Seen]:
         process.join()
 
 
-# --- a cache that lives through kills ------------------------------------------------------------------------------
+# --- a cache whose commands are killed -----------------------------------------------------------------------------
 
 
 @dataclass
 class Victim:
-    """A cache whose commands are killed; after each kill the same command must bring it to the right content."""
+    """A cache whose commands are killed; after each kill, running the same command must give the correct content."""
 
     small: Small
     deck: Deck = MADE_UP
@@ -160,7 +168,7 @@ class Victim:
 
     @staticmethod
     def make(folder: Path, deck: Deck = MADE_UP, slices: int = 12) -> "Victim":
-        """Build a cache of so many slices of a deck, a file of many frames and a text file."""
+        """Build a cache of slices of a deck, a file with many frames and a text file."""
         labels = {deck.uid(number): number % 2 for number in range(slices + 1)}
         small = Small(folder, sizes=(8, 12), rows=8, labels=labels)
         deck.write(small.src, range(slices))
@@ -171,18 +179,18 @@ class Victim:
 
     @property
     def extra(self) -> bytes:
-        """A slice that is there at times."""
+        """A slice that is added and removed."""
         return self.deck.slice(len(self.small.labels or ()) - 1)
 
-    # --- what is done to it: each is repeated, with one more step before the kill ---
+    # --- changes, each with the command that is then killed ---
 
     def begin(self) -> list[object]:
-        """Take the cache away, for a first build."""
+        """Remove the cache, for a first build."""
         shutil.rmtree(self.small.out)
         return ["build", *self.small.options(), "--workers", 0]
 
     def change(self) -> list[object]:
-        """Change one file, add or remove another."""
+        """Change one file, and add or remove another."""
         self.turn += 1
         write(self.small.src / "003.dcm", self.deck.slice(3, self.turn % 2), LONG_AGO_NS + self.turn * 10**9)
         extra = self.small.src / "extra.dcm"
@@ -193,7 +201,7 @@ class Victim:
         return ["build", *self.small.options(), "--workers", 0, "--prune"]
 
     def rewindow(self) -> list[object]:
-        """Change a window, mostly to one that has no array any more."""
+        """Change a window, mostly to one whose array has been removed."""
         run("gc", self.small.out, "--older-than", GC_AGE, "--yes")
         self.small.level = LEVELS[(LEVELS.index(self.small.level) + 1) % len(LEVELS)]
         return ["build", *self.small.options(), "--workers", 0]
@@ -208,7 +216,7 @@ class Victim:
         return ["gc", self.small.out, "--older-than", "0s", "--yes"]
 
     def damage(self) -> list[object]:
-        """Damage shards, records and a copy. The source has all of it: no older commit is kept."""
+        """Damage shards, records and a copy. No older commits are kept, so the source has everything for a repair."""
         run("gc", self.small.out, "--older-than", "0s", "--yes")
         out = self.small.out
         images = sorted(out.glob("images/*/c/*/0/0/0"))
@@ -221,10 +229,10 @@ class Victim:
         self.turn += 1
         return ["verify", out, "--repair", "--src", self.small.src]
 
-    # --- kill, go on, check ---
+    # --- kill, run again, check ---
 
     def kill_at_each(self, act: Callable[[], list[object]], syscall: str, step: int = 1) -> int:
-        """Repeat an act, killed at call 1, 1 + step, ... of `syscall`, until it ends before that; returns the kills."""
+        """Kill a command at call 1, 1 + step, ... of `syscall`, until it ends before that; return the kills."""
         for number in itertools.count():
             command = act()
             code = run_killed(lambda: run(*command), syscall, 1 + number * step)  # noqa: B023
@@ -249,7 +257,7 @@ class Victim:
         return found
 
     def check(self) -> None:
-        """Everything is whole, and the content is a clean build's."""
+        """Check that nothing is damaged, and that the content is that of a clean build."""
         said = self.small.verify().stdout
         assert "damaged:" not in said
         assert self.small.digest() == self._expected()
@@ -264,7 +272,7 @@ class Victim:
         return self.expected[state]
 
     def valid_images(self, levels: Sequence[int]) -> dict[str, set[str]]:
-        """Every image that any slice may ever have: SOP Instance UID -> digests, by clean builds."""
+        """Return SOP Instance UID -> digests of all images that the slice may have, from clean builds."""
         valid: dict[str, set[str]] = {}
         for level, content in itertools.product(levels, (0, 1)):
             folder = self.small.folder / f"valid-{level}-{content}"

@@ -1,4 +1,4 @@
-"""Keep what a disk may hold after a power cut: of contents what was synced, of names that or all."""
+"""Simulate power cuts: unsynced contents are lost, and unsynced names may be."""
 
 import contextlib
 import os
@@ -10,21 +10,21 @@ from unittest.mock import patch
 
 
 class Disk:
-    """A disk that loses what was not synced.
+    """A simulated disk that loses unsynced data.
 
-    At each cut it is shown in all ways that matter: with no name that was not synced, with every name, with those of
-    one folder whose files vouch for others. None has kept content that was not synced.
+    Each cut gives all relevant states: without any unsynced names, with all of them, and with those of one folder of
+    VOUCHING, whose files refer to others. No state has unsynced content.
     """
 
     VOUCHING = ("", "commits/", ".pipeline/shards/")
 
     def __init__(self, top: Path) -> None:
-        """Take all that is below `top` now as synced."""
+        """Treat everything that is below `top` now as synced."""
         self.top = top
         self.cuts: dict[frozenset[tuple[str, bytes | None]], None] = {}
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
-        self._held: list[int] = []  # an open file's number is not given to another one
+        self._held: list[int] = []  # keeps files open, so that their inode numbers are not reused
         self._lock = threading.RLock()
         for path in (top, *top.rglob("*")):
             handle = os.open(path, os.O_RDONLY)
@@ -33,7 +33,7 @@ class Disk:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Cut the power before each sync, and at the end; every distinct disk that is left is kept in `cuts`."""
+        """Cut the power before each sync, and at the end; collect all distinct states in `cuts`."""
         fsync, fdatasync = os.fsync, os.fdatasync
 
         def watching(real):
@@ -74,7 +74,7 @@ class Disk:
         self.cuts |= dict.fromkeys((*kept, every))
 
     def _names_left(self, folder: int, path: str, ahead: str | None) -> Iterator[tuple[str, bytes | None]]:
-        """Walk over the names that were synced; those of the folder `ahead` are on the disk without that."""
+        """Yield the synced names with their content, and for the folder `ahead` also unsynced names."""
         names = self._names.get(folder, {})
         if path == ahead:
             names = self._live_names(self.top / path)
@@ -85,7 +85,7 @@ class Disk:
 
 
 def restore(disk: frozenset[tuple[str, bytes | None]], top: Path) -> None:
-    """Write what a cut has left."""
+    """Write the state after a cut to a folder."""
     top.mkdir(parents=True)
     for name, content in sorted(disk, key=lambda entry: entry[0]):
         if content is None:

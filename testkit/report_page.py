@@ -1,4 +1,4 @@
-"""Read the report of a cache as a strict reader would."""
+"""Parse the report of a cache strictly."""
 
 import base64
 import io
@@ -11,7 +11,14 @@ VOID = {"meta", "link", "img"}
 
 
 class Page(HTMLParser):
-    """Reads the report as a strict reader would: every tag that opens must close, in order."""
+    """Parses the report and requires that tags are closed in order.
+
+    Attributes:
+        tables: caption -> first cell of each row -> the others.
+        tiles: description -> value.
+        pictures: the decoded images.
+        words: the paragraphs.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,11 +71,11 @@ class Page(HTMLParser):
             self.words.append(data)
 
     def table(self, caption: str) -> dict[str, list[str]]:
-        """The one table whose caption begins so: first cell -> the others."""
+        """Return the only table whose caption starts with this: first cell of each row -> the others."""
         (found,) = (rows for name, rows in self.tables.items() if name.startswith(caption))
         return found
 
 
 def numbers(rows: dict[str, list[str]]) -> dict[str, int]:
-    """First cell of a row -> the number beside it."""
+    """Return first cell of each row -> the number in the second."""
     return {name: int(cells[0].replace(",", "")) for name, cells in rows.items()}

@@ -1,4 +1,4 @@
-"""A source that holds every kind of series, coding and failure that the report of a cache counts."""
+"""A source with all kinds of series, codings and failures that the report of a cache counts."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from testkit import dicom_files
 from testkit.small import write
 
-MAKERS = {"SIEMENS": "Siemens", "GE MEDICAL SYSTEMS": "GE", "markmaker inc": "other"}
+MANUFACTURERS = {"SIEMENS": "Siemens", "GE MEDICAL SYSTEMS": "GE", "markmaker inc": "other"}
 
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -19,19 +19,19 @@ def tilted(degrees: float) -> list[float]:
     return [1, 0, 0, 0, float(np.round(np.cos(angle), 6)), float(np.round(-np.sin(angle), 6))]
 
 
-def turned(degrees: float) -> list[float]:
+def rotated(degrees: float) -> list[float]:
     angle = np.radians(degrees)
     across, along = float(np.round(np.cos(angle), 6)), float(np.round(np.sin(angle), 6))
     return [across, along, 0, -along, across, 0]
 
 
-# Series number -> orientation and z of each slice; what else differs stands in `dataset_of`.
+# Series number -> orientation and z of each slice; other differences are in `dataset_of`.
 SERIES = {
     0: [(tilted(0), z) for z in (0, 5, 10, 15, 20, 25)],  # even
     1: [(tilted(20), z) for z in (0, 4, 8, 12, 24)],  # uneven, with a gap, tilted
     2: [(tilted(0), z) for z in (0, 5, 5, 10)],  # repeated
     3: [(tilted(0), 0), (tilted(0), 5), (tilted(15), 10)],  # two tilts
-    4: [(turned(30), z) for z in (0, 5, 10)],  # turned in the plane
+    4: [(rotated(30), z) for z in (0, 5, 10)],  # rotated in the plane
     5: [(tilted(0), 7)],  # one position
 }
 
@@ -45,7 +45,7 @@ def dataset_of(series: int, number: int, orientation: list[float], z_mm: float, 
         SeriesInstanceUID=f"1.2.78.{series}",
         StudyInstanceUID=f"1.2.79.{series}",
         PatientID="" if series == 5 else f"MARKID{series // 2}",
-        Manufacturer=list(MAKERS)[series % 3],
+        Manufacturer=list(MANUFACTURERS)[series % 3],
         ImagePositionPatient=[-100, -100, z_mm],
         ImageOrientationPatient=orientation,
         RescaleIntercept=-1000 if series == 0 else -1024,
@@ -64,7 +64,7 @@ def dataset_of(series: int, number: int, orientation: list[float], z_mm: float, 
 
 
 def write_source(src: Path) -> dict[str, int]:
-    """Write slices of every kind and files that give none. Returns the labels: some slices have none."""
+    """Write slices of all kinds and files that give none; return the labels, which some slices lack."""
     labels = {}
     for series, slices in SERIES.items():
         for number, (orientation, z_mm) in enumerate(slices):
@@ -74,7 +74,7 @@ def write_source(src: Path) -> dict[str, int]:
             write(src / "good" / f"{series}_{number}", encode(dataset, coding))
             if series != 2:
                 labels[f"1.2.77.{series}.{number}"] = int((series + number) % 3 == 0)
-    for number in range(2):  # without position: placed by InstanceNumber
+    for number in range(2):  # without position, so placed by InstanceNumber
         dataset = dataset_of(6, number, tilted(0), 0, (16, 16))
         del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.SliceLocation
         dataset.InstanceNumber = number + 1

@@ -1,4 +1,4 @@
-"""Write planted caches, train slice model, neighbours and heads over the series alike, and print what each gains."""
+"""Train models of slices, of neighbouring slices and of series in the same way, and print the gain of each."""
 
 import shutil
 from collections.abc import Mapping
@@ -24,17 +24,20 @@ from training.series.mix import read_mix
 
 HERE = Processes(0, 1, torch.device("cpu"))
 RUNTIME = Runtime(device="cpu", input_threads=0)
-ROWS = 256  # in a shard
-IMAGES = {"slice": 0, "context": 1}  # slices on each side
+ROWS = 256  # per shard
+IMAGES = {"slice": 0, "context": 1}  # neighbouring slices before and after
 HEADS = ("gru", "transformer")
 SHOWN = (("weighted_log_loss", "all"), (CALIBRATED, "all"))
 
 
 def write_slices(path: Path, images: np.ndarray, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Write a cache of (N, C, S, S) uint8 images; it gets its name when all of it is there.
+    """Write a cache of (N, C, S, S) uint8 images; it is renamed to `path` when it is complete.
 
     Args:
-        table: one line an image, its place in `images` as `row`; in any order.
+        path: folder of the cache.
+        images: the images.
+        table: one line per image in any order, with its index in `images` as `row`.
+        classes: names of the classes.
     """
     unfinished, size = path.with_name(".unfinished"), images.shape[-1]
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -48,7 +51,7 @@ def write_slices(path: Path, images: np.ndarray, table: pd.DataFrame, classes: t
 
 
 def train_images(path: Path, cache: Path, config: TrainConfig) -> tuple[Run, Cache]:
-    """Train a run on images to its end, or go on with it."""
+    """Train a run on images to its end, or resume it."""
     begun = (path / "settings.json").exists()
     run, opened = job.resume(path, None, {}) if begun else job.begin(path, cache, config, HERE)
     fit(run, opened, RUNTIME, HERE)
@@ -56,7 +59,7 @@ def train_images(path: Path, cache: Path, config: TrainConfig) -> tuple[Run, Cac
 
 
 def train_heads(folder: Path, base: Path, values: Mapping[str, Any]) -> None:
-    """Train each of HEADS on a slice model's run, in FOLDER/<head>, to its end, or go on with it, and score it."""
+    """Train or resume each of HEADS on a slice model's run, in FOLDER/<head>, and score it."""
     series.features(base, None, (), RUNTIME, HERE)
     for name in HEADS:
         path, values = folder / name, {**values, "head": name}
@@ -67,23 +70,23 @@ def train_heads(folder: Path, base: Path, values: Mapping[str, Any]) -> None:
 
 
 def score(run: Run, cache: Cache) -> None:
-    """Score a run on validation, which fits its calibration, and then on test; only what is not scored yet."""
+    """Score a run on validation, which fits its calibration, and then on test, unless it already has scores."""
     for subset in ("validation", "test"):
         if not (run.path / f"scores_{subset}.json").exists():
             job.evaluate(run, cache, subset, RUNTIME, HERE, tta=False)
 
 
 def print_head() -> None:
-    """Print the head of the table whose lines `print_gains` prints."""
+    """Print the head of the table of `print_gains`."""
     titles = ("slices", "model", "slice model", "this", "this - it, 95 % interval", "both calibrated", "head's share")
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
 
 
 def print_gains(order: str, folder: Path) -> None:
-    """Print what the runs FOLDER/context and FOLDER/<head> change against FOLDER/slice on test, a line each.
+    """Print a line for each of the runs FOLDER/context and FOLDER/<head>, compared with FOLDER/slice on test.
 
-    Differences of the weighted log loss, with intervals by paired bootstrap over patients; then the same with each
-    run's logits calibrated on validation. The share is that of the first class.
+    It has the difference of the weighted log loss, with an interval by paired bootstrap over patients, and the same for
+    logits that were calibrated on validation. The head's share is that of the first class.
     """
     for name in ("context", *HEADS):
         table = compare(read_contestants([folder / "slice", folder / name], "test"))

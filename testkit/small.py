@@ -1,4 +1,4 @@
-"""Make tiny data sets, build caches of them, and count what a build does; for tests and campaigns."""
+"""Make tiny data sets, build caches from them, and count the work of builds; for tests and benchmarks."""
 
 import contextlib
 import io
@@ -44,27 +44,27 @@ SIDE_PX = 16
 
 
 def slice_bytes(number: int, content: int = 0, series: int = 0) -> bytes:
-    """A DICOM file of 16 x 16 pixels; `number` decides UID and position, `content` the pixels."""
+    """Return a DICOM file of 16 x 16 pixels; `number` determines UID and position, `content` the pixels."""
     return dicom_write.encode_slice(_noise(number, content, SIDE_PX), _attributes(number, series))
 
 
 @dataclass(frozen=True)
 class Deck:
-    """Where the slices of a test come from: made up, or real files.
+    """The source of a test's slices: synthetic, or real files.
 
     Attributes:
-        files: of uncompressed slices, with other numbers than they have; none for made-up slices.
+        files: paths of uncompressed slices; empty for synthetic slices.
     """
 
     files: tuple[Path, ...] = ()
 
     @staticmethod
     def of(folder: Path) -> "Deck":
-        """The slices below a folder, by name."""
+        """Return a deck of the slices below a folder, ordered by path."""
         return Deck(tuple(sorted(folder.rglob("*.dcm"))))
 
     def slice(self, number: int, content: int = 0, series: int = 0) -> bytes:
-        """A slice by its number; another `content` has other pixels and is otherwise the same."""
+        """Return a slice by its number; another `content` changes only pixels."""
         if not self.files:
             return slice_bytes(number, content, series)
         data = self.files[number].read_bytes()
@@ -72,7 +72,7 @@ class Deck:
         return data[: len(data) - changed] + (1000 + 64 * content).to_bytes(2, "little") * (changed // 2)
 
     def uid(self, number: int, series: int = 0) -> str:
-        """The SOP Instance UID of a slice."""
+        """Return the SOP Instance UID of a slice."""
         if not self.files:
             return f"1.2.3.{series}.{number}"
         return text(read_header(memoryview(self.files[number].read_bytes())).values[SOP_INSTANCE])
@@ -86,7 +86,7 @@ MADE_UP = Deck()
 
 
 def frames_bytes(number: int, frames: int) -> bytes:
-    """A DICOM file of several frames of 16 x 16 pixels, in the old style that has one position for all."""
+    """Return a DICOM file with frames of 16 x 16 pixels, in the old style with one position for all frames."""
     tall = dicom_write.encode_slice(_noise(number, frames, SIDE_PX * frames), _attributes(number, 0))
     dataset = pydicom.dcmread(io.BytesIO(tall))
     dataset.Rows, dataset.NumberOfFrames = SIDE_PX, frames
@@ -127,7 +127,7 @@ def write_slices(src: Path, numbers: range) -> None:
 
 @dataclass
 class Work:
-    """What a build touched: files read, slices decoded for an array, shard files written."""
+    """The work of a build: files read, slices rendered, and shard files written."""
 
     read: list[str] = field(default_factory=list)
     rendered: int = 0
@@ -185,12 +185,12 @@ class Small:
         return Cache(self.out)
 
     def copy(self, folder: Path) -> "Small":
-        """Copy all of it, with its files' times: a built cache need not be built again for the next test."""
+        """Copy everything including the files' times, so that a test can start with a built cache."""
         shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
         return replace(self, folder=folder, labels=None if self.labels is None else dict(self.labels))
 
     def options(self) -> list[str]:
-        """The options of build and plan."""
+        """Return the options of build and plan, and write the files that they name."""
         catalog, labels = self.folder / "catalog.yaml", self.folder / "labels.csv"
         sizes = ", ".join(str(size) for size in self.sizes)
         settings = {"level": self.level, "rows": self.rows, "rescale": self.rescale, "weight": self.weight}
@@ -202,7 +202,7 @@ class Small:
         return ["--src", str(self.src), "--out", str(self.out), "--catalog", str(catalog), "--labels", str(labels)]
 
     def only(self) -> list[object]:
-        """The options that take away what the cache has beyond these settings: sizes, labels."""
+        """Return the options that remove sizes and labels that the cache has but these settings lack."""
         root = self.out / "zarr.json"
         built = [int(size) for size in json.loads(root.read_bytes())["attributes"]["sizes"]] if root.exists() else []
         drops = [option for size in built if size not in self.sizes for option in ("--drop-size", size)]
@@ -224,7 +224,7 @@ class Small:
         return run("info", self.out, "--digest").stdout.strip()
 
     def clean_digest(self, folder: Path) -> str:
-        """The digest of a cache built at once from the same source and settings."""
+        """Return the digest of a new cache built from the same source and settings."""
         clean = Small(folder, self.level, self.sizes, self.rows, self.rescale, self.labels, self.weight)
         folder.mkdir(parents=True)
         (folder / "dicoms").symlink_to(self.src.resolve())
@@ -246,6 +246,6 @@ def flip(path: Path, bit: int) -> None:
 
 
 def check_clean(small: Small) -> None:
-    """Check that a cache is a clean build's, and nothing in it damaged."""
+    """Check that a cache is undamaged and equals a clean build."""
     assert small.digest() == small.clean_digest(small.folder / "clean")
     small.verify()

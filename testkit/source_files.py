@@ -1,4 +1,4 @@
-"""Make archives, and read all that a source holds."""
+"""Write archives, and read all files of a source."""
 
 import io
 import pickle
@@ -13,7 +13,7 @@ CONTENTS = {"b/2.dcm": b"second" * 50, "a.dcm": b"first", "b/c/3": b"", "b/2": b
 
 
 def read_all(src: str) -> dict[str, bytes]:
-    """Path -> content of all that a source lists, read by a source that was sent to another process."""
+    """Return path -> content of all files of a source, which is pickled as if sent to another process."""
     source = pickle.loads(pickle.dumps(open_source(src)))
     listing, buffer = source.scan(), Buffer()
     found = {}

@@ -1,4 +1,4 @@
-"""What tests of the stream share: a stream over a whole cache, and its lines."""
+"""Helpers for tests of the stream: a stream over all slices of a cache, and its lines."""
 
 import threading
 from pathlib import Path

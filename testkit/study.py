@@ -1,4 +1,4 @@
-"""Make what answering a study is tested with: a run of a second, and studies with valid UIDs."""
+"""Helpers for tests of predictions for a study: a run that trains in a second, and studies with valid UIDs."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZE_PX = 32
 
 
 def trained_run(folder: Path, *, scored: bool = True) -> Run:
-    """Train a run of a second on a made-up cache; `scored` on validation, so that it has thresholds."""
+    """Train a run for a second on a fake cache, and score it on validation if `scored`, so that it has thresholds."""
     cache = write_cache(folder / "train.zarr", patients=20, slices=3, sizes=(SIZE_PX,))
     run = train(folder / "run", cache.path, settings(epochs=1))
     if scored:
@@ -27,12 +27,12 @@ def trained_run(folder: Path, *, scored: bool = True) -> Run:
 
 
 def valid_uid(text: str) -> str:
-    """Return a UID of the 2.25 kind that stands for RSNA's `ID_...`, which is none."""
+    """Return a valid 2.25 UID for one of RSNA's `ID_...`, which are not valid."""
     return f"2.25.{int.from_bytes(hashlib.blake2b(text.encode(), digest_size=15).digest(), 'big')}"
 
 
 def write_phantom(folder: Path, *, seed: int = 0, patient: int = 0, keep: int = 5, valid: bool = True) -> list[Path]:
-    """Write the first slices of a phantom's first study; with valid UIDs an SR may refer to them."""
+    """Write the first slices of a phantom's first study; an SR can only refer to them if their UIDs are valid."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, data in list(encode_study(make_study(seed, patient, 0)))[:keep]:
@@ -67,7 +67,7 @@ def change(path: Path, **elements: object) -> None:
 
 
 def chest(folder: Path, slices: int = 3) -> list[Path]:
-    """Write slices of a body with two lungs."""
+    """Write slices of a chest: a body with two lungs."""
     files = write_phantom(folder, patient=1, keep=slices)
     y, x = np.mgrid[:512, :512]
     body = ((x - 256) / 220) ** 2 + ((y - 256) / 160) ** 2 < 1

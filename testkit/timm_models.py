@@ -1,4 +1,4 @@
-"""Train, save, load and export backbones of timm with random weights; for tests and a benchmark."""
+"""Train, save, load and export timm backbones with random weights; for tests and a benchmark."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from training.library import load_model
 from training.model.export import PARITY, export
 from training.run.runs import open_run
 
-# The common families, each in its smallest form, with a size in px that it takes.
+# The common families, each with its smallest variant and an image size in pixels that it accepts.
 COMMON = {
     "resnet18": 32,
     "resnet50": 32,
@@ -37,10 +37,11 @@ COMMON = {
 
 
 def train_save_load_export(name: str, folder: Path, cache: Path, form: str = "torch") -> float:
-    """Train a step, load the weights, export them; return the largest difference of a probability.
+    """Train for one epoch, load the weights and export them; return the largest difference of a probability.
 
     Raises:
-        AssertionError: a loaded weight differs. TrainingError: a step of it fails.
+        AssertionError: a logit of the loaded model is not finite.
+        TrainingError: training or export fails.
     """
     config = tiny_run.settings(model=f"timm:{name}", size_px=COMMON[name], epochs=1, batch_size=64)
     tiny_run.train(folder / "run", cache, config)

@@ -1,4 +1,4 @@
-"""Make runs that take a second: a fake cache, a small network, and processes that can be killed."""
+"""Train runs that take a second: a fake cache, a small network, and processes that can be killed."""
 
 import multiprocessing
 import os
@@ -25,12 +25,12 @@ SETTINGS: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 1e-3,
     "fusion_features": 16,
-    "position_features": 8,  # of four, all are 0 for every position
+    "position_features": 8,  # with four, all are 0 for all positions
 }
 WEIGHTS = (1, 1, 1, 1, 1, 2)  # of the fake cache's classes
 HERE = Processes(0, 1, torch.device("cpu"))
 SPAWNED = multiprocessing.get_context("forkserver")
-# Seconds to import, so once for all processes; torch._dynamo is what the first step of an optimizer imports.
+# They take seconds to import, so this is done once for all processes. An optimizer's first step imports torch._dynamo.
 SPAWNED.set_forkserver_preload(
     ["training.run.job", "torch._dynamo", "torch.utils.tensorboard", "sklearn.model_selection"]
 )
@@ -53,7 +53,7 @@ def train(path: Path, cache: Path, config: TrainConfig, **options: Any) -> Run:
 
 
 def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, options: dict[str, Any]) -> None:
-    """Train, or go on; the process kills itself with SIGKILL at its `kill_at`-th fsync or rename, 0 for never."""
+    """Train or resume a run; the process kills itself at its `kill_at`-th fsync or rename, 0 for never."""
     torch.set_num_threads(1)
     if kill_at:
         _kill_at(kill_at)
@@ -65,7 +65,7 @@ def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, 
 
 
 def train_or_resume_head(path: Path, base: Path, values: dict[str, Any], kill_at: int, options: dict[str, Any]) -> None:
-    """As `train_or_resume`, of a head over series on the run `base`."""
+    """Train or resume a head over series on the run `base`; see `train_or_resume`."""
     torch.set_num_threads(1)
     if kill_at:
         _kill_at(kill_at)
@@ -75,14 +75,14 @@ def train_or_resume_head(path: Path, base: Path, values: dict[str, Any], kill_at
 
 
 def spawn_head(path: Path, base: Path, values: dict[str, Any], kill_at: int = 0, **options: Any) -> Any:
-    """Start a process that trains a head or goes on with it."""
+    """Start a process that trains or resumes a head."""
     process = SPAWNED.Process(target=train_or_resume_head, args=(path, base, values, kill_at, options))
     process.start()
     return process
 
 
 def spawn(path: Path, cache: Path, config: TrainConfig, kill_at: int = 0, **options: Any) -> Any:
-    """Start a process that trains a run or goes on with it."""
+    """Start a process that trains or resumes a run."""
     process = SPAWNED.Process(target=train_or_resume, args=(path, cache, config, kill_at, options))
     process.start()
     return process

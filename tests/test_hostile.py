@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from testkit.hostile import caches, runs, sources
-from testkit.hostile.engine import Kind, Tried, attack
+from testkit.hostile.engine import Campaign, Kind, attack
 
 SEEDS = {"cache": 3, "run": 2, "zip": 5, "tar": 4, "catalog": 4, "label file": 4}  # inputs of each kind
 
@@ -17,9 +17,9 @@ def kinds(tmp_path_factory) -> dict[str, Kind]:
 
 
 def test_a_hostile_input_is_one_line_and_changes_nothing_outside(kinds, tmp_path):
-    tried = Tried(commands=4)
+    campaign = Campaign(commands=4)
     for name, kind in kinds.items():
         for seed in range(SEEDS[name.partition(":")[0]]):
-            attack(kind, tmp_path / "around", np.random.default_rng([7, seed]), tried)
-    assert tried.wrong == []
-    assert tried.inputs == 40
+            attack(kind, tmp_path / "around", np.random.default_rng([7, seed]), campaign)
+    assert campaign.wrong == []
+    assert campaign.inputs == 40

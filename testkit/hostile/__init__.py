@@ -1,1 +1,1 @@
-"""Hostile inputs, made of valid ones by seeded edits, and the trying of commands on them: a test, and a campaign."""
+"""Run commands on hostile inputs, which are made by random edits of valid ones; for a test and a benchmark."""

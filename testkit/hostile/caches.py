@@ -1,4 +1,4 @@
-"""Make hostile caches: damaged ones, a stranger's with right checksums and lies in them, and no files."""
+"""Hostile caches: damaged ones, ones with false content but valid checksums, and ones with special files."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ LABELS = {f"1.2.3.0.{number}": number % 2 for number in range(9)}
 
 
 def valid_cache(folder: Path) -> Small:
-    """A small cache of two commits, which the edits begin with."""
+    """Build a small cache with two commits, to be edited."""
     folder.mkdir(parents=True)
     small = small_of(folder)
     write_slices(small.src, range(5))
@@ -35,7 +35,7 @@ def small_of(folder: Path) -> Small:
 
 
 def content(path: Path, copies: Path | None) -> str:
-    """A digest of all that training takes from a cache: pixels, sums, labels, places, class weights, shares."""
+    """Return a digest of all that training reads: pixels, sums, labels, positions, class weights, split shares."""
     cache = open_cache(path, local_copy=copies)
     table = cache.table.sort_values(["sop_instance_uid", "frame"])
     rows = table["row"].to_numpy()
@@ -50,7 +50,7 @@ def content(path: Path, copies: Path | None) -> str:
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
-    """The kinds, made of a valid cache that is built in a folder."""
+    """Return the kinds of hostile caches, edited from a valid one that is built in a folder."""
     small = valid_cache(folder)
     right = content(small.out, None)
     makers: dict[str, Callable[[Small, np.random.Generator], str]] = {
@@ -76,7 +76,7 @@ def _commands(small: Small, read: tuple[Command, ...]) -> tuple[Command, ...]:
 def _honest(
     make: Callable[[Small, np.random.Generator], str], right: str
 ) -> Callable[[Path, np.random.Generator], Hostile]:
-    """A case in which whatever is read must be the valid content, for every checksum that was there still is."""
+    """Return a kind whose checksums are unchanged, so that only the valid content may be read."""
 
     def of(folder: Path, rng: np.random.Generator) -> Hostile:
         small, seen = small_of(folder), list[str]()
@@ -88,16 +88,16 @@ def _honest(
         def read_copy() -> None:
             seen.append(content(small.out, folder / "copies"))
 
-        def lie(codes: Any) -> str:
-            return "" if set(seen) <= {right} else "training reads another content"
+        def check(codes: Any) -> str:
+            return "" if set(seen) <= {right} else "training reads other content"
 
-        return Hostile(what, ("cache.zarr", "there", "copies"), _commands(small, (read, read_copy)), lie)
+        return Hostile(what, ("cache.zarr", "there", "copies"), _commands(small, (read, read_copy)), check)
 
     return of
 
 
 def _signed(make: Callable[[Small, np.random.Generator], str]) -> Callable[[Path, np.random.Generator], Hostile]:
-    """A case of a stranger who may say what he likes, and must not reach outside."""
+    """Return a kind with valid checksums, whose content may be anything but must not lead outside."""
 
     def of(folder: Path, rng: np.random.Generator) -> Hostile:
         small = small_of(folder)
@@ -149,7 +149,7 @@ def _replace_file(small: Small, rng: np.random.Generator) -> str:
 
 
 def _sign_commit(small: Small, rng: np.random.Generator) -> str:
-    """A commit with checksums that are right, and lies in it; the current one by every record."""
+    """Write an edited commit with valid checksums, and make it the current one everywhere."""
     root = json.loads((small.out / "zarr.json").read_bytes())
     head = root["attributes"]["commit"]
     commit = json.loads((small.out / "commits" / f"{head}.json").read_bytes())
@@ -174,7 +174,7 @@ def _sign_commit(small: Small, rng: np.random.Generator) -> str:
 
 
 def _checksum_record(small: Small, rng: np.random.Generator) -> str:
-    """A done-record, or its copy's twin, with a checksum that is right, and lies in it."""
+    """Edit the record of a shard, with a valid checksum."""
     files = sorted(small.out.glob(".pipeline/shards/*.json"))
     file = files[rng.integers(len(files))]
     document = json.loads(file.read_bytes().partition(b"\n")[2])
@@ -184,7 +184,7 @@ def _checksum_record(small: Small, rng: np.random.Generator) -> str:
 
 
 def sign(commit: dict[str, Any]) -> str:
-    """Give a commit the id that its content makes, as docs/cache_format.md says."""
+    """Set the id of a commit according to its content, as in docs/cache_format.md, and return it."""
     unnamed = {key: value for key, value in commit["attributes"].items() if key != "commit"}
     digest = hashlib.sha256(canonical([unnamed, commit.get("arrays"), commit["private"]])).hexdigest()
     commit["attributes"]["commit"] = digest[:16]

@@ -1,4 +1,4 @@
-"""Edit documents, lines of tables and bytes at random: paths, numbers, types and structure."""
+"""Random edits of documents, lines of tables and bytes: paths, numbers, types and structure."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ NUMBERS = (-1, 0, 1, 2, 2**31, 2**63, 10**30, 1e308, -0.0, 0.1, float("inf"), fl
 
 
 def others() -> tuple[Any, ...]:
-    """Values of other types, made anew: an edit may go into one."""
+    """Return new values of other types; new ones, as later edits may change them."""
     nested: list[Any] = []
     for _ in range(300):
         nested = [nested]
@@ -35,7 +35,7 @@ def others() -> tuple[Any, ...]:
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value inside a JSON document."""
+    """Return the path of each value inside a JSON document."""
     found = [path] if path else []
     inside = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
@@ -46,13 +46,13 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def value(rng: np.random.Generator, outside: Path) -> Any:
-    """A hostile text, number, or value of another type; some texts lead to a folder outside."""
+    """Return a hostile text, number, or value of another type; some texts are paths of a folder outside."""
     choices: Sequence[Any] = ((*TEXTS, str(outside / "x"), outside.as_uri()), NUMBERS, others())[rng.integers(3)]
     return choices[rng.integers(len(choices))]
 
 
 def edit(document: Any, rng: np.random.Generator, outside: Path) -> str:
-    """Change one value, rename, drop or double it; says what was done."""
+    """Change, rename, drop or duplicate one value; return a description."""
     ways = places(document)
     if not ways:
         return "nothing"
@@ -75,7 +75,7 @@ def edit(document: Any, rng: np.random.Generator, outside: Path) -> str:
 
 
 def edit_text(text: str, rng: np.random.Generator, outside: Path, separator: str) -> tuple[str, str]:
-    """Change a line of a text, or a field of it; the text, and what was done."""
+    """Change a line of a text, or a field of it; return the new text and a description."""
     lines = text.split("\n")
     number = int(rng.integers(len(lines)))
     fields = lines[number].split(separator)
@@ -98,7 +98,7 @@ def edit_text(text: str, rng: np.random.Generator, outside: Path, separator: str
 
 
 def edit_bytes(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
-    """Flip bits, cut, lengthen, empty, or overwrite four bytes with an extreme number."""
+    """Flip a bit, cut, lengthen, empty, or overwrite four bytes with an extreme number."""
     how, at = rng.integers(5), int(rng.integers(max(1, len(content))))
     if how == 0:
         changed = bytearray(content or b"\0")
@@ -115,14 +115,14 @@ def edit_bytes(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
 
 
 def replace(file: Path, rng: np.random.Generator, outside: Path) -> str:
-    """Put something else in a file's place: a folder, a pipe, a link, another file's content, or nothing."""
+    """Replace a file by a folder, a pipe, a link, another file's content, or nothing."""
     how = int(rng.integers(6))
     target = outside / "x"
     beside = sorted(path for path in file.parent.iterdir() if path.is_file())
     if how == 5:
         shutil.copyfile(beside[rng.integers(len(beside))], file.with_name("taken"))
         os.replace(file.with_name("taken"), file)
-        return f"{file.name} is a file from beside it"
+        return f"{file.name} is another file of its folder"
     file.unlink()
     if how == 0:
         (file / "inside").mkdir(parents=True)
@@ -136,7 +136,7 @@ def replace(file: Path, rng: np.random.Generator, outside: Path) -> str:
 
 
 def flip_bit(path: Path, rng: np.random.Generator) -> int:
-    """Flip a bit of a file at random; returns which."""
+    """Flip a random bit of a file; return its index."""
     content, bit = bytearray(path.read_bytes()), int(rng.integers(path.stat().st_size * 8))
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)

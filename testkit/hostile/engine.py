@@ -1,6 +1,6 @@
-"""Try commands on hostile inputs: none may write outside, end in a traceback, hang, flood, or be believed.
+"""Run commands on hostile inputs: none may write outside, crash, hang, print too much, or accept false content.
 
-A kind is a function that makes a hostile input in a folder and says what to try on it; the other files have them.
+The kinds of hostile inputs are in the other modules.
 """
 
 import contextlib
@@ -20,20 +20,23 @@ from click.testing import CliRunner
 from pipeline.errors import PipelineError
 from training.errors import TrainingError
 
-# A command hangs that computes for so long, or waits; other programs may make it wait a while.
+# A command hangs if it takes more CPU time, or more time in all, than this; other processes may slow it down.
 MOST_S, MOST_WAIT_S = 10, 120
 MOST_CHARACTERS = 100_000
-MOST_BYTES = 6 << 30  # of memory: a number in an input may ask for more than the machine has
+MOST_BYTES = 6 << 30  # of memory, as a number in an input may request more than the machine has
 
-Command = Sequence[object] | Callable[[], object]  # words of a command line, or a function that reads as a user's may
+Command = Sequence[object] | Callable[[], object]  # arguments of a command line, or a function
 
 
 @dataclass
-class Tried:
-    """What came of a campaign: how many inputs, how many refused, and what was wrong with which.
+class Campaign:
+    """The results of several hostile inputs.
 
     Attributes:
-        commands: so many of each input's are tried, chosen at random; all where there are no more.
+        commands: number of commands to run on each input, chosen at random.
+        inputs: number of inputs.
+        refused: number of inputs for which a command failed.
+        wrong: descriptions of violations.
     """
 
     commands: int = 1000
@@ -47,26 +50,26 @@ class Hostile:
     """One hostile input.
 
     Attributes:
-        what: was done to the valid one.
-        given: the folders that commands may write to, relative to the case's.
-        commands: to be tried on it, in this order.
-        lie: says what was believed that it must not, "" where nothing; called with the exit codes.
+        what: description of the edit.
+        writable: folders that commands may write to, relative to that of the input.
+        commands: to run on it, in this order.
+        check: given the exit codes, returns which false content was accepted, or "".
     """
 
     what: str
-    given: tuple[str, ...]
+    writable: tuple[str, ...]
     commands: tuple[Command, ...]
-    lie: Callable[[Sequence[int]], str] = lambda codes: ""
+    check: Callable[[Sequence[int]], str] = lambda codes: ""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How hostile inputs of one kind are made.
+    """A kind of hostile inputs.
 
     Attributes:
-        program: whose commands are tried.
-        valid: the folder that holds the valid input; a copy of it is edited.
-        make: edits the copy by random numbers.
+        program: whose commands are run.
+        valid: folder of the valid input.
+        make: edits a copy of it at random.
     """
 
     program: click.Command
@@ -74,33 +77,33 @@ class Kind:
     make: Callable[[Path, np.random.Generator], Hostile]
 
 
-def attack(kind: Kind, around: Path, rng: np.random.Generator, tried: Tried) -> None:
-    """Try one hostile input in a folder of its own below `around`, which is gone afterwards."""
+def attack(kind: Kind, around: Path, rng: np.random.Generator, campaign: Campaign) -> None:
+    """Run commands on one hostile input in the new folder `around`, which is removed afterwards."""
     around.mkdir(parents=True)
     (around / "outside").mkdir()
     shutil.copytree(kind.valid, around / "case", symlinks=True)
     hostile = kind.make(around / "case", rng)
-    given = tuple(around / "case" / folder for folder in hostile.given)
-    before = snapshot(around, given)
+    writable = tuple(around / "case" / folder for folder in hostile.writable)
+    before = snapshot(around, writable)
     codes = []
-    chosen = rng.permutation(len(hostile.commands))[: tried.commands]
+    chosen = rng.permutation(len(hostile.commands))[: campaign.commands]
     for command in (hostile.commands[place] for place in sorted(chosen)):
         code, wrong = attempt(kind.program, command)
         codes.append(code)
         name = getattr(command, "__name__", "") or command[0]  # type: ignore[index]
-        tried.wrong += [f"{hostile.what}: {name}: {one}" for one in wrong]
-    after = snapshot(around, given)
+        campaign.wrong += [f"{hostile.what}: {name}: {violation}" for violation in wrong]
+    after = snapshot(around, writable)
     if changed := sorted(before.items() ^ after.items()):
-        tried.wrong.append(f"{hostile.what}: wrote outside: {changed[0][0]}")
-    if lie := hostile.lie(codes):
-        tried.wrong.append(f"{hostile.what}: believed: {lie}")
-    tried.inputs += 1
-    tried.refused += any(codes)
+        campaign.wrong.append(f"{hostile.what}: wrote outside: {changed[0][0]}")
+    if accepted := hostile.check(codes):
+        campaign.wrong.append(f"{hostile.what}: accepted: {accepted}")
+    campaign.inputs += 1
+    campaign.refused += any(codes)
     shutil.rmtree(around)
 
 
 def attempt(program: click.Command, command: Command) -> tuple[int, list[str]]:
-    """Run a command; its exit code, and what no hostile input may bring about."""
+    """Run a command; return its exit code and violations."""
     wrong = []
     try:
         with _limited():
@@ -110,14 +113,14 @@ def attempt(program: click.Command, command: Command) -> tuple[int, list[str]]:
     if error is not None and not isinstance(error, SystemExit):
         wrong.append(f"{type(error).__name__}: {str(error)[:200]!r}")
     if len(said) > MOST_CHARACTERS:
-        wrong.append(f"says {len(said):,} characters")
+        wrong.append(f"prints {len(said):,} characters")
     if code == 1 and not wrong and not said.strip():
-        wrong.append("refused without a word")
+        wrong.append("fails without a message")
     return code, wrong
 
 
 def call(program: click.Command, command: Command) -> tuple[int, str, BaseException | None]:
-    """Run a command in this process; its exit code, what it says, and the exception that ended it."""
+    """Run a command in this process; return its exit code, its output, and the exception that ended it."""
     if not callable(command):
         result = CliRunner().invoke(program, [str(word) for word in command])
         return result.exit_code, result.output, result.exception
@@ -132,7 +135,7 @@ def call(program: click.Command, command: Command) -> tuple[int, str, BaseExcept
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raise a TimeoutError where a block hangs, and have it get no more memory than a machine can spare."""
+    """Raise a TimeoutError if a block hangs, and limit its memory."""
     timers = ((signal.SIGPROF, signal.ITIMER_PROF, MOST_S), (signal.SIGALRM, signal.ITIMER_REAL, MOST_WAIT_S))
     before = [signal.signal(number, _too_long) for number, *_ in timers]
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -152,11 +155,11 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError("hangs")
 
 
-def snapshot(folder: Path, but: Sequence[Path]) -> dict[str, tuple[int, bytes]]:
-    """Everything below a folder, except for what lies in those of `but`: its kind, and its content or target."""
+def snapshot(folder: Path, excluded: Sequence[Path]) -> dict[str, tuple[int, bytes]]:
+    """Return the type, and content or target, of everything below a folder except in the excluded folders."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if not any(path == given or given in path.parents for given in but):
+        if not any(path == other or other in path.parents for other in excluded):
             mode = path.lstat().st_mode
             content = path.read_bytes() if stat.S_ISREG(mode) else bytes(path.readlink()) if path.is_symlink() else b""
             found[str(path.relative_to(folder))] = stat.S_IFMT(mode), content

@@ -1,4 +1,4 @@
-"""Make hostile run folders: damaged ones, and those of a stranger who has made them up."""
+"""Hostile run folders: damaged ones, and forged ones."""
 
 import json
 import os
@@ -23,7 +23,7 @@ OPTIONS = (
     *("--model", "small_resnet", "--weights", "none", "--size", 32, "--batch-size", 8, "--epochs", 1),
     *("--input-threads", 0, "--set", "fusion_features=16", *CPU),
 )
-# The command that uses a file; some fail before it where something else is wrong, and none may write outside the run.
+# A command that reads each file; some fail earlier if something else is wrong, and none may write outside the run.
 READERS: dict[str, tuple[object, ...]] = {
     "settings.json": ("evaluate", *CPU, "--run"),
     "split.csv": ("evaluate", *CPU, "--run"),
@@ -43,7 +43,7 @@ NAMES = tuple(READERS)
 
 
 def valid_run(folder: Path) -> None:
-    """Train a small run with features in a folder, on a cache beside it."""
+    """Train a small run with features, on a cache in the same folder."""
     folder.mkdir(parents=True)
     cache = write_cache(folder / "c.zarr", patients=8, slices=3).path
     run = folder / "run"
@@ -53,7 +53,7 @@ def valid_run(folder: Path) -> None:
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
-    """The kinds, made of a run that is trained in a folder."""
+    """Return the kinds of hostile runs, edited from one that is trained in a folder."""
     valid_run(folder)
     return {
         "run: a damaged file": Kind(main, folder, _damaged),
@@ -72,13 +72,13 @@ def _file(run: Path, name: str, rng: np.random.Generator) -> Path:
     return run / name
 
 
-def _hostile(what: str, folder: Path, name: str, lie: Callable[[Sequence[int]], str] = lambda codes: "") -> Hostile:
+def _hostile(what: str, folder: Path, name: str, check: Callable[[Sequence[int]], str] = lambda codes: "") -> Hostile:
     command: Command = (*READERS[name], folder / "run")
-    return Hostile(what, ("run", "c.zarr"), (command,), lie)
+    return Hostile(what, ("run", "c.zarr"), (command,), check)
 
 
 def _damaged(folder: Path, rng: np.random.Generator) -> Hostile:
-    """Bytes are others than the run wrote: whoever reads them says so."""
+    """Damage a file, which its reader must report."""
     name = NAMES[rng.integers(len(NAMES))]
     file = _file(folder / "run", name, rng)
     before = file.read_bytes()
@@ -86,10 +86,10 @@ def _damaged(folder: Path, rng: np.random.Generator) -> Hostile:
     file.write_bytes(changed)
     same = changed == before or (name == "log.csv" and changed.startswith(before))
 
-    def lie(codes: Sequence[int]) -> str:
-        return "a damaged file is used without a word" if not codes[0] and not same and name != "features" else ""
+    def check(codes: Sequence[int]) -> str:
+        return "a damaged file is used without an error" if not codes[0] and not same and name != "features" else ""
 
-    return _hostile(f"{file.name}: {what}", folder, name, lie)
+    return _hostile(f"{file.name}: {what}", folder, name, check)
 
 
 def _replaced(folder: Path, rng: np.random.Generator) -> Hostile:
@@ -99,7 +99,7 @@ def _replaced(folder: Path, rng: np.random.Generator) -> Hostile:
 
 
 def _strangers(folder: Path, rng: np.random.Generator) -> Hostile:
-    """A folder that somebody else has put together: it has no digests, and anything in it."""
+    """Edit a text file of a folder without digests, as if someone else had put it together."""
     run, outside = folder / "run", folder.parent / "outside"
     (run / FILE).unlink()
     texts = [name for name in NAMES if Path(name).suffix in (".json", ".csv") and name != FILE]
@@ -116,7 +116,7 @@ def _strangers(folder: Path, rng: np.random.Generator) -> Hostile:
 
 
 class _Evil:
-    """What pickle would run a command for."""
+    """An object for which pickle would run a command."""
 
     def __init__(self, outside: Path) -> None:
         self.outside = outside
@@ -126,7 +126,7 @@ class _Evil:
 
 
 def _tensors(folder: Path, rng: np.random.Generator) -> Hostile:
-    """A stranger's checkpoint or weights, made up in a form that opens."""
+    """Forge a checkpoint or weights that can be opened."""
     run, outside = folder / "run", folder.parent / "outside"
     (run / FILE).unlink()
     how = rng.integers(4)
@@ -162,7 +162,7 @@ def _edit_safetensors(file: Path, rng: np.random.Generator, outside: Path) -> st
 
 
 def _edit_tensors(content: dict[str, Any], rng: np.random.Generator, outside: Path) -> str:
-    """Change the checkpoint's parts: drop one, make one a hostile value, give a tensor another shape or no numbers."""
+    """Edit a part of a checkpoint: drop it, replace it, or change a tensor's shape, type or values."""
     part: Any = content
     way = []
     while isinstance(part, dict) and part:

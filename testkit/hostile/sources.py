@@ -1,4 +1,4 @@
-"""Make hostile archives, catalogs and label files, and build from them."""
+"""Hostile archives, catalogs and label files."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ LABELS = {f"1.2.3.0.{number}": number % 2 for number in range(SLICES)}
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
-    """The kinds, made of a valid source with its catalog and labels."""
+    """Return the kinds of hostile sources, edited from a valid source with its catalog and labels."""
     folder.mkdir(parents=True)
     small = Small(folder, labels=LABELS)
     write_slices(small.src, range(SLICES))
@@ -46,7 +46,7 @@ Slices = dict[str, tuple[bytes, dict[str, float]]]  # SOP Instance UID -> pixels
 
 
 def slices_of(small: Small) -> Slices:
-    """What a cache has of each slice."""
+    """Return the pixels and labels of each slice in a cache."""
     head = require_head(small.cache)
     table = pd.read_csv(small.out / "metadata.csv", dtype={"sop_instance_uid": str})
     names = head.terms.class_names
@@ -75,7 +75,7 @@ def _archive(
         (folder / name).write_bytes(content)
         labels = ("--labels", folder / "labels.csv")
 
-        def lie(codes: Sequence[int]) -> str:
+        def check(codes: Sequence[int]) -> str:
             small = Small(folder, labels=LABELS)
             if not (small.out / "zarr.json").exists():
                 return ""
@@ -84,13 +84,13 @@ def _archive(
 
         build = _build(folder, name, *labels, "--max-rejects", "100%")
         look = (("verify", folder / "cache.zarr"), ("why", folder / "cache.zarr", "0.dcm"))
-        return Hostile(f"{name}: {what}", ("cache.zarr",), (build, build, *look), lie)
+        return Hostile(f"{name}: {what}", ("cache.zarr",), (build, build, *look), check)
 
     return of
 
 
 def _edit_zip(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
-    """Change a number or a name of a header, or bytes anywhere: every member has a CRC-32."""
+    """Change a number or a name in a header, or bytes anywhere; each member has a CRC-32."""
     how = rng.integers(3)
     if how == 0:
         return edit_bytes(content, rng)
@@ -107,7 +107,7 @@ def _edit_zip(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
 
 
 def _edit_tar(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
-    """Change a field of a header, whose checksum is made anew; a tar has no checksum of contents."""
+    """Change a field of a header and correct its checksum; a tar has no checksum of contents."""
     changed = bytearray(content)
     headers = [at - 257 for at in _all(content, b"ustar")]
     start = headers[rng.integers(len(headers))]
@@ -169,7 +169,7 @@ def _labels(right: Slices) -> Callable[[Path, np.random.Generator], Hostile]:
         text, what = edit_text(file.read_text(), rng, folder.parent / "outside", ",")
         file.write_text(text, errors="surrogateescape")
 
-        def lie(codes: Sequence[int]) -> str:
+        def check(codes: Sequence[int]) -> str:
             small = Small(folder, labels=LABELS)
             if not (small.out / "zarr.json").exists():
                 return ""
@@ -180,17 +180,17 @@ def _labels(right: Slices) -> Callable[[Path, np.random.Generator], Hostile]:
                     return f"{uid} has other pixels"
                 for name, label in labels.items():
                     if label != right[uid][1][name] and not _is_said(said, lines, name, label):
-                        return f"{uid}: {name} is {label}, which its line does not say"
+                        return f"{uid}: {name} is {label}, which is not in its line"
             return ""
 
         build = _build(folder, "dicoms", "--labels", file)
-        return Hostile(f"labels: {what}", ("cache.zarr",), (build, build), lie)
+        return Hostile(f"labels: {what}", ("cache.zarr",), (build, build), check)
 
     return of
 
 
 def _is_said(said: list[list[str]], lines: list[list[str]], name: str, label: float) -> bool:
-    """Whether the file's own line says so: no label, or that number in that column."""
+    """Return whether a line of the file has this label in this column, or there is no label."""
     if label != label:
         return True
     at = said[0].index(name) if said and name in said[0] else -1

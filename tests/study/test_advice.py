@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
-from testkit.extras import holds
+from testkit.extras import assert_installs
 from testkit.study import trained_run
 from testkit.tiny_run import HERE
 from training.cli.main import main
@@ -81,8 +81,8 @@ def test_a_free_folder_is_accepted_for_the_answer(tmp_path: Path) -> None:
 
 def test_extras_in_messages_contain_the_missing_packages(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
     assert building.INSTALL == "pip install 'ich-cache[pipeline,codecs]'"
-    holds("pipeline", "pydicom")
-    holds("codecs", "imagecodecs")
+    assert_installs("pipeline", "pydicom")
+    assert_installs("codecs", "imagecodecs")
     assert building.INSTALL in building._message("ModuleNotFoundError: No module named 'numba'\n", 1, tmp_path)
     away = patch.multiple(building, _is_installed=lambda: False), patch("shutil.which", lambda _: None)
     with pytest.raises(StudyError, match="which reads the DICOM files, is not installed; run: "), away[0], away[1]:
@@ -91,13 +91,13 @@ def test_extras_in_messages_contain_the_missing_packages(run: Run, tmp_path: Pat
     lacking = patch.object(command, "find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"not installed; run: pip install 'ich-cache\[dicom-out\]'"), lacking:
         command.check_dicom_out()
-    holds("dicom-out", "highdicom")
+    assert_installs("dicom-out", "highdicom")
     command.check_dicom_out()
     monkeypatch.setitem(sys.modules, "training.study.service", None)
     said = CliRunner().invoke(main, ["serve", "--run", str(run.path)])
     assert "train serve needs it; run: pip install 'ich-cache[serve]'" in said.stderr
     for package in ("fastapi", "python-multipart", "uvicorn"):
-        holds("serve", package)
+        assert_installs("serve", package)
 
 
 def test_the_suggested_command_explains_a_crashed_build(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_suggested_extra_enables_heat_maps(run: Run) -> None:
     lacking = patch.object(model, "open_heat_maps", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'ich-cache\[training\]'.*; leave --heatmap out"), lacking:
         model.heat_maps(run)
-    holds("training", "captum")
+    assert_installs("training", "captum")
     model.heat_maps(run)
 
 

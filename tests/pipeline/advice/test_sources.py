@@ -181,9 +181,9 @@ def _a_protocol_whose_package_is_missing(small: Small) -> Case:
     def missing(_: str) -> Any:
         raise ImportError("Install s3fs to access S3")
 
-    from testkit.extras import holds
+    from testkit.extras import assert_installs
 
-    followed = by_hand(lambda: holds("s3", "s3fs"))
+    followed = by_hand(lambda: assert_installs("s3", "s3fs"))
     lacking = lambda: patch("fsspec.core.get_filesystem_class", missing)  # noqa: E731
     return Case(build(small, src="s3://bucket/x"), r"run: pip install 'ich-cache\[s3\]'", followed, state=lacking)
 

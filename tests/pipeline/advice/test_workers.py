@@ -28,7 +28,7 @@ from pipeline.source.sources import open_source
 from pipeline.tables import patients
 from testkit.advice import Case
 from testkit.advised_builds import build, follow_build
-from testkit.extras import holds
+from testkit.extras import assert_installs
 from testkit.small import Small, run, slice_bytes, write, write_slices
 
 # --- where tasks run -------------------------------------------------------------------------------------------------
@@ -227,13 +227,13 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
 
 def test_extras_that_messages_name_bring_what_is_missing() -> None:
     assert codecs.EXTRA == "pip install 'ich-cache[codecs]'"
-    holds("codecs", "imagecodecs")
+    assert_installs("codecs", "imagecodecs")
     for module in ("cluster", "run"):
         source = Path(engine_cluster.__file__).with_name(f"{module}.py").read_text("utf-8")
         assert "Dask draws it with bokeh; run: pip install 'ich-cache[cluster]'" in source
-    holds("cluster", "bokeh")
+    assert_installs("cluster", "bokeh")
     assert "pip install --upgrade numba" in Path(compiled.__file__).read_text("utf-8")
-    holds("pipeline", "numba")
+    assert_installs("pipeline", "numba")
 
 
 def test_windows_of_the_library_are_given_in_the_number_that_is_told() -> None:

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pipeline.report.scans import CODINGS
 from pipeline.tables.tables import REJECTS
 from testkit.report_page import Page, numbers
-from testkit.report_source import EXPLICIT, IMPLICIT, MAKERS, SERIES, dataset_of, encode, tilted, write_source
+from testkit.report_source import EXPLICIT, IMPLICIT, MANUFACTURERS, SERIES, dataset_of, encode, tilted, write_source
 from testkit.small import Small, run, write
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -65,7 +65,7 @@ def counted(slices: list[Dataset]) -> dict[str, dict[str, int]]:
 
     return {
         "Transfer syntax": count(lambda of: f"{CODINGS[syntax(of)]}\n{syntax(of)}"),
-        "Manufacturers": count(lambda of: MAKERS[of.Manufacturer]),
+        "Manufacturers": count(lambda of: MANUFACTURERS[of.Manufacturer]),
         "Size of the frames": count(lambda of: f"{of.Rows} x {of.Columns}"),
         "Stored values": count(stored),
     }
@@ -168,7 +168,7 @@ def test_dead_rows_are_told(tmp_path: Path) -> None:
     small.build("--max-rejects", 100)
     for series, number in itertools.product((0, 1, 2), (0, 2, 3)):
         changed = dataset_of(series, number, *SERIES[series][number], (16, 16))
-        changed.RescaleIntercept, changed.Manufacturer = -900 - series, list(MAKERS)[(series + 1) % 3]
+        changed.RescaleIntercept, changed.Manufacturer = -900 - series, list(MANUFACTURERS)[(series + 1) % 3]
         write(small.src / "good" / f"{series}_{number}", encode(changed, IMPLICIT), 1_600_000_000_000_000_000)
     small.build("--max-rejects", 100)
     page = Page(report(small))

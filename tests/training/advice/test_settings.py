@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import training.model.export as program
 import training.run.loggers as trackers
 from testkit.advice import Case, by_hand
-from testkit.extras import holds
+from testkit.extras import assert_installs
 from testkit.tiny_run import settings
 from tests.training.advice.world import CPU, Cases, World, call
 from tests.training.run.test_train_cli import train
@@ -217,7 +217,7 @@ def _lacking(name: str) -> Any:
 @CASES.add
 def _a_tracker_that_is_not_installed(world: World) -> Case:
     state = lambda: patch.dict(trackers.LOGGERS, wandb=_lacking("wandb"))  # noqa: E731
-    follow = by_hand(lambda: [holds(name, name) for name in ("wandb", "mlflow")])
+    follow = by_hand(lambda: [assert_installs(name, name) for name in ("wandb", "mlflow")])
     return Case(world.new("--logger", "wandb"), r"run: pip install 'ich-cache\[wandb\]'", follow, state=state)
 
 
@@ -235,11 +235,11 @@ def test_packages_in_messages_are_in_their_extras(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"'ich-cache\[timm\]'"):
         build_model(settings(model="timm:resnet18"), 6)
-    holds("timm", "timm")
+    assert_installs("timm", "timm")
     for package in ("onnx", "onnxruntime", "onnxscript"):
-        holds("export", package)
-    holds("training", "captum")
-    holds("s3", "s3fs")
+        assert_installs("export", package)
+    assert_installs("training", "captum")
+    assert_installs("s3", "s3fs")
 
 
 def test_a_missing_onnx_package_is_in_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
