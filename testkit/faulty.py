@@ -33,9 +33,8 @@ class Faulty(Folder):
 
     def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
         time.sleep(self.pause_s)
-        shard.read_slices = FAULTS.get(
-            Path(path).stem.split("-")[0], READ_SLICES
-        )  # in this process, until the next file
+        # In this process, until the next file is read.
+        shard.read_slices = FAULTS.get(Path(path).stem.split("-")[0], READ_SLICES)
         return super().read(path, buffer, *how, **past)
 
 

@@ -166,7 +166,7 @@ def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
         page.unlink(missing_ok=True)
         said.clear()
         run("build", *without_options(small), "--workers", 0, code=130)
-        assert re.search(r"(build is running \(|build has done \d of 4 shards: |: )process \d+ on ", said[0])
+        assert re.search(r"(build is running \(|build has finished \d of 4 shards: |: )process \d+ on ", said[0])
         assert "interrupted" not in said[0]
     assert "interrupted" in run("plan", *without_options(small), code=2).stdout
     assert "interrupted" in run("info", small.out).stdout
