@@ -8,7 +8,7 @@ import pandas as pd
 from training.data.cache import Cache
 from training.report import page
 from training.report.page import Section
-from training.report.scores import SETS, number
+from training.report.scores import number, set_words
 from training.scores.headline import headline
 from training.scores.metrics import SOFT_THRESHOLD, score
 from training.scores.results import Results
@@ -33,7 +33,7 @@ def baselines(results: Results, cache: Cache | None) -> Section:
     ):
         rows.append(_row(words, score(labels, predicted, known.classes, weights)))
     words = (
-        f"Table. This run and two models that see no image, on {SETS[name]}, slice by slice. Position alone: gradient "
+        f"This run and two models that see no image, on {set_words(name)}, slice by slice. Position alone: gradient "
         "boosting on the slice's position, fitted per class to the training slices."
     )
     header = ["", "weighted log loss", "ROC AUC", "average precision"]

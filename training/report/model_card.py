@@ -135,6 +135,13 @@ def _start(results: Results) -> str:
     return f"a frozen slice model, trained from {start}; a head over its features ({config['head']}), initially zero"
 
 
+def kept_weights(results: Results) -> str:
+    """Return a phrase for the epoch whose weights the run keeps."""
+    if len(results.split) and not (results.split["split"] == "validation").any():
+        return "the weights of the last epoch"
+    return "the weights with the lowest validation log loss"
+
+
 def _scope(config: dict[str, Any]) -> str:
     return f"each slice within its series, by a head ({config['head']})" if has_head(config) else "slice by slice"
 
@@ -166,7 +173,7 @@ def _answers(results: Results) -> list[tuple[str, str, str, str]]:
         ("22, 24", "12, 22", "model, initial parameters", start),
         ("23", "18", "software", versions or AUTHORS),
         ("25, 26", "12, 21", "training, choice of the final model", f"at most {config.get('epochs', '?')} epochs, "
-         "weights with the lowest validation log loss; all settings in `settings.json`"),
+         f"{kept_weights(results)}; all settings in `settings.json`"),
         ("", "13", "class imbalance", "loss weights from the cache: "
          + ", ".join(f"{weight:g}" for weight in data.get("class_weights", []))),
         ("27", "12", "ensembling", "none; TTA if the report says so"),

@@ -14,16 +14,16 @@ from training.data.split import SUBSETS
 from training.report import figures, page
 from training.report.baselines import baselines
 from training.report.heatmap import HeatMaps, open_heat_maps
-from training.report.model_card import context_words, write_model_card
+from training.report.model_card import context_words, kept_weights, write_model_card
 from training.report.page import Section
 from training.report.scores import (
-    SETS,
     UNDEFINED,
     curves,
     decisions,
     not_scored,
     number,
     scores,
+    set_words,
 )
 from training.report.sets import other_sets
 from training.report.slices import examples, mistakes, true_positives
@@ -145,7 +145,7 @@ def _tiles(results: Results) -> list[str]:
                 (
                     f"{len(known):,}",
                     f"{results.level if len(known) == 1 else PLURAL[results.level]} of {counted(patients, 'patient')} "
-                    f"in {SETS[name]}",
+                    f"in {set_words(name)}",
                 ),
             ]
         )
@@ -195,7 +195,7 @@ def training(results: Results) -> Section:
     panels = _history(steps, epochs)
     caption = (
         "Figure 8. Training. Training batches are augmented and mixed, so their loss is above the loss on validation, "
-        "whose images are not. The run keeps the weights with the lowest validation log loss."
+        f"whose images are not. The run keeps {kept_weights(results)}."
     )
     blocks = [page.figure(panels, caption)]
     if (rates := log["images_per_s"].dropna()).size:

@@ -33,14 +33,12 @@ SCORES = {
 RULES = {"at_threshold": "Youden", "at_f1_threshold": "F1"}
 DECISIONS = ("recall", "specificity", "precision", "f1")
 CALIBRATION = ("log_loss", "brier", "calibration_error")
-SETS = {
-    "validation": "validation",
-    "test": "test",
-    "external": "external set",
-    "validation_tta": "validation, TTA",
-    "test_tta": "test, TTA",
-    "external_tta": "external set, TTA",
-}
+
+
+def set_words(name: str) -> str:
+    """Return a phrase for a scored set, such as "the test set with TTA" for test_tta."""
+    subset, _, tta = name.partition("_")
+    return f"the {subset} set with TTA" if tta else f"the {subset} set"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -69,8 +67,8 @@ def scores(results: Results) -> Section:
     content = results.scores[name]
     drawn = content.get("bootstrap")
     caption = (
-        f"Table 2. Scores on {SETS[name]}, {results.level} by {results.level}; precision, recall, specificity and F1 "
-        "at a threshold of 0.5."
+        f"Table 2. Scores on {set_words(name)}, {results.level} by {results.level}; precision, recall, specificity and "
+        "F1 at a threshold of 0.5."
     )
     if drawn:
         caption += (
@@ -120,9 +118,10 @@ def _levels_table(content: Mapping[str, Any]) -> str:
         cells += [with_interval(of["classes"][name]["roc_auc"], spans["classes"][name]["roc_auc"]) for name in classes]
         rows.append([level, f"{headline(of).n:,}", *cells])
     head = ["level", "count", "weighted log loss", *classes]
+    *above, last = levels
     caption = (
-        f"Table 3. ROC AUC per class at {' and '.join(levels)} level. A series or patient has a finding if any of its "
-        "slices has it. Its probability is the highest of its slices', which ranks well but is too high as a "
+        f"Table 3. ROC AUC per class at {', '.join(above)} and {last} level. A series or patient has a finding if any "
+        "of its slices has it. Its probability is the highest of its slices', which ranks well but is too high as a "
         "probability, so log losses can only be compared within a level."
     )
     return page.table(caption, head, rows)
@@ -156,11 +155,11 @@ def curves(results: Results) -> Section:
         ),
     ]
     if not panels:
-        words = f"No curves: no class has both positive and negative labels on {SETS[name]}."
+        words = f"No curves: no class has both positive and negative labels on {set_words(name)}."
         return Section("Curves", [page.paragraph(words, "notice")])
     first = (
-        f"Figure 1. ROC and precision-recall curves on {SETS[name]}, {results.level} by {results.level}; the legends "
-        "give ROC AUC and average precision."
+        f"Figure 1. ROC and precision-recall curves on {set_words(name)}, {results.level} by {results.level}; the "
+        "legends give ROC AUC and average precision."
     )
     second = (
         "Figure 2. The same per class, with pointwise 95 % intervals by bootstrap over patients (shaded), and "
@@ -249,7 +248,7 @@ def decisions(results: Results) -> Section:
         *(SCORES[key] for key in DECISIONS),
     ]
     caption = (
-        f"Table 4. Confusion on {SETS[name]} at two thresholds chosen on validation: the one with the largest "
+        f"Table 4. Confusion on {set_words(name)} at two thresholds chosen on validation: the one with the largest "
         "recall + specificity \N{MINUS SIGN} 1 (Youden's index), which predictions for a study use, and the one with "
         "the largest expected F1. In small print: 95 % intervals."
     )
@@ -284,7 +283,7 @@ def _calibration_table(content: Mapping[str, Any], name: str) -> str:
         rows.append([label, *cells])
     head = [words for key in CALIBRATION for words in (SCORES[key], "calibrated")]
     caption = (
-        f"Table 5. Calibration on {SETS[name]}: scores of the predicted probabilities, and after Platt calibration "
-        "fitted on validation. In small print: 95 % intervals."
+        f"Table 5. Calibration on {set_words(name)}: scores of the predicted probabilities, and after Platt "
+        "calibration fitted on validation. In small print: 95 % intervals."
     )
     return page.table(caption, ["class", *head], rows)

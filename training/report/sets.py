@@ -2,12 +2,20 @@
 
 from training.report import page
 from training.report.page import Section
-from training.report.scores import SCORES, SETS, UNDEFINED, not_scored, with_interval
+from training.report.scores import SCORES, UNDEFINED, not_scored, set_words, with_interval
 from training.scores.compare import Contestant, compare
 from training.scores.headline import headline
 from training.scores.results import Results
 from training.words import counted
 
+SETS = {
+    "validation": "validation",
+    "test": "test",
+    "external": "external",
+    "validation_tta": "validation, TTA",
+    "test_tta": "test, TTA",
+    "external_tta": "external, TTA",
+}
 CHANGED = ("log_loss", "roc_auc", "average_precision", "brier")
 
 
@@ -62,7 +70,7 @@ def _views(results: Results, name: str) -> list[str]:
     if not views:
         return []
     each = ", ".join(f"{view} {UNDEFINED if loss is None else f'{loss:.4f}'}" for view, loss in views.items())
-    return [page.paragraph(f"Weighted log loss of each view alone on {SETS[name]}: {each}.")]
+    return [page.paragraph(f"Weighted log loss of each view alone on {set_words(name)}: {each}.")]
 
 
 def _tta_table(results: Results, name: str) -> str:
@@ -81,9 +89,9 @@ def _tta_table(results: Results, name: str) -> str:
     rows = [[label, *(cell(score, label) for score in CHANGED)] for label in plain.classes]
     rows.append(["all, weighted", cell("weighted_log_loss", "all"), *[""] * (len(CHANGED) - 1)])
     caption = (
-        f"Table 8. Effect of TTA on {SETS[name]}: score with TTA minus score without, on the same slices. In small "
-        "print: 95 % intervals by paired bootstrap over patients. Lower is better for log loss and Brier score, higher "
-        "for the others."
+        f"Table 8. Effect of TTA on {set_words(name)}: score with TTA minus score without, on the same slices. In "
+        "small print: 95 % intervals by paired bootstrap over patients. Lower is better for log loss and Brier score, "
+        "higher for the others."
     )
     return page.table(caption, ["class", *(SCORES[score] for score in CHANGED)], rows)
 

@@ -7,7 +7,7 @@ from training.report import page
 from training.report.heatmap import HeatMaps
 from training.report.page import Section
 from training.report.pictures import overlay, png_address, read_images, window_pictures
-from training.report.scores import SETS, not_scored
+from training.report.scores import not_scored, set_words
 from training.scores.metrics import SOFT_THRESHOLD
 from training.scores.predictions import Predictions
 from training.scores.results import Results
@@ -32,8 +32,8 @@ def examples(results: Results, cache: Cache | None) -> Section:
         for line, image in zip(chosen, images, strict=True)
     ]
     caption = (
-        f"Figure 4. Random slices of {SETS[name]}: in turn one with each finding and one without any, chosen without "
-        f"regard to the probabilities. {_window_words(windows)} Bold and blue: the label is positive. "
+        f"Figure 4. Random slices of {set_words(name)}: in turn one with each finding and one without any, chosen "
+        f"without regard to the probabilities. {_window_words(windows)} Bold and blue: the label is positive. "
         "Bars: predicted probabilities."
     )
     return Section("Slices", [page.cards(items, caption)])
@@ -50,9 +50,9 @@ def true_positives(results: Results, cache: Cache | None, heat_maps: HeatMaps | 
     at = results.scores[name].get("at_f1_threshold", {}).get("thresholds", {})
     hits = choose_true_positives(known, np.array([at.get(label, 0.5) for label in known.classes]), TRUE_POSITIVES)
     if not hits:
-        return Section(title, [page.paragraph(f"No true positives on {SETS[name]}.")])
+        return Section(title, [page.paragraph(f"No true positives on {set_words(name)}.")])
     threshold = "the F1 thresholds of Table 4" if at else "a threshold of 0.5"
-    caption = f"Figure 5. True positives of {SETS[name]} at {threshold}, drawn at random from each class in turn. "
+    caption = f"Figure 5. True positives of {set_words(name)} at {threshold}, drawn at random from each class in turn. "
     return Section(title, [_heat_cards(results, cache, heat_maps, [(*hit, "true positive") for hit in hits], caption)])
 
 
@@ -66,11 +66,11 @@ def mistakes(results: Results, cache: Cache | None, heat_maps: HeatMaps | None) 
     known = results.predictions[name]
     wrong = most_confident_mistakes(known, MISTAKES)
     if not wrong:
-        words = f"No mistakes on {SETS[name]}: no probability is more than 0.5 from its label."
+        words = f"No mistakes on {set_words(name)}: no probability is more than 0.5 from its label."
         return Section(title, [page.paragraph(words)])
     caption = (
-        f"Figure 6. The most confident mistakes on {SETS[name]}: in each class in turn, the slice whose probability "
-        "is farthest from its label. The label may be wrong, too. "
+        f"Figure 6. The most confident mistakes on {set_words(name)}: in each class in turn, the slice whose "
+        "probability is farthest from its label. The label may be wrong, too. "
     )
     positive = known.labels >= SOFT_THRESHOLD
     calls = [(line, k, "false negative" if positive[line, k] else "false positive") for line, k in wrong]

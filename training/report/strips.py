@@ -10,7 +10,7 @@ from training.report import page
 from training.report.figures import RC, SOFT, colours, svg
 from training.report.page import Section
 from training.report.pictures import read_images
-from training.report.scores import SETS
+from training.report.scores import set_words
 from training.scores.predictions import Predictions, read_predictions
 from training.scores.results import Results
 
@@ -36,9 +36,9 @@ def strips(results: Results, cache: Cache | None) -> list[Section]:
         words = f"series {known.slices['series_instance_uid'].iloc[lines[0]]}"
         panels.append((draw_strip(known, alone, lines, pictures), words))
     caption = (
-        f"Figure 7. The series of {SETS[name]} with the most positive slices, from foot to head: pictures in the first "
-        "window, and the probabilities of the classes that occur in the series. Solid: with the head over the series; "
-        "dotted: the slice model alone; dots at the top: the label is positive."
+        f"Figure 7. The series of {set_words(name)} with the most positive slices, from foot to head: pictures in the "
+        "first window, and the probabilities of the classes that occur in the series. Solid: with the head over the "
+        "series; dotted: the slice model alone; dots at the top: the label is positive."
     )
     return [Section("Series", [page.figure(panels, caption, width="60rem")])]
 

@@ -8,7 +8,7 @@ import numpy as np
 from training.data.neighbours import SERIES
 from training.report import figures, page
 from training.report.page import Section
-from training.report.scores import SETS, not_scored, number, with_interval
+from training.report.scores import not_scored, number, set_words, with_interval
 from training.scores.evaluation import score_intervals
 from training.scores.headline import headline, main_class
 from training.scores.metrics import score
@@ -53,8 +53,8 @@ def subgroups(results: Results) -> Section:
         )
     )
     caption = (
-        f"Figure 3. Scores on {SETS[name]} against the slice's position in its series, in tenths, with 95 % intervals. "
-        "A loss of 0 is correct and certain; where bleeds are rare, the loss is low for any model."
+        f"Figure 3. Scores on {set_words(name)} against the slice's position in its series, in tenths, with 95 % "
+        "intervals. A loss of 0 is correct and certain; where bleeds are rare, the loss is low for any model."
     )
     if left_out:
         caption += f" Not drawn, because it is undefined in every tenth: {', '.join(left_out)}."
@@ -123,8 +123,8 @@ def _group_table(results: Results, weights: list[float], name: str) -> str:
     main = _main_words(known)
     head = [PLURAL[results.level], "count", "patients", f"prevalence {main}", "weighted log loss", f"ROC AUC {main}"]
     caption = (
-        f"Table 6. Subgroups of {SETS[name]}, and other sources if any. Age, sex and scanner are not in the cache; if "
-        "you have them, join them to the predictions by image_id."
+        f"Table 6. Subgroups of {set_words(name)}, and other sources if any. Age, sex and scanner are not in the "
+        "cache; if you have them, join them to the predictions by image_id."
     )
     rows = [_group_row(words, part, weights) for words, part in groups.items() if len(part)]
     return page.table(caption, [*head, f"average precision {main}"], rows)

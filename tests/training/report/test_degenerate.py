@@ -28,7 +28,7 @@ REASONS = {1: "1 patient differs", 5: "5 patients differ"}
 PERFECT = {"skill": 60.0, "noise": 0.0}
 # name: options of the cache, labels to set (None keeps them), options of the run, and a text in its report.
 SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
-    "perfect": ({"patients": 24}, None, PERFECT, "No mistakes on test"),
+    "perfect": ({"patients": 24}, None, PERFECT, "No mistakes on the test set"),
     "all negative": ({"patients": 24}, 0, {"skill": 6.0}, "No curves: no class has both"),
     "all positive": ({"patients": 24}, 1, {}, "No curves: no class has both"),
     "no label": ({"patients": 24}, np.nan, {}, "No curves: no class has both"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from testkit.fake_cache import write_cache
 from testkit.fake_run import write_run
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
-from training.report.report import write_report
+from training.report.model_card import model_card
+from training.report.report import training, write_report
 from training.report.slices import choose_slices, choose_true_positives, most_confident_mistakes
 from training.scores.results import read_results
 
@@ -120,9 +122,18 @@ def test_the_report_shows_validation_if_test_has_not_been_scored(run: Path) -> N
         (run / file).unlink()
     with bare_figures():
         text = write_report(run, None).read_text()
-    assert "Scores on validation" in text
+    assert "Scores on the validation set" in text
     assert "The run has no log yet." in text
     assert "The cache is needed to show slices." in text
+
+
+def test_without_validation_the_last_epochs_weights_are_named(finished: Path) -> None:
+    results = read_results(finished)
+    without = replace(results, split=results.split[results.split["split"] != "validation"])
+    for text in (model_card(without), str(training(without).blocks)):
+        assert "the weights of the last epoch" in text
+        assert "lowest validation log loss" not in text
+    assert "the weights with the lowest validation log loss" in model_card(results)
 
 
 def test_a_run_without_results_and_cache_has_a_report(run: Path) -> None:

@@ -31,8 +31,8 @@ def test_series_labels_are_scored_per_series(level, tmp_path):
     wanted = sk.log_loss(whole["any"].astype(int), whole["p_any"], labels=[0, 1])
     assert scores["classes"]["any"]["log_loss"] == pytest.approx(wanted)
     text = (run / "report.html").read_text()
-    assert f"Scores on test, {level} by {level}" in text
-    assert "no scores by the slice&#39;s position" in text
+    assert f"Scores on the test set, {level} by {level}" in text
+    assert "no scores by slice position" in text
     evaluated = train("evaluate", "--run", run, "--device", "cpu")
     assert f"test, {level} by {level}" in evaluated.output
 
