@@ -1,10 +1,10 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer, git and make.
+# `make demo` and `make test` set up everything they need. Requires Python 3.11 or newer, git and make.
 PYTHON ?= python3
 UV_VERSION = 0.13.9
 BIN = .venv/bin
-# Images of containers often set it; here every command would then compile all it imports again, for seconds.
+# Container images often set it, but then every command would take seconds to compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
-# The certificates that this machine trusts, as pip does: a network that inspects TLS has one of its own.
+# Trust the machine's certificates, as pip does, because networks that inspect TLS use their own.
 export UV_SYSTEM_CERTS ?= 1
 FILES = --dist loadfile --no-loadscope-reorder
 
@@ -13,12 +13,12 @@ FILES = --dist loadfile --no-loadscope-reorder
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-# Each package is tested in an environment that holds only its own extra; what joins them in one that holds all. Two of
-# these jobs at once: tests of clusters and kills wait a third of their time, and have their processes come first.
+# Each package is tested in an environment with only its own extra, tests across packages in one with all extras. Two
+# jobs run at once, because tests of clusters and kills wait a third of their time; the others have lower priority.
 test: lint .venv-pipeline/ready .venv-training/ready
 	$(MAKE) --no-print-directory --jobs 2 types test-pipeline test-others
 
-# Files go to the next free worker in the order of tests/conftest.py. What is compiled is compiled before, once for all.
+# Test files go to the next free worker in the order of tests/conftest.py. The kernels are compiled first, once for all.
 test-pipeline: .venv-pipeline/ready
 	.venv-pipeline/bin/python -c "import pipeline.kernel.render, pipeline.cache.lz4, pipeline.dicom.elements"
 	.venv-pipeline/bin/python -m pytest tests/pipeline -n 3 $(FILES) $(PYTEST)
@@ -27,7 +27,7 @@ test-others: .venv/ready .venv-training/ready
 	OMP_NUM_THREADS=1 nice .venv-training/bin/python -m pytest tests/training -n 2 $(FILES) $(PYTEST)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(FILES) $(PYTEST)
 
-# While you work, under a minute: the rules of the house, and what needs neither processes nor a trained run.
+# Fast tests for development, under a minute: the design rules, and tests without processes or trained runs.
 QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \
 	tests/training/data tests/training/scores tests/training/model/test_augment.py tests/training/model/test_loss.py
 SLOW = $(addprefix --ignore tests/training/,scores/test_ablate.py scores/test_bootstrap.py data/test_dataset.py)
@@ -52,18 +52,18 @@ types: .venv/ready
 	VIRTUAL_ENV=$(@D) $(@D)/bin/uv pip install --quiet -c constraints.txt -e ".[$(EXTRA)]"
 	@touch $@
 
-# The documentation, in site/; a broken link is an error.
+# The documentation, in site/; broken links are errors.
 docs: .venv/ready
 	$(BIN)/mkdocs build --quiet --strict
 
-# Wheel and source package, in dist/: checked, and the wheel tried in an environment that holds nothing else.
+# Wheel and source package in dist/, checked; the wheel is tried in an environment of its own.
 dist: .venv/ready
 	rm -rf dist build
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*
 	bash scripts/try_wheel.sh $(PYTHON) dist/*.whl
 
-# Versions only, for every supported Python; no download address is recorded.
+# Versions only, for all supported Python versions, without download addresses.
 constraints: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --extra all --no-header --no-annotate --upgrade pyproject.toml -o constraints.txt
 

@@ -1,4 +1,4 @@
-# The box where the DICOM files are: the `pipeline` command, CPU only.
+# For the machine with the DICOM files: the `pipeline` command, CPU only.
 #   docker build -f containers/pipeline.Dockerfile -t ich-pipeline .
 #   docker run --rm --user "$(id -u)" -e HOME=/out -v "$PWD/dicoms:/dicoms:ro" -v "$PWD/out:/out" \
 #       ich-pipeline build --src /dicoms --out /out/cache.zarr
@@ -13,7 +13,7 @@ RUN python -m venv /opt/ich \
 
 FROM python:3.12-slim-bookworm
 COPY --from=build /opt/ich /opt/ich
-# Compiled kernels are kept beside the code where that can be written, else in this folder.
+# Compiled kernels are cached next to the code if it is writable, otherwise in this folder.
 ENV PATH=/opt/ich/bin:$PATH NUMBA_CACHE_DIR=/tmp/numba
 RUN useradd --create-home --uid 1000 ich
 USER 1000

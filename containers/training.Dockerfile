@@ -1,4 +1,5 @@
-# The GPU box: the `train` command. PyTorch's own wheels bring CUDA; the host needs its driver and container toolkit.
+# For the machine with the GPU: the `train` command. PyTorch's wheels include CUDA; the host needs the NVIDIA driver and
+# container toolkit.
 #   docker build -f containers/training.Dockerfile -t ich-training .
 #   docker run --rm --gpus all --ipc=host --user "$(id -u)" -e HOME=/runs -v "$PWD/cache.zarr:/cache.zarr:ro" \
 #       -v "$PWD/runs:/runs" ich-training run --cache /cache.zarr --out /runs/resnet50

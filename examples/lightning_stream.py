@@ -1,4 +1,4 @@
-"""A stream in Lightning, without a sampler or workers: python examples/lightning_stream.py cache.zarr [SIZE]"""
+"""Train with Lightning on a stream, without workers: python examples/lightning_stream.py cache.zarr [SIZE]"""
 
 import sys
 
@@ -28,7 +28,7 @@ class Classifier(lightning.LightningModule):
 def main(path: str, size: int = 224, epochs: int = 2) -> float:
     cache = training.open_cache(path)
     train = np.flatnonzero(~np.isnan(cache.labels()).any(axis=1) & (cache.split(seed=0) == "train"))
-    # With several GPUs each process gets its own part of every batch; the order is new in each epoch.
+    # With several GPUs, each process gets its part of every batch. Each epoch has a new order.
     stream = training.Stream(cache, size, train, batch_size=32, seed=0, drop_last=True)
     trainer = lightning.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, log_every_n_steps=1)
     trainer.fit(Classifier(len(cache.classes)), stream)

@@ -1,4 +1,4 @@
-"""MONAI's transforms and a network of MONAI: python examples/monai_network.py cache.zarr [SIZE]"""
+"""Train a MONAI network with MONAI's transforms: python examples/monai_network.py cache.zarr [SIZE]"""
 
 import sys
 

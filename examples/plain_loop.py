@@ -1,4 +1,4 @@
-"""A plain PyTorch loop with torch's own DataLoader: python examples/plain_loop.py cache.zarr [SIZE]"""
+"""Train in a plain PyTorch loop with torch's DataLoader: python examples/plain_loop.py cache.zarr [SIZE]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""2.5D: each slice with its neighbours: python examples/slices_with_neighbours.py cache.zarr [SIZE] [NEIGHBOURS]"""
+"""Train on slices with neighbours (2.5D): python examples/slices_with_neighbours.py cache.zarr [SIZE] [NEIGHBOURS]"""
 
 import sys
 
@@ -15,7 +15,7 @@ import training
 def main(path: str, size: int = 224, neighbours: int = 1) -> float:
     cache = training.open_cache(path)
     train = np.flatnonzero(~np.isnan(cache.labels()).any(axis=1) & (cache.split(seed=0) == "train"))
-    # An image is the slices below, the slice, and the slices above, each with all windows of the cache.
+    # An image has the slices below, the slice and the slices above as channels, each with all windows of the cache.
     dataset = training.SliceDataset(cache, size, train, context=neighbours)
     channels = (2 * neighbours + 1) * len(cache.windows)
     model = resnet18(num_classes=len(cache.classes))

@@ -1,4 +1,4 @@
-"""A model of timm with the slice position at its head: python examples/timm_model.py cache.zarr [SIZE]"""
+"""Train a timm model with the slice position in its head: python examples/timm_model.py cache.zarr [SIZE]"""
 
 import sys
 

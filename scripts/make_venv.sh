@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make_venv.sh PYTHON FOLDER: Debian and Ubuntu keep the venv module's other half in a package of its own.
+# make_venv.sh PYTHON FOLDER: create an environment where Debian or Ubuntu has left out part of venv.
 set -euo pipefail
 python=$1 folder=$2
 package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')

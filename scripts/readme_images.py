@@ -1,4 +1,4 @@
-"""Make pictures for README out of a run's report: python scripts/readme_images.py demo/series (Chromium, Pillow)."""
+"""Make the images in README from a run's report: python scripts/readme_images.py demo/series (Chromium, Pillow)."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
 WIDTH_PX, MOST_PX, MOST_BYTES = 1240, 4000, 300_000
-# Name of the picture -> the parts of the page that it shows.
+# Name of the image -> the parts of the page that it shows.
 PICTURES = {
     "report": ("header", "#summary", "#scores", "#baselines"),
     "true_positives": ("#true-positives",),
@@ -17,7 +17,7 @@ PICTURES = {
 
 
 def main(run: Path) -> None:
-    """Write the pictures, each at most 300 KB."""
+    """Write the images, each at most 300 KB."""
     FOLDER.mkdir(exist_ok=True)
     page = (run / "report.html").read_text(encoding="utf-8")
     for name, parts in PICTURES.items():
@@ -26,13 +26,13 @@ def main(run: Path) -> None:
         shown = page.replace("</head>", f"<style>{hidden} main {{ padding: 1rem }}</style></head>")
         picture = screenshot(shown).convert("RGB")
         picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
-        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)  # which keeps rare colours
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)  # a method that keeps rare colours
         assert file.stat().st_size <= MOST_BYTES, f"{file}: {file.stat().st_size} bytes"
         print(f"{file.relative_to(FOLDER.parent.parent)}: {file.stat().st_size // 1000} KB")
 
 
 def screenshot(page: str) -> Image.Image:
-    """Return the page as Chromium shows it, without the empty space below it."""
+    """Return the page as rendered by Chromium, without the empty space below it."""
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder) / "page.html", Path(folder) / "page.png"
         html.write_text(page, encoding="utf-8")

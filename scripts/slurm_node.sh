@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# slurm_node.sh start|stop FOLDER: a SLURM of one node on this machine's loopback, from Debian's packages, to try a
-# cluster without one. Needs neither systemd nor cgroups, so that a plain container will do. Root installs what is
-# missing; any user may start it, and then it runs that user's jobs. Not for production: the node trusts its one user.
+# slurm_node.sh start|stop FOLDER: run a one-node SLURM on this machine's loopback interface, from Debian's packages, to
+# test builds on a cluster. Needs neither systemd nor cgroups, so a plain container is enough. Root installs missing
+# packages; any user may start it, and it then runs that user's jobs. Not for production: the node trusts its user.
 set -euo pipefail
-export PATH=$PATH:/usr/sbin # where Debian keeps the daemons, and ordinary users do not look
+export PATH=$PATH:/usr/sbin # Debian's folder of daemons, which is not in the PATH of ordinary users
 
 fail() {
     echo "error: $*" >&2
@@ -18,7 +18,7 @@ install_packages() {
         >/dev/null
 }
 
-free_ports() { # two that no one listens on
+free_ports() { # prints two free ports
     python3 -c 'import socket; s = [socket.create_server(("127.0.0.1", 0)) for _ in "12"]; print(*[x.getsockname()[1] for x in s])'
 }
 
@@ -59,7 +59,7 @@ PartitionName=normal Nodes=$host Default=YES MaxTime=INFINITE State=UP
 END
 }
 
-start_node() { # newer versions can do without cgroups; older ones find out late that they need none of v1
+start_node() { # newer versions can disable cgroups; older ones start with the plugin of v1 and do not need it
     local plugin
     for plugin in disabled cgroup/v1; do
         echo "CgroupPlugin=$plugin" >"$folder/cgroup.conf"
@@ -75,16 +75,16 @@ start() {
     munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
         --log-file="$folder/log/munged.log" --seed-file="$folder/munge.seed"
     slurmctld -f "$folder/slurm.conf" -c
-    start_node || fail "slurmd does not start; see $folder/log/slurmd.log"
+    start_node || fail "slurmd did not start; see $folder/log/slurmd.log"
     for _ in $(seq 300); do
         [ "$(sinfo --noheader --format=%t 2>/dev/null)" != idle ] || break
         sleep 0.1
     done
-    [ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ] || fail "the node does not come up; see $folder/log"
+    [ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ] || fail "the node did not become idle; see $folder/log"
     echo "export SLURM_CONF=$folder/slurm.conf"
 }
 
-end_process() { # of a file with its number, if it still runs; its own file goes with it
+end_process() { # ends the process whose id is in a file, if it is running
     local pid
     [ -s "$1" ] || return 0
     pid=$(cat "$1")
@@ -106,7 +106,7 @@ stop() {
     for daemon in slurmd slurmctld munged; do
         end_process "$folder/$daemon.pid"
     done
-    rm "$folder/slurm.conf" # the logs stay
+    rm "$folder/slurm.conf" # keeps the logs
 }
 
 [ $# = 2 ] || fail "usage: $0 start|stop FOLDER"
