@@ -1,4 +1,4 @@
-"""The whole way from files to a cache: pixels against Pillow, tables against the files, what a user can get wrong."""
+"""Builds from files to a cache: pixels are compared with Pillow, tables with the files; mistakes are one line."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def build(src: Path, out: Path, *more: object) -> Result:
 
 
 def reference(file: Path, size_px: int) -> np.ndarray:
-    """What an image must be, by pydicom, float64 and Pillow: (3, S, S) uint8."""
+    """Return the expected image, computed with pydicom, float64 and Pillow: (3, S, S) uint8."""
     dataset = pydicom.dcmread(file)
     hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     channels = []
@@ -42,7 +42,7 @@ def reference(file: Path, size_px: int) -> np.ndarray:
 
 
 def check_pixels(cache: Path, files: dict[str, Path]) -> None:
-    """Every image of every size lies within 1 grey level of the reference, and its sums are exact."""
+    """Check that every image of every size is within 1 grey level of the reference, and that its sums are exact."""
     group = zarr.open_group(cache, mode="r")
     table = pd.read_csv(cache / "metadata.csv")
     assert len(table) == len(files)
@@ -71,7 +71,7 @@ def cache(studies, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_real_series_is_28_slices_in_order_and_every_pixel_is_pillows(test_data, tmp_path):
+def test_a_real_series_gives_28_slices_in_order_with_the_pixels_of_pillow(test_data, tmp_path):
     out = tmp_path / "cache.zarr"
     done = build(test_data / "head_ct_tilted", out, "--size", 224, "--size", 380)
     assert done.exit_code == 0, done.output
@@ -129,7 +129,7 @@ def test_the_root_is_the_commit_and_everything_is_checksummed(cache):
     assert array.chunks == (1, 3, 48, 48)
 
 
-def test_local_processes_and_a_plain_loop_make_the_same_cache(studies, cache, tmp_path):
+def test_local_workers_and_a_plain_loop_build_the_same_cache(studies, cache, tmp_path):
     out = tmp_path / "cache.zarr"
     options = ("--dataset", "phantom", "--labels", studies / "labels.csv", "--size", 48)
     done = run("build", "--src", studies / "dicoms", "--out", out, "--workers", 2, *options)
@@ -145,7 +145,7 @@ def test_local_processes_and_a_plain_loop_make_the_same_cache(studies, cache, tm
 
 
 @pytest.mark.parametrize("compression", ["lz4hc", "zstd"])
-def test_other_compressors_hold_the_same_pixels(studies, cache, tmp_path, compression):
+def test_other_compressors_store_the_same_pixels(studies, cache, tmp_path, compression):
     shipped = Path(cli.__file__).parents[1].joinpath("data_catalog.yaml").read_text()
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text(shipped.replace("compression: lz4 ", f"compression: {compression} "))
@@ -158,7 +158,7 @@ def test_other_compressors_hold_the_same_pixels(studies, cache, tmp_path, compre
     np.testing.assert_array_equal(ours[path][:308], theirs[theirs.attrs["sizes"]["48"]][:308])
 
 
-def test_duplicates_leave_one_and_conflicts_leave_none(studies, tmp_path):
+def test_one_of_several_duplicates_is_kept_and_none_of_several_conflicting_files(studies, tmp_path):
     src = tmp_path / "dicoms"
     src.mkdir()
     first, second, third, *_ = sorted((studies / "dicoms").iterdir())
@@ -190,7 +190,7 @@ def test_duplicates_leave_one_and_conflicts_leave_none(studies, tmp_path):
     }
 
 
-def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatch):
+def test_rejected_files_are_tried_again_on_request(studies, tmp_path, monkeypatch):
     src, out = tmp_path / "dicoms", tmp_path / "cache.zarr"
     src.mkdir()
     for number, file in enumerate(sorted((studies / "dicoms").iterdir())[:3]):
@@ -215,7 +215,7 @@ def test_rejected_files_are_tried_again_when_asked(studies, tmp_path, monkeypatc
     assert "it was rejected and is tried again" in run("why", out, "3.dcm").stdout
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
+def test_bad_input_is_one_line_and_leaves_no_cache(studies, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     text = tmp_path / "text"
@@ -252,8 +252,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(studies, tmp_path):
 @pytest.mark.parametrize(
     ("limit", "code"), [("0", 1), ("1", 1), ("2", 0), ("19%", 1), ("20%", 0), ("100%", 0), ("few", 2)]
 )
-def test_failed_files_decide_the_exit_code_and_the_commit_stays(tmp_path, limit, code):
-    """Two of ten files fail; what is no slice and what is not DICOM does not count."""
+def test_the_number_of_failed_files_decides_the_exit_code(tmp_path, limit, code):
+    """Two of ten files fail; files that are not slices or not DICOM do not count, and the commit is made anyway."""
     small = Small(tmp_path)
     write_slices(small.src, range(7))
     for name in ("cut1.dcm", "cut2.dcm"):

@@ -1,4 +1,4 @@
-"""A Dask cluster of real processes over TCP: the same cache as in one process, whatever of the cluster dies."""
+"""A Dask cluster of real processes over TCP builds the same cache as one process, whichever part of it dies."""
 
 import contextlib
 import os
@@ -26,14 +26,14 @@ WORKER = ("worker", "--nthreads", "1", "--no-dashboard")
 
 @dataclass
 class Cluster:
-    """`dask scheduler` and `dask worker` processes that find each other by a file."""
+    """`dask scheduler` and `dask worker` processes that find each other through a scheduler file."""
 
     file: Path
     scheduler: subprocess.Popen
     workers: list[subprocess.Popen] = field(default_factory=list)
 
     def add_worker(self, *options: str, modules: Path = ROOT) -> None:
-        """Start a worker that looks for modules in a folder first."""
+        """Start a worker that imports from the folder `modules` first."""
         command = (*WORKER, "--scheduler-file", str(self.file), *options)
         self.workers.append(_dask(self.file.parent, *command, modules=modules))
 
@@ -53,7 +53,7 @@ def _dask(folder: Path, *arguments: str, modules: Path = ROOT) -> subprocess.Pop
 
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[Cluster]:
-    """A scheduler and two workers."""
+    """A running scheduler, without workers."""
     folder = tmp_path / "dask"
     folder.mkdir()
     file = folder / "scheduler.json"
@@ -75,7 +75,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Small:
-    """40 slices in 10 shards, which take a while each."""
+    """40 slices in 10 shards, each of which takes a while."""
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
     small = Small(tmp_path, rows=4)
     write_slices(small.src, range(40))
@@ -86,7 +86,7 @@ def records(small: Small) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (small.out / ".pipeline" / "shards").glob("*.json")}
 
 
-def test_two_workers_make_the_cache_and_one_may_die(small, cluster, monkeypatch):
+def test_two_workers_build_the_cache_even_if_one_dies(small, cluster, monkeypatch):
     cluster.add_worker("--no-nanny")
     cluster.add_worker()
     after_shards(monkeypatch, 2, cluster.workers[0].kill)
@@ -95,15 +95,15 @@ def test_two_workers_make_the_cache_and_one_may_die(small, cluster, monkeypatch)
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
-def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, monkeypatch):
-    """Dask leaves a result with its worker until the builder fetches it, and runs the task again otherwise."""
+def test_a_result_lost_with_its_worker_does_not_rebuild_its_shard(small, cluster, monkeypatch):
+    """Dask keeps a result on its worker until the builder fetches it, and runs the task again if it is lost."""
     cluster.add_worker()
     seen: dict[str, int] = {}
 
     def lose_results() -> None:
         while len(records(small)) < 4:
             time.sleep(0.02)
-        for child in psutil.Process(cluster.workers[0].pid).children():  # its nanny starts it anew
+        for child in psutil.Process(cluster.workers[0].pid).children():  # its nanny restarts it
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
         seen.update(records(small))
@@ -114,13 +114,13 @@ def test_results_that_are_lost_with_their_worker_cost_no_shard(small, cluster, m
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
-def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, cluster, monkeypatch):
-    """Nobody would ask for another worker, or tell that there is none, while a lost result is waited for."""
+def test_a_result_lost_with_the_last_worker_does_not_block_the_build(small, cluster, monkeypatch):
+    """While the builder waits for a lost result, nothing would check the workers or report that none is left."""
     cluster.add_worker("--no-nanny")
     check_workers, killed, others = engine_cluster._WorkerMonitor.check_workers, threading.Event(), []
     too_late = threading.Timer(20, lambda: others.append("too late") or cluster.add_worker())
 
-    def ask_for_another(self) -> None:
+    def add_when_reported(self) -> None:
         check_workers(self)
         if killed.is_set() and self._none_reported and not others:
             others.append("in time")
@@ -133,7 +133,7 @@ def test_results_that_are_lost_with_the_last_worker_are_no_wait_for_ever(small, 
         killed.set()
         too_late.start()
 
-    monkeypatch.setattr(engine_cluster._WorkerMonitor, "check_workers", ask_for_another)
+    monkeypatch.setattr(engine_cluster._WorkerMonitor, "check_workers", add_when_reported)
     after_shards(monkeypatch, 1, lose_results)
     outcome = run("build", *small.options(), "--scheduler-file", cluster.file)
     too_late.cancel()
@@ -155,14 +155,14 @@ def test_a_killed_scheduler_is_one_line_and_finished_shards_are_kept(small, clus
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
-def test_a_worker_of_several_threads_is_refused(small, cluster):
+def test_a_worker_with_several_threads_is_refused(small, cluster):
     cluster.add_worker("--nthreads", "2")
     outcome = run("build", *small.options(), "--scheduler-file", cluster.file, code=1)
     assert "has 2 threads" in outcome.stderr
     assert not records(small)
 
 
-def test_a_worker_without_this_package_is_one_line_and_lives_on(small, cluster):
+def test_a_worker_without_this_package_is_one_line_and_survives(small, cluster):
     (small.folder / "sitecustomize.py").write_text(
         "import sys\n"
         "class Missing:\n"
@@ -186,7 +186,7 @@ def test_a_worker_with_another_decoder_is_one_line(small, cluster):
     assert re.search(r"error: worker on .*: pydicom 3\.0\.0, the build was started with", outcome.stderr)
 
 
-def test_a_file_describes_a_cluster_to_start(small):
+def test_a_cluster_is_started_from_its_description(small):
     description = small.folder / "local.yaml"
     description.write_text(
         "class: distributed.LocalCluster\n"
@@ -212,7 +212,7 @@ def test_a_file_describes_a_cluster_to_start(small):
         ("class: [", "cannot be read"),
     ],
 )
-def test_a_wrong_description_is_one_line(small, text, message):
+def test_an_invalid_description_is_one_line(small, text, message):
     description = small.folder / "local.yaml"
     description.write_text(text)
     outcome = run("build", *small.options(), "--cluster", description, code=1)
@@ -220,7 +220,7 @@ def test_a_wrong_description_is_one_line(small, text, message):
     assert len([line for line in outcome.stderr.splitlines() if "error" in line]) == 1
 
 
-def test_a_foreign_class_is_not_imported_unless_a_flag_allows_it(small, monkeypatch):
+def test_a_foreign_class_is_imported_only_with_the_flag(small, monkeypatch):
     description, ran = small.folder / "local.yaml", small.folder / "ran"
     description.write_text("class: foreign.Cluster\nscale: 1\n")
     (small.folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w')\nCluster = None\n")
@@ -232,7 +232,7 @@ def test_a_foreign_class_is_not_imported_unless_a_flag_allows_it(small, monkeypa
     assert "foreign.Cluster: TypeError" in said
 
 
-def test_no_scheduler_is_one_line(small, monkeypatch):
+def test_a_missing_scheduler_is_one_line(small, monkeypatch):
     monkeypatch.setattr(engine_cluster, "CONNECT_S", 0.5)
     outcome = run("build", *small.options(), "--scheduler", "tcp://127.0.0.1:9", code=1)
     assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers" in outcome.stderr
@@ -242,6 +242,6 @@ def test_no_scheduler_is_one_line(small, monkeypatch):
     assert "none.json: there is no such file" in outcome.stderr
 
 
-def test_one_place_to_work_at_a_time(small):
+def test_options_for_two_kinds_of_workers_are_refused(small):
     outcome = run("build", *small.options(), "--workers", 2, "--scheduler", "tcp://127.0.0.1:9", code=2)
     assert "--workers and --scheduler both say where tasks run" in outcome.stderr

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md for TLS, run as they are written there."""
+"""The TLS commands of docs/cluster.md, run as they are written there."""
 
 import contextlib
 import json
@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from testkit.small import Small, run, write_slices
-from tests.pipeline.engine.test_local_workers import greet
+from tests.pipeline.engine.test_local_workers import tls_greeting
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "cluster.md"
 
 
 def commands() -> str:
-    """The block of the page that makes certificates and starts a scheduler."""
+    """Return the code block of the page that makes certificates and starts a scheduler."""
     blocks = re.findall(r"```bash\n(.*?)```", DOC.read_text(), re.DOTALL)
     [block] = [block for block in blocks if "openssl" in block]
     return block
@@ -29,7 +29,7 @@ def commands() -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home folder of its own, `dask` and `pipeline` on the path, and a folder in the place of /shared."""
+    """A separate home folder with `dask` and `pipeline` in `bin`, and a folder to use as /shared."""
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     for name, module in (("dask", "-m dask"), ("pipeline", "-c 'from pipeline.cli.main import main; main()'")):
@@ -46,7 +46,7 @@ def environment(home: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def started(home: Path, script: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A shell with what it starts in the background, all of which ends with the block."""
+    """Run a script in a shell; the shell and what it starts in the background end with the block."""
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(["bash", "-ec", f"{script}\nwait"], env=environment(home), stdout=log, stderr=log)
     try:
@@ -58,7 +58,7 @@ def started(home: Path, script: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_the_pages_commands_give_a_scheduler_that_strangers_cannot_use(home, tmp_path):
+def test_the_documented_commands_start_a_scheduler_that_requires_a_certificate(home, tmp_path):
     small = Small(tmp_path / "small", rows=4)
     small.folder.mkdir()
     write_slices(small.src, range(6))
@@ -72,7 +72,7 @@ def test_the_pages_commands_give_a_scheduler_that_strangers_cannot_use(home, tmp
         assert oct((home / ".config" / "dask" / "ich.key").stat().st_mode)[-3:] == "600"
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
-        assert greet(int(address.rsplit(":", 1)[1])) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+        assert tls_greeting(int(address.rsplit(":", 1)[1])) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
         with started(home, worker):
             build = ["pipeline", "build", *small.options(), "--scheduler-file", str(file)]
             done = subprocess.run(build, env=environment(home), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Local workers: files that kill them, workers that are killed, and what a worker checks before it works."""
+"""Local workers: files that kill them, workers that are killed, and the checks before a worker's first task."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def small(tmp_path, monkeypatch) -> Small:
 
 
 def after_shards(monkeypatch, count: int, act) -> None:
-    """Have something happen when a build has finished so many shards."""
+    """Call `act` when a build has finished `count` shards."""
     finished = []
     shard_done = ShownProgress.shard_done
 
@@ -51,8 +51,8 @@ def after_shards(monkeypatch, count: int, act) -> None:
     monkeypatch.setattr(ShownProgress, "shard_done", acting)
 
 
-def test_files_that_kill_their_worker_are_found_and_their_neighbours_are_built(tmp_path):
-    """Among 24 files in one shard; benchmarks/faults.py has 2,000."""
+def test_files_that_kill_their_worker_are_rejected_and_the_others_are_built(tmp_path):
+    """24 files in one shard; benchmarks/faults.py has 2,000."""
     messages = check_neighbours(tmp_path, files=24, rows=32).set_index("path")["message"]
     assert sorted(messages.index) == sorted(f"{kind}-1.dcm" for kind in FAULTS)
     assert "took more than 60 s" in messages["hang-1.dcm"]
@@ -60,7 +60,7 @@ def test_files_that_kill_their_worker_are_found_and_their_neighbours_are_built(t
     assert "ended the process" in messages["abort-1.dcm"]
 
 
-def test_killed_workers_cost_nothing_but_time(small, monkeypatch):
+def test_a_killed_worker_does_not_change_the_result(small, monkeypatch):
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
 
     def kill_one():
@@ -72,7 +72,7 @@ def test_killed_workers_cost_nothing_but_time(small, monkeypatch):
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
-def test_a_killed_build_leaves_no_process_and_is_gone_on_with(small):
+def test_a_killed_build_leaves_no_process_and_can_be_resumed(small):
     process = slow_build(small, workers=2, pause_s=0.2)
     records = small.out / ".pipeline" / "shards"
     while not (records.is_dir() and any(records.glob("*.json"))):
@@ -94,20 +94,20 @@ def test_a_killed_build_leaves_no_process_and_is_gone_on_with(small):
 
 @dataclass(frozen=True)
 class Stalling(Folder):
-    """A folder whose server does not answer the first times that a file is read."""
+    """A folder whose server does not respond the first `times` times that one file is read."""
 
     times: int = 0
 
     def read(self, path: str, buffer: Buffer, *how: Any, **past: Any) -> tuple[memoryview, Stamp]:
-        asked = Path(self.root).parent / "asked"
-        if path == "005.dcm" and (count := len(asked.read_bytes()) if asked.exists() else 0) < self.times:
-            asked.write_bytes(bytes(count + 1))
+        log = Path(self.root).parent / "requests"  # one byte per request
+        if path == "005.dcm" and (count := len(log.read_bytes()) if log.exists() else 0) < self.times:
+            log.write_bytes(bytes(count + 1))
             raise SourceError(f"{self.root}: no answer")
         return super().read(path, buffer, *how, **past)
 
 
 @pytest.mark.parametrize(("times", "code"), [(2, 0), (3, 1)])
-def test_a_source_that_stalls_is_asked_again(small, monkeypatch, times, code):
+def test_a_stalled_source_is_read_again(small, monkeypatch, times, code):
     monkeypatch.setattr(survey, "open_source", lambda src: Stalling(src, times=times))
     outcome = run("build", *small.options(), "--workers", 1, code=code)
     assert ("error: " in outcome.stderr) == bool(code)
@@ -116,7 +116,7 @@ def test_a_source_that_stalls_is_asked_again(small, monkeypatch, times, code):
 
 
 def _members(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
+    """Return the processes of a session that have not ended."""
     alive = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -125,7 +125,7 @@ def _members(session: int) -> list[int]:
     return alive
 
 
-# --- what a worker checks ------------------------------------------------------------------------------------------
+# --- checks of a worker --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def job(small) -> Iterator[tuple[Context, ShardJob]]:
         yield context, ShardJob(0, (Unit(0, "000.dcm"), Unit(1, "001.dcm")), ())
 
 
-def test_a_worker_that_sees_all_is_checked_once(job, monkeypatch):
+def test_a_working_worker_is_checked_once(job, monkeypatch):
     context, task = job
     preflight.check_worker(context, task)
     monkeypatch.setattr(preflight, "holds_lock", None)
@@ -164,7 +164,7 @@ def test_a_worker_without_the_source_is_refused(job, tmp_path):
 
 
 def test_a_worker_that_cannot_write_is_refused(job, monkeypatch):
-    """As on a file system that is mounted read-only there."""
+    """The file system may be mounted read-only on the worker's machine."""
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(CacheError, match=r"worker on .*: cannot write to .*; make --out writable"):
         preflight.check_worker(*job)

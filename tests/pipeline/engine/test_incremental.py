@@ -1,4 +1,4 @@
-"""Only what changed runs again: each line of the table is counted in files opened, slices decoded, shards written."""
+"""Only what has changed is processed again, measured in files opened, slices rendered and shards written."""
 
 import os
 import time
@@ -28,12 +28,12 @@ def original(tmp_path_factory) -> Small:
 
 @pytest.fixture
 def built(original, tmp_path) -> Small:
-    """20 slices and a text file, in 3 shards."""
+    """A cache of 20 slices and a text file, in 3 shards."""
     return original.copy(tmp_path)
 
 
 def planned_and_built(small: Small, *more: object) -> Work:
-    """Build, and check that the plan named exactly the files and shards that the build then touched."""
+    """Build, and check that the plan listed exactly the files that the build read and the shards that it wrote."""
     import json
 
     made = json.loads(small.plan("--json", *[m for m in more if m != "--prune"]).stdout)
@@ -48,7 +48,7 @@ def planned_and_built(small: Small, *more: object) -> Work:
 
 
 def check_clean(small: Small, name: str = "clean") -> None:
-    """The content equals a build of the same source at once, and everything is whole."""
+    """Check that the content is that of a first build from the same source, and that nothing is damaged."""
     assert small.digest() == small.clean_digest(small.folder / name)
     small.verify()
 
@@ -57,7 +57,7 @@ def table(small: Small) -> pd.DataFrame:
     return pd.read_csv(small.out / "metadata.csv", index_col="sop_instance_uid")
 
 
-def test_nothing_changed_opens_no_file_and_makes_no_commit(built):
+def test_an_unchanged_source_opens_no_file_and_makes_no_commit(built):
     before = zarr.open_group(built.out, mode="r").attrs["commit"]
     with counted() as work:
         assert "nothing to do" in built.plan(code=0).stdout
@@ -66,32 +66,32 @@ def test_nothing_changed_opens_no_file_and_makes_no_commit(built):
     assert zarr.open_group(built.out, mode="r").attrs["commit"] == before
 
 
-def test_a_touched_file_is_read_once_and_nothing_is_built(built):
+def test_a_touched_file_is_read_once_and_not_converted(built):
     os.utime(built.src / "003.dcm", ns=(LATER_NS, LATER_NS))
     with counted() as work:
         built.build()
     assert work == Work(read=["003.dcm"])
     with counted() as work:
         built.build()
-    assert work == Work(), "the new time was kept"
+    assert work == Work(), "the new time was stored"
     built.verify()
 
 
-def test_classes_write_the_table_only(built):
+def test_changed_classes_rewrite_only_the_table(built):
     built.weight = 5
     assert planned_and_built(built) == Work()
     assert zarr.open_group(built.out, mode="r").attrs["classes"][0] == {"name": "bleed", "weight": 5}
     check_clean(built)
 
 
-def test_labels_write_the_table_only(built):
+def test_changed_labels_rewrite_only_the_table(built):
     built.labels = {uid: 1 - label for uid, label in UIDS.items()}
     assert planned_and_built(built) == Work()
     assert table(built).loc["1.2.3.0.1", "bleed"] == 0
     check_clean(built)
 
 
-def test_an_added_file_is_converted_alone(built):
+def test_only_an_added_file_is_converted(built):
     rows = table(built)["row"]
     write(built.src / "more" / "020.dcm", slice_bytes(20))
     work = planned_and_built(built)
@@ -123,7 +123,7 @@ def test_a_renamed_file_is_read_once_and_keeps_its_row(built):
     check_clean(built)
 
 
-def test_a_removed_file_needs_prune_and_its_series_follows(built):
+def test_a_removed_file_needs_prune_and_its_series_is_updated(built):
     (built.src / "000.dcm").unlink()
     commit = zarr.open_group(built.out, mode="r").attrs["commit"]
     refused = built.build(code=1)
@@ -136,7 +136,7 @@ def test_a_removed_file_needs_prune_and_its_series_follows(built):
 
 
 @pytest.mark.parametrize("change", [{"rescale": "identity"}, {"rows": 4}, {"level": 45}])
-def test_a_removed_file_needs_prune_also_when_settings_have_changed(built, change):
+def test_a_removed_file_needs_prune_even_if_settings_have_changed(built, change):
     (built.src / "000.dcm").unlink()
     (built.src / "001.dcm").rename(built.src / "renamed.dcm")
     for name, value in change.items():
@@ -149,7 +149,7 @@ def test_a_removed_file_needs_prune_also_when_settings_have_changed(built, chang
 
 
 @pytest.mark.parametrize("change", [{"rescale": "identity"}, {"rows": 4}])
-def test_a_renamed_file_needs_no_prune_when_all_are_read_again(built, change):
+def test_a_renamed_file_needs_no_prune_if_all_files_are_read_again(built, change):
     (built.src / "001.dcm").rename(built.src / "renamed.dcm")
     for name, value in change.items():
         setattr(built, name, value)
@@ -189,13 +189,13 @@ def test_another_version_of_reading_converts_everything_again(built, monkeypatch
 
 
 @pytest.mark.parametrize("version", ["SERIES_VERSION", "LABELS_VERSION"])
-def test_another_version_of_the_table_writes_it_only(built, monkeypatch, version):
+def test_another_version_of_the_table_rewrites_only_the_table(built, monkeypatch, version):
     monkeypatch.setattr(stages, version, getattr(stages, version) + 1)
     assert planned_and_built(built) == Work()
     check_clean(built)
 
 
-def test_an_added_size_is_converted_alone(built):
+def test_only_an_added_size_is_converted(built):
     built.sizes = (8, 12)
     work = planned_and_built(built)
     assert (work.rendered, len(work.shards)) == (20, 3)
@@ -205,14 +205,14 @@ def test_an_added_size_is_converted_alone(built):
     assert planned_and_built(built, "--drop-size", 12) == Work()
 
 
-def test_other_reading_converts_everything_again(built):
+def test_changed_reading_settings_convert_everything_again(built):
     built.rescale = "identity"
     work = planned_and_built(built)
     assert (len(work.read), work.rendered) == (21, 20)
     check_clean(built)
 
 
-def test_check_hash_finds_what_a_time_hides(built):
+def test_check_hash_finds_a_change_that_the_time_does_not_show(built):
     write(built.src / "003.dcm", slice_bytes(3, content=1))
     with counted() as work:
         built.build()
@@ -223,7 +223,7 @@ def test_check_hash_finds_what_a_time_hides(built):
     check_clean(built)
 
 
-def test_a_time_stamp_that_a_later_change_could_carry_too_is_not_believed(tmp_path):
+def test_a_time_that_a_later_change_could_have_too_is_not_trusted(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     in_an_hour_ns = time.time_ns() + 3600 * 10**9
@@ -234,7 +234,7 @@ def test_a_time_stamp_that_a_later_change_could_carry_too_is_not_believed(tmp_pa
     assert work.read == ["000.dcm"]
 
 
-def test_a_file_that_cannot_be_read_is_accounted_for_and_tried_again(built, monkeypatch):
+def test_an_unreadable_file_is_counted_and_tried_again(built, monkeypatch):
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 5000)
     write(built.src / "large.dcm", slice_bytes(30) + b"\0" * 5000)
     built.build(code=1)
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_read_is_accounted_for_and_tried_again(built, monk
     check_clean(built)
 
 
-def test_a_file_that_comes_back_is_a_new_file(built):
+def test_a_file_that_returns_is_a_new_file(built):
     content = (built.src / "003.dcm").read_bytes()
     (built.src / "003.dcm").unlink()
     built.build("--prune")
@@ -260,7 +260,7 @@ def test_a_file_that_comes_back_is_a_new_file(built):
     check_clean(built)
 
 
-def test_another_compressor_in_the_catalog_does_not_mix_them(built):
+def test_another_compressor_in_the_catalog_does_not_apply_to_an_existing_array(built):
     catalog = built.folder / "catalog.yaml"
     write(built.src / "021.dcm", slice_bytes(21))
     options = built.options()

@@ -1,4 +1,4 @@
-"""Ctrl-C while processes are started: put off, not lost; and no child gets one."""
+"""Signals while processes are started are deferred, not lost, and no child process gets them."""
 
 import signal
 import subprocess
@@ -11,26 +11,26 @@ from pipeline.cli.body import command
 from pipeline.engine.interrupts import interrupts_deferred
 
 
-def be_interrupted(then: Callable[[], object]) -> None:
+def interrupt_then(then: Callable[[], object]) -> None:
     with interrupts_deferred():
         signal.raise_signal(signal.SIGINT)
         then()
 
 
-def test_an_interrupt_comes_at_the_end_of_the_block():
+def test_an_interrupt_is_raised_at_the_end_of_the_block():
     reached = []
     with pytest.raises(KeyboardInterrupt):
-        be_interrupted(lambda: reached.append(True))
+        interrupt_then(lambda: reached.append(True))
     assert reached
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_error_in_the_block_is_told_first():
+def test_an_error_in_the_block_takes_precedence():
     with pytest.raises(ZeroDivisionError):
-        be_interrupted(lambda: 1 / 0)
+        interrupt_then(lambda: 1 / 0)
 
 
-def test_a_process_that_ignores_interrupts_goes_on():
+def test_a_process_that_ignores_interrupts_continues():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupts_deferred():
@@ -39,7 +39,7 @@ def test_a_process_that_ignores_interrupts_goes_on():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_child_never_gets_one():
+def test_a_child_process_never_gets_an_interrupt():
     code = "import signal, time; signal.raise_signal(signal.SIGINT); print('alive')"
     with interrupts_deferred():
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -47,7 +47,7 @@ def test_a_child_never_gets_one():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_each_ends_a_command_in_the_same_way(number, code, capsys):
+def test_each_signal_ends_a_command_in_the_same_way(number, code, capsys):
     before, reached = signal.getsignal(number), []
 
     @command

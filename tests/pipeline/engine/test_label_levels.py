@@ -1,4 +1,4 @@
-"""Labels of a series, a study or a patient hold for its slices, and labels may name slices by their files."""
+"""Labels of a series, a study or a patient apply to its slices, and labels may refer to slices by file name."""
 
 import json
 
@@ -9,7 +9,7 @@ from testkit.small import Small, run, slice_bytes, write, write_slices
 
 
 @pytest.mark.parametrize("level", ["series", "study", "patient"])
-def test_labels_of_something_larger_hold_for_its_slices(tmp_path, level, monkeypatch):
+def test_labels_of_a_larger_unit_apply_to_its_slices(tmp_path, level, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     key = {"series": "series_instance_uid", "study": "study_instance_uid", "patient": "patient_id"}[level]
     small = Small(tmp_path)
@@ -34,14 +34,14 @@ def test_labels_of_something_larger_hold_for_its_slices(tmp_path, level, monkeyp
     if level == "patient":
         assert not set(table["patient_id"]) & set(names)
     file.unlink()
-    write(small.src / "new.dcm", slice_bytes(2, series=0))  # its series, study and patient are known from the commit
+    write(small.src / "new.dcm", slice_bytes(2, series=0))  # the commit has the labels of its series, study and patient
     run("build", *options)
     table = pd.read_csv(tmp_path / "labelled.zarr" / "metadata.csv").set_index("sop_instance_uid")
     assert len(table) == 5
     assert table["bleed"].notna().all()
 
 
-def test_labels_may_name_slices_by_their_files(tmp_path):
+def test_labels_may_refer_to_slices_by_file_name(tmp_path):
     small = Small(tmp_path, labels={"000": 1, "a.b": 0})
     write_slices(small.src, range(2))
     (small.src / "001.dcm").rename(small.src / "a.b.dcm")

@@ -1,4 +1,4 @@
-"""Local workers: nobody else on the machine reaches them, a stopped one is told of, and their folders go."""
+"""Local workers: no other user can reach them, a silent one is reported, and their folders are removed."""
 
 import http.client
 import socket
@@ -17,13 +17,14 @@ from pipeline.planning.settings import Workers
 
 
 def listening(process: psutil.Process) -> set[int]:
-    """Ports on which a process or its children listen."""
+    """Return the ports on which a process or its children listen."""
     every = [process, *process.children(recursive=True)]
-    return {at.laddr.port for one in every for at in one.net_connections("tcp") if at.status == "LISTEN"}
+    connections = [connection for each in every for connection in each.net_connections("tcp")]
+    return {connection.laddr.port for connection in connections if connection.status == "LISTEN"}
 
 
-def ask(port: int, path: str) -> int | None:
-    """The status of a page; None where something other than HTTP answers."""
+def status_of(port: int, path: str) -> int | None:
+    """Return the HTTP status of a page, None if the port does not speak HTTP."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
@@ -34,8 +35,8 @@ def ask(port: int, path: str) -> int | None:
         connection.close()
 
 
-def greet(port: int) -> str:
-    """What becomes of a TLS client that has no certificate."""
+def tls_greeting(port: int) -> str:
+    """Return what happens to a TLS client without a certificate."""
     anybody = ssl.create_default_context()
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     with anybody.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=5)) as stream:
@@ -45,21 +46,23 @@ def greet(port: int) -> str:
             return error.reason
 
 
-def test_no_port_of_local_workers_answers_a_stranger():
+def test_no_port_of_local_workers_accepts_strangers():
     with connect(Workers(1), 1, lambda line: None) as connection:
         addresses = [connection.client.scheduler.address, *connection.client.scheduler_info()["workers"]]
         assert {address.split(":")[0] for address in addresses} == {"tls"}
         ports = listening(psutil.Process())
         assert len(ports) >= 4
-        pages = {port: [ask(port, path) for path in ("/", "/status", "/info/main/workers.html")] for port in ports}
+        pages = {
+            port: [status_of(port, path) for path in ("/", "/status", "/info/main/workers.html")] for port in ports
+        }
         silent = [port for port, found in pages.items() if found == [None] * 3]
         assert {status for found in pages.values() for status in found} <= {None, 404}
         assert len(silent) >= 3, "scheduler, nanny, worker"
-        assert {greet(port) for port in silent} == {"TLSV13_ALERT_CERTIFICATE_REQUIRED"}
+        assert {tls_greeting(port) for port in silent} == {"TLSV13_ALERT_CERTIFICATE_REQUIRED"}
 
 
 class Clock:
-    """Stands for the time module."""
+    """A replacement for the time module."""
 
     now = 100.0
 
@@ -68,7 +71,7 @@ class Clock:
 
 
 class Client:
-    """A Dask client of one worker that was last heard of at `last_seen`, by a clock that runs far behind ours."""
+    """A Dask client with one worker, last seen at `last_seen` by a clock that is far behind ours."""
 
     status, last_seen = "running", 5.0
 
@@ -79,17 +82,17 @@ class Client:
         return {"workers": {"tls://a": {"last_seen": self.last_seen}}}
 
 
-def test_a_worker_that_is_silent_is_told_of_once_until_it_is_heard_again(monkeypatch):
+def test_a_silent_worker_is_reported_once_until_it_responds_again(monkeypatch):
     clock, client, said = Clock(), Client(), []
     monkeypatch.setattr(cluster, "time", clock)
-    presence = cluster._WorkerMonitor(client, said.append, lambda: None)
+    monitor = cluster._WorkerMonitor(client, said.append, lambda: None)
 
     def pass_seconds(seconds: int, alive: bool) -> int:
         before = len(said)
         for _ in range(seconds):
             clock.now += 1
             client.last_seen += alive
-            presence.check_workers()
+            monitor.check_workers()
         return len(said) - before
 
     assert pass_seconds(60, alive=True) == 0
@@ -100,7 +103,7 @@ def test_a_worker_that_is_silent_is_told_of_once_until_it_is_heard_again(monkeyp
     assert pass_seconds(40, alive=False) == 1
 
 
-def test_folders_of_killed_builds_go_and_those_in_use_stay(tmp_path, monkeypatch):
+def test_folders_of_killed_builds_are_removed_and_those_in_use_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
     code = (
         "import os, signal, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
@@ -119,7 +122,7 @@ def test_folders_of_killed_builds_go_and_those_in_use_stay(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline-of-another-program"]
 
 
-def test_pages_for_everybody_only_when_asked(monkeypatch):
+def test_the_dashboard_needs_bokeh(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     with (
         pytest.raises(cluster.CacheError, match=r"bokeh; run: pip install 'ich-cache\[cluster\]'"),

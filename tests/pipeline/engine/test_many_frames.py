@@ -1,4 +1,4 @@
-"""Files of many frames: a frame that fails, shards of their own."""
+"""Multi-frame files: a frame that fails, and files with more frames than a shard has rows."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from testkit.dicom_files import enhanced_file, frame_groups, gradient
 from testkit.small import Small, run, write, write_slices
 
 
-def test_a_frame_that_fails_is_named_and_its_file_is_missed_when_it_is_gone(tmp_path):
+def test_a_failed_frame_is_reported_and_the_removal_of_its_file_is_noticed(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     groups = [frame_groups(0, 1, -1024), frame_groups(5, 1, -1024, "US")]
@@ -27,7 +27,7 @@ def test_a_frame_that_fails_is_named_and_its_file_is_missed_when_it_is_gone(tmp_
 
 
 def multi_frame(frames: int, uid: str) -> bytes:
-    """A legacy-style multi-frame CT file of `frames` different frames of 8 x 8."""
+    """Return a legacy multi-frame CT file with `frames` different frames of 8 x 8 pixels."""
     attributes = dicom_write.SliceAttributes(
         sop_instance_uid=uid,
         patient_id="p",
@@ -49,7 +49,7 @@ def multi_frame(frames: int, uid: str) -> bytes:
     return file.getvalue()
 
 
-def test_files_of_many_frames_get_shards_of_their_own(tmp_path):
+def test_files_with_many_frames_get_their_own_shards(tmp_path):
     src = tmp_path / "dicoms"
     src.mkdir()
     for number, frames in enumerate((1, 3, 5, 23)):

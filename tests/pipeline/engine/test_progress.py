@@ -1,4 +1,4 @@
-"""What a build tells while it works: files of unfinished shards count, on a terminal and in lines."""
+"""The progress of a build counts files of unfinished shards, both in the bar and in lines."""
 
 import io
 import sys
@@ -28,7 +28,7 @@ def clock(monkeypatch) -> SimpleNamespace:
     return clock
 
 
-def test_lines_come_every_few_seconds_with_the_rate_of_the_work(clock, capsys):
+def test_a_line_every_few_seconds_gives_the_rate_without_the_start(clock, capsys):
     with ShownProgress() as shown:
         shown.planned(PLAN)
         clock.now += 60  # workers start
@@ -48,7 +48,7 @@ def test_lines_come_every_few_seconds_with_the_rate_of_the_work(clock, capsys):
     ]
 
 
-def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
+def test_the_bar_advances_within_a_shard_and_goes_back_if_its_worker_dies(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -60,7 +60,7 @@ def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
             stages.append(shown._bar.desc)
             seen.append(shown._bar.n)
         shown.shard_done(job(0), SimpleNamespace(failed=0, other_files=4))
-        shown.files_begun(0, 40)  # word that comes late
+        shown.files_begun(0, 40)  # a late report
         seen.append(shown._bar.n)
     assert seen == [0, 30, 50, 25, 70]
     assert stages[:3] == ["starting workers", "compiling: ", ""]
@@ -68,19 +68,19 @@ def test_a_bar_moves_within_a_shard_and_back_when_its_worker_dies(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_files_of_a_shard_are_told_of_before_it_is_done(tmp_path, monkeypatch, workers):
-    told = []
+def test_files_of_a_shard_are_reported_before_it_is_done(tmp_path, monkeypatch, workers):
+    reports = []
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
-    monkeypatch.setattr(ShownProgress, "files_begun", lambda self, shard, files: told.append((shard, files)))
+    monkeypatch.setattr(ShownProgress, "files_begun", lambda self, shard, files: reports.append((shard, files)))
     small = Small(tmp_path, rows=32)
     write_slices(small.src, range(30))
     run("build", *small.options(), "--workers", workers)
-    assert told == sorted(told)
-    assert {shard for shard, _ in told} == {0}
-    assert 2 <= len(told) <= (30 if workers == 0 else 15)
+    assert reports == sorted(reports)
+    assert {shard for shard, _ in reports} == {0}
+    assert 2 <= len(reports) <= (30 if workers == 0 else 15)
 
 
-def test_a_build_without_workers_does_not_say_that_it_starts_them(tmp_path):
+def test_a_build_without_workers_does_not_mention_them(tmp_path):
     small = Small(tmp_path, rows=32)
     write_slices(small.src, range(2))
     said = run("build", *small.options(), "--workers", 0).stderr

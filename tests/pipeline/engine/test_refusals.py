@@ -1,4 +1,4 @@
-"""A full or read-only disk at the writes of a build and of what looks after a cache: one line, nothing partial."""
+"""A full or read-only disk is one line of error and leaves no partial file, in a build and in other commands."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def small(original: Small, tmp_path: Path) -> Small:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None:
-    """Have the system refuse to make a file durable whose path has `place` in it."""
+    """Let fsync fail for files whose path contains `place`."""
     fsync = os.fsync
 
     def refusing(descriptor: int) -> None:
@@ -56,7 +56,7 @@ def errors(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_build_that_cannot_write_is_one_line_leaves_nothing_partial_and_goes_on(small, monkeypatch, place):
+def test_a_build_that_cannot_write_is_one_line_and_can_be_resumed(small, monkeypatch, place):
     number = (*WORDS,)[PLACES.index(place) % len(WORDS)]
     before, wanted = small.digest(), list((small.out / "commits").iterdir())
     write(small.src / "new.dcm", slice_bytes(7))
@@ -66,7 +66,7 @@ def test_a_build_that_cannot_write_is_one_line_leaves_nothing_partial_and_goes_o
     assert WORDS[number] in line
     assert "nothing is lost: fix this and run the same command again" in line
     assert not list(small.out.rglob("*.partial"))
-    if place != "head":  # which is written once the commit has landed
+    if place != "head":  # it is written after the commit
         assert small.digest() == before
         assert set(wanted) <= set((small.out / "commits").iterdir())
     small.build()
@@ -74,7 +74,7 @@ def test_a_build_that_cannot_write_is_one_line_leaves_nothing_partial_and_goes_o
     assert small.digest() == small.clean_digest(small.folder / "clean")
 
 
-def test_no_room_for_the_workers_own_files_is_one_line(small, monkeypatch):
+def test_no_space_for_the_files_of_workers_is_one_line(small, monkeypatch):
     write(small.src / "new.dcm", slice_bytes(7))
 
     def full(*arguments, **options):
@@ -88,7 +88,7 @@ def test_no_room_for_the_workers_own_files_is_one_line(small, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["repair", "gc", "report", "publish"])
-def test_other_commands_that_cannot_write_are_one_line(small, monkeypatch, command):
+def test_another_command_that_cannot_write_is_one_line(small, monkeypatch, command):
     small.level = 60
     small.build()
     (small.out / "metadata.csv").write_bytes(b"")

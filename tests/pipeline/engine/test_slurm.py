@@ -1,4 +1,4 @@
-"""A real SLURM of one node: jobs through sbatch make the same cache, whatever is cancelled or killed."""
+"""A real SLURM cluster of one node: jobs from sbatch build the same cache, whatever is cancelled or killed."""
 
 import getpass
 import importlib.util
@@ -30,13 +30,13 @@ PAUSE_S = 0.2
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory) -> Iterator[None]:
-    """SLURM on this machine, as docs/cluster.md starts it."""
-    if importlib.util.find_spec("dask_jobqueue") is None:  # which an import here would have end this process by Ctrl-C
+    """SLURM on this machine, started as docs/cluster.md describes."""
+    if importlib.util.find_spec("dask_jobqueue") is None:  # importing it would make Ctrl-C exit with code 0
         pytest.skip("dask-jobqueue is not installed (extra cluster)")
     folders = f"{os.environ['PATH']}:/usr/sbin"
-    lacking = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name, path=folders)]
-    if lacking:
-        pytest.skip(f"{', '.join(lacking)} not installed: scripts/slurm_node.sh says how")
+    missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name, path=folders)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: scripts/slurm_node.sh says how")
     folder = tmp_path_factory.mktemp("slurm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
@@ -50,7 +50,7 @@ def slurm(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture
 def small(tmp_path, slurm, monkeypatch) -> Small:
-    """24 slices in 6 shards, which take about a second each."""
+    """24 slices in 6 shards, each of which takes about a second."""
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=PAUSE_S))
     small = Small(tmp_path, rows=4)
     write_slices(small.src, range(24))
@@ -58,7 +58,7 @@ def small(tmp_path, slurm, monkeypatch) -> Small:
 
 
 def options(small: Small, workers: int = 1, memory: str = "1GB", more: str = "") -> list[str]:
-    """The options of a build with one job of so many workers; `more` settings of its cluster."""
+    """Return the options of a build with one job of `workers` workers; `more` is appended to the cluster's settings."""
     description = small.folder / "slurm.yaml"
     description.write_text(
         "class: dask_jobqueue.SLURMCluster\n"
@@ -73,8 +73,8 @@ def queue() -> list[str]:
     return subprocess.run(["squeue", "--noheader", "--format=%A"], capture_output=True, text=True).stdout.split()
 
 
-def no_job_is_left() -> bool:
-    """Whether the queue is empty within some seconds: a job that is cancelled takes one or two to end."""
+def no_job_remains() -> bool:
+    """Wait for the queue to become empty; a cancelled job takes a second or two to end."""
     for _ in range(300):
         if not queue():
             return True
@@ -82,7 +82,7 @@ def no_job_is_left() -> bool:
     return False
 
 
-def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, monkeypatch):
+def test_a_cancelled_job_is_resubmitted_and_loses_only_its_running_shards(small, monkeypatch):
     monkeypatch.setattr(jobs, "LOST_AFTER_S", 1.0)
     seen: dict[str, int] = {}
 
@@ -96,11 +96,11 @@ def test_a_cancelled_job_costs_its_running_shards_and_is_asked_for_again(small, 
     assert len(seen) >= 2
     assert seen.items() <= records(small).items()
     assert small.digest() == small.clean_digest(small.folder / "clean")
-    assert no_job_is_left()
+    assert no_job_remains()
 
 
-def begun_build(small: Small) -> subprocess.Popen[str]:
-    """A build in a process of its own that has finished a shard."""
+def started_build(small: Small) -> subprocess.Popen[str]:
+    """Start a build in another process, and return that process once it has finished a shard."""
     script = small.folder / "command.py"
     script.write_text(
         "from pipeline.planning import survey\nfrom pipeline.cli.main import main\nfrom testkit.faulty import Faulty\n"
@@ -112,7 +112,7 @@ def begun_build(small: Small) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background ignore
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )
     while not records(small):
         assert process.poll() is None
@@ -120,8 +120,8 @@ def begun_build(small: Small) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
-    process = begun_build(small)
+def test_a_killed_build_leaves_no_job_and_can_be_resumed(small):
+    process = started_build(small)
     process.kill()
     process.communicate()
     done = records(small)
@@ -129,28 +129,28 @@ def test_a_killed_build_leaves_no_job_and_is_gone_on_with(small):
     assert "a build was interrupted" in run("build", *options(small)).stderr
     assert done.items() <= records(small).items()
     assert small.digest() == small.clean_digest(small.folder / "clean")
-    assert no_job_is_left()
+    assert no_job_remains()
 
 
-def test_ctrl_c_ends_the_jobs_too(small):
-    """dask_jobqueue, when imported, has Ctrl-C end the process with exit code 0."""
-    process = begun_build(small)
+def test_ctrl_c_also_ends_the_jobs(small):
+    """Importing dask_jobqueue makes Ctrl-C exit with code 0."""
+    process = started_build(small)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said
     assert "interrupted; finished work is kept" in said
     assert "Traceback" not in said
-    assert no_job_is_left()
+    assert no_job_remains()
 
 
-def test_a_job_that_is_refused_is_one_line(small):
+def test_a_refused_job_is_one_line(small):
     outcome = run("build", *options(small, memory="900TB"), code=1)
     (line,) = [line for line in outcome.stderr.splitlines() if "error" in line]
     assert "slurm.yaml: no worker could be started: sbatch: error: Memory" in line
-    assert no_job_is_left()
+    assert no_job_remains()
 
 
-def test_jobs_talk_through_tls_with_the_pages_settings(small, monkeypatch):
+def test_jobs_use_tls_with_the_documented_settings(small, monkeypatch):
     own = small.folder / "certificates"
     own.mkdir(mode=0o700)
     [words] = re.findall(r"For SLURM, add (.*?) to the settings", " ".join(PAGE.read_text().split()))
@@ -168,4 +168,4 @@ def test_jobs_talk_through_tls_with_the_pages_settings(small, monkeypatch):
     assert seen[0].startswith("tls://")
     assert "tcp://" not in said
     assert small.digest() == small.clean_digest(small.folder / "clean")
-    assert no_job_is_left()
+    assert no_job_remains()

@@ -1,4 +1,4 @@
-"""A worker that is stopped (SIGSTOP), really: a line says so, and the build ends once it goes on."""
+"""A worker that is really stopped, by SIGSTOP, is reported, and the build finishes once it continues."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from testkit.small import Small, run, write_slices
 from tests.pipeline.engine.test_engine import after_shards
 
 
-def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_path, monkeypatch):
+def test_a_stopped_worker_is_reported_and_finishes_its_shard_once_it_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "open_source", lambda src: Faulty(src, pause_s=0.05))
     monkeypatch.setattr(cluster, "SILENT_AFTER_S", 2.0)
     monkeypatch.setattr(cluster, "WORKERS_EVERY_S", 0.5)
     small = Small(tmp_path, rows=4)
     write_slices(small.src, range(40))
     stopped: list[int] = []
-    tell = cluster._WorkerMonitor._report_silent
+    report_silent = cluster._WorkerMonitor._report_silent
 
     def stop_one() -> None:
         workers = [
@@ -30,13 +30,13 @@ def test_a_stopped_worker_is_told_of_and_its_shard_is_done_when_it_goes_on(tmp_p
         os.kill(workers[-1], signal.SIGSTOP)
         stopped.append(workers[-1])
 
-    def go_on_when_told(self, workers) -> None:
-        tell(self, workers)
+    def continue_when_reported(self, workers) -> None:
+        report_silent(self, workers)
         if self._silent:
             os.kill(stopped[0], signal.SIGCONT)
 
     after_shards(monkeypatch, 1, stop_one)
-    monkeypatch.setattr(cluster._WorkerMonitor, "_report_silent", go_on_when_told)
+    monkeypatch.setattr(cluster._WorkerMonitor, "_report_silent", continue_when_reported)
     said = run("build", *small.options(), "--workers", 2).stderr
     assert "has not responded for 2 s; has it stopped, or has its machine failed?" in said
     assert small.digest() == small.clean_digest(tmp_path / "clean")
