@@ -1,4 +1,4 @@
-"""Every coding gives the right values, or says which decoder is missing."""
+"""Files in all codings give the right values, or the missing decoder is named."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ from testkit.dicom_files import (
 CODINGS = "transfer_syntaxes/CTImage.dcm_"
 
 
-def oracle_hu(path: Path) -> np.ndarray:
+def pydicom_hu(path: Path) -> np.ndarray:
     dataset = pydicom.dcmread(path)
     return dataset.pixel_array.astype(np.float64) * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
 
@@ -52,7 +52,7 @@ def oracle_hu(path: Path) -> np.ndarray:
         ("RLELosslessTransferSyntax_1.2.840.10008.1.2.5", 0),
     ],
 )
-def test_each_coding_gives_the_same_hu(test_data: Path, name: str, largest_difference: int) -> None:
+def test_all_codings_give_the_same_hu(test_data: Path, name: str, largest_difference: int) -> None:
     reference = read_one((test_data / "transfer_syntaxes/CTImage.dcm").read_bytes())
     found = read_one((test_data / f"{CODINGS}{name}.dcm").read_bytes())
     assert round(np.abs(to_hu(found) - to_hu(reference)).max()) == largest_difference
@@ -68,7 +68,7 @@ def test_a_retired_coding_is_rejected(test_data: Path, name: str) -> None:
     assert code_of((test_data / f"{CODINGS}{name}.dcm").read_bytes()) == "unsupported_coding"
 
 
-def test_of_the_real_files_these_alone_fail(test_data: Path) -> None:
+def test_only_these_real_files_fail(test_data: Path) -> None:
     found = {path: read(path.read_bytes())[0] for path in files_below(test_data)}
     codes = {path.name: item.code for path, item in found.items() if isinstance(item, Reject)}
     failed = {name: code for name, code in codes.items() if REJECT_CODES[code][0] == "failed"}
@@ -81,13 +81,13 @@ def test_of_the_real_files_these_alone_fail(test_data: Path) -> None:
     }
 
 
-def test_hu_equal_pydicoms_on_every_accepted_file(test_data: Path) -> None:
+def test_hu_of_accepted_files_equal_those_of_pydicom(test_data: Path) -> None:
     compared = 0
     for path in files_below(test_data):
         for found in read(path.read_bytes()):
             if isinstance(found, Slice):
                 try:
-                    expected = oracle_hu(path)
+                    expected = pydicom_hu(path)
                 except (RuntimeError, NotImplementedError):  # pydicom has no free decoder for JPEG lossless
                     continue
                 np.testing.assert_array_equal(to_hu(found), expected, err_msg=str(path))
@@ -111,13 +111,13 @@ def test_frames_of_a_compressed_file_are_read_one_by_one() -> None:
     data = encode(dataset, "1.2.840.10008.1.2.4.80")
     for frame, one in enumerate(read(data)):
         np.testing.assert_array_equal(one.stored, stored[frame])
-        assert one.record.position is None  # one position for three slices places none
+        assert one.record.position is None  # a shared position does not place three slices
         assert one.record.instance_number == frame + 1
     (second,) = dicom.read_slices(data, KEEP, None, (1, 2))
     np.testing.assert_array_equal(second.stored, stored[1])
 
 
-def test_losslessly_coded_copies_have_the_same_pixel_digest(test_data: Path) -> None:
+def test_lossless_copies_have_the_same_pixel_digest(test_data: Path) -> None:
     for path in sorted((test_data / "head_ct_tilted").glob("*.dcm"))[:3]:
         plain = read_one(path.read_bytes())
         dataset = pydicom.dcmread(path)
@@ -135,7 +135,7 @@ def test_losslessly_coded_copies_have_the_same_pixel_digest(test_data: Path) -> 
 @pytest.mark.parametrize(
     "changes", [{"RescaleSlope": 2}, {"RescaleIntercept": 0}, {"PixelRepresentation": 0}, {"PixelPaddingValue": 7}]
 )
-def test_another_meaning_gives_another_pixel_digest(changes: dict) -> None:
+def test_pixel_digest_depends_on_rescale_sign_and_padding(changes: dict) -> None:
     one, other = read_one(ct_file(gradient())), read_one(ct_file(gradient(), **changes))
     assert one.record.pixel_digest != other.record.pixel_digest
 
@@ -143,14 +143,14 @@ def test_another_meaning_gives_another_pixel_digest(changes: dict) -> None:
 # --- decoders --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_decoder_names_the_extra(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_decoder_is_reported_with_its_extra(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     (found,) = read((test_data / "odd/bad_sequence.dcm").read_bytes())
     assert found.code == "missing_decoder"
     assert "ich-cache[codecs]" in found.message
 
 
-def test_a_panicking_decoder_is_a_reject(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_of_a_decoder_gives_a_reject(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Panic(BaseException):
         pass
 
@@ -167,7 +167,7 @@ def test_a_panicking_decoder_is_a_reject(test_data: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("encoder", ["jpegls_encode", "jpeg2k_encode"])
-def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(
+def test_a_code_stream_of_another_size_is_rejected_before_decoding(
     encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syntax = {"jpegls_encode": "1.2.840.10008.1.2.4.80", "jpeg2k_encode": "1.2.840.10008.1.2.4.90"}[encoder]
@@ -177,7 +177,7 @@ def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(
     assert code_of(encode(dataset, syntax)) == "decoding_failed"
 
 
-def test_a_cut_off_code_stream_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_code_stream_is_rejected_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ct_dataset(gradient(64, 64))
     code = bytes(imagecodecs.jpegls_encode(gradient(64, 64).view(np.uint16)))
     dataset.PixelData = pydicom.encaps.encapsulate([code[: len(code) // 4 * 2]])

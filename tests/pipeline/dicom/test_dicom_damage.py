@@ -1,4 +1,4 @@
-"""Damaged files and bombs give a reject, within limits of time and memory."""
+"""Damaged files and decompression bombs are rejected within limits of time and memory."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from pipeline.dicom.records import Reject
 from testkit.dicom_files import code_of, ct_dataset, ct_file, deflate, encode, gradient, read, read_one
 
 
-def test_no_pixels_and_too_few() -> None:
+def test_missing_and_truncated_pixels() -> None:
     dataset = ct_dataset(gradient())
     data = encode(dataset)
     assert code_of(data[:-50]) == "truncated"
@@ -26,7 +26,7 @@ def test_no_pixels_and_too_few() -> None:
     assert code_of(encode(dataset)) == "no_pixels"
 
 
-def test_a_deflated_bomb_is_refused_before_it_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_bomb_is_rejected_before_memory_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ct_file(gradient())
     begin = plain.index(b"\x08\0\x16\0")
     head = encode(ct_dataset(gradient()), DeflatedExplicitVRLittleEndian)
@@ -34,12 +34,12 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(monkeypatch: pytest.Mo
     good = head + deflate(plain[begin:])
     np.testing.assert_array_equal(read_one(good).stored, gradient())
     assert code_of(head + deflate(plain[begin:] + bytes(40 << 20))) == "too_large"
-    monkeypatch.setattr(header, "RATIO_MATTERS_BYTES", 64)  # as if it were large: it is counted, then inflated
+    monkeypatch.setattr(header, "RATIO_MATTERS_BYTES", 64)  # so that it counts as large and is inflated twice
     np.testing.assert_array_equal(read_one(good).stored, gradient())
 
 
 def test_bombs_take_little_memory_and_time() -> None:
-    """0.4 MB that unpack to 0.4 GB, and 8 KB of RLE that claim 1.8 GB."""
+    """0.4 MB that inflate to 0.4 GB, and 8 KB of RLE whose header states 1.8 GB."""
     head = encode(ct_dataset(gradient()), DeflatedExplicitVRLittleEndian)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = b"".join(packer.compress(bytes(1 << 20)) for _ in range(400)) + packer.flush()
@@ -57,14 +57,14 @@ def test_bombs_take_little_memory_and_time() -> None:
     tracemalloc.stop()
 
 
-def test_an_rle_bomb_is_refused_before_it_is_decoded() -> None:
+def test_an_rle_bomb_is_rejected_before_decoding() -> None:
     dataset = ct_dataset(gradient(), Rows=4096, Columns=4096)
     code = np.array([2, 64, 64] + [0] * 13, "<u4").tobytes() + b"\x81\0" * 100
     dataset.PixelData = pydicom.encaps.encapsulate([code])
     assert code_of(encode(dataset, RLELossless)) == "truncated"
 
 
-def test_deep_nesting_is_survived() -> None:
+def test_deep_nesting_gives_a_reject() -> None:
     item = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
     data = ct_file(gradient())
     at = data.index(b"\x08\0\x60\0CS")

@@ -1,4 +1,4 @@
-"""The quick way through the header and pydicom's find the same, in silence."""
+"""The fast header walk and pydicom give the same results, without warnings."""
 
 import warnings
 from pathlib import Path
@@ -18,16 +18,16 @@ from pipeline.dicom.walk import Walk
 from testkit.dicom_files import ct_dataset, ct_file, encode, files_below, gradient, read, read_one
 
 
-def without_quick_way(data: bytes) -> list[Slice | Reject]:
+def read_with_pydicom(data: bytes) -> list[Slice | Reject]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dicom_header, "walk", lambda *arguments: Walk([], -1, False, -1))
         return read(data)
 
 
-def assert_both_ways_agree(data: bytes) -> None:
-    quick, full = read(data), without_quick_way(data)
-    assert len(quick) == len(full)
-    for one, other in zip(quick, full, strict=True):
+def assert_same(data: bytes) -> None:
+    fast, full = read(data), read_with_pydicom(data)
+    assert len(fast) == len(full)
+    for one, other in zip(fast, full, strict=True):
         if isinstance(one, Slice):
             assert isinstance(other, Slice)
             assert (one.record, one.padding) == (other.record, other.padding)
@@ -36,16 +36,16 @@ def assert_both_ways_agree(data: bytes) -> None:
             assert one == other
 
 
-def test_both_ways_agree_on_every_real_file(test_data: Path) -> None:
+def test_walk_and_pydicom_agree_on_real_files(test_data: Path) -> None:
     for path in files_below(test_data):
-        assert_both_ways_agree(path.read_bytes())
+        assert_same(path.read_bytes())
 
 
-def test_plain_files_take_the_quick_way(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_files_are_read_without_pydicom(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_header, "read_dataset", None)
     monkeypatch.setattr(dicom_header, "data_element_generator", None)
     data = ct_file(gradient())
-    read_one(data[data.index(b"\x08\0\x16\0") :])  # a data set alone
+    read_one(data[data.index(b"\x08\0\x16\0") :])  # a data set without meta information
     for name in (
         "head_ct_tilted/01.dcm",
         "transfer_syntaxes/CTImage.dcm",
@@ -60,7 +60,7 @@ NUMBERS = st.sampled_from(["0", "-1024", "1", "0.7", " 1.0 ", "+3", "1e2", "", "
 
 @given(
     implicit=st.booleans(),
-    stated_otherwise=st.booleans(),
+    contradictory=st.booleans(),
     texts=st.dictionaries(st.sampled_from(["StudyDescription", "PatientName", "ImageComments", "PatientID"]), TEXT),
     numbers=st.dictionaries(
         st.sampled_from(["RescaleSlope", "RescaleIntercept", "SliceLocation", "InstanceNumber"]), NUMBERS
@@ -68,8 +68,8 @@ NUMBERS = st.sampled_from(["0", "-1024", "1", "0.7", " 1.0 ", "+3", "1e2", "", "
     nested=st.integers(0, 3),
     private=st.binary(max_size=40),
 )
-def test_both_ways_agree_on_made_headers(
-    implicit: bool, stated_otherwise: bool, texts: dict, numbers: dict, nested: int, private: bytes
+def test_walk_and_pydicom_agree_on_random_headers(
+    implicit: bool, contradictory: bool, texts: dict, numbers: dict, nested: int, private: bytes
 ) -> None:
     dataset = ct_dataset(gradient())
     dataset.SpecificCharacterSet = "ISO_IR 100"
@@ -90,20 +90,20 @@ def test_both_ways_agree_on_made_headers(
             )
         codings = [encode(dataset, ImplicitVRLittleEndian), encode(dataset, ExplicitVRLittleEndian)]
     data, other = codings if implicit else codings[::-1]
-    if stated_otherwise:  # a data set that is not coded as its meta information says
+    if contradictory:  # the meta information states another transfer syntax
         first = b"\x08\0\x05\0"
         data = other[: other.index(first)] + data[data.index(first) :]
-    assert_both_ways_agree(data)
+    assert_same(data)
 
 
-def test_nothing_is_printed_or_warned_for_rsna_identifiers(
+def test_rsna_identifiers_cause_no_output_and_no_warnings(
     capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = ct_file(gradient(), SOPInstanceUID="ID_1", StudyInstanceUID="ID_2", SeriesInstanceUID="ID_3")
-    caplog.clear()  # of what writing said
+    caplog.clear()  # messages of writing the file
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_one(data)
-        without_quick_way(data)
+        read_with_pydicom(data)
     assert capfd.readouterr() == ("", "")
     assert caplog.text == ""

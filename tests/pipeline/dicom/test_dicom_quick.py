@@ -1,4 +1,4 @@
-"""What is quick in reading a header gives what its plain way gives: the compiled walk, and facts that files share."""
+"""The compiled header walk equals a plain one, and cached functions of elements equal uncached ones."""
 
 import struct
 from collections.abc import Callable
@@ -21,7 +21,7 @@ WANTED = np.array([*META, *tags.NEEDED_ELEMENTS])
 
 
 def plain_walk(data: bytes, at: int) -> Walk:
-    """`walk`, one struct after another."""
+    """Implement `walk` in plain Python."""
     places: list[list[int]] = []
     begin, implicit = -1, False
     while at + 12 <= len(data):
@@ -47,7 +47,7 @@ def plain_walk(data: bytes, at: int) -> Walk:
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """Elements in any order and coding, now and then cut off or with a length that leads astray."""
+    """Draw elements in any order and coding, sometimes truncated or with a wrong length."""
     data = b""
     implicit, tags = draw(st.booleans()), draw(st.lists(TAGS, max_size=8))
     for tag in draw(st.sampled_from([tags, sorted(tags)])):
@@ -60,15 +60,15 @@ def files(draw: st.DrawFn) -> bytes:
 
 
 @given(files(), st.integers(0, 3))
-def test_the_compiled_walk_finds_what_a_plain_one_finds(data: bytes, at: int) -> None:
+def test_the_compiled_walk_equals_a_plain_one(data: bytes, at: int) -> None:
     assert walk(memoryview(data), at, WANTED, PIXEL_ELEMENTS[0]) == plain_walk(data, at)
 
 
-def test_a_walk_over_the_same_element_again_and_again_is_given_up() -> None:
+def test_a_file_that_repeats_an_element_many_times_is_not_plain() -> None:
     body = bytes.fromhex("0800600002000000") + b"CT"
     for times, plain in ((5, True), (1000, False)):
-        way = walk(memoryview(body * times + b"\xe0\x7f\x10" + bytes(20)), 0, WANTED, PIXEL_ELEMENTS[0])
-        assert (way.end >= 0) == plain
+        found = walk(memoryview(body * times + b"\xe0\x7f\x10" + bytes(20)), 0, WANTED, PIXEL_ELEMENTS[0])
+        assert (found.end >= 0) == plain
 
 
 RAWS = st.binary(max_size=4) | st.sampled_from(
@@ -107,7 +107,7 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
     ],
 )
 @given(st.lists(CHANGES, max_size=4))
-def test_what_files_share_is_what_each_gives_by_itself(
+def test_cached_functions_equal_uncached_ones(
     function: Any, arguments: tuple[str, ...], series: list[dict[int, bytes | None]]
 ) -> None:
     for changes in (*series, {}):

@@ -1,4 +1,4 @@
-"""Which files are slices, what their values mean, and what a frame has of its own."""
+"""Which files are slices, how their values are interpreted, and multi-frame files."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from testkit.dicom_files import (
         ("odd/emri_small_jpeg_2k_lossless_too_short.dcm", "not_ct"),
     ],
 )
-def test_what_is_no_slice_is_turned_away_with_its_reason(test_data: Path, name: str, code: str) -> None:
+def test_other_real_files_are_rejected_with_their_reason(test_data: Path, name: str, code: str) -> None:
     assert code_of((test_data / name).read_bytes()) == code
 
 
@@ -87,13 +87,13 @@ def test_reject_codes(changes: dict, code: str) -> None:
     assert code_of(ct_file(gradient(), **changes)) == code
 
 
-def test_every_reject_code_has_a_class_and_a_sentence() -> None:
+def test_reject_codes_have_a_class_and_a_description() -> None:
     for kind, sentence in rejects.REJECT_CODES.values():
         assert kind in ("not_dicom", "not_a_slice", "failed")
         assert sentence.endswith(".")
 
 
-def test_rsna_identifiers_pass() -> None:
+def test_rsna_identifiers_are_accepted() -> None:
     names = {"SOPInstanceUID": "ID_000039fa0", "StudyInstanceUID": "ID_9a", "SeriesInstanceUID": "ID_8b"}
     absent = dict.fromkeys(("InstanceNumber", "SliceLocation", "Manufacturer"))
     record = read_one(ct_file(gradient(), **names, **absent)).record
@@ -108,7 +108,7 @@ def test_a_file_without_preamble_is_read() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 200, b"ID,Label\n" * 99, b"PK\3\4" + b"\0" * 400, b"\x08\0" * 500])
-def test_what_is_not_dicom_is_said_to_be_so(data: bytes) -> None:
+def test_other_files_are_not_dicom(data: bytes) -> None:
     assert code_of(data) in ("not_dicom", "damaged_header")
 
 
@@ -123,7 +123,7 @@ def test_what_is_not_dicom_is_said_to_be_so(data: bytes) -> None:
     syntax=st.sampled_from([ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]),
     seed=st.integers(0, 99),
 )
-def test_junk_above_bits_stored_is_dropped(
+def test_bits_above_bits_stored_are_ignored(
     bits: int, signed: bool, junk: int, slope: float, syntax: str, seed: int
 ) -> None:
     low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
@@ -154,7 +154,7 @@ def test_padding_is_read_in_stored_values(value: int | None, limit: int | None, 
     assert read_one(data).padding == expected
 
 
-def test_padding_declared_in_16_bits_of_12_unsigned_ones_does_not_become_bone() -> None:
+def test_16_bit_padding_of_12_bit_pixels_does_not_become_bone() -> None:
     cells = np.full((4, 4), 1030, np.uint16)
     cells[0] = 63536  # -2000 in 16 bits; its low 12 bits are 2096
     found = read_one(ct_file(cells, BitsStored=12, PixelPaddingValue=63536))
@@ -167,7 +167,7 @@ def test_padding_declared_in_16_bits_of_12_unsigned_ones_does_not_become_bone() 
     [
         (-1500, {"RescaleIntercept": 0, "PixelPaddingValue": -1500}, 0),
         (3000, {"RescaleIntercept": 0, "PixelPaddingValue": 2900, "PixelPaddingRangeLimit": 3100}, 0),
-        (-2000, {}, 0),  # -3024 HU, undeclared, as in RSNA's files
+        (-2000, {}, 0),  # -3024 HU without PixelPaddingValue, as in RSNA 2019
         (31024, {}, 255),  # metal of 30,000 HU
     ],
 )
@@ -183,7 +183,7 @@ def test_monochrome1_does_not_invert_hu() -> None:
     np.testing.assert_array_equal(found.stored, gradient())
 
 
-def test_missing_rescale_can_be_identity_by_policy_but_another_unit_cannot() -> None:
+def test_a_missing_rescale_may_be_identity_but_another_unit_is_always_rejected() -> None:
     identity = Reading(missing_rescale="identity", patient_ids="keep")
     bare = {"RescaleSlope": None, "RescaleIntercept": None}
     found = read_one(ct_file(gradient(), **bare), identity)
@@ -195,14 +195,14 @@ def test_missing_rescale_can_be_identity_by_policy_but_another_unit_cannot() -> 
 
 
 def wrapped_head(padding: int, air: int, noise: int, metal: int) -> np.ndarray:
-    """HU of a disc of brain in a ring of skull with a piece of metal, in air, in a field of view with padding."""
+    """Return HU of a disc of brain in a ring of skull with a piece of metal, surrounded by air and padding."""
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
     radius = np.hypot(y, x)
     hu = np.where(radius < 0.97, air, padding)
     hu[radius < 0.7] = 1500
     hu[radius < 0.62] = 35
     hu[(radius > 0.62) & (radius < 0.66) & (x > 0.3)] = metal
-    # Noise of air; at the head's edge partial volume raises every pixel.
+    # Noise in the air, but not at the edge of the head, where partial volume raises all pixels.
     hu += np.where((hu == air) & (radius > 0.76) & (np.arange(96) % 3 == 0), noise, 0)
     return hu
 
@@ -212,14 +212,14 @@ def wrapped_head(padding: int, air: int, noise: int, metal: int) -> np.ndarray:
     ("padding", "air", "noise", "metal"),
     [(-2000, -1000, -30, 3071), (-1024, -990, -90, 2100), (-2000, -1024, -200, 1999), (-2047, -1000, 0, 3000)],
 )
-def test_wrapped_values_come_back(intercept: int, padding: int, air: int, noise: int, metal: int) -> None:
+def test_wrapped_values_are_restored(intercept: int, padding: int, air: int, noise: int, metal: int) -> None:
     hu = wrapped_head(padding, air, noise, metal)
     cells = ((hu - intercept) % 4096).astype(np.uint16)
     data = ct_file(cells, BitsStored=12, RescaleIntercept=intercept)
     repaired = read_one(data, Reading(repair="rsna_12bit_wrap", patient_ids="keep"))
     np.testing.assert_array_equal(to_hu(repaired), hu)
     assert (repaired.record.repair, repaired.record.signed) == ("rsna_12bit_wrap", True)
-    assert to_hu(read_one(data)).min() >= 0  # never by default
+    assert to_hu(read_one(data)).min() >= 0  # not repaired by default
 
 
 def test_other_files_are_not_repaired() -> None:
@@ -231,7 +231,7 @@ def test_other_files_are_not_repaired() -> None:
 # --- several frames --------------------------------------------------------------------------------------------------
 
 
-def test_an_enhanced_ct_has_values_and_position_by_frame() -> None:
+def test_frames_of_an_enhanced_ct_have_their_own_rescale_and_position() -> None:
     stored = np.stack([gradient() + 100 * frame for frame in range(4)])
     groups = [frame_groups(5.0 * frame, 1 + frame / 4, -1000 - frame) for frame in range(4)]
     data = enhanced_file(stored, groups)
@@ -245,7 +245,7 @@ def test_an_enhanced_ct_has_values_and_position_by_frame() -> None:
     assert dicom.read_slices(data, KEEP, None).num_frames == 4
 
 
-def test_a_frame_without_hu_leaves_the_others() -> None:
+def test_a_rejected_frame_does_not_affect_the_others() -> None:
     stored = np.stack([gradient()] * 3)
     groups = [frame_groups(0, 1, 0), frame_groups(1, 1, 0, "US"), frame_groups(2, 1, 0)]
     found = read(enhanced_file(stored, groups))
@@ -253,11 +253,11 @@ def test_a_frame_without_hu_leaves_the_others() -> None:
     assert (found[1].code, found[1].frame) == ("rescale_type", 2)
 
 
-def test_the_number_of_frames_is_known_before_any_is_decoded() -> None:
+def test_the_number_of_frames_is_known_before_decoding() -> None:
     def num_frames(data: bytes) -> int:
         return dicom.read_slices(data, KEEP, None).num_frames
 
     assert num_frames(b"") == 1
     assert num_frames(ct_file(gradient())) == 1
-    assert num_frames(ct_file(gradient(), NumberOfFrames=1234)) == 1  # its pixels are too few for that
+    assert num_frames(ct_file(gradient(), NumberOfFrames=1234)) == 1  # but has pixels of only one
     assert num_frames(ct_file(gradient(), NumberOfFrames=1234).replace(b"1234", b"many")) == 1

@@ -1,4 +1,4 @@
-"""What ImageType says of perfusion, iodine and projection images: kept with a slice, counted in the report."""
+"""Perfusion, material and projection images are recognised by ImageType, stored as such, and counted in the report."""
 
 import json
 import re
@@ -46,12 +46,12 @@ from testkit.small import Small, counted, run, write, write_slices
         ("DERIVED\\SECONDARY\\REFORMATTED\\MinIP", "projection"),
     ],
 )
-def test_the_kind_is_what_a_whole_word_of_any_value_says(image_type: str | None, kind: str) -> None:
+def test_the_kind_is_determined_by_whole_words_of_image_type(image_type: str | None, kind: str) -> None:
     values = image_type.split("\\") if image_type else image_type
     assert read_one(ct_file(gradient(), ImageType=values)).record.image_kind == kind
 
 
-def test_a_frame_of_its_own_type_is_of_that_kind() -> None:
+def test_frame_type_overrides_image_type() -> None:
     groups = [frame_groups(2.5 * number, 1, -1024) for number in range(3)]
     for group, contrast in zip(groups, ("RCBF", "NONE"), strict=False):
         frame_type = Dataset()
@@ -61,29 +61,27 @@ def test_a_frame_of_its_own_type_is_of_that_kind() -> None:
     assert [found.record.image_kind for found in read(data)] == ["perfusion", "", "projection"]
 
 
-def history(small: Small) -> dict[str, str]:
-    """The report's table of special slices: what is special -> number of slices."""
+def special_slices(small: Small) -> dict[str, str]:
+    """Return the report's table of special slices: description -> number of slices."""
     out = small.folder / "report.html"
     run("report", small.out, "--out", out)
     words = out.read_text("utf-8").partition("Special slices")[2].partition("</table>")[0]
     return dict(re.findall(r"<tr><td>([^<]+)</td><td>(\d+)</td>", words))
 
 
-def test_the_report_counts_the_kinds_and_an_ordinary_slice_is_none_of_them(tmp_path: Path) -> None:
+def test_the_report_counts_slices_by_kind(tmp_path: Path) -> None:
     small = Small(tmp_path)
     types = ["RCBF", "MTT", "AXIAL", "IODINE", "MIP", "CTP"]
     for number, word in enumerate(types):
         place = {"SOPInstanceUID": f"1.2.{number}", "ImagePositionPatient": [0, 0, number]}
         write(small.src / str(number), ct_file(gradient(), ImageType=["DERIVED", "SECONDARY", word], **place))
     small.build()
-    found = history(small)
+    found = special_slices(small)
     assert [number for words, number in found.items() if "according to ImageType" in words] == ["3", "1", "1"]
     assert not any("before the kind" in words for words in found)
 
 
-def test_a_cache_from_before_the_kind_was_kept_opens_and_its_files_are_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_a_cache_without_kinds_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     with monkeypatch.context() as then:
@@ -96,10 +94,10 @@ def test_a_cache_from_before_the_kind_was_kept_opens_and_its_files_are_read_agai
         copy = small.out / ".pipeline" / "records" / f"{file.stem}.z"
         copy.write_bytes(with_checksum(zlib.compress(canonical(record))))
     small.verify()
-    assert {number for words, number in history(small).items() if "before the kind" in words} == {"3"}
+    assert {number for words, number in special_slices(small).items() if "before the kind" in words} == {"3"}
     small.plan()
     with counted() as work:
         small.build()
     assert (len(work.read), work.rendered) == (3, 3)
     small.verify()
-    assert not any("kind" in words for words in history(small))
+    assert not any("kind" in words for words in special_slices(small))

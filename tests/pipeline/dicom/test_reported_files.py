@@ -1,4 +1,4 @@
-"""Files as people have reported them in public: right HU, or a reject by the right name."""
+"""Files like those in public bug reports give the right HU, or are rejected with the right code."""
 
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def wrapped(code: bytes, dataset: Dataset, syntax: str) -> bytes:
         *("numframes_zero", "rle_extra1", "rle_trailing_zeros"),
     ],
 )
-def test_each_reported_file_gives_the_slice_that_it_was_made_of(test_data: Path, name: str) -> None:
-    """All hold the same 64 x 64 pixels; `numframes_zero` is not compressed, so it is the reference."""
+def test_reported_files_give_their_original_pixels(test_data: Path, name: str) -> None:
+    """All have the same 64 x 64 pixels; `numframes_zero` is not compressed, so it is the reference."""
     reference = to_hu(read_one((test_data / "reported/numframes_zero.dcm").read_bytes()))
     assert (reference.min(), reference.max()) == (-21, 646)
     np.testing.assert_array_equal(to_hu(read_one((test_data / f"reported/{name}.dcm").read_bytes())), reference)
 
 
-def test_a_private_transfer_syntax_is_named(test_data: Path) -> None:
+def test_a_private_transfer_syntax_is_in_the_message(test_data: Path) -> None:
     (found,) = read((test_data / "reported/ge_private_ts.dcm").read_bytes())
     assert isinstance(found, Reject)
     assert found.code == "unsupported_coding"
@@ -56,7 +56,7 @@ def test_a_private_transfer_syntax_is_named(test_data: Path) -> None:
 
 @pytest.mark.parametrize("syntax", ["1.2.840.113619.5.2.123", "1.2.276.0.7230010.9.88", "1.2.840.10008.1.2.4.55"])
 @pytest.mark.parametrize("length", [10, 5000])
-def test_an_unknown_transfer_syntax_is_named_whatever_the_pixel_data_look_like(syntax: str, length: int) -> None:
+def test_an_unknown_transfer_syntax_is_in_the_message_for_any_pixel_data(syntax: str, length: int) -> None:
     dataset = ct_dataset(gradient())
     dataset.PixelData = encapsulate([b"\1" * length])
     data = encode(dataset, J2K).replace(J2K.encode(), syntax.encode())
@@ -70,7 +70,7 @@ def test_an_unknown_transfer_syntax_is_named_whatever_the_pixel_data_look_like(s
 
 
 def cells_of(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values in two's complement of so many bits."""
+    """Return values in two's complement of the given number of bits."""
     return (values.astype(np.int64) & ((1 << bits) - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
@@ -87,10 +87,10 @@ def code_with(cells: np.ndarray, syntax: str, bits: int, *, signed: bool = False
 @pytest.mark.parametrize("stored_bits", [8, 12, 13, 16])
 @pytest.mark.parametrize("coded_bits", [8, 12, 13, 16])
 @pytest.mark.parametrize("signed", [True, False])
-def test_the_code_stream_says_how_wide_a_value_is(
+def test_the_code_stream_determines_the_width_of_values(
     syntax: str, stored_bits: int, coded_bits: int, *, signed: bool
 ) -> None:
-    """Right values, or a reject; never others."""
+    """Files give the right values or are rejected; they never give wrong values."""
     if syntax == JPEG_LS:  # imagecodecs writes no other widths
         coded_bits = 8 if coded_bits == 8 else 16
     half = 1 << (coded_bits - 1)
@@ -108,10 +108,10 @@ def test_the_code_stream_says_how_wide_a_value_is(
 @pytest.mark.parametrize(("name", "coded_bits"), [("JLSL_08_07_0_1F", 7), ("JLSL_16_15_1_1F", 15)])
 @pytest.mark.parametrize("stored_bits", [8, 12, 14, 15, 16])
 @pytest.mark.parametrize("signed", [True, False])
-def test_jpeg_ls_of_odd_widths_says_how_wide_a_value_is(
+def test_a_jpeg_ls_code_stream_of_odd_width_determines_the_width_of_values(
     test_data: Path, name: str, coded_bits: int, stored_bits: int, *, signed: bool
 ) -> None:
-    """Code streams of other widths than imagecodecs writes; right values, or a reject."""
+    """The code streams have widths that imagecodecs does not write."""
     given = dcmread(test_data / f"odd/{name}.dcm")
     (code,) = generate_frames(given.PixelData, number_of_frames=1)
     assert code[code.index(b"\xff\xf7") + 4] == coded_bits
@@ -127,7 +127,7 @@ def test_jpeg_ls_of_odd_widths_says_how_wide_a_value_is(
         assert stored_bits < coded_bits
 
 
-def test_values_below_0_and_a_header_without_a_sign_contradict_each_other() -> None:
+def test_negative_values_are_rejected_if_the_header_says_unsigned() -> None:
     values = gradient(32, 32) - 2000
     code = code_with(values, J2K, 16, signed=True)
     dataset = ct_dataset(values.view(np.uint16), PixelRepresentation=0)
@@ -136,19 +136,19 @@ def test_values_below_0_and_a_header_without_a_sign_contradict_each_other() -> N
     np.testing.assert_array_equal(read_one(wrapped(code, dataset, J2K)).stored, values)
 
 
-# --- what pads a code stream -----------------------------------------------------------------------------------------
+# --- padding and wrappers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", [J2K, JPEG_LS, LOSSLESS])
 @pytest.mark.parametrize("padding", [b"\0", b"\xff", b"\0" * 65, b"\xff" * 1000, b"\0\xff" * 5000])
-def test_padding_behind_the_end_marker_is_no_part_of_the_picture(syntax: str, padding: bytes) -> None:
+def test_padding_after_the_end_marker_is_ignored(syntax: str, padding: bytes) -> None:
     stored = gradient(32, 32, "uint16")
     found = read_one(wrapped(code_with(stored, syntax, 16) + padding, ct_dataset(stored), syntax))
     np.testing.assert_array_equal(found.stored, stored)
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\x80", b"\0" * 7, b"\x05abcdef", b"\xff\x01"])
-def test_rle_segments_may_hold_more_than_the_picture(tail: bytes) -> None:
+def test_rle_segments_may_be_longer_than_the_image(tail: bytes) -> None:
     stored = gradient(32, 32, "uint16")
     high, low = (_packed((stored >> shift).astype(np.uint8).tobytes()) + tail for shift in (8, 0))
     head = np.zeros(16, "<u4")
@@ -162,11 +162,11 @@ def test_rle_segments_may_hold_more_than_the_picture(tail: bytes) -> None:
 
 
 def _packed(plane: bytes) -> bytes:
-    """Literal runs of 128 bytes."""
+    """Pack bytes as literal runs of 128 bytes."""
     return b"".join(b"\x7f" + plane[at : at + 128] for at in range(0, len(plane), 128))
 
 
-def test_the_picture_is_taken_out_of_its_jp2_boxes() -> None:
+def test_an_image_in_jp2_boxes_is_decoded() -> None:
     stored = gradient(32, 32, "uint16")
     code = bytes(imagecodecs.jpeg2k_encode(stored, codecformat="jp2", reversible=True))
     np.testing.assert_array_equal(read_one(wrapped(code, ct_dataset(stored), J2K)).stored, stored)
@@ -178,28 +178,28 @@ def test_the_picture_is_taken_out_of_its_jp2_boxes() -> None:
 
 
 @pytest.mark.parametrize("words", ["HU", "hu", "Hounsfield", "HOUNSFIELD UNITS", "Hounsfield Unit", "Hounsfield_Units"])
-def test_rescale_type_may_say_hounsfield_in_words(words: str) -> None:
+def test_rescale_type_may_be_hounsfield_in_words(words: str) -> None:
     assert to_hu(read_one(ct_file(gradient(), RescaleType=words)))[0, 0] == 900 - 1024
 
 
 @pytest.mark.parametrize("words", ["US", "OD", "HU/2", "MGML", "HUX"])
-def test_other_units_are_no_hounsfield(words: str) -> None:
+def test_other_units_are_rejected(words: str) -> None:
     assert code_of(ct_file(gradient(), RescaleType=words)) == "rescale_type"
 
 
 @pytest.mark.parametrize("items", [[], [Dataset()]])
-def test_a_modality_lut_of_nothing_is_none(items: list[Dataset]) -> None:
+def test_an_empty_modality_lut_is_ignored(items: list[Dataset]) -> None:
     assert to_hu(read_one(ct_file(gradient(), ModalityLUTSequence=Sequence(items))))[0, 0] == 900 - 1024
 
 
-def test_a_modality_lut_is_not_passed_over() -> None:
+def test_a_modality_lut_is_rejected() -> None:
     lut = Dataset()
     lut.LUTDescriptor, lut.ModalityLUTType = [1, 0, 16], "HU"
     assert code_of(ct_file(gradient(), ModalityLUTSequence=Sequence([lut]))) == "bad_rescale"
 
 
 @pytest.mark.parametrize("excess", [2, 1000, None])
-def test_pixel_data_that_end_before_their_stated_length_are_truncated(excess: int | None) -> None:
+def test_pixel_data_shorter_than_stated_are_truncated(excess: int | None) -> None:
     data = bytearray(ct_file(gradient()))
     at = data.rindex(b"\xe0\x7f\x10\0OW\0\0") + 8
     length = int.from_bytes(data[at : at + 4], "little")
@@ -208,7 +208,7 @@ def test_pixel_data_that_end_before_their_stated_length_are_truncated(excess: in
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_groups_that_all_frames_share_are_used(frames: int) -> None:
+def test_shared_functional_groups_apply_to_all_frames(frames: int) -> None:
     stored = np.stack([gradient() + frame for frame in range(frames)])
     absent = dict.fromkeys(("RescaleSlope", "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient"))
     dataset = ct_dataset(stored, SOPClassUID=ENHANCED_CT, NumberOfFrames=frames, **absent)
@@ -217,11 +217,11 @@ def test_groups_that_all_frames_share_are_used(frames: int) -> None:
         assert isinstance(found, Slice), found
         np.testing.assert_array_equal(to_hu(found), stored[number] * 0.5 - 1024)
         assert found.record.orientation == tuple(AXIAL)
-        # One position for several frames places none of them.
+        # A position that several frames share does not place them.
         assert found.record.position == ((0, 0, 12.5) if frames == 1 else None)
 
 
-def test_no_reject_advises_a_setting_that_would_make_hu_wrong() -> None:
+def test_a_reject_does_not_advise_a_setting_that_would_make_hu_wrong() -> None:
     (found,) = read(ct_file(gradient(), RescaleSlope=None))
     assert isinstance(found, Reject)
     assert "identity" not in found.message
@@ -242,7 +242,7 @@ def test_no_reject_advises_a_setting_that_would_make_hu_wrong() -> None:
     ],
 )
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", RLE])
-def test_32_bits_are_read_where_the_values_fit_16(
+def test_32_bit_pixels_are_read_if_their_values_fit_16_bits(
     low: int, high: int, dtype: str, kept: str | None, syntax: str
 ) -> None:
     values = np.linspace(low, high, 120).round().reshape(12, 10).astype(dtype)
@@ -272,7 +272,7 @@ def _short(plane: bytes) -> bytes:
     return bytes([len(plane) - 1]) + plane
 
 
-def test_float_pixel_data_are_named() -> None:
+def test_float_pixel_data_are_rejected_by_name() -> None:
     dataset = ct_dataset(gradient())
     del dataset.PixelData
     dataset.BitsAllocated = dataset.BitsStored = 32

@@ -1,4 +1,4 @@
-"""Hold the kernel to Pillow and float64 NumPy: the two are its specification."""
+"""The kernel agrees with its specification: windows in float64 NumPy, and Pillow's resize."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ TEST_DATA = Path(os.environ.get("ICH_TEST_DATA", Path(__file__).parents[3] / "..
 
 
 def rendered(stored, slope, intercept, padding, windows, sizes_px):
-    """What `render` writes into memory that held something else: images and sums by size."""
+    """Return images and sums by size, rendered to arrays that are not initially zero."""
     images = [np.full((len(windows), s, s), 99, np.uint8) for s in sizes_px]
     sums = [np.full((len(windows), 2), 99, np.uint64) for _ in sizes_px]
     kernel.render(stored, slope, intercept, padding, windows, images, sums)
@@ -30,7 +30,7 @@ def rendered(stored, slope, intercept, padding, windows, sizes_px):
 
 
 def windowed(stored, slope, intercept, padding, windows):
-    """The specification of the windows step, in float64: (C, H, W) uint8."""
+    """Return the windowed slice as specified, computed in float64, (C, H, W) uint8."""
     hu = stored.astype(np.float64) * slope + intercept
     lower = [window.level_hu - window.width_hu / 2 for window in windows]
     x = np.stack([(hu - low) / window.width_hu for low, window in zip(lower, windows, strict=True)]).clip(0, 1)
@@ -40,7 +40,7 @@ def windowed(stored, slope, intercept, padding, windows):
 
 
 def resized(grey, *sizes):
-    """Pillow's bilinear resize, by channel, to each (width, height) after another: (C, height, width)."""
+    """Resize each channel with Pillow, bilinearly, to one (width, height) after another: (C, height, width)."""
     images = [Image.fromarray(channel) for channel in grey]
     for size in sizes:
         images = [image.resize(size, Image.Resampling.BILINEAR) for image in images]
@@ -48,9 +48,9 @@ def resized(grey, *sizes):
 
 
 def assert_as_specified(stored, slope, intercept, padding, windows, sizes_px):
-    """Within 1 grey level of Pillow; equal to its horizontal pass followed by its vertical pass; exact sums.
+    """Assert that images equal Pillow's horizontal, then vertical pass, and are within 1 of its resize; sums are exact.
 
-    Pillow chooses the order of its passes since version 13; before, and for squares, it is horizontal first.
+    Pillow chooses the order of its passes since version 13; before, and for squares, the horizontal pass is first.
     """
     images, sums = rendered(stored, slope, intercept, padding, windows, sizes_px)
     grey = windowed(stored, slope, intercept, padding, windows)
@@ -62,7 +62,7 @@ def assert_as_specified(stored, slope, intercept, padding, windows, sizes_px):
 
 
 def head(height, width, seed=0):
-    """An ellipse of brain and skull in air, with noise: (H, W) int16 stored values with intercept -1024."""
+    """Return an ellipse of brain and skull in air with noise, (H, W) int16 stored values with intercept -1024."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     radius = np.hypot(y * 1.2, x * 1.5)
@@ -72,7 +72,7 @@ def head(height, width, seed=0):
 
 @st.composite
 def slices(draw):
-    """Stored values of any shape and kind: noise, a head, a constant, one bright pixel; and how to read them."""
+    """Draw stored values of any shape (noise, a head, a constant or one bright pixel), with rescale and padding."""
     shape = draw(st.tuples(st.integers(1, 90), st.integers(1, 90)))
     dtype = draw(st.sampled_from([np.int16, np.uint16]))
     info = np.iinfo(dtype)
@@ -109,7 +109,7 @@ def test_render_equals_float64_windows_and_pillow(a_slice, windows, sizes_px):
     "shape",
     [(512, 512), (256, 512), (638, 490), (408, 374), (666, 512), (768, 768), (1, 1), (1, 700), (300, 2), (17, 31)],
 )
-def test_frames_of_every_shape(shape):
+def test_frames_of_various_shapes(shape):
     assert_as_specified(head(*shape), 1.0, -1024.0, None, WINDOWS, (224, 380))
 
 
@@ -126,7 +126,7 @@ def test_hu_is_not_rounded():
     assert np.abs(grey.astype(int) - rounded).max() == 2
 
 
-def test_a_stored_value_means_the_same_signed_and_unsigned_unless_negative():
+def test_signed_and_unsigned_values_agree_unless_negative():
     stored = head(40, 40).clip(0)
     np.testing.assert_array_equal(
         kernel.grey_levels(stored, 1.0, -1024.0, None, WINDOWS),
@@ -144,7 +144,7 @@ def test_padding_above_the_tissue_is_black():
     assert not images[0][:, :8].any()
 
 
-def test_several_sizes_at_once_equal_each_alone():
+def test_several_sizes_at_once_equal_separate_ones():
     stored = head(200, 180)
     together, _ = rendered(stored, 1.0, -1024.0, None, WINDOWS, (224, 64, 380))
     for image in together:
@@ -152,7 +152,7 @@ def test_several_sizes_at_once_equal_each_alone():
         np.testing.assert_array_equal(image, alone)
 
 
-def test_nothing_is_left_of_the_slice_before():
+def test_nothing_remains_of_the_previous_slice():
     bright, black = np.full((50, 50), 3000, np.int16), np.full((50, 50), -1000, np.int16)
     rendered(bright, 1.0, 0.0, None, WINDOWS, (30,))
     (image,), (total,) = rendered(black, 1.0, 0.0, None, WINDOWS, (30,))
@@ -169,7 +169,7 @@ def test_read_only_unaligned_and_strided_views_of_a_shard():
     np.testing.assert_array_equal(shard[3], rendered(stored, 1.0, -1024.0, None, WINDOWS, (24,))[0][0])
 
 
-def test_threads_do_not_share_working_memory():
+def test_threads_do_not_share_scratch_memory():
     heads = [head(96, 96, seed) for seed in range(4)]
     wanted = [rendered(stored, 1.0, -1024.0, None, WINDOWS, (64,))[0][0] for stored in heads]
 
@@ -177,12 +177,12 @@ def test_threads_do_not_share_working_memory():
         return [rendered(stored, 1.0, -1024.0, None, WINDOWS, (64,))[0][0] for _ in range(100)]
 
     with ThreadPoolExecutor(len(heads)) as threads:
-        for got, want in zip(threads.map(repeats, heads), wanted, strict=True):
-            assert all(np.array_equal(image, want) for image in got)
+        for images, expected in zip(threads.map(repeats, heads), wanted, strict=True):
+            assert all(np.array_equal(image, expected) for image in images)
 
 
 def digest() -> str:
-    """The SHA-256 of images and sums of several shapes."""
+    """Return the SHA-256 of images and sums of several shapes."""
     found = hashlib.sha256()
     for shape in [(512, 512), (512, 490), (90, 700), (16, 17), (1, 1)]:
         for slope in (1.0, 0.7):
@@ -209,7 +209,7 @@ def test_a_cpu_without_wide_vectors_gives_the_same_pixels():
         ((9, 8, 8), (9, 2), WINDOWS * 3),
     ],
 )
-def test_a_wrong_shape_is_refused_before_anything_is_written(image_shape, sums_shape, windows):
+def test_a_wrong_shape_raises_before_anything_is_written(image_shape, sums_shape, windows):
     with pytest.raises(ValueError, match="window"):
         kernel.render(
             head(8, 8), 1.0, 0.0, None, windows, [np.empty(image_shape, np.uint8)], [np.empty(sums_shape, np.uint64)]
@@ -247,7 +247,7 @@ STORED_OUTPUTS = {
 
 
 def test_values_are_those_of_this_version():
-    """Fails when a value changes: then raise `stages.RENDER_VERSION` and store the new outputs under it."""
+    """If a value changes on purpose, increment `stages.RENDER_VERSION` and store the new outputs under it."""
     ramp = np.arange(940, 1180, 20, np.uint16)[None]
     y, x = np.mgrid[:37, :29]
     texture = ((y * 31 + x * 17) % 101 + 980 + 40 * (x > 20)).astype(np.int16)

@@ -1,7 +1,7 @@
-"""What reading and the table give for fixed inputs, under their versions; the conversion's are in test_kernel.py.
+"""Stored outputs of reading and of the table for fixed inputs, by version; those of rendering are in test_kernel.py.
 
-A test here fails when a value changes: then raise the version in pipeline/planning/stages.py, so that caches are
-brought up to date, and store the new outputs under it.
+If a value changes on purpose, increment the version in pipeline/planning/stages.py, so that caches are updated, and
+store the new outputs under it.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ def digest_of(data: bytes, reading: Reading) -> str:
     return xxhash.xxh3_64_hexdigest(repr(found).encode())
 
 
-def test_reading_gives_what_its_version_gave():
+def test_reading_gives_the_stored_output_of_its_version():
     assert {name: digest_of(*case) for name, case in READ_INPUTS.items()} == STORED_READ[stages.READ_VERSION]
 
 
@@ -135,7 +135,7 @@ STORED_REJECTS = {
 }
 
 
-def test_the_table_is_what_its_versions_gave(tmp_path):
+def test_the_table_is_the_stored_output_of_its_versions(tmp_path):
     labels = {f"1.2.{series}.{number}": number % 2 for series in range(4) for number in range(3)}
     small = Small(tmp_path, labels=labels)
     tilted = [1, 0, 0, 0, 0.948324, -0.317305]
@@ -161,7 +161,7 @@ def test_the_table_is_what_its_versions_gave(tmp_path):
 STORED_LABELS = {2: "image_id,epidural,subdural,any\nID_a,0.0,1.0,1.0\nID_b,,,0.0\n"}
 
 
-def test_labels_are_what_their_version_gave():
+def test_labels_are_the_stored_output_of_their_version():
     classes = ["epidural", "subdural", "any"]
     long = "ID,Label\nID_a_any,1\nID_a_any,1\nID_a_epidural,0\nID_a_subdural,1\nID_b_any,0\n"
     wide = "any,image_id,subdural,epidural\n1,ID_a,1,0\n0,ID_b,,\n"

@@ -1,4 +1,4 @@
-"""The catalog: what is shipped, and one line for each thing a user can get wrong in it."""
+"""The packaged catalog, and one-line errors for mistakes in a user's catalog."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from pipeline.planning import catalog
 SHIPPED = Path(catalog.__file__).parents[2] / "data_catalog.yaml"
 
 
-def test_shipped_catalog_has_the_windows_and_class_weights_of_the_challenge():
+def test_the_packaged_catalog_has_windows_and_class_weights_of_the_challenge():
     rsna = catalog.load(SHIPPED).dataset("rsna")
     assert [(w.name, w.level_hu, w.width_hu) for w in rsna.windows] == [
         ("brain", 40, 80),
@@ -33,7 +33,7 @@ def test_shipped_catalog_has_the_windows_and_class_weights_of_the_challenge():
     assert catalog.load(SHIPPED).dataset("generic").repair == "none"
 
 
-def test_labels_say_their_form_level_and_softness_or_nothing(tmp_path):
+def test_label_settings_are_read_and_have_defaults(tmp_path):
     every = {"type": "wide", "level": "study", "soft": True, "filepath": "reads.csv"}
     read = catalog.load(edited(tmp_path, lambda c: c["datasets"]["generic"].update(labels=every))).dataset("generic")
     assert read.labels == catalog.LabelFile(**every)
@@ -42,12 +42,12 @@ def test_labels_say_their_form_level_and_softness_or_nothing(tmp_path):
         catalog.load(edited(tmp_path, lambda c: c["datasets"]["generic"].update(labels={"soft": "yes!"})))
 
 
-def test_the_package_carries_the_catalog_that_lies_at_the_top(tmp_path, monkeypatch):
+def test_the_package_has_a_copy_of_the_catalog(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert catalog.load(None) == catalog.load(SHIPPED)
 
 
-def test_a_catalog_in_the_working_folder_stands_before_the_packaged_one(tmp_path, monkeypatch):
+def test_a_catalog_in_the_working_folder_takes_precedence(tmp_path, monkeypatch):
     content = yaml.safe_load(SHIPPED.read_text())
     content["sizes"] = [64]
     (tmp_path / "data_catalog.yaml").write_text(yaml.safe_dump(content))
@@ -56,7 +56,7 @@ def test_a_catalog_in_the_working_folder_stands_before_the_packaged_one(tmp_path
 
 
 def edited(tmp_path: Path, edit) -> Path:
-    content = json.loads(json.dumps(yaml.safe_load(SHIPPED.read_text())))  # so that no two keys share an object
+    content = json.loads(json.dumps(yaml.safe_load(SHIPPED.read_text())))  # so that no object is shared between keys
     edit(content)
     file = tmp_path / "data_catalog.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -89,7 +89,7 @@ def edited(tmp_path: Path, edit) -> Path:
         (lambda c: c.update(datasets=None), "datasets: must be a mapping"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path, edit, said):
+def test_a_mistake_is_reported_in_one_line_with_file_and_key(tmp_path, edit, said):
     file = edited(tmp_path, edit)
     with pytest.raises(CatalogError) as error:
         catalog.load(file)
@@ -123,7 +123,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     ],
     ids=range(11),
 )
-def test_yaml_made_to_hurt_is_one_short_line(tmp_path, text, said):
+def test_malicious_yaml_is_reported_in_one_short_line(tmp_path, text, said):
     file = tmp_path / "catalog.yaml"
     file.write_text(text)
     with pytest.raises(CatalogError) as error:
@@ -133,12 +133,12 @@ def test_yaml_made_to_hurt_is_one_short_line(tmp_path, text, said):
     assert len(str(error.value)) < 500
 
 
-def test_an_unknown_data_set_suggests_the_nearest():
+def test_the_closest_name_is_suggested_for_an_unknown_data_set():
     with pytest.raises(CatalogError, match=r"did you mean rsna\?"):
         catalog.load(SHIPPED).dataset("rnsa")
 
 
-def test_files_that_are_no_catalog_are_one_line(tmp_path):
+def test_invalid_files_are_reported_in_one_line(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("windows: [\n - a: {")
     with pytest.raises(CatalogError, match="not valid YAML") as error:

@@ -1,4 +1,4 @@
-"""What a cache was built with stays until it is taken away on purpose."""
+"""The sizes, labels and data set of a cache are kept until they are explicitly removed."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from testkit.small import MADE_UP, Small, counted, run, write_slices
 
 @pytest.fixture
 def small(tmp_path: Path) -> Small:
-    """A cache of four slices at 8 and 12 pixels, with labels; both came by options."""
+    """Return a cache of four slices at 8 and 12 pixels with labels, all given by options."""
     small = Small(tmp_path, labels={MADE_UP.uid(number): number % 2 for number in range(4)})
     write_slices(small.src, range(4))
     small.build("--size", 8, "--size", 12)
@@ -23,12 +23,12 @@ def small(tmp_path: Path) -> Small:
 
 
 def without_options(small: Small) -> list[object]:
-    """The options that are needed, and no other."""
+    """Return only the required options."""
     return ["--src", small.src, "--out", small.out, "--catalog", small.folder / "catalog.yaml"]
 
 
 def state(small: Small) -> tuple[list[str], list[str]]:
-    """Sizes and label columns of the current commit."""
+    """Return sizes and label columns of the current commit."""
     attributes = json.loads((small.out / "zarr.json").read_bytes())["attributes"]
     return sorted(attributes["sizes"], key=int), [klass["name"] for klass in attributes["classes"]]
 
@@ -46,12 +46,12 @@ def test_the_same_command_without_options_keeps_sizes_and_labels(small):
     assert state(small) == (["8", "12"], ["bleed", "any"])
 
 
-def test_a_size_that_is_asked_for_comes_beside_those_that_are_there(small):
+def test_a_requested_size_is_added_to_the_existing_ones(small):
     run("build", *without_options(small), "--size", 6, "--workers", 0)
     assert state(small) == (["6", "8", "12"], ["bleed", "any"])
 
 
-def test_the_catalog_adds_no_size_where_options_have_chosen(tmp_path):
+def test_the_catalog_adds_no_size_if_sizes_come_from_options(tmp_path):
     small = Small(tmp_path)  # its catalog says 8
     write_slices(small.src, range(2))
     small.build("--size", 12)
@@ -61,7 +61,7 @@ def test_the_catalog_adds_no_size_where_options_have_chosen(tmp_path):
     assert state(small)[0] == ["8", "12"]
 
 
-def test_the_catalog_adds_a_size_and_takes_none_away(tmp_path):
+def test_the_catalog_adds_sizes_but_removes_none(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     for sizes, there in (((8,), ["8"]), ((8, 12), ["8", "12"]), ((12,), ["8", "12"])):
@@ -70,7 +70,7 @@ def test_the_catalog_adds_a_size_and_takes_none_away(tmp_path):
         assert state(small)[0] == there
 
 
-def test_what_is_taken_away_on_purpose_goes_and_stays_away(small):
+def test_removed_sizes_and_labels_stay_removed(small):
     assert "other settings of the table" in run("plan", *without_options(small), "--no-labels", code=2).stdout
     run("build", *without_options(small), "--no-labels", "--drop-size", 12, "--workers", 0)
     assert state(small) == (["8"], [])
@@ -81,7 +81,7 @@ def test_what_is_taken_away_on_purpose_goes_and_stays_away(small):
     assert state(small) == (["8"], ["bleed", "any"])
 
 
-def test_a_changed_label_file_is_noticed_without_being_named(small):
+def test_a_changed_label_file_is_noticed_without_its_option(small):
     file = small.folder / "labels.csv"
     file.write_text(file.read_text().replace(",0,0\n", ",1,1\n", 1))
     said = run("plan", *without_options(small), code=2).stdout
@@ -91,12 +91,12 @@ def test_a_changed_label_file_is_noticed_without_being_named(small):
     run("plan", *without_options(small))
 
 
-def test_a_vanished_label_file_keeps_the_labels_of_the_commit(small):
+def test_the_labels_of_the_commit_are_kept_if_the_label_file_vanishes(small):
     labels = pd.read_csv(small.out / "metadata.csv").set_index("image_id")["bleed"]
     (small.folder / "labels.csv").unlink()
     said = run("plan", *without_options(small)).stdout
     assert f"kept: the commit's labels, though their file {small.folder / 'labels.csv'} is gone" in said
-    write_slices(small.src, range(4, 6))  # a new commit needs them, and they are only in the old one
+    write_slices(small.src, range(4, 6))  # the new commit needs labels, which only the old one has
     run("build", *without_options(small), "--workers", 0)
     after = pd.read_csv(small.out / "metadata.csv").set_index("image_id")["bleed"]
     assert after.dropna().to_dict() == labels.to_dict()
@@ -104,13 +104,13 @@ def test_a_vanished_label_file_keeps_the_labels_of_the_commit(small):
     run("plan", *without_options(small))
 
 
-def test_a_label_file_that_is_named_must_be_there(small):
+def test_a_label_file_given_as_an_option_must_exist(small):
     (small.folder / "labels.csv").unlink()
     said = run("build", *without_options(small), "--labels", small.folder / "labels.csv", code=1).stderr
     assert "cannot be read (No such file or directory); give --labels FILE" in said
 
 
-def test_a_vanished_label_file_has_no_new_class(small):
+def test_a_new_class_cannot_come_from_a_vanished_label_file(small):
     (small.folder / "labels.csv").unlink()
     catalog = small.folder / "catalog.yaml"
     catalog.write_text(catalog.read_text().replace("name: bleed", "name: clot"))
@@ -118,7 +118,7 @@ def test_a_vanished_label_file_has_no_new_class(small):
     assert "has no labels for the class clot; restore the file" in said
 
 
-def test_the_data_set_is_kept_too(tmp_path):
+def test_the_data_set_is_kept(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     small.options()
@@ -139,12 +139,12 @@ def test_the_data_set_is_kept_too(tmp_path):
         (["--drop-size", 8, "--drop-size", 12], "no size would be left"),
     ],
 )
-def test_what_cannot_be_taken_away_is_one_line(small, options, said):
+def test_invalid_drop_sizes_are_reported_in_one_line(small, options, said):
     assert said in run("plan", *without_options(small), *options, code=1).stderr
 
 
-def test_a_build_that_still_runs_is_not_called_interrupted(small, monkeypatch):
-    """By any command that looks, while the builder is between two shards and after it has been interrupted."""
+def test_a_running_build_is_not_reported_as_interrupted(small, monkeypatch):
+    """Commands report it as running while it is between two shards, and as interrupted after it was interrupted."""
     write_slices(small.src, range(4, 30))
     publish, command, said = drafts.Drafts.publish, [], []
 

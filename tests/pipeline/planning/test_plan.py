@@ -1,4 +1,4 @@
-"""The plan: a pure decision from listings, ledgers and settings."""
+"""Plans, which depend only on listings, ledgers and settings, and their estimates."""
 
 import json
 
@@ -37,7 +37,7 @@ def known(ledger: Ledger, **changes: object) -> Known:
 
 
 def resolve(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, int]]) -> changes.Resolved:
-    """Settle with contents given as path -> (size, mtime_ns, content)."""
+    """Resolve the difference, given contents as path -> (size, mtime_ns, content)."""
     line_of = {path: line for line, path in enumerate(there.paths)}
     found = {line_of[p]: changes.Content(size, time, (0, content)) for p, (size, time, content) in contents.items()}
     difference = changes.compare(there, ledger)
@@ -49,17 +49,17 @@ def make(there: Listing, resolved: changes.Resolved, what: Known, wanted: Finger
     return plan.make(there, what, resolved, [], wanted, rows_per_shard=ROWS)
 
 
-# --- what has changed ----------------------------------------------------------------------------------------------
+# --- changed files -------------------------------------------------------------------------------------------------
 
 
-def test_equal_stamps_need_no_reading():
+def test_files_with_equal_size_and_time_are_not_read():
     ledger = ledger_of([entry("a", 10, 1, 1), entry("b", 20, 2, 2)])
     resolved = resolve(listing(("a", 10, 1), ("b", 20, 2)), ledger, {})
     assert resolved.fresh == []
     assert resolved.kept.paths == ["a", "b"]
 
 
-def test_a_time_or_a_doubt_is_settled_by_content():
+def test_content_decides_if_the_time_differs_or_is_unknown():
     ledger = ledger_of([entry("a", 10, 1, 1), entry("b", 10, 2, 2), entry("c", 10, UNKNOWN_TIME, 3)])
     there = listing(("a", 10, 9), ("b", 10, 9), ("c", 10, 3))
     resolved = resolve(there, ledger, {"a": (10, 9, 1), "b": (10, 9, 8), "c": (10, 3, 3)})
@@ -68,7 +68,7 @@ def test_a_time_or_a_doubt_is_settled_by_content():
     assert dict(zip(resolved.kept.paths, resolved.kept.mtimes_ns.tolist(), strict=True)) == {"a": 9, "c": 3}
 
 
-def test_another_size_needs_no_reading_to_be_another_content():
+def test_a_file_with_another_size_has_changed_without_being_read():
     ledger = ledger_of([entry("a", 10, 1, 1)])
     assert resolve(listing(("a", 11, 1)), ledger, {}).changed == {0}
 
@@ -83,14 +83,14 @@ def test_a_rename_needs_equal_size_time_and_content():
     assert resolved.kept.slots.tolist() == [3]
 
 
-def test_two_equal_files_that_were_renamed_keep_two_rows():
+def test_two_identical_renamed_files_keep_their_rows():
     ledger = ledger_of([entry("a", 10, 1, 1, slot=0), entry("b", 10, 1, 1, slot=1)])
     resolved = resolve(listing(("x", 10, 1), ("y", 10, 1)), ledger, {"x": (10, 1, 1), "y": (10, 1, 1)})
     assert sorted(resolved.kept.slots.tolist()) == [0, 1]
     assert resolved.vanished == []
 
 
-def test_a_file_that_could_not_be_read_is_tried_again_and_kept_if_that_fails():
+def test_an_unreadable_file_is_read_again_and_stays_rejected_if_that_fails():
     ledger = ledger_of([Entry("a", 0, UNKNOWN_TIME, UNREAD, 0, 0, 1)])
     difference = changes.compare(listing(("a", 10, 1)), ledger)
     assert difference.lines_to_read() == [0]
@@ -99,7 +99,7 @@ def test_a_file_that_could_not_be_read_is_tried_again_and_kept_if_that_fails():
     assert changes.resolve(listing(("a", 10, 1)), ledger, difference, content).fresh == [0]
 
 
-def test_a_ledger_reads_back_as_it_was_written():
+def test_a_ledger_survives_encoding():
     ledger = ledger_of([entry("b/ü.dcm", 10, 1, 2**100 + 7, 3, 4, 5), entry("a\udce9.dcm", 0, -1, 0)])
     again = Ledger.decode(ledger.encode())
     assert again.paths == ledger.paths
@@ -109,10 +109,10 @@ def test_a_ledger_reads_back_as_it_was_written():
     assert merge(ledger, ledger_of([entry("b/ü.dcm", 11, 2, 1)])).sizes.tolist() == [0, 11]
 
 
-# --- what is built -------------------------------------------------------------------------------------------------
+# --- tasks ---------------------------------------------------------------------------------------------------------
 
 
-def test_new_files_fill_new_shards_from_the_first_free_number():
+def test_new_files_are_assigned_to_new_shards_from_the_first_free_number():
     there = listing(*((f"{number}", 10, 1) for number in range(6)))
     resolved = resolve(there, empty_ledger(), {})
     made = make(there, resolved, known(empty_ledger()))
@@ -123,13 +123,13 @@ def test_new_files_fill_new_shards_from_the_first_free_number():
     assert made.reasons == ("6 new files are converted",)
 
 
-def test_an_archive_is_read_in_its_own_order():
+def test_an_archive_is_read_in_its_order():
     there = listing(("z", 1, 1), ("a", 1, 1), ordered=True)
     made = make(there, resolve(there, empty_ledger(), {}), known(empty_ledger()))
     assert made.jobs[0].paths() == ["z", "a"]
 
 
-def test_nothing_to_do_has_no_reason():
+def test_an_up_to_date_cache_needs_no_commit():
     ledger = ledger_of([entry("a", 10, 1, 1)])
     there = listing(("a", 10, 1))
     made = make(there, resolve(there, ledger, {}), known(ledger))
@@ -137,7 +137,7 @@ def test_nothing_to_do_has_no_reason():
     assert made.jobs == ()
 
 
-def test_an_added_array_goes_to_the_shards_that_lack_it():
+def test_an_array_is_added_to_shards_that_lack_it():
     ledger = ledger_of([entry("a", 10, 1, 1, 0), entry("b", 10, 1, 2, 1), entry("c", 10, 1, 3, 2, 0, parts=2)])
     there = listing(("a", 10, 1), ("b", 10, 1), ("c", 10, 1))
     added = ArraySpec(12, "bbbbbbbb")
@@ -151,7 +151,7 @@ def test_an_added_array_goes_to_the_shards_that_lack_it():
     ]
 
 
-def test_an_interrupted_build_goes_on_with_its_plan():
+def test_an_interrupted_build_resumes_its_plan():
     pending = {3: (Unit(0, "a"), Unit(1, "b")), 4: (Unit(0, "c"), Unit(1, "gone"))}
     there = listing(("a", 10, 1), ("b", 10, 1), ("c", 10, 1), ("d", 10, 1))
     left = ledger_of([entry("a", 10, 1, 1, 3, 0), entry("b", 10, 1, 2, 3, 1)])
@@ -160,7 +160,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
     )
     made = make(there, resolve(there, left, {}), what)
     assert [(job.shard, job.paths()) for job in made.jobs] == [(4, ["c"]), (5, ["d"])]
-    assert set(made.pending) == {3, 4, 5}, "what is done stays in the plan, in case this one is interrupted too"
+    assert set(made.pending) == {3, 4, 5}, "finished shards stay in the plan, in case this build is interrupted too"
     assert made.reasons[0] == "a build was interrupted and is resumed: 1 shard is left"
 
 
@@ -172,7 +172,7 @@ def test_an_interrupted_build_goes_on_with_its_plan():
         ([("a", 3), ("a", 3)], [[("a", 0, 3)]]),
     ],
 )
-def test_frames_are_placed_whole_or_in_shards_of_their_own(frames, expected):
+def test_files_with_many_frames_get_shards_of_their_own(frames, expected):
     back = [HandedBack(Unit(0, path, "why"), number, "d") for path, number in frames]
     placed = plan.place_frames(back, 7, ROWS)
     assert list(placed) == list(range(7, 7 + len(expected)))
@@ -183,7 +183,7 @@ def test_frames_are_placed_whole_or_in_shards_of_their_own(frames, expected):
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_plan_writes_nothing_and_says_why(tmp_path):
+def test_plan_prints_reasons_and_writes_nothing(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     assert small.plan().stdout.splitlines()[0] == "first build: 3 files"
@@ -208,20 +208,20 @@ def test_plan_writes_nothing_and_says_why(tmp_path):
     assert run("build", *small.options(), "--dry-run").stdout == "nothing to do: the cache is up to date\n"
 
 
-# --- what it takes -------------------------------------------------------------------------------------------------
+# --- estimates -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sides", "rate"), [((224,), 2275), ((380,), 1211), ((224, 380), 981)])
-def test_the_estimate_is_that_of_the_benchmarks(sides, rate):
-    arrays = tuple(ArraySpec(side, "aaaaaaaa") for side in sides)
+@pytest.mark.parametrize(("sizes", "rate"), [((224,), 2275), ((380,), 1211), ((224, 380), 981)])
+def test_the_estimate_agrees_with_the_benchmarks(sizes, rate):
+    arrays = tuple(ArraySpec(size, "aaaaaaaa") for size in sizes)
     jobs = [ShardJob(0, tuple(Unit(slot, str(slot)) for slot in range(100)), arrays)] * 75
     found = estimate(jobs, channels=3)
     assert found.slices == 7500
     assert found.core_seconds == pytest.approx(7500 / rate, rel=0.02)
-    assert found.disk_bytes == pytest.approx(7500 * 0.4 * 3 * sum(side**2 for side in sides), rel=0.02)
+    assert found.disk_bytes == pytest.approx(7500 * 0.4 * 3 * sum(size**2 for size in sizes), rel=0.02)
 
 
-def test_plan_tells_disk_and_time_and_a_build_without_work_neither(tmp_path):
+def test_plan_estimates_disk_and_time_unless_there_is_nothing_to_do(tmp_path):
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     assert "about 3 slices: less than 1 MB on disk, seconds with" in small.plan().stdout

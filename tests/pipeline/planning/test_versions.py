@@ -1,4 +1,4 @@
-"""Fingerprints: each stage's version and settings are in that stage's, and in no earlier one."""
+"""The version and the settings of a stage are part of its fingerprint, but not of earlier ones."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def parts(found: Fingerprints) -> dict[str, object]:
 
 
 def changed(found: Fingerprints) -> set[str]:
-    """Which parts differ from those of the plain settings."""
+    """Return which parts differ from those of the default settings."""
     plain = parts(fingerprints(settings()))
     return {name for name, value in parts(found).items() if value != plain[name]}
 
@@ -37,7 +37,7 @@ def changed(found: Fingerprints) -> set[str]:
     ],
 )
 @pytest.mark.parametrize("step", [1, -1])
-def test_a_version_is_in_the_fingerprint_of_its_stage(monkeypatch, version, where, step):
+def test_a_version_changes_the_fingerprint_of_its_stage(monkeypatch, version, where, step):
     plain = parts(fingerprints(settings()))
     monkeypatch.setattr(stages, version, getattr(stages, version) + step)
     moved = parts(fingerprints(settings()))
@@ -65,5 +65,5 @@ def test_a_version_is_in_the_fingerprint_of_its_stage(monkeypatch, version, wher
     ],
     ids=range(15),
 )
-def test_a_setting_is_in_the_fingerprint_of_the_stage_that_it_decides(make: Callable, where: set[str]):
+def test_a_setting_changes_the_fingerprint_of_its_stage(make: Callable, where: set[str]):
     assert changed(fingerprints(settings(**make(settings())))) == where

@@ -1,4 +1,4 @@
-"""Test the report of a cache: its numbers are those that a count by other means gives, and nothing leaks."""
+"""The numbers in the report of a cache agree with independent counts, and it has no patient data."""
 
 import csv
 import itertools
@@ -33,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="module")
 def slices(cache: Small) -> list[Dataset]:
-    """What pydicom reads in the files that must give slices."""
+    """Return the files that must give slices, read with pydicom."""
     return [dcmread(path) for path in sorted((cache.src / "good").iterdir())]
 
 
@@ -54,7 +54,7 @@ def report(cache: Small) -> str:
 
 
 def counted(slices: list[Dataset]) -> dict[str, dict[str, int]]:
-    """Caption -> first cell of each row -> slices, as pydicom reads them."""
+    """Return caption -> first cell of each row -> number of slices, counted with pydicom."""
 
     def count(value) -> dict[str, int]:
         return dict(Counter(map(value, slices)))
@@ -75,18 +75,18 @@ def syntax(of: Dataset) -> str:
     return str(of.file_meta.TransferSyntaxUID)
 
 
-def test_counts_what_the_files_hold(page: Page, slices: list[Dataset]) -> None:
+def test_counts_agree_with_pydicom(page: Page, slices: list[Dataset]) -> None:
     for caption, wanted in counted(slices).items():
         found = page.table(caption)
         assert numbers(found) == wanted
         assert sum(float(cells[2].removesuffix(" %")) for cells in found.values()) == pytest.approx(100, abs=0.3)
-    history = numbers(page.table("Special slices"))
-    assert list(history.values()) == [1, sum(not of.PatientID for of in slices)]
+    special = numbers(page.table("Special slices"))
+    assert list(special.values()) == [1, sum(not of.PatientID for of in slices)]
     series = {of.SeriesInstanceUID for of in slices if of.Manufacturer == "SIEMENS"}
     assert page.table("Manufacturers")["Siemens"][1] == str(len(series))
 
 
-def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -> None:
+def test_key_numbers_and_file_counts(page: Page, cache: Small, slices: list[Dataset]) -> None:
     assert page.tiles["slices"] == str(len(slices))
     assert page.tiles["series"] == str(len({of.SeriesInstanceUID for of in slices}))
     assert page.tiles["studies"] == str(len({of.StudyInstanceUID for of in slices}))
@@ -102,7 +102,7 @@ def test_tiles_and_accounting(page: Page, cache: Small, slices: list[Dataset]) -
     }
 
 
-def test_geometry_is_that_of_the_series(page: Page) -> None:
+def test_special_series_are_counted(page: Page) -> None:
     notes = {name.split("\n")[0]: number for name, number in numbers(page.table("Special series")).items()}
     assert notes == {
         "uneven spacing": 1,
@@ -117,7 +117,7 @@ def test_geometry_is_that_of_the_series(page: Page) -> None:
     assert any(words.endswith("of another slice of their series: 1.") for words in page.words)
 
 
-def test_label_prevalence_by_slice_and_patient(page: Page, cache: Small, slices: list[Dataset]) -> None:
+def test_prevalence_by_slice_and_patient(page: Page, cache: Small, slices: list[Dataset]) -> None:
     labels = cache.labels or {}
     known = {of.SOPInstanceUID: of.PatientID or of.StudyInstanceUID for of in slices if of.SOPInstanceUID in labels}
     positive = {uid: patient for uid, patient in known.items() if labels[uid]}
@@ -149,20 +149,20 @@ def test_rejects_by_code_with_examples(page: Page, cache: Small) -> None:
     assert meaning["localizer"] == [REJECTS["localizer"][1], "scout"]
 
 
-def test_storage_is_what_lies_on_the_disk(page: Page, cache: Small, slices: list[Dataset]) -> None:
+def test_storage_agrees_with_files_on_disk(page: Page, cache: Small, slices: list[Dataset]) -> None:
     attributes = zarr.open_group(cache.out, mode="r").attrs
     rows = page.table("Images by size")
     for size, path in attributes["sizes"].items():
         size_on_disk = sum(file.stat().st_size for file in (cache.out / path).rglob("c/*/0/0/0"))
         cells = rows[f"{size} x {size} px\n{path}"]
-        stored = len(slices) + 1  # the duplicate, too
+        stored = len(slices) + 1  # including the duplicate
         assert cells[0] == "lz4, level 5"
         assert cells[1] == f"{size_on_disk / stored / 1000:.1f} kB"
         raw = 3 * int(size) ** 2
         assert cells[3] == f"{100 * size_on_disk / stored / raw:.1f} %"
 
 
-def test_dead_rows_are_told(tmp_path: Path) -> None:
+def test_dead_rows_are_counted(tmp_path: Path) -> None:
     small = Small(tmp_path, rows=4)
     small.labels = write_source(small.src)
     small.build("--max-rejects", 100)
@@ -173,7 +173,7 @@ def test_dead_rows_are_told(tmp_path: Path) -> None:
     small.build("--max-rejects", 100)
     page = Page(report(small))
     live = int(page.tiles["slices"])
-    # The old rows of the nine files, and the duplicate's.
+    # The old rows of the nine files, and that of the duplicate.
     words = (
         f"{live + 10} rows are stored, and {live} of them are in the table. "
         f"The other {100 * 10 / (live + 10):.1f} % are dead"
@@ -194,7 +194,7 @@ def test_pictures_are_the_pixels_of_the_cache(page: Page, cache: Small) -> None:
         assert picture.tobytes() in stored
 
 
-def test_nothing_of_a_file_but_what_is_allowed(text: str, slices: list[Dataset]) -> None:
+def test_the_report_has_no_patient_data(text: str, slices: list[Dataset]) -> None:
     assert "mark" not in text.lower()
     assert "19610412" not in text
     for of in slices:
@@ -202,7 +202,7 @@ def test_nothing_of_a_file_but_what_is_allowed(text: str, slices: list[Dataset])
             assert not re.search(rf"{re.escape(uid)}(?![0-9.])", re.sub(r"data:[^\"]*", "", text))
 
 
-def test_needs_nothing_but_itself(text: str) -> None:
+def test_the_page_is_self_contained(text: str) -> None:
     addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
@@ -221,7 +221,7 @@ def test_cache_without_labels_and_without_rejects(tmp_path: Path) -> None:
     assert len(page.pictures) == 1
 
 
-def test_damage_and_a_bad_target_are_one_line(tmp_path: Path) -> None:
+def test_damage_and_an_invalid_target_are_reported_in_one_line(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write(small.src / "one", encode(dataset_of(0, 0, tilted(0), 0, (16, 16)), EXPLICIT))
     assert "no such cache" in run("report", small.out, "--out", tmp_path / "r.html", code=1).output
@@ -231,18 +231,18 @@ def test_damage_and_a_bad_target_are_one_line(tmp_path: Path) -> None:
     assert "--out" in found.stderr
     for pattern in ("images/*/c/0/0/0/0", "tables/*.csv", ".pipeline/rejects/*.csv", ".pipeline/shards/0.json"):
         (file,) = small.out.glob(pattern)
-        whole = file.read_bytes()
-        for damaged in (whole[:5] + bytes([whole[5] ^ 1]) + whole[6:], None):
+        intact = file.read_bytes()
+        for damaged in (intact[:5] + bytes([intact[5] ^ 1]) + intact[6:], None):
             file.unlink() if damaged is None else file.write_bytes(damaged)
             found = run("report", small.out, "--out", tmp_path / "r.html", code=1)
             assert found.stderr.count("\n") == 1
             assert file.name in found.stderr
             assert "verify --repair" in found.stderr
-        file.write_bytes(whole)
+        file.write_bytes(intact)
     assert not (tmp_path / "r.html").exists()
 
 
-def test_the_page_on_files_has_every_code_and_its_sentence() -> None:
+def test_the_documentation_lists_all_reject_codes_and_their_descriptions() -> None:
     text = (DOCS / "accepted_files.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", text, re.MULTILINE)
     assert {code: (kind, sentence) for code, kind, sentence in listed} == REJECTS

@@ -1,4 +1,4 @@
-"""Open the report of a cache in a real browser: no broken picture, nothing too wide at 400 and 1400 px."""
+"""The report of a cache in a real browser has no broken images, and nothing too wide at 400 and 1400 px."""
 
 import pytest
 
@@ -21,7 +21,7 @@ MEASURES = {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium")
-def test_renders(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_report_is_rendered_at_all_widths(tmp_path_factory: pytest.TempPathFactory) -> None:
     small = Small(tmp_path_factory.mktemp("browser"), sizes=(8, 12), rows=4)
     small.labels = write_source(small.src)
     small.build("--max-rejects", 100)

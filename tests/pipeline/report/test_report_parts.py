@@ -1,4 +1,4 @@
-"""The parts of the report: pictures, charts, and which slices are shown."""
+"""Parts of the report: PNG encoding, charts, and the choice of slices."""
 
 import io
 import re
@@ -15,12 +15,12 @@ from pipeline.report.pictures import choose_slices, encode_png
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_png_is_what_pillow_reads(grey: np.ndarray) -> None:
+def test_png_is_read_by_pillow(grey: np.ndarray) -> None:
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(encode_png(grey)))), grey)
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e6), st.integers(1, 40))
-def test_ticks_are_few_round_and_inside(low: float, span: float, most: int) -> None:
+def test_ticks_are_few_round_numbers_in_range(low: float, span: float, most: int) -> None:
     found = ticks(low, low + span, most)
     assert len(found) <= most + 1
     assert all(low - span * 1e-6 <= at <= low + span * (1 + 1e-6) for at in found)
@@ -29,7 +29,7 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, most: int) -> N
 
 
 @given(arrays(float, st.integers(1, 30), elements=st.one_of(st.integers(0, 10**6), st.just(np.nan))))
-def test_bars_have_their_heights(heights: np.ndarray) -> None:
+def test_bars_are_proportional_to_their_values(heights: np.ndarray) -> None:
     drawn = chart("t", np.arange(len(heights) + 1.0), heights, "x")
     bars = [float(height) for height in re.findall(r'<rect[^>]* height="([0-9.]+)"', drawn)]
     wanted = heights[heights > 0]
@@ -40,7 +40,7 @@ def test_bars_have_their_heights(heights: np.ndarray) -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
-def test_the_same_slices_are_chosen_wherever_their_rows_lie(seed: int) -> None:
+def test_the_choice_of_slices_does_not_depend_on_rows(seed: int) -> None:
     rng = np.random.default_rng(seed)
     series = np.repeat(np.arange(15), rng.integers(1, 7, 15))
     frame = pd.DataFrame(

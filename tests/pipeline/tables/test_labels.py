@@ -1,4 +1,4 @@
-"""Label files: both formats, merging, and what is refused."""
+"""Label files: both formats, merging, and errors."""
 
 from unittest.mock import patch
 
@@ -25,7 +25,7 @@ def long_csv(rows) -> bytes:
 @given(
     st.dictionaries(st.from_regex(r"ID_[0-9a-f]{9}", fullmatch=True), st.tuples(*[st.integers(0, 1)] * 3), min_size=1)
 )
-def test_long_and_wide_say_the_same(labels):
+def test_long_and_wide_formats_are_equivalent(labels):
     long = long_csv(
         (f"{image}_{name}", value) for image, row in labels.items() for name, value in zip(CLASSES, row, strict=True)
     )
@@ -41,21 +41,21 @@ def test_long_and_wide_say_the_same(labels):
         )
 
 
-def test_lines_that_agree_are_merged_and_missing_ones_stay_empty():
+def test_identical_lines_are_merged_and_missing_labels_are_nan():
     found = read_labels(LONG, long_csv([("ID_a_any", 1), ("ID_a_any", 1), ("ID_b_epidural", 0)]), CLASSES)
     assert found.loc["ID_a"].tolist()[2] == 1
     assert np.isnan(found.loc["ID_a"].to_numpy(float)).sum() == 2
     assert found.loc["ID_b", "epidural"] == 0
 
 
-def test_a_class_whose_name_ends_like_another_is_not_confused():
+def test_a_class_whose_name_ends_with_another_one_is_recognised():
     found = read_labels(LONG, long_csv([("x_acute_any", 1), ("x_any", 0)]), ["any", "acute_any"])
     assert found.loc["x"].tolist() == [0, 1]
 
 
-# One small table as people save it: the same labels each time, with classes in another order and case.
+# The same labels in different formats.
 TABLE = {"ID_a": [1, 0, 1], "ID_b": [0, 0, 0], "ID_c": [np.nan, 0, np.nan]}
-WAYS = {
+FORMATS = {
     "plain": "image_id,epidural,subdural,any\nID_a,1,0,1\nID_b,0,0,0\nID_c,,0,\n",
     "semicolons": "image_id;epidural;subdural;any\nID_a;1;0;1\nID_b;0;0;0\nID_c;;0;\n",
     "decimal commas": "image_id;epidural;subdural;any\nID_a;1,0;0,0;1,0\nID_b;0;0;0\nID_c;;0,0;\n",
@@ -80,9 +80,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_labels_are_read_as_people_save_them(way):
-    found = read_labels(LabelFile(filepath="labels.csv"), WAYS[way].encode(), CLASSES).sort_index()
+@pytest.mark.parametrize("name", FORMATS)
+def test_labels_are_read_in_common_formats(name):
+    found = read_labels(LabelFile(filepath="labels.csv"), FORMATS[name].encode(), CLASSES).sort_index()
     assert found.index.tolist() == list(TABLE)
     assert found.index.name == "image_id"
     np.testing.assert_array_equal(found.to_numpy(), np.array(list(TABLE.values()), np.float32))
@@ -100,7 +100,7 @@ def test_labels_are_read_as_people_save_them(way):
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
 )
-def test_the_quick_way_says_what_the_general_one_says(lines, line_end, ended):
+def test_the_fast_parser_agrees_with_the_general_one(lines, line_end, ended):
     content = line_end.join(["ID,Label", *(f"{image}_{klass},{value}" for image, klass, value in lines)])
     content = (content + line_end * ended).encode()
 
@@ -110,21 +110,21 @@ def test_the_quick_way_says_what_the_general_one_says(lines, line_end, ended):
         except SourceError as error:
             return str(error)
 
-    quick = outcome()
+    fast = outcome()
     with patch.object(labels_module, "read_plain", lambda content, classes: None):
         general = outcome()
     if isinstance(general, str):
-        assert quick == general
+        assert fast == general
     else:
-        pd.testing.assert_frame_equal(quick, general, check_index_type=False)
+        pd.testing.assert_frame_equal(fast, general, check_index_type=False)
     plain = (
         all(value in "01" and value and klass != "anx" and image.isascii() for image, klass, value in lines) and lines
     )
     if plain and len({(image, klass) for image, klass, _ in lines}) == len(lines):
-        assert read_plain(content, CLASSES) is not None, "the quick way is taken where it can be"
+        assert read_plain(content, CLASSES) is not None, "the fast parser reads plain files"
 
 
-def test_soft_labels_where_the_catalog_allows_them():
+def test_soft_labels_are_accepted_if_the_catalog_allows_them():
     content = b"image_id,epidural,subdural,any\na,0.25,0,1\n"
     found = read_labels(LabelFile(filepath="labels.csv", soft=True), content, CLASSES)
     assert found.loc["a"].tolist() == [0.25, 0, 1]
@@ -143,14 +143,14 @@ def test_soft_labels_where_the_catalog_allows_them():
         ("patient", "patient_id", "patient_id"),
     ],
 )
-def test_labels_of_something_larger_name_its_column(level, header, key):
+def test_labels_of_series_studies_and_patients_are_indexed_by_their_column(level, header, key):
     file = LabelFile(filepath="labels.csv", level=level)
     found = read_labels(file, f"{header},epidural,subdural,any\nx,1,0,1\n".encode(), CLASSES, str.upper)
     assert found.index.name == key
     assert found.index.tolist() == ["X" if level == "patient" else "x"]
 
 
-def test_labels_of_something_larger_need_the_catalogs_word():
+def test_labels_per_series_require_a_setting_in_the_catalog():
     content = b"series_instance_uid,epidural,subdural,any\nx,1,0,1\n"
     with pytest.raises(SourceError) as error:
         read_labels(WIDE, content, CLASSES)
@@ -191,8 +191,8 @@ def test_labels_of_something_larger_need_the_catalogs_word():
         (LONG, b"\xff\xfe\x00", "not a CSV file with labels"),
     ],
 )
-def test_what_cannot_be_right_is_refused_in_one_line(labels, content, said):
-    if said is None:  # the name as the catalog writes it is the one that counts
+def test_invalid_label_files_are_reported_in_one_line(labels, content, said):
+    if said is None:  # an exact match takes precedence over other cases
         assert len(read_labels(labels, content, CLASSES)) == 1
         return
     with pytest.raises(SourceError) as error:

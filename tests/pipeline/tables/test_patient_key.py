@@ -1,4 +1,4 @@
-"""The patient key: made once, for its owner alone, and never sent."""
+"""The patient key: created once, readable by its owner only, and never sent."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ def key_file(folder: Path, digits: str = "0f" * 32, mode: int = 0o600) -> Path:
     return file
 
 
-def test_the_users_own_key_is_made_once_and_nobody_else_can_ever_read_it(monkeypatch):
+def test_the_default_key_is_created_once_and_never_readable_by_others(monkeypatch):
     seen = []
     monkeypatch.setattr(patients.os, "link", lambda a, b: (seen.append(os.stat(a).st_mode & 0o777), os.rename(a, b)))
     monkeypatch.setattr(Path, "unlink", lambda self, **_: None)
@@ -41,7 +41,7 @@ def test_the_users_own_key_is_made_once_and_nobody_else_can_ever_read_it(monkeyp
     assert read_key(None) == key
 
 
-def test_first_commands_at_once_agree_on_one_key(tmp_path, monkeypatch):
+def test_concurrent_first_commands_use_the_same_key(tmp_path, monkeypatch):
     commands = 6
     for turn in range(20):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / str(turn)))
@@ -58,7 +58,7 @@ def test_first_commands_at_once_agree_on_one_key(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o622])
-def test_a_key_that_others_can_use_is_refused_until_the_advice_is_followed(tmp_path, mode):
+def test_a_key_that_is_open_to_others_is_refused_until_the_advice_is_followed(tmp_path, mode):
     file = key_file(tmp_path, mode=mode)
     with pytest.raises(CatalogError, match=f"the patient key is open to other users; run: chmod 600 {file}"):
         read_key(file)
@@ -67,31 +67,31 @@ def test_a_key_that_others_can_use_is_refused_until_the_advice_is_followed(tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"0f" * 31, b"xyz" * 32, b"\xff" * 64])
-def test_what_is_no_key_is_one_line(tmp_path, content):
+def test_an_invalid_key_is_reported(tmp_path, content):
     file = key_file(tmp_path)
     file.write_bytes(content)
     with pytest.raises(CatalogError, match="is not a patient key"):
         read_key(file)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+def test_a_key_that_cannot_be_created_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(CatalogError, match=r"the patient key cannot be created .*; give --patient-key FILE"):
         read_key(None)
 
 
-def test_a_key_is_sent_as_its_file_and_read_where_it_arrives(tmp_path):
+def test_a_key_is_pickled_as_the_path_of_its_file(tmp_path):
     key = read_key(key_file(tmp_path))
     sent = pickle.dumps({"key": key})
     assert bytes(key) not in sent
     assert key.hex().encode() not in sent
-    arrived = pickle.loads(sent)["key"]
-    assert arrived == key
-    assert isinstance(arrived, PatientKey)
+    received = pickle.loads(sent)["key"]
+    assert received == key
+    assert isinstance(received, PatientKey)
 
 
-def test_another_key_or_none_where_it_arrives_is_one_line(tmp_path):
+def test_another_or_a_missing_key_on_a_worker_is_reported(tmp_path):
     sent = pickle.dumps(read_key(key_file(tmp_path)))
     key_file(tmp_path, "ab" * 32)
     with pytest.raises(CacheError, match=r"worker on .*: is not the build's patient key"):
@@ -101,7 +101,7 @@ def test_another_key_or_none_where_it_arrives_is_one_line(tmp_path):
         pickle.loads(sent)
 
 
-def test_the_digest_knows_a_key_again_and_does_not_hold_it(tmp_path):
+def test_the_digest_identifies_a_key_without_revealing_it(tmp_path):
     key = read_key(key_file(tmp_path))
     assert key_digest(key) == key_digest(bytes(key)) != key_digest(b"\x0e" * 32)
     assert key.hex()[:8] not in key_digest(key)

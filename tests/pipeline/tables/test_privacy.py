@@ -1,4 +1,4 @@
-"""Nothing about a patient leaves a file but what the allow-list names, hashed."""
+"""Patient data never leave a file, except for elements on the allow-list, of which PatientID is hashed."""
 
 import hashlib
 import logging
@@ -30,7 +30,7 @@ def test_patients_are_hashed_with_the_key() -> None:
     assert rekeyed.record.patient_id != one.record.patient_id
 
 
-def test_the_study_stands_for_an_empty_patient() -> None:
+def test_the_study_replaces_an_empty_patient_id() -> None:
     for changes in ({"PatientID": None}, {"PatientID": " "}):
         record = read_one(ct_file(gradient(), **changes)).record
         assert (record.patient_id, record.patient_from_study) == ("study:1.2.3", True)
@@ -39,7 +39,7 @@ def test_the_study_stands_for_an_empty_patient() -> None:
     assert not read_one(ct_file(gradient())).record.patient_from_study
 
 
-# Marks that are values of their kind, so that no writer or reader drops them as wrong.
+# Marks that are valid for their VR, so that no writer or reader drops them.
 MARKS = {
     "DA": "19770523",
     "TM": "061723",
@@ -50,7 +50,7 @@ MARKS = {
 }
 TEXT_VRS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"}
 MARK = "QZMARK"
-# What decides whether a file is a slice, and which; these must keep their values.
+# Elements that determine whether a file is a slice; they must keep their values.
 NEEDED = {
     "Modality", "PhotometricInterpretation", "SpecificCharacterSet", "RescaleType", "ImageType", "FrameType",
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
@@ -58,7 +58,7 @@ NEEDED = {
 
 
 def plant_marks(dataset: Dataset) -> int:
-    """Write a mark into every text, date and identifier element there is, nested and private ones too; say how many."""
+    """Write a mark to all text, date and identifier elements, nested and private ones too; return their number."""
     inner, planted = Dataset(), 0
     for target in (dataset, inner):
         for tag, (vr, _, _, _, keyword) in pydicom.datadict.DicomDictionary.items():
@@ -79,7 +79,7 @@ def assert_no_mark(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_no_text_of_the_file_leaves_it(
+def test_no_text_of_a_file_leaves_the_reader(
     broken: bool, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = ct_dataset(gradient())
@@ -87,7 +87,7 @@ def test_no_text_of_the_file_leaves_it(
     data = encode(dataset)
     if broken:
         data = data[:-10]
-    caplog.clear()  # of what writing said
+    caplog.clear()  # messages of writing the file
     caplog.set_level(logging.DEBUG)
     (found,) = read(data, Reading(), b"k" * 32)
     assert isinstance(found, Reject if broken else Slice)
@@ -100,7 +100,7 @@ def test_no_text_of_the_file_leaves_it(
 
 @pytest.fixture
 def src(test_data: Path, tmp_path: Path) -> Path:
-    """Four slices of a real series with marks; the last is a reject, of which a message is written."""
+    """Return a source of four slices of a real series with marks; the last is rejected with a message."""
     folder = tmp_path / "dicoms"
     for number, file in enumerate(sorted((test_data / "head_ct_tilted").glob("*.dcm"))[:4]):
         dataset = pydicom.dcmread(file)
@@ -113,7 +113,7 @@ def src(test_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_no_word_about_the_patient_leaves_the_files(src: Path, tmp_path: Path, workers: int, capfd: Any) -> None:
+def test_no_patient_data_are_in_a_cache_or_in_output(src: Path, tmp_path: Path, workers: int, capfd: Any) -> None:
     out, page = tmp_path / "cache.zarr", tmp_path / "report.html"
     options = ("--src", src, "--out", out, "--size", 16)
     said = [run("build", *options, "--workers", workers, code=1)]

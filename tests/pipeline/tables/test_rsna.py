@@ -1,4 +1,4 @@
-"""docs/rsna.md, as far as it can be followed without the data: a zip in Kaggle's layout, made of phantom files."""
+"""Follow docs/rsna.md with a zip of phantom files in Kaggle's layout."""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +14,7 @@ TOP = "rsna-intracranial-hemorrhage-detection"
 
 @pytest.fixture
 def downloaded(tmp_path) -> Path:
-    """The zip: training files, one of them cut short, test files, and labels in which four images come twice."""
+    """Return the zip: training files including a truncated one, test files, and labels with four images twice."""
     run("phantom", "--out", tmp_path / "phantom", "--patients", 1)
     files = sorted((tmp_path / "phantom" / "dicoms").glob("*.dcm"))
     train, test = files[:-5], files[-5:]
@@ -30,7 +30,7 @@ def downloaded(tmp_path) -> Path:
     return tmp_path / f"{TOP}.zip"
 
 
-def test_from_kaggles_zip_to_a_cache(downloaded, tmp_path):
+def test_a_cache_is_built_from_kaggles_zip(downloaded, tmp_path):
     with zipfile.ZipFile(downloaded) as archive:
         archive.extractall(tmp_path / "unpacked")
     labels = tmp_path / "unpacked" / TOP / "stage_2_train.csv"

@@ -1,3 +1,5 @@
+"""Positions of slices in their series, z_mm and z_norm, and the geometry of series."""
+
 import time
 from typing import Any
 
@@ -36,7 +38,7 @@ def along(z: list[float], **more: Any) -> pd.DataFrame:
 
 
 def brute_force(slices: pd.DataFrame) -> list[float]:
-    """z_norm of a series with one orientation, slice by slice."""
+    """Return z_norm of a series with one orientation, computed slice by slice."""
     rows = slices.to_dict("records")
     normal = np.cross([rows[0][axis] for axis in ("rx", "ry", "rz")], [rows[0][axis] for axis in ("cx", "cy", "cz")])
     if normal[np.argmax(np.abs(normal))] < 0:
@@ -59,7 +61,7 @@ def test_uneven_spacing_keeps_its_proportions() -> None:
 )
 def test_tilted_series_equal_brute_force(degrees: float, z: list[float], flip: bool) -> None:
     orientation = tilted(degrees)
-    if flip:  # the patient lies the other way round in the picture, not in space
+    if flip:  # the image is mirrored, but not the patient
         orientation = tuple(-value for value in orientation[:3]) + orientation[3:]
     slices = along(z, orientation=orientation)
     placed = place_slices(slices)
@@ -67,7 +69,7 @@ def test_tilted_series_equal_brute_force(degrees: float, z: list[float], flip: b
         np.testing.assert_allclose(placed["z_norm"], brute_force(slices), atol=1e-6)
     assert ((placed["z_norm"] >= 0) & (placed["z_norm"] <= 1)).all()
     order = np.argsort(z, kind="stable")
-    assert (np.diff(placed["z_norm"].to_numpy()[order]) >= 0).all()  # toward the head, however it was written
+    assert (np.diff(placed["z_norm"].to_numpy()[order]) >= 0).all()  # ascending towards the head
 
 
 def test_tilt_is_projected_on_the_normal() -> None:
@@ -77,11 +79,11 @@ def test_tilt_is_projected_on_the_normal() -> None:
 
 
 @pytest.mark.parametrize("z", [[7.0], [7.0, 7.0, 7.0], [7.0, 7.0000001]])
-def test_one_position_is_the_middle(z: list[float]) -> None:
+def test_z_norm_is_half_for_a_single_position(z: list[float]) -> None:
     assert (place_slices(along(z))["z_norm"] == 0.5).all()
 
 
-def test_the_ladder_of_fall_backs() -> None:
+def test_slice_location_and_instance_number_are_fallbacks() -> None:
     def placed(**absent: Any) -> pd.DataFrame:
         rows = [
             one_slice(
@@ -109,19 +111,19 @@ def test_the_ladder_of_fall_backs() -> None:
     assert (nothing["z_norm"] == 0.5).all()
 
 
-def test_a_slice_without_position_falls_out_or_the_series_steps_down() -> None:
+def test_a_slice_without_position_is_not_placed_unless_all_have_slice_locations() -> None:
     slices = along([0, 5, 10])
     slices.loc[1, ["px", "py", "pz"]] = np.nan
     placed = place_slices(slices)
     assert placed["z_from"].to_list() == ["position", "none", "position"]
     assert placed["z_norm"].to_list() == [0, 0.5, 1]
-    slices["slice_location"] = [0.0, 2.0, 8.0]  # known for all of them, so the whole series goes by it
+    slices["slice_location"] = [0.0, 2.0, 8.0]  # known for all slices, so it is used for all of them
     placed = place_slices(slices)
     assert set(placed["z_from"]) == {"slice_location"}
     np.testing.assert_allclose(placed["z_norm"], [0, 0.25, 1])
 
 
-def test_positions_that_are_all_one_are_passed_over_only_where_slice_locations_differ() -> None:
+def test_identical_positions_are_ignored_only_if_slice_locations_differ() -> None:
     stuck = {"position": (0, 0, 7), "instance_number": 1}
     repeated = [one_slice(str(number), **stuck, slice_location=3) for number in range(4)]
     placed = place_slices(pd.DataFrame(repeated))
@@ -133,28 +135,28 @@ def test_positions_that_are_all_one_are_passed_over_only_where_slice_locations_d
     np.testing.assert_allclose(placed["z_norm"], [1, 2 / 3, 1 / 3, 0])
 
 
-def test_a_slice_without_orientation_lies_in_the_plane_of_its_series() -> None:
+def test_a_slice_without_orientation_has_that_of_its_series() -> None:
     slices = along([0.0, 4.0, 8.0])
     rows = [one_slice(str(number), (0, number, 3.0 * number), tilted(20)) for number in range(3)]
-    whole = place_slices(pd.DataFrame(rows))
+    complete = place_slices(pd.DataFrame(rows))
     rows[1] = one_slice("1", (0, 1, 3), None)
-    np.testing.assert_array_equal(place_slices(pd.DataFrame(rows))["z_mm"], whole["z_mm"])
+    np.testing.assert_array_equal(place_slices(pd.DataFrame(rows))["z_mm"], complete["z_mm"])
     np.testing.assert_array_equal(place_slices(slices.assign(rx=np.nan))["z_mm"], [0, 4, 8])
 
 
-def test_mixed_orientations_lie_along_the_larger_groups_normal() -> None:
+def test_the_most_frequent_orientation_determines_the_normal() -> None:
     flat = along([0, 10, 20])
     steep = along([5, 30], orientation=tilted(20))
     steep["sop_instance_uid"] = ["900", "901"]
     both = pd.concat([flat, steep], ignore_index=True)
     np.testing.assert_allclose(place_slices(both)["z_mm"], [0, 10, 20, 5, 30])
-    # Equally many: the smallest SOP Instance UID decides.
+    # If there are equally many, the smallest SOP Instance UID decides.
     even = pd.concat([flat[:2], steep], ignore_index=True)
     np.testing.assert_allclose(place_slices(even)["z_mm"], [0, 10, 5, 30])
 
 
 def awkward_slices(seed: int, count: int = 60) -> pd.DataFrame:
-    """Series with everything: two tilts, repeated positions, missing values, noise in the direction cosines."""
+    """Return series with two tilts, repeated positions, missing values and noisy direction cosines."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -167,7 +169,7 @@ def awkward_slices(seed: int, count: int = 60) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_order_of_the_lines_changes_no_bit(seed: int) -> None:
+def test_the_result_does_not_depend_on_order_or_other_series(seed: int) -> None:
     slices = awkward_slices(seed)
     placed = place_slices(slices)
     for shuffle in range(3):
@@ -179,12 +181,12 @@ def test_the_order_of_the_lines_changes_no_bit(seed: int) -> None:
     pd.testing.assert_frame_equal(place_slices(renamed), placed, check_exact=True)
 
 
-def test_frames_of_one_file_are_told_apart() -> None:
+def test_frames_of_a_file_are_placed_separately() -> None:
     rows = [one_slice("1", (0, 0, z), frame=frame) for frame, z in enumerate([0.0, 4.0, 8.0], start=1)]
     np.testing.assert_allclose(place_slices(pd.DataFrame(rows))["z_norm"], [0, 0.5, 1])
 
 
-def test_no_slices_at_all() -> None:
+def test_an_empty_table_gives_empty_tables() -> None:
     empty = along([0, 1])[:0]
     assert list(place_slices(empty).columns) == ["z_mm", "z_norm", "z_from"]
     assert len(series_facts(empty)) == 0
@@ -222,30 +224,30 @@ def test_facts_of_a_series() -> None:
         ([5, 5, 5, 5], 0),
         ([5, 5, 10, 5], 1),
         ([5, 5, 15, 5, 5, 10, 5], 2),
-        ([5, 5, 15, 20, 5, 5], 2),  # side by side
+        ([5, 5, 15, 20, 5, 5], 2),  # adjacent gaps
         ([10, 5, 5], 1),
         ([5, 5, 25], 1),
         ([5, 7, 5, 7, 5], 0),
-        ([2.5, 2.5, 2.5, 2.5, 5, 5, 5, 5], 0),  # finer at the base
+        ([2.5, 2.5, 2.5, 2.5, 5, 5, 5, 5], 0),  # thinner slices at the skull base
         ([2.5, 2.5, 2.5, 5, 5, 10, 5, 5], 1),
         ([2.5, 2.5, 5, 2.5, 2.5, 5, 5, 5], 1),
         ([4.2, 4.2, 4.2, 1.1, 7.4, 7.4, 7.4], 0),  # as in head_ct_tilted
         ([5, 15], 1),
         ([5], 0),
-        ([5, 5, 7.4, 5, 5], 0),  # on both sides of 1.5 times what is usual
+        ([5, 5, 7.4, 5, 5], 0),  # just below and just above 1.5 times the usual spacing
         ([5, 5, 7.6, 5, 5], 1),
     ],
 )
-def test_a_gap_is_wider_than_what_is_around_it(spacings: list[float], gaps: int) -> None:
+def test_gaps_are_wider_than_the_spacings_around_them(spacings: list[float], gaps: int) -> None:
     z = np.concatenate([[0], np.cumsum(spacings)]).tolist()
-    others = [along([0, 5, 20], series="A"), along([0, 40], series="T")]  # whose spacings must not count here
+    others = [along([0, 5, 20], series="A"), along([0, 40], series="T")]  # whose spacings must not matter
     slices = pd.concat([others[0], along([*z, z[1]]), others[1]], ignore_index=True)
     for shuffled in (slices, slices.sample(frac=1, random_state=0), slices.assign(pz=-slices["pz"])):
         assert series_facts(shuffled)["gaps"].to_list() == [1, gaps, 0]
 
 
 @pytest.mark.parametrize("shared", [{"patient_id": "Q"}, {"study_instance_uid": "U"}])
-def test_a_uid_of_two_studies_is_two_series(shared: dict[str, str]) -> None:
+def test_a_uid_shared_by_two_studies_is_two_series(shared: dict[str, str]) -> None:
     one, other = along([0, 5, 10]), along([1000, 1002, 1004, 1006]).assign(**shared)
     both = pd.concat([one, other], ignore_index=True).sample(frac=1, random_state=0)
     assert place_slices(both)["z_norm"].sort_index().to_list() == pytest.approx([0, 0.5, 1, 0, 1 / 3, 2 / 3, 1])
@@ -255,7 +257,7 @@ def test_a_uid_of_two_studies_is_two_series(shared: dict[str, str]) -> None:
     assert (count_shared_uids(both), count_shared_uids(one)) == (1, 0)
 
 
-def test_the_real_series(test_data: Any) -> None:
+def test_a_real_series_is_placed_according_to_its_description(test_data: Any) -> None:
     from pipeline.dicom.read import read_slices
     from pipeline.planning.catalog import Reading
 
@@ -268,14 +270,15 @@ def test_the_real_series(test_data: Any) -> None:
     placed, (facts,) = place_slices(slices), series_facts(slices).to_dict("records")
     assert placed["z_norm"].is_monotonic_increasing
     assert (placed["z_norm"].iloc[0], placed["z_norm"].iloc[-1]) == (0, 1)
-    # The README of the data gives table steps: 4.2 mm, then 7.4, with one of 1.1; along the normal they are shorter.
+    # According to the data's README, the table moved by 4.2 mm, then 7.4, with one step of 1.1; along the normal, steps
+    # are shorter.
     steps = np.diff(placed["z_mm"]) / np.cos(np.radians(18.5))
     assert sorted(set(steps.round(1))) == [1.1, 4.2, 7.4]
     assert facts["tilt_degrees"] == pytest.approx(18.5, abs=0.01)
     assert (facts["slices"], facts["uneven"], facts["gaps"], facts["repeated"]) == (28, True, 0, 0)
 
 
-def test_a_large_set_takes_seconds() -> None:
+def test_100_000_slices_are_placed_within_seconds() -> None:
     count = 100_000
     rng = np.random.default_rng(0)
     slices = pd.DataFrame({name: np.full(count, value) for name, value in zip(COLUMNS[3:], AXIAL, strict=True)})

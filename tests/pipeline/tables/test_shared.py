@@ -1,4 +1,4 @@
-"""Test what becomes of UIDs that several patients or studies share: told, and nobody's slice is taken for another's."""
+"""UIDs shared by several patients or studies are reported, and their slices are not confused."""
 
 import shutil
 from pathlib import Path
@@ -23,11 +23,11 @@ def put(small: Small, name: str, number: int, **changes: object) -> None:
 @pytest.mark.parametrize(
     "whose", [{"PatientID": "other"}, {"StudyInstanceUID": "1.9.1"}, {"SeriesInstanceUID": "1.9.2"}]
 )
-def test_one_slice_under_two_patients_studies_or_series_is_nobodys(small: Small, whose: dict[str, str]) -> None:
+def test_a_slice_of_two_patients_studies_or_series_is_rejected(small: Small, whose: dict[str, str]) -> None:
     for number in range(3):
         put(small, f"a{number}", number)
     put(small, "b0", 0, **whose)
-    put(small, "c1", 1)  # an honest copy
+    put(small, "c1", 1)  # an identical copy
     small.build("--max-rejects", 2)
     rejects = pd.read_csv(small.out / "rejects.csv")
     assert dict(zip(rejects["path"], rejects["code"], strict=True)) == {
@@ -39,7 +39,7 @@ def test_one_slice_under_two_patients_studies_or_series_is_nobodys(small: Small,
     assert len(pd.read_csv(small.out / "metadata.csv")) == 2
 
 
-def test_a_build_says_how_many_series_uids_several_studies_share(small: Small) -> None:
+def test_a_build_reports_series_uids_shared_by_several_studies(small: Small) -> None:
     put(small, "a0", 0)
     put(small, "a1", 1)
     first = small.build()
@@ -51,7 +51,7 @@ def test_a_build_says_how_many_series_uids_several_studies_share(small: Small) -
     assert sorted(pd.read_csv(small.out / "metadata.csv")["z_norm"]) == [0, 0, 1, 1]
 
 
-def test_the_reported_pair_of_studies_is_placed_apart(test_data: Path, tmp_path: Path) -> None:
+def test_real_studies_with_the_same_series_uid_are_placed_separately(test_data: Path, tmp_path: Path) -> None:
     reported = Small(tmp_path)
     for study in ("series_uid_a", "series_uid_b"):
         shutil.copytree(test_data / "reported" / study, reported.src / study)
