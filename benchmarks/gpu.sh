@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure the trainer on a GPU in six minutes: bash benchmarks/gpu.sh [--minutes 6] [--out gpu.json]; see docs/gpu.md.
-# On a machine that reaches no package index: WHEELS=folder of wheels, PYTHON=the interpreter that has torch.
+# On a machine without access to a package index: WHEELS=folder of wheels, PYTHON=interpreter with torch.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."

@@ -1,1 +1,1 @@
-"""What a GPU will tell of the trainer, in minutes: each part a function that runs small on a CPU too."""
+"""Measure the trainer on a GPU in minutes; each part is a function that also runs on a CPU at a small size."""

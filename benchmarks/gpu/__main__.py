@@ -1,8 +1,8 @@
-"""Measure the trainer on a GPU: every part in turn, within a time, with a verdict on each figure.
+"""Measure the trainer on a GPU: all parts in turn, within a time limit, with a verdict on each figure.
 
     bash benchmarks/gpu.sh [--minutes 6] [--out gpu.json] [--parts abcdefgh] [--small]
 
-The exit code is 0 where all that was wanted holds. docs/gpu.md says what each line means.
+The exit code is 0 if all targets are met. docs/gpu.md says what each line means.
 """
 
 import gc
@@ -26,19 +26,20 @@ from testkit.fake_cache import write_cache
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 
-START_S = 10  # to install the wheels, to import PyTorch and to open the GPU; a part of --minutes too
+START_S = 10  # to install the wheels, import PyTorch and open the GPU; included in --minutes
 Shares = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network and how much of it is measured.
+    """A network and how much of it to measure.
 
     Attributes:
-        distinct, copies: slices of its cache.
-        load: steps.
-        shares: of the split, eager and compiled. Compiled all batches have one size, for each is compiled for itself.
-        least: images/s that are wanted from the cache; None where no figure is known to hold it to.
+        distinct, copies: slices of its cache, as for `make_cache`.
+        load: steps to measure.
+        shares: of the split, eager and compiled. Compiled, all batches have one size, because each size is compiled
+            separately.
+        least: target in images/s from the cache; None if there is no target.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Model:
 
 
 def shares(train: float) -> Shares:
-    """Return the shares of a split of which training has `train`, and the two others equal parts of the rest."""
+    """Return the shares of a split in which training has `train`, and the other two share the rest equally."""
     return train, (1 - train) / 2, (1 - train) / 2
 
 
@@ -79,7 +80,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and what is measured, and the rates of resident batches, which later parts are compared with."""
+    """What is measured and where, and the rates of resident batches, to which later parts are compared."""
 
     report: Report
     folder: Path
@@ -100,10 +101,10 @@ class Bench:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
 
-# By name: to collect all tests takes longer than these do, and wants packages that a GPU's machine may lack.
+# Listed by name: collecting all tests takes longer than running these, and needs packages that the machine may lack.
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = ("tests/training/data/test_stream_gpu.py",)
-PYTEST_S = 240  # at most, where the part has no limit of its own
+PYTEST_S = 240  # limit, if the part has none of its own
 
 
 def part_a(at: Bench) -> None:
@@ -111,13 +112,13 @@ def part_a(at: Bench) -> None:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", *GPU_TESTS, "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PYTEST_S, cwd=ROOT)
     passed = done.returncode == 0 and " passed" in done.stdout
-    said = repeats.last_line(done.stdout) or repeats.last_line(done.stderr)
+    summary = repeats.last_line(done.stdout) or repeats.last_line(done.stderr)
     name = "tests marked gpu"
-    at.report.holds("a", name, passed, said) if not at.small else at.report.fact("a", name, said)
+    at.report.holds("a", name, passed, summary) if not at.small else at.report.fact("a", name, summary)
 
 
 def part_b(at: Bench, model: Model, *, compiled: bool) -> None:
-    """Measure the three rates of a model; the first, eager, also serves the parts a, c and f."""
+    """Measure the three rates of a model; the first model, eager, also serves parts a, c and f."""
     how = "compiled" if compiled else "eager"
     title, config, cache = f"{model.name} {how}", model.config(compiled=compiled), at.cache(model)
     with rates.bench(at.new(), cache, config, at.runtime, at.processes) as of:
@@ -134,7 +135,7 @@ def part_b(at: Bench, model: Model, *, compiled: bool) -> None:
 
 
 def part_d(at: Bench) -> None:
-    """Train two epochs, and take the path of several processes, beside the resident batch's rate of b."""
+    """Train two epochs, and use the path of several processes; compare both with part b's resident rate."""
     first = at.models[0]
     resident = at.resident.get(f"{first.name} eager")
     log_every = Runtime(log_every=2 if at.small else 10, input_threads=Runtime.input_threads)
@@ -152,7 +153,7 @@ def part_d(at: Bench) -> None:
 
 
 def part_e(at: Bench, meanwhile: Callable[[], None]) -> None:
-    """Repeat deterministic runs to the bit; while their processes compile, the parts that time nothing have theirs."""
+    """Compare deterministic runs to the bit; while their processes compile, run the parts that time nothing."""
     cache = write_cache(at.folder / "repeats.zarr", patients=10, slices=5).path
     ways = repeats.WAYS[:1] if at.small else repeats.WAYS
     repeats.measure_repeats(
@@ -164,7 +165,7 @@ def part_e(at: Bench, meanwhile: Callable[[], None]) -> None:
 
 
 def part_g(at: Bench) -> None:
-    """Run out of memory."""
+    """Provoke running out of memory."""
     first = at.models[0]
     scarce = runs.scarce_memory if at.processes.device.type == "cuda" else runs.pretended_scarcity
     runs.measure_out_of_memory(at.report, at.new(), at.cache(first), first.config(), at.runtime, at.processes, scarce)
@@ -175,8 +176,8 @@ class Part:
     """A part of the benchmark.
 
     Attributes:
-        letter: of docs/gpu.md.
-        seconds: an estimate for an H100.
+        letter: its letter in docs/gpu.md.
+        seconds: estimated time on an H100.
     """
 
     letter: str
@@ -186,7 +187,7 @@ class Part:
 
 
 def parts(at: Bench, wanted: str) -> list[Part]:
-    """Return the parts wanted in their order, what would be missed most first."""
+    """Return the parts in order, the most important first."""
     first, second = at.models
     untimed = [
         Part("g", "out of memory", 10, lambda: part_g(at)),
@@ -209,7 +210,7 @@ def parts(at: Bench, wanted: str) -> list[Part]:
 
 
 def do(at: Bench, part: Part, wanted: str) -> None:
-    """Do a part if it is wanted, and leave the GPU's memory to the next one."""
+    """Run a part if it is wanted, and release the GPU's memory for the next one."""
     if part.letter in wanted:
         at.report.do(part.letter, part.title, 0 if at.small else part.seconds, part.work)
         if at.processes.device.type == "cuda":
@@ -219,14 +220,16 @@ def do(at: Bench, part: Part, wanted: str) -> None:
 
 
 @click.command()
-@click.option("--minutes", default=6.0, show_default=True, help="All ends by then, with what there is in the file.")
+@click.option("--minutes", default=6.0, show_default=True, help="Time limit; the file has the results so far.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="gpu.json", show_default=True)
-@click.option("--parts", "wanted", default="abdeg", show_default=True, help="Letters; c, f and h go with b and d.")
-@click.option("--small", is_flag=True, help="Everything on small networks, without a verdict on speed; on a CPU too.")
+@click.option(
+    "--parts", "wanted", default="abdeg", show_default=True, help="Letters of parts; c, f and h run with b and d."
+)
+@click.option("--small", is_flag=True, help="Use small networks, without verdicts on speed; for CPUs too.")
 def main(minutes: float, out: Path, wanted: str, small: bool) -> None:
-    """Measure the trainer on a GPU, and say of each figure whether it is as wanted."""
+    """Measure the trainer on a GPU, and judge each figure by its target."""
     if not torch.cuda.is_available() and not small:
-        click.echo("no GPU here: nothing measured (all parts, small, on the CPU: --small)")
+        click.echo("no GPU here: nothing measured (--small runs all parts on the CPU)")
         sys.exit(1)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     report = Report(out, machine(device), minutes * 60 - START_S, judges_speed=not small)
@@ -243,12 +246,12 @@ def main(minutes: float, out: Path, wanted: str, small: bool) -> None:
                 do(at, part, wanted)
             report.finish()
     failed = report.failed
-    click.echo(f"{len(failed)} of {len(report.checks)} lines FAIL; all are in {out.resolve()}")
+    click.echo(f"{len(failed)} of {len(report.checks)} lines FAIL; all lines are in {out.resolve()}")
     sys.exit(bool(failed))
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """Say what is measured on."""
+    """Describe the machine."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Make the cache that is trained on: as many slices as an epoch is to have, of which few lie on the disk."""
+"""Make the cache to train on, with as many slices as an epoch needs, but only a few on disk."""
 
 import os
 from pathlib import Path
@@ -18,10 +18,11 @@ def make_cache(path: Path, size_px: int, distinct: int, copies: int) -> Path:
     """Write a cache of distinct x copies slices, of patients with 32 slices each.
 
     The shards of a copy are hard links, so neither disk nor memory holds more than the distinct slices. The sums of a
-    copy say otherwise by one grey level, or the trainer would rightly join its patients to those of the original.
+    copy differ by a grey level, since otherwise the trainer would join its patients to those of the original.
 
     Args:
-        distinct: slices with pixels of their own, a multiple of 64.
+        distinct: number of different slices, a multiple of 64.
+        copies: how often each occurs.
     """
     rng, table = np.random.default_rng(0), make_table(distinct, copies)
     pixels = draw_slices(rng, table[list(CLASSES)].iloc[:distinct].to_numpy(float), size_px)
@@ -42,7 +43,7 @@ def make_cache(path: Path, size_px: int, distinct: int, copies: int) -> Path:
 
 
 def make_table(distinct: int, copies: int) -> pd.DataFrame:
-    """Return the lines of distinct x copies slices, of which a copy has the labels of its original."""
+    """Return the table of distinct x copies slices; a copy has the labels of its original."""
     rng, names = np.random.default_rng(0), list(CLASSES)
     table = fake_cache.make_table(rng, distinct * copies // SLICES, SLICES, CLASSES, 0)
     table[names] = table[names].iloc[np.arange(len(table)) % distinct].to_numpy()
@@ -51,7 +52,7 @@ def make_table(distinct: int, copies: int) -> pd.DataFrame:
 
 
 def draw_slices(rng: np.random.Generator, labels: np.ndarray, size_px: int) -> np.ndarray:
-    """Draw heads in air, (n, 3, S, S) uint8, that compress to a third as real ones do; findings show as squares."""
+    """Draw heads in air, (n, 3, S, S) uint8, that compress to a third, as real ones do; findings are bright squares."""
     y, x = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
     head = (x / 0.6) ** 2 + (y / 0.75) ** 2 < 1
     images = rng.integers(40, 90, (len(labels), len(WINDOWS), size_px, size_px), np.uint8)

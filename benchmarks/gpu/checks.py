@@ -1,4 +1,4 @@
-"""Print each check as it is done, and keep all of them in a JSON file."""
+"""Print each check when it is done, and keep all checks in a JSON file."""
 
 import faulthandler
 import json
@@ -19,17 +19,17 @@ from typing import Any
 import click
 import numpy as np
 
-LONGEST = 1.5  # times its estimate that a part may take
-LATEST_S = 5.0  # after the end, for what does not even let it be said
+LONGEST = 1.5  # limit of a part, as a multiple of its estimate
+LATEST_S = 5.0  # after the time limit, if the process hangs while holding the GIL
 
 
 class OutOfTime(TimeoutError):
-    """A part has had its time."""
+    """A part has used up its time."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure, what was wanted of it, and whether it is so; None where nothing was wanted."""
+    """A figure, its target, and whether the target is met; None if there is no target."""
 
     part: str
     name: str
@@ -44,11 +44,11 @@ class Report:
     """The checks so far.
 
     Attributes:
-        out: a JSON file, written anew after each check, so that a run cut short leaves what it had.
-        facts: of the machine.
-        seconds: within which all ends. A part of which less than its estimate is left is not begun, one that takes half
-            as long again is cut off, and so is whatever is under way at the end; none of these has passed.
-        judges_speed: whether rates are held to what is wanted of them; not where everything is small.
+        out: a JSON file, rewritten after each check, so that an interrupted run leaves its results.
+        facts: description of the machine.
+        seconds: time limit. A part is not started if less time than its estimate is left, and is stopped if it takes
+            1.5 times its estimate, or at the time limit; in all of these cases it has failed.
+        judges_speed: whether rates are compared with targets; not if everything is small.
     """
 
     out: Path | None = None
@@ -64,23 +64,23 @@ class Report:
         return [check for check in self.checks if check.passed is False]
 
     def fact(self, part: str, name: str, figure: float | str, unit: str = "") -> None:
-        """Note a figure of which nothing is wanted."""
+        """Record a figure without a target."""
         self._add(Check(part, name, figure, unit, "", None))
 
     def holds(self, part: str, name: str, passed: bool, figure: float | str, unit: str = "", wanted: str = "") -> None:
-        """Note whether something is right."""
+        """Record whether a condition holds."""
         self._add(Check(part, name, figure, unit, wanted, passed))
 
     def at_least(self, part: str, name: str, figure: float, least: float, unit: str = "") -> None:
-        """Note a rate, or a ratio of rates, that is to be no lower."""
+        """Record a rate, or a ratio of rates, with a lower limit."""
         self._speed(part, name, figure, unit, f"at least {least:g}", passed=figure >= least)
 
     def below(self, part: str, name: str, figure: float, most: float, unit: str = "") -> None:
-        """Note a share of time that is to be lower."""
+        """Record a share of time with an upper limit."""
         self._speed(part, name, figure, unit, f"below {most:g}", passed=figure < most)
 
     def do(self, part: str, title: str, estimate_s: float, work: Callable[[], None]) -> None:
-        """Do a part; whatever it raises is a check that failed, and the next part follows."""
+        """Run a part; record an exception as a failed check, so that the next part can run."""
         left = self.seconds - (time.monotonic() - self._began)
         if left < estimate_s:
             return self.holds(part, title, False, f"{left:.0f} s left of {self.seconds:.0f}", wanted="measured")
@@ -88,13 +88,13 @@ class Report:
         try:
             with time_limit(min(LONGEST * estimate_s, left) if estimate_s else left):
                 work()
-        except Exception as error:  # a benchmark says what went wrong and goes on
+        except Exception as error:  # report it and go on
             self._raised(part, title, error)
         self.fact(part, f"{title}: time taken", time.monotonic() - began, "s")
 
     @contextmanager
     def attempt(self, part: str, name: str) -> Iterator[None]:
-        """Have what is raised be a check that failed, and go on with the part; OutOfTime ends it."""
+        """Record an exception as a failed check and go on with the part; OutOfTime ends the part."""
         try:
             yield
         except OutOfTime:
@@ -103,15 +103,15 @@ class Report:
             self._raised(part, name, error)
 
     def finish(self) -> None:
-        """Note that every part has had its turn."""
+        """Record that all parts have been run."""
         self.finished = True
         self._write()
 
     @contextmanager
     def ends_in_time(self) -> Iterator[None]:
-        """End the process when the time is over, whatever it does then: a part may hang where no signal reaches it.
+        """End the process at the time limit, even if a part hangs where no signal reaches it.
 
-        And where it hangs with the GIL, so that no thread of Python's does either, the process ends some seconds later.
+        If it hangs while holding the GIL, so that no Python thread runs, the process ends some seconds later.
         """
 
         def end() -> None:
@@ -153,12 +153,12 @@ class Report:
             content = {"facts": self.facts} | verdict | {"checks": [asdict(one) for one in self.checks]}
             partial = self.out.with_name(f".{self.out.name}.partial")
             partial.write_text(json.dumps(content, indent=2) + "\n")
-            partial.replace(self.out)  # what cuts a run off finds a whole file
+            partial.replace(self.out)  # so an interrupted run leaves a complete file
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in what takes longer; within another limit the sooner one counts. For the main thread."""
+    """Raise OutOfTime after so many seconds, or at an enclosing limit if that is sooner. For the main thread only."""
 
     def stop(_: int, __: object) -> None:
         raise OutOfTime(f"cut off after {seconds:.0f} s")
@@ -180,18 +180,18 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def line_of(check: Check) -> str:
-    """Return the line of a check: pass, FAIL or nothing, its part, name, figure and what was wanted."""
+    """Return the line of a check: pass, FAIL or nothing, its part, name, figure and target."""
     verdict = {True: "pass", False: "FAIL", None: ""}[check.passed]
     figure = check.figure if isinstance(check.figure, str) else f"{check.figure:,.4g}"
     if isinstance(check.figure, float) and abs(check.figure) >= 1000:
         figure = f"{check.figure:,.0f}"
-    said = f"{verdict:<5}{check.part:<2}{check.name:<62} {figure} {check.unit}".rstrip()
-    return f"{said}  ({check.wanted})" if check.wanted else said
+    line = f"{verdict:<5}{check.part:<2}{check.name:<62} {figure} {check.unit}".rstrip()
+    return f"{line}  ({check.wanted})" if check.wanted else line
 
 
 @contextmanager
 def clocks(report: Report, part: str, title: str) -> Iterator[None]:
-    """Note the GPU's clock and power while something is measured, where nvidia-smi tells them."""
+    """Record the GPU's clock, power and temperature during a measurement, if nvidia-smi is available."""
     program = shutil.which("nvidia-smi")
     if program is None:
         yield
@@ -202,14 +202,14 @@ def clocks(report: Report, part: str, title: str) -> Iterator[None]:
         yield
     finally:
         watching.terminate()
-        said = watching.communicate()[0]
-        if (seen := read_clocks(said)) is not None:
+        output = watching.communicate()[0]
+        if (seen := read_clocks(output)) is not None:
             clock, power, warmth = seen
             report.fact(part, f"{title}: clock, power, temperature", f"{clock:.0f} MHz, {power:.0f} W, {warmth:.0f} °C")
 
 
-def read_clocks(said: str) -> np.ndarray | None:
-    """Return the medians of clock (MHz), power (W) and temperature (°C) over what nvidia-smi said; None for nothing."""
-    whole = [line.split(",") for line in said.splitlines(keepends=True) if line.endswith("\n") and "[" not in line]
+def read_clocks(output: str) -> np.ndarray | None:
+    """Return the medians of clock (MHz), power (W) and temperature (°C) in nvidia-smi's output; None if it is empty."""
+    whole = [line.split(",") for line in output.splitlines(keepends=True) if line.endswith("\n") and "[" not in line]
     values = [[float(word) for word in line] for line in whole if len(line) == 3]
     return np.median(values, axis=0) if values else None

@@ -1,4 +1,4 @@
-"""Images/s of a step on a resident batch, with augmentation, and from the cache, interleaved."""
+"""Measure images/s of a step on a resident batch, with augmentation, and from the cache, in turns."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ FIELDS = ("images", "z_norm", "labels", "keys", "lines", "drawn")
 
 @dataclass(frozen=True)
 class Load:
-    """Steps in a round: `warm` before the clock starts, `steps` while it runs; and how many rounds."""
+    """Steps in a round, `warm` untimed and `steps` timed ones, and the number of rounds."""
 
     warm: int
     steps: int
@@ -37,7 +37,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Resident:
-    """A batch on the device, its keys on the host, its number in the run, and what the network sees of it."""
+    """A batch on the device, its keys on the host, its number in the run, and the network's inputs."""
 
     batch: Batch
     keys: np.ndarray
@@ -47,7 +47,7 @@ class Resident:
 
 @dataclass
 class Bench:
-    """A run that stands still: its network, one batch of each size on the device, and an epoch under way."""
+    """A prepared run: its network, one batch of each size on the device, and the iterator of an epoch."""
 
     setup: Setup
     learner: Learner
@@ -62,13 +62,13 @@ class Bench:
         return self.setup.device
 
     def step_resident(self, which: int = 0) -> None:
-        """Do all that a step does but reading and augmenting: loss, gradients, clipping, guard, average, log."""
+        """Run a step without reading and augmenting: loss, gradients, clipping, check, averaging, logging."""
         resident = self.resident[which]
         self.watch.record_batch(resident.batch.lines, len(resident.keys))
         self._learn(resident.inputs)
 
     def step_augmented(self) -> None:
-        """Do the same after augmenting and mixing the resident batch, and note how long the device took for that."""
+        """Run the same step after augmenting and mixing the resident batch, and record the device time of that."""
         resident = self.resident[0]
         self.watch.record_batch(resident.batch.lines, len(resident.keys))
         stop = stopwatch(self.device)
@@ -77,7 +77,7 @@ class Bench:
         self._learn(inputs)
 
     def step_from_cache(self) -> None:
-        """Do a step as a run does it."""
+        """Run a complete step, as in training."""
         train_step(self.setup, self.learner, self.model, self.batches, self.watch)
 
     def _learn(self, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -89,10 +89,10 @@ class Bench:
         self.watch.record_step(progress, rate, loss, norm)
 
     def seconds(self, step: Callable[[], None], load: Load) -> float:
-        """Return the seconds of a step; the losses are looked at within, as a run does now and then.
+        """Return the seconds per step, including reading the losses, as a run does at intervals.
 
         Raises:
-            RunError: one was not finite.
+            RunError: if a loss is not finite.
         """
         for _ in range(load.warm):
             step()
@@ -110,7 +110,7 @@ class Bench:
 def bench(
     folder: Path, cache_path: Path, config: TrainConfig, runtime: Runtime, processes: Processes
 ) -> Iterator[Bench]:
-    """Begin a run and stop before its first step, warmed up on each size that its batches have."""
+    """Set up a run up to its first step, warmed up on each batch size."""
     run, cache = begin(folder / "run", cache_path, config, processes)
     setup = set_up(run, cache, runtime, processes)
     learner = start(setup)
@@ -125,7 +125,7 @@ def bench(
 
 
 def resident_batches(setup: Setup, learner: Learner) -> list[Resident]:
-    """Return a batch of each size that the epoch has, the most frequent size first, with its keys and inputs."""
+    """Return a batch of each size in the epoch with its keys and inputs, the most frequent size first."""
     sizes = [setup.schedule.images_in_batch(number) for number in range(setup.schedule.batches)]
     found: dict[int, Resident] = {}
     with closing(epoch_batches(setup, replace(learner.progress))) as batches:
@@ -139,10 +139,10 @@ def resident_batches(setup: Setup, learner: Learner) -> list[Resident]:
 
 
 def measure_rates(report: Report, part: str, title: str, of: Bench, load: Load, *, least: float | None = None) -> float:
-    """Measure the three steps by turns, and the device time of augmentation; return the resident batch's images/s.
+    """Measure the three steps in turns, and the device time of augmentation; return the resident batch's images/s.
 
     Args:
-        least: images/s that a step from the cache is to reach; None where no figure is known to hold it to.
+        least: target in images/s of a step from the cache; None if there is no target.
     """
     steps = {"resident": of.step_resident, "augmented": of.step_augmented, "from the cache": of.step_from_cache}
     each: dict[str, list[float]] = {name: [] for name in steps}
@@ -169,7 +169,7 @@ def measure_rates(report: Report, part: str, title: str, of: Bench, load: Load, 
 
 
 def measure_evaluation(report: Report, of: Bench, slices: int) -> None:
-    """Measure evaluation with TTA from the cache, by view, against forward passes alone on a resident batch."""
+    """Measure evaluation with TTA from the cache, per view, against forward passes on a resident batch."""
     setup, net = of.setup, of.learner.evaluated.eval()
     batch = of.resident[0].batch
     grey = batch.images.float().div_(255)
@@ -199,13 +199,13 @@ def measure_evaluation(report: Report, of: Bench, slices: int) -> None:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a GPU has done all that it was given."""
+    """Wait until a GPU has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
-    """Start to measure the device's time; called, the result stops, and gives what returns the seconds later."""
+    """Start measuring device time; call the result to stop, and call what that returns to get the seconds later."""
     if device.type != "cuda":
         began = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Runs that are to repeat to the bit: one undisturbed, one killed and resumed, each in processes of its own.
+"""Check that runs repeat to the bit: one undisturbed, one killed and resumed, each in separate processes.
 
 python -m benchmarks.gpu.repeats RUN CACHE DEVICE MODEL eager|compiled KILL_AT
 """
@@ -16,14 +16,14 @@ from typing import Any
 
 from benchmarks.gpu.checks import Report
 
-STEPS = 7  # before the kill: in the second epoch
-LASTS_S = 240  # a process at most, whatever becomes of the one that started it
+STEPS = 7  # before the kill, which is then in the second epoch
+LASTS_S = 240  # limit of a process, even if the one that started it is gone
 WAYS = ("eager", "compiled")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, on what."""
+    """What to train, and on which cache and device."""
 
     cache: Path
     device: str
@@ -31,7 +31,7 @@ class Plan:
     ways: tuple[str, ...] = WAYS
 
     def spawn(self, run: Path, way: str, kill_at: int) -> "subprocess.Popen[str]":
-        """Start a process that trains a run or goes on with it."""
+        """Start a process that trains a run or resumes it."""
         of = (run, self.cache, self.device, self.model, way, kill_at)
         command = [sys.executable, "-m", "benchmarks.gpu.repeats", *map(str, of)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -40,21 +40,21 @@ class Plan:
 def measure_repeats(
     report: Report, folder: Path, plan: Plan, meanwhile: Callable[[], None] = lambda: None, timeout_s: float = LASTS_S
 ) -> None:
-    """Train deterministically, eager and compiled, killed and not, all at once; then resume and compare weights.
+    """Train deterministically, eager and compiled, killed and not, all in parallel; then resume and compare weights.
 
     Args:
-        meanwhile: what is done while the first processes run; nothing that is timed.
+        meanwhile: called while the first processes run; must not time anything.
     """
     with ExitStack() as running:
 
         def spawn(way: str, kill: int, kill_at: int) -> "subprocess.Popen[str]":
             process = plan.spawn(folder / f"{way}-{kill}", way, kill_at)
-            running.callback(process.kill)  # what is cut off here leaves none behind, which the next part would feel
+            running.callback(process.kill)  # so that none is left to slow down the next part
             return process
 
         begun = {(way, kill): spawn(way, kill, kill) for way in plan.ways for kill in (0, STEPS)}
         meanwhile()
-        said = {which: process.communicate(timeout=timeout_s)[1] for which, process in begun.items()}
+        outputs = {which: process.communicate(timeout=timeout_s)[1] for which, process in begun.items()}
         resumed = {way: spawn(way, STEPS, 0) for way in plan.ways}
         errors = {way: process.communicate(timeout=timeout_s)[1] for way, process in resumed.items()}
     for way in plan.ways:
@@ -62,24 +62,24 @@ def measure_repeats(
         report.holds("e", f"{way}: the run to be killed was", killed, begun[way, STEPS].returncode)
         hashes = [digest(folder / f"{way}-{kill}") for kill in (0, STEPS)]
         equal = hashes[0] == hashes[1] != ""
-        reason = "" if equal else f" {last_line(said[way, 0])} {last_line(errors[way])}"
+        reason = "" if equal else f" {last_line(outputs[way, 0])} {last_line(errors[way])}"
         report.holds("e", f"{way}: killed and resumed ends with equal weights", equal, " ".join(hashes) + reason)
 
 
 def digest(run: Path) -> str:
-    """Return the first 12 hex digits of the SHA-256 of a run's weights; nothing where it has none."""
+    """Return the first 12 hex digits of the SHA-256 of a run's weights, or "" if it has none."""
     file = run / "weights.safetensors"
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.exists() else ""
 
 
 def last_line(text: str) -> str:
-    """Return the last line of what a process said, which names its error."""
+    """Return the last line of a process's output, which names its error."""
     lines = text.strip().splitlines()
     return lines[-1][:200] if lines else ""
 
 
 def train(run_path: Path, plan: Plan, way: str, kill_at: int) -> None:
-    """Train a small deterministic run, or go on with it; after `kill_at` steps this process kills itself."""
+    """Train a small deterministic run, or resume it; after `kill_at` steps the process kills itself."""
     import torch
 
     from training.run import loop

@@ -1,4 +1,4 @@
-"""Whole runs: two epochs from the cache with their log, the path of several processes, and too little memory."""
+"""Complete runs: two epochs with their log, the path of several processes, and too little memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from training.run.setup import set_up
 def measure_fit(
     report: Report, folder: Path, cache_path: Path, config: TrainConfig, runtime: Runtime, processes: Processes
 ) -> Callable[[float], None]:
-    """Train two epochs with validation, log and checkpoints; return what compares them with a resident batch's rate."""
+    """Train two epochs with validation, log and checkpoints; return a function that compares them with a rate."""
     run, cache = begin(folder / "run", cache_path, replace(config, epochs=2), processes)
     if processes.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -48,7 +48,7 @@ def measure_fit(
 
 
 def logged_rate(run: Run) -> float:
-    """Return images/s as log.csv has them, the median over its looks, without each epoch's first, which starts up."""
+    """Return the median images/s in log.csv, without the first entry of each epoch, which includes the start-up."""
     log = pd.read_csv(run.log).dropna(subset=["images_per_s"])
     steady = log[log.groupby("epoch").cumcount() > 0]
     return float((steady if len(steady) else log)["images_per_s"].median())
@@ -63,7 +63,7 @@ def measure_distributed(
     device: torch.device,
     load: Load,
 ) -> Callable[[float], None]:
-    """Measure steps by the path of several processes, in one; return what compares them with a resident batch."""
+    """Measure steps on the path of several processes, in one; return a function that compares them with a rate."""
     with joined_alone(device) as processes, bench(folder, cache_path, config, runtime, processes) as of:
         seconds = float(np.median([of.seconds(of.step_from_cache, load) for _ in range(load.rounds)]))
     rate = of.setup.schedule.num_slices / of.setup.schedule.batches / seconds
@@ -73,8 +73,8 @@ def measure_distributed(
 
 @contextmanager
 def joined_alone(device: torch.device) -> Iterator[Processes]:
-    """Be one process that talks to the others by NCCL or gloo, although there are none."""
-    for library in ("GLOO", "NCCL"):  # a machine may have no other network
+    """Join a process group of a single process, over NCCL or gloo."""
+    for library in ("GLOO", "NCCL"):  # the machine may have no other network
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -93,25 +93,25 @@ def measure_out_of_memory(
     processes: Processes,
     scarce: Callable[[torch.device], AbstractContextManager[None]],
 ) -> None:
-    """Train where memory does not suffice, and see what is said."""
+    """Train with too little memory, and check the error."""
     run, cache = begin(folder / "run", cache_path, config, processes)
     try:
         with scarce(processes.device):
             fit(run, cache, runtime, processes)
     except RunError as error:
-        said = str(error)
-        one_line = "out of GPU memory" in said and "--batch-size" in said and "\n" not in said
-        report.holds("g", "out of memory is one line with what to set", one_line, said.replace(str(folder), ""))
+        message = str(error)
+        one_line = "out of GPU memory" in message and "--batch-size" in message and "\n" not in message
+        report.holds("g", "out of memory is one line with what to set", one_line, message.replace(str(folder), ""))
     else:
-        report.holds("g", "out of memory is one line with what to set", False, "the run went through")
+        report.holds("g", "out of memory is one line with what to set", False, "the run did not fail")
 
 
 @contextmanager
 def scarce_memory(device: torch.device) -> Iterator[None]:
-    """Leave PyTorch 2 GiB of a GPU's memory."""
+    """Limit PyTorch to 2 GiB of the GPU's memory."""
     torch.cuda.empty_cache()
-    whole = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / whole, device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total, device)
     try:
         yield
     finally:
@@ -120,7 +120,7 @@ def scarce_memory(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def pretended_scarcity(device: torch.device) -> Iterator[None]:
-    """Have the first batch find no memory, where there is no GPU to run out of it."""
+    """Raise an out-of-memory error for the first batch, on a machine without a GPU."""
 
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -134,7 +134,7 @@ def pretended_scarcity(device: torch.device) -> Iterator[None]:
 
 
 def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:
-    """Compare what the network sees of a batch on the device with what it sees on the CPU."""
+    """Compare the network's inputs computed on the device with those computed on the CPU."""
     resident = of.resident[0]
     host = replace(
         resident.batch,
@@ -144,7 +144,7 @@ def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:
     expected = make_inputs(setup, host, resident.keys, resident.number)
     wait(of.device)
     for name, there, here in zip(("images", "z_norm", "labels"), resident.inputs, expected, strict=True):
-        # bfloat16 has 8 bits, so a value is rounded by a 256th of itself at most; sums of float32 differ by 1e-4.
+        # bfloat16 has 8 bits, so rounding changes a value by at most 1/256; sums in float32 differ by 1e-4.
         most = 2**-8 + 1e-3 if there.dtype == torch.bfloat16 else 1e-3
         error = difference(there.float().cpu(), here.float())
         report.holds(
@@ -153,7 +153,7 @@ def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:
 
 
 def difference(there: torch.Tensor, here: torch.Tensor) -> float:
-    """Return the largest difference of two tensors, relative above 1; inf where one alone has a number."""
+    """Return the largest difference of two tensors, relative for values above 1; inf if only one is NaN."""
     apart = (there - here).abs() / here.abs().clamp_min(1)
-    neither = there.isnan() & here.isnan()  # a label may be missing
-    return float(apart.masked_fill(neither, 0).nan_to_num(torch.inf).max())
+    both_missing = there.isnan() & here.isnan()  # a label may be missing
+    return float(apart.masked_fill(both_missing, 0).nan_to_num(torch.inf).max())

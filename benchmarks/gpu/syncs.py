@@ -1,4 +1,4 @@
-"""Look for what a step waits for: synchronisations that are errors, and gaps between the GPU's kernels."""
+"""Find waits in a training step: synchronisations, which raise errors, and gaps between the GPU's kernels."""
 
 import warnings
 from collections import Counter
@@ -13,14 +13,14 @@ import torch
 from benchmarks.gpu.checks import Report
 from benchmarks.gpu.rates import Bench, wait
 
-# Calls of the CUDA runtime by which the host waits. The profiler itself ends with some for the whole device.
+# Calls of the CUDA runtime in which the host waits. The profiler itself makes some at its end.
 WAITS = ("cudaStreamSynchronize", "cudaMemcpy", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LONG_GAP_S = 50e-6
 
 
 @dataclass(frozen=True)
 class Busy:
-    """What kernels say of a stretch of time: seconds from first to last, idle ones, and idle gaps that are long."""
+    """A summary of kernels: seconds from the first to the last, idle seconds, and the number of long gaps."""
 
     seconds: float
     idle: float
@@ -28,7 +28,7 @@ class Busy:
 
 
 def measure_syncs(report: Report, of: Bench, steps: int) -> None:
-    """Do steps where a synchronisation is an error; if one comes, say where in some more there are any."""
+    """Run steps in which a synchronisation raises an error; if one does, find the lines that wait in further steps."""
     of.step_from_cache()
     wait(of.device)
     name, unit = "steps in which the host waits for the GPU", f"of {steps}"
@@ -46,7 +46,7 @@ def measure_syncs(report: Report, of: Bench, steps: int) -> None:
 
 
 def waits_of(of: Bench, steps: int = 3) -> list[str]:
-    """Do steps where a synchronisation is a warning; return at which lines there were any, and how many."""
+    """Run steps in which a synchronisation gives a warning; return the lines that wait, and how often."""
     with sync_mode(of.device, "warn"), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(steps):
@@ -56,7 +56,7 @@ def waits_of(of: Bench, steps: int = 3) -> list[str]:
 
 
 def measure_gaps(report: Report, of: Bench, profiled: int) -> None:
-    """Do steps under the profiler, and list calls that wait and gaps between kernels."""
+    """Run steps under the profiler, and record calls that wait and gaps between kernels."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if of.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -76,7 +76,7 @@ def measure_gaps(report: Report, of: Bench, profiled: int) -> None:
 
 
 def of_kernels(spans: Iterable[tuple[float, float]]) -> Busy:
-    """Summarise when kernels ran, begin and end in seconds, in any order and on any stream."""
+    """Summarise spans of kernels, start and end in seconds, in any order and on any stream."""
     ordered = np.array(sorted(spans)).reshape(-1, 2)
     if not len(ordered):
         return Busy(0, 0, 0)
@@ -87,7 +87,7 @@ def of_kernels(spans: Iterable[tuple[float, float]]) -> Busy:
 
 @contextmanager
 def sync_mode(device: torch.device, mode: str) -> Iterator[None]:
-    """Have PyTorch raise ("error") or warn ("warn") where an operation waits for a GPU."""
+    """Have PyTorch raise ("error") or warn ("warn") when an operation waits for a GPU."""
     if device.type != "cuda":
         yield
         return
