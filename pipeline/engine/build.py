@@ -23,6 +23,7 @@ from pipeline.planning.jobs import HandedBack, ShardJob
 from pipeline.planning.plan import Plan
 from pipeline.planning.settings import BuildOptions, Settings, Workers
 from pipeline.planning.survey import Survey, entries_of, survey
+from pipeline.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +210,16 @@ def _run(context: Any, jobs: Iterable[ShardJob], workers: Workers, progress: Pro
     run = run_jobs(context, list(jobs_by_shard.values()), workers, progress.note, progress.files_begun)
     with contextlib.closing(run) as results:
         for result in results:
-            missing = result.vanished + result.changed
-            if missing:
-                raise SourceError(
-                    f"{missing[0]}: vanished or changed before it was read, as did {len(missing) - 1:,} more files of "
-                    "its shard; finished work is kept: run the same command again"
-                )
+            if result.vanished or result.changed:
+                raise _source_error(result.vanished, result.changed)
             progress.shard_done(jobs_by_shard[result.shard], result)
             handed_back += result.handed_back
     return handed_back
+
+
+def _source_error(vanished: list[str], changed: list[str]) -> SourceError:
+    """Return the error to raise when files of a shard cannot be read as planned."""
+    first, *others = vanished + changed
+    rest = f", as did {counted(len(others), 'other file')} of its shard" if others else ""
+    lost = f"{first}: vanished or changed before it was read{rest}; finished work is kept: run the same command again"
+    return SourceError(f"{lost}; add --check hash if this repeats" if changed else lost)

@@ -137,7 +137,7 @@ def _describe(client: Any) -> str:
 
 def _start_local(count: int, *, dashboard: bool, stack: contextlib.ExitStack) -> Any:
     if dashboard and importlib.util.find_spec("bokeh") is None:
-        raise CacheError("--dashboard: Dask draws it with bokeh; run: pip install 'ich-cache[cluster]'")
+        raise CacheError("--dashboard: Dask needs bokeh for it; run: pip install 'ich-cache[cluster]'")
     # A local process dies only because of its task, so the task is isolated at once.
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
     if not dashboard:

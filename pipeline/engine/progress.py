@@ -68,7 +68,7 @@ class ShownProgress:
             self._at_start = done
         if self._bar is not None:
             self._bar.set_description("" if done else COMPILING, refresh=False)
-            self._bar.set_postfix({"failed": self._failed, "no slices": self._other_files}, refresh=not done)
+            self._bar.set_postfix({"failed": self._failed, "other files": self._other_files}, refresh=not done)
             self._bar.update(done - self._bar.n)
         elif self._started and time.monotonic() - self._printed > LINE_EVERY_S:
             self._print_line(done)
@@ -79,7 +79,7 @@ class ShownProgress:
         left = max(self._total - done, 0) / max(rate, 1e-9)
         terminal.note(
             f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._failed:,} failed, "
-            f"{self._other_files:,} no slices, {tqdm.format_interval(left)} left"
+            f"{self._other_files:,} other files, {tqdm.format_interval(left)} left"
         )
 
     def note(self, line: str) -> None:

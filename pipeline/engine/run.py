@@ -167,7 +167,7 @@ def _performance_report(file: Path | None) -> Iterator[None]:
         import bokeh  # noqa: F401
     except ImportError:
         raise CacheError(
-            f"--performance-report {file}: Dask draws it with bokeh; run: pip install 'ich-cache[cluster]'"
+            f"--performance-report {file}: Dask needs bokeh for it; run: pip install 'ich-cache[cluster]'"
         ) from None
     with distributed.performance_report(filename=str(file)):
         yield

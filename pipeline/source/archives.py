@@ -184,7 +184,7 @@ def gunzip(packed: memoryview) -> bytes:
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it unpacks to more than {MAX_RATIO} times its size, or to more than 1 GB")
     if not unpacker.eof:
-        raise OSError(errno.EIO, "the gzip data end too early")
+        raise OSError(errno.EIO, "the gzip data is truncated")
     return content
 
 

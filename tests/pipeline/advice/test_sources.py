@@ -161,6 +161,17 @@ def _files_that_vanish_during_the_build(small: Small) -> Case:
 
 
 @CASES.add
+def _a_file_changed_without_its_size_or_time(small: Small) -> Case:
+    """The same command fails again, because only the content shows the change."""
+    built(small)
+    write(small.src / "001.dcm", slice_bytes(1, content=5))
+    small.sizes = (8, 12)
+    small.build(code=1)
+    advice = "001.dcm: vanished or changed before it was read; .* add --check hash if this repeats"
+    return Case(build(small), advice, again(small, "--check", "hash"), again=True)
+
+
+@CASES.add
 def _a_server_that_does_not_answer(small: Small) -> Case:
     class Silent(Exception):
         """As a client calls it that has no errno."""

@@ -188,7 +188,7 @@ def test_the_page_says_how_labels_come_in(tmp_path: Path) -> None:
     write_slices(small.src, range(3))
     small.build()
     run("report", small.out, "--out", page)
-    assert "To add labels run the same build with --labels; no image is built again." in page.read_text("utf-8")
+    assert "To add labels, run the same build with --labels; no image is converted again." in page.read_text("utf-8")
     write(tmp_path / "l.csv", b"image_id,bleed,any\n1.2.3.0.0,1,1\n")
     with counted() as work:
         small.build("--labels", tmp_path / "l.csv")

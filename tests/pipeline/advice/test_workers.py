@@ -230,7 +230,7 @@ def test_extras_that_messages_name_bring_what_is_missing() -> None:
     assert_installs("codecs", "imagecodecs")
     for module in ("cluster", "run"):
         source = Path(engine_cluster.__file__).with_name(f"{module}.py").read_text("utf-8")
-        assert "Dask draws it with bokeh; run: pip install 'ich-cache[cluster]'" in source
+        assert "Dask needs bokeh for it; run: pip install 'ich-cache[cluster]'" in source
     assert_installs("cluster", "bokeh")
     assert "pip install --upgrade numba" in Path(compiled.__file__).read_text("utf-8")
     assert_installs("pipeline", "numba")

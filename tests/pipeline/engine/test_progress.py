@@ -43,8 +43,8 @@ def test_a_line_every_few_seconds_gives_the_rate_without_the_start(clock, capsys
     first, second, *lines = capsys.readouterr().err.splitlines()
     assert (first, second) == ("first build: 100 files", "starting workers")
     assert lines == [
-        "22 of 100 slices, 4 slices/s, 0 failed, 0 no slices, 00:19 left",
-        "50 of 100 slices, 3 slices/s, 2 failed, 3 no slices, 00:14 left",
+        "22 of 100 slices, 4 slices/s, 0 failed, 0 other files, 00:19 left",
+        "50 of 100 slices, 3 slices/s, 2 failed, 3 other files, 00:14 left",
     ]
 
 
@@ -64,7 +64,7 @@ def test_the_bar_advances_within_a_shard_and_goes_back_if_its_worker_dies(monkey
         seen.append(shown._bar.n)
     assert seen == [0, 30, 50, 25, 70]
     assert stages[:3] == ["starting workers", "compiling: ", ""]
-    assert "failed=0, no slices=4" in terminal.getvalue()
+    assert "failed=0, other files=4" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
