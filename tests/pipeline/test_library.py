@@ -1,4 +1,4 @@
-"""Test the interface for programs of one's own: they get what the commands give."""
+"""The Python interface gives the same results as the commands."""
 
 import io
 import subprocess
@@ -18,7 +18,7 @@ from testkit.dicom_files import ct_dataset, encode, enhanced_file, frame_groups,
 WINDOWS = (pipeline.Window("brain", 40, 80), pipeline.Window("bone", 600, 2800))
 
 
-def test_every_name_is_there_and_importing_the_package_is_cheap() -> None:
+def test_all_public_names_exist_and_importing_the_package_is_fast() -> None:
     heavy = "import pipeline, sys; print(*({'numpy', 'pandas', 'pydicom', 'numba', 'yaml'} & sys.modules.keys()))"
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, cwd=root).stdout
@@ -29,7 +29,7 @@ def test_every_name_is_there_and_importing_the_package_is_cheap() -> None:
         pipeline.biuld  # noqa: B018
 
 
-def test_build_and_plan_do_what_the_commands_do(tmp_path: Path) -> None:
+def test_build_and_plan_agree_with_the_commands(tmp_path: Path) -> None:
     made = small.Small(tmp_path)
     small.write_slices(made.src, range(3))
     made.build()
@@ -59,7 +59,7 @@ def test_render_gives_the_pixels_that_a_build_stores(tmp_path: Path) -> None:
     assert np.array_equal(pipeline.render(dataset, windows, int(size)), stored)
 
 
-def test_render_takes_any_windows_and_frame_and_leaves_the_dataset_alone() -> None:
+def test_render_takes_any_windows_and_frame_and_does_not_change_the_dataset() -> None:
     stored = gradient(40, 30)
     dataset = pydicom.dcmread(io.BytesIO(encode(ct_dataset(stored, RescaleIntercept=-1024))))
     before = dataset.to_json()
@@ -69,14 +69,14 @@ def test_render_takes_any_windows_and_frame_and_leaves_the_dataset_alone() -> No
     assert np.array_equal(image, expected)
     assert dataset.to_json() == before
     frames = np.stack([stored, stored[::-1]])
-    whole = pydicom.dcmread(io.BytesIO(enhanced_file(frames, [frame_groups(z, 1, -1024) for z in (0, 5)])))
-    assert np.array_equal(pipeline.render(whole, WINDOWS, 20), image)
-    assert not np.array_equal(pipeline.render(whole, WINDOWS, 20, frame=1), image)
+    enhanced = pydicom.dcmread(io.BytesIO(enhanced_file(frames, [frame_groups(z, 1, -1024) for z in (0, 5)])))
+    assert np.array_equal(pipeline.render(enhanced, WINDOWS, 20), image)
+    assert not np.array_equal(pipeline.render(enhanced, WINDOWS, 20, frame=1), image)
     with pytest.raises(pipeline.SourceError, match="no frame 2"):
-        pipeline.render(whole, WINDOWS, 20, frame=2)
+        pipeline.render(enhanced, WINDOWS, 20, frame=2)
 
 
-def test_render_says_why_it_cannot() -> None:
+def test_errors_of_render_have_a_reason() -> None:
     dataset = pydicom.dcmread(io.BytesIO(encode(ct_dataset(gradient(), Modality="MR"))))
     with pytest.raises(pipeline.SourceError, match=r"not CT .*accepted_files"):
         pipeline.render(dataset, WINDOWS, 20)

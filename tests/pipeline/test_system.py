@@ -1,4 +1,4 @@
-"""Build caches where the operating system gives less than Linux does: the outcome is the same."""
+"""Builds give the same cache on operating systems that lack system calls of Linux."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from testkit.small import Small, write_slices
 
 ROOT = Path(__file__).parents[2]
-# What macOS and Windows do not have: taken away before anything of ours is imported.
+# Names that macOS and Windows lack; they are removed before our modules are imported.
 MISSING = {
     "macOS": ("", "sched_getaffinity fdatasync RWF_NOWAIT O_DIRECT preadv", ""),
     "Windows": (
@@ -23,7 +23,7 @@ MISSING = {
 BARE = """
 import os, signal, sys
 modules, calls, signals = (text.split() for text in sys.argv[1:4])
-import dask, distributed, multiprocessing.resource_tracker, numba, zarr  # which know what to do without
+import dask, distributed, multiprocessing.resource_tracker, numba, zarr  # these handle other systems themselves
 for name in modules: sys.modules[name] = None
 for name in calls: delattr(os, name)
 for name in signals: delattr(signal, name)
@@ -37,7 +37,7 @@ for arguments in json.loads(sys.argv[4]):
 
 
 def bare(system: str, *commands: list[object]) -> "subprocess.CompletedProcess[str]":
-    """Run commands of `pipeline` one after another, in one process, to the first that fails."""
+    """Run commands of `pipeline` one after another in one process, until one fails."""
     given = json.dumps([[str(argument) for argument in command] for command in commands])
     where = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -51,7 +51,7 @@ def bare(system: str, *commands: list[object]) -> "subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("system", MISSING)
-def test_a_build_on_another_system_gives_the_same_cache(tmp_path: Path, system: str) -> None:
+def test_a_build_without_these_names_gives_the_same_cache(tmp_path: Path, system: str) -> None:
     small, usual = Small(tmp_path / "bare"), Small(tmp_path / "usual")
     for made in (small, usual):
         write_slices(made.src, range(6))
@@ -69,7 +69,7 @@ def test_a_build_on_another_system_gives_the_same_cache(tmp_path: Path, system: 
     assert digest == of_usual == usual.digest()
 
 
-def test_without_fcntl_a_cache_is_still_one_builders(tmp_path: Path) -> None:
+def test_a_cache_is_locked_without_fcntl(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     small.build()

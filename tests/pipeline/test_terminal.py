@@ -1,4 +1,4 @@
-"""What is printed: one line a call, and nothing that a terminal would act on."""
+"""Each call prints one line, without control characters."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from testkit.small import Small, slice_bytes, write
 
 
 @given(st.text(st.characters(), max_size=40))
-def test_any_text_is_printable_and_tells_texts_apart(text):
+def test_any_text_is_escaped_to_a_printable_one(text):
     shown = escaped(text)
     assert shown.isprintable()
     if text.isprintable():
@@ -33,19 +33,19 @@ def test_any_text_is_printable_and_tells_texts_apart(text):
         ("Kopf übel 頭部.dcm", "Kopf übel 頭部.dcm"),
     ],
 )
-def test_what_a_terminal_acts_on_is_an_escape(text, shown, capsys):
+def test_control_characters_are_printed_as_escapes(text, shown, capsys):
     terminal.say(text)
     assert capsys.readouterr().out == shown + "\n"
 
 
-def test_a_terminal_without_umlauts_shows_escapes(monkeypatch):
+def test_characters_that_the_terminal_lacks_are_printed_as_escapes(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     terminal.say("ü")
     assert stream.buffer.getvalue() == b"\\xfc\n"
 
 
-def test_an_error_is_of_bounded_length_and_survives_a_terminal_that_is_gone(capsys, monkeypatch):
+def test_errors_have_a_limited_length_and_a_closed_terminal_is_ignored(capsys, monkeypatch):
     terminal.complain("x" * 100_000)
     assert len(capsys.readouterr().err) == len("error: ") + terminal.MAX_ERROR_CHARACTERS + 1
 
@@ -58,7 +58,7 @@ def test_an_error_is_of_bounded_length_and_survives_a_terminal_that_is_gone(caps
     terminal.note("x")
 
 
-def test_a_file_name_reaches_the_terminal_as_escapes(tmp_path):
+def test_file_names_are_printed_with_escapes(tmp_path):
     small = Small(tmp_path)
     evil = small.src / "a\x1b[31m\nerror: forged.dcm"
     write(small.src / "good.dcm", slice_bytes(1))

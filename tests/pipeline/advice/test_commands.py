@@ -1,4 +1,4 @@
-"""Messages of `pipeline` that name a way out: each is called up and followed by its own words."""
+"""Messages of `pipeline` with advice: tests provoke each of them and follow its advice."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ CASES = Cases()
 
 
 @CASES.add
-def _a_cache_that_is_not_there(small: Small) -> Case:
+def _a_missing_cache(small: Small) -> Case:
     missing = ["info", small.out]
     return Case(missing, r"run: (pipeline build .*)", lambda m: [[*advised(m[1], small), "--workers", 0]], again=True)
 
 
 @CASES.add
-def _a_source_that_is_not_there(small: Small) -> Case:
+def _a_missing_source(small: Small) -> Case:
     return Case(build(small, src=small.folder / "no"), "give a folder of DICOM files", again(small))
 
 
@@ -36,44 +36,44 @@ def _no_source(small: Small) -> Case:
 
 
 @CASES.add
-def _a_cache_within_the_source(small: Small) -> Case:
+def _a_cache_inside_its_source(small: Small) -> Case:
     return Case(build(small, out=small.src / "c.zarr"), "--out lies inside.*give a folder outside", again(small))
 
 
 @CASES.add
-def _a_file_in_the_place_of_the_cache(small: Small) -> Case:
+def _a_file_instead_of_a_cache(small: Small) -> Case:
     small.out.write_bytes(b"")
     return Case(build(small), "give another (--out)", lambda m: [[*build(small), m[1], small.folder / "other"]])
 
 
 @CASES.add
-def _a_strangers_folder_in_the_place_of_the_cache(small: Small) -> Case:
+def _another_folder_instead_of_a_cache(small: Small) -> Case:
     write(small.out / "notes.txt", b"")
     return Case(build(small), "new folder for (--out)", lambda m: [[*build(small), m[1], small.folder / "other"]])
 
 
 @CASES.add
-def _the_last_size_dropped(small: Small) -> Case:
+def _dropping_the_last_size(small: Small) -> Case:
     built(small)
     drop = build(small, "--drop-size", 8)
     return Case(drop, "give (--size) for another one", lambda m: [[*drop, m[1], 12]])
 
 
 @CASES.add
-def _no_such_label_file(small: Small) -> Case:
+def _a_missing_label_file(small: Small) -> Case:
     write(small.folder / "l.csv", b"image_id,bleed,any\n1.2.3.0.0,1,1\n")
     lost = build(small, labels=small.folder / "no.csv")
     return Case(lost, "give (--labels) FILE", lambda m: [[*lost, m[1], small.folder / "l.csv"]])
 
 
 @CASES.add
-def _no_such_catalog(small: Small) -> Case:
+def _a_missing_catalog(small: Small) -> Case:
     lost = build(small, catalog=small.folder / "no.yaml")
     return Case(lost, "give (--catalog) FILE", lambda m: [[*lost, m[1], small.folder / "catalog.yaml"]])
 
 
 @CASES.add
-def _an_entry_that_another_catalog_has(small: Small) -> Case:
+def _an_entry_of_another_catalog(small: Small) -> Case:
     text = Path(small.options()[5]).read_text("utf-8")
     other = small.folder / "other.yaml"
     other.write_text(text.replace("generic:", "mine:"), "utf-8")
@@ -82,7 +82,7 @@ def _an_entry_that_another_catalog_has(small: Small) -> Case:
 
 
 @CASES.add
-def _a_report_where_nothing_can_be_written(small: Small) -> Case:
+def _a_report_that_cannot_be_written(small: Small) -> Case:
     built(small)
     wrong, right = small.src, small.folder / "r.html"
     return Case(
@@ -91,7 +91,7 @@ def _a_report_where_nothing_can_be_written(small: Small) -> Case:
 
 
 @CASES.add
-def _an_address_of_something_else(small: Small) -> Case:
+def _an_address_with_other_files(small: Small) -> Case:
     built(small)
     write(small.folder / "there" / "notes.txt", b"")
     wrong, right = (f"file://{small.folder}/{name}" for name in ("there", "empty"))
@@ -116,7 +116,7 @@ def _publishing_before_a_commit(small: Small) -> Case:
 
 
 @CASES.add
-def _a_report_of_no_slice(small: Small) -> Case:
+def _a_report_without_slices(small: Small) -> Case:
     built(small)
     shutil.rmtree(small.src)
     write(small.src / "notes.txt", b"no DICOM")
@@ -132,7 +132,7 @@ def _a_report_of_no_slice(small: Small) -> Case:
 
 
 @CASES.add
-def _a_name_of_two_files(small: Small) -> Case:
+def _an_ambiguous_file_name(small: Small) -> Case:
     for folder in "ab":
         write(small.src / folder / "s.dcm", slice_bytes(5 + ord(folder)))
     built(small)
@@ -159,27 +159,27 @@ def _more_failed_files_than_allowed(small: Small) -> Case:
 
 
 def _parts(cache: Path) -> list[Path]:
-    """A file of every kind that a command reads, but the pixels."""
+    """Return the files of all kinds that commands read, except pixels."""
     own = cache / ".pipeline"
     folders = (cache / "tables", cache / "commits", own / "shards", own / "private", own / "ledgers")
     return [cache / "zarr.json", *(path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+def test_following_the_advice_succeeds(name: str, tmp_path: Path) -> None:
     CASES.follow(name, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["report", "info"])
-def test_the_command_that_a_message_of_damage_names_repairs_it(command: str, tmp_path: Path) -> None:
+def test_the_command_in_a_message_about_damage_repairs_it(command: str, tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     small.build()
     words = [command, small.out, *(["--out", tmp_path / "r.html"] if command == "report" else [])]
     followed = 0
     for path in _parts(small.out):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:20] + b"?" + whole[21:])
+        intact = path.read_bytes()
+        path.write_bytes(intact[:20] + b"?" + intact[21:])
         refused = run(*words, code=None)
         if refused.exit_code:
             found = re.search(r"run: (pipeline verify) (--repair)|run: (pipeline verify \S+ --repair)", refused.stderr)

@@ -1,4 +1,4 @@
-"""Messages about label files and the catalog that name a way out: each is called up and followed by its own words."""
+"""Messages about label files and the catalog with advice: tests provoke each of them and follow its advice."""
 
 import re
 from pathlib import Path
@@ -17,15 +17,15 @@ def _catalog(small: Small) -> str:
     return Path(small.options()[5]).read_text("utf-8")
 
 
-def _corrected(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
-    """A label file that must be edited."""
+def _after_correcting_labels(small: Small, wrong: bytes, advice: str, right: bytes) -> Case:
+    """Return a case in which the label file must be corrected."""
     file = small.folder / "l.csv"
     write(file, wrong)
     return Case(build(small, labels=file), advice, by_hand(lambda: write(file, right)), again=True)
 
 
-def _said_in_the_catalog(small: Small, content: bytes, advice: str) -> Case:
-    """A label file that is right, of a catalog that must say more; the advice is what, in brackets."""
+def _after_setting_in_catalog(small: Small, content: bytes, advice: str) -> Case:
+    """Return a case with a valid label file, in which the group of the advice must be added to the catalog."""
     labels, other = small.folder / "l.csv", small.folder / "other.yaml"
     write(labels, content)
 
@@ -36,8 +36,8 @@ def _said_in_the_catalog(small: Small, content: bytes, advice: str) -> Case:
     return Case(build(small, labels=labels), advice, follow)
 
 
-def _catalog_corrected(small: Small, right: str, wrong: str, advice: str) -> Case:
-    """A catalog that is wrong in one word."""
+def _after_correcting_catalog(small: Small, right: str, wrong: str, advice: str) -> Case:
+    """Return a case in which one word of the catalog must be corrected."""
     other = small.folder / "other.yaml"
     text = _catalog(small)
     assert right in text
@@ -49,79 +49,87 @@ def _catalog_corrected(small: Small, right: str, wrong: str, advice: str) -> Cas
 
 
 @CASES.add
-def _labels_by_another_level(small: Small) -> Case:
+def _labels_of_another_level(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _said_in_the_catalog(small, by_series, r"it has labels per series .* set (labels: \{level: series\}) in")
+    return _after_setting_in_catalog(
+        small, by_series, r"it has labels per series .* set (labels: \{level: series\}) in"
+    )
 
 
 @CASES.add
-def _labels_by_another_level_and_a_file_by_slices(small: Small) -> Case:
+def _labels_of_another_level_and_a_file_with_labels_per_slice(small: Small) -> Case:
     by_series = b"series_instance_uid,bleed,any\n1.2.5.0,1,1\n"
-    return _corrected(small, by_series, "or give a file with labels per slice", HEAD + LINE)
+    return _after_correcting_labels(small, by_series, "or give a file with labels per slice", HEAD + LINE)
 
 
 @CASES.add
 def _probabilities(small: Small) -> Case:
     between = HEAD + b"1.2.3.0.0,0.5,0.5\n"
-    return _said_in_the_catalog(small, between, r"for probabilities, set (labels: \{soft: true\}) in the catalog")
+    return _after_setting_in_catalog(small, between, r"for probabilities, set (labels: \{soft: true\}) in the catalog")
 
 
 @CASES.add
-def _labels_that_contradict_each_other(small: Small) -> Case:
-    return _corrected(
+def _contradictory_labels(small: Small) -> Case:
+    return _after_correcting_labels(
         small, HEAD + LINE + b"1.2.3.0.0,0,0\n", "twice with different labels; correct the file", HEAD + LINE
     )
 
 
 @CASES.add
-def _long_labels_that_contradict_each_other(small: Small) -> Case:
+def _contradictory_labels_in_the_long_format(small: Small) -> Case:
     long = b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n"
     wrong = long + b"1.2.3.0.0_bleed,0\n"
-    return _corrected(small, wrong, "_bleed is given twice with different labels; correct the file", long)
+    return _after_correcting_labels(small, wrong, "_bleed is given twice with different labels; correct the file", long)
 
 
 @CASES.add
-def _two_columns_of_a_class(small: Small) -> Case:
+def _two_columns_for_a_class(small: Small) -> Case:
     wrong = b"image_id,Bleed,BLEED,any\n1.2.3.0.0,1,0,1\n"
-    return _corrected(small, wrong, "both match the class bleed; remove one", HEAD + LINE)
+    return _after_correcting_labels(small, wrong, "both match the class bleed; remove one", HEAD + LINE)
 
 
 @CASES.add
-def _two_columns_of_a_name(small: Small) -> Case:
+def _two_columns_with_the_same_name(small: Small) -> Case:
     wrong = b"image_id,bleed,any,any\n1.2.3.0.0,1,0,1\n"
-    return _corrected(small, wrong, "two columns are called 'any'; rename or remove one", HEAD + LINE)
+    return _after_correcting_labels(small, wrong, "two columns are called 'any'; rename or remove one", HEAD + LINE)
 
 
 @CASES.add
-def _a_cell_that_holds_the_separator(small: Small) -> Case:
+def _a_cell_with_a_separator(small: Small) -> Case:
     wrong, right = (b"image_id,bleed,any,note\n1.2.3.0.0,1,1," + note for note in (b"a, b\n", b'"a, b"\n'))
-    return _corrected(small, wrong, "or quote cells that contain the separator", right)
+    return _after_correcting_labels(small, wrong, "or quote cells that contain the separator", right)
 
 
 @CASES.add
-def _a_line_that_is_cut_off(small: Small) -> Case:
-    return _corrected(small, HEAD + b"1.2.3.0.0,1\n", "line 2 has fewer cells .* correct the line", HEAD + LINE)
+def _a_truncated_line(small: Small) -> Case:
+    return _after_correcting_labels(
+        small, HEAD + b"1.2.3.0.0,1\n", "line 2 has fewer cells .* correct the line", HEAD + LINE
+    )
 
 
 @CASES.add
-def _labels_that_do_not_say_of_what(small: Small) -> Case:
-    return _corrected(small, b"bleed,any\n1,1\n", "every column is a class; one must identify the slice", HEAD + LINE)
+def _labels_without_an_identifying_column(small: Small) -> Case:
+    return _after_correcting_labels(
+        small, b"bleed,any\n1,1\n", "every column is a class; one must identify the slice", HEAD + LINE
+    )
 
 
 @CASES.add
 def _labels_in_utf_16(small: Small) -> Case:
     text = HEAD + LINE
-    return _corrected(small, text.decode().encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8", text)
+    return _after_correcting_labels(
+        small, text.decode().encode("utf-16"), "it is UTF-16; save it as CSV with UTF-8", text
+    )
 
 
 @CASES.add
-def _labels_in_no_utf_8(small: Small) -> Case:
+def _labels_in_another_encoding(small: Small) -> Case:
     text = "image_id,bleed,any,Größe\n1.2.3.0.0,1,1,3\n"
-    return _corrected(small, text.encode("latin-1"), "it is not UTF-8; save it as UTF-8", text.encode())
+    return _after_correcting_labels(small, text.encode("latin-1"), "it is not UTF-8; save it as UTF-8", text.encode())
 
 
 @CASES.add
-def _long_labels_where_the_catalog_says_wide(small: Small) -> Case:
+def _long_labels_if_the_catalog_says_wide(small: Small) -> Case:
     labels, other = small.folder / "l.csv", small.folder / "other.yaml"
     write(labels, b"ID,Label\n1.2.3.0.0_bleed,1\n1.2.3.0.0_any,1\n")
     other.write_text(_catalog(small) + "    labels: {type: wide}\n", "utf-8")
@@ -129,8 +137,8 @@ def _long_labels_where_the_catalog_says_wide(small: Small) -> Case:
     return Case(build(small, labels=labels, catalog=other), "remove `type: wide` from", taken_out, again=True)
 
 
-def _a_class_that_lost_labels_do_not_have(small: Small) -> tuple[Case, Path]:
-    """Labels of the commit are kept where their file is gone, and know nothing of a class that is new."""
+def _class_missing_from_kept_labels(small: Small) -> tuple[Case, Path]:
+    """Return a case with a new class, while the labels of the commit are kept because their file is missing."""
     labels, other = small.folder / "labels.csv", small.folder / "other.yaml"
     small.labels = {"1.2.3.0.0": 1}
     small.build()
@@ -142,16 +150,16 @@ def _a_class_that_lost_labels_do_not_have(small: Small) -> tuple[Case, Path]:
 
 
 @CASES.add
-def _lost_labels_brought_back(small: Small) -> Case:
-    case, labels = _a_class_that_lost_labels_do_not_have(small)
+def _restored_labels(small: Small) -> Case:
+    case, labels = _class_missing_from_kept_labels(small)
     case.follow = by_hand(lambda: write(labels, b"image_id,bleed,new,any\n1.2.3.0.0,1,0,1\n"))
     case.again = True
     return case
 
 
 @CASES.add
-def _lost_labels_given_by_another_file(small: Small) -> Case:
-    case, _ = _a_class_that_lost_labels_do_not_have(small)
+def _labels_from_another_file(small: Small) -> Case:
+    case, _ = _class_missing_from_kept_labels(small)
     other = small.folder / "l.csv"
     write(other, b"image_id,bleed,new,any\n1.2.3.0.0,1,0,1\n")
     case.follow = lambda found: [[*case.command, found[1], other]]
@@ -159,14 +167,14 @@ def _lost_labels_given_by_another_file(small: Small) -> Case:
 
 
 @CASES.add
-def _lost_labels_without_the_new_class(small: Small) -> Case:
-    case, _ = _a_class_that_lost_labels_do_not_have(small)
+def _kept_labels_without_the_new_class(small: Small) -> Case:
+    case, _ = _class_missing_from_kept_labels(small)
     case.follow = again(small)
     return case
 
 
 @pytest.mark.parametrize("words", [("--no-labels",), ("--labels", "l.csv")])
-def test_a_plan_says_how_labels_that_are_kept_go_or_change(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_plan_names_the_options_that_change_kept_labels(words: tuple[str, ...], tmp_path: Path) -> None:
     small = Small(tmp_path, labels={"1.2.3.0.0": 1})
     write_slices(small.src, range(3))
     small.build()
@@ -184,33 +192,33 @@ def test_a_plan_says_how_labels_that_are_kept_go_or_change(words: tuple[str, ...
 
 
 @CASES.add
-def _a_window_that_cannot_be_named_so(small: Small) -> Case:
-    return _catalog_corrected(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
+def _an_invalid_window_name(small: Small) -> Case:
+    return _after_correcting_catalog(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
 
 
 @CASES.add
-def _a_class_that_cannot_be_a_column(small: Small) -> Case:
+def _an_invalid_class_name(small: Small) -> Case:
     wrong = "cannot be a column of the table, choose another class name"
-    return _catalog_corrected(small, "name: bleed", "name: row", wrong)
+    return _after_correcting_catalog(small, "name: bleed", "name: row", wrong)
 
 
 @CASES.add
-def _a_size_that_cannot_be_built(small: Small) -> Case:
+def _an_impossible_size(small: Small) -> Case:
     return Case(build(small, size=100000), "pixels is not possible, give (1) to", lambda m: [build(small, size=m[1])])
 
 
 @CASES.add
-def _a_key_that_is_misspelt(small: Small) -> Case:
-    return _catalog_corrected(small, "width_hu: 80", "widht_hu: 80", "did you mean width_hu")
+def _a_misspelt_key(small: Small) -> Case:
+    return _after_correcting_catalog(small, "width_hu: 80", "widht_hu: 80", "did you mean width_hu")
 
 
 @CASES.add
-def _a_data_set_that_is_misspelt(small: Small) -> Case:
+def _a_misspelt_data_set(small: Small) -> Case:
     return Case(build(small, dataset="generc"), r"did you mean (\w+)", lambda m: [build(small, dataset=m[1])])
 
 
 @CASES.add
-def _a_size_that_is_not_there_to_drop(small: Small) -> Case:
+def _dropping_a_missing_size(small: Small) -> Case:
     built(small)
     drop = build(small, "--size", 12, "--drop-size", 7)
     follow = lambda found: [build(small, "--size", 12, "--drop-size", found[1])]  # noqa: E731
@@ -218,5 +226,5 @@ def _a_size_that_is_not_there_to_drop(small: Small) -> Case:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+def test_following_the_advice_succeeds(name: str, tmp_path: Path) -> None:
     CASES.follow(name, tmp_path)

@@ -1,4 +1,4 @@
-"""Messages of `pipeline publish` that name a way out: each is called up and followed by its own words."""
+"""Messages of `pipeline publish` with advice: tests provoke each of them and follow its advice."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def _address(small: Small, name: str = "there") -> str:
 
 
 @CASES.add
-def _another_publisher_of_this_folder(small: Small) -> Case:
+def _another_publisher_of_this_cache(small: Small) -> Case:
     built(small)
     publish = ["publish", small.out, _address(small)]
     advice = "another process is publishing it; wait for it, or stop it"
@@ -48,7 +48,7 @@ def _another_publisher_at_the_address(small: Small) -> Case:
 
 @contextmanager
 def _overtaken(small: Small, name: str, content: bytes) -> Iterator[None]:
-    """Another publisher writes a file at the address while this one sends."""
+    """Let another publisher write a file at the address while this one sends."""
     send = FolderTarget.send
 
     def send_meanwhile(self: FolderTarget, root: Path, names: list[str]) -> None:
@@ -60,7 +60,7 @@ def _overtaken(small: Small, name: str, content: bytes) -> Iterator[None]:
 
 
 @CASES.add
-def _a_publisher_that_was_taken_over(small: Small) -> Case:
+def _a_publisher_that_was_replaced(small: Small) -> Case:
     built(small)
     publish = ["publish", small.out, _address(small)]
     taken = lambda: _overtaken(small, "publishing.json", b'{"from": "elsewhere"}')  # noqa: E731
@@ -84,7 +84,7 @@ def _a_publisher_that_was_overtaken(small: Small) -> Case:
 
 
 @CASES.add
-def _a_root_of_another_cache_at_the_address(small: Small) -> Case:
+def _the_root_of_another_cache_at_the_address(small: Small) -> Case:
     built(small)
     address, other = _address(small), _address(small, "empty")
     run("publish", small.out, address)
@@ -94,7 +94,7 @@ def _a_root_of_another_cache_at_the_address(small: Small) -> Case:
 
 
 @CASES.add
-def _a_copy_that_went_another_way(small: Small) -> Case:
+def _a_copy_that_diverged(small: Small) -> Case:
     built(small)
     copy, address = small.folder / "copy.zarr", _address(small)
     shutil.copytree(small.out, copy)
@@ -117,7 +117,7 @@ def _repaired(small: Small) -> Follow:
 
 
 @CASES.add
-def _a_shard_that_is_missing(small: Small) -> Case:
+def _a_missing_shard(small: Small) -> Case:
     built(small)
     next(small.out.glob("images/*/c/0/0/0/0")).unlink()
     publish = ["publish", small.out, _address(small)]
@@ -125,7 +125,7 @@ def _a_shard_that_is_missing(small: Small) -> Case:
 
 
 @CASES.add
-def _a_shard_that_is_damaged(small: Small) -> Case:
+def _a_damaged_shard(small: Small) -> Case:
     built(small)
     flip_bit(next(small.out.glob("images/*/c/0/0/0/0")), np.random.default_rng(0))
     publish = ["publish", small.out, _address(small)]
@@ -145,5 +145,5 @@ def _an_address_that_fails(small: Small) -> Case:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+def test_following_the_advice_succeeds(name: str, tmp_path: Path) -> None:
     CASES.follow(name, tmp_path)

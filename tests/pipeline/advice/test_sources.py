@@ -1,4 +1,4 @@
-"""Messages about the source that name a way out: each is called up and followed by its own words."""
+"""Messages about the source with advice: tests provoke each of them and follow its advice."""
 
 import errno
 import gzip
@@ -28,7 +28,7 @@ def _members(small: Small) -> dict[str, bytes]:
 
 
 def _old_tar(file: Path, members: dict[str, bytes]) -> None:
-    """As tar wrote until 1988: no mark of the kind in a header."""
+    """Write a tar in the format before 1988, without a magic number in the header."""
     with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in members.items():
             path = file.with_name(name)
@@ -54,7 +54,7 @@ def _spanned(file: Path, members: dict[str, bytes]) -> None:
 
 
 def _damaged(file: Path, members: dict[str, bytes]) -> None:
-    """A member whose place in the archive is a number that it cannot be."""
+    """Write a zip with impossible lengths in the directory entry of a member."""
     data = bytearray(Path(write_zip(file, members, zipfile.ZIP_STORED)).read_bytes())
     at = data.rindex(b"PK\1\2")
     data[at + 28 : at + 32] = struct.pack("<2H", 60000, 60000)
@@ -77,7 +77,7 @@ KINDS: dict[str, tuple[Callable[[Path, dict[str, bytes]], None], str, str]] = {
 
 @pytest.mark.parametrize("way", ["unpacked", "packed as a zip"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_archive_that_is_not_read_is_unpacked_or_packed_anew(kind: str, way: str, small: Small) -> None:
+def test_an_unsupported_archive_is_unpacked_or_repacked(kind: str, way: str, small: Small) -> None:
     pack, name, advice = KINDS[kind]
     archive, unpacked = small.folder / name, small.src
     pack(archive, _members(small))
@@ -93,7 +93,7 @@ def small(tmp_path: Path) -> Small:
 
 
 @CASES.add
-def _a_folder_that_cannot_be_read(small: Small) -> Case:
+def _an_unreadable_folder(small: Small) -> Case:
     write(small.src / "closed" / "s.dcm", slice_bytes(9))
     scandir = os.scandir
 
@@ -108,7 +108,7 @@ def _a_folder_that_cannot_be_read(small: Small) -> Case:
 
 
 @CASES.add
-def _files_that_are_gone_brought_back(small: Small) -> Case:
+def _restoring_missing_files(small: Small) -> Case:
     built(small)
     shutil.move(small.src / "001.dcm", small.folder)
     back = by_hand(lambda: shutil.move(small.folder / "001.dcm", small.src))
@@ -116,15 +116,15 @@ def _files_that_are_gone_brought_back(small: Small) -> Case:
 
 
 @CASES.add
-def _files_that_are_gone_leave(small: Small) -> Case:
+def _pruning_missing_files(small: Small) -> Case:
     built(small)
     (small.src / "001.dcm").unlink()
     return Case(build(small), "or run with (--prune) to remove", lambda m: [build(small, m[1])])
 
 
 @CASES.add
-def _two_slices_of_one_uid(small: Small) -> Case:
-    """A reject: the build goes on, says so, and names both files."""
+def _two_slices_with_the_same_uid(small: Small) -> Case:
+    """The slice is rejected, and the message names both files."""
     wrong = small.src / "wrong.dcm"
     write(wrong, slice_bytes(1, content=5))
     few = build(small, "--max-rejects", 0)
@@ -140,7 +140,7 @@ def _two_slices_of_one_uid(small: Small) -> Case:
 
 
 def _failing(number: int, message: str) -> Callable[[], Any]:
-    """Every file fails with this error while it is read."""
+    """Return a context in which reading any file fails with this error."""
 
     def read(self: Folder, path: str, *how: Any, **past: Any) -> Any:
         raise OSError(number, message, path)
@@ -149,7 +149,7 @@ def _failing(number: int, message: str) -> Callable[[], Any]:
 
 
 @CASES.add
-def _a_source_that_goes_during_the_build(small: Small) -> Case:
+def _a_source_that_vanishes_during_the_build(small: Small) -> Case:
     gone = _failing(errno.ESTALE, "Stale file handle")
     return Case(build(small), "is gone .*; restore it and run the command again", again=True, state=gone)
 
@@ -174,7 +174,7 @@ def _a_file_changed_without_its_size_or_time(small: Small) -> Case:
 @CASES.add
 def _a_server_that_does_not_answer(small: Small) -> Case:
     class Silent(Exception):
-        """As a client calls it that has no errno."""
+        """An error of a client, without an errno."""
 
     def read(*_: Any, **__: Any) -> Any:
         raise Silent("503 Slow Down")
@@ -200,5 +200,5 @@ def _a_protocol_whose_package_is_missing(small: Small) -> Case:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+def test_following_the_advice_succeeds(name: str, tmp_path: Path) -> None:
     CASES.follow(name, tmp_path)

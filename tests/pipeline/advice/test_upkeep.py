@@ -1,4 +1,4 @@
-"""Messages about a cache, its lock, key and copies that name a way out: called up and followed by their words."""
+"""Messages about a cache, its lock, key and copies with advice: tests provoke each of them and follow its advice."""
 
 import json
 import re
@@ -23,20 +23,20 @@ CASES = Cases()
 
 
 @CASES.add
-def _a_cache_at_work(small: Small) -> Case:
+def _a_cache_in_use(small: Small) -> Case:
     built(small)
     return Case(build(small), "is working on it; wait for it, or stop it", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add
-def _a_cache_at_work_that_is_to_be_verified(small: Small) -> Case:
+def _verifying_a_cache_in_use(small: Small) -> Case:
     built(small)
     verify = ["verify", small.out]
     return Case(verify, "is working on it; wait for it, or stop it", again=True, state=lambda: lock(small.cache))
 
 
 @CASES.add
-def _a_lock_that_is_no_file(small: Small) -> Case:
+def _a_lock_that_is_a_folder(small: Small) -> Case:
     place = small.out / ".pipeline" / "lock"
     place.mkdir(parents=True)
     return Case(
@@ -45,7 +45,7 @@ def _a_lock_that_is_no_file(small: Small) -> Case:
 
 
 @CASES.add
-def _another_programs_store(small: Small) -> Case:
+def _a_store_of_another_program(small: Small) -> Case:
     write(small.out / "zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     advice = "not the root of an ich-cache cache, or is damaged; give another (--out)"
     return Case(build(small), advice, lambda m: [[*build(small), m[1], small.folder / "other"]])
@@ -59,7 +59,7 @@ def _a_cache_of_a_newer_program(small: Small) -> Case:
 
 
 def _with_key(small: Small) -> tuple[list[Any], Path, Path]:
-    """A catalog that hashes patients, and two keys: the command, the right key and another."""
+    """Return a build with a catalog that hashes patients, the right key and another one."""
     catalog, keys = small.folder / "hash.yaml", (small.folder / "right.key", small.folder / "other.key")
     catalog.write_text(Path(small.options()[5]).read_text("utf-8").replace("patient_ids: keep", ""), "utf-8")
     for key, digits in zip(keys, ("0f", "ab"), strict=True):
@@ -85,7 +85,7 @@ def _another_patient_key_on_purpose(small: Small) -> Case:
 
 
 @CASES.add
-def _no_such_patient_key(small: Small) -> Case:
+def _a_missing_patient_key(small: Small) -> Case:
     command, right, _ = _with_key(small)
     lost = [*command, "--patient-key", small.folder / "no.key"]
     return Case(lost, "cannot be read .*; give (--patient-key) FILE", lambda m: [[*command, m[1], right]])
@@ -114,7 +114,7 @@ def _a_repair_of_images(small: Small) -> Case:
 
 
 def _two_commits(small: Small) -> list[Path]:
-    """The files of a commit that is whole, and those of the current one."""
+    """Build two commits and return the files of the current one."""
     built(small)
     write_slices(small.src, range(3, 5))
     small.build()
@@ -123,7 +123,7 @@ def _two_commits(small: Small) -> list[Path]:
 
 
 @CASES.add
-def _a_current_commit_that_is_lost(small: Small) -> Case:
+def _a_lost_current_commit(small: Small) -> Case:
     for path in _two_commits(small):
         path.unlink()
     repair = ["verify", small.out, "--repair", "--src", small.src]
@@ -132,7 +132,7 @@ def _a_current_commit_that_is_lost(small: Small) -> Case:
 
 
 @CASES.add
-def _every_commit_that_is_lost(small: Small) -> Case:
+def _all_commits_lost(small: Small) -> Case:
     built(small)
     for folder in (small.out / "commits", small.out / ".pipeline" / "spares"):
         shutil.rmtree(folder)
@@ -141,7 +141,7 @@ def _every_commit_that_is_lost(small: Small) -> Case:
 
 
 @CASES.add
-def _tables_that_are_lost(small: Small) -> Case:
+def _lost_tables(small: Small) -> Case:
     built(small)
     for path in [*small.out.glob("tables/*"), *small.out.glob(".pipeline/spares/*"), small.out / "metadata.csv"]:
         path.unlink()
@@ -161,13 +161,13 @@ def _interrupted(small: Small) -> None:
 
 
 @CASES.add
-def _a_build_that_was_interrupted(small: Small) -> Case:
+def _an_interrupted_build(small: Small) -> Case:
     _interrupted(small)
     advice = "nothing has been committed yet; run the same `pipeline build` again to finish it"
     return Case(["info", small.out], advice, again(small), again=True)
 
 
-def test_info_and_report_say_to_run_an_interrupted_build_again(tmp_path: Path) -> None:
+def test_info_and_report_advise_to_run_an_interrupted_build_again(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     small.build()
@@ -183,7 +183,7 @@ def test_info_and_report_say_to_run_an_interrupted_build_again(tmp_path: Path) -
     assert "interrupted" not in page.read_text("utf-8")
 
 
-def test_the_page_says_how_labels_come_in(tmp_path: Path) -> None:
+def test_the_report_says_how_to_add_labels(tmp_path: Path) -> None:
     small, page = Small(tmp_path), tmp_path / "r.html"
     write_slices(small.src, range(3))
     small.build()
@@ -197,7 +197,7 @@ def test_the_page_says_how_labels_come_in(tmp_path: Path) -> None:
     assert "To add labels" not in page.read_text("utf-8")
 
 
-def test_unused_shards_go_by_the_command_and_the_option_that_are_named(tmp_path: Path) -> None:
+def test_gc_removes_unused_shards_with_the_suggested_option(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     small.build()
@@ -210,7 +210,7 @@ def test_unused_shards_go_by_the_command_and_the_option_that_are_named(tmp_path:
     assert "unused     0 bytes; `pipeline gc` removes it" in run("info", small.out).stdout
 
 
-# --- wrong words -----------------------------------------------------------------------------------------------------
+# --- invalid options -------------------------------------------------------------------------------------------------
 
 
 class Wrong(NamedTuple):
@@ -228,7 +228,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.words[0])
-def test_words_that_are_refused_are_given_as_told(wrong: Wrong, tmp_path: Path) -> None:
+def test_invalid_options_are_corrected_as_advised(wrong: Wrong, tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     write(tmp_path / "l.csv", b"image_id,bleed,any\n1.2.3.0.0,1,1\n")
@@ -238,7 +238,7 @@ def test_words_that_are_refused_are_given_as_told(wrong: Wrong, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("age", ["12h", "7d"])
-def test_an_age_is_given_as_told(age: str, tmp_path: Path) -> None:
+def test_an_invalid_age_is_corrected_as_advised(age: str, tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     small.build()
@@ -250,12 +250,12 @@ def test_an_age_is_given_as_told(age: str, tmp_path: Path) -> None:
 
 
 @CASES.add
-def _a_disk_without_room(small: Small) -> Case:
+def _a_full_disk(small: Small) -> Case:
     used = shutil.disk_usage(small.folder)
     full = lambda: patch.object(shutil, "disk_usage", lambda _: used._replace(free=0))  # noqa: E731
     return Case(build(small), "MB are free; make room, or give another --out", again=True, state=full)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_advice_of_a_message_is_followed_to_success(name: str, tmp_path: Path) -> None:
+def test_following_the_advice_succeeds(name: str, tmp_path: Path) -> None:
     CASES.follow(name, tmp_path)

@@ -1,4 +1,4 @@
-"""Messages about workers and packages that name a way out: each is called up and followed by its own words."""
+"""Messages about workers and packages with advice: tests provoke each of them and follow its advice."""
 
 import io
 import json
@@ -35,8 +35,8 @@ from testkit.small import Small, run, slice_bytes, write, write_slices
 
 
 @pytest.mark.parametrize("word", ["--dashboard", "--performance-report"])
-def test_what_is_dasks_wants_a_worker(word: str, tmp_path: Path) -> None:
-    """Followed as far as the plan of the workers; starting them costs seconds, and other tests do."""
+def test_dask_options_require_a_worker(word: str, tmp_path: Path) -> None:
+    """The build is stopped before it starts workers, which would take seconds and is covered by other tests."""
     small = Small(tmp_path)
     write_slices(small.src, range(2))
     words = [word, *([tmp_path / "dask.html"] if word == "--performance-report" else [])]
@@ -53,7 +53,9 @@ def _stop() -> None:
 
 
 @pytest.mark.parametrize("kind", ["address", "file"])
-def test_no_scheduler_until_one_is_started(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_succeeds_once_the_scheduler_is_started(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_cluster, "CONNECT_S", 0.5)
     small = Small(tmp_path)
     write_slices(small.src, range(2))
@@ -76,7 +78,7 @@ def _cluster(threads: int) -> distributed.LocalCluster:
     )
 
 
-def test_workers_of_one_thread() -> None:
+def test_workers_must_have_one_thread() -> None:
     def check(threads: int) -> None:
         with _cluster(threads) as cluster, cluster.get_client() as client:
             client.submit(_check_threads).result()
@@ -94,7 +96,9 @@ def test_workers_of_one_thread() -> None:
         ("class: X.Cluster", "or adapt: {minimum: N, maximum: N}", "class: X.Cluster\nadapt: {minimum: 0, maximum: 2}"),
     ],
 )
-def test_the_description_of_a_cluster_is_corrected_as_told(wrong: str, advice: str, right: str, tmp_path: Path) -> None:
+def test_the_description_of_a_cluster_is_corrected_as_advised(
+    wrong: str, advice: str, right: str, tmp_path: Path
+) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(wrong, "utf-8")
     with pytest.raises(CacheError) as refused:
@@ -104,12 +108,12 @@ def test_the_description_of_a_cluster_is_corrected_as_told(wrong: str, advice: s
     assert engine_cluster._read_description(file)["class"] == "X.Cluster"
 
 
-# --- what a worker must have -----------------------------------------------------------------------------------------
+# --- checks of a worker ----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Checked:
-    """A check of a worker, which says what it lacks, and passes once that is there."""
+    """A check of a worker that fails with advice, and passes after `correct`."""
 
     check: Callable[[], object]
     advice: str
@@ -117,27 +121,27 @@ class Checked:
 
 
 def _of_context(small: Small, **changes: Any) -> Callable[[], object]:
-    """The check before a worker's first task."""
+    """Return the check before a worker's first task."""
     about: dict[str, Any] = {"cache": small.cache, "token": "t", "source": open_source(str(small.src))} | changes
     unit = SimpleNamespace(slot=0, path="000.dcm")
     job: Any = SimpleNamespace(units=[unit], missing=set())
     return lambda: preflight.check_worker(SimpleNamespace(**about), job)  # type: ignore[arg-type]
 
 
-def _another_numpy(small: Small, patched: pytest.MonkeyPatch) -> Checked:
+def _another_numpy_version(small: Small, patched: pytest.MonkeyPatch) -> Checked:
     wanted = versions.library_versions()
     patched.setattr(preflight, "library_versions", lambda: wanted | {"numpy": "1.0"})
     install = lambda: patched.setattr(preflight, "library_versions", versions.library_versions)  # noqa: E731
     return Checked(lambda: preflight.check_versions(wanted), "numpy 1.0, .* install the same version there", install)
 
 
-def _a_target_that_is_not_mounted(small: Small, patched: pytest.MonkeyPatch) -> Checked:
+def _an_output_folder_that_is_not_mounted(small: Small, patched: pytest.MonkeyPatch) -> Checked:
     lock_file = small.out / ".pipeline" / "lock"
     advice = "--out must lie on a file system that all workers share, under the same path"
     return Checked(_of_context(small), advice, lambda: write(lock_file, b'{"token": "t"}'))
 
 
-def _a_target_that_is_read_only(small: Small, patched: pytest.MonkeyPatch) -> Checked:
+def _a_read_only_output_folder(small: Small, patched: pytest.MonkeyPatch) -> Checked:
     write(small.out / ".pipeline" / "lock", b'{"token": "t"}')
     patched.setattr(os, "access", lambda *_: False)
     return Checked(_of_context(small), "make --out writable for the workers", patched.undo)
@@ -150,7 +154,7 @@ def _a_source_that_is_not_mounted(small: Small, patched: pytest.MonkeyPatch) -> 
     return Checked(_of_context(small), "--src must be readable under the same path by all workers", mount)
 
 
-def _key_that_arrives(small: Small) -> tuple[Callable[[], object], Path]:
+def _unpickled_key(small: Small) -> tuple[Callable[[], object], Path]:
     file = small.folder / "patient.key"
     write(file, b"0f" * 32)
     file.chmod(0o600)
@@ -159,19 +163,19 @@ def _key_that_arrives(small: Small) -> tuple[Callable[[], object], Path]:
 
 
 def _a_key_that_is_not_shared(small: Small, patched: pytest.MonkeyPatch) -> Checked:
-    arrives, file = _key_that_arrives(small)
+    arrives, file = _unpickled_key(small)
     file.rename(small.folder / "kept")
     share = lambda: (small.folder / "kept").rename(file)  # noqa: E731
     return Checked(arrives, "the key is not sent to workers: give --patient-key FILE that all of them can read", share)
 
 
-def _another_key_there(small: Small, patched: pytest.MonkeyPatch) -> Checked:
-    arrives, file = _key_that_arrives(small)
+def _another_key_on_the_worker(small: Small, patched: pytest.MonkeyPatch) -> Checked:
+    arrives, file = _unpickled_key(small)
     file.write_text("ab" * 32, "utf-8")
     return Checked(arrives, "put the same file there", lambda: file.write_text("0f" * 32, "utf-8"))
 
 
-def _a_package_that_a_worker_lacks(small: Small, patched: pytest.MonkeyPatch) -> Checked:
+def _a_package_missing_on_a_worker(small: Small, patched: pytest.MonkeyPatch) -> Checked:
     outcomes: list[object] = [ModuleNotFoundError("No module named 'pipeline'"), context.ShardResult(0)]
 
     class Future:
@@ -188,18 +192,18 @@ def _a_package_that_a_worker_lacks(small: Small, patched: pytest.MonkeyPatch) ->
 
 
 WORKERS = (
-    _another_numpy,
-    _a_target_that_is_not_mounted,
-    _a_target_that_is_read_only,
+    _another_numpy_version,
+    _an_output_folder_that_is_not_mounted,
+    _a_read_only_output_folder,
     _a_source_that_is_not_mounted,
     _a_key_that_is_not_shared,
-    _another_key_there,
-    _a_package_that_a_worker_lacks,
+    _another_key_on_the_worker,
+    _a_package_missing_on_a_worker,
 )
 
 
 @pytest.mark.parametrize("make", WORKERS, ids=lambda make: make.__name__.strip("_"))
-def test_a_worker_that_lacks_something_works_when_it_has_it(
+def test_a_worker_passes_its_checks_after_following_the_advice(
     make: Callable[[Small, pytest.MonkeyPatch], Checked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "_checked", set())
@@ -213,7 +217,7 @@ def test_a_worker_that_lacks_something_works_when_it_has_it(
     checked.check()
 
 
-def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path) -> None:
+def test_a_record_that_vanishes_during_a_build_is_restored_by_the_next(tmp_path: Path) -> None:
     small = Small(tmp_path)
     write_slices(small.src, range(3))
     small.build()
@@ -225,7 +229,7 @@ def test_a_record_that_went_during_the_build_is_made_by_the_next(tmp_path: Path)
 # --- packages --------------------------------------------------------------------------------------------------------
 
 
-def test_extras_that_messages_name_bring_what_is_missing() -> None:
+def test_extras_in_messages_contain_the_missing_packages() -> None:
     assert codecs.EXTRA == "pip install 'ich-cache[codecs]'"
     assert_installs("codecs", "imagecodecs")
     for module in ("cluster", "run"):
@@ -236,7 +240,7 @@ def test_extras_that_messages_name_bring_what_is_missing() -> None:
     assert_installs("pipeline", "numba")
 
 
-def test_windows_of_the_library_are_given_in_the_number_that_is_told() -> None:
+def test_render_requires_the_advised_number_of_windows() -> None:
     dataset = pydicom.dcmread(io.BytesIO(slice_bytes(1)))
     window = Window("brain", 40, 80)
     with pytest.raises(CatalogError, match=r"0 windows .* give 1 to"):
