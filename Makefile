@@ -8,23 +8,27 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS ?= 1
 FILES = --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-pipeline test-others quick lint types docs dist clean constraints
+.PHONY: demo test test-pipeline test-training test-together quick lint docs dist clean constraints
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-# Each package is tested in an environment with only its own extra, tests across packages in one with all extras. Two
-# jobs run at once, because tests of clusters and kills wait a third of their time; the others have lower priority.
-test: lint .venv-pipeline/ready .venv-training/ready
-	$(MAKE) --no-print-directory --jobs 2 types test-pipeline test-others
+# Each package is tested in an environment with only its own extra, tests across packages in one with all extras. The
+# three run side by side, because tests of clusters and kills wait a third of their time; the others have lower priority.
+# The import before each compiles what all of its workers need, once.
+test:
+	$(MAKE) --no-print-directory --jobs 3 test-pipeline test-training test-together
 
-# Test files go to the next free worker in the order of tests/conftest.py. The kernels are compiled first, once for all.
 test-pipeline: .venv-pipeline/ready
 	.venv-pipeline/bin/python -c "import pipeline.kernel.render, pipeline.cache.lz4, pipeline.dicom.elements"
-	.venv-pipeline/bin/python -m pytest tests/pipeline -n 3 $(FILES) $(PYTEST)
+	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 $(FILES) $(PYTEST)
 
-test-others: .venv/ready .venv-training/ready
+test-training: .venv-training/ready
+	.venv-training/bin/python -c "import torchvision, training.run.loop"
 	OMP_NUM_THREADS=1 nice .venv-training/bin/python -m pytest tests/training -n 2 $(FILES) $(PYTEST)
+
+test-together: .venv/ready
+	$(BIN)/python -c "import torchvision, training.run.loop, pipeline.kernel.render"
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(FILES) $(PYTEST)
 
 # Fast tests for development, under a minute: the design rules, and tests without processes or trained runs.
@@ -37,8 +41,7 @@ quick: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: .venv/ready
+	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/mypy
 
 .venv/ready: EXTRA = all
