@@ -27,7 +27,7 @@ from training.run.job import evaluate
 from training.run.runs import Run
 from training.scores.evaluation import read_operating
 from training.study import building, command, dicom_heat, dicom_out, model, sources, uploads
-from training.study.desk import Desk, Rules
+from training.study.backend import Backend, Options
 from training.study.model import open_model
 from training.study.service import make_app
 from training.study.writing import check_out
@@ -175,8 +175,8 @@ def test_dicom_answers_need_one_study_and_its_files() -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(run: Run) -> Iterator[Desk]:
-    made = Desk(open_model(run, "cpu"), Rules())
+def backend(run: Run) -> Iterator[Backend]:
+    made = Backend(open_model(run, "cpu"), Options())
     yield made
     made.close()
 
@@ -189,8 +189,8 @@ class Sent:
     status: int
     advice: str
     right: Callable[[TestClient], Any]
-    rules: Rules = field(default_factory=Rules)
-    better: Rules | None = None
+    options: Options = field(default_factory=Options)
+    better: Options | None = None
 
 
 BODY = b"--cut\r\nContent-Type: application/dicom\r\n\r\n" + bytes(200) + b"\r\n--cut--\r\n"
@@ -208,32 +208,32 @@ SENT = {
     "damaged": Sent(_post(b"junk" + BODY), 400, "is damaged; send it again", _post()),
     "too large": Sent(
         _post(BODY.replace(bytes(200), bytes(2_000_000))), 413, "larger than 1 MB; send one study at a time", _post(),
-        Rules(megabytes=1),
+        Options(megabytes=1),
     ),
     "identifiers": Sent(
-        _post(query="?identifiers=1"), 403, "start it with --identifiers", _post(query="?identifiers=1"), Rules(),
-        Rules(identifiers=True),
+        _post(query="?identifiers=1"), 403, "start it with --identifiers", _post(query="?identifiers=1"), Options(),
+        Options(identifiers=True),
     ),
     "token": Sent(
         _post(), 401, "send the service's token: Authorization: Bearer TOKEN", _post(authorization="Bearer open"),
-        Rules(token="open"),
+        Options(token="open"),
     ),
-    "too many": Sent(_post(), 503, "send this one again later", _post(), Rules(waiting=0), Rules(waiting=1)),
-    "late": Sent(_post(), 408, "send it faster, or allow more with --seconds", _post(), Rules(seconds=0), Rules()),
+    "too many": Sent(_post(), 503, "send this one again later", _post(), Options(waiting=0), Options(waiting=1)),
+    "late": Sent(_post(), 408, "send it faster, or allow more with --seconds", _post(), Options(seconds=0), Options()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", SENT)
-def test_a_request_corrected_as_advised_is_answered(what: str, desk: Desk) -> None:
+def test_a_request_corrected_as_advised_is_answered(what: str, backend: Backend) -> None:
     sent = SENT[what]
 
-    def client(rules: Rules) -> TestClient:
-        quick = vars(desk) | {"rules": rules, "serve": lambda *_, **__: (b"{}", 1)}
+    def client(options: Options) -> TestClient:
+        quick = vars(backend) | {"options": options, "serve": lambda *_, **__: (b"{}", 1)}
         return TestClient(make_app(SimpleNamespace(**quick)))  # type: ignore[arg-type]
 
-    refused = sent.refused(client(sent.rules))
+    refused = sent.refused(client(sent.options))
     assert (refused.status_code, sent.advice in refused.text) == (sent.status, True), refused.text
-    assert sent.right(client(sent.better or sent.rules)).status_code == 200
+    assert sent.right(client(sent.better or sent.options)).status_code == 200
 
 
 def test_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +246,10 @@ def test_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "send one study at a time" in str(vars(refused.value)) + str(refused.value)
 
 
-def test_a_late_answer_is_refused_with_the_option_for_more_time(desk: Desk) -> None:
+def test_a_late_answer_is_refused_with_the_option_for_more_time(backend: Backend) -> None:
     work = Path("unused")
-    with patch.object(desk, "_attendants", SimpleNamespace(get=_never)), pytest.raises(Exception) as refused:
-        desk.serve(work, work, "json", 0.0, heatmap=False, identifiers=False)
+    with patch.object(backend, "_processes", SimpleNamespace(get=_never)), pytest.raises(Exception) as refused:
+        backend.serve(work, work, "json", 0.0, heatmap=False, identifiers=False)
     assert "allow more with --seconds" in str(vars(refused.value)) + str(refused.value)
 
 
@@ -264,7 +264,7 @@ def test_other_hosts_can_be_served_with_a_token(run: Run, monkeypatch: pytest.Mo
     monkeypatch.delenv("TRAIN_SERVE_TOKEN", raising=False)
     said = CliRunner().invoke(main, [*serve, "--host", "0.0.0.0"])
     assert "set a token in TRAIN_SERVE_TOKEN, or serve on 127.0.0.1" in said.stderr
-    with patch("training.study.service.run_service", lambda desk, host, port: desk.close()):
+    with patch("training.study.service.run_service", lambda backend, host, port: backend.close()):
         assert CliRunner().invoke(main, [*serve, "--host", "127.0.0.1"]).exit_code == 0
         monkeypatch.setenv("TRAIN_SERVE_TOKEN", "open")
         assert CliRunner().invoke(main, [*serve, "--host", "0.0.0.0"]).exit_code == 0

@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 from tests.study.conftest import predict
 from training.errors import NotWrittenError, StudyError
 from training.study import building, command, scratch, writing
-from training.study.attendant import Attendant
-from training.study.desk import Desk, Rules
+from training.study.backend import Backend, Options
 from training.study.model import open_model
+from training.study.pipeline_process import PipelineProcess
 from training.study.service import make_app
 
 ADVICE = "free up space there, or set TMPDIR to a folder with enough space"
@@ -96,7 +96,7 @@ def test_no_space_for_the_answer_is_reported_and_leaves_no_files(tmp_path):
     assert not list((tmp_path / "deep").iterdir())
 
 
-def build_on_a_full_disk(self: Attendant, order: building.Order, timeout_s: float) -> None:
+def build_on_a_full_disk(self: PipelineProcess, order: building.Order, timeout_s: float) -> None:
     said = f"error: {order.cache}/images/8-d005a67a: the disk is full; nothing is lost: fix this"
     building.check_outcome(order, 1, said)
 
@@ -104,13 +104,13 @@ def build_on_a_full_disk(self: Attendant, order: building.Order, timeout_s: floa
 SERVED = {
     "an upload": ("training.study.service.receive", full),
     "a member of an archive": ("shutil.copyfileobj", full),
-    "the cache": ("training.study.attendant.Attendant.build", build_on_a_full_disk),
+    "the cache": ("training.study.pipeline_process.PipelineProcess.build", build_on_a_full_disk),
 }
 
 
 @pytest.mark.parametrize("place", SERVED)
 def test_the_service_reports_a_full_disk_and_its_log_the_folder(place, run, archive, temporary, monkeypatch, caplog):
-    client = TestClient(make_app(Desk(open_model(run, "cpu"), Rules())))
+    client = TestClient(make_app(Backend(open_model(run, "cpu"), Options())))
     with monkeypatch.context() as context:
         context.setattr(*SERVED[place])
         sent = {"content": archive.read_bytes(), "headers": {"content-type": "application/zip"}}
@@ -122,5 +122,5 @@ def test_the_service_reports_a_full_disk_and_its_log_the_folder(place, run, arch
     assert error.startswith(f"{temporary}: no space for")
     assert error.endswith(ADVICE)
     assert 'outcome="refused_507"} 1' in client.get("/metrics").text
-    monkeypatch.setattr(Attendant, "build", begun)
+    monkeypatch.setattr(PipelineProcess, "build", begun)
     assert client.post("/studies", **sent).json() == {"error": "begun"}

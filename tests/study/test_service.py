@@ -18,10 +18,10 @@ from tests.study.conftest import predict
 from training.cli.main import main
 from training.errors import StudyError
 from training.run.runs import Run
-from training.study.attendant import Attendant
+from training.study.backend import Backend, Options
 from training.study.building import begin_build, finish_build, make_order
-from training.study.desk import Desk, Rules
 from training.study.model import open_model
+from training.study.pipeline_process import PipelineProcess
 from training.study.service import make_app
 
 
@@ -31,15 +31,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def desk(run: Run) -> Iterator[Desk]:
-    made = Desk(open_model(run, "cpu"), Rules())
+def backend(run: Run) -> Iterator[Backend]:
+    made = Backend(open_model(run, "cpu"), Options())
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(desk: Desk) -> TestClient:
-    return TestClient(make_app(desk))
+def client(backend: Backend) -> TestClient:
+    return TestClient(make_app(backend))
 
 
 def form(files: list[Path]) -> list[tuple[str, tuple[str, bytes, str]]]:
@@ -115,26 +115,28 @@ def test_an_invalid_body_is_refused_in_one_line(client, files, tmp_path):
     assert client.get("/health").json()["in_hand"] == 0
 
 
-def test_limits_of_size_time_and_number(run, desk, files, monkeypatch):
-    small = Desk(desk.model, Rules(megabytes=1))
+def test_limits_of_size_time_and_number(run, backend, files, monkeypatch):
+    small = Backend(backend.model, Options(megabytes=1))
     assert TestClient(make_app(small)).post("/studies", files=form(files)).status_code == 413
-    slow = Desk(desk.model, Rules(seconds=1.0, builds=1))
-    slow._attendants.get()  # another study is being built, and does not finish in time
+    slow = Backend(backend.model, Options(seconds=1.0, builds=1))
+    slow._processes.get()  # another study is being built, and does not finish in time
     late = TestClient(make_app(slow)).post("/studies", files=form(files[:1]))
     assert (late.status_code, late.json()["error"][:30]) == (504, "the study was not answered in ")
-    full = Desk(desk.model, Rules(waiting=1))
+    full = Backend(backend.model, Options(waiting=1))
     assert full.counts.enter(1)
     busy = TestClient(make_app(full)).post("/studies", files=form(files[:1]))
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
 
 
-def test_a_token_is_required_if_set_and_other_hosts_need_one(desk, run, monkeypatch):
-    guarded = TestClient(make_app(Desk(desk.model, replace(desk.rules, token="open sesame")), host="0.0.0.0"))
+def test_a_token_is_required_if_set_and_other_hosts_need_one(backend, run, monkeypatch):
+    guarded = TestClient(
+        make_app(Backend(backend.model, replace(backend.options, token="open sesame")), host="0.0.0.0")
+    )
     assert guarded.get("/health").status_code == 200
     assert guarded.get("/metrics").status_code == 401
     assert guarded.post("/studies").status_code == 401
     assert guarded.get("/metrics", headers={"authorization": "Bearer open sesame"}).status_code == 200
-    assert TestClient(make_app(desk), base_url="http://elsewhere.example").get("/health").status_code == 400
+    assert TestClient(make_app(backend), base_url="http://elsewhere.example").get("/health").status_code == 400
     monkeypatch.delenv("TRAIN_SERVE_TOKEN", raising=False)
     from click.testing import CliRunner
 
@@ -143,7 +145,7 @@ def test_a_token_is_required_if_set_and_other_hosts_need_one(desk, run, monkeypa
     assert "set a token in TRAIN_SERVE_TOKEN" in said.stderr
 
 
-def test_many_requests_at_once_some_of_them_damaged(desk, client, files, monkeypatch):
+def test_many_requests_at_once_some_of_them_damaged(backend, client, files, monkeypatch):
     """Every request is answered and none stays in progress; benchmarks/service.py sends a thousand."""
 
     def build(self, order, timeout_s):
@@ -152,8 +154,8 @@ def test_many_requests_at_once_some_of_them_damaged(desk, client, files, monkeyp
         return prepared
 
     body, headers = stow(files)
-    prepared = real_build(desk, files)
-    monkeypatch.setattr(Attendant, "build", build)
+    prepared = real_build(backend, files)
+    monkeypatch.setattr(PipelineProcess, "build", build)
 
     def send(number: int) -> tuple[int, str]:
         if number % 10 == 0:
@@ -172,7 +174,7 @@ def test_many_requests_at_once_some_of_them_damaged(desk, client, files, monkeyp
     assert client.get("/health").json()["in_hand"] == 0
 
 
-def real_build(desk: Desk, files: list[Path]) -> Path:
+def real_build(backend: Backend, files: list[Path]) -> Path:
     work = files[0].parent.parent / f"work-{time.monotonic_ns()}"
     work.mkdir()
-    return finish_build(begin_build(make_order(desk.model.run, files[0].parent, work)))
+    return finish_build(begin_build(make_order(backend.model.run, files[0].parent, work)))

@@ -20,7 +20,7 @@ DICOM_EXTRA = "pip install 'ich-cache[dicom-out]'"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AnswerOptions:
     """The options of an answer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Wanted:
     tta: bool = False
 
 
-def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Wanted, device: str) -> "Answer":
+def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: AnswerOptions, device: str) -> "Answer":
     """Predict the studies in DICOM files with a run's best weights, and write the answer to a folder.
 
     Args:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from training.errors import NoRoomError, StudyError
-from training.study.desk import KINDS, Desk
+from training.study.backend import KINDS, Backend
 from training.study.scratch import needs_room, temporary_folder
 from training.study.uploads import Refused, receive
 
@@ -23,7 +23,7 @@ LOG = logging.getLogger("uvicorn.error")
 OPEN_PATHS = ("/health",)  # need no token
 
 
-def make_app(desk: Desk, host: str = "127.0.0.1") -> FastAPI:
+def make_app(backend: Backend, host: str = "127.0.0.1") -> FastAPI:
     """Return the application: POST /studies, GET /health and /metrics."""
     app = FastAPI(title="ich-cache: answers to head-CT studies; research only", docs_url=None, redoc_url=None)
     if host in LOOPBACK:  # protects against DNS rebinding by web pages
@@ -31,24 +31,24 @@ def make_app(desk: Desk, host: str = "127.0.0.1") -> FastAPI:
 
     @app.middleware("http")
     async def check_token(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        if desk.rules.token is None or request.url.path in OPEN_PATHS or _bears(request, desk.rules.token):
+        if backend.options.token is None or request.url.path in OPEN_PATHS or _bears(request, backend.options.token):
             return await call(request)
         return JSONResponse({"error": "send the service's token: Authorization: Bearer TOKEN"}, 401)
 
     @app.get("/health")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "run": desk.about["name"], "in_hand": desk.counts.in_hand}
+        return {"status": "ok", "run": backend.about["name"], "in_hand": backend.counts.in_hand}
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(desk.counts.to_text())
+        return PlainTextResponse(backend.counts.to_text())
 
     @app.post("/studies")
     async def studies(request: Request) -> Response:
-        if not desk.counts.enter(desk.rules.waiting):
-            busy = f"{desk.rules.waiting} studies are in progress; send this one again later"
+        if not backend.counts.enter(backend.options.waiting):
+            busy = f"{backend.options.waiting} studies are in progress; send this one again later"
             return JSONResponse({"error": busy}, 503, headers={"Retry-After": "5"})
-        return await _answer_counted(desk, request)
+        return await _answer_counted(backend, request)
 
     return app
 
@@ -58,12 +58,12 @@ def _bears(request: Request, token: str) -> bool:
     return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
 
 
-async def _answer_counted(desk: Desk, request: Request) -> Response:
+async def _answer_counted(backend: Backend, request: Request) -> Response:
     """Answer one request, and count its outcome in any case."""
     start, outcome, slices = time.monotonic(), "failed", 0
     try:
         kind = _kind(request)
-        content, slices = await _answer(desk, request, kind, start + desk.rules.seconds)
+        content, slices = await _answer(backend, request, kind, start + backend.options.seconds)
         outcome = "answered"
         return Response(content, media_type=KINDS[kind])
     except Refused as error:
@@ -81,7 +81,7 @@ async def _answer_counted(desk: Desk, request: Request) -> Response:
         return JSONResponse({"error": "an internal error of the service; see its log"}, 500)
     finally:
         seconds = time.monotonic() - start
-        desk.counts.leave(outcome, seconds, slices)
+        backend.counts.leave(outcome, seconds, slices)
         LOG.info("study: %s, %d slices, %.2f s", outcome, slices, seconds)
 
 
@@ -95,23 +95,23 @@ def _kind(request: Request) -> str:
     return kind
 
 
-async def _answer(desk: Desk, request: Request, kind: str, deadline: float) -> tuple[bytes, int]:
+async def _answer(backend: Backend, request: Request, kind: str, deadline: float) -> tuple[bytes, int]:
     identifiers = _flag(request, "identifiers")
-    if identifiers and not desk.rules.identifiers:
+    if identifiers and not backend.options.identifiers:
         raise Refused(403, "the service does not return identifiers; start it with --identifiers")
     with temporary_folder() as work, needs_room():
         (source := Path(work) / "source").mkdir()
         try:
-            async with asyncio.timeout(desk.rules.seconds), _body(request) as body:
+            async with asyncio.timeout(backend.options.seconds), _body(request) as body:
                 type_of = request.headers.get("content-type", "")
-                await receive(type_of, body, source, desk.rules.megabytes * 10**6)
+                await receive(type_of, body, source, backend.options.megabytes * 10**6)
         except TimeoutError as error:
             raise Refused(
                 408, "the body did not arrive in time; send it faster, or allow more with --seconds"
             ) from error
         heatmap = _flag(request, "heatmap")
         return await asyncio.to_thread(
-            desk.serve, source, Path(work), kind, deadline, heatmap=heatmap, identifiers=identifiers
+            backend.serve, source, Path(work), kind, deadline, heatmap=heatmap, identifiers=identifiers
         )
 
 
@@ -130,14 +130,14 @@ async def _body(request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
         raise Refused(400, "the client disconnected before the end of the body") from error
 
 
-def run_service(desk: Desk, host: str, port: int) -> None:
+def run_service(backend: Backend, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM."""
-    app = make_app(desk, host)
-    desk.start()
+    app = make_app(backend, host)
+    backend.start()
     try:
         _serve(app, host, port)
     finally:
-        desk.close()
+        backend.close()
 
 
 def _serve(app: FastAPI, host: str, port: int) -> None:

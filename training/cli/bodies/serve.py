@@ -32,7 +32,7 @@ def serve(
             f"--host {host}: other machines could reach it; set a token in {TOKEN_VARIABLE}, or serve on 127.0.0.1"
         )
     try:
-        from training.study.desk import Desk, Rules
+        from training.study.backend import Backend, Options
         from training.study.service import run_service
     except ImportError as error:
         raise ConfigError(
@@ -41,5 +41,5 @@ def serve(
 
     find_pipeline()
     model = open_model(open_run(run_path), device, tta=tta)
-    rules = Rules(waiting, builds, seconds, megabytes, identifiers, token)
-    run_service(Desk(model, rules), host, port)
+    options = Options(waiting, builds, seconds, megabytes, identifiers, token)
+    run_service(Backend(model, options), host, port)

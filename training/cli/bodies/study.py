@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from training.study.command import Wanted, predict_study
+from training.study.command import AnswerOptions, predict_study
 from training.words import counted
 
 
@@ -13,7 +13,7 @@ def predict_dicom(
     tta: bool,
 ) -> None:  # fmt: skip
     """Predict DICOM files; print one line per study and the path of the report."""
-    found = predict_study(run_path, given, out, Wanted(sr, heatmap, identifiers, tta), device)
+    found = predict_study(run_path, given, out, AnswerOptions(sr, heatmap, identifiers, tta), device)
     for record in found.studies.to_dict("records"):
         scores = [f"{name} {record[f'{name}_probability']:.3f}" for name in found.classes]
         click.echo(f"study {record['study']}: {counted(record['slices'], 'slice')}; {', '.join(scores)}")

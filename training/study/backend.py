@@ -12,11 +12,11 @@ from typing import Any
 
 from training.errors import NoRoomError, StudyError, TrainingError
 from training.report.heatmap import HeatMaps
-from training.study.attendant import Attendant
 from training.study.building import make_order
 from training.study.document import to_document
 from training.study.model import StudyModel, answer, describe, heat_maps, heat_of, images_of
 from training.study.page import study_page
+from training.study.pipeline_process import PipelineProcess
 from training.study.uploads import Refused
 from training.study.writing import as_json
 
@@ -24,8 +24,8 @@ KINDS = {"json": "application/json", "page": "text/html; charset=utf-8", "sr": "
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The limits of the service.
+class Options:
+    """The limits and options of the service.
 
     Attributes:
         waiting: maximum number of studies in progress, including those waiting; more are refused.
@@ -82,26 +82,26 @@ class Counts:
         return "\n".join(lines) + "\n"
 
 
-class Desk:
+class Backend:
     """A model in memory that answers studies, one at a time."""
 
-    def __init__(self, model: StudyModel, rules: Rules) -> None:
-        self.model, self.rules, self.counts = model, rules, Counts()
+    def __init__(self, model: StudyModel, options: Options) -> None:
+        self.model, self.options, self.counts = model, options, Counts()
         self.about = describe(model)
-        self._attendants: queue.LifoQueue[Attendant] = queue.LifoQueue()  # the last one used is warm
-        for _ in range(rules.builds):
-            self._attendants.put(Attendant())
+        self._processes: queue.LifoQueue[PipelineProcess] = queue.LifoQueue()  # the last one used is warm
+        for _ in range(options.builds):
+            self._processes.put(PipelineProcess())
         self._model = threading.Lock()
 
     def start(self) -> None:
         """Start the pipeline processes in advance, rather than with the first study."""
-        for attendant in list(self._attendants.queue):
-            attendant.start()
+        for process in list(self._processes.queue):
+            process.start()
 
     def close(self) -> None:
         """End the pipeline processes."""
-        for attendant in list(self._attendants.queue):
-            attendant.close()
+        for process in list(self._processes.queue):
+            process.close()
 
     def serve(
         self, source: Path, work: Path, kind: str, deadline: float, *, heatmap: bool, identifiers: bool
@@ -147,18 +147,18 @@ class Desk:
 
     def _build(self, source: Path, work: Path, deadline: float, *, identifiers: bool) -> Path:
         try:
-            attendant = self._attendants.get(timeout=_left(deadline))
+            process = self._processes.get(timeout=_left(deadline))
         except queue.Empty:
             raise _late() from None
         try:
-            return attendant.build(make_order(self.model.run, source, work, identifiers=identifiers), _left(deadline))
+            return process.build(make_order(self.model.run, source, work, identifiers=identifiers), _left(deadline))
         except NoRoomError:
             raise
         except TrainingError as error:
             late = time.monotonic() > deadline
             raise _late() if late else Refused(422, _without_paths(str(error), source)) from error
         finally:
-            self._attendants.put(attendant)
+            self._processes.put(process)
 
 
 def _report(source: Path, found: Any, about: Mapping[str, Any]) -> bytes:

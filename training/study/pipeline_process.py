@@ -14,7 +14,7 @@ from training.study.building import Order, begin_build, check_outcome, find_pipe
 GRACE_S = 5.0  # to exit after its input is closed
 
 
-class Attendant:
+class PipelineProcess:
     """A `pipeline attend` process that runs one build at a time, and is restarted if it has died."""
 
     def __init__(self) -> None:
