@@ -26,16 +26,16 @@ CASES = Cases()
 
 def _base(world: World) -> Path:
     """A copy of the slice model with features, which a test may damage."""
-    return Path(shutil.copytree(world.whole / "heads" / "base", world.folder / "base"))
+    return Path(shutil.copytree(world.shared / "heads" / "base", world.folder / "base"))
 
 
 def _series(world: World, *more: object, base: Path | None = None) -> list[Any]:
-    return ["series", "--run", base or world.whole / "heads" / "base", "--out", world.folder / "new", *OF_HEADS, *more]
+    return ["series", "--run", base or world.shared / "heads" / "base", "--out", world.folder / "new", *OF_HEADS, *more]
 
 
 @CASES.add
 def _a_head_without_a_folder(world: World) -> Case:
-    resume = ["series", "--resume", world.whole / "heads" / "head", *CPU]
+    resume = ["series", "--resume", world.shared / "heads" / "head", *CPU]
     return Case(["series", *CPU], "give --run and --out for a new head, or --resume DIR", lambda _: [resume])
 
 
@@ -48,7 +48,7 @@ def _a_head_that_was_stopped(world: World) -> Case:
 
 @CASES.add
 def _no_features_yet(world: World) -> Case:
-    bare = Path(shutil.copytree(world.whole / "run", world.folder / "bare"))
+    bare = Path(shutil.copytree(world.shared / "run", world.folder / "bare"))
     advice = "run: (train features --run .*)"
     return Case(_series(world, base=bare), advice, lambda m: [advised(m[1])], again=True)
 
@@ -72,7 +72,7 @@ def test_damaged_features_are_removed_and_recreated(world: World, heads: Path, d
 def _a_head_on_a_head(world: World) -> Case:
     follow = lambda found: [_series(world, base=Path(found[1]))]  # noqa: E731
     advice = r"is itself a head over series; give the slice model's run, (\S+)"
-    return Case(_series(world, base=world.whole / "heads" / "head"), advice, follow)
+    return Case(_series(world, base=world.shared / "heads" / "head"), advice, follow)
 
 
 @CASES.add
@@ -102,7 +102,7 @@ def _another(world: World, *more: object) -> list[Any]:
 @CASES.add
 def _a_head_that_is_resumed_as_a_run(world: World) -> Case:
     advice = "is a head over series; to continue: (train series --resume .*)"
-    return Case(["run", "--resume", world.whole / "heads" / "head", *CPU], advice, lambda m: [advised(m[1])])
+    return Case(["run", "--resume", world.shared / "heads" / "head", *CPU], advice, lambda m: [advised(m[1])])
 
 
 @CASES.add
@@ -113,13 +113,13 @@ def _a_run_that_is_resumed_as_a_head(world: World) -> Case:
 
 @CASES.add
 def _other_settings(world: World) -> Case:
-    resume = ["series", "--resume", world.whole / "heads" / "head", *CPU]
+    resume = ["series", "--resume", world.shared / "heads" / "head", *CPU]
     advice = "was started with other settings: .*; leave them out, or start a new run"
     return Case([*resume, "--lr", 0.3], advice, lambda _: [resume])
 
 
 def _copied_head(world: World) -> Path:
-    return Path(shutil.copytree(world.whole / "heads" / "head", world.folder / "head"))
+    return Path(shutil.copytree(world.shared / "heads" / "head", world.folder / "head"))
 
 
 @CASES.add
@@ -163,7 +163,7 @@ def _no_weights_yet(world: World) -> Case:
 @CASES.add
 def _a_torch_program_of_a_gru(world: World) -> Case:
     out = world.folder / "m.pt2"
-    export = ["export", "--run", world.whole / "heads" / "head", "--format", "torch", "--out", out]
+    export = ["export", "--run", world.shared / "heads" / "head", "--format", "torch", "--out", out]
     slice_model = lambda m: [[*advised(m[1]), "--out", out]]  # noqa: E731
     return Case(export, "or export the slice model: (train export --run .* --format torch)", slice_model)
 

@@ -239,7 +239,7 @@ def _other_patients(world: World) -> Path:
 
 @CASES.add
 def _no_test_set(world: World) -> Case:
-    two = world.whole / "two"  # subsets
+    two = world.shared / "two"  # subsets
 
     def follow(found: re.Match[str]) -> list[list[Any]]:
         return [["evaluate", "--run", two, *found[1].replace("OTHER", str(_other_patients(world))).split(), *CPU]]
@@ -260,7 +260,7 @@ def _an_external_set_that_is_not_named(world: World) -> Case:
 
 @CASES.add
 def _an_external_set_of_known_patients(world: World) -> Case:
-    external = ["evaluate", "--run", world.whole / "two", *CPU, "--split", "external", "--cache"]
+    external = ["evaluate", "--run", world.shared / "two", *CPU, "--split", "external", "--cache"]
     advice = "nothing is left to score: .*; give a cache with other patients"
     return Case([*external, world.cache], advice, lambda _: [[*external, _other_patients(world)]])
 

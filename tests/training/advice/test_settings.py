@@ -79,7 +79,7 @@ def _a_disk_that_refuses(world: World) -> Case:
 @CASES.add
 def _runs_to_compare(world: World) -> Case:
     compare = ["compare", world.run]
-    return Case(compare, "compare: give at least two runs", lambda _: [[*compare, world.whole / "run"]])
+    return Case(compare, "compare: give at least two runs", lambda _: [[*compare, world.shared / "run"]])
 
 
 @CASES.add

@@ -31,7 +31,7 @@ def call(*words: object) -> Result:
 
 
 @dataclass
-class Told:
+class Failure:
     """A call that fails, its advice as a pattern, and the call that follows the advice."""
 
     refused: Callable[[], object]
@@ -47,36 +47,36 @@ class Told:
 
 @dataclass
 class World:
-    """The files that a case is built from.
+    """The files that a case uses.
 
     Attributes:
-        whole: a folder with `cache.zarr`, a run on it, and `two`, a run without a test set.
-        folder: of this test.
+        shared: a folder of all tests with `cache.zarr`, a run on it, and `two`, a run without a test set.
+        folder: a folder of this test.
     """
 
-    whole: Path
+    shared: Path
     folder: Path
 
     @property
     def cache(self) -> Path:
-        return self.whole / "cache.zarr"
+        return self.shared / "cache.zarr"
 
     @cached_property
     def run(self) -> Path:
         """A copy of the run that may be damaged."""
-        return Path(shutil.copytree(self.whole / "run", self.folder / "run"))
+        return Path(shutil.copytree(self.shared / "run", self.folder / "run"))
 
     def restore(self, *names: str) -> None:
         """Restore files of the run, as from a backup."""
         for name in names:
-            shutil.copy(self.whole / "run" / name, self.run / name)
+            shutil.copy(self.shared / "run" / name, self.run / name)
 
     def new(self, *more: object, out: str = "new") -> list[Any]:
-        """The command for a new run."""
+        """Return the command for a new run."""
         return ["run", "--cache", self.cache, "--out", self.folder / out, *QUICK, *more]
 
     def other(self, **changes: Any) -> Cache:
-        """Another cache, as a pipeline would build it, with or without the change that the advice suggests."""
+        """Return another cache, such as the pipeline would build with the suggested change."""
         return open_cache(write_fake(self.folder / f"c{len(list(self.folder.iterdir()))}.zarr", **changes).path)
 
     def on_run(self, command: str, *more: object) -> list[Any]:
@@ -86,7 +86,7 @@ class World:
         return ["run", "--resume", self.run, *more, *CPU]
 
 
-def make_whole(folder: Path) -> Path:
+def make_shared(folder: Path) -> Path:
     """Write the cache and train the runs."""
     world = World(folder, folder)
     write_fake(folder / "cache.zarr")
@@ -100,7 +100,7 @@ def write_fake(path: Path, **changes: Any) -> FakeCache:
 
 
 def advised(words: str) -> list[str]:
-    """A `train` command from a message, on the CPU."""
+    """Return a `train` command from a message, on the CPU."""
     name = shlex.split(words)[1]
     return shlex.split(words)[1:] + ([] if name in ("report", "export", "compare") else CPU)
 
