@@ -27,6 +27,6 @@ def test_any_number_of_windows_can_be_trained_evaluated_and_exported_by_name(tmp
     assert images.type.tensor_type.shape.dim[1].dim_value == channels
     report, card = (run / "report.html").read_text(), (run / "model_card.md").read_text()
     names = [name for name, *_ in WINDOWS[:channels]]
-    assert ("Window: brain." if channels == 1 else f"Windows from the left: {', '.join(names)}.") in report
+    assert ("Window: brain." if channels == 1 else f"Windows from left to right: {', '.join(names)}.") in report
     assert f"windows {', '.join(names)}," in card
     np.testing.assert_array_less(0, data["std"])
