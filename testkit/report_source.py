@@ -80,9 +80,9 @@ def write_source(src: Path) -> dict[str, int]:
         dataset.InstanceNumber = number + 1
         write(src / "good" / f"6_{number}", encode(dataset, EXPLICIT))
     write(src / "copies" / "0_1", (src / "good" / "0_1").read_bytes())
-    whole = (src / "good" / "0_2").read_bytes()
+    intact = (src / "good" / "0_2").read_bytes()
     for name in ("a<b>&amp;.dcm", "b\u202e.dcm", "c.dcm", "d.dcm", "e.dcm"):
-        write(src / "cut" / name, whole[:-100])
+        write(src / "cut" / name, intact[:-100])
     write(src / "notes.txt", b"MARKNOTES nothing of DICOM")
     localizer = dataset_of(8, 0, tilted(0), 0, (16, 16))
     localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

@@ -111,7 +111,8 @@ def decode_frame(code: bytes, transfer_syntax: str, pixels: PixelFormat) -> np.n
     if picture is None:
         raise Rejected("decoding_failed", "the code stream does not start like that of a one-component image")
     if picture[:2] != shape:
-        raise Rejected("decoding_failed", f"the code stream says {picture[:2]}, the header {shape}")
+        sizes = f"{picture.height} x {picture.width} pixels in the code stream, {shape[0]} x {shape[1]} in the header"
+        raise Rejected("decoding_failed", sizes)
     values = _run(decode, code)
     if values.shape != shape or values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
         raise Rejected("decoding_failed", "the decoded image does not match the header")

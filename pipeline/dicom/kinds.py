@@ -63,7 +63,7 @@ def require_slice_type(image_type: bytes) -> None:
 
 @lru_cache(maxsize=256)
 def image_kind(image_type: bytes) -> str:
-    """Return the first of `IMAGE_KINDS` with a word that a value of ImageType contains as a whole; "" if none."""
+    """Return the first of `IMAGE_KINDS` of which a value of ImageType has a word; "" if none."""
     values = [f" {' '.join(re.findall('[A-Z0-9]+', value))} " for value in text(image_type).upper().split("\\")]
     named = (
         kind for kind, words in IMAGE_KINDS.items() if any(f" {word} " in value for word in words for value in values)

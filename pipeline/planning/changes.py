@@ -130,29 +130,29 @@ def resolve(listing: Listing, ledger: Ledger, difference: Difference, contents: 
     kept = [tuple(pair) for pair in difference.same.tolist()]
     fresh = [int(line) for line, _ in difference.resized]
     times: dict[int, int] = {}
-    for line, was in difference.unsure.tolist():
+    for line, known_line in difference.unsure.tolist():
         content = contents.get(line)
         digest = content.digest if content else _UNREAD
-        if digest == _digest(ledger, was):
-            kept.append((line, was))
-            if content and content.mtime_ns != ledger.mtimes_ns[was]:
-                times[was] = content.mtime_ns
+        if digest == _digest(ledger, known_line):
+            kept.append((line, known_line))
+            if content and content.mtime_ns != ledger.mtimes_ns[known_line]:
+                times[known_line] = content.mtime_ns
         else:
             fresh.append(line)
     changed = frozenset(fresh)
     touched = len(times)
     renamed, vanished = match_renamed(ledger, difference, contents)
-    for line, was in renamed.items():
-        kept.append((line, was))
-        times[was] = contents[line].mtime_ns
+    for line, known_line in renamed.items():
+        kept.append((line, known_line))
+        times[known_line] = contents[line].mtime_ns
     fresh += [line for line in difference.new.tolist() if line not in renamed]
     return Resolved(
         kept=_kept_ledger(listing, ledger, kept, times),
         fresh=sorted(fresh),
         changed=changed,
         touched=touched,
-        renamed=[(ledger.paths[was], listing.paths[line]) for line, was in renamed.items()],
-        vanished=[ledger.paths[was] for was in vanished],
+        renamed=[(ledger.paths[known_line], listing.paths[line]) for line, known_line in renamed.items()],
+        vanished=[ledger.paths[known_line] for known_line in vanished],
     )
 
 
@@ -164,16 +164,17 @@ def match_renamed(
     Returns:
         The listing line -> ledger line of each renamed file, and the remaining vanished ledger lines.
     """
-    gone: dict[tuple[int, int, int], list[int]] = {}
-    for was in difference.vanished.tolist():
-        gone.setdefault((int(ledger.sizes[was]), *_digest(ledger, was)), []).append(was)
+    vanished: dict[tuple[int, int, int], list[int]] = {}
+    for known_line in difference.vanished.tolist():
+        key = (int(ledger.sizes[known_line]), *_digest(ledger, known_line))
+        vanished.setdefault(key, []).append(known_line)
     renamed = {}
     for line in difference.maybe_renamed.tolist():
         content = contents.get(line)
-        candidates = gone.get((content.size, *content.digest)) if content else None
+        candidates = vanished.get((content.size, *content.digest)) if content else None
         if candidates:
             renamed[line] = candidates.pop(0)
-    return renamed, sorted(was for lines in gone.values() for was in lines)
+    return renamed, sorted(known_line for lines in vanished.values() for known_line in lines)
 
 
 def _digest(ledger: Ledger, line: int) -> tuple[int, int]:
@@ -182,8 +183,10 @@ def _digest(ledger: Ledger, line: int) -> tuple[int, int]:
 
 def _kept_ledger(listing: Listing, ledger: Ledger, kept: list[tuple[int, int]], times: Mapping[int, int]) -> Ledger:
     kept = sorted(kept, key=lambda pair: listing.paths[pair[0]])
-    lines = np.array([was for _, was in kept], np.int64)
+    lines = np.array([known_line for _, known_line in kept], np.int64)
     taken = ledger.take(lines)
-    mtimes_ns = np.array([times.get(was, int(old)) for (_, was), old in zip(kept, taken.mtimes_ns, strict=True)])
+    mtimes_ns = np.array(
+        [times.get(known_line, int(time)) for (_, known_line), time in zip(kept, taken.mtimes_ns, strict=True)]
+    )
     paths = [listing.paths[line] for line, _ in kept]
     return Ledger(paths, taken.sizes, mtimes_ns.astype(np.int64), taken.digests, taken.shards, taken.slots, taken.parts)

@@ -24,7 +24,7 @@ class Known:
         pending: shard -> units that a killed or a running build has planned.
         done: those of `pending` that are finished.
         next_shard: the lowest shard number that was never used.
-        retried: rejected files to try again, which are therefore left out of `ledger`.
+        retried: rejected files to read again, which are therefore left out of `ledger`.
         running: description of the build that is running now and processes `pending`; "" if none.
         identified: whether the cache has an identity; caches of format version 1 have none.
     """

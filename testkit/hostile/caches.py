@@ -56,11 +56,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
     makers: dict[str, Callable[[Small, np.random.Generator], str]] = {
         "cache: a damaged document": _damage_document,
         "cache: a damaged file": _damage_file,
-        "cache: another thing in a file's place": _replace_file,
+        "cache: a replaced file": _replace_file,
     }
-    found = {name: Kind(main, folder, _honest(make, right)) for name, make in makers.items()}
-    found["cache: a stranger's commit"] = Kind(main, folder, _signed(_sign_commit))
-    found["cache: a stranger's done-record"] = Kind(main, folder, _signed(_checksum_record))
+    found = {name: Kind(main, folder, _damaged(make, right)) for name, make in makers.items()}
+    found["cache: a forged commit"] = Kind(main, folder, _forged(_sign_commit))
+    found["cache: a forged shard record"] = Kind(main, folder, _forged(_checksum_record))
     return found
 
 
@@ -73,7 +73,7 @@ def _commands(small: Small, read: tuple[Command, ...]) -> tuple[Command, ...]:
     return (*read, *look, report, *work, repair, ("build", *small.options(), "--workers", 0))
 
 
-def _honest(
+def _damaged(
     make: Callable[[Small, np.random.Generator], str], right: str
 ) -> Callable[[Path, np.random.Generator], Hostile]:
     """Return a kind whose checksums are unchanged, so that only the valid content may be read."""
@@ -96,7 +96,7 @@ def _honest(
     return of
 
 
-def _signed(make: Callable[[Small, np.random.Generator], str]) -> Callable[[Path, np.random.Generator], Hostile]:
+def _forged(make: Callable[[Small, np.random.Generator], str]) -> Callable[[Path, np.random.Generator], Hostile]:
     """Return a kind with valid checksums, whose content may be anything but must not lead outside."""
 
     def of(folder: Path, rng: np.random.Generator) -> Hostile:

@@ -57,9 +57,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
     valid_run(folder)
     return {
         "run: a damaged file": Kind(main, folder, _damaged),
-        "run: another thing in a file's place": Kind(main, folder, _replaced),
-        "run: a stranger's": Kind(main, folder, _strangers),
-        "run: a stranger's tensors": Kind(main, folder, _tensors),
+        "run: a replaced file": Kind(main, folder, _replaced),
+        "run: a forged text file": Kind(main, folder, _forged_text),
+        "run: forged tensors": Kind(main, folder, _forged_tensors),
     }
 
 
@@ -98,7 +98,7 @@ def _replaced(folder: Path, rng: np.random.Generator) -> Hostile:
     return _hostile(replace(file, rng, folder.parent / "outside"), folder, name)
 
 
-def _strangers(folder: Path, rng: np.random.Generator) -> Hostile:
+def _forged_text(folder: Path, rng: np.random.Generator) -> Hostile:
     """Edit a text file of a folder without digests, as if someone else had put it together."""
     run, outside = folder / "run", folder.parent / "outside"
     (run / FILE).unlink()
@@ -125,7 +125,7 @@ class _Evil:
         return os.system, (f"touch {self.outside}/x",)
 
 
-def _tensors(folder: Path, rng: np.random.Generator) -> Hostile:
+def _forged_tensors(folder: Path, rng: np.random.Generator) -> Hostile:
     """Forge a checkpoint or weights that can be opened."""
     run, outside = folder / "run", folder.parent / "outside"
     (run / FILE).unlink()

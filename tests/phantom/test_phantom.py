@@ -1,4 +1,4 @@
-"""Check the synthetic studies: they repeat, read back, lie right in space, and their labels are true."""
+"""Synthetic studies are reproducible, valid for pydicom, correctly positioned, and have correct labels."""
 
 import csv
 import hashlib
@@ -49,7 +49,7 @@ def digests(out):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "dicoms").iterdir()}
 
 
-def test_fewer_patients_are_a_prefix_of_more(written, tmp_path):
+def test_patients_do_not_depend_on_their_number(written, tmp_path):
     out, _ = written
     done = []
     write(tmp_path, patients=1, seed=SEED, progress=done.append)
@@ -68,14 +68,14 @@ def test_workers_write_the_same_files(written, tmp_path):
     assert read_labels(tmp_path) == read_labels(out)
 
 
-def test_another_seed_gives_another_head(studies):
+def test_another_seed_gives_another_patient(studies):
     other = phantom.make_study(SEED + 1, 0)
     assert other.patient_id != studies[0].patient_id
     count = min(len(other.stored), len(studies[0].stored))
     assert not np.array_equal(other.hu[:count], studies[0].hu[:count])
 
 
-def test_files_are_named_by_uid_and_labels_have_six_rows_an_image(written):
+def test_files_are_named_by_uid_and_labels_have_six_lines_per_slice(written):
     out, summary = written
     names = sorted(path.name for path in (out / "dicoms").iterdir())
     header, *rows = read_labels(out)
@@ -94,7 +94,7 @@ def test_files_are_named_by_uid_and_labels_have_six_rows_an_image(written):
     assert positive == summary.positive
 
 
-def test_pydicom_reads_what_was_made(studies):
+def test_pydicom_reads_the_files(studies):
     for study in studies[:3]:
         for k, (name, data) in enumerate(encode_study(study)):
             dataset = pydicom.dcmread(io.BytesIO(data))
@@ -154,7 +154,7 @@ def test_codings_keep_extreme_values(coding, implicit_vr):
     assert [str(value) for value in dataset.WindowCenter] == ["00036", "00036"]
 
 
-def test_positions_rise_along_the_table_and_the_normal(studies):
+def test_positions_ascend_along_table_and_normal(studies):
     tilted = 0
     for study in studies:
         geometry = study.geometry
@@ -181,7 +181,7 @@ def test_nine_in_ten_studies_are_tilted_and_four_in_ten_uneven():
     assert uneven == pytest.approx(0.44, abs=0.07)
 
 
-def test_hu_are_those_of_a_head(studies):
+def test_hu_are_plausible_for_a_head(studies):
     for study in studies:
         hu = study.hu
         inside = hu[(hu > -1500)]
@@ -193,13 +193,13 @@ def test_hu_are_those_of_a_head(studies):
     assert {study.stored.dtype.kind for study in studies} == {"i", "u"}
 
 
-def test_brain_noise_is_correlated_like_a_scanner_s():
+def test_noise_is_correlated_like_that_of_a_scanner():
     tile = noise_tile(np.random.default_rng(0))
     near = [np.mean(tile[:, k:] * tile[:, :-k]) for k in (1, 2, 3)]
     assert near == pytest.approx([0.65, 0.13, -0.02], abs=0.12)
 
 
-def test_labels_say_what_blood_lies_in_the_slice(studies):
+def test_labels_agree_with_the_area_of_blood(studies):
     seen = np.zeros(5, int)
     for study in studies:
         mm2 = (2 * study.geometry.spacing_mm) ** 2
@@ -208,10 +208,10 @@ def test_labels_say_what_blood_lies_in_the_slice(studies):
             assert np.array_equal(study.labels[k, :5], area >= phantom.VISIBLE_MM2)
             assert study.labels[k, 5] == study.labels[k, :5].max()
         seen += study.labels[:, :5].any(0)
-    assert (seen > 0).all()  # of ten patients in a row each kind is the first of one
+    assert (seen > 0).all()  # among ten consecutive patients, each kind is the first kind of one
 
 
-def test_blood_is_where_the_labels_say_and_shows(studies):
+def test_blood_has_plausible_hu_and_unlabelled_slices_have_little(studies):
     for study in studies:
         hu = study.hu[:, ::2, ::2]
         for kind in range(5):
@@ -222,12 +222,12 @@ def test_blood_is_where_the_labels_say_and_shows(studies):
         assert (study.blood[quiet] > 0).sum((1, 2)).max(initial=0) * (2 * study.geometry.spacing_mm) ** 2 < 5 * 30
 
 
-def test_blood_makes_a_slice_brighter_than_the_same_head_without_it(studies, monkeypatch):
+def test_bleeds_are_brighter_than_the_same_head_without_them(studies, monkeypatch):
     patient = next(p for p, study in enumerate(studies) if study.labels[:, 4].any())
     bleeding = studies[patient]
 
     def draw_none(rng, kinds, head):
-        draw_bleeds(rng, kinds, head)  # the same draws, so that the rest of the study stays the same
+        draw_bleeds(rng, kinds, head)  # the same random numbers, so that the rest of the study is identical
         return ()
 
     monkeypatch.setattr(phantom, "draw_bleeds", draw_none)
@@ -248,14 +248,14 @@ def test_half_the_patients_bleed(studies):
 
 
 @pytest.mark.parametrize("bleeding", [0, 3, 8, 10])
-def test_as_many_patients_of_ten_bleed_as_were_asked_for(bleeding):
+def test_the_requested_share_of_patients_bleeds(bleeding):
     kinds = [phantom.draw_kinds(3, patient, np.random.default_rng(patient), bleeding) for patient in range(100)]
     assert sum(bool(found) for found in kinds) == 10 * bleeding
     if bleeding >= 5:
         assert {kind for found in kinds for kind in found} == set(CLASSES)
 
 
-def test_identifiers_never_meet():
+def test_identifiers_are_unique():
     for bits in (32, 36, 40):
         made = {phantom.scramble(number, bits, SEED) for number in range(20_000)}
         assert len(made) == 20_000
@@ -264,7 +264,7 @@ def test_identifiers_never_meet():
     assert small == set(range(4096))
 
 
-def test_some_patients_have_two_studies_of_one_head():
+def test_some_patients_have_two_studies():
     counts = [phantom.count_studies(SEED, patient) for patient in range(2000)]
     assert set(counts) == {1, 2}
     assert 0.01 < np.mean(np.array(counts) == 2) < 0.05

@@ -1,4 +1,4 @@
-"""Check what the phantom plants: bleeds whose edges only the neighbours tell, and slices out of order."""
+"""Studies with bleeds that are faint at their ends, and with shuffled slices."""
 
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ SEED = 7
 
 @pytest.fixture(scope="module")
 def patient() -> int:
-    """One who bleeds."""
+    """Return a patient with a bleed."""
     return next(patient for patient in range(20) if make_study(SEED, patient).labels[:, -1].sum() > 4)
 
 
 @pytest.fixture(scope="module")
 def studies(patient: int) -> tuple[Study, Study, Study]:
-    """A study with blood: as it is, without the blood, and with faint edges."""
+    """Return a study with blood, the same one without it, and the same one with faint edges."""
     bare = make_study(SEED, patient, bloodless=True)
     return make_study(SEED, patient), bare, make_planted(SEED, patient, edges=True)
 
 
-def test_edges_are_faint_and_what_lies_beyond_shows_no_blood(studies: tuple[Study, Study, Study]) -> None:
+def test_edges_are_faint_and_unlabelled_slices_have_no_blood(studies: tuple[Study, Study, Study]) -> None:
     full, bare, planted = studies
     assert np.array_equal(full.labels, planted.labels)
     assert not bare.labels.any()
@@ -42,7 +42,7 @@ def test_edges_are_faint_and_what_lies_beyond_shows_no_blood(studies: tuple[Stud
     assert np.abs(planted.hu[edge] - bare.hu[edge]).mean() < 0.1 * np.abs(full.hu[edge] - bare.hu[edge]).mean()
 
 
-def test_visibility_goes_by_the_bleed_that_shows_most() -> None:
+def test_visibility_is_that_of_the_most_visible_bleed() -> None:
     labels = np.zeros((10, 6), np.uint8)
     labels[1:5, 0] = labels[4:9, 1] = labels[1:9, 5] = 1
     wanted = [0, FAINT, 1, 1, FAINT, 1, 1, 1, FAINT, 0]
@@ -52,7 +52,7 @@ def test_visibility_goes_by_the_bleed_that_shows_most() -> None:
     assert visibility(labels).tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
 
 
-def test_shuffled_slices_keep_pixels_and_labels_and_change_places(
+def test_shuffling_changes_positions_but_not_pixels_and_labels(
     patient: int, studies: tuple[Study, Study, Study]
 ) -> None:
     full = studies[0]
@@ -65,27 +65,27 @@ def test_shuffled_slices_keep_pixels_and_labels_and_change_places(
     assert np.array_equal(other.geometry.positions, again.geometry.positions)
 
 
-def test_nothing_planted_is_the_plain_study() -> None:
+def test_a_study_is_unchanged_without_options() -> None:
     assert np.array_equal(make_planted(SEED, 0).stored, make_study(SEED, 0).stored)
 
 
-def test_the_command_plants_what_its_options_ask_for(
+def test_the_command_passes_its_options_on(
     patient: int, studies: tuple[Study, Study, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    makers: list[Any] = []
 
-    def keeps_what_makes(*_: object, make: object, **__: object) -> Summary:
-        asked.append(make)
+    def write(*_: object, make: object, **__: object) -> Summary:
+        makers.append(make)
         return Summary(1, 1, 0, {})
 
-    monkeypatch.setattr(dataset, "write", keeps_what_makes)
+    monkeypatch.setattr(dataset, "write", write)
     for options in ([], ["--faint-edges"], ["--shuffled"]):
         result = CliRunner().invoke(main, ["phantom", "--out", str(tmp_path), "--patients", "1", *options])
         assert result.exit_code == 0, result.output
-    plain, faint, moved = (make(SEED, patient, 0) for make in asked)
+    plain, faint, shuffled = (make(SEED, patient, 0) for make in makers)
     full, _, planted = studies
     assert np.array_equal(plain.stored, full.stored)
     assert np.array_equal(faint.stored, planted.stored)
     assert np.array_equal(faint.geometry.positions, plain.geometry.positions)
-    assert np.array_equal(moved.stored, full.stored)
-    assert not np.array_equal(moved.geometry.positions, plain.geometry.positions)
+    assert np.array_equal(shuffled.stored, full.stored)
+    assert not np.array_equal(shuffled.geometry.positions, plain.geometry.positions)

@@ -1,4 +1,4 @@
-"""Check what slices are painted with: ellipsoids against a plain formula, enlarging, noise."""
+"""The elements of painted slices: ellipsoids compared with a plain formula, enlarging, and noise."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def plain_grid(side=64, z=0.0):
 
 
 def coverage(grid, blob):
-    """Share of each pixel inside an ellipsoid, worked out for the whole slice."""
+    """Return the share of each pixel inside an ellipsoid, computed for all pixels."""
     turn, (rx, ry, rz) = np.deg2rad(blob.angle), blob.radii
     dx, dy, dz = (axis - middle for axis, middle in zip(grid, blob.centre, strict=True))
     u, v = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
@@ -21,7 +21,7 @@ def coverage(grid, blob):
 
 
 @pytest.mark.parametrize("z", [0.0, 3.0, -4.5, 5.5, 40.0])
-def test_a_blob_covers_its_area_and_only_its_window_is_drawn(z):
+def test_a_blob_agrees_with_its_formula(z):
     grid = plain_grid(z=z)
     blob = Blob((4.0, -3.0, 0.0), (12.0, 6.0, 5.0), 25.0, hu=100.0, paired=False)
     cover = coverage(grid, blob)
@@ -35,7 +35,7 @@ def test_a_blob_covers_its_area_and_only_its_window_is_drawn(z):
     assert np.allclose(marked, np.maximum(cover, 0.4), atol=1e-5)
 
 
-def test_blobs_come_in_pairs_and_one_after_the_other():
+def test_blobs_are_mirrored_if_paired_and_drawn_in_order():
     grid = plain_grid()
     pair = np.zeros((64, 64), np.float32)
     draw(pair, grid, [Blob((14.0, 0.0, 0.0), (5.0, 8.0, 5.0), 20.0, hu=1.0)])
@@ -50,7 +50,7 @@ def test_blobs_come_in_pairs_and_one_after_the_other():
     assert np.allclose(grown, 7 * coverage(grid, first._replace(radii=(9.0, 9.0, 9.0))), atol=1e-3)
 
 
-def test_enlarge_keeps_pixels_and_halves_between_them():
+def test_enlarge_interpolates_between_pixels():
     image = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     large = enlarge(image)
     assert large.shape == (16, 12)
@@ -62,7 +62,7 @@ def test_enlarge_keeps_pixels_and_halves_between_them():
     assert np.array_equal(enlarge(np.stack([image, 2 * image]))[1], 2 * large)
 
 
-def test_noise_is_smooth_and_of_unit_size():
+def test_noise_is_smooth_with_mean_0_and_sigma_near_1():
     noise = Noise(np.random.default_rng(1))
     grid = Grid(*(40 * axis for axis in plain_grid(64)[:2]), np.zeros((64, 64), np.float32))
     wide = noise.at(grid._replace(z=grid.x * 0.37), 60)

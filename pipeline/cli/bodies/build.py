@@ -47,7 +47,7 @@ def build(
         raise click.UsageError("--dashboard is for local workers: give --workers 1 or more.")
     with ShownProgress(in_process=where.in_process) as shown:
         steps = Progress(shown.planned, shown.note, shown.files_begun, shown.shard_done, shown.stage)
-        options = BuildOptions(key, prune=prune, **_doubts(wanted))
+        options = BuildOptions(key, prune=prune, **_survey_arguments(wanted))
         outcome = build_cache(cache, settings=settings, workers=where, options=options, progress=steps)
     _print_outcome(cache, outcome, labelled=settings.labels.file.filepath is not None)
     return _judge_rejects(cache, outcome, limit)
@@ -57,7 +57,7 @@ def plan(*, out: Path, as_json: bool, **wanted: Any) -> int:
     """Print the plan, and return the exit code: 2 where a build has something to do."""
     cache = Cache(out)
     settings, _ = _settings(cache, **wanted)
-    made = survey(cache, settings, **_doubts(wanted), running=builder_at_work(cache)).plan
+    made = survey(cache, settings, **_survey_arguments(wanted), running=builder_at_work(cache)).plan
     if as_json:
         say_json(made.as_json())
     else:
@@ -66,8 +66,8 @@ def plan(*, out: Path, as_json: bool, **wanted: Any) -> int:
     return 2 if made.commit else 0
 
 
-def _doubts(wanted: dict[str, Any]) -> dict[str, bool]:
-    """What `survey` is to believe, by the options."""
+def _survey_arguments(wanted: dict[str, Any]) -> dict[str, bool]:
+    """Return the arguments of `survey` for the options."""
     return {"check_content": wanted["check"] == "hash", "retry_rejected": wanted["retry_rejected"]}
 
 
