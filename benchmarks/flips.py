@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from testkit.flips import SCENES, Found, flip
+from testkit.flips import SCENES, Outcomes, flip
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     given = options.parse_args()
     logging.disable()
     names = [name for name in given.commands.split(",") if name]
-    found, started = Found(), time.perf_counter()
+    outcomes, started = Outcomes(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         scenes = [make(Path(folder, name), names) for name, make in SCENES.items() if given.scene in ("", name)]
         for scene in scenes:
@@ -40,16 +40,18 @@ def main() -> None:
                 flush=True,
             )
         for number in range(given.flips):
-            before = len(found.wrong)
-            flip(scenes[number % len(scenes)], np.random.default_rng([given.seed, number]), found)
-            for wrong in found.wrong[before:]:
+            before = len(outcomes.wrong)
+            flip(scenes[number % len(scenes)], np.random.default_rng([given.seed, number]), outcomes)
+            for wrong in outcomes.wrong[before:]:
                 print(f"flip {number}: {wrong}", flush=True)
-    said, nothing = found.said.total(), found.nothing.total()
-    print(f"{given.flips} flips: {said} reported, {nothing} without effect, {len(found.wrong)} wrong")
-    for name in sorted({*found.said, *found.nothing}):
-        print(f"  {name}: {found.said[name]} reported, {found.nothing[name]} without effect")
-    print(f"{dict(sorted(found.kinds.items()))}; {time.perf_counter() - started:.0f} s, {os.times().user:.0f} s of CPU")
-    sys.exit(bool(found.wrong))
+    reported, unchanged = outcomes.reported.total(), outcomes.unchanged.total()
+    print(f"{given.flips} flips: {reported} reported, {unchanged} without effect, {len(outcomes.wrong)} wrong")
+    for name in sorted({*outcomes.reported, *outcomes.unchanged}):
+        print(f"  {name}: {outcomes.reported[name]} reported, {outcomes.unchanged[name]} without effect")
+    print(
+        f"{dict(sorted(outcomes.kinds.items()))}; {time.perf_counter() - started:.0f} s, {os.times().user:.0f} s of CPU"
+    )
+    sys.exit(bool(outcomes.wrong))
 
 
 if __name__ == "__main__":

@@ -29,18 +29,18 @@ from training.run.digests import FILE
 
 
 @dataclass(frozen=True)
-class Done:
+class Result:
     """The result of a command.
 
     Attributes:
         code: exit code.
-        said: lines of its output.
+        output: lines of its output.
         files: path below the folder -> SHA-256.
         error: repr of an exception that was not handled, or "".
     """
 
     code: int
-    said: tuple[str, ...]
+    output: tuple[str, ...]
     files: Mapping[str, str]
     error: str = ""
 
@@ -53,14 +53,14 @@ class Scene:
         folder: the folder.
         parts: folders below it in whose files bits are flipped.
         commands: name -> program and command.
-        done: name -> result.
+        results: name -> result.
         readers: file below the folder -> names of the commands that open it.
     """
 
     folder: Path
     parts: tuple[str, ...]
     commands: Mapping[str, tuple[click.Command, Command]]
-    done: dict[str, Done] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -78,11 +78,11 @@ class Scene:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.pristine, self.folder, symlinks=True)
 
-    def do(self, name: str, opened: set[str] | None = None) -> Done:
+    def do(self, name: str, opened: set[str] | None = None) -> Result:
         """Run a command on the current folder; add the files below it that the command opens to `opened`."""
         if opened is not None:
             _watch(self.folder, opened)
-        code, said, error = call(*self.commands[name])
+        code, output, error = call(*self.commands[name])
         _watch(None, set())
         found = {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -90,14 +90,14 @@ class Scene:
             if path.is_file()
         }
         crash = "" if error is None or isinstance(error, SystemExit) else repr(error)[:300]
-        return Done(code, tuple(said.splitlines()), found, crash)
+        return Result(code, tuple(output.splitlines()), found, crash)
 
 
 def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tuple[click.Command, Command]]) -> Scene:
     """Run each command twice; output and files that differ between the two, such as times, will not be compared."""
     scene = Scene(folder, parts, commands)
     folder.rename(scene.pristine)
-    first: dict[str, Done] = {}
+    first: dict[str, Result] = {}
     for name in commands:
         scene.renew()
         with_files: set[str] = set()
@@ -110,8 +110,8 @@ def open_scene(folder: Path, parts: tuple[str, ...], commands: Mapping[str, tupl
     for name, once in first.items():
         scene.renew()
         again = scene.do(name)
-        lines = tuple(line for line in once.said if line in again.said)
-        scene.done[name] = Done(once.code, lines, dict(once.files.items() & again.files.items()))
+        lines = tuple(line for line in once.output if line in again.output)
+        scene.results[name] = Result(once.code, lines, dict(once.files.items() & again.files.items()))
     return scene
 
 
@@ -138,42 +138,42 @@ def _watch(folder: Path | None, found: set[str]) -> None:
 
 
 @dataclass
-class Found:
+class Outcomes:
     """The outcomes of flips.
 
     Attributes:
-        said: number of flips that each command reported.
-        nothing: number of flips that changed nothing, by command.
+        reported: number of flips that each command reported.
+        unchanged: number of flips that changed nothing, by command.
         kinds: number of flips by kind of file.
         wrong: descriptions of flips that were neither.
     """
 
-    said: Counter[str] = field(default_factory=Counter)
-    nothing: Counter[str] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)
+    unchanged: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
-def flip(scene: Scene, rng: np.random.Generator, found: Found) -> None:
+def flip(scene: Scene, rng: np.random.Generator, outcomes: Outcomes) -> None:
     """Flip a random bit of a file that some command reads, and run one of these commands."""
     file = sorted(scene.readers)[rng.integers(len(scene.readers))]
     name = scene.readers[file][rng.integers(len(scene.readers[file]))]
     scene.renew()
     bit = flip_bit(scene.folder / file, rng)
-    done, right = scene.do(name), scene.done[name]
-    found.kinds[kind_of(file)] += 1
-    new = [line for line in done.said if line not in right.said]
-    if done.error:
-        found.wrong.append(f"{file}, bit {bit}: {name}: {done.error}")
-    elif any(names(line, file) for line in new):
-        found.said[name] += 1
-    elif _same(done, right, file):
-        found.nothing[name] += 1
+    result, expected = scene.do(name), scene.results[name]
+    outcomes.kinds[_kind_of(file)] += 1
+    new = [line for line in result.output if line not in expected.output]
+    if result.error:
+        outcomes.wrong.append(f"{file}, bit {bit}: {name}: {result.error}")
+    elif any(_has_path(line, file) for line in new):
+        outcomes.reported[name] += 1
+    elif not (difference := _difference(result, expected, file)):
+        outcomes.unchanged[name] += 1
     else:
-        found.wrong.append(f"{file}, bit {bit}: {name}: exit code {done.code}, {_difference(done, right, file)}")
+        outcomes.wrong.append(f"{file}, bit {bit}: {name}: exit code {result.code}, {difference}")
 
 
-def names(line: str, file: str) -> bool:
+def _has_path(line: str, file: str) -> bool:
     """Return whether a line contains the path of a file, or of the store of features that it is part of."""
     inside = file.partition("/")[2] or file
     if ".zarr/" in inside:
@@ -181,23 +181,19 @@ def names(line: str, file: str) -> bool:
     return inside in line
 
 
-def kind_of(file: str) -> str:
+def _kind_of(file: str) -> str:
     """Return the kind of a file, for counting: its folders and its suffix."""
     return "/".join(part for part in Path(file).parent.parts[:3] if "-" not in part) + f"/*{Path(file).suffix}"
 
 
-def _same(done: Done, right: Done, file: str) -> bool:
-    return not _difference(done, right, file)
-
-
-def _difference(done: Done, right: Done, file: str) -> str:
-    if done.code != right.code:
-        return f"says {done.said[-1:]}"
-    for name, digest in right.files.items():
-        if name != file and Path(name).name != FILE and done.files.get(name) != digest:
-            return f"{name} is another"
-    lacking = [line for line in right.said if line not in done.said]
-    return f"does not say {lacking[0]!r}" if lacking else ""
+def _difference(result: Result, expected: Result, file: str) -> str:
+    if result.code != expected.code:
+        return f"prints {result.output[-1:]}"
+    for name, digest in expected.files.items():
+        if name != file and Path(name).name != FILE and result.files.get(name) != digest:
+            return f"{name} differs"
+    missing = [line for line in expected.output if line not in result.output]
+    return f"does not print {missing[0]!r}" if missing else ""
 
 
 def cache_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
@@ -244,8 +240,8 @@ def run_scene(folder: Path, names: Sequence[str] = ()) -> Scene:
         "evaluate head": ("evaluate", "--run", head, "--split", "validation", *cpu),
     }
     for command in made.values():
-        code, said, _ = call(train, command)
-        assert code == 0, said
+        code, output, _ = call(train, command)
+        assert code == 0, output
     words: dict[str, Command] = {
         "evaluate": ("evaluate", "--run", run, *cpu),
         "evaluate validation": ("evaluate", "--run", run, "--split", "validation", *cpu),

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from testkit.flips import Found, cache_scene, flip
+from testkit.flips import Outcomes, cache_scene, flip
 
 
 def test_a_flipped_bit_is_reported_or_changes_nothing(tmp_path):
-    found, scene = Found(), cache_scene(tmp_path / "cache", ("verify", "info --digest", "build", "publish", "read"))
+    outcomes = Outcomes()
+    scene = cache_scene(tmp_path / "cache", ("verify", "info --digest", "build", "publish", "read"))
     for number in range(20):
-        flip(scene, np.random.default_rng([1, number]), found)
-    assert found.wrong == []
-    assert found.said.total() + found.nothing.total() == 20
-    assert found.said.total() > 2
+        flip(scene, np.random.default_rng([1, number]), outcomes)
+    assert outcomes.wrong == []
+    assert outcomes.reported.total() + outcomes.unchanged.total() == 20
+    assert outcomes.reported.total() > 2
