@@ -36,26 +36,34 @@ def _is_valid_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1]."""
+    """A display range: [level - width/2, level + width/2] HU is mapped to [0, 1].
+
+    Attributes:
+        name: 1 to 100 printable characters, without commas and quotes.
+        level_hu: centre of the range, HU.
+        width_hu: width of the range, HU, above 0.
+    """
 
     name: str
     level_hu: float
     width_hu: float
 
     def problem(self) -> str | None:
+        """Return why the window is invalid, or None."""
         if not _is_valid_name(self.name):
-            return f"{short(self.name)} cannot name a window, choose another name"
+            return f"{short(self.name)} is not a valid window name, choose another name"
         return None if self.width_hu > 0 else f"width_hu is {self.width_hu:g}, it must be above 0"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassWeight:
-    """A label class and its weight in the loss and in the weighted log loss."""
+    """A label class and its weight, above 0, in the loss and in the weighted log loss."""
 
     name: str
     weight: float = 1.0
 
     def problem(self) -> str | None:
+        """Return why the class is invalid, or None."""
         if self.name in TABLE_COLUMNS or not _is_valid_name(self.name):
             return f"{short(self.name)} cannot be a column of the table, choose another class name"
         return None if self.weight > 0 else f"weight is {self.weight:g}, it must be above 0"
@@ -87,6 +95,7 @@ class Splits:
     test: float = 0.15
 
     def problem(self) -> str | None:
+        """Return why the shares are invalid, or None."""
         shares = (self.train, self.validation, self.test)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
             return f"the shares are {', '.join(f'{s:g}' for s in shares)}, they must be 0 or more and add up to 1"
@@ -95,13 +104,19 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How arrays are stored. Compression changes no pixel and is part of no fingerprint, but rows_per_shard is."""
+    """How arrays are stored. Compression changes no pixel and is part of no fingerprint, but rows_per_shard is.
+
+    Attributes:
+        rows_per_shard: 1 to 8192.
+        compression_level: 1 to 9, or 1 to 22 for zstd; lz4 ignores it.
+    """
 
     rows_per_shard: int = 256
     compression: Literal["lz4", "lz4hc", "zstd"] = "lz4"
     compression_level: int = 5
 
     def problem(self) -> str | None:
+        """Return why the layout is invalid, or None."""
         if not 1 <= self.rows_per_shard <= 8192:
             return f"rows_per_shard is {self.rows_per_shard}, it must be 1 to 8192"
         highest = 22 if self.compression == "zstd" else 9
@@ -112,7 +127,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How DICOM files are read; part of the fingerprint of reading."""
+    """How DICOM files are read; part of the fingerprint of reading.
+
+    Attributes:
+        missing_rescale: reject frames without RescaleSlope or RescaleIntercept, or read them with 1 and 0.
+        repair: `rsna_12bit_wrap` for `dicom.unwrap`, or none.
+        patient_ids: hash PatientID with a key, or keep it.
+    """
 
     missing_rescale: Literal["reject", "identity"] = "reject"
     repair: Literal["none", "rsna_12bit_wrap"] = "none"
@@ -121,7 +142,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One entry of the catalog."""
+    """One entry of the catalog.
+
+    Attributes:
+        filepath: the default source, or None.
+        image_id: what identifies a slice in label files: its SOP Instance UID, or the name of its file without suffix.
+        patient_ids, missing_rescale, repair: see `Reading`.
+        windows, sizes: the catalog's if empty.
+        metadata: further information, not used by the pipeline.
+    """
 
     description: str
     classes: tuple[ClassWeight, ...]

@@ -193,7 +193,7 @@ def test_a_plan_names_the_options_that_change_kept_labels(words: tuple[str, ...]
 
 @CASES.add
 def _an_invalid_window_name(small: Small) -> Case:
-    return _after_correcting_catalog(small, "name: bone", "name: 'a,b'", "cannot name a window, choose another name")
+    return _after_correcting_catalog(small, "name: bone", "name: 'a,b'", "not a valid window name, choose another")
 
 
 @CASES.add
