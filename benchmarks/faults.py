@@ -29,7 +29,7 @@ def main() -> None:
     print(f"{given.files:,} files and {len(killed)} that kill their worker; {time.perf_counter() - started:.0f} s")
     for path, message in zip(killed["path"], killed["message"], strict=True):
         print(f"  {path}: {message}")
-    print("no other difference: counts, rejects and digest are otherwise those of a build without them")
+    print("otherwise, counts, rejects and digest equal those of a build without them")
 
 
 if __name__ == "__main__":
