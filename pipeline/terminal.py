@@ -11,28 +11,28 @@ from pipeline.source.names import escaped
 MAX_ERROR_CHARACTERS = 1000
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line of a command's result to stdout."""
     _print(line, sys.stdout)
 
 
-def say_json(content: Any) -> None:
+def print_json(content: Any) -> None:
     """Print plain data as JSON for scripts; JSON itself escapes everything that is not ASCII."""
     print(json.dumps(content, indent=2))
 
 
-def say_json_line(content: Any, stream: TextIO) -> None:
+def print_json_line(content: Any, stream: TextIO) -> None:
     """Print plain data as one line of JSON, for a program that reads line by line."""
     print(json.dumps(content), file=stream, flush=True)
 
 
-def note(line: str) -> None:
+def print_status(line: str) -> None:
     """Print one line about progress to stderr; a closed terminal does not stop the work."""
     with contextlib.suppress(OSError):
         _print(line, sys.stderr)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error as one line of bounded length to stderr; a closed terminal does not affect the exit code."""
     if len(message) > MAX_ERROR_CHARACTERS:
         message = message[: MAX_ERROR_CHARACTERS - 1] + "…"

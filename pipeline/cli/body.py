@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.engine.interrupts import Terminated, ended_by_signals
 from pipeline.errors import PipelineError
-from pipeline.terminal import complain, note
+from pipeline.terminal import print_error, print_status
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an error you can fix (one line on stderr says how); 2 wrong usage or, for `plan`, work "
@@ -32,16 +32,16 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             with ended_by_signals():
                 code = function(*args, **options)
         except PipelineError as error:
-            complain(str(error))
+            print_error(str(error))
             code = 1
         except BrokenPipeError:
             raise  # the reader of the output has closed it, and click exits silently
         except OSError as error:
-            complain(refused_by_system(error))
+            print_error(refused_by_system(error))
             code = 1
         except KeyboardInterrupt as interrupt:
-            note("")  # end the line on which the terminal printed ^C
-            note("interrupted; finished work is kept: run the same command to continue")
+            print_status("")  # end the line on which the terminal printed ^C
+            print_status("interrupted; finished work is kept: run the same command to continue")
             code = 128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
         sys.exit(code or 0)
 

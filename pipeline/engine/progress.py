@@ -38,14 +38,14 @@ class ShownProgress:
 
     def planned(self, plan: Plan) -> None:
         for line in plan.as_lines():
-            terminal.note(line)
+            terminal.print_status(line)
         self._total = plan.slices_expected
         if self._total and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total, desc=self._first_stage, unit=" slices", smoothing=0.1, dynamic_ncols=True
             )
         elif self._total:
-            terminal.note(self._first_stage)
+            terminal.print_status(self._first_stage)
 
     def files_begun(self, shard: int, files: int) -> None:
         """Count the files begun in an unfinished shard, as a small build has only one or two shards."""
@@ -77,7 +77,7 @@ class ShownProgress:
         self._printed = time.monotonic()
         rate = (done - self._at_start) / (self._printed - self._started)
         left = max(self._total - done, 0) / max(rate, 1e-9)
-        terminal.note(
+        terminal.print_status(
             f"{done:,} of {self._total:,} slices, {rate:,.0f} slices/s, {self._failed:,} failed, "
             f"{self._other_files:,} other files, {tqdm.format_interval(left)} left"
         )
@@ -88,7 +88,7 @@ class ShownProgress:
 
     def stage(self, name: str) -> None:
         self._close()
-        terminal.note(name)
+        terminal.print_status(name)
 
     def _close(self) -> None:
         if self._bar is not None:

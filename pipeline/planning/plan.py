@@ -11,7 +11,7 @@ from pipeline.dicom.records import Unit
 from pipeline.planning.changes import Resolved
 from pipeline.planning.jobs import HandedBack, ShardJob
 from pipeline.planning.known import Known
-from pipeline.planning.reasons import reasons_of, why_read
+from pipeline.planning.reasons import reason_to_read, reasons_to_build
 from pipeline.planning.stages import Fingerprints
 from pipeline.source.listing import Listing
 
@@ -90,14 +90,14 @@ def make(
     planned = {unit.path for units in unfinished.values() for unit in units}
     changed = {listing.paths[line] for line in resolved.changed}
     paths = [listing.paths[line] for line in resolved.fresh]
-    why = {path: why_read(known, wanted, path, changed) for path in paths}
+    why = {path: reason_to_read(known, wanted, path, changed) for path in paths}
     fresh = [path for path in why if path not in planned]
     fresh = fresh if listing.ordered else shuffled(fresh)
     new = _new_shards([(path, why[path]) for path in fresh], known.next_shard, rows_per_shard)
     added = _jobs_that_add_arrays(known, resolved.kept, wanted)
     resumed = _resumed_jobs(listing, unfinished, wanted)
     jobs = (*added, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(reasons_of(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), added=added))
+    reasons = tuple(reasons_to_build(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), added=added))
     return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
 
 

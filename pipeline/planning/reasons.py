@@ -16,7 +16,7 @@ FIRST, NEW, CHANGED, READING_CHANGED = (
 RETRIED = "it was rejected and is tried again"
 
 
-def why_read(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
+def reason_to_read(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -> str:
     """Return why a file is read, for `pipeline why`."""
     if known.reading is None:
         return FIRST
@@ -27,7 +27,7 @@ def why_read(known: Known, wanted: Fingerprints, path: str, changed: Set[str]) -
     return CHANGED if path in changed else NEW
 
 
-def reasons_of(
+def reasons_to_build(
     known: Known,
     resolved: Resolved,
     wanted: Fingerprints,

@@ -34,19 +34,19 @@ def test_any_text_is_escaped_to_a_printable_one(text):
     ],
 )
 def test_control_characters_are_printed_as_escapes(text, shown, capsys):
-    terminal.say(text)
+    terminal.print_line(text)
     assert capsys.readouterr().out == shown + "\n"
 
 
 def test_characters_that_the_terminal_lacks_are_printed_as_escapes(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    terminal.say("ü")
+    terminal.print_line("ü")
     assert stream.buffer.getvalue() == b"\\xfc\n"
 
 
 def test_errors_have_a_limited_length_and_a_closed_terminal_is_ignored(capsys, monkeypatch):
-    terminal.complain("x" * 100_000)
+    terminal.print_error("x" * 100_000)
     assert len(capsys.readouterr().err) == len("error: ") + terminal.MAX_ERROR_CHARACTERS + 1
 
     class Gone(io.StringIO):
@@ -54,8 +54,8 @@ def test_errors_have_a_limited_length_and_a_closed_terminal_is_ignored(capsys, m
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    terminal.complain("x")
-    terminal.note("x")
+    terminal.print_error("x")
+    terminal.print_status("x")
 
 
 def test_file_names_are_printed_with_escapes(tmp_path):

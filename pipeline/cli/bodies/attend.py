@@ -12,7 +12,7 @@ from pipeline.cache import committing
 from pipeline.cli.bodies import build as build_body
 from pipeline.engine import convert
 from pipeline.tables import tables
-from pipeline.terminal import say_json_line
+from pipeline.terminal import print_json_line
 
 # What a build would import later: it is to be there before the first one is asked for.
 NEEDED = (build_body, committing, convert, tables)
@@ -30,7 +30,7 @@ def attend(build: click.Command, asked: TextIO, answers: TextIO) -> int:
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
             code = _run(build, line)
-        say_json_line({"exit_code": code, "said": said.getvalue()[-MOST_SAID:]}, answers)
+        print_json_line({"exit_code": code, "said": said.getvalue()[-MOST_SAID:]}, answers)
         if code > ENDED_BY_SIGNAL:
             return code
     return 0

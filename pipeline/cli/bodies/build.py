@@ -16,7 +16,7 @@ from pipeline.engine.progress import ShownProgress
 from pipeline.library import find_settings
 from pipeline.planning.settings import BuildOptions, Request, Settings, Workers
 from pipeline.planning.survey import survey
-from pipeline.terminal import complain, say, say_json
+from pipeline.terminal import print_error, print_json, print_line
 from pipeline.words import counted
 
 
@@ -59,10 +59,10 @@ def plan(*, out: Path, as_json: bool, **wanted: Any) -> int:
     settings, _ = _settings(cache, **wanted)
     made = survey(cache, settings, **_survey_arguments(wanted), running=builder_at_work(cache)).plan
     if as_json:
-        say_json(made.as_json())
+        print_json(made.as_json())
     else:
         for line in made.as_lines():
-            say(line)
+            print_line(line)
     return 2 if made.commit else 0
 
 
@@ -113,17 +113,17 @@ def _print_outcome(cache: Cache, outcome: Outcome, *, labelled: bool) -> None:
     kinds = ("duplicates", "not_a_slice", "failed", "not_dicom")
     others = ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
     slices, files = counted(attributes.num_slices, "slice"), counted(counts["files"], "file")
-    say(f"{cache}: commit {outcome.commit.id}: {slices} from {files}")
+    print_line(f"{cache}: commit {outcome.commit.id}: {slices} from {files}")
     if others:
-        say(f"without a slice: {others}; see {cache.rejects_copy}")
+        print_line(f"without a slice: {others}; see {cache.rejects_copy}")
     for name, number in attributes.label_counts.items():
         if number and labelled:
-            say(f"labels: {number:,} {name.replace('_', ' ')}")
+            print_line(f"labels: {number:,} {name.replace('_', ' ')}")
 
 
 def _judge_rejects(cache: Cache, outcome: Outcome, too_many: Callable[[int, int], bool]) -> int:
     counts = outcome.commit.attributes.counts
     if not too_many(counts["failed"], counts["files"]):
         return 0
-    complain(f"failed files: {counts['failed']:,}, more than --max-rejects; see {cache.rejects_copy}")
+    print_error(f"failed files: {counts['failed']:,}, more than --max-rejects; see {cache.rejects_copy}")
     return 1

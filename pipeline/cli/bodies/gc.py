@@ -1,4 +1,4 @@
-"""The body of `gc`: say what no kept commit uses, and remove it."""
+"""The body of `gc`: print what no kept commit uses, and remove it."""
 
 import re
 import time
@@ -8,7 +8,7 @@ import click
 
 from pipeline.cache.lock import lock, shared_lock
 from pipeline.cache.paths import Cache
-from pipeline.terminal import in_bytes, say
+from pipeline.terminal import in_bytes, print_line
 from pipeline.upkeep.gc import find_unused, remove, set_aside
 from pipeline.upkeep.info import require_head
 from pipeline.words import counted
@@ -29,13 +29,15 @@ def gc(*, folder: Path, older_than: str, aside: bool, yes: bool) -> None:
         unused = find_unused(cache, float(match[1]) * SECONDS[match[2]], time.time(), aside=aside)
         what = ", ".join(f"{number:,} {kind}" for kind, number in unused.counts().items())
         if unused.unfinished:
-            say(f"kept: {counted(unused.unfinished, 'shard')} of an interrupted build")
+            print_line(f"kept: {counted(unused.unfinished, 'shard')} of an interrupted build")
         if not aside and (moved := len(set_aside(cache))):
-            say(f"kept: {counted(moved, 'file')} that repairs moved into .pipeline/aside; --aside removes them too")
+            print_line(
+                f"kept: {counted(moved, 'file')} that repairs moved into .pipeline/aside; --aside removes them too"
+            )
         if not what:
-            say(f"{cache}: nothing is unused")
+            print_line(f"{cache}: nothing is unused")
         elif yes:
             remove(cache, unused)
-            say(f"{cache}: removed {what}: {in_bytes(unused.size)}")
+            print_line(f"{cache}: removed {what}: {in_bytes(unused.size)}")
         else:
-            say(f"{cache}: unused: {what}: {in_bytes(unused.size)}; remove it with --yes")
+            print_line(f"{cache}: unused: {what}: {in_bytes(unused.size)}; remove it with --yes")

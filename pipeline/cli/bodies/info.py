@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.paths import Cache
-from pipeline.terminal import in_bytes, say, say_json
+from pipeline.terminal import in_bytes, print_json, print_line
 from pipeline.upkeep import info as info_of
 from pipeline.words import counted
 
@@ -13,14 +13,14 @@ def info(*, folder: Path, only_digest: bool, as_json: bool) -> None:
     """Say what is in a cache: commits, settings, counts, sizes, and the share of dead rows."""
     cache = Cache(folder)
     if only_digest:
-        say(info_of.digest(cache))
+        print_line(info_of.digest(cache))
         return
     found = info_of.summary(cache)
     if as_json:
-        say_json(found)
+        print_json(found)
         return
     for line in _lines(cache, found):
-        say(line)
+        print_line(line)
 
 
 def _lines(cache: Cache, found: dict[str, Any]) -> list[str]:
@@ -55,6 +55,6 @@ def _lines(cache: Cache, found: dict[str, Any]) -> list[str]:
 def why(*, folder: Path, file: str) -> None:
     """Say when a DICOM file was built, from which content, with which settings and versions, into which row."""
     history = info_of.why(Cache(folder), file)
-    say(history.path)
+    print_line(history.path)
     for name, value in history.facts:
-        say(f"  {name:<9} {value}")
+        print_line(f"  {name:<9} {value}")

@@ -10,7 +10,7 @@ from phantom.errors import PhantomError
 from phantom.planted import make_planted
 from pipeline import system
 from pipeline.errors import SourceError
-from pipeline.terminal import say
+from pipeline.terminal import print_line
 from pipeline.words import counted
 
 
@@ -34,4 +34,6 @@ def write_phantom(
         except PhantomError as error:
             raise SourceError(str(error)) from None
     positive = ", ".join(f"{number:,} {name}" for name, number in summary.positive.items())
-    say(f"{out}: {counted(summary.slices, 'slice')} of {counted(summary.patients, 'patient')}; with blood: {positive}")
+    print_line(
+        f"{out}: {counted(summary.slices, 'slice')} of {counted(summary.patients, 'patient')}; with blood: {positive}"
+    )

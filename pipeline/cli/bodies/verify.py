@@ -8,7 +8,7 @@ from pipeline.cache.lock import lock, shared_lock
 from pipeline.cache.paths import Cache
 from pipeline.source.sources import open_source
 from pipeline.tables import patients
-from pipeline.terminal import complain, say
+from pipeline.terminal import print_error, print_line
 from pipeline.upkeep.examination import Examination
 from pipeline.upkeep.info import require_cache
 from pipeline.upkeep.repair import repair
@@ -29,9 +29,9 @@ def verify(*, folder: Path, repair: bool, src: str | None, patient_key: Path | N
 
             found = examine(cache, shard_done, chosen if repair else "")
         for damage in found.damages:
-            say(f"damaged: {cache.root / str(damage)}")
+            print_line(f"damaged: {cache.root / str(damage)}")
         for path in found.unknown:
-            say(f"left over: {path}")
+            print_line(f"left over: {path}")
         if not repair or not (found.damages or found.unknown):
             return _say_verified(cache, len(found.damages), len(found.records))
         return _repair(found, src, patient_key, str(token))
@@ -39,9 +39,9 @@ def verify(*, folder: Path, repair: bool, src: str | None, patient_key: Path | N
 
 def _say_verified(cache: Cache, damages: int, shards: int) -> int:
     if damages:
-        complain(f"{_count(damages, 'damaged part')}; run: pipeline verify {cache} --repair --src DICOMS")
+        print_error(f"{_count(damages, 'damaged part')}; run: pipeline verify {cache} --repair --src DICOMS")
         return 1
-    say(f"{cache}: {_count(shards, 'shard')} read, no damage found")
+    print_line(f"{cache}: {_count(shards, 'shard')} read, no damage found")
     return 0
 
 
@@ -54,15 +54,15 @@ def _repair(found: Examination, src: str | None, patient_key: Path | None, token
     key = patients.read_key(patient_key) if has_key else None
     done = repair(found, Originals(open_source(src) if src else None, key, token))
     for damage in done.repaired:
-        say(f"repaired: {damage.path}")
+        print_line(f"repaired: {damage.path}")
     for path, uid, frame in done.lost:
-        say(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: a new commit leaves it out")
+        print_line(f"lost: {path}: slice {uid}{f', frame {frame}' if frame else ''}: a new commit leaves it out")
     for commit in done.dropped:
-        say(f"dropped: commit {commit}, which referred to a lost slice")
+        print_line(f"dropped: commit {commit}, which referred to a lost slice")
     for found_at, place in done.aside:
-        say(f"moved aside: {found_at} -> {place}")
+        print_line(f"moved aside: {found_at} -> {place}")
     for damage in done.left:
-        say(f"still damaged: {damage}")
+        print_line(f"still damaged: {damage}")
     if done.left:
-        complain(f"{_count(len(done.left), 'damaged part')} left; {done.why_left or 'run the same command again'}")
+        print_error(f"{_count(len(done.left), 'damaged part')} left; {done.why_left or 'run the same command again'}")
     return 1 if done.left else 0
