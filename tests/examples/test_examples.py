@@ -41,7 +41,7 @@ def test_an_example_trains(
     assert f"python examples/{script.name} cache.zarr" in lines[0]
 
 
-def test_the_notebook_runs_from_dicom_to_a_figure_and_is_stored_without_output() -> None:
+def test_the_notebook_runs_from_dicom_to_a_figure_and_its_file_is_small() -> None:
     file = FOLDER / "dicom_to_figure.ipynb"
     notebook = nbformat.read(file, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER.parent)}}).execute()
