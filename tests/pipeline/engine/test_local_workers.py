@@ -125,7 +125,7 @@ def test_folders_of_killed_builds_are_removed_and_those_in_use_are_kept(tmp_path
 def test_the_dashboard_needs_bokeh(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     with (
-        pytest.raises(cluster.CacheError, match=r"bokeh; run: pip install 'ich-cache\[cluster\]'"),
+        pytest.raises(cluster.CacheError, match=r"Dask needs bokeh for it; run: pip install 'ich-cache\[cluster\]'"),
         connect(Workers(1, dashboard=True), 1, print),
     ):
         pass
