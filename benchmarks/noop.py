@@ -116,7 +116,7 @@ for what, there in (("unchanged", times), ("one changed", times + (places == 7))
     difference = changes.compare(listing, ledger)
     resolved = changes.resolve(listing, ledger, difference, {{}})
     known = Known(ledger, "r", "t", frozenset({{"224-01234567"}}), ledger, {{}}, {{}}, frozenset(), 3000)
-    made = plan.make(listing, known, resolved, [], wanted, rows_per_shard=256)
+    made = plan.make(listing, known, resolved, wanted, 256)
     print(f"  {{what}}: {{time.perf_counter() - started:.1f}} s, {{len(made.jobs):,}} tasks")
 print(f"  peak memory {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB (limit 1)")
 """

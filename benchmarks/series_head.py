@@ -23,6 +23,7 @@ from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import begin
 from training.run.runs import Run
+from training.run.task import Task
 from training.series import job as series
 from training.series.features import write_features
 from training.series.fit import fit_head
@@ -37,7 +38,7 @@ def slice_model(folder: Path, patients: int, slices: int) -> Run:
     fake = write_cache(folder / "cache.zarr", patients=patients, slices=slices)
     run, cache = begin(folder / "base", fake.path, TrainConfig(weights="none", size_px=32), HERE)
     save_file(build_model(run.config, len(cache.classes)).state_dict(), run.weights)
-    write_features(run, cache, np.arange(0), RUNTIME, HERE, tta=False)
+    write_features(Task(run, cache, RUNTIME, HERE), np.arange(0), tta=False)
     store, rng = open_store(run, cache, tta=False), np.random.default_rng(0)
     for first, end in store.blocks():
         features, logits = (rng.normal(0, 1, (end - first, width)) for width in store.shape[1:])
@@ -56,8 +57,8 @@ def main() -> None:
         base = slice_model(Path(folder), options.series, options.slices)
         for head in ("gru", "transformer"):
             values = {"head": head, "epochs": options.epochs, "patience_epochs": options.epochs}
-            opened = series.begin(Path(folder, head), base.path, None, values, HERE)
-            took = timed(functools.partial(fit_head, *opened, RUNTIME, HERE))
+            run, _, cache = series.begin(Path(folder, head), *series.open_base(base.path), values, HERE)
+            took = timed(functools.partial(fit_head, Task(run, cache, RUNTIME, HERE), base))
             taken = f"{took.cpu:.1f} s of CPU time, {took.wall:.1f} s of wall time"
             print(f"{head}: {options.series * options.slices:,} slices, {options.epochs} epochs: {taken}", flush=True)
 

@@ -216,15 +216,14 @@ def _skin(head: Head, grid: Grid, skull: Array) -> Array:
     return np.maximum(skull + head.scalp_mm + 7 * temple, face)
 
 
-def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, *, noise: Noise) -> Layers:
+def paint(head: Head, grid: Grid, bones: Surfaces, moved: tuple[Array, Array], noise: Noise) -> Layers:
     """Paint one slice without blood.
 
     Args:
         head: the parameters.
         grid: coordinates of the slice.
         bones: surfaces of the slice.
-        pressed: mm by which the brain is pushed inward.
-        swollen: mm by which sulci and cisterns are widened.
+        moved: mm by which the brain is pushed inward, and mm by which sulci and cisterns are widened.
         noise: to vary the tissue.
     """
     grain = noise.smooth(grid, 14)
@@ -233,7 +232,7 @@ def paint(head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Arra
     draw(outer, grid, FACE)
     paint_bone(bones.across, grain, bone)
     _carve_air((outer, bone), grid, noise)
-    ventricles, cisterns, cortex = _spaces(head, grid, bones, pressed, swollen, noise=noise)
+    ventricles, cisterns, cortex = _spaces(head, grid, bones, moved, noise)
     brain = _brain(head, grid, cortex, noise)
     add_fluid(brain, ventricles, cisterns)
     add_membranes(brain, *grid, bones.cavity)
@@ -276,12 +275,12 @@ def _brain(head: Head, grid: Grid, cortex: Array, noise: Noise) -> Array:
 
 
 def _spaces(
-    head: Head, grid: Grid, bones: Surfaces, pressed: Array, swollen: Array, *, noise: Noise
+    head: Head, grid: Grid, bones: Surfaces, moved: tuple[Array, Array], noise: Noise
 ) -> tuple[Array, Array, Array]:
     """Return the coverage of ventricles, of cisterns with sulci, and of the cortical ribbon."""
     cortex, cisterns = np.zeros_like(grid.x), np.zeros_like(grid.x)
     slow = noise.smooth(grid, 60)
-    shape = (*bones.foot, bones.cavity, pressed, swollen)
+    shape = (*bones.foot, bones.cavity, *moved)
     fold_cortex(*grid, *shape, noise.cells, slow, head.atrophy, cortex, cisterns)
     ventricles = np.zeros_like(cortex)
     mark(ventricles, grid, VENTRICLES, 3.6 * head.atrophy - 0.8)

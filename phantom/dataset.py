@@ -28,7 +28,7 @@ class Summary:
     positive: dict[str, int]
 
 
-def write(
+def write(  # noqa: PLR0913  # options of the command
     out: Path,
     patients: int,
     seed: int,

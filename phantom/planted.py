@@ -10,7 +10,7 @@ FAINT = 0.08  # of the blood's contrast: 3 HU, like the partial volume of a blee
 SHORTEST = 3  # slices of a bleed whose ends fade
 
 
-def make_planted(
+def make_planted(  # noqa: PLR0913  # options of the command
     seed: int, patient: int, number: int = 0, *, edges: bool = False, shuffled: bool = False, bleeding: int = BLEEDING
 ) -> Study:
     """Make a study with `make_study` and modify it; the result depends only on the arguments.

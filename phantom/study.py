@@ -83,7 +83,7 @@ def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = Fa
     geometry = draw_geometry(rng, origin, size)
     pose = draw_pose(rng, geometry, origin, size)
     coding = CODINGS[rng.choice(len(CODINGS), p=CODING_SHARES)]
-    stored, blood = _scan(head, () if bloodless else bleeds, shape, pose, geometry, coding=coding, rng=rng)
+    stored, blood = _scan((head, () if bloodless else bleeds, shape), pose, geometry, coding, rng)
     series = 2 * patient + number
     return Study(
         patient_id=f"ID_{scramble(patient, 32, seed):08x}",
@@ -101,23 +101,21 @@ def make_study(seed: int, patient: int, number: int = 0, *, bloodless: bool = Fa
 
 
 def _scan(
-    head: Head,
-    bleeds: tuple[Bleed, ...],
-    shape: Noise,
+    body: tuple[Head, tuple[Bleed, ...], Noise],
     pose: Pose,
     geometry: Geometry,
-    *,
     coding: Coding,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Return `Study.stored` and `Study.blood`."""
+    """Return `Study.stored` and `Study.blood` of a head with its bleeds and its irregular shape."""
+    head, bleeds, shape = body
     scanner = Scanner(rng, geometry, coding)
     stored = np.empty((len(geometry.positions), SIDE, SIDE), np.int16 if coding.signed else np.uint16)
     blood = np.empty((len(stored), SIDE // 2, SIDE // 2), np.uint8)
     for k, position in enumerate(geometry.positions):
         grid = _warp(pose.grid(geometry, position), shape)
         bones = surfaces(head, grid, shape)
-        layers = paint(head, grid, bones, *press_and_swell(bleeds, grid, bones), noise=shape)
+        layers = paint(head, grid, bones, press_and_swell(bleeds, grid, bones), shape)
         blood[k] = paint_bleeds(layers, bleeds, grid, bones, shape)
         stored[k] = scanner.expose(layers, bones, rng)
     return stored, blood

@@ -22,7 +22,7 @@ from pipeline.tables import patients
 SILENT = engine.Progress(*[lambda *_: None] * 5)
 
 
-def build(
+def build(  # noqa: PLR0913  # options of the public interface
     src: str | Path,
     out: str | Path,
     *,
@@ -62,7 +62,7 @@ def build(
     return engine.build(cache, settings=settings, workers=Workers(workers), options=options, progress=SILENT).commit
 
 
-def plan(
+def plan(  # noqa: PLR0913  # options of the public interface
     src: str | Path,
     out: str | Path,
     *,

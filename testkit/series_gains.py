@@ -17,6 +17,7 @@ from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.loop import fit
 from training.run.runs import Run, open_run
+from training.run.task import Task
 from training.scores.compare import CALIBRATED, compare, read_contestants
 from training.series import job as series
 from training.series.fit import fit_head
@@ -54,26 +55,27 @@ def train_images(path: Path, cache: Path, config: TrainConfig) -> tuple[Run, Cac
     """Train a run on images to its end, or resume it."""
     begun = (path / "settings.json").exists()
     run, opened = job.resume(path, None, {}) if begun else job.begin(path, cache, config, HERE)
-    fit(run, opened, RUNTIME, HERE)
+    fit(Task(run, opened, RUNTIME, HERE))
     return run, opened
 
 
 def train_heads(folder: Path, base: Path, values: Mapping[str, Any]) -> None:
     """Train or resume each of HEADS on a slice model's run, in FOLDER/<head>, and score it."""
-    series.features(base, None, (), RUNTIME, HERE)
+    base_run, cache = series.open_base(base)
+    series.features(Task(base_run, cache, RUNTIME, HERE), ())
     for name in HEADS:
         path, values = folder / name, {**values, "head": name}
         begun = (path / "settings.json").exists()
-        made = series.resume(path, None, {}) if begun else series.begin(path, base, None, values, HERE)
-        fit_head(*made, RUNTIME, HERE)
-        score(made[0], made[2])
+        run, _, _ = series.resume(path, None, {}) if begun else series.begin(path, base_run, cache, values, HERE)
+        fit_head(Task(run, cache, RUNTIME, HERE), base_run)
+        score(run, cache)
 
 
 def score(run: Run, cache: Cache) -> None:
     """Score a run on validation, which fits its calibration, and then on test, unless it already has scores."""
     for subset in ("validation", "test"):
         if not (run.path / f"scores_{subset}.json").exists():
-            job.evaluate(run, cache, subset, RUNTIME, HERE, tta=False)
+            job.evaluate(Task(run, cache, RUNTIME, HERE), subset, tta=False)
 
 
 def print_head() -> None:

@@ -9,7 +9,7 @@ import pydicom
 from phantom.dataset import encode_study
 from phantom.study import make_study
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import settings, task, train
 from training.data.cache import open_cache
 from training.run.job import evaluate
 from training.run.runs import Run
@@ -22,7 +22,7 @@ def trained_run(folder: Path, *, scored: bool = True) -> Run:
     cache = write_cache(folder / "train.zarr", patients=20, slices=3, sizes=(SIZE_PX,))
     run = train(folder / "run", cache.path, settings(epochs=1))
     if scored:
-        evaluate(run, open_cache(cache.path), "validation", runtime(), HERE, tta=False)
+        evaluate(task(run, open_cache(cache.path)), "validation", tta=False)
     return run
 
 

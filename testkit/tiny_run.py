@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from training.data.cache import Cache
 from training.run.config import Runtime, TrainConfig
 from training.run.distributed import Processes
 from training.run.job import begin, resume
 from training.run.loop import fit
 from training.run.runs import Run
+from training.run.task import Task
 from training.series import job as series
 from training.series.fit import fit_head
 
@@ -44,11 +46,22 @@ def runtime(**changes: Any) -> Runtime:
     return replace(Runtime(device="cpu", input_threads=0, log_every=2), **changes)
 
 
+def task(run: Run, cache: Cache, **options: Any) -> Task:
+    """Return a task for this process alone."""
+    return Task(run, cache, runtime(**options), HERE)
+
+
+def head_task(opened: tuple[Run, Run, Cache], **options: Any) -> tuple[Task, Run]:
+    """Return the arguments of `fit_head` and `complete` for what `begin` or `resume` returned."""
+    run, base, cache = opened
+    return task(run, cache, **options), base
+
+
 def train(path: Path, cache: Path, config: TrainConfig, **options: Any) -> Run:
     """Train a new run to its end, in this process."""
     torch.set_num_threads(1)
     run, opened = begin(path, cache, config, HERE)
-    fit(run, opened, runtime(**options), HERE)
+    fit(task(run, opened, **options))
     return run
 
 
@@ -61,7 +74,7 @@ def train_or_resume(path: Path, cache: Path, config: TrainConfig, kill_at: int, 
         run, opened = resume(path, cache, {})
     else:
         run, opened = begin(path, cache, config, HERE)
-    fit(run, opened, runtime(**options), HERE)
+    fit(task(run, opened, **options))
 
 
 def train_or_resume_head(path: Path, base: Path, values: dict[str, Any], kill_at: int, options: dict[str, Any]) -> None:
@@ -70,8 +83,8 @@ def train_or_resume_head(path: Path, base: Path, values: dict[str, Any], kill_at
     if kill_at:
         _kill_at(kill_at)
     begun = (path / "settings.json").exists()
-    opened = series.resume(path, None, {}) if begun else series.begin(path, base, None, values, HERE)
-    fit_head(*opened, runtime(**options), HERE)
+    opened = series.resume(path, None, {}) if begun else series.begin(path, *series.open_base(base), values, HERE)
+    fit_head(*head_task(opened, **options))
 
 
 def spawn_head(path: Path, base: Path, values: dict[str, Any], kill_at: int = 0, **options: Any) -> Any:

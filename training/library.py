@@ -18,6 +18,7 @@ from training.run.distributed import join_processes
 from training.run.functions import name_of
 from training.run.loggers import check_loggers
 from training.run.runs import open_run
+from training.run.task import Task
 
 FUNCTIONS = ("model", "augment", "loss")
 
@@ -109,4 +110,4 @@ def fit(
             run, opened = job.resume(path, cache, wanted, local_copy)
         else:
             run, opened = job.begin(path, cache, config.new_settings(wanted), processes, local_copy)
-        return job.complete(run, opened, runtime, processes)
+        return job.complete(Task(run, opened, runtime, processes))

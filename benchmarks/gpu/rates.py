@@ -21,6 +21,7 @@ from training.run.loop import epoch_batches
 from training.run.setup import Learner, Setup, prepare, set_up, start
 from training.run.step import autocast, learn, train_step, update
 from training.run.streams import open_evaluation
+from training.run.task import Task
 from training.run.watch import Watch
 
 FIELDS = ("images", "z_norm", "labels", "keys", "lines", "drawn")
@@ -112,11 +113,11 @@ def bench(
 ) -> Iterator[Bench]:
     """Set up a run up to its first step, warmed up on each batch size."""
     run, cache = begin(folder / "run", cache_path, config, processes)
-    setup = set_up(run, cache, runtime, processes)
+    setup = set_up(Task(run, cache, runtime, processes))
     learner = start(setup)
     model = prepare(setup, learner)
     batches = epoch_batches(setup, learner.progress)
-    with Watch(run, cache, processes, learner.progress, setup.schedule.total_steps) as watch, closing(batches):
+    with Watch(setup, learner.progress, setup.schedule.total_steps) as watch, closing(batches):
         ready = Bench(setup, learner, model, watch, batches, resident_batches(setup, learner))
         for which in (*range(len(ready.resident)), 0):
             ready.step_resident(which)
@@ -187,10 +188,9 @@ def measure_evaluation(report: Report, of: Bench, slices: int) -> None:
                     net(ready, batch.z_norm)
                 wait(of.device)
             alone.append(max(1, len(some) * count // len(grey) // 2) * len(grey) / (time.perf_counter() - began))
-            stream = open_evaluation(setup.run, setup.cache, some, setup.runtime, setup.processes)
+            stream = open_evaluation(setup, some)
             began = time.perf_counter()
-            normalise, bf16 = setup.augment.normalise, setup.config.bf16
-            predict_slices(net, stream, len(some), normalise, setup.processes, bf16=bf16, tta=True)
+            predict_slices(setup, net, stream, tta=True)
             whole.append(count * len(some) / (time.perf_counter() - began))
     forward, tta = float(np.median(alone)), float(np.median(whole))
     report.fact("f", "forward passes alone", forward, "images/s")

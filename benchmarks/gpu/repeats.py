@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.checks import Report
+from training.run.task import Task
 
 STEPS = 7  # before the kill, which is then in the second epoch
 LASTS_S = 240  # limit of a process, even if the one that started it is gone
@@ -114,7 +115,7 @@ def train(run_path: Path, plan: Plan, way: str, kill_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop.train_step = step
-    loop.fit(run, cache, runtime, processes)
+    loop.fit(Task(run, cache, runtime, processes))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from training.run.job import begin
 from training.run.loop import fit
 from training.run.runs import Run
 from training.run.setup import set_up
+from training.run.task import Task
 
 
 def measure_fit(
@@ -33,7 +34,7 @@ def measure_fit(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(processes.device)
     with clocks(report, "d", "two epochs"):
-        fit(run, cache, runtime, processes)
+        fit(Task(run, cache, runtime, processes))
     rate = logged_rate(run)
     report.fact("d", "two epochs with validation, log and checkpoint: images/s of the log", rate, "images/s")
     losses = pd.read_csv(run.log)["loss"].dropna()
@@ -97,7 +98,7 @@ def measure_out_of_memory(
     run, cache = begin(folder / "run", cache_path, config, processes)
     try:
         with scarce(processes.device):
-            fit(run, cache, runtime, processes)
+            fit(Task(run, cache, runtime, processes))
     except RunError as error:
         message = str(error)
         one_line = "out of GPU memory" in message and "--batch-size" in message and "\n" not in message
@@ -140,7 +141,7 @@ def measure_agreement(report: Report, of: Bench, runtime: Runtime) -> None:
         resident.batch,
         **{name: getattr(resident.batch, name).cpu() for name in ("images", "z_norm", "labels", "drawn")},
     )
-    setup = set_up(of.setup.run, of.setup.cache, runtime, Processes(0, 1, torch.device("cpu")))
+    setup = set_up(Task(of.setup.run, of.setup.cache, runtime, Processes(0, 1, torch.device("cpu"))))
     expected = make_inputs(setup, host, resident.keys, resident.number)
     wait(of.device)
     for name, there, here in zip(("images", "z_norm", "labels"), resident.inputs, expected, strict=True):

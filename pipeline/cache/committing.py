@@ -4,6 +4,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache import commits, copies
@@ -30,7 +31,7 @@ def tables_of(cache: Cache, ledger: Ledger, terms: Terms, image_id: str, labels:
         CacheError: a record is missing or damaged.
     """
     records = {shard: require_record(cache, shard) for shard in sorted(ledger.live_slots())}
-    return make_tables(ledger, records, terms.rows_per_shard, image_id, labels, classes=terms.class_names)
+    return make_tables(ledger, records, terms.rows_per_shard, image_id, labels)
 
 
 def require_record(cache: Cache, shard: int) -> ShardRecord:
@@ -45,18 +46,29 @@ def require_record(cache: Cache, shard: int) -> ShardRecord:
     return record
 
 
-def write_commit(
-    cache: Cache, before: Commit | None, ledger: Ledger, tables: Tables, terms: Terms, *,
-    arrays: Mapping[ArrayPath, Any],
-    private: Private,
-) -> Commit:  # fmt: skip
-    """Publish the commit that follows `before`; the first commit gives the cache its identity.
+@dataclass(frozen=True)
+class NewCommit:
+    """The content of a new commit.
 
-    Args:
+    Attributes:
+        ledger: the files of the commit.
+        tables: from `tables_of`.
+        terms: the terms of the commit.
         arrays: path -> zarr.json of the array.
-        private: the commit's private part, except for the fields that are filled in here: `before`, `rejects_digest`
-            and `z_from`.
+        private: the private part, except for the fields that `write_commit` fills in: `before`, `rejects_digest` and
+            `z_from`.
     """
+
+    ledger: Ledger
+    tables: Tables
+    terms: Terms
+    arrays: Mapping[ArrayPath, Any]
+    private: Private
+
+
+def write_commit(cache: Cache, before: Commit | None, new: NewCommit) -> Commit:
+    """Publish the commit that follows `before`; the first commit gives the cache its identity."""
+    tables = new.tables
     table, rejects = to_csv(tables.metadata), to_csv(tables.rejects)
     identity = before.attributes.cache if before else ""
     attributes = Attributes(
@@ -64,7 +76,7 @@ def write_commit(
         sequence=before.attributes.sequence + 1 if before else 1,
         commit="",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        terms=terms,
+        terms=new.terms,
         num_slices=len(tables.metadata),
         table_digest=sha256(table),
         counts=tables.counts,
@@ -74,10 +86,10 @@ def write_commit(
     z_from = {name: tuple((first, stop) for first, stop in ranges) for name, ranges in tables.z_from.items()}
     if before and not identity:
         _copy_records(cache)
-    private = dataclasses.replace(private, before=history, rejects_digest=sha256(rejects), z_from=z_from)
-    named = {path: {**node, "attributes": {"cache": attributes.cache}} for path, node in arrays.items()}
+    private = dataclasses.replace(new.private, before=history, rejects_digest=sha256(rejects), z_from=z_from)
+    named = {path: {**node, "attributes": {"cache": attributes.cache}} for path, node in new.arrays.items()}
     commit = make_commit(attributes, named, private)
-    publish_commit(cache, Backup(commit, table, rejects, ledger))
+    publish_commit(cache, Backup(commit, table, rejects, new.ledger))
     return commit
 
 

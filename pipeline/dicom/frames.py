@@ -28,20 +28,23 @@ def read_frames(
         patient_key: as for `read.read_slices`.
         wanted: indices of frames, counted from 0.
     """
+    patient_id = _identify_patient(facts.patient, facts.study_instance_uid, reading.patient_ids, patient_key)
     codes = iter(()) if header.transfer_syntax in NATIVE else coded_frames(header, facts.num_frames)
     for index in range(wanted.stop):
         try:
             code = next(codes, None)
             if index in wanted:
-                yield _read_frame(header, facts, reading, patient_key, index, code=code)
+                yield _read_frame(header, facts, reading, patient_id, (index, code))
         except Rejected as reason:
             if index in wanted:
                 yield Reject(reason.code, reason.message, _frame_number(facts, index))
 
 
 def _read_frame(
-    header: Header, facts: FileFacts, reading: Reading, patient_key: bytes | None, index: int, *, code: bytes | None
+    header: Header, facts: FileFacts, reading: Reading, patient_id: str, frame: tuple[int, bytes | None]
 ) -> Slice:
+    """Decode one frame, given by its index and its compressed code, if it has one."""
+    index, code = frame
     frame_facts, pixels = _frame_facts(header, facts, reading, index), facts.pixels
     stored = read_stored(header, pixels, index, code)
     signed, repair = stored.dtype.kind == "i", ""
@@ -50,7 +53,7 @@ def _read_frame(
     record = SliceRecord(
         frame=_frame_number(facts, index),
         sop_instance_uid=facts.sop_instance_uid,
-        patient_id=_identify_patient(facts.patient, facts.study_instance_uid, reading.patient_ids, patient_key),
+        patient_id=patient_id,
         patient_from_study=not facts.patient,
         study_instance_uid=facts.study_instance_uid,
         series_instance_uid=facts.series_instance_uid,

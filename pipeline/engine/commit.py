@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.cache import commits
 from pipeline.cache.attributes import Private, Terms
 from pipeline.cache.commits import Commit
-from pipeline.cache.committing import tables_of, write_commit
+from pipeline.cache.committing import NewCommit, tables_of, write_commit
 from pipeline.cache.ledger import Entry, ledger_of, merge
 from pipeline.cache.pending import clear_pending, first_free_shard, read_pending
 from pipeline.engine.arrays import array_documents
@@ -59,7 +59,7 @@ def commit_build(work: Work, entries: list[Entry], labels: Any, say: Callable[[s
     next_shard = first_free_shard(cache, found.head, pending)
     arrays = array_documents(work, terms.arrays, rows=next_shard * terms.rows_per_shard)
     private = _private(work, next_shard)
-    commit = write_commit(cache, found.head, ledger, tables, terms, arrays=arrays, private=private)
+    commit = write_commit(cache, found.head, NewCommit(ledger, tables, terms, arrays, private))
     if pending and pending.reading == found.wanted.reading:
         clear_pending(cache)
     return commit

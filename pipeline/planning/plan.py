@@ -11,7 +11,7 @@ from pipeline.dicom.records import Unit
 from pipeline.planning.changes import Resolved
 from pipeline.planning.jobs import HandedBack, ShardJob
 from pipeline.planning.known import Known
-from pipeline.planning.reasons import reason_to_read, reasons_to_build
+from pipeline.planning.reasons import Work, reason_to_read, reasons_to_build
 from pipeline.planning.stages import Fingerprints
 from pipeline.source.listing import Listing
 
@@ -22,19 +22,19 @@ class Plan:
 
     Attributes:
         resolved: which files are kept and which are converted.
-        compared: paths of the files that were read to decide this.
         pending: shard -> units of each uncommitted shard, to be stored before the first is written.
         jobs: the tasks, in order.
         reasons: why, in words; empty if there is nothing to do.
         notes: the estimated cost, and what is kept because the cache was built with it.
+        compared: paths of the files that were read to decide this.
     """
 
     resolved: Resolved
-    compared: tuple[str, ...]
     pending: dict[int, tuple[Unit, ...]]
     jobs: tuple[ShardJob, ...]
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def commit(self) -> bool:
@@ -71,9 +71,7 @@ def make(
     listing: Listing,
     known: Known,
     resolved: Resolved,
-    compared: Iterable[str],
     wanted: Fingerprints,
-    *,
     rows_per_shard: int,
 ) -> Plan:
     """Plan the shards and tasks.
@@ -82,7 +80,6 @@ def make(
         listing: the files in the source.
         known: the state of the cache.
         resolved: the difference between `listing` and `known.ledger`.
-        compared: paths of the files that were read to resolve it.
         wanted: fingerprints that the build must produce.
         rows_per_shard: rows of a shard.
     """
@@ -97,8 +94,9 @@ def make(
     added = _jobs_that_add_arrays(known, resolved.kept, wanted)
     resumed = _resumed_jobs(listing, unfinished, wanted)
     jobs = (*added, *resumed, *(ShardJob(shard, units, wanted.arrays) for shard, units in new.items()))
-    reasons = tuple(reasons_to_build(known, resolved, wanted, set(fresh), changed, resumed=len(resumed), added=added))
-    return Plan(resolved, tuple(compared), {**known.pending, **new}, jobs, reasons)
+    work = Work(set(fresh), changed, len(resumed), added)
+    reasons = tuple(reasons_to_build(known, resolved, wanted, work))
+    return Plan(resolved, {**known.pending, **new}, jobs, reasons)
 
 
 def _resumed_jobs(

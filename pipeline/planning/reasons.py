@@ -1,6 +1,7 @@
 """Explain in words why a build has work to do."""
 
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from pipeline.planning.changes import Resolved
 from pipeline.planning.jobs import ShardJob
@@ -27,27 +28,33 @@ def reason_to_read(known: Known, wanted: Fingerprints, path: str, changed: Set[s
     return CHANGED if path in changed else NEW
 
 
-def reasons_to_build(
-    known: Known,
-    resolved: Resolved,
-    wanted: Fingerprints,
-    fresh: Set[str],
-    changed: Set[str],
-    *,
-    resumed: int,
-    added: Sequence[ShardJob],
-) -> list[str]:
+@dataclass(frozen=True)
+class Work:
+    """What a plan has to do.
+
+    Attributes:
+        fresh: paths to read that were not planned before.
+        changed: paths whose content has changed.
+        resumed: number of shards that a killed or running build has not finished.
+        added: tasks that add arrays.
+    """
+
+    fresh: Set[str]
+    changed: Set[str]
+    resumed: int
+    added: Sequence[ShardJob]
+
+
+def reasons_to_build(known: Known, resolved: Resolved, wanted: Fingerprints, work: Work) -> list[str]:
     """Return in words why there is something to build; empty if there is nothing.
 
     Args:
         known: the state of the cache.
         resolved: the difference between the source and the cache.
         wanted: fingerprints that the build must produce.
-        fresh: paths to read that were not planned before.
-        changed: paths whose content has changed.
-        resumed: number of shards that a killed or running build has not finished.
-        added: tasks that add arrays.
+        work: what the plan has to do.
     """
+    fresh, changed, resumed, added = work.fresh, work.changed, work.resumed, work.added
     reasons = []
     if known.running and known.pending:
         left = f"{resumed:,} of {_count(len(known.pending), 'shard is', 'shards are')} left"

@@ -90,12 +90,12 @@ def survey(
         _, gone = changes.match_renamed(known.committed, before, contents)
         resolved = replace(resolved, vanished=[known.committed.paths[line] for line in gone])
     resolved = _without_uncommitted(resolved, known.committed)
-    compared = [listing.paths[line] for line in sorted(lines)]
-    made = plan.make(listing, known, resolved, compared, wanted, rows_per_shard=settings.layout.rows_per_shard)
+    compared = tuple(listing.paths[line] for line in sorted(lines))
+    made = plan.make(listing, known, resolved, wanted, settings.layout.rows_per_shard)
     notes = [f"kept: {what}" for what in settings.kept]
     if made.jobs:
         notes.insert(0, estimate(made.jobs, len(settings.windows)).as_line(system.cores()))
-    return Survey(source, listing, head, wanted, replace(made, notes=tuple(notes)))
+    return Survey(source, listing, head, wanted, replace(made, notes=tuple(notes), compared=compared))
 
 
 def _without_uncommitted(resolved: Resolved, committed: Ledger) -> Resolved:

@@ -64,8 +64,6 @@ def make_tables(
     rows_per_shard: int,
     image_id: str,
     labels: pd.DataFrame | None,
-    *,
-    classes: list[str],
 ) -> Tables:
     """Make the tables of a commit.
 
@@ -74,9 +72,10 @@ def make_tables(
         records: the record of each shard in the ledger.
         rows_per_shard: rows of a shard.
         image_id: `sop_instance_uid` or `file_stem`.
-        labels: from `labels.read_labels`, or None. A label of a series, study or patient applies to all of its slices.
-        classes: names of the classes.
+        labels: from `labels.read_labels`, with a column per class, or None. A label of a series, study or patient
+            applies to all of its slices.
     """
+    classes = [] if labels is None else list(labels.columns)
     slots = ledger.live_slots()
     slices = _slices(slots, records, rows_per_shard)
     rejects = _rejects(slots, records)

@@ -241,7 +241,7 @@ def _commit_without(found: Examination, lost: Lost) -> list[tuple[str, str, int]
     Returns:
         path, SOP Instance UID and frame of every slice left out.
     """
-    from pipeline.cache.committing import tables_of, write_commit
+    from pipeline.cache.committing import NewCommit, tables_of, write_commit
     from pipeline.planning.catalog import LabelFile
     from pipeline.tables.labels import labels_of_table
 
@@ -257,7 +257,7 @@ def _commit_without(found: Examination, lost: Lost) -> list[tuple[str, str, int]
     labels = labels_of_table(LabelFile(), table, head.terms.class_names)
     tables = tables_of(cache, kept, head.terms, head.private.image_id, labels)
     tables.label_counts["labels_without_slice"] += head.attributes.label_counts["labels_without_slice"]
-    write_commit(cache, head, kept, tables, head.terms, arrays=head.arrays, private=head.private)
+    write_commit(cache, head, NewCommit(kept, tables, head.terms, head.arrays, head.private))
     stayed = set(zip(tables.metadata["sop_instance_uid"], tables.metadata["frame"], strict=True))
     before = [(line["sop_instance_uid"], int(line["frame"]), int(line["row"])) for line in _table(cache, head)]
     paths = _paths_of_rows(found, head, live)

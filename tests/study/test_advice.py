@@ -25,9 +25,10 @@ from training.errors import StudyError
 from training.run.config import Runtime
 from training.run.job import evaluate
 from training.run.runs import Run
+from training.run.task import Task
 from training.scores.evaluation import read_operating
 from training.study import building, command, dicom_heat, dicom_out, model, sources, uploads
-from training.study.backend import Backend, Options
+from training.study.backend import Backend, Form, Options
 from training.study.model import open_model
 from training.study.service import make_app
 from training.study.writing import check_out
@@ -117,7 +118,7 @@ def test_the_suggested_command_creates_missing_thresholds(tmp_path: Path) -> Non
     for file in (*run.path.glob("thresholds*"), *run.path.glob("calibration*")):
         file.unlink()
     assert not open_model(run, "cpu").operating
-    evaluate(run, open_cache(run.data.cache), "validation", Runtime(device="cpu"), HERE, tta=False)
+    evaluate(Task(run, open_cache(run.data.cache), Runtime(device="cpu"), HERE), "validation", tta=False)
     assert open_model(run, "cpu").operating.keys() == read_operating(run.path).keys() != set()
 
 
@@ -155,10 +156,10 @@ def test_some_frames_of_a_file_have_no_parametric_map() -> None:
     """The frames of a map correspond to all frames of its source."""
     answer, heat, headers = _series([1, 3], of=3)
     with pytest.raises(StudyError, match=r"not exactly the frames of one file, .*; leave --heatmap out"):
-        dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={})
+        dicom_heat.parametric_map(answer, (1, 1), headers, heat, {})
     answer, heat, headers = _series([1, 2, 3], of=3)
     with pytest.raises(StudyError, match=r"lacks an attribute that a parametric map requires .*; leave --heatmap out"):
-        dicom_heat.parametric_map(answer, 1, 1, headers, heat, model={"model": "x", "name": "x"})
+        dicom_heat.parametric_map(answer, (1, 1), headers, heat, {"model": "x", "name": "x"})
 
 
 def test_dicom_answers_need_one_study_and_its_files() -> None:
@@ -249,7 +250,7 @@ def test_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_late_answer_is_refused_with_the_option_for_more_time(backend: Backend) -> None:
     work = Path("unused")
     with patch.object(backend, "_processes", SimpleNamespace(get=_never)), pytest.raises(Exception) as refused:
-        backend.serve(work, work, "json", 0.0, heatmap=False, identifiers=False)
+        backend.serve(work, work, Form(), 0.0)
     assert "allow more with --seconds" in str(vars(refused.value)) + str(refused.value)
 
 

@@ -21,7 +21,7 @@ def table(*lines: tuple[str, str, str, float]) -> pd.DataFrame:
 def answer(lines: pd.DataFrame, probabilities, warnings=None, operating=None):
     cache = SimpleNamespace(table=lines)
     return make_answer(
-        cache, np.arange(len(lines)), np.array(probabilities, float), CLASSES,
+        cache, pd.DataFrame(probabilities, columns=list(CLASSES), dtype=float),
         operating=operating or {}, warnings=warnings or {}, left_out=pd.DataFrame(),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from testkit.study import SIZE_PX, write_phantom
-from testkit.tiny_run import HERE, runtime
+from testkit.tiny_run import task
 from tests.study.conftest import Answered, predict
 from training.data.cache import open_cache
 from training.report.pictures import read_images
@@ -50,7 +50,7 @@ def test_probabilities_and_positions_are_those_of_a_build(answered, built):
     order = np.argsort(built.table["z_norm"].to_numpy(), kind="stable")
     for column in ("sop_instance_uid", "z_mm", "z_norm"):
         assert slices[column].tolist() == built.table[column].to_numpy()[order].tolist()
-    _, probabilities = run_predictions(answered.run, built, np.arange(28), runtime(), HERE, tta=False)
+    _, probabilities = run_predictions(task(answered.run, built), np.arange(28), tta=False)
     found = slices[[f"{name}_probability" for name in CLASSES]].to_numpy()
     np.testing.assert_allclose(found, probabilities[order], rtol=0, atol=1e-6)  # other batches give other last bits
 

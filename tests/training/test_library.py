@@ -95,7 +95,7 @@ def test_model_of_a_run_gives_its_probabilities(fake: FakeCache, cache: training
         got = model(images, z_norm).numpy()
     from training.run.apply import run_predictions
 
-    _, expected = run_predictions(run, cache, lines, tiny_run.runtime(), tiny_run.HERE, tta=False)
+    _, expected = run_predictions(tiny_run.task(run, cache), lines, tta=False)
     assert got == pytest.approx(expected, abs=1e-5)
     with pytest.raises(training.RunError, match="not a run, it has no settings"):
         training.load_model(tmp_path)

@@ -91,22 +91,20 @@ def _reduce(batch: Batch) -> tuple[Any, ...]:
     if info is None or place is None:
         return dict, (dict(batch),)
     rest = dict(batch) | {"image": None}
-    return _receive, (rest, tuple(images.shape), *place, batch.sender.taken, batch.receiver, info.id, batch.sender.name)
+    return _receive, (rest, images.shape, place, batch.sender.taken, (batch.receiver, info.id, batch.sender.name))
 
 
-def _receive(  # noqa: PLR0917  # pickle calls it with a tuple
+def _receive(
     batch: dict[str, Any],
-    shape: tuple[int, ...],
-    number: int,
-    slot: Tensor,
+    shape: torch.Size,
+    place: tuple[int, Tensor],
     taken: Tensor,
-    receiver: str,
-    worker: int,
-    sender: str,
+    addresses: tuple[str, int, str],
 ) -> dict[str, Any]:
+    (number, slot), (receiver, worker, sender) = place, addresses
     if (keeper := _receivers.get(receiver)) is not None:
         keeper.keep(worker, sender, number, slot)
-    array = slot.numpy()[: torch.Size(shape).numel()].reshape(shape)
+    array = slot.numpy()[: shape.numel()].reshape(shape)
     # A tensor made from this array, and every view of it, keeps the array alive; once all are gone, it is freed.
     weakref.finalize(array, taken.__setitem__, number, 0).atexit = False
     return batch | {"image": torch.from_numpy(array)}

@@ -68,7 +68,7 @@ class Stream(IterableDataset[Batch]):
             unknown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # options of the public interface
         self,
         cache: Cache,
         size: int,
@@ -129,6 +129,11 @@ class Stream(IterableDataset[Batch]):
         self._next_epoch = epoch
 
     @property
+    def num_slices(self) -> int:
+        """Number of slices read in one epoch, by all processes together."""
+        return len(self._keys)
+
+    @property
     def stored_bytes(self) -> np.ndarray:
         """Size of each slice on disk in bytes, (n,) int64."""
         return self._reader.stored_bytes
@@ -138,7 +143,7 @@ class Stream(IterableDataset[Batch]):
         full, rest = divmod(len(self._keys), self._batch_size * world)
         return full + (rest > 0 and not drop_last)
 
-    def epoch(
+    def epoch(  # noqa: PLR0913  # options of the public interface
         self,
         seed: int,
         epoch: int,

@@ -79,7 +79,7 @@ class Normalise:
         return (grey - self.mean).div_(self.std)
 
 
-def augment_images(
+def augment_images(  # noqa: PLR0913  # a function of tensors alone, for torch.compile
     images: Tensor,
     values: Tensor,
     numbers: Tensor,

@@ -115,8 +115,7 @@ def draw_curves(
 def draw_band(
     curve: tuple[np.ndarray, np.ndarray],
     band: Band,
-    labels: tuple[str, str, str],
-    note: str,
+    labels: tuple[str, str, str, str],
     colour: str,
     *,
     diagonal: bool,
@@ -126,14 +125,14 @@ def draw_band(
     Args:
         curve: its x and y.
         band: its pointwise interval on `bands.GRID`.
-        labels: label of x, label of y, and the title.
-        note: text below the title, such as the area.
+        labels: label of x, label of y, the title, and a note below it, such as the area.
         colour: colour of curve and band.
         diagonal: whether to draw the diagonal of chance.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(3.5, 3.5)
-        _unit_square(axes, *labels, diagonal=diagonal)
+        *texts, note = labels
+        _unit_square(axes, *texts, diagonal=diagonal)
         axes.fill_between(GRID, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(*thin(*curve), color=colour)
         axes.set_title(labels[2], pad=17)  # in points; leaves room for the note
@@ -180,11 +179,9 @@ def draw_reliability(plain: Reliability, calibrated: Reliability | None, title: 
 def draw_by_position(
     centres: np.ndarray,
     values: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    y_label: str,
+    interval: tuple[np.ndarray, np.ndarray],
+    labels: tuple[str, str],
     *,
-    title: str,
     most: float,
 ) -> bytes:
     """Return a score with its interval against the slice position, from foot to head, as SVG.
@@ -192,14 +189,13 @@ def draw_by_position(
     Args:
         centres: (bins,) positions in [0, 1].
         values: (bins,) scores, NaN if undefined.
-        low: (bins,) lower ends of the intervals, NaN if undefined.
-        high: (bins,) upper ends.
-        y_label: label of the y axis.
-        title: title of the figure.
+        interval: (bins,) lower and upper ends of the intervals, NaN if undefined.
+        labels: label of y, and the title.
         most: largest possible value of the score.
     """
     with matplotlib.rc_context(RC):
         figure, axes = _canvas(4.0, 2.9)
+        (low, high), (y_label, title) = interval, labels
         bars = np.clip([values - low, high - values], 0, None)
         axes.errorbar(centres, values, bars, fmt="o-", color=COLOURS[1], markersize=4, elinewidth=1)
         axes.set(xlabel="slice position (0 foot end, 1 head end)", ylabel=y_label, title=title, xlim=(0, 1))

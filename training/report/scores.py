@@ -185,20 +185,17 @@ def _class_panels(
     calibrated = operating and reliability(
         known.labels[:, k], operating.calibrate(known.probabilities)[:, k], groups, patients
     )
-    roc_labels = ("1 \N{MINUS SIGN} specificity", "recall", label)
+    roc_labels = ("1 \N{MINUS SIGN} specificity", "recall", label, f"AUC {auc}")
     return [
         (
-            figures.draw_band(
-                ranking.roc(one), roc_band(ranking, patients), roc_labels, f"AUC {auc}", colour, diagonal=True
-            ),
+            figures.draw_band(ranking.roc(one), roc_band(ranking, patients), roc_labels, colour, diagonal=True),
             f"ROC curve of {label}",
         ),
         (
             figures.draw_band(
                 _precision_recall(ranking, one),
                 precision_recall_band(ranking, patients),
-                ("recall", "precision", label),
-                f"AP {average}",
+                ("recall", "precision", label, f"AP {average}"),
                 colour,
                 diagonal=False,
             ),

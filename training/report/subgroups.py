@@ -41,14 +41,12 @@ def subgroups(results: Results) -> Section:
         if np.isnan(values).all():
             left_out.append(words)
             continue
-        drawn = figures.draw_by_position(
-            centres, values, low, high, words, title=words[0].upper() + words[1:], most=most
-        )
+        drawn = figures.draw_by_position(centres, values, (low, high), (words, words[0].upper() + words[1:]), most=most)
         panels.append((drawn, f"{words} by position"))
     share = np.array([_or_nan(of["prevalence"]) for of in found])
     panels.append(
         (
-            figures.draw_by_position(centres, share, share, share, "share", title=f"Prevalence {main}", most=1.0),
+            figures.draw_by_position(centres, share, (share, share), ("share", f"Prevalence {main}"), most=1.0),
             "prevalence",
         )
     )

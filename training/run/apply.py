@@ -4,24 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.data.cache import Cache
-from training.model.augment import Normalise
 from training.model.network import FusionNet
-from training.run.config import Runtime
-from training.run.distributed import Processes
 from training.run.inference import predict_views
-from training.run.runs import Run, check_compatible
+from training.run.runs import check_compatible
 from training.run.setup import load_slice_network
 from training.run.streams import open_evaluation
+from training.run.task import Task
 from training.series.predict import predict_series
 
 
 def run_predictions(
-    run: Run,
-    cache: Cache,
+    task: Task,
     lines: np.ndarray,
-    runtime: Runtime,
-    processes: Processes,
     *,
     tta: bool,
     net: FusionNet | None = None,
@@ -42,34 +36,23 @@ def run_predictions(
         RunError: if the cache has different windows or classes, or the run has no weights yet.
         Stopped: if `asked_to_stop` returned True.
     """
-    if run.has_head:
-        check_compatible(run, cache)
-        predicted = predict_series(run, cache, lines, runtime, processes, tta=tta, net=net)
+    if task.run.has_head:
+        check_compatible(task.run, task.cache)
+        predicted = predict_series(task, lines, tta=tta, net=net)
         return predicted.lines, predicted.probabilities
-    found, by_view = run_views(run, cache, lines, runtime, processes, tta=tta, net=net, asked_to_stop=asked_to_stop)
+    found, by_view = run_views(task, lines, tta=tta, net=net, asked_to_stop=asked_to_stop)
     return found, by_view.mean(axis=1)
 
 
 def run_views(
-    run: Run,
-    cache: Cache,
+    task: Task,
     lines: np.ndarray,
-    runtime: Runtime,
-    processes: Processes,
     *,
     tta: bool,
     net: FusionNet | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the predictions of a run without a head for each view, (n, V, K) float64; else as `run_predictions`."""
-    check_compatible(run, cache)
-    return predict_views(
-        net or load_slice_network(run, processes),
-        open_evaluation(run, cache, lines, runtime, processes),
-        len(lines),
-        Normalise(*run.mean_std, processes.device),
-        processes,
-        bf16=run.config.bf16,
-        tta=tta,
-        asked_to_stop=asked_to_stop,
-    )
+    check_compatible(task.run, task.cache)
+    net, stream = net or load_slice_network(task.run, task.processes), open_evaluation(task, lines)
+    return predict_views(task, net, stream, tta=tta, asked_to_stop=asked_to_stop)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.data.batches import Batch
 from training.data.copies import on_device
 from training.data.stream import Stream
 from training.model.augment import Normalise, sample
-from training.run.distributed import Processes
+from training.run.task import Task
 
 # Within the rotations used in training, and large enough to make a different view.
 TTA_DEGREES = (-10.0, 10.0)
@@ -42,28 +43,19 @@ def views(grey: Tensor, *, tta: bool) -> Iterator[Tensor]:
 
 
 def predict_views(
+    task: Task,
     net: nn.Module,
     stream: Stream,
-    num_slices: int,
-    normalise: Normalise,
-    processes: Processes,
     *,
-    bf16: bool,
     tta: bool = False,
-    title: str = "evaluate",
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict every slice of the processes' streams exactly once.
 
     Args:
         net: the network, which is put in evaluation mode.
-        stream: this process's share of the slices, from `streams.open_evaluation`.
-        num_slices: n, in the streams of all processes.
-        normalise: normalisation of the run.
-        processes: the processes that share the slices.
-        bf16: compute in bf16 on a GPU.
+        stream: this process's share of the n slices, from `streams.open_evaluation`.
         tta: predict all VIEWS.
-        title: of the progress bar.
         asked_to_stop: called after each batch; return True to stop.
 
     Returns:
@@ -74,14 +66,16 @@ def predict_views(
         Stopped: if any process was asked to stop.
     """
     net.eval()
+    processes, bf16 = task.processes, task.config.bf16
+    normalise, num_slices = Normalise(*task.run.mean_std, task.device), sum(processes.gather(stream.num_slices))
     lines: list[Tensor] = []
     results: list[Tensor] = []
-    batches = on_device(stream.epoch(0, 0, shuffle=False), processes.device)
-    bar = tqdm(total=num_slices, unit="slice", desc=title, leave=False, disable=None if processes.writes else True)
+    batches = on_device(stream.epoch(0, 0, shuffle=False), task.device)
+    bar = tqdm(total=num_slices, unit="slice", desc="evaluate", leave=False, disable=None if processes.writes else True)
     with torch.inference_mode(), bar, closing(batches):
         for _ in range(max(processes.gather(stream.num_batches()))):
             if (batch := next(batches, None)) is not None:  # a process may have no batch in the last round
-                results.append(predict_batch(net, batch.images, batch.z_norm, normalise, bf16=bf16, tta=tta))
+                results.append(predict_batch(net, batch, normalise, bf16=bf16, tta=tta))
                 lines.append(batch.lines.clone())  # the ring reuses its memory
                 bar.update(min(len(batch.lines) * processes.count, num_slices - bar.n))
             if processes.any(asked_to_stop()):
@@ -93,26 +87,22 @@ def predict_views(
     return everything[order], np.concatenate([part[1] for part in parts])[order]
 
 
-def predict_slices(
-    net: nn.Module, stream: Stream, num_slices: int, normalise: Normalise, processes: Processes, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def predict_slices(task: Task, net: nn.Module, stream: Stream, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """As `predict_views`, with the same options, but return the mean over the views, (n, K) float64."""
-    lines, by_view = predict_views(net, stream, num_slices, normalise, processes, **options)
+    lines, by_view = predict_views(task, net, stream, **options)
     return lines, by_view.mean(axis=1)
 
 
-def predict_batch(
-    net: nn.Module, images: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
-) -> Tensor:
-    """Return probabilities for each view, (B, V, K) float64, from (B, C, S, S) uint8 and (B,) float32.
+def predict_batch(net: nn.Module, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool) -> Tensor:
+    """Return the probabilities of a batch for each view, (B, V, K) float64.
 
     The sigmoid is computed in float64: in float32 it is exactly 1 for logits from 17, which the log loss would clip at
     1e-15.
     """
-    grey = images.float().div_(255)
+    grey = batch.images.float().div_(255)
     each = []
     for view in views(grey, tta=tta):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16 and images.device.type == "cuda"):
-            logits = net(normalise(view.contiguous(memory_format=torch.channels_last)), z_norm)
+        with torch.autocast(grey.device.type, torch.bfloat16, enabled=bf16 and grey.device.type == "cuda"):
+            logits = net(normalise(view.contiguous(memory_format=torch.channels_last)), batch.z_norm)
         each.append(torch.sigmoid(logits.double()))
     return torch.stack(each, dim=1)

@@ -22,17 +22,18 @@ from training.model.network import build_model, check_size
 from training.report.report import write_report
 from training.run import config as settings
 from training.run.apply import run_views
-from training.run.config import Runtime, TrainConfig
+from training.run.config import TrainConfig
 from training.run.distributed import Processes
 from training.run.functions import code_digest, find_function, is_own
 from training.run.inference import VIEWS
 from training.run.loggers import Loggers
 from training.run.loop import fit
 from training.run.owner import owned
-from training.run.runs import Run, check_free, create_run, new_folder, open_run
+from training.run.runs import NewRun, Run, check_free, create_run, new_folder, open_run
 from training.run.setup import check_context
 from training.run.streams import lines_of
 from training.run.tables import prediction_table, write_json, write_table
+from training.run.task import Task
 from training.scores.content import content_of, open_own_cache, write_content
 from training.scores.evaluation import assess, log_evaluation
 from training.scores.external import external_lines
@@ -79,15 +80,8 @@ def begin(
         mean_std, content = cache.mean_std(config.size_px, rows), content_of(cache, config.size_px)
         with new_folder(path):
             write_content(path, content)
-            create_run(
-                path,
-                config,
-                cache,
-                subsets,
-                mean_std,
-                environment=environment(config, processes) | {"weights": net.origin},
-                linked=table_of(links, cache),
-            )
+            about = environment(config, processes) | {"weights": net.origin}
+            create_run(path, cache, NewRun(config, subsets, mean_std, about, table_of(links, cache)))
     processes.wait()
     run = open_run(path)
     return run, open_cache(cache_path, run.data.commit, local_copy)
@@ -163,25 +157,26 @@ def changed_environment(run: Run, processes: Processes) -> list[str]:
     ]
 
 
-def complete(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
+def complete(task: Task) -> dict[str, Any]:
     """Train a run to the end, score its best weights on validation and test, and write its report.
 
     Returns:
         the scores on the test set; on the validation set if the run has no test set; empty if it has neither.
     """
-    with owned(run.path, again=f"run: train run --resume {run.path}") if processes.writes else nullcontext():
-        fit(run, cache, runtime, processes)
-        return finish(run, cache, runtime, processes)
+    path = task.run.path
+    with owned(path, again=f"run: train run --resume {path}") if task.processes.writes else nullcontext():
+        fit(task)
+        return finish(task)
 
 
-def finish(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
+def finish(task: Task) -> dict[str, Any]:
     """Score a trained run's best weights on validation and test, and write its report; return what `complete` does."""
-    scores: dict[str, dict[str, Any]] = {}
+    run, scores = task.run, dict[str, dict[str, Any]]()
     for subset in filter(run.has, SUBSETS[1:]):
-        scores[subset] = evaluate(run, cache, subset, runtime, processes, tta=False)
-    if processes.writes:
-        write_report(run.path, cache)
-        loggers = Loggers(run, runtime.loggers, step=0)
+        scores[subset] = evaluate(task, subset, tta=False)
+    if task.processes.writes:
+        write_report(run.path, task.cache)
+        loggers = Loggers(run, task.runtime.loggers, step=0)
         loggers.finish(run, scores)
         loggers.close()
     return list(scores.values())[-1] if scores else {}
@@ -203,9 +198,7 @@ def open_to_evaluate(
     return run, open_cache(cache_path, local_copy=local_copy)
 
 
-def evaluate(
-    run: Run, cache: Cache, subset: str, runtime: Runtime, processes: Processes, *, tta: bool
-) -> dict[str, Any]:
+def evaluate(task: Task, subset: str, *, tta: bool) -> dict[str, Any]:
     """Score a run's best weights on a subset of its split, or on all labelled slices of another cache.
 
     This writes `predictions_<subset>.csv` and `scores_<subset>.json`, and for a head over series also the predictions
@@ -221,7 +214,7 @@ def evaluate(
     Raises:
         RunError: if the split leaks; the message names the patients or slices.
     """
-    left_out = None
+    run, cache, left_out = task.run, task.cache, None
     if subset == "external":
         lines, left_out = external_lines(run, cache)
     elif not run.has(subset):
@@ -234,14 +227,14 @@ def evaluate(
         lines = lines_of(run, cache, subset)
     name = predictions_name(subset, tta=tta)
     if run.has_head:
-        predicted = predict_series(run, cache, lines, runtime, processes, tta=tta)
+        predicted = predict_series(task, lines, tta=tta)
         lines, probabilities = predicted.lines, predicted.probabilities
         of_slices = prediction_table(cache, lines, predicted.of_slices, run.data.classes)
         write_table(run.path / f"slice_predictions_{name}.csv", of_slices)
     else:
-        lines, by_view = run_views(run, cache, lines, runtime, processes, tta=tta)
+        lines, by_view = run_views(task, lines, tta=tta)
         probabilities = by_view.mean(axis=1)
-    if not processes.writes:
+    if not task.processes.writes:
         return {}
     table = prediction_table(cache, lines, probabilities, run.data.classes)
     source: dict[str, Any] = {"dataset": cache.dataset, "commit": cache.commit}

@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from training.data.batches import Batch
-from training.data.cache import Cache
 from training.data.copies import on_device
 from training.errors import RunError
 from training.model.draws import DRAWN
 from training.model.network import FusionNet
 from training.run.checkpoints import Checkpoint, Progress, list_checkpoints
-from training.run.config import Runtime, TrainConfig
+from training.run.config import TrainConfig
 from training.run.device import memory_error_explained, missing_determinism_explained, single_values_explained
 from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.runs import Run
 from training.run.setup import Job, Learner, N, Setup, prepare, set_up, start
 from training.run.step import seed_dropout, train_step
+from training.run.task import Task
 from training.run.validation import validate
 from training.run.watch import Watch
 
@@ -31,7 +31,7 @@ J = TypeVar("J", bound=Job)
 Part = Callable[[J, Learner[N], Watch, Callable[[], bool]], None]
 
 
-def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
+def fit(task: Task) -> None:
     """Train a run from its current state to the end: all its epochs, or until validation no longer improves.
 
     Its best weights are then in `weights.safetensors`. If it is killed at any point and called again, the result is the
@@ -42,9 +42,9 @@ def fit(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
         RunError: if a loss or gradient is not finite, the GPU runs out of memory, or the checkpoint is from another
             run.
     """
-    setup = set_up(run, cache, runtime, processes)
+    setup = set_up(task)
     learner = start(setup)
-    check_same_count(run, processes)
+    check_same_count(task.run, task.processes)
     with errors_explained(setup):
         train_to_end(setup, learner, train_epoch, validate)
 
@@ -65,10 +65,8 @@ def check_same_count(run: Run, processes: Processes) -> None:
 
 def train_to_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Part[J, N]) -> None:
     """Train and validate epoch by epoch, with a checkpoint after each, until the run is finished or asked to stop."""
-    processes = setup.processes
     total, loggers = setup.schedule.total_steps, setup.runtime.loggers
-    looked_at = setup.num_validation
-    watch = Watch(setup.run, setup.cache, processes, learner.progress, total, loggers=loggers, num_validation=looked_at)
+    watch = Watch(setup, learner.progress, total, loggers=loggers, num_validation=setup.num_validation)
     with asked_to_stop() as stop, watch:
         while not finished(learner.progress, setup.config):
             try:
@@ -80,7 +78,7 @@ def train_to_end(setup: J, learner: Learner[N], train: Part[J, N], validate: Par
             learner.progress.epoch += 1
             learner.progress.batches = 0
             save_progress(setup, learner, watch)
-    processes.wait()  # until the weights are written, for all to read
+    setup.processes.wait()  # until the weights are written, for all to read
 
 
 def finished(progress: Progress, config: TrainConfig) -> bool:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.errors import ConfigError
 from training.run.tables import prediction_table, write_table
+from training.run.task import Task
 
 
 def submission(table: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
@@ -66,31 +66,24 @@ def by_series(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_predictions(
-    out: Path,
-    cache: Cache,
-    lines: np.ndarray,
-    probabilities: np.ndarray,
-    classes: tuple[str, ...],
-    *,
-    sample: Path | None,
+    out: Path, task: Task, predicted: tuple[np.ndarray, np.ndarray], sample: Path | None = None
 ) -> list[Path]:
     """Write OUT in the competition's format, and OUT_wide.csv and OUT_series.csv next to it.
 
     Args:
         out: the submission to write.
-        cache: that was predicted.
-        lines: (n,) lines of the cache's table.
-        probabilities: (n, K) float64.
-        classes: K names.
+        task: the run and the cache.
+        predicted: lines (n,) and probabilities (n, K) from `run_predictions`.
         sample: a sample submission whose rows and order to follow; None for all slices.
 
     Returns:
         the three files.
     """
-    predicted = submission(cache.table.iloc[lines], probabilities, classes)
-    wide = prediction_table(cache, lines, probabilities, classes)
+    (lines, probabilities), classes = predicted, task.run.data.classes
+    submitted = submission(task.cache.table.iloc[lines], probabilities, classes)
+    wide = prediction_table(task.cache, lines, probabilities, classes)
     tables = {
-        out: predicted if sample is None else order_like_sample(predicted, sample),
+        out: submitted if sample is None else order_like_sample(submitted, sample),
         out.with_name(f"{out.stem}_wide.csv"): wide,
         out.with_name(f"{out.stem}_series.csv"): by_series(wide),
     }

@@ -16,6 +16,7 @@ from training.run.loop import epoch_batches, errors_explained, save_progress
 from training.run.setup import Learner, Setup, prepare, set_up, start
 from training.run.step import train_step
 from training.run.streams import lines_of, open_evaluation
+from training.run.task import Task
 from training.run.validation import share_statistics
 from training.run.watch import Watch, duration
 from training.system import peak_memory_bytes
@@ -42,9 +43,9 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         path = Path(processes.gather(folder)[0]) / "run"
         run, cache = begin(path, cache_path, config, processes, local_copy)
-        setup = set_up(run, cache, runtime, processes)
+        setup = set_up(Task(run, cache, runtime, processes))
         learner = start(setup)
-        with errors_explained(setup), Watch(run, cache, processes, learner.progress, 2) as watch:
+        with errors_explained(setup), Watch(setup, learner.progress, 2) as watch:
             frozen = min(config.frozen_epochs, config.epochs)
             frozen_step_s = step_s = _time_step(setup, learner, watch)
             if 0 < frozen < config.epochs:
@@ -85,10 +86,9 @@ def _time_evaluation(setup: Setup, learner: Learner[FusionNet]) -> float:
     some = lines_of(setup.run, setup.cache, "validation")[: 2 * setup.config.batch_size]
     if not len(some):
         return 0.0
-    stream = open_evaluation(setup.run, setup.cache, some, setup.runtime, setup.processes)
+    stream = open_evaluation(setup, some)
     began = time.perf_counter()
-    normalise, bf16 = setup.augment.normalise, setup.config.bf16
-    predict_slices(learner.evaluated, stream, len(some), normalise, setup.processes, bf16=bf16)
+    predict_slices(setup, learner.evaluated, stream)
     return (time.perf_counter() - began) / len(some)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -147,30 +147,36 @@ def new_folder(path: Path) -> Iterator[None]:
         (path / UNFINISHED).unlink()
 
 
-def create_run(
-    path: Path,
-    config: TrainConfig,
-    cache: Cache,
-    subsets: np.ndarray,
-    mean_std: tuple[np.ndarray, np.ndarray],
-    *,
-    environment: Mapping[str, Any],
-    linked: pd.DataFrame | None = None,
-    base: Mapping[str, str] | None = None,
-) -> Run:
+@dataclass(frozen=True)
+class NewRun:
+    """The content of a new run's folder.
+
+    Attributes:
+        config: settings of the run.
+        subsets: (N,) str, the subset of each line of the cache.
+        mean_std: (C,) float64 each, of grey level / 255 over the training slices.
+        environment: versions and hardware.
+        linked: table from `linked.table_of`; None if no patients share slices.
+        base: for a head over series: `Data.base` and `Data.base_weights`.
+    """
+
+    config: TrainConfig
+    subsets: np.ndarray
+    mean_std: tuple[np.ndarray, np.ndarray]
+    environment: Mapping[str, Any]
+    linked: pd.DataFrame | None = None
+    base: Mapping[str, str] = field(default_factory=dict)
+
+
+def create_run(path: Path, cache: Cache, new: NewRun) -> Run:
     """Create a run's folder with settings.json, split.csv and linked.csv.
 
     settings.json is written last, so a folder that has it is a complete run.
 
     Args:
         path: the folder.
-        config: settings of the run.
         cache: on which the run is trained.
-        subsets: (N,) str, the subset of each line of the cache.
-        mean_std: (C,) float64 each, of grey level / 255 over the training slices.
-        environment: versions and hardware, for settings.json.
-        linked: table from `linked.table_of`; None if no patients share slices.
-        base: for a head over series: `Data.base` and `Data.base_weights`.
+        new: the content of the files.
 
     Raises:
         RunError: if the folder exists and is not empty.
@@ -179,10 +185,10 @@ def create_run(
     make_folder(path)
     begin(path)
     split = path / "split.csv"
-    write_split(split, cache.table, subsets)
+    write_split(split, cache.table, new.subsets)
     nothing = pd.DataFrame(columns=["group", "unit", *IDENTITY, *cache.classes, "done"])
-    write_table(path / LINKED, nothing if linked is None else linked)
-    mean, std = mean_std
+    write_table(path / LINKED, nothing if new.linked is None else new.linked)
+    mean, std = new.mean_std
     data = Data(
         cache=absolute(cache.path),
         commit=cache.commit,
@@ -194,13 +200,13 @@ def create_run(
         split=digest(split),
         linked=digest(path / LINKED),
         label_level=cache.label_level,
-        **(base or {}),
+        **new.base,
     )
-    run = Run(path, config, data, environment)
+    run = Run(path, new.config, data, new.environment)
     run.checkpoints.mkdir(exist_ok=True)
     write_json(
         path / "settings.json",
-        {"config": settings.to_mapping(config), "data": asdict(data), "environment": dict(environment)},
+        {"config": settings.to_mapping(new.config), "data": asdict(data), "environment": dict(new.environment)},
     )
     return run
 

@@ -18,13 +18,14 @@ from training.model.loss import Loss, choose_loss
 from training.model.network import FusionNet, build_model, load_run_weights
 from training.model.weights import load_own
 from training.run.checkpoints import Checkpoint, Progress, load_checkpoint
-from training.run.config import Runtime, TrainConfig
+from training.run.config import TrainConfig
 from training.run.device import configure_device
 from training.run.distributed import Processes
 from training.run.drawing import drawing
 from training.run.runs import Run, digest
 from training.run.schedule import Schedule
 from training.run.streams import lines_of, open_evaluation, open_stream
+from training.run.task import Task
 
 # PyTorch's names for the matrices and kernels of linear layers, convolutions and attention.
 LAYER_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -34,33 +35,21 @@ N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Job:
-    """The constant parts of any kind of run.
+class Job(Task):
+    """The constant parts of training any kind of run.
 
     Attributes:
         num_validation: number of slices, or of series for a head, evaluated after each epoch.
     """
 
-    run: Run
-    cache: Cache
-    runtime: Runtime
-    processes: Processes
     schedule: Schedule
     class_weights: Tensor
     num_validation: int
 
-    @property
-    def config(self) -> TrainConfig:
-        return self.run.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
-
 
 @dataclass(frozen=True)
 class Setup(Job):
-    """The constant parts of a run on images."""
+    """The constant parts of training a run on images."""
 
     train: Stream
     validation: Stream
@@ -90,27 +79,24 @@ class Learner(Generic[N]):
         return self.ema or self.net
 
 
-def set_up(run: Run, cache: Cache, runtime: Runtime, processes: Processes) -> Setup:
+def set_up(task: Task) -> Setup:
     """Open the streams of a run's slices, and move everything that training needs to the device."""
-    config = run.config
-    if config.sync_batch_norm and processes.device.type == "cpu":
+    run, config, device = task.run, task.config, task.device
+    if config.sync_batch_norm and device.type == "cpu":
         raise ConfigError("sync_batch_norm: works only on GPUs; leave it off")
-    configure_device(config, processes.device)
-    train, validation = (lines_of(run, cache, subset) for subset in ("train", "validation"))
+    configure_device(config, device)
+    train, validation = (lines_of(run, task.cache, subset) for subset in ("train", "validation"))
     schedule = Schedule(len(train), config)
-    draw = drawing(config, schedule, processes, (len(run.channels), config.size_px, config.size_px))
+    draw = drawing(config, schedule, task.processes, (len(run.channels), config.size_px, config.size_px))
     return Setup(
-        run=run,
-        cache=cache,
-        runtime=runtime,
-        processes=processes,
+        **vars(task),
         schedule=schedule,
-        train=open_stream(run, cache, train, runtime, processes, draw=draw),
-        validation=open_evaluation(run, cache, validation, runtime, processes),
+        train=open_stream(task, train, draw),
+        validation=open_evaluation(task, validation),
         num_validation=len(validation),
-        augment=Augment(config, *run.mean_std, processes.device),
+        augment=Augment(config, *run.mean_std, device),
         loss=choose_loss(config),
-        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+        class_weights=torch.tensor(run.data.class_weights, device=device),
     )
 
 

@@ -30,10 +30,10 @@ def train_step(
     loss = torch.zeros((), device=setup.device)
     ended = False
     while not ended:
-        batch, keys = next(batches)
+        keyed = next(batches)
         ended = schedule.ends_step(progress.batches)
-        watch.record_batch(batch.lines, schedule.images_in_batch(progress.batches))
-        loss += backward(setup, learner, model, batch, keys, synchronise=ended)
+        watch.record_batch(keyed[0].lines, schedule.images_in_batch(progress.batches))
+        loss += backward(setup, learner, model, keyed, synchronise=ended)
         progress.batches += 1
     rate, loss = schedule.rate(progress.step), setup.processes.sum(loss)
     norm = update(setup, learner, loss, rate)
@@ -42,12 +42,12 @@ def train_step(
 
 
 def backward(
-    setup: Setup, learner: Learner[FusionNet], model: nn.Module, batch: Batch, keys: np.ndarray, *, synchronise: bool
+    setup: Setup, learner: Learner[FusionNet], model: nn.Module, keyed: tuple[Batch, np.ndarray], *, synchronise: bool
 ) -> Tensor:
-    """Add a batch's gradient to that of its step, and return this process's share of the step's loss."""
+    """Add a batch's gradient to that of its step; return this process's share of the step's loss."""
     number = learner.progress.epoch * setup.schedule.batches + learner.progress.batches
     seed_dropout(setup.config.seed, number, setup.processes.rank, setup.device)
-    return learn(setup, learner, model, make_inputs(setup, batch, keys, number), synchronise=synchronise)
+    return learn(setup, learner, model, make_inputs(setup, *keyed, number), synchronise=synchronise)
 
 
 def learn(

@@ -5,9 +5,8 @@ import numpy as np
 from training.data.cache import Cache
 from training.data.stream import Draw, Stream
 from training.errors import ConfigError, RunError
-from training.run.config import Runtime
-from training.run.distributed import Processes
 from training.run.runs import Run
+from training.run.task import Task
 
 EVALUATED_TOGETHER = 256  # maximum batch size, as a training batch may be too large for one process
 
@@ -26,10 +25,8 @@ def lines_of(run: Run, cache: Cache, subset: str) -> np.ndarray:
     return lines
 
 
-def open_stream(
-    run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, draw: Draw
-) -> Stream:
-    """Open a stream over lines of a cache for training, whose global batches are divided among all processes.
+def open_stream(task: Task, lines: np.ndarray, draw: Draw) -> Stream:
+    """Open a stream over lines of the cache for training, whose global batches are divided among all processes.
 
     Args:
         draw: the random numbers to draw for them on the host.
@@ -38,7 +35,7 @@ def open_stream(
         ConfigError: if the batch size is not a multiple of the number of processes, or a process could get an empty
             part of a batch.
     """
-    batch_size, count = run.config.batch_size, processes.count
+    batch_size, count = task.config.batch_size, task.processes.count
     if batch_size % count:
         raise ConfigError(
             f"batch_size: {batch_size} is not divisible by {count} processes; set --batch-size to a multiple, or "
@@ -50,45 +47,35 @@ def open_stream(
             f"batch_size: {batch_size} over {count} processes and {len(lines)} training slices leaves a process "
             f"without an image; set --batch-size to {2 * count} or more, or a lower --nproc-per-node"
         )
-    size = run.config.batch_size // processes.count
-    return _open(run, cache, lines, size, runtime, processes=processes, draw=draw)
+    return _open(task, lines, batch_size // count, draw)
 
 
-def open_evaluation(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
-    """Open a stream over this process's share of lines of a cache for prediction: every n-th batch, with n processes.
+def open_evaluation(task: Task, lines: np.ndarray) -> Stream:
+    """Open a stream over this process's share of lines of the cache for prediction: every n-th batch, with n processes.
 
     The batches are the same for any number of processes, because sums over batches of another size would differ in the
     last float32 bits.
     """
-    size = min(run.config.batch_size, EVALUATED_TOGETHER)
+    size = min(task.config.batch_size, EVALUATED_TOGETHER)
     lines = np.sort(lines)
-    own = np.arange(len(lines)) // size % processes.count == processes.rank
-    return _open(run, cache, lines[own], size, runtime, processes=processes)
+    own = np.arange(len(lines)) // size % task.processes.count == task.processes.rank
+    return _open(task, lines[own], size)
 
 
-def open_plain(run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes) -> Stream:
-    """Open a stream over lines of a cache for this process alone."""
-    return _open(run, cache, np.sort(lines), EVALUATED_TOGETHER, runtime, processes=processes)
+def open_plain(task: Task, lines: np.ndarray) -> Stream:
+    """Open a stream over lines of the cache for this process alone."""
+    return _open(task, np.sort(lines), EVALUATED_TOGETHER)
 
 
-def _open(
-    run: Run,
-    cache: Cache,
-    lines: np.ndarray,
-    batch_size: int,
-    runtime: Runtime,
-    *,
-    processes: Processes,
-    draw: Draw | None = None,
-) -> Stream:
+def _open(task: Task, lines: np.ndarray, batch_size: int, draw: Draw | None = None) -> Stream:
     return Stream(
-        cache,
-        run.config.size_px,
+        task.cache,
+        task.config.size_px,
         lines,
         batch_size,
-        threads=runtime.input_threads,
-        ahead=runtime.batches_ahead,
-        pin=processes.device.type == "cuda",
-        context=run.context,
+        threads=task.runtime.input_threads,
+        ahead=task.runtime.batches_ahead,
+        pin=task.device.type == "cuda",
+        context=task.run.context,
         draw=draw,
     )

@@ -24,16 +24,8 @@ def validate(setup: Setup, learner: Learner[FusionNet], watch: Watch, stop: Call
     if not setup.num_validation:
         keep_last(setup, learner, watch)
         return
-    lines, probabilities = predict_slices(
-        compiled(learner.evaluated, setup.config),
-        setup.validation,
-        setup.num_validation,
-        setup.augment.normalise,
-        setup.processes,
-        bf16=setup.config.bf16,
-        title="validation",
-        asked_to_stop=stop,
-    )
+    net = compiled(learner.evaluated, setup.config)
+    lines, probabilities = predict_slices(setup, net, setup.validation, asked_to_stop=stop)
     table = prediction_table(setup.cache, lines, probabilities, setup.run.data.classes)
     known = at_level(from_table(table), setup.run.data.label_level)
     keep_if_better(setup, learner, watch, known.labels, known.probabilities)

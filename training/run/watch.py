@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.errors import RunError, TrainingError
 from training.run.checkpoints import Checkpoint, CheckpointWriter, Progress
 from training.run.config import TrainConfig
-from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.log import Log
 from training.run.loggers import Loggers
-from training.run.runs import Run
 from training.run.tables import write_table
+from training.run.task import Task
 
 # Steps to skip, while caches, kernels and compilers warm up, and steps to time.
 WARM_UP_STEPS, TIMED_STEPS = 3, 10
@@ -46,9 +44,7 @@ class Watch:
 
     def __init__(
         self,
-        run: Run,
-        cache: Cache,
-        processes: Processes,
+        task: Task,
         progress: Progress,
         total_steps: int,
         *,
@@ -60,7 +56,8 @@ class Watch:
         Args:
             num_validation: number of slices, or of series for a head, evaluated after each epoch, for time estimates.
         """
-        self._run, self._cache, self._processes = run, cache, processes
+        run, processes = task.run, task.processes
+        self._run, self._cache, self._processes = run, task.cache, processes
         self._steps: list[dict[str, float]] = []
         self._values: list[Tensor] = []  # (2,) loss and gradient norm of each step
         self._lines: list[list[Tensor]] = [[]]  # the slices of each step, the last one in progress

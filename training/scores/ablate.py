@@ -14,6 +14,7 @@ from training.run import job
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.tables import write_table
+from training.run.task import Task
 from training.scores.compare import MAIN_SCORES, compare, read_contestants
 from training.series import job as series
 
@@ -116,13 +117,13 @@ def _train_head(of: Ablation, path: Path, base: Path) -> None:
     """Train a head on a run, after computing the run's features."""
     if (path / "report.html").exists():
         return
-    at = {"cache_path": of.cache, "local_copy": of.local_copy}
     if (path / "settings.json").exists():
-        opened = series.resume(path, values={}, **at)  # type: ignore[arg-type]
+        run, of_slices, cache = series.resume(path, of.cache, {}, of.local_copy)
     else:
-        series.features(base, subsets=(), runtime=of.runtime, processes=of.processes, **at)  # type: ignore[arg-type]
-        opened = series.begin(path, base, values={}, processes=of.processes, **at)  # type: ignore[arg-type]
-    series.complete(*opened, of.runtime, of.processes)
+        of_slices, cache = series.open_base(base, of.cache, of.local_copy)
+        series.features(Task(of_slices, cache, of.runtime, of.processes), ())
+        run, _, _ = series.begin(path, of_slices, cache, {}, of.processes)
+    series.complete(Task(run, cache, of.runtime, of.processes), of_slices)
 
 
 def _train(of: Ablation, path: Path, values: Mapping[str, Any]) -> None:
@@ -133,7 +134,7 @@ def _train(of: Ablation, path: Path, values: Mapping[str, Any]) -> None:
     done = (path / "report.html").exists()
     of.processes.wait()  # otherwise a process could find the report that another has just written, and skip training
     if not done:
-        job.complete(run, opened, of.runtime, of.processes)
+        job.complete(Task(run, opened, of.runtime, of.processes))
 
 
 def over_seeds(table: pd.DataFrame) -> str:

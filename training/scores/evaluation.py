@@ -21,6 +21,7 @@ from training.scores.predictions import Predictions
 from training.words import counted
 
 Weights = Sequence[float] | np.ndarray
+SEED = 0  # of the bootstrap draws
 EVALUATION_COLUMNS = ("time", "what", "commit", "slices")
 
 
@@ -118,7 +119,6 @@ def evaluate_predictions(
     class_weights: Weights,
     operating: Mapping[str, Operating],
     resamples: int = RESAMPLES,
-    seed: int = 0,
     *,
     level: str = "slice",
 ) -> dict[str, Any]:
@@ -129,7 +129,6 @@ def evaluate_predictions(
         class_weights: (K,), from the cache.
         operating: thresholds and calibration chosen on validation, by level; may be empty.
         resamples: number of bootstrap draws.
-        seed: seed of the draws.
         level: what a label describes; if slices carry the label of their series, series are scored.
 
     Returns:
@@ -138,11 +137,10 @@ def evaluate_predictions(
         calibrated probabilities; `level`, as passed; `levels`, all of these for each level above, such as series and
         patient for slices; and `bootstrap`, the parameters of the intervals.
     """
-    content = _level(at_level(known, level), class_weights, operating.get(level), resamples, seed)
+    content = _level(at_level(known, level), class_weights, operating.get(level), resamples)
     content["level"] = level
     content["levels"] = {
-        above: _level(pool(known, above), class_weights, operating.get(above), resamples, seed)
-        for above in COARSER[level]
+        above: _level(pool(known, above), class_weights, operating.get(above), resamples) for above in COARSER[level]
     }
     content["bootstrap"] = {
         "drawn": "patients",
@@ -150,28 +148,26 @@ def evaluate_predictions(
         "least_patients": MIN_PATIENTS,
         "resamples": resamples,
         "level": LEVEL,
-        "seed": seed,
+        "seed": SEED,
     }
     return content
 
 
-def _level(
-    known: Predictions, class_weights: Weights, operating: Operating | None, resamples: int, seed: int
-) -> dict[str, Any]:
+def _level(known: Predictions, class_weights: Weights, operating: Operating | None, resamples: int) -> dict[str, Any]:
     half = np.full(len(known.classes), 0.5)
     content = score(known.labels, known.probabilities, known.classes, class_weights)
-    content["intervals"] = score_intervals(known, class_weights, half, resamples, seed)
+    content["intervals"] = score_intervals(known, class_weights, half, resamples, SEED)
     if operating is None:
         return content
     rules = {"at_threshold": operating.thresholds, "at_f1_threshold": operating.f1_thresholds}
     for name, thresholds in rules.items():
         if not np.isnan(thresholds).any():
             at = score_at(known.labels, known.probabilities, known.classes, class_weights, thresholds)
-            at["intervals"] = score_intervals(known, class_weights, thresholds, resamples, seed)
+            at["intervals"] = score_intervals(known, class_weights, thresholds, resamples, SEED)
             content[name] = at | {"thresholds": dict(zip(known.classes, thresholds.tolist(), strict=True))}
     calibrated = replace(known, probabilities=operating.calibrate(known.probabilities))
     after = score(known.labels, calibrated.probabilities, known.classes, class_weights)
-    after["intervals"] = score_intervals(calibrated, class_weights, half, resamples, seed)
+    after["intervals"] = score_intervals(calibrated, class_weights, half, resamples, SEED)
     return content | {"calibrated": after}
 
 

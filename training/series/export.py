@@ -13,6 +13,7 @@ from training.report.pictures import read_images
 from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.runs import Run
+from training.run.task import Task
 from training.series.batches import gaps_mm
 from training.series.head import GruReader, SeriesHead, TransformerReader
 from training.series.mix import read_mix
@@ -130,6 +131,7 @@ class OnnxGru(nn.Module):
 def _samples(run: Run, cache: Cache) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Return inputs of the cache's first series, and their probabilities as computed by `train predict`."""
     order, found = order_series(cache), []
+    task = Task(run, cache, Runtime("cpu", input_threads=0), HERE)
     every_gap = gaps_mm(order)
     for begin, end in list(zip(order.starts[:-1], order.starts[1:], strict=True))[:SAMPLE_SERIES]:
         lines = order.lines[begin:end]
@@ -139,6 +141,6 @@ def _samples(run: Run, cache: Cache) -> list[tuple[dict[str, np.ndarray], np.nda
             "z_norm": table["z_norm"].to_numpy(np.float32),
             "gap_mm": every_gap[begin:end],
         }
-        predicted = predict_series(run, cache, lines, Runtime("cpu", input_threads=0), HERE, tta=False)
+        predicted = predict_series(task, lines, tta=False)
         found.append((inputs, predicted.probabilities[np.searchsorted(predicted.lines, lines)]))
     return found

@@ -18,12 +18,12 @@ from training.data.copies import on_device
 from training.errors import ConfigError
 from training.model.augment import Normalise
 from training.model.network import FusionNet
-from training.run.config import Runtime
 from training.run.distributed import Processes
 from training.run.inference import views
 from training.run.runs import Run, check_compatible
 from training.run.setup import load_slice_network
 from training.run.streams import open_plain
+from training.run.task import Task
 from training.series.store import MissingFeatures, make_store, open_store, store_path
 from training.system import reserve
 from training.words import counted
@@ -63,9 +63,7 @@ def on_disk(folder: Path) -> Callable[[tuple[int, ...]], np.ndarray]:
     return make
 
 
-def write_features(
-    run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, processes: Processes, *, tta: bool
-) -> int:
+def write_features(task: Task, lines: np.ndarray, *, tta: bool) -> int:
     """Write features and logits of those slices that are missing or damaged in the store.
 
     If it is stopped, the next call resumes. The store has the arrays `features` (N, D) float16, `logits` (N, K) float32
@@ -73,11 +71,8 @@ def write_features(
     weights.safetensors), `size_px` and `tta`.
 
     Args:
-        run: the slice model's run.
-        cache: the cache.
+        task: the slice model's run, the cache, and a single process.
         lines: (n,) lines of the cache's table.
-        runtime: device and threads.
-        processes: a single process.
         tta: whether to write the means over the TTA views, to a store of their own.
 
     Returns:
@@ -87,8 +82,9 @@ def write_features(
         RunError: if the store is for other weights or another commit, has damaged documents, or cannot be written.
         ConfigError: if there are several processes.
     """
-    check_alone(processes)
-    net = load_slice_network(run, processes)
+    check_alone(task.processes)
+    run, cache = task.run, task.cache
+    net = load_slice_network(run, task.processes)
     if not store_path(run, tta=tta).exists():
         make_store(run, cache, _count_features(net, run), tta=tta)
     store = open_store(run, cache, tta=tta)
@@ -97,7 +93,7 @@ def write_features(
         for first, end in store.blocks():
             block = wanted[(wanted >= first) & (wanted < end)]
             if len(block):
-                found = extract(net, run, cache, block, runtime, processes=processes, tta=tta)
+                found = extract(task, net, block, tta=tta)
                 store.write(first, end, block - first, (found.features, found.logits))
                 bar.update(len(block))
     return len(wanted)
@@ -139,9 +135,7 @@ def read_features(
     return Features(lines, features, logits)
 
 
-def extract(
-    net: FusionNet, run: Run, cache: Cache, lines: np.ndarray, runtime: Runtime, *, processes: Processes, tta: bool
-) -> Features:
+def extract(task: Task, net: FusionNet, lines: np.ndarray, *, tta: bool) -> Features:
     """Compute features and logits of slices of a cache.
 
     With TTA these are the mean features over the views, and the logit of the mean probability.
@@ -150,15 +144,14 @@ def extract(
         RunError: if the cache has other windows or classes than the run.
         CacheError: if the cache does not have the run's image size.
     """
-    check_compatible(run, cache)
-    normalise = Normalise(*run.mean_std, processes.device)
+    check_compatible(task.run, task.cache)
+    normalise = Normalise(*task.run.mean_std, task.device)
     lines = np.sort(lines)
-    stream = open_plain(run, cache, lines, runtime, processes)
-    batches = on_device(stream.epoch(0, 0, shuffle=False), processes.device)
+    batches = on_device(open_plain(task, lines).epoch(0, 0, shuffle=False), task.device)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with torch.inference_mode(), closing(batches):
         for batch in batches:
-            features, logits = _extract_batch(net, batch, normalise, bf16=run.config.bf16, tta=tta)
+            features, logits = _extract_batch(net, batch, normalise, bf16=task.config.bf16, tta=tta)
             parts.append((features.half().cpu().numpy(), logits.cpu().numpy()))
     return Features(lines, *(np.concatenate(of) for of in zip(*parts, strict=True)))
 
@@ -173,8 +166,7 @@ def _extract_batch(
     net: FusionNet, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> tuple[Tensor, Tensor]:
     """Return features (B, D) and logits (B, K), both float32."""
-    grey = batch.images.float().div_(255)
-    each = list(_views(net, grey, batch.z_norm, normalise, bf16=bf16, tta=tta))
+    each = list(_views(net, batch, normalise, bf16=bf16, tta=tta))
     if len(each) == 1:
         return each[0]
     features = torch.stack([of for of, _ in each]).mean(0)
@@ -183,13 +175,14 @@ def _extract_batch(
 
 
 def _views(
-    net: FusionNet, grey: Tensor, z_norm: Tensor, normalise: Normalise, *, bf16: bool, tta: bool
+    net: FusionNet, batch: Batch, normalise: Normalise, *, bf16: bool, tta: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    grey = batch.images.float().div_(255)
     on_gpu = grey.device.type == "cuda"
     for view in views(grey, tta=tta):
         with torch.autocast(grey.device.type, torch.bfloat16, enabled=bf16 and on_gpu):
             features = net.backbone(normalise(view.contiguous(memory_format=torch.channels_last)))
-            logits = net.logits(features, z_norm)
+            logits = net.logits(features, batch.z_norm)
         yield features.float(), logits.float()
 
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.data.cache import Cache
 from training.data.stream import permutation
 from training.errors import ConfigError
 from training.model.loss import Loss, choose_loss
 from training.run.checkpoints import load_checkpoint
-from training.run.config import Runtime
-from training.run.distributed import Processes
 from training.run.inference import Stopped
 from training.run.loop import save_progress, train_to_end
 from training.run.runs import Run
@@ -22,6 +19,7 @@ from training.run.setup import Job, Learner, restore_learner
 from training.run.step import seed_dropout, update
 from training.run.streams import lines_of
 from training.run.tables import prediction_table
+from training.run.task import Task
 from training.run.validation import keep_if_better, keep_last
 from training.run.watch import Watch
 from training.scores.pooling import at_level
@@ -54,30 +52,28 @@ class SeriesJob(Job):
         return np.flatnonzero(~np.isnan(self.labels[of.lines]).all(axis=1))
 
 
-def fit_head(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> None:
+def fit_head(task: Task, base: Run) -> None:
     """Train a head to the end from its last checkpoint, then choose its share per class on validation.
 
     If it is killed at any point and called again, the result is the same.
 
     Args:
-        run: the head's run.
+        task: the head's run, its cache, and a single process.
         base: the slice model's run, which has the features.
-        cache: the cache of both.
-        runtime: device and threads.
-        processes: a single process.
 
     Raises:
         RunError: if features are missing, or for other weights or another commit.
         ConfigError: if there are several processes, or the settings accumulate gradients.
         Stopped: if the process was asked to stop.
     """
-    job = _set_up(run, base, cache, runtime, processes)
+    job = _set_up(task, base)
     with _one_thread():
         train_to_end(job, _start(job), _train_epoch, _validate)
     of = job.validation
     scored = job.scored(of)
-    correction = corrections(load_head(run, processes), of, job.device)
-    known = from_table(prediction_table(cache, of.lines[scored], sigmoid(of.logits[scored]), run.data.classes))
+    correction = corrections(load_head(task.run, task.processes), of, job.device)
+    run = task.run
+    known = from_table(prediction_table(task.cache, of.lines[scored], sigmoid(of.logits[scored]), run.data.classes))
     choose_mix(run, known, of.logits[scored], correction[scored])
 
 
@@ -95,8 +91,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> SeriesJob:
-    check_alone(processes)
+def _set_up(task: Task, base: Run) -> SeriesJob:
+    check_alone(task.processes)
+    run, cache = task.run, task.cache
     if run.config.accumulation != 1:
         raise ConfigError("accumulation: does not apply to a head; set --batch-size to the number of series per step")
     subsets = [lines_of(run, cache, subset) for subset in ("train", "validation")]
@@ -108,12 +105,9 @@ def _set_up(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Proc
     found = read_features(base, cache, lines, tta=False, allocate=on_disk(run.path))
     train, validation = (gather(cache, order, found) for order in orders)
     return SeriesJob(
-        run=run,
-        cache=cache,
-        runtime=runtime,
-        processes=processes,
+        **vars(task),
         schedule=Schedule(len(train), run.config),
-        class_weights=torch.tensor(run.data.class_weights, device=processes.device),
+        class_weights=torch.tensor(run.data.class_weights, device=task.device),
         num_validation=len(validation),
         train=train,
         validation=validation,

@@ -14,13 +14,14 @@ from training.data.neighbours import order_series
 from training.errors import CacheError, RunError
 from training.model.loss import choose_loss
 from training.run import config as settings
-from training.run.config import Runtime, TrainConfig
+from training.run.config import TrainConfig
 from training.run.digests import check
 from training.run.distributed import Processes
 from training.run.job import environment, finish
 from training.run.owner import owned
-from training.run.runs import Run, check_free, create_run, digest, new_folder, open_run
-from training.scores.content import open_own_cache, read_content, write_content
+from training.run.runs import NewRun, Run, check_free, create_run, digest, new_folder, open_run
+from training.run.task import Task
+from training.scores.content import read_content, write_content
 from training.series.features import check_alone, write_features
 from training.series.fit import fit_head
 from training.series.store import open_store
@@ -47,60 +48,55 @@ SLICE_SETTINGS = frozenset(("model", "weights", "size_px", "context", "context_w
 SLICE_SETTINGS |= {"position", "position_features", "fusion_features"}
 
 
-def features(
-    path: Path,
-    cache_path: str | Path | None,
-    subsets: Sequence[str],
-    runtime: Runtime,
-    processes: Processes,
-    *,
-    tta: bool = False,
-    local_copy: Path | None = None,
-) -> int:
+def features(task: Task, subsets: Sequence[str], *, tta: bool = False) -> int:
     """Write the missing features of a run's slices, and return how many there were.
 
     Args:
-        path: the slice model's run.
-        cache_path: the run's cache; None for the one recorded in the run.
+        task: the slice model's run, its cache, and a single process.
         subsets: subsets of the run's split; empty for every slice of the cache.
-        runtime: device and threads.
-        processes: a single process.
         tta: whether to write the means over the TTA views.
-        local_copy: see `open_cache`.
 
     Raises:
         RunError: if the run has no weights or is itself a head, the store is for other weights or another commit, or
             another process is using the run's folder.
         ConfigError: if there are several processes.
     """
-    run = open_run(path)
+    run, cache = task.run, task.cache
     if run.has_head:
-        raise RunError(f"{path}: is a head over series; features are those of its slice model: {run.data.base}")
-    cache = open_own_cache(run, cache_path, local_copy)
+        raise RunError(f"{run.path}: is a head over series; features are those of its slice model: {run.data.base}")
     lines = np.flatnonzero(np.isin(run.subsets(cache), subsets)) if subsets else np.arange(cache.num_slices)
-    check_alone(processes)
+    check_alone(task.processes)
     with owned(run.path, "is writing its features"):
-        return write_features(run, cache, lines, runtime, processes, tta=tta)
+        return write_features(task, lines, tta=tta)
+
+
+def open_base(path: Path, cache_path: str | Path | None = None, local_copy: Path | None = None) -> tuple[Run, Cache]:
+    """Open a slice model's run and the commit that it was trained on, for a head.
+
+    Args:
+        path: the slice model's run.
+        cache_path: its cache; None for the one recorded in the run.
+        local_copy: see `open_cache`.
+
+    Raises:
+        RunError: if the run is itself a head, or the cache does not have the commit.
+    """
+    base = open_run(path)
+    if base.has_head:
+        raise RunError(f"{path}: is itself a head over series; give the slice model's run, {base.data.base}")
+    return base, _own_cache(base, cache_path, local_copy)
 
 
 def begin(
-    path: Path,
-    base_path: Path,
-    cache_path: str | Path | None,
-    values: Mapping[str, Any],
-    processes: Processes,
-    *,
-    local_copy: Path | None = None,
+    path: Path, base: Run, cache: Cache, values: Mapping[str, Any], processes: Processes
 ) -> tuple[Run, Run, Cache]:
     """Create the folder of a new head's run, with the weights and the split of the slice model.
 
     Args:
         path: folder to create.
-        base_path: the slice model's run.
-        cache_path: its cache; None for the one recorded in the run.
+        base, cache: the slice model's run and its cache, from `open_base`.
         values: settings that differ from DEFAULTS; not those that the slice model determines.
         processes: a single process.
-        local_copy: see `open_cache`.
 
     Returns:
         The run, the slice model's run, and the cache.
@@ -111,12 +107,8 @@ def begin(
     """
     check_alone(processes)
     check_free(path)
-    base = open_run(base_path)
-    if base.has_head:
-        raise RunError(f"{base_path}: is itself a head over series; give the slice model's run, {base.data.base}")
     config = head_config(base, values)
     choose_loss(config)
-    cache = _own_cache(base, cache_path, local_copy)
     order_series(cache)
     check(base.weights, "restore it, or train a new run")
     open_store(base, cache, tta=False)
@@ -127,7 +119,7 @@ def begin(
         known = {"base": absolute(str(base.path)), "base_weights": digest(base.weights)}
         mean_std = np.array(base.data.mean), np.array(base.data.std)
         about = environment(config, processes) | {"weights": base.environment.get("weights", "not recorded")}
-        create_run(path, config, cache, subsets, mean_std, environment=about, linked=linked, base=known)
+        create_run(path, cache, NewRun(config, subsets, mean_std, about, linked, known))
     return open_run(path), base, cache
 
 
@@ -170,11 +162,12 @@ def resume(
     return run, base, _own_cache(base, cache_path, local_copy)
 
 
-def complete(run: Run, base: Run, cache: Cache, runtime: Runtime, processes: Processes) -> dict[str, Any]:
+def complete(task: Task, base: Run) -> dict[str, Any]:
     """Train a head to the end, score it on validation and test, and write its report; return what `finish` does."""
-    with owned(run.path, again=f"run: train series --resume {run.path}") if processes.writes else nullcontext():
-        fit_head(run, base, cache, runtime, processes)
-        return finish(run, cache, runtime, processes)
+    path = task.run.path
+    with owned(path, again=f"run: train series --resume {path}") if task.processes.writes else nullcontext():
+        fit_head(task, base)
+        return finish(task)
 
 
 def _own_cache(base: Run, cache_path: str | Path | None, local_copy: Path | None) -> Cache:

@@ -13,11 +13,11 @@ from training.data.cache import Cache
 from training.errors import RunError
 from training.model.network import FusionNet
 from training.model.weights import load_own
-from training.run.config import Runtime
 from training.run.digests import check
 from training.run.distributed import Processes
 from training.run.runs import Run, digest, open_run
 from training.run.setup import load_slice_network
+from training.run.task import Task
 from training.series.batches import SeriesSet, gather, in_blocks, series_of
 from training.series.features import Features, check_alone, extract, read_features
 from training.series.head import SeriesHead
@@ -43,27 +43,15 @@ class SeriesPredictions:
     of_slices: np.ndarray
 
 
-def predict_series(
-    run: Run,
-    cache: Cache,
-    lines: np.ndarray,
-    runtime: Runtime,
-    processes: Processes,
-    *,
-    tta: bool,
-    net: FusionNet | None = None,
-) -> SeriesPredictions:
+def predict_series(task: Task, lines: np.ndarray, *, tta: bool, net: FusionNet | None = None) -> SeriesPredictions:
     """Predict slices of a cache with a head over their complete series, including slices that are not in `lines`.
 
     Slices without z_mm have no place in a series and keep the slice model's logits. Features are read from the store of
     the slice model's run if it is for the same commit, and otherwise computed.
 
     Args:
-        run: the head's run.
-        cache: a cache that suits the run.
+        task: the head's run, a cache that suits it, and a single process.
         lines: (n,) lines of the cache's table.
-        runtime: device and threads.
-        processes: a single process.
         tta: whether to use the means over the TTA views.
         net: the run's slice network, if it is already in memory.
 
@@ -72,16 +60,16 @@ def predict_series(
         CacheError: if no slice has a z_mm.
         ConfigError: if there are several processes.
     """
-    check_alone(processes)
-    lines = np.sort(lines)
-    head, shares = load_head(run, processes), read_mix(run)
+    check_alone(task.processes)
+    run, cache, lines = task.run, task.cache, np.sort(lines)
+    head, shares = load_head(run, task.processes), read_mix(run)
     base_logits = np.empty((cache.num_slices, len(run.data.classes)))
     mixed = np.empty_like(base_logits)
-    source = _Source(run, cache, runtime, processes, tta=tta, net=net)
+    source = _Source(task, tta=tta, net=net)
     order = series_of(cache, lines)
     for block in in_blocks(order, BLOCK_SLICES):
         of = gather(cache, block, source.get(block.lines))
-        correction = corrections(head, of, processes.device)
+        correction = corrections(head, of, task.device)
         base_logits[of.lines] = of.logits
         mixed[of.lines] = of.logits + shares * correction
     unplaced = np.setdiff1d(lines, order.lines)
@@ -93,27 +81,22 @@ def predict_series(
 class _Source:
     """The source of features: the store of the slice model's run if it is usable, otherwise the images."""
 
-    def __init__(
-        self, run: Run, cache: Cache, runtime: Runtime, processes: Processes, *, tta: bool, net: FusionNet | None
-    ) -> None:
-        self._of = run, cache, runtime, processes
-        self._tta = tta
-        self._net = net
-        self._base = _stored_at(run, cache, tta=tta)
+    def __init__(self, task: Task, *, tta: bool, net: FusionNet | None) -> None:
+        self._task, self._tta, self._net = task, tta, net
+        self._base = _stored_at(task.run, task.cache, tta=tta)
 
     def get(self, lines: np.ndarray) -> Features:
         """Return the features of slices."""
-        run, cache, runtime, processes = self._of
         if self._base is not None:
             try:
-                return read_features(self._base, cache, lines, tta=self._tta)
+                return read_features(self._base, self._task.cache, lines, tta=self._tta)
             except MissingFeatures:  # compute them from the images
                 self._base = None
             except RunError as damaged:
                 _print_damaged(damaged)
                 self._base = None
-        self._net = self._net or load_slice_network(run, processes)
-        return extract(self._net, run, cache, lines, runtime, processes=processes, tta=self._tta)
+        self._net = self._net or load_slice_network(self._task.run, self._task.processes)
+        return extract(self._task, self._net, lines, tta=self._tta)
 
 
 def _stored_at(run: Run, cache: Cache, *, tta: bool) -> Run | None:

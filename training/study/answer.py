@@ -61,9 +61,7 @@ class Answer:
 
 def make_answer(
     cache: Cache,
-    lines: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
+    predicted: pd.DataFrame,
     *,
     operating: Mapping[str, Operating],
     warnings: Mapping[tuple[str, ...], str],
@@ -76,23 +74,22 @@ def make_answer(
 
     Args:
         cache: the cache of the studies.
-        lines: (n,) lines of the cache's table.
-        probabilities: (n, K) float64, of these lines.
-        classes: K names.
+        predicted: n probabilities of each class, by name; the index is the lines of the cache's table.
         operating: thresholds and calibration chosen on validation, by level; may be empty.
         warnings: key from `series_keys` -> why the series should not be trusted; its study's answer ignores it.
         left_out: path, code and message of files and frames without a slice.
     """
+    lines, classes = predicted.index.to_numpy(), tuple(predicted.columns)
     order = _anatomical_order(cache.table.iloc[lines])
     table = _numbered(cache.table.iloc[lines[order]].reset_index(drop=True))
     table["warning"] = [warnings.get(key, "") for key in series_keys(table)]
-    of_slices = pd.DataFrame(probabilities[order], columns=list(classes))
+    of_slices = predicted.iloc[order].reset_index(drop=True)
     slices = pd.concat([table[NUMBERS["slices"] + UIDS["slices"] + ["warning"]], of_slices], axis=1)
     series = _pooled(table, of_slices, "series")
     series["warning"] = table.groupby(NUMBERS["series"])["warning"].first().to_numpy()
     studies = _pooled(table, of_slices.where(table["warning"] == "", np.nan), "studies")
     return Answer(
-        tuple(classes),
+        classes,
         _decided(slices, classes, operating.get(LEVELS["slices"])),
         _decided(series, classes, operating.get(LEVELS["series"])),
         _decided(studies, classes, operating.get(LEVELS["studies"])),

@@ -44,6 +44,21 @@ class Options:
     token: str | None = None
 
 
+@dataclass(frozen=True)
+class Form:
+    """The form of an answer.
+
+    Attributes:
+        kind: one of KINDS.
+        heatmap: whether a page has heat maps.
+        identifiers: whether the answer has UIDs and file names.
+    """
+
+    kind: str = "json"
+    heatmap: bool = False
+    identifiers: bool = False
+
+
 @dataclass
 class Counts:
     """Counts of requests by outcome, for /metrics; all methods are thread-safe."""
@@ -103,18 +118,14 @@ class Backend:
         for process in list(self._processes.queue):
             process.close()
 
-    def serve(
-        self, source: Path, work: Path, kind: str, deadline: float, *, heatmap: bool, identifiers: bool
-    ) -> tuple[bytes, int]:
+    def serve(self, source: Path, work: Path, form: Form, deadline: float) -> tuple[bytes, int]:
         """Return the answer to the study in a folder.
 
         Args:
             source: the folder of DICOM files.
             work: an empty folder for the temporary cache.
-            kind: json, page or sr.
+            form: the requested form of the answer.
             deadline: time limit on the monotonic clock.
-            heatmap: whether the page has heat maps.
-            identifiers: whether the answer has UIDs and file names.
 
         Returns:
             The bytes of the answer, and the number of slices.
@@ -123,21 +134,21 @@ class Backend:
             Refused: if there is no slice to predict (422), or the deadline has passed (504).
             NoRoomError: if the disk for temporary files is full.
         """
-        cache_path, run = self._build(source, work, deadline, identifiers=identifiers), self.model.run
+        cache_path, run = self._build(source, work, deadline, identifiers=form.identifiers), self.model.run
         if not self._model.acquire(timeout=_left(deadline)):
             raise _late()
         try:
             found, cache = answer(self.model, cache_path, deadline)
-            images = images_of(found, cache, run.config.size_px) if kind == "page" else None
-            heat = heat_of(self._heat_maps, run, found, cache) if heatmap and images is not None else None
+            images = images_of(found, cache, run.config.size_px) if form.kind == "page" else None
+            heat = heat_of(self._heat_maps, run, found, cache) if form.heatmap and images is not None else None
         except StudyError as error:
             raise _late() if time.monotonic() > deadline else Refused(422, str(error)) from error
         finally:
             self._model.release()
-        document = to_document(found, self.about, identifiers=identifiers)
+        document = to_document(found, self.about, identifiers=form.identifiers)
         if images is not None:
             return study_page(document, images, heat).encode(), len(found.slices)
-        if kind == "sr":
+        if form.kind == "sr":
             return _report(source, found, self.about), len(found.slices)
         return as_json(document).encode(), len(found.slices)
 

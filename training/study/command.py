@@ -77,9 +77,12 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Answ
         write_tables(folder, found, document)
         (folder / "report.html").write_text(study_page(document, images, heat), encoding="utf-8")
         if wanted.sr or heat is not None:
-            from training.study.dicom_out import write_dicom
+            from training.study.dicom_out import write_heat_maps, write_reports
 
-            write_dicom(folder, source, found, heat, model=document["run"], sr=wanted.sr)
+            if wanted.sr:
+                write_reports(folder, source, found, document["run"])
+            if heat is not None:
+                write_heat_maps(folder, source, found, heat, document["run"])
         return found
 
 

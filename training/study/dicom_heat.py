@@ -22,18 +22,16 @@ DESCRIPTION = "Evidence of the likeliest class: above 0 raised, below 0 lowered"
 
 def parametric_map(
     answer: Answer,
-    study: int,
-    series: int,
+    place: tuple[int, int],
     sources: Mapping[str, pydicom.Dataset],
     heat: Heat,
-    *,
     model: Mapping[str, Any],
 ) -> hd.pm.ParametricMap:
     """Return the heat maps of one series, float32 in [-1, 1], with the size and position of its slices.
 
     Args:
         answer: the answer.
-        study, series: number of the study, and of the series in it.
+        place: number of the study, and of the series in it.
         sources: SOP Instance UID -> header.
         heat: heat maps of all slices of the answer.
         model: description of the model, from `describe`.
@@ -41,6 +39,7 @@ def parametric_map(
     Raises:
         StudyError: if slices differ in size, are not exactly the frames of one file, or lack a required attribute.
     """
+    study, series = place
     chosen = ((answer.slices["study"] == study) & (answer.slices["series"] == series)).to_numpy().nonzero()[0]
     lines = answer.slices.iloc[chosen]
     datasets = [sources[uid] for uid in dict.fromkeys(lines["sop_instance_uid"])]

@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -27,37 +28,33 @@ NOT_STATED = "not stated in the source"
 UID_NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 
-def write_dicom(
-    folder: Path, source: Path, answer: Answer, heat: Heat | None, *, model: Mapping[str, Any], sr: bool
-) -> None:
-    """Write sr/study-<n>.dcm, heatmap/study-<n>-series-<m>.dcm, and uids.csv if a UID is invalid.
+def write_reports(folder: Path, source: Path, answer: Answer, model: Mapping[str, Any]) -> None:
+    """Write a structured report per study, sr/study-<n>.dcm, and uids.csv if a UID is invalid.
 
     Args:
         folder: folder of the answer.
         source: folder of the DICOM files, the only source of patient data.
         answer: the answer.
-        heat: heat maps, None for no parametric maps.
         model: description of the model, from `describe`.
-        sr: whether to write structured reports.
 
     Raises:
         StudyError: if a file lacks a required attribute, or has been removed.
     """
-    # Warnings of highdicom and pydicom could quote patient data.
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        sources = read_sources(source, set(answer.slices["sop_instance_uid"]))
+    with _sources(source, answer) as sources:
         for study in answer.studies["study"].tolist():
-            datasets = study_sources(answer, study, sources)
-            if sr:
-                _save(structured_report(answer, study, datasets, model), folder / "sr" / f"study-{study}.dcm")
-            for series in answer.series.loc[answer.series["study"] == study, "series"].tolist() if heat else ():
-                assert heat is not None
-                made = parametric_map(answer, study, series, sources, heat, model=model)
-                _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
-    replaced = replaced_uids(answer)
-    if len(replaced):
-        write_table(folder / "uids.csv", replaced)
+            made = structured_report(answer, study, study_sources(answer, study, sources), model)
+            _save(made, folder / "sr" / f"study-{study}.dcm")
+    _write_replaced(folder, answer)
+
+
+def write_heat_maps(folder: Path, source: Path, answer: Answer, heat: Heat, model: Mapping[str, Any]) -> None:
+    """Write the heat maps of each series, heatmap/study-<n>-series-<m>.dcm; the rest is as for `write_reports`."""
+    with _sources(source, answer) as sources:
+        for study, series in answer.series[["study", "series"]].to_numpy().tolist():
+            study_sources(answer, study, sources)
+            made = parametric_map(answer, (study, series), sources, heat, model)
+            _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
+    _write_replaced(folder, answer)
 
 
 def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> bytes:
@@ -68,12 +65,24 @@ def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> byte
     """
     if len(answer.studies) != 1:
         raise StudyError(f"{len(answer.studies)} studies, but an SR covers only one; send one study at a time")
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        sources = read_sources(source, set(answer.slices["sop_instance_uid"]))
+    with _sources(source, answer) as sources:
         content = io.BytesIO()
         structured_report(answer, 1, study_sources(answer, 1, sources), model).save_as(content)
         return content.getvalue()
+
+
+@contextmanager
+def _sources(folder: Path, answer: Answer) -> Iterator[dict[str, pydicom.Dataset]]:
+    """Yield the headers of an answer's files, without warnings of highdicom and pydicom: they could quote a patient."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield read_sources(folder, set(answer.slices["sop_instance_uid"]))
+
+
+def _write_replaced(folder: Path, answer: Answer) -> None:
+    replaced = replaced_uids(answer)
+    if len(replaced):
+        write_table(folder / "uids.csv", replaced)
 
 
 def _save(dataset: pydicom.Dataset, path: Path) -> None:

@@ -23,7 +23,7 @@ from highdicom.sr import (
 )
 from pydicom.sr.codedict import codes
 
-from training.study.answer import Answer
+from training.study.answer import KINDS, Answer
 
 MANUFACTURER, SCHEME = "ich-cache", "99ICHCACHE"
 SERIES_NUMBER = 9901  # above those of scanners
@@ -117,7 +117,8 @@ def _groups(
             for name in answer.classes:
                 if np.isfinite(record[f"{name}_probability"]):
                     finding = finding_of(name, answer.classes)
-                    yield _group(record, level, name, finding=finding, algorithm=algorithm, images=images)
+                    values = {kind: record[f"{name}_{kind}"] for kind in KINDS}
+                    yield _group(tracking_name(level, record, name), finding, values, algorithm, images)
 
 
 def _source(record: Mapping[Hashable, Any], by_uid: Mapping[str, pydicom.Dataset]) -> SourceImageForMeasurementGroup:
@@ -137,24 +138,18 @@ def tracking_name(level: str, record: Mapping[Hashable, Any], name: str) -> str:
 
 
 def _group(
-    record: Mapping[Hashable, Any],
-    level: str,
-    name: str,
-    *,
+    identifier: str,
     finding: tuple[CodedConcept, list[FindingSite] | None],
+    values: Mapping[str, Any],
     algorithm: AlgorithmIdentification,
     images: list[SourceImageForMeasurementGroup] | None,
 ) -> MeasurementsAndQualitativeEvaluations:
-    values = [(PROBABILITY, "probability"), (CALIBRATED, "calibrated"), (THRESHOLD, "threshold")]
-    measured = [
-        Measurement(of, float(record[f"{name}_{kind}"]), NO_UNITS)
-        for of, kind in values
-        if np.isfinite(record[f"{name}_{kind}"])
-    ]
-    decision = record[f"{name}_decision"]
+    named = [(PROBABILITY, "probability"), (CALIBRATED, "calibrated"), (THRESHOLD, "threshold")]
+    measured = [Measurement(of, float(values[kind]), NO_UNITS) for of, kind in named if np.isfinite(values[kind])]
+    decision = values["decision"]
     known = decision is not None and decision == decision and str(decision) != "<NA>"
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(identifier=tracking_name(level, record, name), uid=hd.UID()),
+        tracking_identifier=TrackingIdentifier(identifier=identifier, uid=hd.UID()),
         finding_type=finding[0],
         finding_sites=finding[1],
         algorithm_id=algorithm,

@@ -20,6 +20,7 @@ from training.run.distributed import Processes, choose_device
 from training.run.inference import Stopped
 from training.run.runs import Run
 from training.run.setup import load_slice_network
+from training.run.task import Task
 from training.scores.evaluation import read_operating
 from training.scores.operating import Operating
 from training.study.answer import Answer, make_answer
@@ -90,16 +91,16 @@ def answer(
         RunError: if the cache has other windows or classes than the run.
     """
     cache, run = open_cache(cache_path), model.run
-    everything = np.arange(cache.num_slices)
+    task, everything = Task(run, cache, model.runtime, model.processes), np.arange(cache.num_slices)
     try:
         lines, probabilities = run_predictions(
-            run, cache, everything, model.runtime, model.processes, tta=model.tta, net=model.net,
+            task, everything, tta=model.tta, net=model.net,
             asked_to_stop=lambda: deadline is not None and clock() > deadline,
         )  # fmt: skip
     except Stopped as error:
         raise StudyError("the time limit has passed; give one study at a time, or allow more time") from error
     found = make_answer(
-        cache, lines, probabilities, run.data.classes, operating=model.operating,
+        cache, pd.DataFrame(probabilities, lines, list(run.data.classes)), operating=model.operating,
         warnings=warnings_of(cache, run.config.size_px, lines), left_out=read_rejects(cache_path),
     )  # fmt: skip
     return found, cache

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from training.errors import NoRoomError, StudyError
-from training.study.backend import KINDS, Backend
+from training.study.backend import KINDS, Backend, Form
 from training.study.scratch import needs_room, temporary_folder
 from training.study.uploads import Refused, receive
 
@@ -109,10 +109,8 @@ async def _answer(backend: Backend, request: Request, kind: str, deadline: float
             raise Refused(
                 408, "the body did not arrive in time; send it faster, or allow more with --seconds"
             ) from error
-        heatmap = _flag(request, "heatmap")
-        return await asyncio.to_thread(
-            backend.serve, source, Path(work), kind, deadline, heatmap=heatmap, identifiers=identifiers
-        )
+        form = Form(kind, _flag(request, "heatmap"), identifiers)
+        return await asyncio.to_thread(backend.serve, source, Path(work), form, deadline)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -46,7 +46,7 @@ def resolve(there: Listing, ledger: Ledger, contents: dict[str, tuple[int, int, 
 
 
 def make(there: Listing, resolved: changes.Resolved, what: Known, wanted: Fingerprints = WANTED) -> plan.Plan:
-    return plan.make(there, what, resolved, [], wanted, rows_per_shard=ROWS)
+    return plan.make(there, what, resolved, wanted, ROWS)
 
 
 # --- changed files -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from training.data.neighbours import order_series
 from training.data.stream import Draw, Stream
 from training.run.runs import check_compatible, open_run
 from training.run.setup import open_stream
+from training.run.task import Task
 from training.scores.external import external_lines
 
 
@@ -158,9 +159,8 @@ def _a_batch_that_does_not_divide(world: World) -> Failure:
 
     def stream(batch_size: int) -> object:
         changed = dataclasses.replace(run, config=dataclasses.replace(run.config, batch_size=batch_size))
-        return open_stream(
-            changed, cache, np.arange(40), runtime(), three, draw=Draw(1, lambda *_: np.zeros((1, 1), np.float32))
-        )
+        draw = Draw(1, lambda *_: np.zeros((1, 1), np.float32))
+        return open_stream(Task(changed, cache, runtime(), three), np.arange(40), draw)
 
     advice = "is not divisible by 3 processes; set --batch-size to a multiple, or --nproc-per-node"
     return Failure(lambda: stream(8), advice, lambda: stream(9))

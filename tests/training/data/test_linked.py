@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testkit.fake_cache import FakeCache, plant, relabel, write_cache
-from testkit.tiny_run import HERE, runtime, settings
+from testkit.tiny_run import HERE, settings, task
 from training.data.cache import open_cache
 from training.data.linked import LEFT_OUT, contradict, describe, join, link, read_linked, table_of
 from training.data.pixels import same_pixels
@@ -124,10 +124,10 @@ def test_a_split_edited_to_break_a_group_is_rejected(fake: FakeCache, tmp_path: 
     original = run.split.read_bytes()
     split.to_csv(run.split, index=False)
     with pytest.raises(RunError, match="patients in different subsets share the same pixels"):
-        evaluate(run, cache, "test", runtime(), HERE, tta=False)
+        evaluate(task(run, cache), "test", tta=False)
     run.split.write_bytes(original)  # the advice
     with pytest.raises(RunError, match="no weights yet"):
-        evaluate(run, cache, "test", runtime(), HERE, tta=False)
+        evaluate(task(run, cache), "test", tta=False)
 
 
 def test_a_large_unit_is_in_the_training_set_and_is_reported(fake: FakeCache, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from training.model import export as module
 from training.model.export import export
 from training.model.network import build_model
 from training.run.config import TrainConfig
-from training.run.runs import Run, create_run
+from training.run.runs import NewRun, Run, create_run
 
 SIZE = 64
 
@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Cache]:
     cache = open_cache(write_cache(folder / "cache.zarr", patients=4, slices=3, sizes=(SIZE,)).path)
     config = TrainConfig(model="mobilenet_v3_small", weights="none", size_px=SIZE)
     subsets = np.repeat(["train", "train", "validation", "test"], 3)
-    run = create_run(folder / "run", config, cache, subsets, (np.full(3, 0.2), np.full(3, 0.1)), environment={})
+    run = create_run(folder / "run", cache, NewRun(config, subsets, (np.full(3, 0.2), np.full(3, 0.1)), {}))
     save_file(build_model(config, len(cache.classes)).state_dict(), run.weights)
     return run, cache
 

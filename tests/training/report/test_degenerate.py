@@ -43,7 +43,7 @@ SETS: dict[str, tuple[dict[str, Any], float | None, dict[str, Any], str]] = {
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use few draws, because the precision of intervals does not matter here."""
-    monkeypatch.setattr(evaluation.evaluate_predictions, "__defaults__", (40, 0))
+    monkeypatch.setattr(evaluation.evaluate_predictions, "__defaults__", (40,))
     monkeypatch.setattr(bands, "CURVE_RESAMPLES", 20)
     monkeypatch.setattr(subgroups, "GROUP_RESAMPLES", 20)
 
@@ -141,7 +141,7 @@ def test_curves_of_a_perfect_model_span_the_square_and_axes_stay_within_scores(
     write_run(tmp_path / "run", cache, **PERFECT)
     text = write_report(tmp_path / "run", cache).read_text()
     places, none = np.linspace(0.05, 0.95, 10), np.zeros(10)
-    figures.draw_by_position(places, none, none, none, "share", title="All negative", most=1)
+    figures.draw_by_position(places, none, (none, none), ("share", "All negative"), most=1)
     for line in drawn["Precision-recall"][0].lines:
         assert (line.get_xdata().min(), line.get_xdata().max(), set(line.get_ydata())) == (0, 1, {1})
     by_position = [axes for found in drawn.values() for axes in found if "position" in axes.get_xlabel()]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, settings, task, train
 from training.data.cache import open_cache
 from training.errors import RunError
 from training.model.weights import load_exactly, load_own
@@ -135,7 +135,7 @@ def test_a_slow_disk_does_not_delay_a_step(run, cache_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", late)
     monkeypatch.setattr(loop, "train_step", step)
     run = replace(run, config=settings(epochs=2))
-    fit(run, open_cache(cache_path), runtime(), HERE)
+    fit(task(run, open_cache(cache_path)))
     assert asked
     assert run.weights.exists()
     assert load_checkpoint(run).progress.epoch == 2
@@ -170,7 +170,7 @@ def test_no_checkpoint_depends_on_unwritten_weights(tmp_path, cache_path, monkey
     assert load_checkpoint(run).progress == Progress(
         step=4, batches=4, log_bytes=load_checkpoint(run).progress.log_bytes
     )
-    fit(run, cache, runtime(), HERE)
+    fit(task(run, cache))
     whole = train(tmp_path / "whole", cache_path, settings(epochs=1))
     assert run.weights.read_bytes() == whole.weights.read_bytes()
 
@@ -181,7 +181,7 @@ def test_a_stopped_run_without_checkpoint_does_not_claim_to_be_resumable(
 ):
     """If the checkpoint failed; an earlier error that ended the run is reported instead."""
     monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
-    watch = Watch(run, open_cache(cache_path), HERE, Progress(), 1)
+    watch = Watch(task(run, open_cache(cache_path)), Progress(), 1)
     watch.save(checkpoint_of(1, step=1), keep=3)
 
     def end():
@@ -194,7 +194,7 @@ def test_a_stopped_run_without_checkpoint_does_not_claim_to_be_resumable(
 
 def test_the_end_of_a_run_waits_for_its_checkpoint(run, cache_path, held):
     threading.Timer(0.3, held.set).start()
-    fit(run, open_cache(cache_path), runtime(), HERE)
+    fit(task(run, open_cache(cache_path)))
     assert load_checkpoint(run).progress.epoch == 1
 
 

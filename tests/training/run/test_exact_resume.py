@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu.runs import joined_alone
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, SPAWNED, runtime, settings
+from testkit.tiny_run import HERE, SPAWNED, runtime, settings, task
 from training.errors import ConfigError, RunError
 from training.model.network import build_model
 from training.run import loop
@@ -23,6 +23,7 @@ from training.run.job import begin, resume
 from training.run.loop import train_epoch
 from training.run.runs import open_run
 from training.run.setup import load_slice_network, make_optimizer, prepare, set_up, start
+from training.run.task import Task
 from training.run.validation import validate
 from training.run.watch import Watch
 
@@ -46,12 +47,12 @@ def test_a_resumed_process_runs_the_same_compiled_code(tmp_path, cache_path, mon
     monkeypatch.setattr(torch, "compile", lambda net, **how: compile_net(net, backend=note, **how))
     torch._dynamo.reset()
     run, cache = begin(tmp_path / "run", cache_path, settings(model="squeezenet1_1", batch_size=10, compile=True), HERE)
-    setup = set_up(run, cache, runtime(), HERE)
+    setup = set_up(task(run, cache))
     sizes = {setup.schedule.images_in_batch(batch) for batch in range(setup.schedule.batches)}
     assert sizes == {8, 9}
     learner = start(setup)
     learner.progress.batches = stopped_after
-    with Watch(run, cache, HERE, learner.progress, setup.schedule.total_steps) as watch:
+    with Watch(setup, learner.progress, setup.schedule.total_steps) as watch:
         train_epoch(setup, learner, watch, lambda: False)
         # For each size, one for the augmentation and one for the network.
         assert len(codes) == 2 * len({setup.schedule.images_in_batch(batch) for batch in range(stopped_after, 4)})
@@ -74,9 +75,9 @@ def stopped_and_resumed(rank, count, port, path, cache_path, stop_at):
     with join_processes("cpu") as processes:
         run, cache = begin(path, cache_path, config, processes)
         for stop in [stop_at, 0] if stop_at else [0]:
-            setup = set_up(run, cache, runtime(), processes)
+            setup = set_up(Task(run, cache, runtime(), processes))
             learner = start(setup)
-            with Watch(run, cache, processes, learner.progress, setup.schedule.total_steps) as watch:
+            with Watch(setup, learner.progress, setup.schedule.total_steps) as watch:
                 with contextlib.suppress(Stopped):
                     train_epoch(setup, learner, watch, functools.partial(reached, learner, stop))
                 loop.save_progress(setup, learner, watch)
@@ -112,7 +113,7 @@ def test_fixing_the_buckets_does_not_compile_anything(tmp_path, cache_path, monk
     torch._dynamo.reset()
     with joined_alone(torch.device("cpu")) as processes:
         run, cache = begin(tmp_path / "run", cache_path, settings(model="squeezenet1_1", compile=True), HERE)
-        setup = set_up(run, cache, runtime(), processes)
+        setup = set_up(Task(run, cache, runtime(), processes))
         model = prepare(setup, start(setup))
         assert not codes
         model(torch.zeros(2, 3, 32, 32), torch.zeros(2))
@@ -160,7 +161,7 @@ def test_evaluation_configures_the_device_as_training_does(tmp_path, cache_path,
     monkeypatch.setattr("training.run.setup.configure_device", lambda *of: seen.append(of))
     monkeypatch.setattr("training.run.setup.load_run_weights", lambda *_: net)
     run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
-    set_up(run, cache, runtime(), HERE)
+    set_up(task(run, cache))
     load_slice_network(run, HERE)
     assert seen == [(run.config, HERE.device)] * 2
 
@@ -197,6 +198,6 @@ def test_a_process_without_images_is_rejected_with_a_remedy(tmp_path, cache_path
 
     run, cache = begin(tmp_path / "run", cache_path, settings(batch_size=batch_size), HERE)
     with pytest.raises(ConfigError, match=r"--batch-size|--nproc-per-node"):
-        set_up(run, cache, runtime(), dataclasses.replace(HERE, count=count))
+        set_up(Task(run, cache, runtime(), dataclasses.replace(HERE, count=count)))
     fits = dataclasses.replace(run, config=settings(batch_size=2 * count))
-    set_up(fits, cache, runtime(), dataclasses.replace(HERE, count=count))
+    set_up(Task(fits, cache, runtime(), dataclasses.replace(HERE, count=count)))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, settings, task, train
 from training.errors import RunError
 from training.run import loop, step
 from training.run.checkpoints import list_checkpoints
@@ -18,7 +18,7 @@ from training.run.watch import Watch
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_non_finite_step_leaves_the_weights_unchanged_and_lists_its_slices(tmp_path, cache_path, monkeypatch, where):
     run, cache = begin(tmp_path / "run", cache_path, settings(), HERE)
-    setup = set_up(run, cache, runtime(log_every=5), HERE)
+    setup = set_up(task(run, cache, log_every=5))
     learner = start(setup)
     seen, before = [], {}
     true_losses = setup.loss
@@ -33,7 +33,7 @@ def test_a_non_finite_step_leaves_the_weights_unchanged_and_lists_its_slices(tmp
         return losses
 
     setup = dataclasses.replace(setup, loss=poisoned)
-    with Watch(run, cache, HERE, learner.progress, 10) as watch:
+    with Watch(setup, learner.progress, 10) as watch:
         true_saw = watch.record_batch
 
         def saw(lines, images):

@@ -5,7 +5,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import settings, task, train
 from training.data.cache import open_cache
 from training.run.checkpoints import Progress
 from training.run.loop import first_images
@@ -22,7 +22,7 @@ def test_tensorboard_has_a_first_batch_and_every_figure_of_a_step(tmp_path):
     kept.Reload()
     assert {"loss", "learning_rate", "gradient_norm", "images_per_s"} <= set(kept.Tags()["scalars"])
     assert kept.Tags()["images"]
-    setup = set_up(run, open_cache(cache_path), runtime(), HERE)
+    setup = set_up(task(run, open_cache(cache_path)))
     shown = first_images(setup, Progress())
     assert shown.shape == (7, 3, 32, 32)
     (batch, *_) = setup.train.epoch(config.seed, 0, batches=setup.schedule.batches)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings
+from testkit.tiny_run import HERE, settings, task
 from training.model.augment import mix
 from training.model.draws import draw_mixup
 from training.run.checkpoints import Progress
@@ -19,7 +19,7 @@ from training.run.setup import set_up
 def test_random_numbers_come_with_the_batch(tmp_path, monkeypatch, threads):
     cache_path = write_cache(tmp_path / "c.zarr", patients=10, slices=5).path
     run, cache = begin(tmp_path / "run", cache_path, settings(mixup_alpha=0.4), HERE)
-    setup = set_up(run, cache, runtime(input_threads=threads), HERE)
+    setup = set_up(task(run, cache, input_threads=threads))
     in_epoch = setup.schedule.batches
     for number in (1, in_epoch + 2):
         epoch, skipped = divmod(number, in_epoch)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, WEIGHTS, runtime, settings, train
+from testkit.tiny_run import HERE, WEIGHTS, settings, task, train
 from training.data.cache import open_cache
 from training.run import loop
 from training.run.checkpoints import Progress, load_checkpoint
@@ -33,9 +33,9 @@ def test_a_small_set_can_be_overfitted(tmp_path):
     run = train(tmp_path / "run", cache_path, config)
     cache = open_cache(cache_path)
     lines = lines_of(run, cache, "train")
-    learner = start(set_up(run, cache, runtime(), HERE))
-    setup = set_up(run, cache, runtime(), HERE)
-    found, p = predict_slices(learner.net, setup.train, len(lines), setup.augment.normalise, HERE, bf16=False)
+    learner = start(set_up(task(run, cache)))
+    setup = set_up(task(run, cache))
+    found, p = predict_slices(setup, learner.net, setup.train)
     np.testing.assert_array_equal(found, lines)
     labels = cache.labels()[lines]
     each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]
@@ -46,10 +46,10 @@ def test_a_small_set_can_be_overfitted(tmp_path):
 def test_documented_models_can_train_a_step(tmp_path, cache_path, model, size_px):
     config = settings(model=model, size_px=size_px, batch_size=4)
     run, cache = begin(tmp_path / "run", cache_path, config, HERE)
-    setup = set_up(run, cache, runtime(), HERE)
+    setup = set_up(task(run, cache))
     learner = start(setup)
     before = {name: tensor.clone() for name, tensor in learner.net.named_parameters()}
-    with Watch(run, cache, HERE, learner.progress, 1) as watch:
+    with Watch(setup, learner.progress, 1) as watch:
         loop.train_step(setup, learner, prepare(setup, learner), epoch_batches(setup, learner.progress), watch)
         watch.log_pending()
     assert all(not torch.equal(tensor, before[name]) for name, tensor in learner.net.named_parameters())
@@ -102,7 +102,7 @@ def test_validation_that_no_longer_improves_ends_the_run():
 
 def test_tta_is_the_mean_of_the_views(undisturbed, cache_path):
     cache = open_cache(cache_path)
-    setup = set_up(undisturbed, cache, runtime(), HERE)
+    setup = set_up(task(undisturbed, cache))
     net = start(setup).net.eval()
     batch, _ = next(epoch_batches(setup, Progress()))
     grey = batch.images.float() / 255
@@ -115,8 +115,8 @@ def test_tta_is_the_mean_of_the_views(undisturbed, cache_path):
     turned = [loop_sample(grey, upright, np.deg2rad(degrees) * upright) for degrees in (-10, 10)]
     expected = sum(probabilities(view) for view in (grey, grey.flip(3), grey.flip(2), *turned)) / 5
     with torch.inference_mode():
-        plain = predict_batch(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=False).mean(1)
-        averaged = predict_batch(net, batch.images, batch.z_norm, setup.augment.normalise, bf16=False, tta=True).mean(1)
+        plain = predict_batch(net, batch, setup.augment.normalise, bf16=False, tta=False).mean(1)
+        averaged = predict_batch(net, batch, setup.augment.normalise, bf16=False, tta=True).mean(1)
     torch.testing.assert_close(plain, probabilities(grey), atol=1e-6, rtol=0)
     torch.testing.assert_close(averaged, expected, atol=1e-6, rtol=0)
     assert not torch.equal(plain, averaged)
@@ -129,7 +129,7 @@ def loop_sample(grey, flip, angle):
 
 
 def test_evaluation_writes_predictions_that_give_its_scores(undisturbed, cache_path):
-    scores = evaluate(undisturbed, open_cache(cache_path), "test", runtime(), HERE, tta=False)
+    scores = evaluate(task(undisturbed, open_cache(cache_path)), "test", tta=False)
     known = read_predictions(undisturbed.path / "predictions_test.csv")
     labels, p = known.labels, known.probabilities
     each = [log_loss(labels[:, k], p[:, k], labels=[0, 1]) for k in range(6)]

@@ -18,6 +18,7 @@ from training.run.distributed import join_processes
 from training.run.job import begin
 from training.run.loop import fit
 from training.run.runs import open_run
+from training.run.task import Task
 
 
 def with_one_that_dies(rank, count, port, path, cache_path, queue):
@@ -39,7 +40,7 @@ def with_one_that_dies(rank, count, port, path, cache_path, queue):
     try:
         with join_processes("cpu") as processes:
             run, cache = begin(path, cache_path, settings(model="squeezenet1_1"), processes)
-            fit(run, cache, runtime(), processes)
+            fit(Task(run, cache, runtime(), processes))
     except RunError as error:
         queue.put((rank, str(error)))
 
@@ -76,7 +77,7 @@ def test_a_run_does_not_resume_with_another_number_of_processes(tmp_path):
     with pytest.raises(
         RunError, match=r"trained with 1 processes, and the result would differ with 2; .*--nproc-per-node 1"
     ) as error:
-        fit(run, open_cache(cache_path), runtime(), two)
+        fit(Task(run, open_cache(cache_path), runtime(), two))
     assert "\n" not in str(error.value)
     loop.check_same_count(run, HERE)
     fresh, _ = begin(tmp_path / "fresh", cache_path, settings(epochs=1), HERE)

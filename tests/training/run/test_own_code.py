@@ -105,7 +105,7 @@ def test_a_run_with_own_code_resumes_to_the_same_weights(fake: FakeCache, tmp_pa
     checkpoints = sorted(first.checkpoints.glob("step_*.pt"))
     checkpoints[-1].unlink()
     run, opened = tiny_run.resume(tmp_path / "cut", fake.path, {})
-    fit(run, opened, tiny_run.runtime(), tiny_run.HERE)
+    fit(tiny_run.task(run, opened))
     assert run.weights.read_bytes() == whole.weights.read_bytes()
 
 

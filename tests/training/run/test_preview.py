@@ -12,7 +12,7 @@ import torch
 
 from testkit import commands
 from testkit.fake_cache import CLASSES, WINDOWS, relabel, write_cache
-from testkit.tiny_run import HERE, settings
+from testkit.tiny_run import HERE, settings, task
 from tests.training.run.test_train_cli import EXPORTS_QUICKLY, QUICK, refused, train
 from training.data.cache import open_cache
 from training.data.shards import SliceReader
@@ -110,7 +110,7 @@ def test_the_time_is_estimated_in_the_first_epoch_and_lines_are_flushed_to_a_pip
 
 def test_the_estimate_counts_the_remaining_steps_and_evaluations(fake, tmp_path, capsys):
     run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8), HERE)
-    with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
+    with Watch(task(run, cache), Progress(), 300, num_validation=240) as at_work:
         at_work._print_estimate(Progress(step=10), 2.0)
     # 290 steps, and three evaluations of 30 batches at a third of a step's time.
     assert "2 s per step: about 10 min 40 s left" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_the_estimate_counts_the_remaining_steps_and_evaluations(fake, tmp_path,
 
 def test_the_estimate_counts_epochs_with_a_frozen_backbone_as_a_forward_pass(fake, tmp_path, capsys):
     run, cache = begin(tmp_path / "run", fake.path, settings(epochs=3, batch_size=8, frozen_epochs=1), HERE)
-    with Watch(run, cache, HERE, Progress(), 300, num_validation=240) as at_work:
+    with Watch(task(run, cache), Progress(), 300, num_validation=240) as at_work:
         at_work._print_estimate(Progress(step=10), 2.0)
         # 90 steps of 2 s; then 200 of 6 s; and three evaluations of 30 batches at 2 s.
         assert "2 s per step: about 26 min 00 s left" in capsys.readouterr().out

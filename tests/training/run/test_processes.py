@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, SPAWNED, runtime, settings, train
+from testkit.tiny_run import SPAWNED, runtime, settings, task, train
 from training.data.cache import open_cache
 from training.report.report import write_report
 from training.run.distributed import join_processes
 from training.run.inference import VIEWS
 from training.run.job import evaluate
 from training.run.runs import open_run
+from training.run.task import Task
 
 KINDS = ("predictions", "scores", "thresholds", "calibration")
 
@@ -29,7 +30,7 @@ def in_process(rank: int, count: int, port: int, run: Path, cache: Path) -> None
     )
     with join_processes("cpu") as processes:
         for subset, tta in (("validation", True), ("test", True)):
-            evaluate(open_run(run), open_cache(cache), subset, runtime(), processes, tta=tta)
+            evaluate(Task(open_run(run), open_cache(cache), runtime(), processes), subset, tta=tta)
 
 
 def files_of(count: int, run: Path, cache: Path) -> dict[str, bytes]:
@@ -60,7 +61,7 @@ def test_every_file_is_the_same_at_1_2_and_4_processes(tmp_path: Path) -> None:
     scores = json.loads(alone["scores_test_tta.json"])
     assert {"classes", "intervals", "at_threshold", "calibrated"} <= scores.keys()
     # The first view alone scores the same as an evaluation without TTA.
-    plain = evaluate(open_run(run), open_cache(cache), "test", runtime(), HERE, tta=False)
+    plain = evaluate(task(open_run(run), open_cache(cache)), "test", tta=False)
     assert tuple(scores["views"]) == VIEWS
     assert scores["views"][VIEWS[0]] == pytest.approx(plain["weighted_log_loss"], abs=1e-12)
     assert len(set(scores["views"].values())) == len(VIEWS)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from testkit.tiny_run import HERE, runtime, settings, spawn, train, train_or_resume
+from testkit.tiny_run import HERE, settings, spawn, task, train, train_or_resume
 from training.data.cache import open_cache
 from training.errors import RunError
 from training.run import loop, validation
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, cache_path):
     path = list_checkpoints(run)[-1]
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=f"{path.name}: is damaged: .*; remove it to start from the beginning"):
-        fit(run, open_cache(cache_path), runtime(), HERE)
+        fit(task(run, open_cache(cache_path)))
 
 
 def test_resuming_with_other_settings_or_another_split_is_rejected(tmp_path, cache_path):
@@ -134,12 +134,12 @@ def test_resuming_with_other_settings_or_another_split_is_rejected(tmp_path, cac
     text = run.split.read_text()
     run.split.write_text(text.replace("validation", "test", 1))
     with pytest.raises(RunError, match=r"split\.csv: is not the split that the run started with"):
-        fit(run, open_cache(cache_path), runtime(), HERE)
+        fit(task(run, open_cache(cache_path)))
 
 
 def test_a_model_that_needs_versions_of_weights_resumes_and_is_evaluated(tmp_path, cache_path):
     run = train(tmp_path / "run", cache_path, settings(model="mnasnet0_5", epochs=1, ema_decay=0.9))
-    resumed = start(set_up(run, open_cache(cache_path), runtime(), HERE))
+    resumed = start(set_up(task(run, open_cache(cache_path))))
     assert resumed.progress.epoch == 1
     kept = load_slice_network(run, HERE).state_dict()
     for name, tensor in resumed.ema.state_dict().items():

@@ -18,7 +18,7 @@ from training.errors import CacheError, RunError
 from training.run.digests import write_atomically
 from training.run.job import environment
 from training.run.log import LOG_COLUMNS, Log
-from training.run.runs import check_compatible, create_run, new_folder, open_run
+from training.run.runs import NewRun, check_compatible, create_run, new_folder, open_run
 from training.run.tables import prediction_table, write_json, write_table
 from training.scores.predictions import read_predictions
 
@@ -33,7 +33,7 @@ def cache(tmp_path):
 @pytest.fixture
 def run(tmp_path, cache):
     subsets = split_patients(cache.table, cache.classes, seed=0)
-    return create_run(tmp_path / "run", settings(), cache, subsets, MEAN_STD, environment={"torch": "x"})
+    return create_run(tmp_path / "run", cache, NewRun(settings(), subsets, MEAN_STD, {"torch": "x"}))
 
 
 def test_a_run_can_be_read_back_exactly(run, cache):
@@ -52,7 +52,7 @@ def test_the_same_command_creates_a_run_after_it_was_killed(cache, tmp_path):
         (path / "checkpoints").mkdir()
         raise KeyboardInterrupt
     with new_folder(path):
-        create_run(path, settings(), cache, subsets, MEAN_STD, environment={})
+        create_run(path, cache, NewRun(settings(), subsets, MEAN_STD, {}))
     assert open_run(path).subsets(cache).tolist() == subsets.tolist()
     assert sorted(file.name for file in path.iterdir() if file.suffix != ".lock") == [
         "checkpoints",
@@ -69,14 +69,14 @@ def test_a_folder_in_use_is_not_touched(run, cache, tmp_path):
     before = sorted(path.name for path in run.path.iterdir())
     subsets = split_patients(cache.table, cache.classes, seed=0)
     with pytest.raises(RunError, match=f"is not empty; to continue it: train run --resume {run.path}"):
-        create_run(run.path, settings(), cache, subsets, MEAN_STD, environment={})
+        create_run(run.path, cache, NewRun(settings(), subsets, MEAN_STD, {}))
     assert sorted(path.name for path in run.path.iterdir()) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty; choose another"):
-        create_run(tmp_path / "other", settings(), cache, subsets, MEAN_STD, environment={})
+        create_run(tmp_path / "other", cache, NewRun(settings(), subsets, MEAN_STD, {}))
     (tmp_path / "empty").mkdir()
-    create_run(tmp_path / "empty", settings(), cache, subsets, MEAN_STD, environment={})
+    create_run(tmp_path / "empty", cache, NewRun(settings(), subsets, MEAN_STD, {}))
 
 
 def test_missing_runs_and_damaged_settings_are_reported(tmp_path, run):
@@ -190,7 +190,7 @@ def test_two_commands_cannot_create_the_same_run(cache, tmp_path):
         with pytest.raises(RunError, match="is creating a run there; wait for it, or stop it"), new_folder(path):
             pass
         assert (path / ".unfinished").exists()
-        made = create_run(path, settings(), cache, subsets, MEAN_STD, environment={})
+        made = create_run(path, cache, NewRun(settings(), subsets, MEAN_STD, {}))
     with (
         pytest.raises(RunError, match="exists and is not empty; to continue it: train run --resume"),
         new_folder(path),

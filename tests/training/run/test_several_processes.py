@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from testkit.tiny_run import HERE, SPAWNED, WEIGHTS, runtime, settings
+from testkit.tiny_run import HERE, SPAWNED, WEIGHTS, runtime, settings, task
 from training.data.cache import open_cache
 from training.run.apply import run_predictions
 from training.run.checkpoints import Progress
@@ -25,6 +25,7 @@ from training.run.runs import open_run
 from training.run.setup import prepare, set_up, start
 from training.run.step import backward
 from training.run.streams import lines_of
+from training.run.task import Task
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 
@@ -51,19 +52,19 @@ def in_process(rank, count, port, path, cache_path, config, queue):
     )
     with join_processes("cpu") as processes:
         run, cache = begin(path, cache_path, config, processes)
-        setup = set_up(run, cache, runtime(), processes)
+        setup = set_up(Task(run, cache, runtime(), processes))
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, Progress())
         for _ in range(setup.schedule.batches):
             learner.optimizer.zero_grad()
             batch, keys = next(batches)
-            loss = backward(setup, learner, model, batch, keys, synchronise=True)
+            loss = backward(setup, learner, model, (batch, keys), synchronise=True)
             learner.progress.batches += 1
         total = processes.sum(loss).item()
         gradients = {name: p.grad.numpy().copy() for name, p in learner.net.named_parameters()}
-        fit(run, cache, runtime(), processes)
+        fit(Task(run, cache, runtime(), processes))
         everything = np.arange(cache.num_slices)
-        lines, probabilities = run_predictions(run, cache, everything, runtime(), processes, tta=False)
+        lines, probabilities = run_predictions(Task(run, cache, runtime(), processes), everything, tta=False)
         assert rank == 0 or not changes, changes
         if processes.writes:
             queue.put((total, gradients, lines, probabilities, changes))
@@ -93,7 +94,7 @@ def run_in_processes(count, path, cache_path, config):
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_network_is_compiled_in_one_process_and_in_several(tmp_path, cache_path, monkeypatch, count):
     run, cache = begin(tmp_path / "run", cache_path, settings(compile=True), HERE)
-    setup = set_up(run, cache, runtime(), HERE)
+    setup = set_up(task(run, cache))
     compiled, joined = [], []
     monkeypatch.setattr(torch, "compile", lambda net, dynamic: compiled.append((net, dynamic)) or net)
     monkeypatch.setattr("training.run.setup.DistributedDataParallel", lambda net, device_ids: joined.append(net) or net)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, settings, task, train
 from training.model.network import build_model
 from training.run.distributed import Processes
 from training.run.job import begin
@@ -33,14 +33,14 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(tmp_path, cache_path
             model="squeezenet1_1", batch_size=size, accumulation=accumulation, mixup_alpha=0.0, dropout=0.0
         )
         run, cache = begin(tmp_path / str(i), cache_path, config, HERE)
-        setup = set_up(run, cache, runtime(), HERE)
+        setup = set_up(task(run, cache))
         learner = start(setup)
         model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
         loss, ended = 0.0, False
         while not ended:
             ended = setup.schedule.ends_step(learner.progress.batches)
             batch, keys = next(batches)
-            loss += backward(setup, learner, model, batch, keys, synchronise=True).item()
+            loss += backward(setup, learner, model, (batch, keys), synchronise=True).item()
             learner.progress.batches += 1
         gradients.append((loss, {name: p.grad for name, p in learner.net.named_parameters()}))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
@@ -66,13 +66,13 @@ def test_a_frozen_backbone_does_not_move(tmp_path, cache_path):
 
 def test_ema_is_the_running_mean_of_the_weights(tmp_path, cache_path):
     run, cache = begin(tmp_path / "run", cache_path, settings(ema_decay=0.75), HERE)
-    setup = set_up(run, cache, runtime(), HERE)
+    setup = set_up(task(run, cache))
     learner = start(setup)
     expected = {name: p.detach().double().clone() for name, p in learner.net.named_parameters()}
     model, batches = prepare(setup, learner), epoch_batches(setup, learner.progress)
     for _ in range(3):
         batch, keys = next(batches)
-        loss = backward(setup, learner, model, batch, keys, synchronise=True)
+        loss = backward(setup, learner, model, (batch, keys), synchronise=True)
         update(setup, learner, loss, 1e-3)
         learner.progress.batches += 1
         for name, p in learner.net.named_parameters():

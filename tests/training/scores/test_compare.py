@@ -13,7 +13,7 @@ from training.data.cache import open_cache
 from training.data.neighbours import SERIES
 from training.errors import RunError
 from training.run.config import TrainConfig
-from training.run.runs import create_run
+from training.run.runs import NewRun, create_run
 from training.scores.bootstrap import bootstrap, interval
 from training.scores.compare import CALIBRATED, Contestant, compare, read_contestants, to_text
 from training.scores.metrics import Scorer
@@ -149,7 +149,7 @@ def test_runs_with_the_same_name_are_named_by_their_paths(tmp_path: Path) -> Non
     cache = open_cache(write_cache(tmp_path / "cache.zarr", patients=12, slices=4).path)
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     for seed, path in enumerate(paths):
-        run = create_run(path, TrainConfig(size_px=32), cache, *SPLIT, environment={})
+        run = create_run(path, cache, NewRun(TrainConfig(size_px=32), *SPLIT, {}))
         table = cache.table[["row", "image_id", *SERIES, "z_norm", *cache.classes]]
         p = np.random.default_rng(seed).random((len(table), len(cache.classes)))
         table.join(pd.DataFrame(p, columns=[f"p_{name}" for name in cache.classes])).to_csv(

@@ -11,7 +11,7 @@ from testkit.fake_cache import FakeCache, current, plant, recommit, write_cache
 from training.data.cache import Cache, open_cache
 from training.errors import RunError
 from training.run.config import TrainConfig
-from training.run.runs import Run, create_run
+from training.run.runs import NewRun, Run, create_run
 from training.scores.content import content_of, differences, open_own_cache, read_content, write_content
 from training.scores.external import BY_NAME, BY_SLICE, external_lines
 from training.scores.leakage import check_leakage
@@ -66,7 +66,7 @@ def test_patient_in_two_subsets_is_named_with_slices(fake: FakeCache) -> None:
 def make_run(path: Path, cache: Cache) -> Run:
     subsets = np.repeat(["train", "validation", "test", "train", "validation", "test"], 5)
     mean_std = np.full(3, 0.2), np.full(3, 0.1)
-    run = create_run(path, TrainConfig(size_px=SIZE), cache, subsets, mean_std, environment={})
+    run = create_run(path, cache, NewRun(TrainConfig(size_px=SIZE), subsets, mean_std, {}))
     write_content(run.path, content_of(cache, SIZE))
     return run
 

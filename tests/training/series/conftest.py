@@ -7,7 +7,8 @@ import pytest
 
 from testkit.fake_cache import write_cache
 from testkit.tiny_run import HERE, runtime, settings, train
-from training.series.job import features
+from training.run.task import Task
+from training.series.job import features, open_base
 
 
 @pytest.fixture(scope="package")
@@ -15,7 +16,7 @@ def trained_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("series")
     fake = write_cache(folder / "cache.zarr", patients=10, slices=4)
     run = train(folder / "base", fake.path, settings(epochs=1))
-    features(run.path, None, (), runtime(), HERE)
+    features(Task(*open_base(run.path), runtime(), HERE), ())
     return run.path
 
 

@@ -12,7 +12,7 @@ import zarr
 from safetensors.torch import load_file, save_file
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings
+from testkit.tiny_run import HERE, runtime, settings, task
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.augment import Normalise
@@ -20,10 +20,11 @@ from training.model.network import build_model
 from training.report.pictures import read_images
 from training.run.job import begin
 from training.run.runs import Run
+from training.run.task import Task
 from training.series import features as module
 from training.series import store as store_module
 from training.series.features import on_disk, read_features, write_features
-from training.series.job import features
+from training.series.job import features, open_base
 from training.series.mix import sigmoid
 from training.series.store import make_store, open_store, store_path
 
@@ -40,7 +41,7 @@ def made(tmp_path: Path) -> tuple[Run, Cache]:
 
 def test_zarr_reads_the_features_of_the_network(made: tuple[Run, Cache]) -> None:
     run, cache = made
-    assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 24
+    assert write_features(task(run, cache), np.arange(24), tta=False) == 24
     store = zarr.open_group(store_path(run, tta=False), mode="r")
     assert store.attrs["commit"] == cache.commit
     net = build_model(run.config, 6, run.channels)
@@ -58,8 +59,8 @@ def test_logits_with_tta_are_those_of_the_mean_probability(made: tuple[Run, Cach
     from training.run.apply import run_predictions
 
     run, cache = made
-    write_features(run, cache, np.arange(24), runtime(), HERE, tta=True)
-    _, expected = run_predictions(run, cache, np.arange(24), runtime(), HERE, tta=True)
+    write_features(task(run, cache), np.arange(24), tta=True)
+    _, expected = run_predictions(task(run, cache), np.arange(24), tta=True)
     found = read_features(run, cache, np.arange(24), tta=True)
     np.testing.assert_allclose(sigmoid(found.logits.astype(float)), expected, atol=1e-5)
 
@@ -70,23 +71,21 @@ def test_a_stopped_store_resumes(made: tuple[Run, Cache], monkeypatch: pytest.Mo
     extract, calls = module.extract, []
 
     def dying(*arguments: object, **options: object) -> object:
-        calls.append(len(arguments[3]))  # type: ignore[arg-type]
+        calls.append(len(arguments[2]))  # type: ignore[arg-type]
         if len(calls) == 3:
             raise KeyboardInterrupt
         return extract(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "extract", dying)
     with pytest.raises(KeyboardInterrupt):
-        write_features(run, cache, np.arange(24), runtime(), HERE, tta=False)
+        write_features(task(run, cache), np.arange(24), tta=False)
     with pytest.raises(RunError, match=r"lacks the features of 14 slices; run: train features --run"):
         read_features(run, cache, np.arange(24), tta=False)
     assert len(read_features(run, cache, np.arange(10), tta=False).logits) == 10
-    assert write_features(run, cache, np.arange(24), runtime(), HERE, tta=False) == 14
+    assert write_features(task(run, cache), np.arange(24), tta=False) == 14
     stored = read_features(run, cache, np.arange(24), tta=False)
     monkeypatch.setattr(module, "extract", extract)
-    whole = extract(
-        module.load_slice_network(run, HERE), run, cache, np.arange(24), runtime(), processes=HERE, tta=False
-    )
+    whole = extract(task(run, cache), module.load_slice_network(run, HERE), np.arange(24), tta=False)
     np.testing.assert_allclose(stored.logits, whole.logits, atol=1e-5)
 
 
@@ -94,12 +93,12 @@ def test_subsets_of_the_split_are_written_alone(made: tuple[Run, Cache]) -> None
     run, cache = made
     subsets = run.subsets(cache)
     held_out = np.isin(subsets, ("validation", "test"))
-    assert features(run.path, None, ("validation", "test"), runtime(), HERE) == held_out.sum() > 0
+    assert features(task(run, cache), ("validation", "test")) == held_out.sum() > 0
     assert np.array_equal(open_store(run, cache, tta=False).done(), held_out)
     line = f"lacks the features of {(subsets == 'train').sum()} slices; run: train features --run"
     with pytest.raises(RunError, match=line):
         read_features(run, cache, np.arange(24), tta=False)
-    assert features(run.path, None, (), runtime(), HERE) == (~held_out).sum()
+    assert features(Task(*open_base(run.path), runtime(), HERE), ()) == (~held_out).sum()
 
 
 def peak_mb(call: Callable[[], object]) -> float:
@@ -132,13 +131,13 @@ def test_training_features_are_read_block_by_block(made: tuple[Run, Cache], monk
 
 def test_features_of_other_weights_or_another_commit_are_refused(made: tuple[Run, Cache], tmp_path: Path) -> None:
     run, cache = made
-    write_features(run, cache, np.arange(4), runtime(), HERE, tta=False)
+    write_features(task(run, cache), np.arange(4), tta=False)
     with pytest.raises(RunError, match=r"\(commit .* instead of .*remove .*, then run: train features --run"):
         read_features(run, replace(cache, commit="0123456789abcdef"), np.arange(4), tta=False)
     save_file(build_model(settings(seed=4), 6).state_dict(), run.weights)
     for call in (
         lambda: read_features(run, cache, np.arange(4), tta=False),
-        lambda: write_features(run, cache, np.arange(4), runtime(), HERE, tta=False),
+        lambda: write_features(task(run, cache), np.arange(4), tta=False),
     ):
         with pytest.raises(RunError, match=r"\(weights "):
             call()

@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, head_task, runtime, settings, task, train
 from tests.training.series.test_series_run import refused
 from training.data.cache import Cache, open_cache
 from training.data.neighbours import order_series
 from training.model.export import export
 from training.report.pictures import read_images
 from training.run.runs import Run
+from training.run.task import Task
 from training.series import job
 from training.series.batches import gaps_mm
 from training.series.fit import fit_head
+from training.series.job import open_base
 from training.series.predict import predict_series
 
 SHARES = [1.0, 0.5, 0.0, 1.0, 1.0, 0.3]
@@ -31,10 +33,10 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     made = {}
     for head, context in (("gru", 1), ("transformer", 0)):
         base = train(folder / f"base{context}", fake.path, settings(model="small_resnet", epochs=1, context=context))
-        job.features(base.path, None, (), runtime(), HERE)
+        job.features(Task(*open_base(base.path), runtime(), HERE), ())
         values = {"head": head, "head_features": 16, "batch_size": 2, "epochs": 2}
-        opened = job.begin(folder / head, base.path, None, values, HERE)
-        fit_head(*opened, runtime(), HERE)
+        opened = job.begin(folder / head, *open_base(base.path), values, HERE)
+        fit_head(*head_task(opened))
         mix = {"shares": dict(zip(opened[0].data.classes, SHARES, strict=True))}
         (folder / head / "digests.json").unlink()  # permits the edit
         (folder / head / "mix.json").write_text(json.dumps(mix))
@@ -55,7 +57,7 @@ def some_series(run: Run, cache: Cache, slices: int) -> tuple[dict[str, np.ndarr
         "z_norm": table["z_norm"].to_numpy(np.float32),
         "gap_mm": gaps_mm(order_series(short)),
     }
-    return inputs, predict_series(run, short, np.arange(len(lines)), runtime(), HERE, tta=False).probabilities
+    return inputs, predict_series(task(run, short), np.arange(len(lines)), tta=False).probabilities
 
 
 @pytest.mark.parametrize("head", ["gru", "transformer"])

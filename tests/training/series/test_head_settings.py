@@ -8,14 +8,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from testkit.tiny_run import HERE, runtime
+from testkit.tiny_run import HERE, runtime, task
 from training.cli.main import main
 from training.errors import ConfigError, RunError
 from training.run.owner import owned
 from training.run.runs import open_run
+from training.run.task import Task
 from training.series import fit
 from training.series import job as series_job
-from training.series.job import begin, complete, features, head_config
+from training.series.job import begin, complete, features, head_config, open_base
 
 OWN_LOSS = "testkit.own_code:focal"
 SMALL = {"head_features": 16, "batch_size": 3, "epochs": 1}
@@ -25,12 +26,12 @@ def test_a_heads_weights_depend_on_the_users_loss(base: Path, tmp_path: Path) ->
     torch.set_num_threads(1)
     weights = []
     for name, values in (("default", {}), ("own", {"loss": OWN_LOSS})):
-        run, of_slices, cache = begin(tmp_path / name, base, None, SMALL | values, HERE)
-        fit.fit_head(run, of_slices, cache, runtime(), HERE)
+        run, of_slices, cache = begin(tmp_path / name, *open_base(base), SMALL | values, HERE)
+        fit.fit_head(task(run, cache), of_slices)
         weights.append(run.weights.read_bytes())
     assert weights[0] != weights[1]
     with pytest.raises(ConfigError, match="--loss nowhere:loss: cannot be imported"):
-        begin(tmp_path / "none", base, None, SMALL | {"loss": "nowhere:loss"}, HERE)
+        begin(tmp_path / "none", *open_base(base), SMALL | {"loss": "nowhere:loss"}, HERE)
     assert not (tmp_path / "none").exists()
 
 
@@ -42,10 +43,10 @@ def test_the_users_loss_gets_only_labelled_slices(base: Path, tmp_path: Path, mo
         return logits.sum(1)
 
     monkeypatch.setattr("testkit.own_code.focal", recording)
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"loss": OWN_LOSS}, HERE)
+    run, of_slices, cache = begin(tmp_path / "head", *open_base(base), SMALL | {"loss": OWN_LOSS}, HERE)
     train_lines = np.flatnonzero(run.subsets(cache) == "train")
     monkeypatch.setattr(type(run), "left_out", lambda self, cache: np.isin(np.arange(40), train_lines[:2]))
-    fit.fit_head(run, of_slices, cache, runtime(), HERE)
+    fit.fit_head(task(run, cache), of_slices)
     labels = torch.cat(seen)
     assert len(labels) == len(train_lines) - 2
     assert not labels.isnan().all(1).any()
@@ -60,10 +61,10 @@ def test_settings_for_images_are_refused(base: Path) -> None:
 
 
 def test_a_head_is_trained_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    run, of_slices, cache = begin(tmp_path / "head", *open_base(base), SMALL, HERE)
     with owned(run.path):
         with pytest.raises(RunError, match="is training this run; wait for it"):
-            complete(run, of_slices, cache, runtime(), HERE)
+            complete(task(run, cache), of_slices)
         result = CliRunner().invoke(main, ["series", "--resume", str(run.path), "--device", "cpu"])
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert not run.weights.exists()
@@ -91,7 +92,7 @@ def test_the_run_is_locked_while_features_are_written(base: Path, monkeypatch: p
         return 0
 
     monkeypatch.setattr(series_job, "write_features", check_lock)
-    features(base, None, (), runtime(), HERE)
+    features(Task(*open_base(base), runtime(), HERE), ())
     assert seen == [1]
 
 

@@ -9,7 +9,7 @@ import pytest
 from testkit.tiny_run import HERE, spawn_head
 from tests.training.series.test_series_run import refused
 from training.run.owner import owned
-from training.series.job import begin
+from training.series.job import begin, open_base
 
 VALUES = {"head_features": 16, "batch_size": 2, "epochs": 2}
 
@@ -42,7 +42,7 @@ def test_killed_and_resumed_equals_undisturbed(base: Path, undisturbed: Path, tm
 
 
 def test_a_head_that_another_process_trains_is_refused(base: Path, tmp_path: Path) -> None:
-    run, _, _ = begin(tmp_path / "run", base, None, VALUES, HERE)
+    run, _, _ = begin(tmp_path / "run", *open_base(base), VALUES, HERE)
     with owned(run.path):
         line = refused("series", "--resume", run.path, "--device", "cpu")
     assert "is training this run; wait for it, or stop it" in line

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from testkit.fake_cache import write_cache
-from testkit.tiny_run import HERE, runtime, settings
+from testkit.tiny_run import HERE, head_task, settings, task
 from tests.training.series.test_series_run import call
 from training.run import job
 from training.run.loop import fit
@@ -26,13 +26,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, context, head in (("slice", 0, "head"), ("context", 1, "head-on-context")):
         config = settings(model="small_resnet", epochs=1, context=context, split_fractions=shares)
         run, cache = job.begin(made[name], fake.path, config, HERE)
-        fit(run, cache, runtime(), HERE)
-        series.features(made[name], None, (), runtime(), HERE)
+        fit(task(run, cache))
+        series.features(task(run, cache), ())
         values = {"head_features": 16, "batch_size": 2, "epochs": 1}
-        opened = series.begin(made[head], made[name], None, values, HERE)
-        fit_head(*opened, runtime(), HERE)
+        opened = series.begin(made[head], *series.open_base(made[name]), values, HERE)
+        fit_head(*head_task(opened))
         for each in (run, opened[0]):
-            job.evaluate(each, cache, "test", runtime(), HERE, tta=False)
+            job.evaluate(task(each, cache), "test", tta=False)
     return made
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from testkit.fake_cache import write_cache
 from testkit.hostile.edits import flip_bit
-from testkit.tiny_run import HERE, runtime, settings, train
+from testkit.tiny_run import HERE, head_task, runtime, settings, task, train
 from training.cli.main import main
 from training.data.cache import open_cache
 from training.errors import ConfigError
@@ -21,10 +21,11 @@ from training.report import strips
 from training.run.inference import Stopped
 from training.run.job import evaluate
 from training.run.runs import open_run
+from training.run.task import Task
 from training.scores.predictions import Predictions
 from training.scores.results import read_results
 from training.series import fit
-from training.series.job import begin, features, resume
+from training.series.job import begin, features, open_base, resume
 from training.series.mix import read_mix
 from training.series.predict import predict_series
 
@@ -46,11 +47,13 @@ def refused(*arguments: object) -> str:
 
 
 def test_an_untrained_head_equals_the_slice_model(base: Path, tmp_path: Path) -> None:
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
-    fit.fit_head(run, of_slices, cache, runtime(), HERE)
+    run, of_slices, cache = begin(
+        tmp_path / "head", *open_base(base), SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE
+    )
+    fit.fit_head(task(run, cache), of_slices)
     assert not read_mix(run).any()
     for opened in (run, of_slices):
-        evaluate(opened, cache, "test", runtime(), HERE, tta=False)
+        evaluate(task(opened, cache), "test", tta=False)
     a, b = (pd.read_csv(opened.path / "predictions_test.csv") for opened in (run, of_slices))
     pd.testing.assert_frame_equal(a, b, rtol=1e-5)
 
@@ -60,9 +63,9 @@ def test_a_stopped_and_resumed_head_has_the_same_weights(
     base: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = SMALL | {"head": head}
-    whole = begin(tmp_path / "whole", base, None, values, HERE)
-    fit.fit_head(*whole, runtime(), HERE)
-    stopped = begin(tmp_path / "stopped", base, None, values, HERE)
+    whole = begin(tmp_path / "whole", *open_base(base), values, HERE)
+    fit.fit_head(*head_task(whole))
+    stopped = begin(tmp_path / "stopped", *open_base(base), values, HERE)
     step, steps = fit._train_step, []
 
     def stopping(*arguments: object) -> None:
@@ -72,9 +75,9 @@ def test_a_stopped_and_resumed_head_has_the_same_weights(
 
     monkeypatch.setattr(fit, "_train_step", stopping)
     with pytest.raises(Stopped):
-        fit.fit_head(*stopped, runtime(), HERE)
+        fit.fit_head(*head_task(stopped))
     monkeypatch.setattr(fit, "_train_step", step)
-    fit.fit_head(*resume(tmp_path / "stopped", None, {}), runtime(), HERE)
+    fit.fit_head(*head_task(resume(tmp_path / "stopped", None, {})))
     for name in ("weights.safetensors", "mix.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
     assert open_run(tmp_path / "whole").data.base_weights
@@ -122,8 +125,8 @@ def test_every_command_accepts_a_head(base: Path, tmp_path: Path) -> None:
 def test_several_processes_are_refused(base: Path, tmp_path: Path) -> None:
     two = replace(HERE, count=2)
     for call_it in (
-        lambda: features(base, None, (), runtime(), two),
-        lambda: begin(tmp_path / "head", base, None, SMALL, two),
+        lambda: features(Task(*open_base(base), runtime(), two), ()),
+        lambda: begin(tmp_path / "head", *open_base(base), SMALL, two),
     ):
         with pytest.raises(ConfigError, match=r"need a single process; run the command without torchrun$"):
             call_it()
@@ -131,11 +134,11 @@ def test_several_processes_are_refused(base: Path, tmp_path: Path) -> None:
 
 
 def test_slices_without_a_position_keep_the_slice_models_logits(base: Path, tmp_path: Path) -> None:
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL | {"head_share": "all"}, HERE)
-    fit.fit_head(run, of_slices, cache, runtime(), HERE)
+    run, of_slices, cache = begin(tmp_path / "head", *open_base(base), SMALL | {"head_share": "all"}, HERE)
+    fit.fit_head(task(run, cache), of_slices)
     z_mm = cache.table["z_mm"].where(cache.table.index != 5)
     odd = replace(open_cache(cache.path), table=cache.table.assign(z_mm=z_mm), commit="another")
-    found = predict_series(run, odd, np.arange(8), runtime(), HERE, tta=False)
+    found = predict_series(task(run, odd), np.arange(8), tta=False)
     same = (found.probabilities == found.of_slices).all(axis=1)
     assert same.tolist() == [False] * 5 + [True] + [False] * 2
 
@@ -145,13 +148,13 @@ def test_labels_of_series_score_the_series_and_the_report_shows_its_slices(
 ) -> None:
     fake = write_cache(tmp_path / "cache.zarr", patients=16, slices=4, label_level="series")
     run = train(tmp_path / "base", fake.path, settings(epochs=1, split_fractions=(0.5, 0.25, 0.25)))
-    features(run.path, None, (), runtime(), HERE)
-    head = begin(tmp_path / "head", run.path, None, SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
-    fit.fit_head(*head, runtime(), HERE)
-    alone = evaluate(run, open_cache(fake.path), "validation", runtime(), HERE, tta=False)
+    features(Task(*open_base(run.path), runtime(), HERE), ())
+    head = begin(tmp_path / "head", *open_base(run.path), SMALL | {"learning_rate": 0.0, "epochs": 1}, HERE)
+    fit.fit_head(*head_task(head))
+    alone = evaluate(task(run, open_cache(fake.path)), "validation", tta=False)
     logged = pd.read_csv(head[0].log)["weighted_log_loss"].dropna()
     assert logged.tolist() == [pytest.approx(alone["weighted_log_loss"], rel=1e-5)]
-    evaluate(head[0], open_cache(fake.path), "test", runtime(), HERE, tta=False)
+    evaluate(task(head[0], open_cache(fake.path)), "test", tta=False)
     drawn: list[tuple[Predictions, Predictions, np.ndarray, None]] = []
     monkeypatch.setattr(strips, "draw_strip", lambda *shown: drawn.append(shown) or b"")
     strips.strips(read_results(head[0].path), None)
@@ -166,11 +169,11 @@ def test_labels_of_series_score_the_series_and_the_report_shows_its_slices(
 def test_left_out_slices_are_read_but_do_not_count_in_the_loss(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, of_slices, cache = begin(tmp_path / "head", base, None, SMALL, HERE)
+    run, of_slices, cache = begin(tmp_path / "head", *open_base(base), SMALL, HERE)
     (first,) = {tuple(cache.table.index[run.subsets(cache) == "train"][:2])}
     left_out = np.isin(np.arange(cache.num_slices), first)
     monkeypatch.setattr(type(run), "left_out", lambda self, cache: left_out)
-    made = fit._set_up(run, of_slices, cache, runtime(), HERE)
+    made = fit._set_up(task(run, cache), of_slices)
     assert np.isin(first, made.train.lines).all()
     assert np.isnan(made.labels[left_out]).all()
     assert not np.isnan(made.labels[made.train.lines]).all()
@@ -182,20 +185,20 @@ def test_predictions_report_a_damaged_feature_store_and_use_the_images(
 ) -> None:
     moved = tmp_path / "base"
     shutil.copytree(base, moved)
-    run, of_slices, cache = begin(tmp_path / "head", moved, None, SMALL, HERE)
-    fit.fit_head(run, of_slices, cache, runtime(), HERE)
-    stored = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    run, of_slices, cache = begin(tmp_path / "head", *open_base(moved), SMALL, HERE)
+    fit.fit_head(task(run, cache), of_slices)
+    stored = predict_series(task(run, cache), np.arange(8), tta=False)
     (chunk,) = (moved / "features.zarr").glob("features/c/0/*")
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
-    computed = predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    computed = predict_series(task(run, cache), np.arange(8), tta=False)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "features.zarr" in line)
     assert line.endswith(f"; run: train features --run {moved}; reading the images instead")
     np.testing.assert_allclose(computed.probabilities, stored.probabilities, atol=1e-4)
     flip_bit(moved / "digests.json", np.random.default_rng(0))
-    predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    predict_series(task(run, cache), np.arange(8), tta=False)
     assert "digests.json: is damaged" in capsys.readouterr().err
     shutil.rmtree(moved)
-    predict_series(run, cache, np.arange(8), runtime(), HERE, tta=False)
+    predict_series(task(run, cache), np.arange(8), tta=False)
     assert capsys.readouterr().err == ""
 
 

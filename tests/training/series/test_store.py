@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from testkit.fake_cache import write_cache
 from testkit.hostile.edits import flip_bit
-from testkit.tiny_run import HERE, runtime, settings
+from testkit.tiny_run import HERE, settings, task
 from training.data.cache import Cache
 from training.errors import RunError
 from training.model.network import build_model
@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     fake = write_cache(folder / "cache.zarr", patients=8, slices=3)
     run, cache = begin(folder / "run", fake.path, settings(), HERE)
     save_file(build_model(run.config, 6, run.channels).state_dict(), run.weights)
-    write_features(run, cache, ALL, runtime(), HERE, tta=False)
+    write_features(task(run, cache), ALL, tta=False)
     return run, cache
 
 
@@ -55,7 +55,7 @@ def follow(run: Run, cache: Cache, advice: str) -> None:
     assert advice.endswith(f"run: train features --run {run.path}")
     if f"remove {store}" in advice:
         shutil.rmtree(store)
-    write_features(run, cache, ALL, runtime(), HERE, tta=False)
+    write_features(task(run, cache), ALL, tta=False)
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -84,7 +84,7 @@ def test_a_killed_writer_leaves_lines_that_are_intact_or_missing(copied: Made, m
     """Five lines are done; the write of the others is interrupted at each of its steps."""
     run, cache = copied
     shutil.rmtree(store_path(run, tta=False))
-    write_features(run, cache, ALL[:5], runtime(), HERE, tta=False)
+    write_features(task(run, cache), ALL[:5], tta=False)
     before = read_features(run, cache, ALL[:5], tta=False)
     values = np.ones((24, before.features.shape[1])), np.ones((24, 6))
     set_item, steps = zarr.Array.__setitem__, list[int]()

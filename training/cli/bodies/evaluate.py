@@ -7,6 +7,7 @@ import click
 from training.run import job
 from training.run.config import Runtime
 from training.run.distributed import join_processes
+from training.run.task import Task
 from training.scores.evaluation import to_text
 from training.words import counted
 
@@ -24,7 +25,8 @@ def evaluate(
     """Score a run's best weights on its validation or test slices, or on all labelled slices of another cache."""
     with join_processes(device) as processes:
         run, opened = job.open_to_evaluate(run_path, cache, subset, local_copy)
-        scores = job.evaluate(run, opened, subset, Runtime(device, input_threads), processes, tta=tta)
+        task = Task(run, opened, Runtime(device, input_threads), processes)
+        scores = job.evaluate(task, subset, tta=tta)
         if processes.writes:
             click.echo(to_text(scores, f"{subset}{' with TTA' if tta else ''}"))
             if (gone := scores["source"].get("left_out", {})).get("patients"):

@@ -12,6 +12,7 @@ from training.run.config import Runtime
 from training.run.distributed import join_processes
 from training.run.predict import check_sample, write_predictions
 from training.run.runs import open_run
+from training.run.task import Task
 
 
 def predict(
@@ -39,18 +40,12 @@ def predict(
     assert cache is not None
     if out.is_dir():
         raise click.UsageError(f"--out {out}: is a folder; with --cache, give the CSV file to write")
-    _predict_cache(run_path, cache, local_copy, out, sample, runtime=Runtime(device, input_threads), tta=tta)
-
-
-def _predict_cache(
-    run_path: Path, cache: str, local_copy: Path | None, out: Path, sample: Path | None, *, runtime: Runtime, tta: bool
-) -> None:
-    with join_processes(runtime.device) as processes:
+    with join_processes(device) as processes:
         run, opened = open_run(run_path), open_cache(cache, local_copy=local_copy)
         if sample is not None:
             check_sample(sample, opened.table, run.data.classes)
-        everything = np.arange(opened.num_slices)
-        lines, probabilities = run_predictions(run, opened, everything, runtime, processes, tta=tta)
+        task = Task(run, opened, Runtime(device, input_threads), processes)
+        predicted = run_predictions(task, np.arange(opened.num_slices), tta=tta)
         if processes.writes:
-            for path in write_predictions(out, opened, lines, probabilities, run.data.classes, sample=sample):
+            for path in write_predictions(out, task, predicted, sample):
                 click.echo(str(path))

@@ -17,6 +17,7 @@ from training.run.presets import PRESETS
 from training.run.preview import preview
 from training.run.rehearsal import rehearse
 from training.run.runs import Run
+from training.run.task import Task
 from training.scores.evaluation import summary_line
 from training.scores.results import read_json
 
@@ -63,7 +64,7 @@ def train(
             _print(processes, f"weights: {run.environment['weights']}")
         _print(processes, "\n".join(preview(run, opened, processes)))
         try:
-            job.complete(run, opened, runtime, processes)
+            job.complete(Task(run, opened, runtime, processes))
         except Stopped:
             _print(processes, f"stopped; to continue: train run --resume {run.path}", err=True)
             # The other processes have stopped too, so there is nothing left to shut down in order.

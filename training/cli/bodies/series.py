@@ -13,6 +13,8 @@ from training.run.distributed import join_processes
 from training.run.inference import Stopped
 from training.run.loggers import parse_loggers
 from training.run.runs import open_run
+from training.run.task import Task
+from training.scores.content import open_own_cache
 from training.series import job
 from training.series.store import store_path
 from training.words import counted
@@ -23,9 +25,10 @@ def write_features(
 ) -> None:
     """Write the pooled features and the logits of every slice to RUN/features.zarr, skipping those already there."""
     with join_processes(device) as processes:
-        runtime = Runtime(device)
-        written = job.features(run_path, cache, subsets, runtime, processes, tta=tta, local_copy=local_copy)
-        store = store_path(open_run(run_path), tta=tta)
+        run = open_run(run_path)
+        task = Task(run, open_own_cache(run, cache, local_copy), Runtime(device), processes)
+        written = job.features(task, subsets, tta=tta)
+        store = store_path(run, tta=tta)
         click.echo(f"{store}: {counted(written, 'slice')} written; the rest were already there")
 
 
@@ -53,9 +56,9 @@ def train_head(
         else:
             assert base is not None
             assert out is not None
-            run, of_slices, opened = job.begin(out, base, cache, values, processes, local_copy=local_copy)
+            run, of_slices, opened = job.begin(out, *job.open_base(base, cache, local_copy), values, processes)
         try:
-            scores = job.complete(run, of_slices, opened, runtime, processes)
+            scores = job.complete(Task(run, opened, runtime, processes), of_slices)
         except Stopped:
             click.echo(f"stopped; to continue: train series --resume {run.path}", err=True)
             sys.exit(STOPPED)
