@@ -46,7 +46,7 @@ def _lines(cache: Cache, found: dict[str, Any]) -> list[str]:
     if left := found["unfinished"]:
         done = f"{left['done']:,} of {left['shards']:,} shards"
         if found["running"]:
-            lines.append(f"running    a build has done {done}: {found['running']}")
+            lines.append(f"running    a build has finished {done}: {found['running']}")
         else:
             lines.append(f"unfinished a build was interrupted after {done}; run it again")
     return lines
