@@ -14,7 +14,7 @@ demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 # Each package is tested in an environment with only its own extra, tests across packages in one with all extras. The
-# three run side by side, because tests of clusters and kills wait a third of their time; the others have lower priority.
+# three run side by side, because tests of clusters and kills wait a third of their time; the longest has lower priority.
 # The import before each compiles what all of its workers need, once.
 test:
 	$(MAKE) --no-print-directory --jobs 3 test-pipeline test-training test-together
@@ -29,7 +29,7 @@ test-training: .venv-training/ready
 
 test-together: .venv/ready
 	$(BIN)/python -c "import torchvision, training.run.loop, pipeline.kernel.render"
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 2 $(FILES) $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/pipeline --ignore tests/training -n 1 $(FILES) $(PYTEST)
 
 # Fast tests for development, under a minute: the design rules, and tests without processes or trained runs.
 QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \
