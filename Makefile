@@ -21,7 +21,7 @@ test:
 
 test-pipeline: .venv-pipeline/ready
 	.venv-pipeline/bin/python -c "import pipeline.kernel.render, pipeline.cache.lz4, pipeline.dicom.elements"
-	.venv-pipeline/bin/python -m pytest tests/pipeline -n 2 $(FILES) $(PYTEST)
+	.venv-pipeline/bin/python -m pytest tests/pipeline -n 3 $(FILES) $(PYTEST)
 
 test-training: .venv-training/ready
 	.venv-training/bin/python -c "import torchvision, training.run.loop"
