@@ -34,7 +34,8 @@ test-together: .venv/ready
 # Fast tests for development, under a minute: the design rules, and tests without processes or trained runs.
 QUICK = tests/test_imports.py tests/test_pages.py $(addprefix tests/pipeline/,dicom kernel planning source tables) \
 	tests/training/data tests/training/scores tests/training/model/test_augment.py tests/training/model/test_loss.py
-SLOW = $(addprefix --ignore tests/training/,scores/test_ablate.py scores/test_bootstrap.py data/test_dataset.py)
+SLOW = $(addprefix --ignore tests/training/scores/,test_ablate.py test_bootstrap.py test_evaluation.py) \
+	--ignore tests/training/data/test_dataset.py
 quick: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) $(SLOW) -n 2 $(FILES) $(PYTEST)
 
