@@ -77,12 +77,14 @@ def predict_study(run_path: Path, given: Sequence[Path], out: Path, wanted: Answ
         write_tables(folder, found, document)
         (folder / "report.html").write_text(study_page(document, images, heat), encoding="utf-8")
         if wanted.sr or heat is not None:
-            from training.study.dicom_out import write_heat_maps, write_reports
+            from training.study.dicom_out import open_sources, write_heat_maps, write_replaced_uids, write_reports
 
-            if wanted.sr:
-                write_reports(folder, source, found, document["run"])
-            if heat is not None:
-                write_heat_maps(folder, source, found, heat, document["run"])
+            with open_sources(source, found) as sources:
+                if wanted.sr:
+                    write_reports(folder, sources, found, document["run"])
+                if heat is not None:
+                    write_heat_maps(folder, sources, found, heat, document["run"])
+            write_replaced_uids(folder, found)
         return found
 
 

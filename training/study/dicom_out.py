@@ -25,61 +25,67 @@ from training.study.model import Heat
 TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 NOT_STATED = "not stated in the source"
+Sources = Mapping[str, pydicom.Dataset]  # SOP Instance UID -> header
 UID_NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 
-def write_reports(folder: Path, source: Path, answer: Answer, model: Mapping[str, Any]) -> None:
-    """Write a structured report per study, sr/study-<n>.dcm, and uids.csv if a UID is invalid.
+def write_reports(folder: Path, sources: Sources, answer: Answer, model: Mapping[str, Any]) -> None:
+    """Write a structured report per study, sr/study-<n>.dcm.
 
     Args:
         folder: folder of the answer.
-        source: folder of the DICOM files, the only source of patient data.
+        sources: from `open_sources`.
         answer: the answer.
         model: description of the model, from `describe`.
 
     Raises:
-        StudyError: if a file lacks a required attribute, or has been removed.
+        StudyError: if a file lacks a required attribute.
     """
-    with _sources(source, answer) as sources:
-        for study in answer.studies["study"].tolist():
-            made = structured_report(answer, study, study_sources(answer, study, sources), model)
-            _save(made, folder / "sr" / f"study-{study}.dcm")
-    _write_replaced(folder, answer)
+    for study in answer.studies["study"].tolist():
+        made = structured_report(answer, study, study_sources(answer, study, sources), model)
+        _save(made, folder / "sr" / f"study-{study}.dcm")
 
 
-def write_heat_maps(folder: Path, source: Path, answer: Answer, heat: Heat, model: Mapping[str, Any]) -> None:
+def write_heat_maps(folder: Path, sources: Sources, answer: Answer, heat: Heat, model: Mapping[str, Any]) -> None:
     """Write the heat maps of each series, heatmap/study-<n>-series-<m>.dcm; the rest is as for `write_reports`."""
-    with _sources(source, answer) as sources:
-        for study, series in answer.series[["study", "series"]].to_numpy().tolist():
-            study_sources(answer, study, sources)
-            made = parametric_map(answer, (study, series), sources, heat, model)
-            _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
-    _write_replaced(folder, answer)
+    for study, series in answer.series[["study", "series"]].to_numpy().tolist():
+        made = parametric_map(answer, (study, series), sources, heat, model)
+        _save(made, folder / "heatmap" / f"study-{study}-series-{series}.dcm")
 
 
 def report_bytes(source: Path, answer: Answer, model: Mapping[str, Any]) -> bytes:
     """Return the structured report of an answer's only study as the bytes of a DICOM file.
 
     Raises:
-        StudyError: if there are several studies, or for the same reasons as in `write_dicom`.
+        StudyError: if there are several studies, or for the same reasons as in `open_sources` and `write_reports`.
     """
     if len(answer.studies) != 1:
         raise StudyError(f"{len(answer.studies)} studies, but an SR covers only one; send one study at a time")
-    with _sources(source, answer) as sources:
+    with open_sources(source, answer) as sources:
         content = io.BytesIO()
         structured_report(answer, 1, study_sources(answer, 1, sources), model).save_as(content)
         return content.getvalue()
 
 
 @contextmanager
-def _sources(folder: Path, answer: Answer) -> Iterator[dict[str, pydicom.Dataset]]:
-    """Yield the headers of an answer's files, without warnings of highdicom and pydicom: they could quote a patient."""
+def open_sources(folder: Path, answer: Answer) -> Iterator[Sources]:
+    """Yield the headers of an answer's files, the only source of patient data.
+
+    Within this context highdicom and pydicom do not warn, because their warnings could quote patient data.
+
+    Raises:
+        StudyError: if a file has been removed.
+    """
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
-        yield read_sources(folder, set(answer.slices["sop_instance_uid"]))
+        sources = read_sources(folder, set(answer.slices["sop_instance_uid"]))
+        for study in answer.studies["study"].tolist():
+            study_sources(answer, study, sources)  # all files are there before anything is written
+        yield sources
 
 
-def _write_replaced(folder: Path, answer: Answer) -> None:
+def write_replaced_uids(folder: Path, answer: Answer) -> None:
+    """Write uids.csv if a UID is invalid."""
     replaced = replaced_uids(answer)
     if len(replaced):
         write_table(folder / "uids.csv", replaced)
@@ -151,7 +157,7 @@ def _completed(dataset: pydicom.Dataset) -> pydicom.Dataset:
     return dataset
 
 
-def study_sources(answer: Answer, study: int, sources: Mapping[str, pydicom.Dataset]) -> list[pydicom.Dataset]:
+def study_sources(answer: Answer, study: int, sources: Sources) -> list[pydicom.Dataset]:
     """Return the headers of a study's files, in the order of its slices.
 
     Raises:
