@@ -69,10 +69,9 @@ def fit_head(task: Task, base: Run) -> None:
     job = _set_up(task, base)
     with _one_thread():
         train_to_end(job, _start(job), _train_epoch, _validate)
-    of = job.validation
+    run, of = task.run, job.validation
     scored = job.scored(of)
-    correction = corrections(load_head(task.run, task.processes), of, job.device)
-    run = task.run
+    correction = corrections(load_head(run, task.processes), of, job.device)
     known = from_table(prediction_table(task.cache, of.lines[scored], sigmoid(of.logits[scored]), run.data.classes))
     choose_mix(run, known, of.logits[scored], correction[scored])
 

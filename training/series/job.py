@@ -21,7 +21,7 @@ from training.run.job import environment, finish
 from training.run.owner import owned
 from training.run.runs import NewRun, Run, check_free, create_run, digest, new_folder, open_run
 from training.run.task import Task
-from training.scores.content import read_content, write_content
+from training.scores.content import open_own_cache, read_content, write_content
 from training.series.features import check_alone, write_features
 from training.series.fit import fit_head
 from training.series.store import open_store
@@ -48,6 +48,23 @@ SLICE_SETTINGS = frozenset(("model", "weights", "size_px", "context", "context_w
 SLICE_SETTINGS |= {"position", "position_features", "fusion_features"}
 
 
+def open_for_features(path: Path, cache_path: str | Path | None, local_copy: Path | None) -> tuple[Run, Cache]:
+    """Open a slice model's run and its cache, or one with the same content, to compute features.
+
+    Args:
+        path: the slice model's run.
+        cache_path: its cache; None for the one recorded in the run.
+        local_copy: see `open_cache`.
+
+    Raises:
+        RunError: if the run is itself a head, or the cache has other content.
+    """
+    run = open_run(path)
+    if run.has_head:
+        raise RunError(f"{path}: is a head over series; features are those of its slice model: {run.data.base}")
+    return run, open_own_cache(run, cache_path, local_copy)
+
+
 def features(task: Task, subsets: Sequence[str], *, tta: bool = False) -> int:
     """Write the missing features of a run's slices, and return how many there were.
 
@@ -57,13 +74,11 @@ def features(task: Task, subsets: Sequence[str], *, tta: bool = False) -> int:
         tta: whether to write the means over the TTA views.
 
     Raises:
-        RunError: if the run has no weights or is itself a head, the store is for other weights or another commit, or
-            another process is using the run's folder.
+        RunError: if the run has no weights, the store is for other weights or another commit, or another process is
+            using the run's folder.
         ConfigError: if there are several processes.
     """
     run, cache = task.run, task.cache
-    if run.has_head:
-        raise RunError(f"{run.path}: is a head over series; features are those of its slice model: {run.data.base}")
     lines = np.flatnonzero(np.isin(run.subsets(cache), subsets)) if subsets else np.arange(cache.num_slices)
     check_alone(task.processes)
     with owned(run.path, "is writing its features"):

@@ -120,6 +120,7 @@ def test_every_command_accepts_a_head(base: Path, tmp_path: Path) -> None:
     assert "head minus base" in call("compare", base, out)
     line = refused("features", "--run", out, "--device", "cpu")
     assert line.endswith(f"is a head over series; features are those of its slice model: {base}")
+    assert line == refused("features", "--run", out, "--cache", tmp_path / "missing.zarr", "--device", "cpu")
 
 
 def test_several_processes_are_refused(base: Path, tmp_path: Path) -> None:

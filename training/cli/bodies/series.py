@@ -12,9 +12,7 @@ from training.run.config import Runtime
 from training.run.distributed import join_processes
 from training.run.inference import Stopped
 from training.run.loggers import parse_loggers
-from training.run.runs import open_run
 from training.run.task import Task
-from training.scores.content import open_own_cache
 from training.series import job
 from training.series.store import store_path
 from training.words import counted
@@ -25,9 +23,8 @@ def write_features(
 ) -> None:
     """Write the pooled features and the logits of every slice to RUN/features.zarr, skipping those already there."""
     with join_processes(device) as processes:
-        run = open_run(run_path)
-        task = Task(run, open_own_cache(run, cache, local_copy), Runtime(device), processes)
-        written = job.features(task, subsets, tta=tta)
+        run, opened = job.open_for_features(run_path, cache, local_copy)
+        written = job.features(Task(run, opened, Runtime(device), processes), subsets, tta=tta)
         store = store_path(run, tta=tta)
         click.echo(f"{store}: {counted(written, 'slice')} written; the rest were already there")
 
