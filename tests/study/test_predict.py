@@ -1,6 +1,7 @@
 """Test `train predict --dicom`: pixels as in a build, complete tables, warnings, and no patient names."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from testkit.study import SIZE_PX, write_phantom
 from testkit.tiny_run import task
 from tests.study.conftest import Answered, predict
 from training.data.cache import open_cache
+from training.report.palette import colours
 from training.report.pictures import read_images
 from training.run.apply import run_predictions
 from training.run.runs import Run
@@ -122,3 +124,14 @@ def test_the_temporary_cache_equals_a_build_bit_for_bit(answered, built, tmp_pat
         read_images(of, SIZE_PX, of.table.sort_values("sop_instance_uid")["row"].to_numpy()) for of in (cache, built)
     )
     assert np.array_equal(mine, theirs)
+
+
+def test_the_page_of_a_single_slice_shows_its_probabilities_in_the_colours_of_the_report(run: Run, tmp_path: Path):
+    assert predict(run.path, (write_phantom(tmp_path / "phantom")[0],), tmp_path / "answer").exit_code == 0
+    page = (tmp_path / "answer" / "report.html").read_text()
+    assert "The whole study, 1 slice; thresholds" in page
+    sets = r"\(\d+ patients in the training set, \d+ patients? in the validation set, \d+ patients? in the test set\)"
+    assert re.search(sets, page)
+    for name, colour in colours(CLASSES).items():
+        assert f'<i style="background: {colour}"></i>{name}<' in page
+        assert re.search(rf'<circle [^>]*fill="{colour}"/>', page)

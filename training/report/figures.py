@@ -10,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training.report.palette import COLOURS, INK
 from training.scores.bands import GRID, Band, Reliability
 
-# Okabe and Ito's palette, distinguishable with colour blindness, and two more colours; `any` is black.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
-INK = "#1b1f24"
 SOFT = "#59636e"
 LINE = "#d5d9de"
 RC: dict[Any, Any] = {
@@ -41,11 +39,6 @@ RC: dict[Any, Any] = {
     "svg.fonttype": "path",  # looks the same without these fonts
 }
 MAX_POINTS = 600
-
-
-def colours(classes: Sequence[str]) -> dict[str, str]:
-    """Return the colour of each class, the same in every figure."""
-    return {name: INK if name == "any" else COLOURS[k % len(COLOURS)] for k, name in enumerate(classes)}
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from training.report import figures, page
 from training.report.page import Section
+from training.report.palette import colours
 from training.scores.bands import precision_recall_band, reliability, roc_band
 from training.scores.bootstrap import MIN_PATIENTS
 from training.scores.evaluation import read_operating
@@ -132,7 +133,7 @@ def curves(results: Results) -> Section:
     if (name := results.shown) is None:
         return not_scored(results, "Curves")
     known = results.predictions[name]
-    colour = figures.colours(known.classes)
+    colour = colours(known.classes)
     groups, patients = patient_groups(known)
     roc, precision_recall, panels = [], [], []
     one = np.ones(patients, np.int64)

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from training.data.cache import Cache
 from training.data.neighbours import SERIES
 from training.report import page
-from training.report.figures import RC, SOFT, colours, svg
+from training.report.figures import RC, SOFT, svg
 from training.report.page import Section
+from training.report.palette import colours
 from training.report.pictures import read_images
 from training.report.scores import set_words
 from training.scores.predictions import Predictions, read_predictions

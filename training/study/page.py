@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from training.report.palette import colours
 from training.report.pictures import LOWERED, MAX_OPACITY, RAISED, png_address
 from training.study.model import Heat
+from training.words import counted
 
-# After Okabe and Ito, "Color universal design", 2008: distinguishable with any kind of colour vision.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 CELL_PX = 84  # width of a slice in the strip
 PLOT_PX = 170  # height of the plot
 MARGIN_PX = 12  # above and below its curves
@@ -78,15 +78,10 @@ def study_page(document: Mapping[str, Any], images: np.ndarray, heat: Heat | Non
     series = [_series(line, document, shown) for line in document["series"]]
     template = _templates().get_template("answer.html")
     return template.render(
-        document=document, run=document["run"], series=series, has_heat=heat is not None, colours=colours(document),
-        cell=CELL_PX, plot=PLOT_PX, grid=[(share, _height(share)) for share in (0, 0.5, 1)],
+        document=document, run=document["run"], series=series, has_heat=heat is not None,
+        colours=colours(document["classes"]), cell=CELL_PX, plot=PLOT_PX,
+        grid=[(share, _height(share)) for share in (0, 0.5, 1)],
     )  # fmt: skip
-
-
-def colours(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the colour of each class; `any` has the colour of the text."""
-    names = [name for name in document["classes"] if name != "any"]
-    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)} | {"any": "#1b1f24"}
 
 
 @functools.cache
@@ -97,6 +92,7 @@ def _templates() -> jinja2.Environment:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # keep the order of the classes
+    environment.filters["counted"] = counted
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
     return environment
 
@@ -120,7 +116,7 @@ def heat_address(heat: np.ndarray) -> str:
 
 def _series(line: Mapping[str, Any], document: Mapping[str, Any], shown: Sequence[ShownSlice]) -> ShownSeries:
     own = [of for of in shown if (of.line["study"], of.line["series"]) == (line["study"], line["series"])]
-    curves = [Curve(name, colour, _marks(own, name)) for name, colour in colours(document).items()]
+    curves = [Curve(name, colour, _marks(own, name)) for name, colour in colours(document["classes"]).items()]
     return ShownSeries(line, own, [curve for curve in curves if curve.marks])
 
 
